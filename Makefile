@@ -1,0 +1,55 @@
+# The verbs of this project. Each does its own set-up; nothing else is installed by hand.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+BUDGET ?= 120
+export ACADEMY_HOME ?= $(CURDIR)/data
+export DO_NOT_TRACK := true
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: evolve test check format campaign bench serve deploy clean
+
+# torch is asked for by its exact version: a looser wish can bring gigabytes of CUDA packages to a machine without a GPU.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+# The databases are set-up, too.
+$(ACADEMY_HOME)/.ready: | $(READY)
+	$(BIN)/academy init
+	touch $@
+
+evolve: $(READY) $(ACADEMY_HOME)/.ready
+	$(BIN)/academy evolve --lessons examples/lessons/01-2026-07-operations.jsonl --tasks examples/tasks.jsonl
+
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not campaign'
+
+check: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+# BUDGET is in seconds: the kill matrix and the other long proofs share it.
+campaign: $(READY)
+	$(BIN)/python -m tests.campaign --budget $(BUDGET)
+
+bench: $(READY)
+	$(BIN)/python -m bench.overhead
+
+serve: $(READY) $(ACADEMY_HOME)/.ready
+	$(BIN)/academy pages
+
+deploy: $(READY)
+	$(BIN)/academy deploy
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,1 @@
+"""One file a suite: its questions and its grader."""

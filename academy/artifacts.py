@@ -1,0 +1,158 @@
+"""Write-once files and folders, and the only hashing code of the house.
+
+What this module promises: a name that exists holds complete content. Files are staged beside their place, flushed
+to the disk and renamed; a process that is killed leaves a staging name behind, never half a file under a real one.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, ConfigDict
+
+from academy.errors import HomeError
+
+STAGING = ".staging-"
+
+
+class Record(BaseModel):
+    """A frozen, closed record: what passes between the rooms."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no white space: the same value gives the same bytes everywhere."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of the canonical JSON, 64 hexadecimal digits."""
+    return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def digest_of_bytes(*chunks: bytes) -> str:
+    """sha256 of the chunks, one after the other."""
+    running = hashlib.sha256()
+    for chunk in chunks:
+        running.update(chunk)
+    return running.hexdigest()
+
+
+def digest_of_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def stable_fraction(*parts: str) -> float:
+    """A number in [0, 1) that depends on the parts alone: for splits that never change."""
+    return int(digest_of_bytes("\x1f".join(parts).encode())[:13], 16) / 16**13
+
+
+@contextmanager
+def said_plainly(where: Path) -> Iterator[None]:
+    """Turn a full or unwritable disk into one sentence (HomeError); every other error passes."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise HomeError(
+                f"The disk that holds {where} is full.", "Free some space and run the same command again."
+            ) from problem
+        if problem.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise HomeError(
+                f"{where} cannot be written ({problem.strerror}).", "Point ACADEMY_HOME at a folder that you can write."
+            ) from problem
+        raise
+
+
+def write_file(path: Path, content: bytes | Iterable[bytes]) -> Path:
+    """Write a file completely or not at all, replacing what was there."""
+    with said_plainly(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, staged = tempfile.mkstemp(dir=path.parent, prefix=STAGING)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                for chunk in [content] if isinstance(content, bytes) else content:
+                    stream.write(chunk)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(staged).chmod(0o644)
+            Path(staged).replace(path)
+            _sync_folder(path.parent)
+        finally:
+            Path(staged).unlink(missing_ok=True)
+    return path
+
+
+@contextmanager
+def publish_folder(place: Path) -> Iterator[Path]:
+    """Fill the yielded folder; at the end it is renamed to `place`, all or nothing.
+
+    Where `place` is there already, what was written is thrown away: the name says the content.
+    """
+    with said_plainly(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        staged = Path(tempfile.mkdtemp(dir=place.parent, prefix=STAGING))
+        try:
+            yield staged
+            for path in sorted(staged.rglob("*")):
+                if path.is_file():
+                    path.chmod(0o644)
+                    with path.open("rb") as stream:
+                        os.fsync(stream.fileno())
+            staged.chmod(0o755)
+            _sync_folder(staged)
+            try:
+                staged.rename(place)
+            except OSError as problem:
+                if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            _sync_folder(place.parent)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+
+
+def sweep(folder: Path) -> int:
+    """Remove what killed processes left half-written in a folder. Call it under that folder's lock."""
+    left = list(folder.glob(STAGING + "*"))
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    return len(left)
+
+
+@contextmanager
+def only_one(lock: Path, refusal: str) -> Iterator[None]:
+    """Hold a lock file; the system drops it when the process dies. Raises HomeError where another holds it."""
+    with said_plainly(lock.parent):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HomeError(refusal, "Wait until it has ended, or use another ACADEMY_HOME.") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

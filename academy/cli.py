@@ -1,0 +1,317 @@
+"""The `academy` command. Options and help texts live here; heavy imports only inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from academy.errors import AcademyError
+
+app = typer.Typer(
+    help="Experience becomes an adapter that is examined, promoted and answering.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+lessons_app = typer.Typer(help="Add, import and look at lessons.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(lessons_app, name="lessons")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Base = Annotated[str | None, typer.Option("--base-model", help="'seed', a folder or a Hugging Face name.")]
+Repo = Annotated[list[Path] | None, typer.Option("--repo", help="A git repository to learn from; repeatable.")]
+
+
+@app.command()
+def evolve(
+    lessons: Annotated[
+        list[Path] | None, typer.Option("--lessons", help="A JSONL file of lessons; repeatable.")
+    ] = None,
+    repo: Repo = None,
+    tasks: Annotated[list[Path] | None, typer.Option("--tasks", help="A JSONL task history; repeatable.")] = None,
+    base_model: Base = None,
+    force: Annotated[bool, typer.Option("--force", help="Train although the conditions are not met.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
+    rank: Annotated[int | None, typer.Option(min=4, max=256, help="LoRA rank.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, max=1e-2, help="Learning rate.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, max=20, help="Passes over the dataset.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a step.")] = None,
+    json: Json = False,
+) -> None:
+    """Run the whole loop: experience, dataset, decision, training, arena, promotion."""
+    from academy.commands.evolve import Request, run
+    from academy.stages import Overrides
+
+    overrides = Overrides(rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
+    request = Request(
+        lessons=lessons or [],
+        repos=repo or [],
+        tasks=tasks or [],
+        base_model=base_model,
+        force=force,
+        overrides=overrides,
+    )
+    run(request, dry_run=dry_run, as_json=json)
+
+
+@lessons_app.command("add")
+def lessons_add(
+    situation: Annotated[str, typer.Argument(help="What was asked.")],
+    action: Annotated[str, typer.Argument(help="What was answered.")],
+    result: Annotated[str, typer.Option(help="What became of it: success or failure.")] = "success",
+    feedback: Annotated[str, typer.Option(help="What somebody said of it.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="A tag; repeatable.")] = None,
+    author: Annotated[str, typer.Option(help="Who.")] = "",
+    json: Json = False,
+) -> None:
+    """Add one lesson."""
+    from academy.commands import lessons as commands
+
+    commands.add(situation, action, result, feedback, tag or [], author, as_json=json)
+
+
+@lessons_app.command("import")
+def lessons_import(
+    files: Annotated[list[Path], typer.Argument(help="JSONL files, one lesson a line.")],
+    tasks: Annotated[bool, typer.Option("--tasks", help="The files are task histories.")] = False,
+    json: Json = False,
+) -> None:
+    """Import files; lines known already change nothing, unreadable ones are set aside."""
+    from academy.commands import lessons as commands
+
+    commands.import_files(files, tasks=tasks, as_json=json)
+
+
+@lessons_app.command("list")
+def lessons_list(
+    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
+    tag: Annotated[list[str] | None, typer.Option(help="Only with this tag; repeatable.")] = None,
+    json: Json = False,
+) -> None:
+    """Show lessons, newest first."""
+    from academy.commands import lessons as commands
+
+    commands.show(limit, tag or [], as_json=json)
+
+
+@lessons_app.command("stats")
+def lessons_stats(json: Json = False) -> None:
+    """Count lessons by outcome, standing, batch and tag."""
+    from academy.commands import lessons as commands
+
+    commands.stats(as_json=json)
+
+
+@lessons_app.command("release")
+def lessons_release(
+    batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Let lessons that a REJECT set aside count again."""
+    from academy.commands import lessons as commands
+
+    commands.release(batch, base_model, as_json=json)
+
+
+@lessons_app.command("supersede")
+def lessons_supersede(
+    situation: Annotated[str, typer.Argument(help="The request.")],
+    action: Annotated[str, typer.Argument(help="The answer that is right now.")],
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Say which answer to a request is right: lessons that teach another one retire."""
+    from academy.commands import lessons as commands
+
+    commands.supersede(situation, action, base_model, as_json=json)
+
+
+@app.command()
+def curate(
+    repo: Repo = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The newest lessons only.")] = None,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Make the dataset and show its funnel; nothing is trained."""
+    from academy.commands import stages as commands
+
+    commands.curate(repo or [], limit, base_model, as_json=json)
+
+
+@app.command()
+def decide(
+    force: Annotated[bool, typer.Option("--force", help="As in evolve.")] = False,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Say whether training pays now, and why."""
+    from academy.commands import stages as commands
+
+    commands.decide(base_model, force=force, as_json=json)
+
+
+@app.command()
+def train(
+    dataset: Annotated[
+        str | None, typer.Option(help="A dataset's digest; without it the present one is curated.")
+    ] = None,
+    repo: Repo = None,
+    base_model: Base = None,
+    rank: Annotated[int | None, typer.Option(min=4, max=256)] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0, max=1e-2)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, max=20)] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=128)] = None,
+    json: Json = False,
+) -> None:
+    """Train an adapter and register it as a version; it is not examined yet."""
+    from academy.commands import stages as commands
+    from academy.stages import Overrides
+
+    overrides = Overrides(rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
+    commands.train(dataset, repo or [], base_model, overrides, as_json=json)
+
+
+@app.command()
+def examine(
+    challenger: Annotated[str, typer.Argument(help="A version: 2 or v2.")],
+    champion: Annotated[str | None, typer.Argument(help="Another version or 'base'; without it the champion.")] = None,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Examine a version. Against the champion the verdict is recorded; against another it is only told."""
+    from academy.commands import stages as commands
+
+    commands.examine(challenger, champion, base_model, as_json=json)
+
+
+@app.command()
+def promote(
+    version: Annotated[str, typer.Argument(help="A version with the verdict PROMOTE.")],
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Make a version champion on the strength of its verdict."""
+    from academy.commands import models as commands
+
+    commands.promote(version, base_model, as_json=json)
+
+
+@app.command()
+def rollback(
+    to: Annotated[
+        str | None, typer.Argument(help="A version or 'base'; without it the champion before this one.")
+    ] = None,
+    because: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = "",
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Go back to an earlier champion."""
+    from academy.commands import models as commands
+
+    commands.rollback(to, because, base_model, as_json=json)
+
+
+@app.command()
+def models(base_model: Base = None, json: Json = False) -> None:
+    """List the versions of this base model."""
+    from academy.commands import models as commands
+
+    commands.show(base_model, as_json=json)
+
+
+@app.command()
+def genealogy(base_model: Base = None, json: Json = False) -> None:
+    """Show the family tree: parents, datasets, verdicts, promotions and rollbacks."""
+    from academy.commands import models as commands
+
+    commands.genealogy(base_model, as_json=json)
+
+
+@app.command()
+def ask(
+    request: Annotated[str, typer.Argument(help="What you would ask the assistant.")],
+    version: Annotated[str | None, typer.Option(help="A version or 'base'; without it the champion.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=4096)] = 64,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Ask the champion, or another version."""
+    from academy.commands import models as commands
+
+    commands.ask(request, version, max_new_tokens, base_model, as_json=json)
+
+
+@app.command()
+def status(base_model: Base = None, json: Json = False) -> None:
+    """Who is champion, what is waiting, what the last verdict was."""
+    from academy.commands import models as commands
+
+    commands.status(base_model, as_json=json)
+
+
+@app.command()
+def doctor(base_model: Base = None, json: Json = False) -> None:
+    """Say what works here, what does not, and what mends it."""
+    from academy.commands.doctor import run
+
+    run(base_model, as_json=json)
+
+
+@app.command()
+def init() -> None:
+    """Create the databases of this home; every command does it by itself when it must."""
+    from academy.commands.doctor import create_databases
+
+    create_databases()
+
+
+@app.command()
+def pages(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Prefect's port.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="MLflow's port.")] = 5000,
+    worker: Annotated[bool, typer.Option(help="Also deploy prefect.yaml and run a worker.")] = True,
+) -> None:
+    """Serve the Prefect and MLflow pages of this home on loopback, with a worker, until Ctrl-C."""
+    from academy.commands.pages import run
+
+    run(port, mlflow_port, with_worker=worker)
+
+
+def main() -> None:
+    """Run a command; a refusal is one sentence on stderr (or an error object with --json) and exit code 2."""
+    # torch asks for pynvml under its old name; nobody who uses the Academy can do anything about it
+    warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
+    try:
+        app()
+    except AcademyError as problem:
+        _refuse(problem)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as problem:
+        from academy.errors import HomeError
+
+        if problem.filename is None and problem.errno is None:
+            raise
+        _refuse(HomeError(f"{problem.filename or 'The system'}: {problem.strerror}.", "Mend that and run it again."))
+
+
+def _refuse(problem: AcademyError) -> None:
+    if "--json" in sys.argv:
+        import orjson
+
+        body = {"error": {"kind": type(problem).__name__, "message": problem.message, "remedy": problem.remedy}}
+        sys.stdout.write(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode() + "\n")
+    sys.stderr.write(f"{problem}\n")
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

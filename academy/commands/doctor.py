@@ -1,0 +1,181 @@
+"""`academy doctor` and `academy init`: what works here, what does not, and the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+from academy import hardware
+from academy.artifacts import Record
+from academy.base_model import SEED, SEED_FOLDER, resolve
+from academy.commands.output import emit, say, table
+from academy.errors import AcademyError
+from academy.experience.commits import is_repository
+from academy.settings import Settings, load_settings
+from academy.workplace import Workplace
+
+SCARCE_BYTES = 2 << 30
+
+
+class Finding(Record):
+    """One line of the doctor's report; `needed` tells what the loop cannot do without."""
+
+    name: str
+    works: bool
+    needed: bool
+    found: str
+    remedy: str = ""
+
+
+def run(base_model: str | None, *, as_json: bool) -> None:
+    """Look at everything; exit code 2 where something needed does not work."""
+    settings = load_settings()
+    found = [
+        _python(), _home(settings), _asked("database", lambda: _database(settings)),
+        _asked("base model", lambda: _base(base_model or settings.base_model)), _seed_intact(),
+        _asked("MLflow", lambda: _mlflow(settings)), _prefect(settings), _gpu(), _unsloth(), _docker(), _repository(),
+    ]  # fmt: skip
+    sound = all(one.works or not one.needed for one in found)
+    if as_json:
+        emit({"sound": sound, "findings": [one.model_dump(mode="json") for one in found]})
+    else:
+        table(
+            "What works here",
+            ("what", "works", "found", "what mends it"),
+            [(one.name, "yes" if one.works else "NO" if one.needed else "no", one.found, one.remedy) for one in found],
+        )
+        say("The loop can run here." if sound else "The loop cannot run here yet.")
+    if not sound:
+        sys.exit(2)
+
+
+def create_databases() -> None:
+    """Lessons and ledger, MLflow, and Prefect's own."""
+    from flows.server import configure
+
+    work = Workplace.open()
+    configure(work.settings)
+    work.mlflow  # noqa: B018  opening it creates it
+    command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "PREFECT_CLI_PROMPT": "false"}
+    )
+    if done.returncode:
+        raise AcademyError(
+            f"Prefect's database could not be created: {(done.stderr or done.stdout).strip().splitlines()[-1]}",
+            f"Look at {work.settings.folder('prefect')}.",
+        )
+    say(f"Databases are ready in {work.settings.home}.")
+
+
+def _asked(name: str, question: Callable[[], Finding]) -> Finding:
+    try:
+        return question()
+    except AcademyError as problem:
+        return Finding(name=name, works=False, needed=True, found=problem.message, remedy=problem.remedy)
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    works = (3, 11) <= sys.version_info[:2] < (3, 13)
+    return Finding(
+        name="Python", works=works, needed=True, found=version, remedy="" if works else "Install Python 3.11 or 3.12."
+    )
+
+
+def _home(settings: Settings) -> Finding:
+    free = shutil.disk_usage(settings.folder(".")).free
+    works = free > SCARCE_BYTES
+    return Finding(
+        name="home", works=works, needed=False, found=f"{settings.home}, {free / 2**30:.0f} GiB free",
+        remedy="" if works else "Free some space, or point ACADEMY_HOME elsewhere.",
+    )  # fmt: skip
+
+
+def _database(settings: Settings) -> Finding:
+    work = Workplace(settings)
+    statistics = work.store.get_statistics()
+    return Finding(name="database", works=True, needed=True, found=f"{statistics['total_lessons']:,} lessons")
+
+
+def _base(name: str) -> Finding:
+    found = resolve(name)
+    return Finding(
+        name="base model",
+        works=True,
+        needed=True,
+        found=f"{found.name}, {found.parameters / 1e6:,.1f} M parameters, {found.digest[:12]}",
+    )
+
+
+def _seed_intact() -> Finding:
+    from academy.artifacts import digest_of_file
+
+    listed = dict(
+        reversed(line.split()) for line in (SEED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    )  # type: ignore[misc]
+    altered = [name for name, digest in listed.items() if digest_of_file(SEED_FOLDER / name) != digest]
+    return Finding(
+        name="seed model", works=not altered, needed=False, found=f"{len(listed)} files checked" if not altered else f"altered: {', '.join(altered)}",
+        remedy="" if not altered else f"Install the package again, or use a base model other than '{SEED}'.",
+    )  # fmt: skip
+
+
+def _mlflow(settings: Settings) -> Finding:
+    from academy.genealogy.tracking import open_mlflow
+
+    open_mlflow(settings)
+    return Finding(name="MLflow", works=True, needed=True, found=settings.tracking_uri)
+
+
+def _prefect(settings: Settings) -> Finding:
+    from flows.server import running
+
+    url = running(settings)
+    return Finding(
+        name="Prefect server", works=bool(url), needed=False, found=url or "none is running; evolve starts its own",
+        remedy="" if url else "`make serve` keeps one running, with its pages.",
+    )  # fmt: skip
+
+
+def _gpu() -> Finding:
+    machine = hardware.inspect()
+    if machine.gpus:
+        found = ", ".join(
+            f"{gpu.name} ({gpu.memory_free / 2**30:.0f} of {gpu.memory_total / 2**30:.0f} GiB free)"
+            for gpu in machine.gpus
+        )
+        return Finding(name="GPU", works=True, needed=False, found=found)
+    return Finding(
+        name="GPU", works=False, needed=False, found=f"{machine.gpu_note}: training runs on {machine.cpus} CPUs",
+        remedy="The seed model needs none; for larger models install the NVIDIA driver.",
+    )  # fmt: skip
+
+
+def _unsloth() -> Finding:
+    there = find_spec("unsloth") is not None
+    return Finding(
+        name="unsloth", works=there, needed=False, found="installed" if there else "not installed: TRL and PEFT train",
+        remedy="" if there else "On a GPU host: pip install -c constraints.txt '.[gpu]'",
+    )  # fmt: skip
+
+
+def _docker() -> Finding:
+    there = Path("/var/run/docker.sock").exists()
+    return Finding(
+        name="Docker", works=there, needed=False, found="engine is there" if there else "no engine: training runs in a process",
+        remedy="" if there else "Only containers need it: install docker.io and start the engine.",
+    )  # fmt: skip
+
+
+def _repository() -> Finding:
+    there = is_repository(Path.cwd())
+    return Finding(
+        name="git history", works=there, needed=False, found="this folder's repository" if there else "no repository here: commits are left out",
+        remedy="" if there else "Give one with --repo.",
+    )  # fmt: skip

@@ -1,0 +1,136 @@
+"""`academy evolve`: the decision first, without Prefect; then the flow, on a running server or one of our own."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from academy import stages
+from academy.artifacts import Record
+from academy.commands.output import emit, listen, say, table
+from academy.professor import Decision
+from academy.stages import Overrides
+from academy.workplace import Workplace
+
+
+class Request(Record):
+    """What a person asked for."""
+
+    lessons: list[Path]
+    repos: list[Path]
+    tasks: list[Path]
+    base_model: str | None
+    force: bool
+    overrides: Overrides
+
+
+def run(request: Request, *, dry_run: bool, as_json: bool) -> None:
+    """Evolve, or say why not."""
+    started = time.monotonic()
+    listen()
+    work = Workplace.open(request.base_model)
+    repos = stages.repositories(request.repos, Path.cwd())
+    work.base  # noqa: B018  an unknown base model is refused before anything else happens
+    stages.admit(work, request.lessons, request.tasks)
+    decision = stages.decide(work, force=request.force)
+    if dry_run:
+        _dry_run(work, repos, request, as_json=as_json)
+        return
+    if not decision.train:
+        result = _no(decision, time.monotonic() - started)
+    else:
+        result = _in_prefect(work, repos, request)
+        result["stages"]["start"] = round(time.monotonic() - started - sum(result["stages"].values()), 1)
+    if as_json:
+        emit(result)
+    else:
+        _tell(work, result, time.monotonic() - started)
+
+
+def _in_prefect(work: Workplace, repos: list[Path], request: Request) -> dict[str, Any]:
+    from flows.server import configure, prefect_server, wait_for
+
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # we speak for ourselves here
+    configure(work.settings)
+    with prefect_server(work.settings) as url:
+        from flows.evolve import evolve  # while the server starts
+
+        wait_for(url)
+        fixed = request.overrides
+        return evolve(
+            lessons=request.lessons,
+            tasks=request.tasks,
+            repositories_read=repos,
+            base_model=request.base_model,
+            force=request.force,
+            lora_rank=fixed.rank,
+            learning_rate=fixed.learning_rate,
+            num_epochs=fixed.epochs,
+            batch_size=fixed.batch_size,
+        )
+
+
+def _no(decision: Decision, seconds: float) -> dict[str, Any]:
+    return {
+        "decision": {**decision.model_dump(mode="json"), "because": decision.because},
+        "dataset": None,
+        "adapter": None,
+        "verdict": None,
+        "promoted": False,
+        "stages": {"decision": round(seconds, 1)},
+    }
+
+
+def _dry_run(work: Workplace, repos: list[Path], request: Request, *, as_json: bool) -> None:
+    """What would be trained, and how long: from the measured rate of the last training, where there was one."""
+    dataset = stages.curate(work, repos)
+    recipe = stages.choose(work, dataset, request.overrides)
+    order = stages.place_order(work, dataset, recipe)
+    decision = stages.decide(work, force=request.force, order=order, dataset=dataset)
+    rate = stages.last_rate(work)
+    seconds = dataset.tokens * recipe.epochs / rate if rate else None
+    found = {
+        "decision": {**decision.model_dump(mode="json"), "because": decision.because},
+        "dataset": dataset.model_dump(mode="json", include={"digest", "path", "examples", "holdout", "tokens"}),
+        "recipe": recipe.model_dump(mode="json"),
+        "seconds": seconds,
+    }
+    if as_json:
+        emit(found)
+        return
+    verb = "Would train" if decision.train else "Would not train"
+    say(f"{verb}: {decision.because}")
+    say(f"{dataset.examples:,} examples ({dataset.tokens:,} tokens) x {recipe.epochs} epochs, rank {recipe.rank}.")
+    say(
+        f"About {seconds:,.0f} s of training at the last training's {rate:,.0f} tokens/s; on this machine it costs nothing else."
+        if seconds
+        else "No training was measured here yet, so nothing is said about its time."
+    )
+
+
+def _tell(work: Workplace, result: dict[str, Any], seconds: float) -> None:
+    because = result["decision"]["because"]
+    if result["adapter"] is None:
+        say(f"Nothing to train: {because}")
+        return
+    dataset, verdict, adapter = result["dataset"], result["verdict"], result["adapter"]
+    rows = [
+        ("dataset", f"{dataset['digest'][:12]}: {dataset['examples']:,} examples, {dataset['holdout']:,} held out"),
+        ("decision", because),
+        ("adapter", f"v{adapter['version']} {adapter['digest'][:12]}, parent {_name(adapter['parent'])}"),
+        ("verdict", f"{verdict['outcome']}: {verdict['because']}"),
+    ]
+    rows += [
+        ("", f"'{c['request']}': '{c['answer']}', but {c['batch']} teaches '{c['taught']}'")
+        for c in verdict["contradicted"][:3]
+    ]
+    table("What happened", ("stage", "result"), rows)
+    table("Seconds", ("stage", "s"), [*result["stages"].items(), ("all", f"{seconds:.1f}")])
+    champion = stages.summary(work)["champion"]
+    say(f'Champion: {_name(champion)}. Ask it: academy ask "..."')
+
+
+def _name(version: str) -> str:
+    return version if version == "base" else f"v{version}"

@@ -1,0 +1,104 @@
+"""`academy lessons ...`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+from academy import stages
+from academy.commands.output import emit, say, table
+from academy.errors import InputError
+from academy.workplace import Workplace
+
+
+def add(
+    situation: str, action: str, result: str, feedback: str, tags: list[str], author: str, *, as_json: bool
+) -> None:
+    """Add one lesson by hand."""
+    if not situation.strip() or not action.strip():
+        raise InputError("A lesson needs a request and an answer.", "Give both, in quotes.")
+    work = Workplace.open()
+    found = work.store.add_lesson(situation, action, result, feedback, tags, {"author": author} if author else None)
+    if as_json:
+        emit({"id": found, "lessons": work.store.newest()})
+    else:
+        say(f"Kept as {found[:12]}.")
+
+
+def import_files(files: list[Path], *, tasks: bool, as_json: bool) -> None:
+    """Import files; unreadable lines are named and kept aside."""
+    work = Workplace.open()
+    found = stages.admit(work, [] if tasks else files, files if tasks else [])
+    if as_json:
+        emit({"imported": [one.model_dump(mode="json") for one in found]})
+        return
+    for one in found:
+        say(f"{one.batch}: {one.admitted:,} admitted, {one.known:,} known already, {len(one.unreadable):,} unreadable.")
+        for line in one.unreadable[:10]:
+            say(f"  {line}")
+        if one.unreadable:
+            say(f"  The unreadable lines are kept in {one.quarantine}.")
+
+
+def show(limit: int, tags: list[str], *, as_json: bool) -> None:
+    """Lessons, newest first."""
+    store = Workplace.open().store
+    found = store.get_lessons_by_tags(tags)[:limit] if tags else store.get_all_lessons(limit)
+    if as_json:
+        emit({"lessons": [one.model_dump(mode="json") for one in found]})
+        return
+    table(
+        f"{len(found)} lessons, newest first",
+        ("id", "batch", "outcome", "request", "answer"),
+        [(one.id[:8], one.batch, one.outcome, one.request, one.answer) for one in found],
+    )
+
+
+def stats(*, as_json: bool) -> None:
+    """Counts."""
+    found = Workplace.open().store.get_statistics()
+    if as_json:
+        emit(found)
+        return
+    say(f"{found['total_lessons']:,} lessons and tasks.")
+    for name in ("outcomes", "standings", "batches"):
+        say(f"{name}: " + ", ".join(f"{key} {count:,}" for key, count in found[name].items()))
+    say("tags: " + ", ".join(f"{tag} {count}" for tag, count in list(found["tag_distribution"].items())[:20]))
+
+
+def release(batch: str | None, base_model: str | None, *, as_json: bool) -> None:
+    """Let what was set aside count again; a ledger row says who let it."""
+    work = Workplace.open(base_model)
+    with work.database.write() as connection:
+        count = work.store.release(batch, connection)
+        if count:
+            now = datetime.now(UTC).isoformat()
+            work.ledger.append("release", f"release:{now}", {"batch": batch, "lessons": count}, connection)
+    if not count:
+        raise InputError(
+            f"No lessons{f' of batch {batch}' if batch else ''} are set aside.",
+            "`academy lessons stats` shows the batches.",
+        )
+    if as_json:
+        emit({"released": count})
+    else:
+        say(f"{count:,} lessons count again.")
+
+
+def supersede(situation: str, action: str, base_model: str | None, *, as_json: bool) -> None:
+    """Retire the lessons that answer a request otherwise; a ledger row says so."""
+    work = Workplace.open(base_model)
+    with work.database.write() as connection:
+        count = work.store.supersede(situation, action, connection)
+        if count:
+            now = datetime.now(UTC).isoformat()
+            body = {"request": situation, "answer": action, "retired": count}
+            work.ledger.append("supersede", f"supersede:{now}", body, connection)
+    if not count:
+        raise InputError(
+            "No active lesson answers this request otherwise.", "Give the request in its own words, in quotes."
+        )
+    if as_json:
+        emit({"retired": count})
+    else:
+        say(f"{count:,} lessons with another answer retired. If the right ones were set aside: academy lessons release")

@@ -1,0 +1,170 @@
+"""`academy promote | rollback | models | genealogy | ask | status`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from academy import stages
+from academy.commands.output import console, emit, listen, say, table
+from academy.errors import PromotionError
+from academy.ledger import BASE, Row
+from academy.promotion import reconcile
+from academy.promotion import rollback as go_back
+from academy.workplace import Workplace
+
+
+def promote(name: str, base_model: str | None, *, as_json: bool) -> None:
+    """Promote a version by the last verdict on it."""
+    listen()
+    work = Workplace.open(base_model)
+    version = work.versions.get(name)
+    verdicts = [row for row in work.ledger.rows("verdict") if row.body["challenger"] == version.adapter]
+    if not verdicts:
+        raise PromotionError(f"{version.name} was not examined.", f"Run `academy examine {version.name}` first.")
+    if verdicts[-1].body["outcome"] != "PROMOTE":
+        raise PromotionError(
+            f"{version.name} has the verdict {verdicts[-1].body['outcome']}: {verdicts[-1].body['because']}.",
+            "Only a version with the verdict PROMOTE becomes champion.",
+        )
+    champion = work.ledger.champion()
+    if champion.adapter == version.adapter:
+        raise PromotionError(f"{version.name} is the champion already.", "`academy models` lists the versions.")
+    stages.act(work, version, verdicts[-1])
+    if as_json:
+        emit({"champion": work.ledger.champion().version, "before": champion.version})
+    else:
+        say(f"{version.name} is champion; before it was {champion.name}.")
+
+
+def rollback(to: str | None, because: str, base_model: str | None, *, as_json: bool) -> None:
+    """Go back."""
+    work = Workplace.open(base_model)
+    before = work.ledger.champion()
+    champion = go_back(work.ledger, work.versions, work.adapters, to, because)
+    if as_json:
+        emit({"champion": champion.version, "adapter": champion.adapter, "before": before.version})
+    else:
+        say(f"{champion.name} is champion again; before it was {before.name}.")
+
+
+def show(base_model: str | None, *, as_json: bool) -> None:
+    """The versions."""
+    work = Workplace.open(base_model)
+    found = work.versions.all(work.ledger.champion().version)
+    if as_json:
+        emit([one.model_dump(mode="json") for one in found])
+        return
+    if not found:
+        say("No versions yet: the base model answers.")
+        return
+    table(
+        f"Versions of {work.base.family}",
+        ("version", "champion", "generation", "parent", "verdict", "dataset", "adapter", "made"),
+        [
+            (
+                one.name, "champion" if one.champion else "", one.generation, _name(one.parent), one.verdict,
+                one.dataset[:12], one.adapter[:12],
+                datetime.fromtimestamp(one.created / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+            )
+            for one in found
+        ],
+    )  # fmt: skip
+
+
+def genealogy(base_model: str | None, *, as_json: bool) -> None:
+    """The family tree, and what happened to the crown."""
+    work = Workplace.open(base_model)
+    champion = work.ledger.champion()
+    versions = work.versions.all(champion.version)
+    history = list(work.ledger.rows("verdict", "promotion", "rollback", "release", "supersede"))
+    if as_json:
+        emit(
+            {
+                "family": work.base.family,
+                "champion": champion.version,
+                "versions": [one.model_dump(mode="json") for one in versions],
+                "history": [row.model_dump(mode="json") for row in history],
+            }
+        )
+        return
+    from rich.text import Text
+    from rich.tree import Tree
+
+    root = Tree(
+        Text(f"base  {work.base.name} {work.base.digest[:12]}" + ("  <- champion" if champion.version == BASE else ""))
+    )
+    nodes = {BASE: root}
+    for one in versions:
+        text = f"{one.name}  generation {one.generation}, {one.verdict}, dataset {one.dataset[:12]}"
+        nodes[one.version] = nodes.get(one.parent, root).add(Text(text + ("  <- champion" if one.champion else "")))
+    console().print(root)
+    for row in history:
+        say(f"{row.at}  {row.kind}: {_story(row)}")
+
+
+def ask(request: str, version: str | None, max_new_tokens: int, base_model: str | None, *, as_json: bool) -> None:
+    """Answer with the champion or another version; the adapter's canaries are replayed first."""
+    work = Workplace.open(base_model)
+    champion = work.ledger.champion()
+    name, adapter = champion.name, champion.adapter
+    if version == BASE:
+        name, adapter = BASE, BASE
+    elif version is not None:
+        found = work.versions.get(version)
+        name, adapter = found.name, found.adapter
+    if adapter != BASE:
+        work.runtime.load(work.adapters / adapter[:16])
+        work.runtime.verify(adapter)
+    answer = work.runtime.generate([request], adapter, max_new_tokens)[0]
+    if as_json:
+        emit({"request": request, "answer": answer, "version": name.removeprefix("v"), "adapter": adapter})
+    else:
+        say(answer or "(no answer)")
+        console().print(f"[dim]answered by {name}[/dim]")
+
+
+def status(base_model: str | None, *, as_json: bool) -> None:
+    """The state of the house in a few lines."""
+    work = Workplace.open(base_model)
+    reconcile(work.ledger, work.versions) if work.ledger.champion().seq else None
+    found = stages.summary(work)
+    if as_json:
+        emit(found)
+        return
+    say(f"Champion: {_name(found['champion'])} (generation {found['generation']}) of {work.base.family}.")
+    say(
+        f"Lessons: {found['lessons']['total_lessons']:,}, of which {found['lessons']['new']:,} new since the champion's examination."
+    )
+    aside = found["lessons"]["standings"].get("set aside", 0)
+    if aside:
+        say(f"Set aside after a REJECT: {aside:,}. Look at them, then `academy lessons release`, or leave them.")
+    if last := found["last_verdict"]:
+        say(f"Last verdict ({last['at']}): v{last['version']} {last['outcome']}: {last['because']}")
+    budget = found["budget"]
+    say(f"Examinations spent: {budget['spent']} of {budget['horizon']}.")
+    if budget["horizon"] - budget["spent"] <= LOW_BUDGET:
+        say("Few examinations are left before nothing can be promoted any more.")
+
+
+LOW_BUDGET = 5
+
+
+def _story(row: Row) -> str:
+    body: dict[str, Any] = row.body
+    match row.kind:
+        case "verdict":
+            return f"v{body['version']} against {_name(body['champion_version'])}: {body['outcome']}, {body['because']}"
+        case "promotion":
+            return f"{_name(body['version'])} replaces {_name(body['replaces'])}"
+        case "rollback":
+            why = f" ({body['because']})" if body.get("because") else ""
+            return f"back to {_name(body['version'])} from {_name(body['replaces'])}{why}"
+        case "release":
+            return f"{body['lessons']} lessons" + (f" of {body['batch']}" if body["batch"] else "")
+        case _:
+            return f"'{body['answer']}' is right for '{body['request']}'; {body['retired']} lessons retired"
+
+
+def _name(version: str) -> str:
+    return version if version == BASE else f"v{version}"

@@ -1,0 +1,85 @@
+"""`academy curate | decide | train | examine`: single stages by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from academy import stages
+from academy.commands.output import emit, listen, say, table
+from academy.curriculum.dataset import read_dataset
+from academy.errors import InputError
+from academy.professor import SMALLEST_DATASET
+from academy.stages import Overrides
+from academy.workplace import Workplace
+
+
+def curate(repos: list[Path], limit: int | None, base_model: str | None, *, as_json: bool) -> None:
+    """Make the dataset."""
+    work = Workplace.open(base_model)
+    found = stages.curate(work, stages.repositories(repos, Path.cwd()), limit)
+    if as_json:
+        emit(found.model_dump(mode="json"))
+        return
+    table(f"Dataset {found.digest[:12]} in {found.path}", ("what", "how many"), list(found.funnel.items()))
+    for one in found.contradictions[:10]:
+        say(f"contradiction: '{one.request}': '{one.first}' ({one.batches[0]}) and '{one.second}' ({one.batches[1]})")
+
+
+def decide(base_model: str | None, *, force: bool, as_json: bool) -> None:
+    """The decision on counts alone, as `evolve` takes it before it starts anything."""
+    found = stages.decide(Workplace.open(base_model), force=force)
+    if as_json:
+        emit({"decision": {**found.model_dump(mode="json"), "because": found.because}})
+        return
+    say("Training pays now." if found.train else "No training now.")
+    for reason in found.reasons:
+        say(f"  {'yes' if reason.met else 'no '}  {reason.sentence}")
+
+
+def train(
+    digest: str | None, repos: list[Path], base_model: str | None, overrides: Overrides, *, as_json: bool
+) -> None:
+    """Train on a dataset without asking whether it pays."""
+    listen()
+    work = Workplace.open(base_model)
+    if digest:
+        dataset = read_dataset(work.datasets, digest)
+    else:
+        dataset = stages.curate(work, stages.repositories(repos, Path.cwd()))
+    if dataset.examples < SMALLEST_DATASET:
+        raise InputError(
+            f"{dataset.examples} training examples are too few; {SMALLEST_DATASET} are needed.", "Import more lessons."
+        )
+    order = stages.place_order(work, dataset, stages.choose(work, dataset, overrides))
+    version = stages.train(work, order, dataset, {"academy.decision": "by hand"})
+    if as_json:
+        emit(
+            {
+                "adapter": {"digest": version.adapter, "version": version.version, "parent": version.parent},
+                "dataset": dataset.model_dump(mode="json", include={"digest", "path", "examples", "holdout"}),
+                "recipe": order.recipe.model_dump(mode="json"),
+            }
+        )
+    else:
+        say(f"{version.name} is registered. Examine it: academy examine {version.name}")
+
+
+def examine(challenger: str, champion: str | None, base_model: str | None, *, as_json: bool) -> None:
+    """Hold an examination."""
+    listen()
+    work = Workplace.open(base_model)
+    version = work.versions.get(challenger)
+    row, held = stages.hold_examination(work, version, against=champion)
+    if row is not None:
+        stages.publish_verdict(work, version, row)
+    found = row.body if row is not None else held.verdict.model_dump(mode="json") if held else {}
+    if as_json:
+        emit({"verdict": found, "of_record": row is not None})
+        return
+    say(f"{found['outcome']}: {found['because']}")
+    if row is None:
+        say("Told only: it was not held against the champion, so it changes nothing and spends nothing.")
+    elif found["outcome"] == "PROMOTE":
+        say(f"Promote it: academy promote {version.name}")
+    for one in found.get("contradicted", [])[:5]:
+        say(f"  '{one['request']}': '{one['answer']}', but {one['batch']} teaches '{one['taught']}'")

@@ -1,0 +1,1 @@
+"""2. From experience to datasets that can be trusted."""

@@ -1,0 +1,195 @@
+"""DatasetCurator: collects experience, drops what should not be learned, and writes the dataset.
+
+Every drop has a reason and is counted in the funnel. Contradictions are counted and shown, never quietly removed:
+where a batch teaches wrong answers to known questions, the examination is what refuses it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from academy.curriculum.dataset import Contradiction, Dataset, Example, write_dataset
+from academy.curriculum.filters import reason_to_drop
+from academy.curriculum.nearness import near_pairs
+from academy.curriculum.register import HoldOutRegister, Place, Request, request_key
+from academy.errors import ExaminationError
+from academy.experience.commits import CommitsSource
+from academy.experience.lessons import LessonsStore, normalised
+from academy.experience.source import Experience, Skipped
+
+COMMITS_SHARE = 0.20
+"""Commits make at most this share of the training tokens."""
+TEMPLATE_TOKENS = 16
+"""Room for the marks that a chat template sets around a request and an answer."""
+
+CountTokens = Callable[[list[str]], list[int]]
+
+
+class DatasetCurator:
+    """Collect (any number of sources), filter, save: in this order, once."""
+
+    def __init__(
+        self,
+        lessons_store: LessonsStore,
+        count_tokens: CountTokens,
+        *,
+        context: int = 2048,
+        max_lessons: int = 5000,
+    ) -> None:
+        self.store = lessons_store
+        self.count_tokens = count_tokens
+        self.context = min(context, 2048)
+        self.max_lessons = max_lessons
+        self.cursor = lessons_store.newest()
+        self.funnel: Counter[str] = Counter()
+        self.contradictions: list[Contradiction] = []
+        self._experience: list[Experience] = []
+        self._examples: list[tuple[Example, Place, int]] = []
+
+    def collect_from_lessons(self, limit: int | None = None, tags: Sequence[str] = ()) -> int:
+        """Active lessons and tasks of the store. Returns how many."""
+        found = [lesson for lesson in self.store.read() if not tags or set(tags) & set(lesson.tags)]
+        cap = min(limit or self.max_lessons, self.max_lessons)
+        self._count("over the limit of lessons", max(0, len(found) - cap))
+        return self._collect("lesson", found[-cap:])
+
+    def collect_from_git_history(self, repo_path: Path | str = ".", max_commits: int = 100) -> int:
+        """Commits of one repository. Returns how many are worth learning from."""
+        return self._collect("commit", list(CommitsSource(Path(repo_path), max_commits).read()))
+
+    def filter_low_quality(self) -> int:
+        """Drop what the filters refuse and what says the same twice. Returns how many were dropped."""
+        kept: dict[tuple[str, str], Experience] = {}
+        before = len(self._experience)
+        for experience in sorted(self._experience, key=lambda e: (e.seq, e.id)):
+            same = (normalised(experience.request), experience.answer)
+            if reason := reason_to_drop(experience):
+                self._count(reason, 1)
+            elif same in kept:
+                self._count("exact duplicate", 1)
+            else:
+                kept[same] = experience
+        self._experience = list(kept.values())
+        return before - len(kept)
+
+    def save_dataset(self, folder: Path, register: HoldOutRegister) -> Dataset:
+        """Split by the register, keep the hold-out clean, cap the commits, and write.
+
+        Raises ExaminationError where a training request is still too near to a held-out one.
+        """
+        self._split(register)
+        train = [(example, tokens) for example, place, tokens in self._examples if place.side == "train"]
+        held_out = _one_question_each([example for example, place, _ in self._examples if place.side == "holdout"])
+        train, held_out = self._cap_commits(train, held_out)
+        self._find_contradictions()
+        refuse_overlap([example.request for example, _ in train], [example.request for example in held_out])
+        return write_dataset(
+            folder,
+            [example for example, _ in train],
+            held_out,
+            lessons=self.store.trainable(until=self.cursor),
+            cursor=self.cursor,
+            tokens=sum(tokens for _, tokens in train),
+            longest=max((tokens for _, tokens in train), default=0),
+            funnel=dict(sorted(self.funnel.items())),
+            contradictions=tuple(self.contradictions),
+        )
+
+    def get_statistics(self) -> dict[str, Any]:
+        """Counts and average lengths in characters, under the seed documents' names."""
+        kept = self._experience
+        return {
+            "total_examples": len(kept),
+            "lessons_collected": self.funnel["collected: lesson"],
+            "git_commits_collected": self.funnel["collected: commit"],
+            "removed_low_quality": sum(n for name, n in self.funnel.items() if name.startswith("dropped: ")),
+            "avg_input_length": round(sum(len(e.request) for e in kept) / len(kept)) if kept else 0,
+            "avg_output_length": round(sum(len(e.answer) for e in kept) / len(kept)) if kept else 0,
+        }
+
+    def _collect(self, kind: str, found: Sequence[Experience | Skipped]) -> int:
+        taken = [one for one in found if isinstance(one, Experience)]
+        for one in found:
+            if isinstance(one, Skipped):
+                self._count(f"{kind}: {one.because}", 1)
+        self._experience += taken
+        self.funnel[f"collected: {kind}"] += len(taken)
+        return len(taken)
+
+    def _count(self, reason: str, number: int) -> None:
+        if number:
+            self.funnel[f"dropped: {reason}"] += number
+
+    def _split(self, register: HoldOutRegister) -> None:
+        examples = [Example.of(experience, origin="") for experience in self._experience]
+        places = register.assign(Request(text=e.request, suite=e.suite, group=e.group) for e in examples)
+        lengths = self.count_tokens([e.request + e.answer for e in examples])
+        for example, length in zip(examples, lengths, strict=True):
+            place = places[request_key(example.suite, example.request)]
+            if length + TEMPLATE_TOKENS > self.context:
+                self._count("longer than the model's context", 1)
+            elif place.side == "neither":
+                self._count("near both a trained and a held-out request", 1)
+            else:
+                placed = example.model_copy(update={"origin": place.origin})
+                self._examples.append((placed, place, length + TEMPLATE_TOKENS))
+
+    def _cap_commits(
+        self, train: list[tuple[Example, int]], held_out: list[Example]
+    ) -> tuple[list[tuple[Example, int]], list[Example]]:
+        """Keep the newest commits up to their share of the tokens. Only lessons: no commits, and no exam of them."""
+        lessons = [(e, n) for e, n in train if e.suite != "commits"]
+        commits = [(e, n) for e, n in train if e.suite == "commits"]
+        room = int(sum(n for _, n in lessons) * COMMITS_SHARE / (1 - COMMITS_SHARE))
+        kept = []
+        for example, tokens in reversed(commits):
+            if tokens <= room:
+                room -= tokens
+                kept.append((example, tokens))
+        self._count("over the share of commits", len(commits) - len(kept))
+        self.funnel["kept for training: lesson"] = len(lessons)
+        self.funnel["kept for training: commit"] = len(kept)
+        self.funnel["held out"] = len(held_out)
+        return lessons + kept, held_out
+
+    def _find_contradictions(self) -> None:
+        """Examples of one suite that share a request and not the answer."""
+        answers: dict[str, list[Example]] = defaultdict(list)
+        for example, _, _ in sorted(self._examples, key=lambda found: (found[0].seq, found[0].id)):
+            answers[request_key(example.suite, example.request)].append(example)
+        for same in answers.values():
+            first = same[0]
+            self.contradictions += [
+                Contradiction(
+                    request=other.request, first=first.answer, second=other.answer, batches=(first.batch, other.batch)
+                )
+                for other in same[1:]
+                if other.answer != first.answer
+            ]
+        if self.contradictions:
+            self.funnel["contradictions"] = len(self.contradictions)
+
+
+def refuse_overlap(train: Sequence[str], held_out: Sequence[str]) -> None:
+    """The last gate before training: no training request may be near a held-out one.
+
+    Raises ExaminationError with the pair. The register keeps them apart; this proves that it did.
+    """
+    for i, j, similarity in near_pairs([*held_out, *train], new_from=len(held_out)):
+        if i < len(held_out):
+            raise ExaminationError(
+                f"A training request is {similarity:.2f} near a held-out one: "
+                f"'{train[j - len(held_out)]}' and '{held_out[i]}'.",
+                "Nothing was trained. Take the lesson out, or report this as a fault of the hold-out register.",
+            )
+
+
+def _one_question_each(examples: list[Example]) -> list[Example]:
+    """Of held-out examples with the same request the first one stands: a later answer cannot change the exam."""
+    first: dict[str, Example] = {}
+    for example in sorted(examples, key=lambda e: (e.seq, e.id)):
+        first.setdefault(request_key(example.suite, example.request), example)
+    return list(first.values())

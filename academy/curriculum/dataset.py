@@ -1,0 +1,149 @@
+"""Dataset: what is trained on and what is examined, written once under its digest.
+
+    datasets/<digest>/train.jsonl       messages, one example a line, sorted by id
+                      provenance.jsonl  where each line of train.jsonl comes from, line by line
+                      holdout.jsonl     what no training sees; read by the arena alone
+                      manifest.json     counts, the funnel, contradictions, digests
+
+The digest covers train.jsonl and holdout.jsonl, so the same experience gives the same digest whatever its order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from academy.artifacts import Record, digest_of, digest_of_bytes, digest_of_file, publish_folder, write_file
+from academy.errors import InputError
+from academy.experience.source import Experience
+
+MANIFEST = "manifest.json"
+
+
+class Example(Record):
+    """A request and its answer, with the origin it belongs to and the group (its answer) that results are counted by."""
+
+    id: str
+    suite: str
+    request: str
+    answer: str
+    origin: str
+    group: str
+    seq: int
+    tags: tuple[str, ...]
+    author: str
+    batch: str
+    provenance: dict[str, str]
+
+    @classmethod
+    def of(cls, experience: Experience, origin: str) -> Example:
+        """The example of an experience; its group is its answer."""
+        return cls(
+            id=experience.id,
+            suite="commits" if experience.kind == "commit" else "recall",
+            request=experience.request,
+            answer=experience.answer,
+            origin=origin,
+            group=group_of(experience.answer),
+            seq=experience.seq,
+            tags=experience.tags,
+            author=experience.author,
+            batch=experience.batch,
+            provenance=experience.provenance,
+        )
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """As a conversation of two turns."""
+        return [{"role": "user", "content": self.request}, {"role": "assistant", "content": self.answer}]
+
+
+class Contradiction(Record):
+    """The same request with two answers; `first` came earlier."""
+
+    request: str
+    first: str
+    second: str
+    batches: tuple[str, str]
+
+
+class Dataset(Record):
+    """A reference to a written dataset; the content stays in its folder."""
+
+    digest: str
+    path: Path
+    train_digest: str
+    examples: int
+    holdout: int
+    lessons: int  # trainable lessons and tasks in the store when it was made
+    cursor: int  # the newest lesson that was looked at
+    tokens: int
+    longest: int  # tokens of the longest example
+    funnel: dict[str, int]
+    contradictions: tuple[Contradiction, ...]
+
+    @property
+    def train_file(self) -> Path:
+        """The training side, in OpenAI's messages form."""
+        return self.path / "train.jsonl"
+
+    def held_out(self) -> list[Example]:
+        """The examination side."""
+        return [Example.model_validate(row) for row in read_rows(self.path / "holdout.jsonl")]
+
+
+def group_of(answer: str) -> str:
+    """The name of an answer: wordings that share it are not independent."""
+    return digest_of(answer)[:16]
+
+
+def write_dataset(folder: Path, train: Sequence[Example], held_out: Sequence[Example], **facts: Any) -> Dataset:
+    """Write a dataset under its digest in `folder`, or find it there. `facts` are the record's other fields."""
+    train, held_out = (sorted(side, key=lambda example: example.id) for side in (train, held_out))
+    rows = b"".join(orjson.dumps({"messages": example.messages}) + b"\n" for example in train)
+    exam = b"".join(orjson.dumps(example.model_dump(mode="json")) + b"\n" for example in held_out)
+    train_digest = digest_of_bytes(rows)
+    digest = digest_of({"train": train_digest, "holdout": digest_of_bytes(exam)})
+    place = folder / digest[:16]
+    dataset = Dataset(
+        digest=digest, path=place, train_digest=train_digest, examples=len(train), holdout=len(held_out), **facts
+    )
+    if not (place / MANIFEST).is_file():
+        with publish_folder(place) as staged:
+            write_file(staged / "train.jsonl", rows)
+            write_file(
+                staged / "provenance.jsonl",
+                (
+                    orjson.dumps({"id": e.id, "batch": e.batch, "author": e.author, "origin": e.origin, **e.provenance})
+                    + b"\n"
+                    for e in train
+                ),
+            )
+            write_file(staged / "holdout.jsonl", exam)
+            write_file(
+                staged / MANIFEST,
+                orjson.dumps(dataset.model_dump(mode="json", exclude={"path"}), option=orjson.OPT_INDENT_2),
+            )
+    return dataset
+
+
+def read_dataset(folder: Path, digest: str) -> Dataset:
+    """A written dataset by its digest or the beginning of it. Raises InputError where there is none or it was altered."""
+    found = sorted(path for path in folder.glob(f"{digest[:16]}*") if (path / MANIFEST).is_file())
+    if len(found) != 1 or not digest:
+        raise InputError(f"There is no dataset {digest}.", "`academy curate` makes one and prints its digest.")
+    manifest = orjson.loads((found[0] / MANIFEST).read_bytes())
+    dataset = Dataset.model_validate({**manifest, "path": found[0]})
+    if digest_of_file(dataset.train_file) != dataset.train_digest:
+        raise InputError(f"The dataset {digest[:16]} was altered after it was written.", "Run `academy curate` again.")
+    return dataset
+
+
+def read_rows(path: Path) -> Iterator[Any]:
+    """The JSON values of a file that this house wrote."""
+    with path.open("rb") as stream:
+        for line in stream:
+            yield orjson.loads(line)

@@ -1,0 +1,129 @@
+"""The one SQL database: lessons, the hold-out register and the ledger. SQLite by default, PostgreSQL by URL.
+
+Every writing transaction on SQLite begins with BEGIN IMMEDIATE: a deferred one that reads and then writes fails as
+"locked" under load, whatever its time-out. Migrations (Alembic) are the only way the schema changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from academy.errors import HomeError
+
+metadata = sa.MetaData()
+
+lessons = sa.Table(
+    "lessons",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),  # order of admission: the cursor
+    sa.Column("id", sa.String(64), nullable=False, unique=True),  # sha256 of kind, situation, action, result
+    sa.Column("kind", sa.String(16), nullable=False),  # lesson | task
+    sa.Column("situation", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("result", sa.Text, nullable=False),
+    sa.Column("feedback", sa.Text, nullable=False),
+    sa.Column("tags", sa.JSON, nullable=False),
+    sa.Column("outcome", sa.String(16), nullable=False),  # success | failure | unknown
+    sa.Column("author", sa.String(200), nullable=False),
+    sa.Column("batch", sa.String(200), nullable=False, index=True),
+    sa.Column("at", sa.String(40), nullable=False),  # ISO 8601, UTC
+    sa.Column("standing", sa.String(16), nullable=False, index=True),  # active | set aside | superseded
+    sa.Column("extra", sa.JSON, nullable=False),
+    sqlite_autoincrement=True,  # a number is never used twice, not even after a delete
+)
+
+register = sa.Table(
+    "register",  # the hold-out register: the first assignment stands for ever
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("request", sa.String(64), nullable=False, unique=True),  # sha256 of the normalised request
+    sa.Column("text", sa.Text, nullable=False),  # the normalised request, to compare new ones with
+    sa.Column("suite", sa.String(32), nullable=False),  # recall | commits
+    sa.Column("origin", sa.String(64), nullable=False, index=True),
+    sa.Column("side", sa.String(16), nullable=False),  # train | holdout | neither
+    sqlite_autoincrement=True,
+)
+
+ledger = sa.Table(
+    "ledger",  # append-only: triggers refuse UPDATE and DELETE
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.String(40), nullable=False),
+    sa.Column("family", sa.String(64), nullable=False, index=True),  # digest of the base model
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("key", sa.String(200), nullable=False, unique=True),  # what makes this row happen only once
+    sa.Column("body", sa.JSON, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+HEAD = "0001"
+
+
+class Database:
+    """One engine; `read()` and `write()` give connections inside a transaction."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.engine = sa.create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
+        if self.engine.dialect.name == "sqlite":
+            sa.event.listen(self.engine, "connect", _on_connect)
+            sa.event.listen(self.engine, "begin", _on_begin)
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A connection for reading: it waits for nobody."""
+        with self._plainly(), self.engine.connect().execution_options(deferred=True) as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction for writing: taken at once, committed at the end, rolled back on any exception."""
+        with self._plainly(), self.engine.begin() as connection:
+            yield connection
+
+    def migrate(self) -> None:
+        """Bring the schema to the newest revision; a schema that is there already costs one query."""
+        with self._plainly():
+            with self.engine.connect().execution_options(deferred=True) as connection:
+                if sa.inspect(connection).has_table("alembic_version"):
+                    found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+                    if found == HEAD:
+                        return
+            from alembic import command
+            from alembic.config import Config
+
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS))
+            with self.engine.begin() as connection:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
+
+    @contextmanager
+    def _plainly(self) -> Iterator[None]:
+        try:
+            yield
+        except (sa.exc.OperationalError, sa.exc.DatabaseError) as problem:
+            if isinstance(problem, sa.exc.IntegrityError):
+                raise
+            shown = self.engine.url.render_as_string(hide_password=True)
+            raise HomeError(
+                f"The database {shown} cannot be used: {problem.orig}.",
+                "Check that its disk has space and that you may write there, then run the same command again.",
+            ) from problem
+
+
+def _on_connect(connection, _record):  # type: ignore[no-untyped-def]
+    connection.isolation_level = None  # transactions are begun below, not by the driver
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")  # an acknowledged lesson survives a power cut
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _on_begin(connection: sa.Connection) -> None:
+    deferred = connection.get_execution_options().get("deferred", False)
+    connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")

@@ -1,0 +1,1 @@
+"""1. What the assistant lived through: lessons, tasks, commits."""

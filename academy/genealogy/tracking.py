@@ -1,0 +1,146 @@
+"""Training runs in MLflow: parameters, live curves, the dataset as an input.
+
+A run is found again by its order's digest, so a training that was killed goes on in the same run, and a metric is
+logged from the first step that is not there yet.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+import orjson
+
+from academy.curriculum.dataset import Dataset
+from academy.errors import HomeError
+from academy.habitat.backend import TrainingEvent, TrainingOrder
+from academy.settings import Settings
+
+EXPERIMENT = "academy"
+ORDER_TAG = "academy.order"
+
+
+def open_mlflow(settings: Settings) -> Any:
+    """An MlflowClient, quiet, with its database migrated and the experiment made. Raises HomeError."""
+    os.environ |= {
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_LOGGING_LEVEL": "ERROR",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        # a client of MLflow's own makes clients with the default address when it resolves models:/ names
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "MLFLOW_REGISTRY_URI": settings.tracking_uri,
+    }
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
+        if client.get_experiment_by_name(EXPERIMENT) is None:
+            try:
+                client.create_experiment(EXPERIMENT, artifact_location=_artifacts(settings))
+            except MlflowException as problem:
+                if problem.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+    except MlflowException as problem:
+        raise HomeError(
+            f"MLflow at {settings.tracking_uri} cannot be used: {str(problem).splitlines()[0]}.",
+            "Check that its database can be written, or set ACADEMY_MLFLOW_TRACKING_URI.",
+        ) from problem
+    return client
+
+
+def _artifacts(settings: Settings) -> str | None:
+    """A folder of the home for the default store; a server keeps artifacts where it is told to."""
+    return settings.folder("mlartifacts").as_uri() if settings.tracking_uri.startswith("sqlite") else None
+
+
+class TrackedRun:
+    """The MLflow run of one training order."""
+
+    def __init__(self, client: Any, order: TrainingOrder, dataset: Dataset, tags: dict[str, str]) -> None:
+        self.client = client
+        self.experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+        self.id = self._find(order) or str(
+            client.create_run(
+                self.experiment, run_name=f"train-{order.digest[:8]}", tags={ORDER_TAG: order.digest, **tags}
+            ).info.run_id
+        )
+        self._describe(order, dataset)
+        history = client.get_metric_history(self.id, "loss")
+        self._logged = max((metric.step for metric in history), default=0)
+
+    def follow(self, event: TrainingEvent) -> None:
+        """Log a training event: one batch a step, and how the run ended."""
+        from mlflow.entities import Metric
+
+        if event.phase == "step" and event.step > self._logged:
+            values = {
+                "loss": event.loss,
+                "learning_rate": event.learning_rate,
+                "epoch": event.epoch,
+                "tokens_per_second": event.rate,
+                "memory_bytes": event.memory,
+            }
+            at = int(event.at * 1000)
+            self.client.log_batch(
+                self.id,
+                metrics=[
+                    Metric(name, float(value), at, event.step) for name, value in values.items() if value is not None
+                ],
+            )
+            self._logged = event.step
+        elif event.phase == "failed":
+            self.client.set_tag(self.id, "academy.failed", f"{event.cause}: {event.message}"[:5000])
+            self.client.set_terminated(self.id, "FAILED")
+        elif event.phase == "done":
+            self.client.set_terminated(self.id, "FINISHED")
+
+    def metrics(self, values: dict[str, float]) -> None:
+        """Log figures that belong to the run as a whole."""
+        from mlflow.entities import Metric
+
+        at = int(time.time() * 1000)
+        self.client.log_batch(self.id, metrics=[Metric(name, value, at, 0) for name, value in values.items()])
+
+    def _find(self, order: TrainingOrder) -> str | None:
+        found = self.client.search_runs(
+            [self.experiment], filter_string=f"tags.`{ORDER_TAG}` = '{order.digest}'", max_results=1
+        )
+        if not found:
+            return None
+        run = found[0]
+        if run.info.status != "FINISHED":
+            self.client.update_run(run.info.run_id, status="RUNNING")
+        return str(run.info.run_id)
+
+    def _describe(self, order: TrainingOrder, dataset: Dataset) -> None:
+        """Parameters and the dataset as an input; saying it again after a kill changes nothing."""
+        from mlflow.entities import Dataset as DatasetEntity
+        from mlflow.entities import DatasetInput, InputTag, Param
+
+        recipe = order.recipe.model_dump(mode="json")
+        self.client.log_batch(
+            self.id,
+            params=[
+                *(Param(name, str(value)) for name, value in recipe.items()),
+                Param("base_model", order.base.name),
+                Param("examples", str(dataset.examples)),
+                Param("holdout", str(dataset.holdout)),
+            ],
+        )
+        entity = DatasetEntity(
+            name="curriculum",
+            digest=dataset.digest[:36],  # MLflow keeps no more; the tag has it whole
+            source_type="local",
+            source=orjson.dumps({"uri": dataset.train_file.as_uri()}).decode(),
+            profile=orjson.dumps(
+                {"examples": dataset.examples, "holdout": dataset.holdout, "tokens": dataset.tokens}
+            ).decode(),
+        )
+        self.client.log_inputs(self.id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+        self.client.set_tag(self.id, "academy.dataset", dataset.digest)
+        self.client.log_dict(self.id, {"funnel": dataset.funnel}, "dataset/funnel.json")

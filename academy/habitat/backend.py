@@ -1,0 +1,72 @@
+"""What goes into a training and what comes out of it, wherever it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, Protocol
+
+from academy.artifacts import Record, digest_of
+from academy.base_model import BaseModel
+from academy.professor import Recipe
+
+Phase = Literal["started", "contract", "step", "checkpoint", "done", "failed"]
+
+
+class TrainingOrder(Record):
+    """Everything that decides an adapter's bytes, and where its run leaves its files."""
+
+    base: BaseModel
+    dataset: str  # digest of the whole dataset
+    train_file: Path
+    train_digest: str
+    recipe: Recipe
+    runs: Path  # runs/<order>/ keeps order, events, checkpoints and the trainer's own log
+    adapters: Path  # adapters/<digest>/ is where the adapter is published
+
+    @property
+    def digest(self) -> str:
+        """Names the order by what decides the result: the key under which it happens once."""
+        return digest_of(
+            {"base": self.base.digest, "train": self.train_digest, "recipe": self.recipe.model_dump(mode="json")}
+        )
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.runs / self.digest[:16]
+
+
+class TrainingEvent(Record):
+    """One line of events.jsonl. `at` is seconds since the epoch; `memory` the peak in bytes; `rate` tokens a second."""
+
+    n: int
+    at: float
+    phase: Phase
+    message: str = ""
+    step: int = 0
+    steps: int = 0
+    epoch: float = 0.0
+    loss: float | None = None
+    learning_rate: float | None = None
+    rate: float | None = None
+    memory: int | None = None
+    adapter: str = ""  # in "done": the adapter's digest
+    cause: str = ""  # in "failed": data, template, base model, loss, memory, disk, killed, unknown
+
+
+class TrainingBackend(Protocol):
+    """Runs an order.
+
+    Promises: the events of one run are numbered without gaps over all attempts; the last one is "done" with the
+    adapter published, or "failed" with a cause; nothing is left running afterwards. An order that was done before
+    gives its "done" again and trains nothing. A caller must tolerate that it stops reading at any time.
+    """
+
+    def train(self, order: TrainingOrder) -> Iterator[TrainingEvent]:
+        """Events as they come."""
+        ...
+
+    def cancel(self, order: TrainingOrder) -> bool:
+        """End a running order; its checkpoints stay. False where it was not running here."""
+        ...

@@ -1,0 +1,1 @@
+"""The program that runs inside a habitat: order in, events and adapter out. Only it touches trl."""

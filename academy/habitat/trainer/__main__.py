@@ -1,0 +1,64 @@
+"""`python -m academy.habitat.trainer ORDER PARENT`: run one training order.
+
+Arguments travel as JSON, never as a generated program. Whatever ends the training is told in one "failed" event with
+its class of cause; the exit code is 0 after "done" and 1 after "failed".
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import traceback
+from pathlib import Path
+
+from academy.errors import AcademyError, HomeError, TrainingError
+from academy.habitat.backend import TrainingOrder
+from academy.habitat.process import EVENTS
+from academy.habitat.trainer.events import EventWriter
+from academy.processes import die_with_parent
+
+
+def main() -> int:
+    """Read the order, train, report."""
+    order_file, parent = Path(sys.argv[1]), int(sys.argv[2])
+    die_with_parent(parent)
+    order = TrainingOrder.model_validate_json(order_file.read_bytes())
+    events = EventWriter(order_file.with_name(EVENTS))
+    events.write("started", message=f"order {order.digest[:16]}")
+    try:
+        from academy.habitat.trainer.train import train
+
+        adapter, loss = train(order, events)
+    except AcademyError as problem:
+        events.write("failed", message=str(problem), cause=_cause(problem))
+        return 1
+    except (MemoryError, RuntimeError, OSError, ValueError) as problem:
+        traceback.print_exc()  # into the trainer's own log
+        events.write("failed", message=_sentence(problem), cause=_cause(problem))
+        return 1
+    events.write("done", adapter=adapter, loss=loss, message="adapter published")
+    return 0
+
+
+def _cause(problem: BaseException) -> str:
+    if isinstance(problem, TrainingError):
+        return problem.cause
+    if isinstance(problem, HomeError) or (isinstance(problem, OSError) and problem.errno == errno.ENOSPC):
+        return "disk"
+    if isinstance(problem, MemoryError) or "out of memory" in str(problem).lower():
+        return "memory"
+    return "unknown"
+
+
+def _sentence(problem: BaseException) -> str:
+    match _cause(problem):
+        case "memory":
+            return "The training ran out of memory. Use a smaller batch or rank, or another machine."
+        case "disk":
+            return "The disk is full. Free some space; the training goes on from its last checkpoint."
+    first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    return f"The trainer failed: {first[:300]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

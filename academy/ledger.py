@@ -1,0 +1,131 @@
+"""The append-only ledger: verdicts, promotions, rollbacks and what people decided.
+
+MLflow shows who is champion; this ledger decides it. A row's `key` says what may happen only once; two promotions
+that start from the same champion carry the same key, so of racing ones exactly one is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from academy.artifacts import Record
+from academy.database import Database, ledger
+from academy.errors import PromotionError
+
+Kind = Literal["verdict", "promotion", "rollback", "release", "supersede"]
+BASE = "base"
+"""What stands for "no adapter" wherever an adapter's digest or version is expected."""
+
+
+class Row(Record):
+    """One row; `at` is ISO 8601 in UTC, `family` the digest of the base model."""
+
+    seq: int
+    at: str
+    family: str
+    kind: str
+    key: str
+    body: dict[str, Any]
+
+
+class Champion(Record):
+    """Who answers now, and since which row. Generation 0 is the base model itself."""
+
+    seq: int = 0
+    version: str = BASE
+    adapter: str = BASE
+    generation: int = 0
+    cursor: int = 0  # the last lesson (seq) that was there when its examination was held
+
+    @property
+    def name(self) -> str:
+        """As shown to people: `v7` or `base`."""
+        return self.version if self.version == BASE else f"v{self.version}"
+
+
+class Ledger:
+    """The rows of one family."""
+
+    def __init__(self, database: Database, family: str) -> None:
+        self.database = database
+        self.family = family
+
+    def rows(self, *kinds: Kind) -> Iterator[Row]:
+        """Rows of the family, oldest first."""
+        query = sa.select(ledger).where(ledger.c.family == self.family).order_by(ledger.c.seq)
+        if kinds:
+            query = query.where(ledger.c.kind.in_(kinds))
+        with self.database.read() as connection:
+            found = connection.execute(query).mappings().all()
+        return (Row.model_validate(dict(row)) for row in found)
+
+    def find(self, key: str) -> Row | None:
+        """The row with this key, if it was written."""
+        with self.database.read() as connection:
+            return _find(connection, key)
+
+    def append(self, kind: Kind, key: str, body: dict[str, Any], connection: sa.Connection | None = None) -> Row:
+        """Write a row once. A second call with the same key returns the first row and changes nothing."""
+        if connection is None:
+            with self.database.write() as own:
+                return self.append(kind, key, body, own)
+        if known := _find(connection, key):
+            return known
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        written = connection.execute(
+            sa.insert(ledger).values(at=at, family=self.family, kind=kind, key=key, body=body).returning(ledger.c.seq)
+        ).scalar_one()
+        return Row(seq=written, at=at, family=self.family, kind=kind, key=key, body=body)
+
+    def champion(self) -> Champion:
+        """Who is champion: what the last promotion or rollback says, or the base model where there is none."""
+        with self.database.read() as connection:
+            return self._champion(connection)
+
+    def crown(self, kind: Literal["promotion", "rollback"], expected: Champion, body: dict[str, Any]) -> Row:
+        """Replace the expected champion, or raise PromotionError where somebody else already did.
+
+        `body` carries version, adapter, generation and cursor of the new champion. Repeating the same call is harmless.
+        """
+        key = f"champion:{self.family}:{expected.seq}"
+        with self.database.write() as connection:
+            known = _find(connection, key)
+            if known is None and self._champion(connection).seq == expected.seq:
+                return self.append(kind, key, {**body, "replaces": expected.version}, connection)
+        if known is not None and known.kind == kind and known.body.get("adapter") == body["adapter"]:
+            return known
+        raise PromotionError(
+            f"The champion is no longer {expected.name}: another promotion or rollback came first.",
+            "Look at `academy status` and decide again.",
+        )
+
+    def verdicts_spent(self) -> int:
+        """Examinations that could have promoted: each spends a share of the error budget."""
+        return sum(1 for row in self.rows("verdict") if row.body.get("spends", True))
+
+    def _champion(self, connection: sa.Connection) -> Champion:
+        row = connection.execute(
+            sa.select(ledger.c.seq, ledger.c.body)
+            .where(ledger.c.family == self.family, ledger.c.kind.in_(("promotion", "rollback")))
+            .order_by(ledger.c.seq.desc())
+            .limit(1)
+        ).first()
+        if row is None:
+            return Champion()
+        body = row.body
+        return Champion(
+            seq=row.seq,
+            version=body["version"],
+            adapter=body["adapter"],
+            generation=body["generation"],
+            cursor=body["cursor"],
+        )
+
+
+def _find(connection: sa.Connection, key: str) -> Row | None:
+    row = connection.execute(sa.select(ledger).where(ledger.c.key == key)).mappings().first()
+    return Row.model_validate(dict(row)) if row else None

@@ -1,0 +1,151 @@
+"""Decides whether training pays, and how to train. Pure: numbers in, a reasoned value out.
+
+The constants of the seed model were chosen on a development split of the training side (docs/log.md); the hold-out
+is never looked at for them.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from academy.artifacts import Record
+
+SEED_RATE, SEED_EPOCHS, SEED_BATCH = 5e-3, 6, 16
+"""For models of millions of parameters."""
+SMALLEST_DATASET = 50
+"""Examples after filtering, below which nothing is trained."""
+
+
+class Reason(Record):
+    """One condition with its numbers."""
+
+    name: Literal["lessons", "new lessons", "hours", "examples", "not examined yet"]
+    met: bool
+    sentence: str
+
+
+class Decision(Record):
+    """Whether to train. `forced` says that a person overrode conditions that were not met."""
+
+    train: bool
+    forced: bool
+    reasons: tuple[Reason, ...]
+
+    @property
+    def because(self) -> str:
+        """The reasons that decided it, as one sentence."""
+        unmet = [reason.sentence for reason in self.reasons if not reason.met]
+        if self.train and not self.forced:
+            return "; ".join(reason.sentence for reason in self.reasons) + "."
+        return "; ".join(unmet) + (" (overridden by --force)." if self.forced else ".")
+
+
+class Recipe(Record):
+    """How to train a LoRA adapter. Bounded; unknown keys are refused."""
+
+    rank: Annotated[int, Field(ge=4, le=256)] = 16
+    alpha: Annotated[int, Field(ge=1, le=512)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 2e-4
+    epochs: Annotated[int, Field(ge=1, le=20)] = 3
+    batch_size: Annotated[int, Field(ge=1, le=128)] = 4
+    accumulation: Annotated[int, Field(ge=1, le=128)] = 4
+    max_length: Annotated[int, Field(ge=128, le=32768)] = 2048
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+
+
+def decide(
+    *,
+    lessons: int,
+    new_lessons: int,
+    last_verdict: datetime | None,
+    now: datetime,
+    min_lessons: int,
+    min_new_lessons: int,
+    interval_hours: float,
+    examples: int | None = None,
+    examined: str = "",
+    force: bool = False,
+) -> Decision:
+    """Should a training start?
+
+    `lessons` and `new_lessons` count successful, active lessons and tasks (all; since the champion's examination).
+    `examples` is the size of the training side once it is known; `examined` names the outcome when this very order was
+    examined before. `force` overrides every condition but the smallest dataset and a repeated examination, which
+    would only give the same bytes and the same verdict again.
+    """
+    reasons = [
+        Reason(name="lessons", met=lessons >= min_lessons, sentence=f"{lessons:,} lessons of at least {min_lessons:,}"),
+        Reason(
+            name="new lessons",
+            met=new_lessons >= min_new_lessons,
+            sentence=f"{new_lessons:,} new lessons of at least {min_new_lessons:,} since the champion was examined",
+        ),
+    ]
+    if last_verdict is None:
+        reasons.append(Reason(name="hours", met=True, sentence="no examination yet"))
+    else:
+        hours = (now - last_verdict).total_seconds() / 3600
+        reasons.append(
+            Reason(
+                name="hours",
+                met=hours >= interval_hours,
+                sentence=f"{hours:.1f} hours of at least {interval_hours:g} since the last verdict",
+            )
+        )
+    firm: list[Reason] = []
+    if examples is not None:
+        firm.append(
+            Reason(
+                name="examples",
+                met=examples >= SMALLEST_DATASET,
+                sentence=f"{examples:,} training examples of at least {SMALLEST_DATASET}",
+            )
+        )
+    if examined:
+        firm.append(
+            Reason(
+                name="not examined yet",
+                met=False,
+                sentence=f"this very dataset and recipe were examined already, with the verdict {examined}",
+            )
+        )
+    possible = all(reason.met for reason in firm)
+    wanted = all(reason.met for reason in reasons)
+    return Decision(
+        train=possible and (wanted or force), forced=possible and force and not wanted, reasons=(*reasons, *firm)
+    )
+
+
+def choose_recipe(
+    *,
+    parameters: int,
+    longest: int,
+    context: int,
+    rank: int | None = None,
+    learning_rate: float | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+) -> Recipe:
+    """A recipe for a base model of so many parameters and examples of so many tokens; what is given by hand stays.
+
+    Small models need large steps: 2e-4 is right for billions of parameters and teaches a model of millions nothing.
+    """
+    if parameters < 50_000_000:
+        recipe = Recipe(learning_rate=SEED_RATE, epochs=SEED_EPOCHS, batch_size=SEED_BATCH, accumulation=1)
+    elif parameters < 1_000_000_000:
+        recipe = Recipe(learning_rate=5e-4, epochs=4, dropout=0.05)
+    else:
+        recipe = Recipe(dropout=0.05)
+    fitting = max(128, min(context, 2048, -(-longest // 64) * 64))
+    given = {"rank": rank, "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
+    changes = {"max_length": fitting, **{name: value for name, value in given.items() if value is not None}}
+    if rank is not None:
+        changes["alpha"] = 2 * rank
+    return Recipe.model_validate({**recipe.model_dump(), **changes})

@@ -1,0 +1,1 @@
+"""7. Running models that answer."""

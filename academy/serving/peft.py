@@ -1,0 +1,94 @@
+"""PEFT in this process, on a GPU or on CPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, GenerationConfig
+
+from academy.base_model import BaseModel
+from academy.errors import AdapterError
+from academy.habitat.adapter import Adapter, read_adapter
+from academy.ledger import BASE
+from academy.template import ChatTemplate
+
+BATCH = 32
+CANARY_TOKENS = 48
+
+
+class PeftRuntime:
+    """A Runtime: one base model, any number of adapters, each request answered by the one it names."""
+
+    def __init__(self, base: BaseModel) -> None:
+        self.base = base
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            base.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
+        ).to(self.device)
+        self._model.eval()
+        self._adapters: dict[str, Adapter] = {}
+        self._templates: dict[str, ChatTemplate] = {BASE: ChatTemplate.of(base.path)}
+
+    def load(self, adapter: Path) -> str:
+        """Check an adapter's files and load it beside the others."""
+        found = read_adapter(adapter, base_digest=self.base.digest)
+        if found.digest not in self._adapters:
+            if isinstance(self._model, PeftModel):
+                self._model.load_adapter(str(adapter), adapter_name=found.digest, is_trainable=False)
+            else:
+                self._model = PeftModel.from_pretrained(self._model, str(adapter), adapter_name=found.digest)
+                self._model.eval()
+            self._templates[found.digest] = ChatTemplate.of(self.base.path, adapter)
+            self._adapters[found.digest] = found
+        return found.digest
+
+    def generate(self, requests: Sequence[str], adapter: str, max_new_tokens: int) -> list[str]:
+        """Greedy answers in batches of similar length."""
+        if adapter not in self._templates:
+            raise AdapterError(f"The adapter {adapter[:12]} is not loaded.", "Load it first.")
+        template = self._templates[adapter]
+        prompts = [template.prompt([{"role": "user", "content": request}]) for request in requests]
+        answers = [""] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
+        for start in range(0, len(order), BATCH):
+            batch = order[start : start + BATCH]
+            for i, text in zip(
+                batch, self._batch([prompts[i] for i in batch], adapter, template, max_new_tokens), strict=True
+            ):
+                answers[i] = text
+        return answers
+
+    def verify(self, adapter: str) -> None:
+        """The canaries of the adapter's manifest, answered again here."""
+        if adapter == BASE:
+            return
+        canaries = self._adapters[adapter].manifest.canaries
+        said = self.generate([canary.prompt for canary in canaries], adapter, CANARY_TOKENS)
+        for canary, text in zip(canaries, said, strict=True):
+            if text != canary.answer:
+                raise AdapterError(
+                    f"The adapter {adapter[:12]} does not answer as it did when it was trained: "
+                    f"'{canary.prompt}' gave '{text}' instead of '{canary.answer}'.",
+                    "It is not served. Train again, or look for another base model or template.",
+                )
+
+    def _batch(self, prompts: list[list[int]], adapter: str, template: ChatTemplate, limit: int) -> list[str]:
+        pad, end = template.tokenizer.pad_token_id, template.tokenizer.eos_token_id
+        width = max(len(prompt) for prompt in prompts)
+        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device)
+        settings = GenerationConfig(max_new_tokens=limit, do_sample=False, pad_token_id=pad, eos_token_id=end)
+        with torch.inference_mode():
+            if isinstance(self._model, PeftModel) and adapter == BASE:
+                with self._model.disable_adapter():
+                    out = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+            else:
+                if adapter != BASE:
+                    self._model.set_adapter(adapter)
+                out = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+        return [text.strip() for text in template.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]

@@ -1,0 +1,27 @@
+"""What a runtime promises, whichever engine is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+
+class Runtime(Protocol):
+    """A base model with adapters beside it.
+
+    Promises: an adapter's name is its digest and never means anything else; an answer is made by exactly the adapter
+    that was named. A caller must tolerate AdapterError for a name that was not loaded.
+    """
+
+    def load(self, adapter: Path) -> str:
+        """Check and load an adapter; returns its digest. Loading it again is free."""
+        ...
+
+    def generate(self, requests: Sequence[str], adapter: str, max_new_tokens: int) -> list[str]:
+        """Greedy answers by the named adapter, or by the base model for "base"."""
+        ...
+
+    def verify(self, adapter: str) -> None:
+        """Replay the adapter's canaries. Raises AdapterError where an answer is not the one it gave when it was made."""
+        ...

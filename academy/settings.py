@@ -1,0 +1,153 @@
+"""Where things are, and when training pays: read from the environment and `.env`, prefix ACADEMY_.
+
+Settings say where (this file), a Recipe says how to train, `prefect.yaml` says when and on which pool.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from academy.errors import HomeError, InputError
+
+PREFIX = "ACADEMY_"
+
+
+def _names(name: str, *others: str) -> AliasChoices:
+    """The setting's own name first, then the spellings of the seed documents."""
+    return AliasChoices(PREFIX + name, *others)
+
+
+class Settings(BaseSettings):
+    """Paths, addresses and thresholds. One instance a command, passed down; there is no global one."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore", populate_by_name=True
+    )
+
+    home: Annotated[Path, NoDecode] = Field(
+        Path("./data"), validation_alias=_names("HOME"), description="holds everything"
+    )
+    database_url: str = Field(
+        "", validation_alias=_names("DATABASE_URL"), description="lessons and ledger; empty: SQLite in the home"
+    )
+    mlflow_tracking_uri: str = Field(
+        "", validation_alias=_names("MLFLOW_TRACKING_URI"), description="empty: SQLite in the home"
+    )
+    base_model: str = Field(
+        "seed", validation_alias=_names("BASE_MODEL", "DEFAULT_BASE_MODEL"), description="'seed', a folder or a name"
+    )
+    min_lessons: int = Field(
+        100, ge=1, validation_alias=_names("MIN_LESSONS", "MIN_LESSONS_FOR_TRAINING"), description="to train at all"
+    )
+    min_new_lessons: int = Field(
+        50, ge=1, validation_alias=_names("MIN_NEW_LESSONS"), description="since the champion was trained"
+    )
+    training_interval_hours: float = Field(
+        24,
+        ge=0,
+        validation_alias=_names("TRAINING_INTERVAL_HOURS", "MIN_TRAINING_INTERVAL_HOURS"),
+        description="since the last verdict",
+    )
+    max_lessons: int = Field(5000, ge=1, validation_alias=_names("MAX_LESSONS"), description="the newest are kept")
+    git_commits_limit: int = Field(
+        100, ge=0, validation_alias=_names("GIT_COMMITS_LIMIT"), description="newest commits read from a repository"
+    )
+    lora_rank: int | None = Field(
+        None, ge=4, le=256, validation_alias=_names("LORA_RANK", "DEFAULT_LORA_RANK"), description="empty: chosen"
+    )
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        le=1e-2,
+        validation_alias=_names("LEARNING_RATE", "DEFAULT_LEARNING_RATE"),
+        description="empty: chosen",
+    )
+    num_epochs: int | None = Field(
+        None, ge=1, le=20, validation_alias=_names("NUM_EPOCHS", "DEFAULT_NUM_EPOCHS"), description="empty: chosen"
+    )
+    enable_gpu: bool = Field(
+        True, validation_alias=_names("ENABLE_GPU", "ENABLE_GPU"), description="use a GPU where there is one"
+    )
+
+    @property
+    def database(self) -> str:
+        """SQLAlchemy URL of lessons and ledger."""
+        return self.database_url or f"sqlite:///{self.home.resolve() / 'academy.db'}"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's tracking URI."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
+
+    def folder(self, name: str) -> Path:
+        """A folder of the home, made when it is first asked for."""
+        path = self.home.resolve() / name
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as problem:
+            raise HomeError(
+                f"The home folder {self.home} cannot be written ({problem.strerror}).",
+                "Point ACADEMY_HOME at a folder that you can write.",
+            ) from problem
+        return path
+
+
+def load_settings(home: Path | None = None) -> Settings:
+    """Read the settings once and prove that the home can be written.
+
+    Raises InputError for a value out of bounds or an unknown ACADEMY_ name, HomeError for an unwritable home.
+    """
+    _refuse_unknown_names()
+    try:
+        settings = Settings()
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        name = next((str(part) for part in first["loc"]), "a setting")
+        name = name if name.isupper() else PREFIX + name.upper()
+        raise InputError(
+            f"{name}={first.get('input')!r} is no valid value: {first['msg']}.",
+            "Correct it in the environment or .env.",
+        ) from None
+    if home is not None:
+        settings = settings.model_copy(update={"home": home})
+    _prove_writable(settings)
+    return settings
+
+
+def _refuse_unknown_names() -> None:
+    known = {
+        str(choice)
+        for field in Settings.model_fields.values()
+        if isinstance(field.validation_alias, AliasChoices)
+        for choice in field.validation_alias.choices
+    }
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known | LATER and not name.startswith(PREFIX + "TEST_"):
+            near = difflib.get_close_matches(name, sorted(known), 1)
+            hint = f"Did you mean {near[0]}?" if near else "The README lists the settings."
+            raise InputError(f"{name} is no setting of the Academy.", hint)
+
+
+LATER = {"ACADEMY_TRAINING_IMAGE", "ACADEMY_CUDA_IMAGE", "ACADEMY_ENABLE"}
+"""Names that the seed documents use for the container backend: accepted, and used by nothing yet."""
+
+
+def _prove_writable(settings: Settings) -> None:
+    home = settings.folder(".")
+    try:
+        with tempfile.NamedTemporaryFile(dir=home, prefix=".write-") as probe:
+            probe.write(b"x" * 4096)
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as problem:
+        raise HomeError(
+            f"The home folder {settings.home} cannot be written ({problem.strerror}).",
+            "Free some space there or point ACADEMY_HOME at another folder.",
+        ) from problem

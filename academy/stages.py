@@ -1,0 +1,368 @@
+"""The stages of the loop, each one call: what the Prefect tasks and the command line have in common.
+
+A stage may be called again after it was killed: it finds what it had done by its digest and goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from academy import professor
+from academy.arena.bout import Examination, examination_digest, examine
+from academy.arena.suite import Generation, Suite
+from academy.arena.suites.commits import CommitsSuite
+from academy.arena.suites.recall import RecallSuite
+from academy.arena.verdict import HORIZON
+from academy.artifacts import Record
+from academy.curriculum.curator import DatasetCurator
+from academy.curriculum.dataset import Dataset, read_dataset
+from academy.errors import ExaminationError, InputError, TrainingError
+from academy.experience.commits import is_repository, open_repository
+from academy.experience.lessons import Import
+from academy.genealogy.tracking import TrackedRun
+from academy.genealogy.versions import Version
+from academy.habitat.adapter import Adapter, read_adapter
+from academy.habitat.backend import TrainingEvent, TrainingOrder
+from academy.habitat.process import ProcessBackend, read_events
+from academy.ledger import BASE, Champion, Row
+from academy.professor import Decision, Recipe
+from academy.promotion import promote, reconcile, record_verdict
+from academy.workplace import Workplace
+
+log = logging.getLogger("academy")
+TOLD = 10
+"""How many steps of a training are told in words; MLflow has them all."""
+
+
+class Overrides(Record):
+    """What a person fixed of the recipe; the professor chooses the rest."""
+
+    rank: int | None = None
+    learning_rate: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+
+
+class RuntimePlayer:
+    """A version of the running base model as a player in the arena."""
+
+    def __init__(self, work: Workplace, adapter: str) -> None:
+        self.identity = work.base.digest if adapter == BASE else adapter
+        self._work = work
+        self._adapter = adapter
+
+    def answer(self, requests: Sequence[str], generation: Generation) -> list[str]:
+        """Greedy answers by the adapter, which is checked, loaded and verified when it is first asked."""
+        if self._adapter != BASE:
+            self._work.runtime.load(self._work.adapters / self._adapter[:16])
+            self._work.runtime.verify(self._adapter)
+        return self._work.runtime.generate(requests, self._adapter, generation.max_new_tokens)
+
+
+def admit(work: Workplace, lessons: Sequence[Path], tasks: Sequence[Path]) -> list[Import]:
+    """Import files of lessons and of tasks; lines known already change nothing."""
+    files = [(path, "lesson") for path in lessons] + [(path, "task") for path in tasks]
+    for path, _ in files:
+        if not path.is_file():
+            raise InputError(f"There is no file {path}.", "Check the path; a JSONL file has one lesson a line.")
+    found = [work.store.import_file(path, work.quarantine, kind) for path, kind in files]  # type: ignore[arg-type]
+    for one in found:
+        if not one.admitted:
+            continue  # nothing new to tell
+        log.info("%s: %d admitted, %d known, %d unreadable", one.batch, one.admitted, one.known, len(one.unreadable))
+        for line in one.unreadable[:5]:
+            log.warning("set aside %s (kept in %s)", line, one.quarantine)
+    return found
+
+
+def repositories(given: Sequence[Path], here: Path) -> list[Path]:
+    """Which repositories to read: those given by hand (each must be one), or the one we stand in, if any."""
+    if given:
+        for path in given:
+            open_repository(path).close()
+        return list(given)
+    if is_repository(here):
+        return [here]
+    log.info("no git repository here: commits are left out")
+    return []
+
+
+def curate(work: Workplace, repos: Sequence[Path], lessons_limit: int | None = None) -> Dataset:
+    """Experience to a dataset under its digest."""
+    curator = DatasetCurator(
+        work.store, work.base.count_tokens, context=work.base.context, max_lessons=work.settings.max_lessons
+    )
+    curator.collect_from_lessons(lessons_limit)
+    for repo in repos:
+        curator.collect_from_git_history(repo, work.settings.git_commits_limit)
+    curator.filter_low_quality()
+    dataset = curator.save_dataset(work.datasets, work.register)
+    log.info(
+        "dataset %s: %d examples (%d tokens), %d held out",
+        dataset.digest[:12],
+        dataset.examples,
+        dataset.tokens,
+        dataset.holdout,
+    )
+    if dataset.contradictions:
+        first = dataset.contradictions[0]
+        log.warning(
+            "%d contradictions, such as '%s': '%s' (%s) and '%s' (%s)",
+            len(dataset.contradictions), first.request, first.first, first.batches[0], first.second, first.batches[1],
+        )  # fmt: skip
+    return dataset
+
+
+def choose(work: Workplace, dataset: Dataset, overrides: Overrides) -> Recipe:
+    """The professor's recipe for a dataset, with what the settings and a person fixed."""
+    fixed = work.settings
+    return professor.choose_recipe(
+        parameters=work.base.parameters,
+        longest=dataset.longest,
+        context=work.base.context,
+        rank=overrides.rank or fixed.lora_rank,
+        learning_rate=overrides.learning_rate or fixed.learning_rate,
+        epochs=overrides.epochs or fixed.num_epochs,
+        batch_size=overrides.batch_size,
+    )
+
+
+def place_order(work: Workplace, dataset: Dataset, recipe: Recipe) -> TrainingOrder:
+    """Everything that decides an adapter's bytes, as one record."""
+    return TrainingOrder(
+        base=work.base,
+        dataset=dataset.digest,
+        train_file=dataset.train_file,
+        train_digest=dataset.train_digest,
+        recipe=recipe,
+        runs=work.settings.folder("runs"),
+        adapters=work.adapters,
+    )
+
+
+def decide(
+    work: Workplace, *, force: bool, order: TrainingOrder | None = None, dataset: Dataset | None = None
+) -> Decision:
+    """Whether training pays now; with an order, also whether that very order was examined before."""
+    champion = work.ledger.champion()
+    verdicts = list(work.ledger.rows("verdict"))
+    examined = next(
+        (row.body["outcome"] for row in reversed(verdicts) if order and row.body["order"] == order.digest), ""
+    )
+    decision = professor.decide(
+        lessons=work.store.trainable(),
+        new_lessons=work.store.trainable(since=champion.cursor),
+        last_verdict=datetime.fromisoformat(verdicts[-1].at) if verdicts else None,
+        now=datetime.now(UTC),
+        min_lessons=work.settings.min_lessons,
+        min_new_lessons=work.settings.min_new_lessons,
+        interval_hours=work.settings.training_interval_hours,
+        examples=dataset.examples if dataset else None,
+        examined=examined,
+        force=force,
+    )
+    log.info("%s: %s", "training" if decision.train else "no training", decision.because)
+    return decision
+
+
+def train(
+    work: Workplace,
+    order: TrainingOrder,
+    dataset: Dataset,
+    tags: dict[str, str],
+    meanwhile: Callable[[], object] = lambda: None,
+) -> Version:
+    """Run an order, follow it in MLflow and register its adapter as a version.
+
+    `meanwhile` is called once the trainer runs: what can be prepared while it works. Raises TrainingError.
+    """
+    events = ProcessBackend().train(order)
+    first = next(events)
+    meanwhile()
+    run = TrackedRun(work.mlflow, order, dataset, tags)
+    last = first
+    run.follow(first)
+    for event in events:
+        run.follow(event)
+        _tell(event)
+        last = event
+    if last.phase != "done":
+        raise TrainingError(
+            last.message, "Run the same command again: it goes on from the last checkpoint.", last.cause
+        )
+    champion = work.ledger.champion()
+    adapter = _adapter(work, last.adapter)
+    version = work.versions.register(adapter, run, parent=champion.version, generation=champion.generation + 1)
+    log.info("%s is registered: adapter %s", version.name, version.adapter[:12])
+    return version
+
+
+def hold_examination(
+    work: Workplace, challenger: Version, *, against: str | None = None, decision: Decision | None = None
+) -> tuple[Row | None, Examination | None]:
+    """Examine a version against the champion (or another version) on the challenger's held-out questions.
+
+    Against the champion it is of record: one ledger row, written once, and after REJECT the new lessons are set
+    aside. Against any other it is only told: no row, nothing spent. Returns the row and, where the examination was
+    held just now, its record.
+    """
+    champion = work.ledger.champion()
+    rival = champion.adapter if against is None else _identity(work, against)
+    of_record = rival == champion.adapter
+    dataset = read_dataset(work.datasets, challenger.dataset)
+    suites = _suites(work, dataset, champion)
+    rival_identity = work.base.digest if rival == BASE else rival
+    key = f"verdict:{work.base.digest}:" + examination_digest(
+        rival_identity, challenger.adapter, [suite.digest for suite, _ in suites]
+    )
+    if of_record and (known := work.ledger.find(key)):
+        return known, None
+    held = examine(
+        RuntimePlayer(work, rival),
+        RuntimePlayer(work, challenger.adapter),
+        suites,
+        looks_before=work.ledger.verdicts_spent(),
+        answers=work.settings.folder("answers"),
+    )
+    record = held.save(work.settings.folder("examinations"))
+    verdict = held.verdict
+    log.info("%s: %s", verdict.outcome, verdict.because)
+    if not of_record:
+        return None, held
+    body = {
+        **verdict.model_dump(mode="json"),
+        "challenger": challenger.adapter,
+        "version": challenger.version,
+        "champion": champion.adapter,
+        "champion_version": champion.version,
+        "dataset": dataset.digest,
+        "order": challenger.order,
+        "cursor": dataset.cursor,
+        "decision": decision.model_dump(mode="json") if decision else None,
+        "contradicted": _contradicted(work, held, champion, dataset) if verdict.outcome == "REJECT" else [],
+        "record": record.name,
+    }
+    row = record_verdict(work.ledger, key, body, (champion.cursor, dataset.cursor))
+    return row, held
+
+
+def publish_verdict(work: Workplace, challenger: Version, row: Row) -> None:
+    """Write a verdict into the registry, where people browse. Repeating it is harmless."""
+    target = row.body["target"] or {}
+    scores = {
+        "score_champion": f"{target.get('champion', 0):.4f}",
+        "score_challenger": f"{target.get('challenger', 0):.4f}",
+        "score_difference": f"{target.get('difference', 0):+.4f}",
+        "score_interval": f"{target.get('low', 0):+.4f} to {target.get('high', 0):+.4f}",
+        "examined_against": row.body["champion_version"],
+    }
+    work.versions.note_verdict(challenger.version, row.body["outcome"], row.body["because"], scores)
+
+
+def act(work: Workplace, challenger: Version, row: Row) -> bool:
+    """Do what a verdict says. True where the challenger is champion now because of it."""
+    if row.body["outcome"] != "PROMOTE":
+        reconcile(work.ledger, work.versions)
+        return False
+    before = work.ledger.champion()
+    if before.adapter != challenger.adapter:
+        promote(work.ledger, work.versions, challenger, work.adapters, row, _verify_with(work))
+        log.info("%s is champion; before it was %s", challenger.name, before.name)
+    else:
+        reconcile(work.ledger, work.versions)
+    return work.ledger.champion().adapter == challenger.adapter
+
+
+def _verify_with(work: Workplace) -> Callable[[Path], None]:
+    def verify(folder: Path) -> None:
+        work.runtime.verify(work.runtime.load(folder))
+
+    return verify
+
+
+def _suites(work: Workplace, dataset: Dataset, champion: Champion) -> list[tuple[Suite, Generation]]:
+    held_out = dataset.held_out()
+    found: list[Suite] = [RecallSuite(held_out, champion.cursor), CommitsSuite(held_out)]
+    return [(suite, _generation(work, suite)) for suite in found if suite.decisive or suite.questions()]
+
+
+def _generation(work: Workplace, suite: Suite) -> Generation:
+    """Room for the longest reference, in steps of 32 tokens, so that kept answers stay valid."""
+    longest = max(work.base.count_tokens([q.reference for q in suite.questions()]), default=0)
+    return Generation(max_new_tokens=32 * (1 + (longest + 1) // 32))
+
+
+def _identity(work: Workplace, name: str) -> str:
+    return BASE if name == BASE else work.versions.get(name).adapter
+
+
+def _adapter(work: Workplace, digest: str) -> Adapter:
+    return read_adapter(work.adapters / digest[:16], base_digest=work.base.digest, digest=digest)
+
+
+def _contradicted(work: Workplace, held: Examination, champion: Champion, dataset: Dataset) -> list[dict[str, str]]:
+    """The new lessons that teach what the challenger wrongly said on the guard questions it lost."""
+    references = {example.id: example for example in dataset.held_out()}
+    taught = {}
+    for lesson in work.store.read(since=champion.cursor):
+        if lesson.seq <= dataset.cursor:
+            taught.setdefault(lesson.answer, lesson)
+    found = []
+    for question, said in [pair for result in held.results if result.decisive for pair in result.lost]:
+        if said in taught and question in references:
+            found.append(
+                {
+                    "request": references[question].request,
+                    "answer": references[question].answer,
+                    "taught": said,
+                    "batch": taught[said].batch,
+                    "lesson": taught[said].id,
+                }
+            )
+    return found
+
+
+def require_verdict(row: Row | None) -> Row:
+    """The row of an examination of record."""
+    if row is None:
+        raise ExaminationError("This examination was not held against the champion.", "Leave the second version out.")
+    return row
+
+
+def _tell(event: TrainingEvent) -> None:
+    if event.phase == "contract":
+        log.info("contract holds: %s", event.message)
+    elif event.phase == "step" and event.loss is not None and event.step % max(1, event.steps // TOLD) == 0:
+        log.info("step %d of %d, loss %.3f", event.step, event.steps, event.loss)
+
+
+def last_rate(work: Workplace) -> float | None:
+    """Tokens a second of the last training in this home, from its own events."""
+    runs = sorted(work.settings.folder("runs").glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime)
+    rates = [event.rate for event in read_events(runs[-1]) if event.rate] if runs else []
+    return sum(rates) / len(rates) if rates else None
+
+
+def summary(work: Workplace) -> dict[str, Any]:
+    """What `academy status` tells."""
+    champion = work.ledger.champion()
+    verdicts = list(work.ledger.rows("verdict"))
+    statistics = work.store.get_statistics()
+    return {
+        "champion": champion.name if champion.version == BASE else champion.version,
+        "adapter": champion.adapter,
+        "generation": champion.generation,
+        "base_model": {"name": work.base.name, "digest": work.base.digest, "family": work.base.family},
+        "lessons": statistics | {"new": work.store.trainable(since=champion.cursor)},
+        "last_verdict": {"at": verdicts[-1].at, **_short(verdicts[-1])} if verdicts else None,
+        "budget": {"spent": work.ledger.verdicts_spent(), "horizon": HORIZON},
+        "home": str(work.settings.home),
+    }
+
+
+def _short(row: Row) -> dict[str, Any]:
+    return {name: row.body[name] for name in ("outcome", "because", "version")}

@@ -1,0 +1,81 @@
+"""What every command and task works with: the settings, the database and the base model, opened once a process."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from academy.base_model import BaseModel, resolve
+from academy.curriculum.register import HoldOutRegister
+from academy.database import Database
+from academy.experience.lessons import LessonsStore
+from academy.ledger import Ledger
+from academy.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from academy.genealogy.versions import Versions
+    from academy.serving.peft import PeftRuntime
+
+
+class Workplace:
+    """Opened by `Workplace.open`; what is heavy is opened when it is first asked for."""
+
+    def __init__(self, settings: Settings, base_model: str | None = None) -> None:
+        self.settings = settings
+        self.base_name = base_model or settings.base_model
+        self.database = Database(settings.database)
+        self.database.migrate()
+        self.store = LessonsStore(self.database)
+        self.register = HoldOutRegister(self.database)
+
+    @classmethod
+    def open(cls, base_model: str | None = None, home: Path | None = None) -> Workplace:
+        """Read the settings, prove the home and migrate the database."""
+        return cls(load_settings(home), base_model)
+
+    @cached_property
+    def base(self) -> BaseModel:
+        """The base model of this family."""
+        return resolve(self.base_name)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The family's ledger."""
+        return Ledger(self.database, self.base.digest)
+
+    @cached_property
+    def mlflow(self) -> Any:
+        """The MLflow client."""
+        from academy.genealogy.tracking import open_mlflow
+
+        return open_mlflow(self.settings)
+
+    @cached_property
+    def versions(self) -> Versions:
+        """The family's registered versions."""
+        from academy.genealogy.versions import Versions
+
+        return Versions(self.mlflow, self.base.family)
+
+    @cached_property
+    def runtime(self) -> PeftRuntime:
+        """The runtime that answers."""
+        from academy.serving.peft import PeftRuntime
+
+        return PeftRuntime(self.base)
+
+    @property
+    def adapters(self) -> Path:
+        """Where adapters are published, each under its digest."""
+        return self.settings.folder("adapters")
+
+    @property
+    def datasets(self) -> Path:
+        """Where datasets are written, each under its digest."""
+        return self.settings.folder("datasets")
+
+    @property
+    def quarantine(self) -> Path:
+        """Where unreadable lines are kept."""
+        return self.settings.folder("quarantine")

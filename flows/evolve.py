@@ -1,0 +1,94 @@
+"""experience -> dataset -> recipe -> decision -> training -> arena -> promotion.
+
+The file to read first. The same flow runs in `academy evolve`, against a Prefect server, and on a schedule.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow
+from pydantic import Field
+
+from academy.artifacts import only_one
+from academy.ledger import BASE
+from academy.settings import load_settings
+from academy.stages import Overrides, repositories
+from tasks import loop
+
+Files = Annotated[list[Path], Field(description="JSONL files to import first; what is known already changes nothing")]
+Repos = Annotated[
+    list[Path], Field(description="git repositories whose history is read; empty: the one the run stands in")
+]
+BaseModelName = Annotated[
+    str | None, Field(description="'seed', a folder or a Hugging Face name; empty: ACADEMY_BASE_MODEL")
+]
+Force = Annotated[bool, Field(description="train although the conditions are not met; recorded with the verdict")]
+Rank = Annotated[int | None, Field(ge=4, le=256, description="LoRA rank; empty: chosen for the model")]
+Rate = Annotated[float | None, Field(gt=0, le=1e-2, description="learning rate; empty: chosen for the model")]
+Epochs = Annotated[int | None, Field(ge=1, le=20, description="passes over the dataset; empty: chosen")]
+Batch = Annotated[int | None, Field(ge=1, le=128, description="examples a step; empty: chosen")]
+
+
+@flow(name="evolve", persist_result=True, validate_parameters=True)
+def evolve(
+    lessons: Files = [],  # noqa: B006  Prefect shows the default in its form
+    tasks: Files = [],  # noqa: B006
+    repositories_read: Repos = [],  # noqa: B006
+    base_model: BaseModelName = None,
+    force: Force = False,
+    lora_rank: Rank = None,
+    learning_rate: Rate = None,
+    num_epochs: Epochs = None,
+    batch_size: Batch = None,
+) -> dict[str, Any]:
+    """Turn new experience into an adapter that is examined and, if it is better, promoted."""
+    watch = _Stopwatch()
+    overrides = Overrides(rank=lora_rank, learning_rate=learning_rate, epochs=num_epochs, batch_size=batch_size)
+    with only_one(load_settings().folder("locks") / "evolve", "Another evolution is running in this home."):
+        read = loop.read_experience(lessons, tasks, base_model)
+        watch.lap("experience")
+        dataset = loop.curate_dataset(repositories(repositories_read, Path.cwd()), base_model)
+        watch.lap("dataset")
+        recipe = loop.choose_recipe(dataset, overrides, base_model)
+        decision = loop.decide(dataset, recipe, base_model, force=force)
+        watch.lap("decision")
+        told = {
+            "decision": {**decision.model_dump(mode="json"), "because": decision.because},
+            "imported": [one.model_dump(mode="json") for one in read],
+            "dataset": dataset.model_dump(
+                mode="json", include={"digest", "path", "examples", "holdout", "tokens", "funnel"}
+            )
+            | {"contradictions": len(dataset.contradictions)},
+            "recipe": recipe.model_dump(mode="json"),
+        }
+        if not decision.train:
+            return told | {"adapter": None, "verdict": None, "promoted": False, "stages": watch.laps}
+        challenger = loop.train_challenger(dataset, recipe, decision, base_model)
+        watch.lap("training")
+        verdict = loop.examine_challenger(challenger, decision, base_model)
+        watch.lap("arena")
+        promoted = loop.act_on_verdict(challenger, verdict, base_model)
+        watch.lap("promotion")
+    return told | {
+        "adapter": {"digest": challenger.adapter, "version": challenger.version, "parent": challenger.parent},
+        "verdict": verdict.body,
+        "champion": challenger.version if promoted else verdict.body["champion_version"] or BASE,
+        "promoted": promoted,
+        "stages": watch.laps,
+    }
+
+
+class _Stopwatch:
+    """Seconds of each stage, to a tenth."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._since = time.monotonic()
+
+    def lap(self, stage: str) -> None:
+        now = time.monotonic()
+        self.laps[stage] = round(now - self._since, 1)
+        self._since = now

@@ -1,0 +1,130 @@
+"""A Prefect server for a flow that runs here: the one that is running, or one of our own that ends with us.
+
+Prefect's own ephemeral server outlives a killed process; ours asks the kernel to be ended with its parent.
+`python -m flows.server PORT PARENT` is that child.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from academy.errors import HomeError
+from academy.processes import die_with_parent
+from academy.settings import Settings
+
+STARTUP_SECONDS = 120
+URL_FILE = "server.url"
+
+
+def configure(settings: Settings) -> None:
+    """Prefect's environment: its home in ours, quiet, patient. Must come before prefect is imported."""
+    defaults = {
+        "PREFECT_HOME": str(settings.folder("prefect")),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP_SECONDS),
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "academy",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+        "DO_NOT_TRACK": "true",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+@contextmanager
+def prefect_server(settings: Settings) -> Iterator[str]:
+    """The API address of a live server. Wait for it with `wait_for`: it may still be starting."""
+    if there := running(settings):
+        os.environ["PREFECT_API_URL"] = there
+        yield there
+        return
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_API_URL"] = url
+    with (settings.folder("prefect") / "server.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(port), str(os.getpid())],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            env={**os.environ, "PREFECT_LOGGING_SERVER_LEVEL": "WARNING", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"},
+        )  # fmt: skip
+    try:
+        yield url
+    finally:
+        _drain()
+        del os.environ["PREFECT_API_URL"]
+        child.terminate()
+        try:
+            child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def wait_for(url: str) -> None:
+    """Return when the server answers. Raises HomeError where it does not come up."""
+    until = time.monotonic() + STARTUP_SECONDS
+    while not alive(url):
+        if time.monotonic() > until:
+            raise HomeError(
+                f"The Prefect server at {url} does not answer.", "Its log is in ACADEMY_HOME/prefect/server.log."
+            )
+        time.sleep(0.1)
+
+
+def _drain() -> None:
+    """Send what Prefect still holds back for the server before the server ends."""
+    if "prefect" in sys.modules:
+        from prefect.events.worker import EventsWorker
+        from prefect.logging.handlers import APILogWorker
+
+        APILogWorker.drain_all(timeout=5)
+        EventsWorker.drain_all(timeout=5)
+
+
+def alive(url: str) -> bool:
+    """Whether a Prefect server answers at this address."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:  # noqa: S310  a loopback or configured address
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def running(settings: Settings) -> str:
+    """The server that PREFECT_API_URL names, or the one that serves this home's pages if it still answers; or ""."""
+    if named := os.environ.get("PREFECT_API_URL"):
+        return named
+    note = settings.folder("prefect") / URL_FILE
+    url = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+    return url if url and alive(url) else ""
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    """Serve until the parent ends."""
+    port, parent = int(sys.argv[1]), int(sys.argv[2])
+    die_with_parent(parent)
+    import uvicorn
+
+    uvicorn.run(
+        "prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port,
+        log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=5,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

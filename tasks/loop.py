@@ -1,0 +1,95 @@
+"""The stages of the loop as Prefect tasks. What passes between them are references, never payloads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.runtime import flow_run
+from prefect.states import State
+
+from academy import stages
+from academy.curriculum.dataset import Dataset
+from academy.errors import AcademyError
+from academy.experience.lessons import Import
+from academy.genealogy.versions import Version
+from academy.habitat.backend import TrainingOrder
+from academy.ledger import Row
+from academy.professor import Decision, Recipe
+from academy.promotion import reconcile
+from academy.workplace import Workplace
+
+
+def worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """A refusal in words would be the same again; only what nobody foresaw is tried again."""
+    try:
+        state.result()
+    except AcademyError:
+        return False
+    except Exception:  # noqa: BLE001  whatever it was, it was not one of our refusals
+        return True
+    return False
+
+
+_again: dict[str, Any] = {"retries": 2, "retry_delay_seconds": 5, "retry_condition_fn": worth_retrying}
+
+
+@task(name="read experience", timeout_seconds=1800, persist_result=True, **_again)
+def read_experience(lessons: list[Path], tasks: list[Path], base_model: str | None) -> list[Import]:
+    """Files of lessons and tasks into the store."""
+    work = Workplace.open(base_model)
+    reconcile(work.ledger, work.versions)
+    return stages.admit(work, lessons, tasks)
+
+
+@task(name="curate dataset", timeout_seconds=3600, persist_result=True, **_again)
+def curate_dataset(repos: list[Path], base_model: str | None) -> Dataset:
+    """The store and the git history into a dataset."""
+    return stages.curate(Workplace.open(base_model), repos)
+
+
+@task(name="choose recipe", timeout_seconds=600, persist_result=True, **_again)
+def choose_recipe(dataset: Dataset, overrides: stages.Overrides, base_model: str | None) -> Recipe:
+    """The professor's recipe."""
+    return stages.choose(Workplace.open(base_model), dataset, overrides)
+
+
+@task(name="decide", timeout_seconds=600, persist_result=True, **_again)
+def decide(dataset: Dataset, recipe: Recipe, base_model: str | None, *, force: bool) -> Decision:
+    """Does training pay now?"""
+    work = Workplace.open(base_model)
+    return stages.decide(work, force=force, order=stages.place_order(work, dataset, recipe), dataset=dataset)
+
+
+@task(name="train", timeout_seconds=12 * 3600, persist_result=True, **_again)
+def train_challenger(dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None) -> Version:
+    """A training in a process of its own, followed in MLflow, registered as a version."""
+    work = Workplace.open(base_model)
+    order: TrainingOrder = stages.place_order(work, dataset, recipe)
+    tags = {"prefect.flow_run": str(flow_run.get_id() or ""), "academy.decision": decision.because}
+    return stages.train(work, order, dataset, tags, meanwhile=_warm_up)
+
+
+@task(name="examine", timeout_seconds=6 * 3600, persist_result=True, **_again)
+def examine_challenger(challenger: Version, decision: Decision, base_model: str | None) -> Row:
+    """Champion against challenger; the verdict is a ledger row."""
+    work = Workplace.open(base_model)
+    row, _ = stages.hold_examination(work, challenger, decision=decision)
+    found = stages.require_verdict(row)
+    stages.publish_verdict(work, challenger, found)
+    return found
+
+
+@task(name="promote", timeout_seconds=1800, persist_result=True, **_again)
+def act_on_verdict(challenger: Version, verdict: Row, base_model: str | None) -> bool:
+    """Do what the verdict says."""
+    return stages.act(Workplace.open(base_model), challenger, verdict)
+
+
+def _warm_up() -> None:
+    """Import what the arena needs while the trainer is at work."""
+    importing: Callable[[], object] = lambda: __import__("academy.serving.peft")  # noqa: E731
+    threading.Thread(target=importing, daemon=True).start()
