@@ -21,7 +21,7 @@ Verify = Callable[[Path], None]
 
 
 def record_verdict(ledger: Ledger, key: str, body: dict[str, Any], lessons: tuple[int, int]) -> Row:
-    """Write a verdict once. A REJECT sets aside, in the same transaction, the lessons numbered (lessons[0], lessons[1]]."""
+    """Write a verdict once. A REJECT sets the lessons numbered (lessons[0], lessons[1]] aside, in one transaction."""
     with ledger.database.write() as connection:
         row = ledger.append("verdict", key, body, connection)
         if body["outcome"] == "REJECT":

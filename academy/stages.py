@@ -23,6 +23,7 @@ from academy.curriculum.dataset import Dataset, read_dataset
 from academy.errors import ExaminationError, InputError, TrainingError
 from academy.experience.commits import is_repository, open_repository
 from academy.experience.lessons import Import
+from academy.experience.source import Experience
 from academy.genealogy.tracking import TrackedRun
 from academy.genealogy.versions import Version
 from academy.habitat.adapter import Adapter, read_adapter
@@ -307,7 +308,7 @@ def _adapter(work: Workplace, digest: str) -> Adapter:
 def _contradicted(work: Workplace, held: Examination, champion: Champion, dataset: Dataset) -> list[dict[str, str]]:
     """The new lessons that teach what the challenger wrongly said on the guard questions it lost."""
     references = {example.id: example for example in dataset.held_out()}
-    taught = {}
+    taught: dict[str, Experience] = {}
     for lesson in work.store.read(since=champion.cursor):
         if lesson.seq <= dataset.cursor:
             taught.setdefault(lesson.answer, lesson)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import State
 
 from academy import stages
 from academy.curriculum.dataset import Dataset

@@ -116,12 +116,10 @@ def why_dead(suite: Suite) -> str:
 
 def _play(champion: Player, challenger: Player, suite: Suite, generation: Generation, folder: Path) -> Result:
     questions = suite.questions()
-    both = []
-    for player in (champion, challenger):
-        texts = _answers(player, questions, generation, folder)
-        both.append([suite.grade(q, text) for q, text in zip(questions, texts, strict=True)])
-        both.append(texts)
-    first, first_texts, second, second_texts = both
+    first_texts = _answers(champion, questions, generation, folder)
+    second_texts = _answers(challenger, questions, generation, folder)
+    first = [suite.grade(q, text) for q, text in zip(questions, first_texts, strict=True)]
+    second = [suite.grade(q, text) for q, text in zip(questions, second_texts, strict=True)]
     return Result(
         suite=suite.name,
         digest=suite.digest,

@@ -91,7 +91,8 @@ def judge(items: Sequence[Item], looks_before: int) -> Verdict:
     if guard and guard.difference < 0 and guard.p_loss <= GUARD_LEVEL:
         return said(
             "REJECT",
-            f"it forgot what the champion knows: {_points(guard)} on {guard.items} guard questions (p = {guard.p_loss:.2g})",
+            f"it forgot what the champion knows: {_points(guard)} on {guard.items} guard questions "
+            f"(p = {guard.p_loss:.2g})",
         )
     if target.difference < 0 and target.p_loss <= GUARD_LEVEL:
         return said("REJECT", f"it is worse: {_points(target)} on {target.items} questions (p = {target.p_loss:.2g})")
@@ -104,7 +105,8 @@ def judge(items: Sequence[Item], looks_before: int) -> Verdict:
     if target.p_gain <= level:
         return said(
             "PROMOTE",
-            f"it is better: {_points(target)} on {target.items} questions (p = {target.p_gain:.2g}, {level:.2g} allowed)",
+            f"it is better: {_points(target)} on {target.items} questions "
+            f"(p = {target.p_gain:.2g}, {level:.2g} allowed)",
         )
     return said(
         "HOLD",

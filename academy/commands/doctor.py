@@ -116,14 +116,15 @@ def _base(name: str) -> Finding:
 def _seed_intact() -> Finding:
     from academy.artifacts import digest_of_file
 
-    listed = dict(
-        reversed(line.split()) for line in (SEED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    )  # type: ignore[misc]
-    altered = [name for name, digest in listed.items() if digest_of_file(SEED_FOLDER / name) != digest]
+    lines = (SEED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    altered = [name for digest, name in map(str.split, lines) if digest_of_file(SEED_FOLDER / name) != digest]
     return Finding(
-        name="seed model", works=not altered, needed=False, found=f"{len(listed)} files checked" if not altered else f"altered: {', '.join(altered)}",
-        remedy="" if not altered else f"Install the package again, or use a base model other than '{SEED}'.",
-    )  # fmt: skip
+        name="seed model",
+        works=not altered,
+        needed=False,
+        found=f"altered: {', '.join(altered)}" if altered else f"{len(lines)} files checked",
+        remedy=f"Install the package again, or use a base model other than '{SEED}'." if altered else "",
+    )
 
 
 def _mlflow(settings: Settings) -> Finding:
@@ -168,14 +169,20 @@ def _unsloth() -> Finding:
 def _docker() -> Finding:
     there = Path("/var/run/docker.sock").exists()
     return Finding(
-        name="Docker", works=there, needed=False, found="engine is there" if there else "no engine: training runs in a process",
+        name="Docker",
+        works=there,
+        needed=False,
+        found="engine is there" if there else "no engine: training runs in a process",
         remedy="" if there else "Only containers need it: install docker.io and start the engine.",
-    )  # fmt: skip
+    )
 
 
 def _repository() -> Finding:
     there = is_repository(Path.cwd())
     return Finding(
-        name="git history", works=there, needed=False, found="this folder's repository" if there else "no repository here: commits are left out",
+        name="git history",
+        works=there,
+        needed=False,
+        found="this folder's repository" if there else "no repository here: commits are left out",
         remedy="" if there else "Give one with --repo.",
-    )  # fmt: skip
+    )

@@ -104,7 +104,7 @@ def _dry_run(work: Workplace, repos: list[Path], request: Request, *, as_json: b
     say(f"{verb}: {decision.because}")
     say(f"{dataset.examples:,} examples ({dataset.tokens:,} tokens) x {recipe.epochs} epochs, rank {recipe.rank}.")
     say(
-        f"About {seconds:,.0f} s of training at the last training's {rate:,.0f} tokens/s; on this machine it costs nothing else."
+        f"About {seconds:,.0f} s of training at the last training's {rate:,.0f} tokens/s, on this machine."
         if seconds
         else "No training was measured here yet, so nothing is said about its time."
     )

@@ -134,7 +134,8 @@ def status(base_model: str | None, *, as_json: bool) -> None:
         return
     say(f"Champion: {_name(found['champion'])} (generation {found['generation']}) of {work.base.family}.")
     say(
-        f"Lessons: {found['lessons']['total_lessons']:,}, of which {found['lessons']['new']:,} new since the champion's examination."
+        f"Lessons: {found['lessons']['total_lessons']:,}, "
+        f"of which {found['lessons']['new']:,} new since the champion's examination."
     )
     aside = found["lessons"]["standings"].get("set aside", 0)
     if aside:

@@ -24,7 +24,7 @@ MANIFEST = "manifest.json"
 
 
 class Example(Record):
-    """A request and its answer, with the origin it belongs to and the group (its answer) that results are counted by."""
+    """A request and its answer, the origin it belongs to, and the group (its answer) that results are counted by."""
 
     id: str
     suite: str
@@ -131,7 +131,7 @@ def write_dataset(folder: Path, train: Sequence[Example], held_out: Sequence[Exa
 
 
 def read_dataset(folder: Path, digest: str) -> Dataset:
-    """A written dataset by its digest or the beginning of it. Raises InputError where there is none or it was altered."""
+    """A written dataset by its digest. Raises InputError where there is none or it was altered."""
     found = sorted(path for path in folder.glob(f"{digest[:16]}*") if (path / MANIFEST).is_file())
     if len(found) != 1 or not digest:
         raise InputError(f"There is no dataset {digest}.", "`academy curate` makes one and prints its digest.")

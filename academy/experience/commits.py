@@ -77,10 +77,11 @@ class CommitsSource:
         marker = f"--format={_COMMIT}%H%x1f%an%x1f%aI%x1f%s"
         try:
             process = repo.git.log(
-                "-p", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv", "--unified=1", "--diff-merges=off",
-                f"--max-count={self.limit}", marker, as_process=True,
+                "-p", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv", "--unified=1",
+                "--diff-merges=off", f"--max-count={self.limit}", marker, as_process=True,
             )  # fmt: skip
-            head, patch, size = "", [], 0
+            head, size = "", 0
+            patch: list[str] = []
             for raw in process.stdout:
                 line = raw.decode("utf-8", errors="replace").rstrip("\n")
                 if line.startswith(_COMMIT):

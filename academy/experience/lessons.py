@@ -226,7 +226,8 @@ def _read_line(line: bytes, kind: Kind, batch: str) -> dict[str, Any] | str | No
     answer = next((found[key] for key in ANSWER_KEYS if isinstance(found.get(key), str)), "")
     outcome = _task_outcome(found) if kind == "task" else read_outcome(found.get("outcome"), found.get("result"))
     if not request.strip() or (not answer.strip() and outcome != "failure"):  # what failed may have no answer
-        return f"no {'request' if not request.strip() else 'answer'} ({'/'.join(REQUEST_KEYS if not request.strip() else ANSWER_KEYS)})"
+        missing, keys = ("request", REQUEST_KEYS) if not request.strip() else ("answer", ANSWER_KEYS)
+        return f"no {missing} ({'/'.join(keys)})"
     extra = found.get("metadata") or {}
     tags = found.get("tags") or []
     if not isinstance(extra, dict) or not isinstance(tags, list):

@@ -23,5 +23,5 @@ class Runtime(Protocol):
         ...
 
     def verify(self, adapter: str) -> None:
-        """Replay the adapter's canaries. Raises AdapterError where an answer is not the one it gave when it was made."""
+        """Replay the adapter's canaries. Raises AdapterError where an answer is not the one of its training."""
         ...

@@ -113,7 +113,7 @@ def _rows(order: TrainingOrder, template: ChatTemplate) -> tuple[list[dict[str, 
             rows.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
     if len(rows) != len(messages) or not rows:
         raise TrainingError(
-            f"{len(messages) - len(rows)} of {len(messages)} examples are longer than {order.recipe.max_length} tokens.",
+            f"{len(messages) - len(rows)} of {len(messages)} examples have over {order.recipe.max_length} tokens.",
             "Give the recipe a larger max_length, or leave long examples out.",
             cause="data",
         )
