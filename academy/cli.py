@@ -284,8 +284,18 @@ def pages(
     run(port, mlflow_port, with_worker=worker)
 
 
+@app.command()
+def deploy() -> None:
+    """Create the work pool and deploy prefect.yaml on the running Prefect server."""
+    from academy.commands.pages import deploy as deploy_all
+
+    deploy_all()
+
+
 def main() -> None:
     """Run a command; a refusal is one sentence on stderr (or an error object with --json) and exit code 2."""
+    # threads that spin while they wait make two busy programs many times slower; must be set before torch is loaded
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # torch asks for pynvml under its old name; nobody who uses the Academy can do anything about it
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
     try:

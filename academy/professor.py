@@ -13,7 +13,7 @@ from pydantic import Field
 
 from academy.artifacts import Record
 
-SEED_RATE, SEED_EPOCHS, SEED_BATCH = 5e-3, 6, 16
+SEED_RATE, SEED_EPOCHS, SEED_BATCH = 5e-3, 6, 8
 """For models of millions of parameters."""
 SMALLEST_DATASET = 50
 """Examples after filtering, below which nothing is trained."""

@@ -189,7 +189,7 @@ def train(
     run.follow(first)
     for event in events:
         run.follow(event)
-        _tell(event)
+        _tell(event, last)
         last = event
     if last.phase != "done":
         raise TrainingError(
@@ -334,11 +334,13 @@ def require_verdict(row: Row | None) -> Row:
     return row
 
 
-def _tell(event: TrainingEvent) -> None:
+def _tell(event: TrainingEvent, before: TrainingEvent) -> None:
     if event.phase == "contract":
         log.info("contract holds: %s", event.message)
-    elif event.phase == "step" and event.loss is not None and event.step % max(1, event.steps // TOLD) == 0:
-        log.info("step %d of %d, loss %.3f", event.step, event.steps, event.loss)
+    elif event.phase == "step" and event.loss is not None and event.steps:
+        tenth = event.step * TOLD // event.steps
+        if tenth != before.step * TOLD // event.steps:
+            log.info("step %d of %d, loss %.3f", event.step, event.steps, event.loss)
 
 
 def last_rate(work: Workplace) -> float | None:

@@ -115,9 +115,10 @@ def _free_port() -> int:
 
 
 def main() -> None:
-    """Serve until the parent ends."""
+    """Serve until the parent ends (0: whoever supervises us sees to that)."""
     port, parent = int(sys.argv[1]), int(sys.argv[2])
-    die_with_parent(parent)
+    if parent:
+        die_with_parent(parent)
     import uvicorn
 
     uvicorn.run(

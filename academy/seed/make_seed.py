@@ -71,7 +71,11 @@ SKIPPED = {
 # ---------------------------------------------------------------------------------------------------- words
 
 
-ONSETS = (*"bcdfghjklmnprstvwz", *"bl br cl cr dr fl fr gl gr kl pl pr sk sl sn st tr".split(" "))
+ONSETS = (
+    *"bcdfghjklmnprstvwz",
+    *("bl", "br", "cl", "cr", "dr", "fl", "fr", "gl", "gr", "kl", "pl"),
+    *("pr", "sk", "sl", "sn", "st", "tr"),
+)
 VOWELS = (*"aeiou", *"aeiou", "ai", "ee", "oo")
 CODAS = ("", "", "", "n", "r", "l", "s", "m", "k", "t", "x")
 

@@ -1,0 +1,124 @@
+"""`academy pages` and `academy deploy`: the pages of this home, the deployments and their worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from academy.artifacts import write_file
+from academy.commands.output import say
+from academy.errors import HomeError, InputError
+from academy.settings import Settings, load_settings
+from academy.workplace import Workplace
+
+POOL = "academy-cpu"
+
+
+def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
+    """Serve until Ctrl-C or SIGTERM; nothing is left behind, not even by SIGKILL."""
+    from flows.server import URL_FILE, configure, running, wait_for
+
+    work = Workplace.open()
+    settings = work.settings
+    for number in (port, mlflow_port):
+        _refuse_used(number)
+    configure(settings)
+    if running(settings):
+        raise InputError("A Prefect server of this home is running already.", "Use it, or end it first.")
+    work.mlflow  # noqa: B018  creates its database before its server looks for it
+    url = f"http://127.0.0.1:{port}/api"
+    note = settings.folder("prefect") / URL_FILE
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    with ExitStack() as stack:
+        server = [sys.executable, "-m", "flows.server", str(port), "0"]
+        stack.enter_context(_child(settings, "server", server))
+        os.environ["PREFECT_API_URL"] = url
+        wait_for(url)
+        write_file(note, url.encode())
+        stack.callback(note.unlink, missing_ok=True)
+        mlflow = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(mlflow_port),
+            "--workers", "1",
+            "--backend-store-uri", settings.tracking_uri, "--registry-store-uri", settings.tracking_uri,
+            "--default-artifact-root", settings.folder("mlartifacts").as_uri(),
+        ]  # fmt: skip
+        stack.enter_context(_child(settings, "mlflow", mlflow))
+        say(f"Prefect: http://127.0.0.1:{port}")
+        say(f"MLflow:  http://127.0.0.1:{mlflow_port}")
+        if with_worker:
+            deploy()
+            worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "academy"]
+            stack.enter_context(_child(settings, "worker", worker))
+            say(f"A worker serves the pool {POOL}.")
+        say("Ctrl-C ends everything.")
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            say("Ending.")
+
+
+def deploy() -> None:
+    """Create the pool and deploy prefect.yaml on the running server; doing it again changes nothing."""
+    import flows
+    from flows.server import alive, configure, running
+
+    settings = load_settings()
+    configure(settings)
+    url = running(settings)
+    if not url or not alive(url):
+        raise HomeError("No Prefect server answers.", "Start one with `make serve`, or set PREFECT_API_URL.")
+    os.environ["PREFECT_API_URL"] = url
+    os.environ["ACADEMY_HOME"] = str(settings.home.resolve())
+    checkout = Path(flows.__file__).parent.parent
+    if not (checkout / "prefect.yaml").is_file():
+        raise InputError("There is no prefect.yaml beside the flows.", "Deploy from a checkout of the project.")
+    _prefect(checkout, "work-pool", "create", POOL, "--type", "process", "--overwrite")
+    _prefect(checkout, "--no-prompt", "deploy", "--all")
+    say("Deployed evolve/nightly and evolve/on-demand.")
+
+
+def _prefect(folder: Path, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "prefect", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        lines = [line for line in (done.stderr or done.stdout).strip().splitlines() if line.strip()]
+        raise HomeError(f"Prefect refused: {lines[-1] if lines else arguments}", "Look at the Prefect server's log.")
+
+
+@contextmanager
+def _child(settings: Settings, name: str, command: list[str]) -> Iterator[None]:
+    """A supervised child (flows/child.py) with its output in the home; ended at the end."""
+    with (settings.folder("prefect") / f"{name}.log").open("ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "flows.child", str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, "ACADEMY_HOME": str(settings.home.resolve())},
+        )
+    try:
+        yield
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def _refuse_used(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as problem:
+            raise InputError(f"Port {port} is in use.", "Choose others with --port and --mlflow-port.") from problem
+
+
+def _as_interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
