@@ -18,33 +18,37 @@ from academy.settings import load_settings
 from academy.stages import Overrides, repositories
 from tasks import loop
 
-Files = Annotated[list[Path], Field(description="JSONL files to import first; what is known already changes nothing")]
-Repos = Annotated[
-    list[Path], Field(description="git repositories whose history is read; empty: the one the run stands in")
-]
-BaseModelName = Annotated[
-    str | None, Field(description="'seed', a folder or a Hugging Face name; empty: ACADEMY_BASE_MODEL")
-]
-Force = Annotated[bool, Field(description="train although the conditions are not met; recorded with the verdict")]
-Rank = Annotated[int | None, Field(ge=4, le=256, description="LoRA rank; empty: chosen for the model")]
-Rate = Annotated[float | None, Field(gt=0, le=1e-2, description="learning rate; empty: chosen for the model")]
-Epochs = Annotated[int | None, Field(ge=1, le=20, description="passes over the dataset; empty: chosen")]
-Batch = Annotated[int | None, Field(ge=1, le=128, description="examples a step; empty: chosen")]
+Rank = Annotated[int | None, Field(ge=4, le=256)]
+Rate = Annotated[float | None, Field(gt=0, le=1e-2)]
+Epochs = Annotated[int | None, Field(ge=1, le=20)]
+Batch = Annotated[int | None, Field(ge=1, le=128)]
 
 
 @flow(name="evolve", persist_result=True, validate_parameters=True)
 def evolve(
-    lessons: Files = [],  # noqa: B006  Prefect shows the default in its form
-    tasks: Files = [],  # noqa: B006
-    repositories_read: Repos = [],  # noqa: B006
-    base_model: BaseModelName = None,
-    force: Force = False,
+    lessons: list[Path] = [],  # noqa: B006  Prefect shows the default in its form
+    tasks: list[Path] = [],  # noqa: B006
+    repositories_read: list[Path] = [],  # noqa: B006
+    base_model: str | None = None,
+    force: bool = False,
     lora_rank: Rank = None,
     learning_rate: Rate = None,
     num_epochs: Epochs = None,
     batch_size: Batch = None,
 ) -> dict[str, Any]:
-    """Turn new experience into an adapter that is examined and, if it is better, promoted."""
+    """Turn new experience into an adapter that is examined and, if it is better, promoted.
+
+    Args:
+        lessons: JSONL files of lessons to import first; what is known already changes nothing.
+        tasks: JSONL task histories to import first.
+        repositories_read: Git repositories whose history is read; empty for the one the run stands in.
+        base_model: 'seed', a folder or a Hugging Face name; empty for ACADEMY_BASE_MODEL.
+        force: Train although the conditions are not met; recorded with the verdict.
+        lora_rank: LoRA rank, 4 to 256; empty to let the professor choose.
+        learning_rate: Learning rate, up to 0.01; empty to let the professor choose.
+        num_epochs: Passes over the dataset, 1 to 20; empty to let the professor choose.
+        batch_size: Examples a step, 1 to 128; empty to let the professor choose.
+    """
     watch = _Stopwatch()
     overrides = Overrides(rank=lora_rank, learning_rate=learning_rate, epochs=num_epochs, batch_size=batch_size)
     with only_one(load_settings().folder("locks") / "evolve", "Another evolution is running in this home."):

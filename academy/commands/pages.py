@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -36,7 +36,7 @@ def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
     url = f"http://127.0.0.1:{port}/api"
     note = settings.folder("prefect") / URL_FILE
     signal.signal(signal.SIGTERM, _as_interrupt)
-    with ExitStack() as stack:
+    with ExitStack() as stack, suppress(KeyboardInterrupt):
         server = [sys.executable, "-m", "flows.server", str(port), "0"]
         stack.enter_context(_child(settings, "server", server))
         os.environ["PREFECT_API_URL"] = url
@@ -58,10 +58,7 @@ def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
             stack.enter_context(_child(settings, "worker", worker))
             say(f"A worker serves the pool {POOL}.")
         say("Ctrl-C ends everything.")
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            say("Ending.")
+        signal.pause()
 
 
 def deploy() -> None:
@@ -102,7 +99,11 @@ def _child(settings: Settings, name: str, command: list[str]) -> Iterator[None]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, "ACADEMY_HOME": str(settings.home.resolve())},
+            env={
+                **os.environ,
+                "ACADEMY_HOME": str(settings.home.resolve()),
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its pages need no job processes
+            },
         )
     try:
         yield

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.utils.logging import disable_progress_bar
 
 from academy.base_model import BaseModel
 from academy.errors import AdapterError
@@ -26,6 +27,7 @@ class PeftRuntime:
     def __init__(self, base: BaseModel) -> None:
         self.base = base
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        disable_progress_bar()
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             base.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
