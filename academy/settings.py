@@ -28,7 +28,7 @@ class Settings(BaseSettings):
     """Paths, addresses and thresholds. One instance a command, passed down; there is no global one."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore", populate_by_name=True
+        env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore"
     )
 
     home: Annotated[Path, NoDecode] = Field(

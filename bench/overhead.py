@@ -1,0 +1,76 @@
+"""`python -m bench.overhead`: wall time of the whole loop beside bare training and bare evaluation, in one run.
+
+Bare means: the trainer's own process on the same order, and a process that imports, loads and lets both players answer
+the same questions; each with its imports. Creating databases is set-up and not counted. Refuses on a busy machine.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parent.parent
+LESSONS = CHECKOUT / "examples/lessons/01-2026-07-operations.jsonl"
+BUSY = 0.5
+EVALUATE = """
+import sys
+from pathlib import Path
+from academy.stages import RuntimePlayer, _suites
+from academy.workplace import Workplace
+from academy.curriculum.dataset import read_dataset
+from academy.ledger import Champion
+work = Workplace.open()
+for adapter in ("base", sys.argv[2]):
+    player = RuntimePlayer(work, adapter)
+    for suite, generation in _suites(work, read_dataset(work.datasets, sys.argv[1]), Champion()):
+        player.answer([q.request for q in suite.questions()], generation)
+"""
+
+
+def main() -> int:
+    """Measure once and print a table."""
+    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
+        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or say --anyway.")
+        return 2
+    place = Path(tempfile.mkdtemp(prefix="academy-bench-"))
+    try:
+        return _measure(place)
+    finally:
+        shutil.rmtree(place)
+
+
+def _measure(place: Path) -> int:
+    environment = {**os.environ, "ACADEMY_HOME": str(place / "home")}
+    academy = [sys.executable, "-m", "academy.cli"]
+    _timed([*academy, "init"], environment)
+    wall, out = _timed([*academy, "evolve", "--lessons", str(LESSONS), "--json"], environment)
+    told = json.loads(out)
+    order = next((place / "home/runs").glob("*/order.json"))
+    bare = json.loads(order.read_bytes()) | {"runs": str(place / "bare"), "adapters": str(place / "bare-adapters")}
+    again = place / "bare" / "again"
+    again.mkdir(parents=True)
+    (again / "order.json").write_text(json.dumps(bare), encoding="utf-8")
+    command = [sys.executable, "-m", "academy.habitat.trainer", str(again / "order.json"), str(os.getpid())]
+    training, _ = _timed(command, environment)
+    arguments = [told["dataset"]["digest"], told["adapter"]["digest"]]
+    evaluation, _ = _timed([sys.executable, "-c", EVALUATE, *arguments], environment)
+    print(f"stages: {told['stages']}")
+    print(f"evolve {wall:.1f} s; bare training {training:.1f} s, bare evaluation {evaluation:.1f} s")
+    print(f"ratio {wall / (training + evaluation):.2f} (goal: at most 1.25)")
+    return 0
+
+
+def _timed(command: list[str], environment: dict[str, str]) -> tuple[float, str]:
+    started = time.monotonic()
+    done = subprocess.run(command, env=environment, cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, check=True)
+    return time.monotonic() - started, done.stdout
+
+
+if __name__ == "__main__":
+    sys.exit(main())
