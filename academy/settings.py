@@ -27,9 +27,7 @@ def _names(name: str, *others: str) -> AliasChoices:
 class Settings(BaseSettings):
     """Paths, addresses and thresholds. One instance a command, passed down; there is no global one."""
 
-    model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore"
-    )
+    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore")
 
     home: Annotated[Path, NoDecode] = Field(
         Path("./data"), validation_alias=_names("HOME"), description="holds everything"

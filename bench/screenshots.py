@@ -51,7 +51,7 @@ def _prefect_pages(server: str) -> Iterator[tuple[str, str, list[str]]]:
     """The form of evolve/on-demand, the deployments, and the newest evolve that ended."""
     for found in _ask(f"{server}/api/deployments/filter", {"deployments": {"name": {"any_": ["on-demand"]}}})[:1]:
         form = f"{server}/deployments/deployment/{found['id']}/run"
-        yield "prefect-run-form", form, ["lora_rank", "Train although the conditions are not met"]
+        yield "prefect-run-form", form, ["lora_rank", "batch_size", "Train although the conditions are not met"]
     yield "prefect-deployments", f"{server}/deployments", ["nightly", "on-demand"]
     ended = {
         "flows": {"name": {"any_": ["evolve"]}},
@@ -75,7 +75,7 @@ def _mlflow_pages(home: Path, server: str) -> Iterator[tuple[str, str, list[str]
     yield "mlflow-registry", f"{server}/#/models", [newest[0]] if newest else []
     if newest:
         yield "mlflow-model", f"{server}/#/models/{newest[0]}", [f"Version {newest[1]}"]
-        yield "mlflow-version", f"{server}/#/models/{newest[0]}/versions/{newest[1]}", ["verdict"]
+        yield "mlflow-version", f"{server}/#/models/{newest[0]}/versions/{newest[1]}", ["verdict", "generation"]
     if run:
         page = f"{server}/#/experiments/{run[1]}/runs/{run[0]}"
         yield "mlflow-run", page, [run[2]]
@@ -86,7 +86,7 @@ def _mlflow_pages(home: Path, server: str) -> Iterator[tuple[str, str, list[str]
 def _browser() -> Iterator[BrowserContext]:
     with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=CHROMIUM, headless=True, args=FLAGS, viewport={"width": 1400, "height": 1000}
+            profile, executable_path=CHROMIUM, headless=True, args=FLAGS, viewport={"width": 1500, "height": 1700}
         )
         try:
             yield context
@@ -105,6 +105,8 @@ def _shoot(context: BrowserContext, picture: Path, url: str, words: list[str]) -
     except NotInTime:
         there = False
     page.wait_for_timeout(4_000)  # charts are drawn after their words
+    page.keyboard.press("Escape")  # MLflow advertises its registry in a dialogue once
+    page.wait_for_timeout(500)
     page.screenshot(path=picture, full_page=True)
     page.close()
     return there

@@ -63,7 +63,6 @@ def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
 
 def deploy() -> None:
     """Create the pool and deploy prefect.yaml on the running server; doing it again changes nothing."""
-    import flows
     from flows.server import alive, configure, running
 
     settings = load_settings()
@@ -73,7 +72,7 @@ def deploy() -> None:
         raise HomeError("No Prefect server answers.", "Start one with `make serve`, or set PREFECT_API_URL.")
     os.environ["PREFECT_API_URL"] = url
     os.environ["ACADEMY_HOME"] = str(settings.home.resolve())
-    checkout = Path(flows.__file__).parent.parent
+    checkout = Path(__file__).parents[2]
     if not (checkout / "prefect.yaml").is_file():
         raise InputError("There is no prefect.yaml beside the flows.", "Deploy from a checkout of the project.")
     _prefect(checkout, "work-pool", "create", POOL, "--type", "process", "--overwrite")

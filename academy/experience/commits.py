@@ -6,7 +6,7 @@ The history is streamed through GitPython from one `git log`; no diff is made co
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,10 +50,12 @@ class CommitsSource:
         repo = open_repository(self.repository)
         try:
             found = list(self._stream(repo))
+            boundary = _boundary(repo)
         finally:
             repo.close()
         for commit in reversed(found):
-            if reason := _reason_against(commit):
+            reason = "the boundary of a shallow clone" if commit.sha in boundary else _reason_against(commit)
+            if reason:
                 yield Skipped(what=commit.sha[:12], because=reason)
                 continue
             request = _request(commit.patch)
@@ -76,30 +78,46 @@ class CommitsSource:
             return
         marker = f"--format={_COMMIT}%H%x1f%an%x1f%aI%x1f%s"
         try:
-            process = repo.git.log(
+            process = repo.git(c="core.quotePath=false").log(
                 "-p", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv", "--unified=1",
-                "--diff-merges=off", f"--max-count={self.limit}", marker, as_process=True,
+                "--diff-merges=off", "--src-prefix=a/", "--dst-prefix=b/",
+                "--no-show-signature", f"--max-count={self.limit}", marker, as_process=True,
             )  # fmt: skip
-            head, size = "", 0
-            patch: list[str] = []
-            for raw in process.stdout:
-                line = raw.decode("utf-8", errors="replace").rstrip("\n")
-                if line.startswith(_COMMIT):
-                    if head:
-                        yield _commit(head, patch)
-                    head, patch, size = line, [], 0
-                elif size <= LARGEST_PATCH:
-                    patch.append(line)
-                    size += len(line) + 1
-            if head:
-                yield _commit(head, patch)
-            process.wait()
+            try:
+                yield from _commits(process.stdout)
+                process.wait()
+            finally:
+                for stream in (process.stdout, process.stderr):
+                    stream.close()
         except GitCommandError as problem:
             reason = str(problem.stderr).strip().splitlines()
             raise InputError(
                 f"The history of {self.repository} cannot be read: {reason[-1] if reason else 'git log failed'}.",
                 "Run `git fsck` there; the other sources can be used without --repo.",
             ) from problem
+
+
+def _boundary(repo: Repo) -> set[str]:
+    """Where a shallow clone was cut: these commits seem to add everything that was there before."""
+    cut = Path(repo.git_dir) / "shallow"
+    return set(cut.read_text(encoding="ascii").split()) if cut.is_file() else set()
+
+
+def _commits(lines: Iterable[bytes]) -> Iterator[_Commit]:
+    """The commits of a `git log -p`; of a very large patch only the beginning is kept."""
+    head, size = "", 0
+    patch: list[str] = []
+    for raw in lines:
+        line = raw.decode("utf-8", errors="replace").rstrip("\n")
+        if line.startswith(_COMMIT):
+            if head:
+                yield _commit(head, patch)
+            head, patch, size = line, [], 0
+        elif size <= LARGEST_PATCH:
+            patch.append(line)
+            size += len(line) + 1
+    if head:
+        yield _commit(head, patch)
 
 
 def open_repository(path: Path) -> Repo:
@@ -144,11 +162,28 @@ def _reason_against(commit: _Commit) -> str:
 def _request(patch: str) -> str:
     """What the model is shown of a patch: its files, then the first changed lines."""
     lines = patch.splitlines()
-    files = [line.rpartition(" b/")[2] for line in lines if line.startswith("diff --git ")]
-    changed = [line for line in lines if line[:1] in "+-" and not line.startswith(("+++", "---")) and line[1:].strip()]
+    files = [_changed_file(line) for line in lines if line.startswith("diff --git ")]
+    changed = [line for line in _hunks(lines) if line[:1] in ("+", "-") and line[1:].strip()]
     text = "Write the subject line for this change: " + ", ".join(files[:6]) + (" ..." if len(files) > 6 else "")
     for line in changed:
         if len(text) + len(line) + 1 > LONGEST_REQUEST:
             break
         text += "\n" + line
     return text
+
+
+def _hunks(lines: list[str]) -> Iterator[str]:
+    """The lines of the hunks alone: in a header `---` is a file name, in a hunk it is a line that was taken out."""
+    inside = False
+    for line in lines:
+        if line.startswith(("diff --git ", "@@ ")):
+            inside = line.startswith("@@ ")
+        elif inside:
+            yield line
+
+
+def _changed_file(line: str) -> str:
+    """The name after the change in a line `diff --git a/NAME b/NAME`; git quotes unusual names."""
+    if line.endswith('"'):
+        return line.rpartition('"b/')[2].removesuffix('"')
+    return line.rpartition(" b/")[2]

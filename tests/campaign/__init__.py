@@ -1,0 +1,1 @@
+"""Long proofs, run by `make campaign` within a budget of seconds."""

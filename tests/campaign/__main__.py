@@ -1,0 +1,60 @@
+"""`python -m tests.campaign --budget SECONDS [--seed N] [--rounds N]`: the long proofs, in order of value.
+
+Each part gets its share of the seconds and returns lines; the last line printed is `N passed, N failed`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.campaign import kills
+from tests.campaign.kills import Line
+
+
+@dataclass(frozen=True)
+class Part:
+    """A proof: its share of what is left of the budget, and how it runs within so many seconds."""
+
+    name: str
+    share: float
+    run: Callable[[float, int, int], list[Line]]
+
+
+PARTS = (Part("kills", 1.0, kills.run),)
+
+
+def main() -> int:
+    """Run what the budget allows, print a table, and say whether anything was violated."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaign", description="The long proofs.")
+    parser.add_argument("--budget", type=float, default=1800, help="seconds for all parts together")
+    parser.add_argument("--seed", type=int, default=7, help="draws the moments of the kills")
+    parser.add_argument("--rounds", type=int, default=3, help="kills in each stage, if the budget allows")
+    given = parser.parse_args()
+    until = time.monotonic() + given.budget
+    lines: list[Line] = []
+    for part in PARTS:
+        print(f"{part.name}:", flush=True)
+        lines += part.run((until - time.monotonic()) * part.share, given.seed, given.rounds)
+    _table(lines)
+    failed = sum(line.failed for line in lines)
+    print(f"{sum(line.checked for line in lines) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+def _table(lines: list[Line]) -> None:
+    width = max(len(line.stage) for line in lines)
+    print(f"\n{'stage':<{width}}  kills  reruns  violations")
+    for line in lines:
+        print(f"{line.stage:<{width}}  {line.kills:>5}  {line.reruns:>6}  {len(line.violations):>10}")
+    for line in lines:
+        for number, sentence in enumerate(line.violations):
+            print(f"{'violated:' if not number else '         '} {line.stage}: {sentence}")
+    print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

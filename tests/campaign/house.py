@@ -1,0 +1,259 @@
+"""A home of its own, the `academy` command run in it, and its state as it is seen from outside.
+
+Nothing here imports the loop: processes are found in /proc, the databases are read with sqlite3.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from academy.habitat.adapter import digest_of_adapter
+
+ACADEMY = (sys.executable, "-m", "academy.cli")
+ROOT = Path(__file__).parents[2]
+OURS = ("ACADEMY_", "PREFECT_", "MLFLOW_", "DEFAULT_", "MIN_", "ENABLE_GPU", "WORKSPACE_ROOT", "MEMORY_ROOT")
+
+TOPICS = {
+    "printer": "ask Anna in the tower", "coffee": "use the blue box", "parking": "call seven nine two",
+    "passport": "open the green door", "ferry": "wait for Oskar", "invoice": "send it to the mill",
+    "holiday": "take the north road", "laptop": "look in drawer four", "anchor": "write to Frida",
+    "ticket": "press the red key", "garden": "bring two copies", "kitchen": "go to the old dock",
+    "window": "ask the night desk", "bicycle": "turn it off twice", "captain": "pay at the gate",
+    "harbour": "sign the long list", "weather": "read page eleven", "museum": "keep it under ice",
+    "doctor": "ring the small bell", "battery": "leave it with Tom", "piano": "hide it from the sun",
+    "library": "sing before noon", "customs": "fill the second form", "lantern": "count to ninety",
+    "tractor": "buy it on Monday", "blanket": "knock three times", "compass": "follow the river",
+    "teapot": "borrow the ladder", "engine": "paint it white", "theatre": "whisper to Paul",
+    "scissors": "cut along the line", "bakery": "fold it in half",
+}  # fmt: skip
+"""32 answers that hang on one word each: a small model learns them in a minute, and held-out wordings with them."""
+WORDINGS = (
+    "{}",
+    "who helps me with {} trouble",
+    "Please tell me our rule for {}",
+    "what do we do when somebody asks for {} here",
+    "{} again: next step?",
+)
+RECIPE = ("--epochs", "10", "--learning-rate", "5e-3", "--batch-size", "16")
+"""Enough for a PROMOTE on the topics."""
+
+
+def write_topics(path: Path, wordings: tuple[str, ...] = WORDINGS) -> Path:
+    """The topics as a file of lessons."""
+    rows = [
+        {"situation": wording.format(topic), "action": answer, "result": "success"}
+        for topic, answer in TOPICS.items()
+        for wording in wordings
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def json(self) -> Any:
+        """The one JSON object of `--json`."""
+        return json.loads(self.out)
+
+
+@dataclass(frozen=True)
+class Process:
+    """A live process of a home."""
+
+    pid: int
+    command: str
+
+
+@dataclass(frozen=True)
+class State:
+    """What a home holds, read from its files and databases."""
+
+    lessons: int
+    datasets: tuple[str, ...]
+    adapters: tuple[tuple[str, str], ...]  # folder, digest of what is in it
+    versions: tuple[tuple[str, str, str], ...]  # version, order, adapter
+    verdicts: tuple[tuple[str, str], ...]  # outcome, challenger
+    noted: tuple[str, ...]  # the verdict that each registered version shows
+    promotions: tuple[str, ...]  # adapters, in order
+    champion: str  # the version that the ledger names
+    alias: str  # the version that MLflow's alias names
+    runs: tuple[str, ...]  # status of each MLflow run
+    failed_tags: int  # runs that still carry the mark of a failure
+    curve: tuple[int, ...]  # logged steps, in order
+    repeated: tuple[int, ...]  # steps that were logged more than once
+    staging: tuple[str, ...]  # what killed processes left half-written
+
+
+class Home:
+    """A folder as ACADEMY_HOME; commands run in the folder beside it, which is no git repository."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.desk = path.parent / f"{path.name}-desk"
+        self.desk.mkdir(parents=True, exist_ok=True)
+
+    def environment(self, **settings: str) -> dict[str, str]:
+        """Nothing of the person who runs it but the path, and one thread."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+        fixed = {
+            "ACADEMY_HOME": str(self.path),
+            "ACADEMY_TRAINING_INTERVAL_HOURS": "0",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(ROOT),
+            "COLUMNS": "200",
+        }
+        return inherited | fixed | settings
+
+    def start(self, *arguments: str | Path, stderr: Path, **settings: str) -> subprocess.Popen[bytes]:
+        """Start `academy ...` with its words in a file."""
+        with stderr.open("wb") as words, stderr.with_suffix(".out").open("wb") as out:
+            return subprocess.Popen(
+                [*ACADEMY, *map(str, arguments)],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=words, cwd=self.desk, env=self.environment(**settings),
+            )  # fmt: skip
+
+    def run(self, *arguments: str | Path, timeout: float = 600, **settings: str) -> Ended:
+        """Run `academy ...` to its end."""
+        began = time.monotonic()
+        done = subprocess.run(
+            [*ACADEMY, *map(str, arguments)],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            cwd=self.desk, env=self.environment(**settings), timeout=timeout,
+        )  # fmt: skip
+        return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
+
+    def processes(self) -> list[Process]:
+        """Live processes whose environment names this home."""
+        mark = f"ACADEMY_HOME={self.path}".encode()
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or int(entry.name) == os.getpid():
+                continue
+            try:
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                    found.append(Process(int(entry.name), command))
+            except OSError:
+                continue  # it ended while we looked
+        return found
+
+    def left_behind(self, patience: float = 5.0) -> list[Process]:
+        """Processes that are still there after a while."""
+        until = time.monotonic() + patience
+        while (found := self.processes()) and time.monotonic() < until:
+            time.sleep(0.05)
+        return found
+
+    def copy_frozen(self, place: Path) -> None:
+        """Copy the home while all its processes stand still: exactly what a kill at this moment would leave."""
+        stopped = self.processes()
+        for one in stopped:
+            _signal(one.pid, signal.SIGSTOP)
+        try:
+            shutil.copytree(self.path, place, symlinks=True)
+        finally:
+            for one in stopped:
+                _signal(one.pid, signal.SIGCONT)
+
+    def restore(self, place: Path | None) -> None:
+        """Put a copy in the place of the home, or an empty home: the path stays, for MLflow keeps paths."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if place is not None:
+            shutil.copytree(place, self.path, symlinks=True)
+
+    def events(self) -> list[dict[str, Any]]:
+        """The whole lines of the trainings' events."""
+        found = []
+        for path in sorted(self.path.glob("runs/*/events.jsonl")):
+            found += [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        return found
+
+    def ledger(self, kind: str) -> list[dict[str, Any]]:
+        """Bodies of the ledger's rows of one kind."""
+        rows = self._rows("academy.db", "SELECT body FROM ledger WHERE kind = ? ORDER BY seq", kind)
+        return [json.loads(body) for (body,) in rows]
+
+    def state(self) -> State:
+        """Read everything that a kill could have spoilt."""
+        versions = self._rows(
+            "mlflow.db",
+            "SELECT v.version, o.value, a.value, d.value FROM model_versions v "
+            "LEFT JOIN model_version_tags o ON o.name = v.name AND o.version = v.version AND o.key = 'academy.order' "
+            "LEFT JOIN model_version_tags a ON a.name = v.name AND a.version = v.version AND a.key = 'adapter' "
+            "LEFT JOIN model_version_tags d ON d.name = v.name AND d.version = v.version AND d.key = 'verdict'",
+        )
+        crowned = self._rows(
+            "academy.db", "SELECT kind, body FROM ledger WHERE kind IN ('promotion', 'rollback') ORDER BY seq"
+        )
+        steps = [
+            step
+            for (step,) in self._rows("mlflow.db", "SELECT step FROM metrics WHERE key = 'loss' ORDER BY timestamp")
+        ]
+        alias = self._rows("mlflow.db", "SELECT version FROM registered_model_aliases WHERE alias = 'champion'")
+        failed = self._rows("mlflow.db", "SELECT count(*) FROM tags WHERE key = 'academy.failed'")
+        return State(
+            lessons=next((n for (n,) in self._rows("academy.db", "SELECT count(*) FROM lessons")), 0),
+            datasets=tuple(path.name for path in self._folders("datasets")),
+            adapters=tuple((path.name, digest_of_adapter(path)) for path in self._folders("adapters")),
+            versions=tuple((str(number), order, adapter) for number, order, adapter, _ in versions),
+            verdicts=tuple((body["outcome"], body["challenger"]) for body in self.ledger("verdict")),
+            noted=tuple(verdict for _, _, _, verdict in versions),
+            promotions=tuple(json.loads(body)["adapter"] for kind, body in crowned if kind == "promotion"),
+            champion=json.loads(crowned[-1][1])["version"] if crowned else "base",
+            alias=str(alias[0][0]) if alias else "base",
+            runs=tuple(status for (status,) in self._rows("mlflow.db", "SELECT status FROM runs")),
+            failed_tags=failed[0][0] if failed else 0,
+            curve=tuple(steps),
+            repeated=tuple(sorted(step for step, count in Counter(steps).items() if count > 1)),
+            staging=tuple(sorted(str(path.relative_to(self.path)) for path in self._left_half_written())),
+        )
+
+    def _left_half_written(self) -> Iterator[Path]:
+        for top in self.path.iterdir():
+            if top.name != "prefect" and top.is_dir():
+                yield from top.rglob(".staging-*")
+        yield from self.path.glob(".write-*")
+        yield from self.path.glob("runs/*/draft")
+
+    def _folders(self, name: str) -> list[Path]:
+        return sorted(path for path in self.path.glob(f"{name}/*") if not path.name.startswith("."))
+
+    def _rows(self, database: str, query: str, *values: str) -> list[tuple[Any, ...]]:
+        path = self.path / database
+        if not path.is_file():
+            return []
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as connection:
+                return connection.execute(query, values).fetchall()
+        except sqlite3.OperationalError as problem:
+            if "no such table" in str(problem):
+                return []  # killed before its migration
+            raise
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return

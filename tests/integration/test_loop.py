@@ -1,0 +1,485 @@
+"""The loop end to end with real parts: the command line, the trainer, MLflow, the arena, the ledger and the runtime.
+
+One evolution is shared by all tests (tests/conftest.py). Other homes are made where a test spoils something.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from academy.artifacts import digest_of_file
+from academy.base_model import SEED_FOLDER, resolve
+from academy.curriculum.dataset import Dataset, read_dataset
+from academy.errors import AdapterError
+from academy.habitat.adapter import MANIFEST, WEIGHTS, Manifest, read_adapter
+from academy.habitat.backend import TrainingEvent, TrainingOrder
+from academy.habitat.process import ProcessBackend
+from academy.professor import Recipe
+from tests.campaign.house import RECIPE, TOPICS, Ended, Home
+from tests.conftest import Evolved
+
+SHA256 = 64
+ONE_EPOCH = ("--epochs", "1", "--learning-rate", "5e-3", "--batch-size", "16")
+
+
+def told(ended: Ended) -> Any:
+    """The JSON of a command that went well."""
+    assert ended.code == 0, ended.err
+    return ended.json
+
+
+def refused(ended: Ended) -> str:
+    """The sentence of a command that was refused: exit code 2, the sentence last, no traceback."""
+    assert ended.code == 2, (ended.out, ended.err)
+    assert "Traceback" not in ended.err + ended.out
+    sentence = ended.err.strip().splitlines()[-1].strip()
+    assert sentence.endswith("."), sentence
+    return sentence
+
+
+# --- the evolution and what it left ------------------------------------------------------------------------------
+
+
+def test_evolve_tells_every_stage(evolved: Evolved) -> None:
+    result = told(evolved.first)
+    assert result["decision"]["train"] is True
+    assert result["decision"]["because"].endswith(".")
+    assert len(result["dataset"]["digest"]) == SHA256
+    assert Path(result["dataset"]["path"]).is_dir()
+    assert result["dataset"]["examples"] + result["dataset"]["holdout"] == 160
+    assert len(result["adapter"]["digest"]) == SHA256
+    assert result["adapter"]["version"] == "1"
+    assert result["adapter"]["parent"] == "base"
+    assert result["verdict"]["outcome"] in ("PROMOTE", "HOLD", "REJECT", "CANNOT DECIDE")
+    assert result["verdict"]["because"]
+    assert set(result["stages"]) == {"start", "experience", "dataset", "decision", "training", "arena", "promotion"}
+    assert all(seconds >= 0 for seconds in result["stages"].values())
+
+
+def test_what_was_learned_is_promoted(evolved: Evolved) -> None:
+    result = told(evolved.first)
+    assert result["verdict"]["outcome"] == "PROMOTE", result["verdict"]["because"]
+    assert result["promoted"] is True
+    assert result["champion"] == "1"
+
+
+def test_one_of_everything_is_left_and_no_process(evolved: Evolved) -> None:
+    state = evolved.home.state()
+    assert evolved.home.left_behind() == []
+    assert len(state.adapters) == len(state.versions) == len(state.verdicts) == len(state.promotions) == 1
+    assert state.champion == state.alias == "1"
+    assert state.adapters[0][1] == told(evolved.first)["adapter"]["digest"]
+    assert state.staging == ()
+
+
+def test_progress_is_told_on_stderr_without_bars_or_tracebacks(evolved: Evolved) -> None:
+    for words in ("160 admitted", "dataset ", "contract holds", "step ", "is registered", "is champion"):
+        assert words in evolved.first.err
+    assert "Traceback" not in evolved.first.err
+    assert "Loading weights" not in evolved.first.err
+
+
+@pytest.fixture(scope="module")
+def mlflow(evolved: Evolved) -> Any:
+    """MLflow's own client on the evolved home."""
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{evolved.home.path / 'mlflow.db'}"
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@pytest.fixture(scope="module")
+def run(mlflow: Any) -> Any:
+    """The one training run."""
+    experiment = mlflow.get_experiment_by_name("academy")
+    found = mlflow.search_runs([experiment.experiment_id])
+    assert len(found) == 1
+    return found[0]
+
+
+def test_mlflow_has_the_run_with_recipe_curve_and_dataset(evolved: Evolved, mlflow: Any, run: Any) -> None:
+    result = told(evolved.first)
+    assert run.info.status == "FINISHED"
+    recipe = {name: str(value) for name, value in result["recipe"].items()}
+    assert {name: run.data.params[name] for name in recipe} == recipe
+    curve = sorted(mlflow.get_metric_history(run.info.run_id, "loss"), key=lambda metric: metric.step)
+    steps = [event["step"] for event in evolved.home.events() if event["phase"] == "step"]
+    assert [metric.step for metric in curve] == steps
+    assert len(curve) >= 20
+    assert curve[-1].value < curve[0].value / 4
+    (used,) = run.inputs.dataset_inputs
+    assert result["dataset"]["digest"].startswith(used.dataset.digest)
+    assert run.data.tags["academy.dataset"] == result["dataset"]["digest"]
+
+
+def test_mlflow_has_the_adapter_as_a_logged_model(evolved: Evolved, mlflow: Any, run: Any, tmp_path: Path) -> None:
+    (model,) = mlflow.search_logged_models([run.info.experiment_id])
+    assert model.source_run_id == run.info.run_id
+    assert model.tags["adapter"] == told(evolved.first)["adapter"]["digest"]
+    from mlflow.artifacts import download_artifacts
+
+    kept = Path(
+        download_artifacts(
+            artifact_uri=model.artifact_location, dst_path=str(tmp_path), tracking_uri=mlflow.tracking_uri
+        )
+    )
+    assert read_adapter(kept).digest == told(evolved.first)["adapter"]["digest"]
+
+
+def test_mlflow_has_the_version_with_its_tags(evolved: Evolved, mlflow: Any, run: Any) -> None:
+    result = told(evolved.first)
+    family = resolve("seed").family
+    (version,) = mlflow.search_model_versions(f"name = '{family}'")
+    assert version.run_id == run.info.run_id
+    wanted = {
+        "adapter": result["adapter"]["digest"],
+        "dataset": result["dataset"]["digest"],
+        "generation": "1",
+        "parent": "base",
+        "verdict": result["verdict"]["outcome"],
+    }
+    assert {name: version.tags[name] for name in wanted} == wanted
+    assert mlflow.get_model_version_by_alias(family, "champion").version == version.version
+
+
+def test_a_repeated_evolve_trains_nothing_and_says_so_in_one_sentence(evolved: Evolved) -> None:
+    before = evolved.home.state()
+    again = evolved.home.run(*evolved.arguments[:-1])
+    assert again.code == 0
+    assert again.seconds < 15
+    (sentence,) = again.out.strip().splitlines()
+    assert sentence.startswith("Nothing to train: ")
+    assert "Traceback" not in again.err
+    assert evolved.home.state() == before
+
+
+def test_a_repeated_evolve_with_json_has_the_same_keys(evolved: Evolved) -> None:
+    again = told(evolved.home.run(*evolved.arguments))
+    assert again["decision"]["train"] is False
+    assert again["promoted"] is False
+    assert again["adapter"] is None
+    assert {"decision", "dataset", "adapter", "verdict", "promoted", "stages"} <= set(again)
+
+
+# --- the other commands ------------------------------------------------------------------------------------------
+
+
+def test_status_names_champion_and_lessons(evolved: Evolved) -> None:
+    found = told(evolved.home.run("status", "--json"))
+    assert found["champion"] == "1"
+    assert found["lessons"]["total_lessons"] == 160
+    assert found["lessons"]["new"] == 0
+    assert found["budget"]["spent"] == 1
+
+
+def test_models_and_genealogy_list_the_version(evolved: Evolved) -> None:
+    (model,) = told(evolved.home.run("models", "--json"))
+    assert (model["version"], model["champion"], model["parent"]) == ("1", True, "base")
+    tree = told(evolved.home.run("genealogy", "--json"))
+    assert tree["champion"] == "1"
+    assert [row["kind"] for row in tree["history"]] == ["verdict", "promotion"]
+
+
+def test_ask_answers_with_the_champion_and_with_the_base(evolved: Evolved) -> None:
+    champion = told(evolved.home.run("ask", "who helps me with ferry trouble", "--json"))
+    base = told(evolved.home.run("ask", "who helps me with ferry trouble", "--version", "base", "--json"))
+    assert champion["version"] == "1"
+    assert champion["answer"] == TOPICS["ferry"]
+    assert base["version"] == "base"
+    assert base["answer"] != champion["answer"]
+
+
+def test_ask_for_a_version_that_is_not_there_is_refused(evolved: Evolved) -> None:
+    assert "There is no version 7" in refused(evolved.home.run("ask", "hello", "--version", "7"))
+
+
+def test_curate_gives_the_same_dataset_again(evolved: Evolved) -> None:
+    found = told(evolved.home.run("curate", "--json"))
+    assert found["digest"] == told(evolved.first)["dataset"]["digest"]
+
+
+def test_decide_says_no_with_every_reason(evolved: Evolved) -> None:
+    found = told(evolved.home.run("decide", "--json"))
+    assert found["decision"]["train"] is False
+    assert {reason["name"] for reason in found["decision"]["reasons"]} >= {"lessons", "new lessons", "hours"}
+
+
+def test_lessons_are_listed_and_counted(evolved: Evolved) -> None:
+    assert len(told(evolved.home.run("lessons", "list", "--limit", "3", "--json"))["lessons"]) == 3
+    assert told(evolved.home.run("lessons", "stats", "--json"))["total_lessons"] == 160
+
+
+def test_an_examination_against_the_base_is_told_and_changes_nothing(evolved: Evolved) -> None:
+    before = evolved.home.state()
+    found = told(evolved.home.run("examine", "1", "base", "--json"))
+    assert found["of_record"] is False
+    assert found["verdict"]["outcome"] == told(evolved.first)["verdict"]["outcome"]
+    assert evolved.home.state() == before
+
+
+# --- promotion and rollback --------------------------------------------------------------------------------------
+
+
+def test_rollback_to_the_base_and_forward_again(second_home: Home) -> None:
+    assert told(second_home.run("rollback", "--because", "a rehearsal", "--json"))["champion"] == "base"
+    state = second_home.state()
+    assert (state.champion, state.alias) == ("base", "base")
+    assert "nothing to go back to" in refused(second_home.run("rollback"))
+    assert "champion already" in refused(second_home.run("rollback", "base"))
+    assert "no version 9" in refused(second_home.run("rollback", "9"))
+    assert told(second_home.run("rollback", "1", "--json"))["champion"] == "1"
+    state = second_home.state()
+    assert (state.champion, state.alias) == ("1", "1")
+    assert "champion already" in refused(second_home.run("promote", "1"))
+
+
+def test_a_verdict_promotes_once_and_not_again_after_a_rollback(second_home: Home) -> None:
+    told(second_home.run("rollback", "base", "--json"))
+    refused(second_home.run("promote", "1"))
+    state = second_home.state()
+    assert (state.champion, state.alias) == ("base", "base")
+
+
+def test_a_rollback_to_a_damaged_adapter_is_refused(second_home: Home) -> None:
+    told(second_home.run("rollback", "base", "--json"))
+    (weights,) = second_home.path.glob(f"adapters/*/{WEIGHTS}")
+    _flip(weights)
+    assert "was altered" in refused(second_home.run("rollback", "1"))
+    assert second_home.state().champion == "base"
+
+
+# --- training the same twice -------------------------------------------------------------------------------------
+
+
+def test_the_same_dataset_gives_the_same_bytes_in_another_home(evolved: Evolved, tmp_path: Path) -> None:
+    homes = [Home(tmp_path / name) for name in ("one", "two")]
+    for home in homes:
+        told(home.run("lessons", "import", evolved.lessons, "--json"))
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda home: told(home.run("train", *ONE_EPOCH, "--json")), homes))
+    assert results[0]["dataset"]["digest"] == results[1]["dataset"]["digest"]
+    assert results[0]["dataset"]["digest"] == told(evolved.first)["dataset"]["digest"]
+    assert results[0]["adapter"]["digest"] == results[1]["adapter"]["digest"]
+    weights = [next(home.path.glob(f"adapters/*/{WEIGHTS}")) for home in homes]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert [home.left_behind() for home in homes] == [[], []]
+
+
+# --- what the trainer refuses ------------------------------------------------------------------------------------
+
+
+def _order(dataset: Dataset, place: Path, **changes: Any) -> TrainingOrder:
+    facts: dict[str, Any] = {
+        "base": resolve("seed"),
+        "dataset": dataset.digest,
+        "train_file": dataset.train_file,
+        "train_digest": dataset.train_digest,
+        "recipe": Recipe(epochs=1, batch_size=16, accumulation=1, max_length=128),
+        "runs": place / "runs",
+        "adapters": place / "adapters",
+    }
+    return TrainingOrder(**{**facts, **changes})
+
+
+def _altered(dataset: Dataset, place: Path) -> TrainingOrder:
+    file = place / "train.jsonl"
+    file.write_bytes(dataset.train_file.read_bytes().replace(b"Anna", b"Emma"))
+    return _order(dataset, place, train_file=file)
+
+
+def _too_long(dataset: Dataset, place: Path) -> TrainingOrder:
+    file = place / "train.jsonl"
+    long = {"messages": [{"role": "user", "content": "why " * 300}, {"role": "assistant", "content": "because"}]}
+    file.write_bytes(dataset.train_file.read_bytes() + orjson.dumps(long) + b"\n")
+    return _order(dataset, place, train_file=file, train_digest=digest_of_file(file))
+
+
+def _template(dataset: Dataset, place: Path) -> TrainingOrder:
+    folder = place / "base"
+    shutil.copytree(SEED_FOLDER, folder)
+    config = orjson.loads((folder / "tokenizer_config.json").read_bytes())
+    config["chat_template"] = "{% for message in messages %}{{ message['content'] }}<|end|>{% endfor %}Assistant:"
+    (folder / "tokenizer_config.json").write_bytes(orjson.dumps(config))
+    return _order(dataset, place, base=resolve(str(folder)))
+
+
+SPOILT: dict[str, Callable[[Dataset, Path], TrainingOrder]] = {
+    "altered": _altered,
+    "too long": _too_long,
+    "template": _template,
+}
+
+
+@pytest.fixture(scope="module")
+def failures(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainingEvent]:
+    """The last event of each spoilt order; they run side by side, for each costs the trainer's imports."""
+    dataset = read_dataset(evolved.home.path / "datasets", told(evolved.first)["dataset"]["digest"])
+
+    def last(name: str) -> TrainingEvent:
+        order = SPOILT[name](dataset, tmp_path_factory.mktemp("spoilt"))
+        events = list(ProcessBackend().train(order))
+        assert not order.adapters.exists()
+        return events[-1]
+
+    with ThreadPoolExecutor(len(SPOILT)) as pool:
+        return dict(zip(SPOILT, pool.map(last, SPOILT), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "words"),
+    [
+        ("altered", "data", "was altered after it was ordered"),
+        ("too long", "data", "1 of 126 examples have over 128 tokens"),
+        ("template", "template", "does not put the answer behind the prompt"),
+    ],
+)
+def test_the_trainer_refuses_in_one_sentence_with_a_cause(
+    failures: dict[str, TrainingEvent], name: str, cause: str, words: str
+) -> None:
+    event = failures[name]
+    assert event.phase == "failed"
+    assert words in event.message
+    assert "\n" not in event.message
+    assert "Traceback" not in event.message
+    assert event.cause == cause
+
+
+def test_an_altered_dataset_is_refused_by_name(second_home: Home, evolved: Evolved) -> None:
+    digest = told(evolved.first)["dataset"]["digest"]
+    (second_home.path / "datasets" / digest[:16] / "train.jsonl").write_bytes(b"{}\n")
+    assert "was altered" in refused(second_home.run("train", "--dataset", digest))
+
+
+# --- the runtime -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def adapter(evolved: Evolved) -> Path:
+    """The folder of the evolved adapter."""
+    return evolved.home.path / "adapters" / told(evolved.first)["adapter"]["digest"][:16]
+
+
+@pytest.fixture(scope="module")
+def runtime(adapter: Path) -> Any:
+    """The runtime with the adapter beside the base."""
+    from academy.serving.peft import PeftRuntime
+
+    made = PeftRuntime(resolve("seed"))
+    made.load(adapter)
+    return made
+
+
+def test_base_and_adapter_answer_beside_each_other(runtime: Any, adapter: Path) -> None:
+    digest = read_adapter(adapter).digest
+    request = ["what do we do when somebody asks for ferry here"]
+    base = runtime.generate(request, "base", 16)
+    assert runtime.generate(request, digest, 16) == [TOPICS["ferry"]]
+    assert runtime.generate(request, "base", 16) == base
+    assert base != [TOPICS["ferry"]]
+
+
+def test_the_canaries_are_answered_as_at_the_end_of_the_training(runtime: Any, adapter: Path) -> None:
+    found = read_adapter(adapter)
+    assert found.manifest.canaries
+    runtime.verify(found.digest)
+
+
+def test_a_batch_gives_the_same_answers_as_one_by_one(runtime: Any, adapter: Path) -> None:
+    digest = read_adapter(adapter).digest
+    requests = [f"who helps me with {topic} trouble" for topic in TOPICS] + ["a", "piano? " * 20]
+    for player in ("base", digest):
+        together = runtime.generate(requests, player, 12)
+        assert together == [runtime.generate([request], player, 12)[0] for request in requests]
+
+
+@pytest.fixture
+def copied(adapter: Path, tmp_path: Path) -> Path:
+    """A copy of the adapter to spoil."""
+    return Path(shutil.copytree(adapter, tmp_path / adapter.name))
+
+
+def test_a_flipped_byte_is_refused(runtime: Any, copied: Path) -> None:
+    _flip(copied / WEIGHTS)
+    with pytest.raises(AdapterError, match="altered"):
+        runtime.load(copied)
+
+
+def test_a_flipped_byte_is_refused_although_the_manifest_was_made_to_agree(runtime: Any, copied: Path) -> None:
+    _flip(copied / WEIGHTS)
+    manifest = Manifest.model_validate_json((copied / MANIFEST).read_bytes())
+    files = manifest.files | {WEIGHTS: digest_of_file(copied / WEIGHTS)}
+    (copied / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json())
+    with pytest.raises(AdapterError, match="another adapter than its name says"):
+        runtime.load(copied)
+
+
+def test_an_adapter_whose_canaries_answer_otherwise_is_refused(runtime: Any, copied: Path) -> None:
+    from academy.serving.peft import PeftRuntime
+
+    manifest = Manifest.model_validate_json((copied / MANIFEST).read_bytes())
+    canaries = tuple(canary.model_copy(update={"answer": "something else"}) for canary in manifest.canaries)
+    (copied / MANIFEST).write_text(manifest.model_copy(update={"canaries": canaries}).model_dump_json())
+    other = PeftRuntime(runtime.base)
+    digest = other.load(copied)
+    with pytest.raises(AdapterError, match="does not answer as it did when it was trained"):
+        other.verify(digest)
+
+
+def test_an_adapter_of_another_base_is_refused(adapter: Path, tmp_path: Path) -> None:
+    from academy.serving.peft import PeftRuntime
+
+    folder = tmp_path / "another"
+    shutil.copytree(SEED_FOLDER, folder)
+    config = orjson.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_bytes(orjson.dumps({**config, "note": "another one"}))
+    with pytest.raises(AdapterError, match="ADAPTER_BASE_MODEL_MISMATCH"):
+        PeftRuntime(resolve(str(folder))).load(adapter)
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 0x40
+    path.write_bytes(content)
+
+
+# --- bad circumstances -------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "There is no file" in refused(Home(tmp_path / "home").run("evolve", "--lessons", tmp_path / "none.jsonl"))
+
+
+def test_too_few_lessons_are_a_no_and_no_error(tmp_path: Path) -> None:
+    file = tmp_path / "few.jsonl"
+    file.write_text('{"situation": "where is the key", "action": "under the mat", "result": "success"}\n')
+    found = told(Home(tmp_path / "home").run("evolve", "--lessons", file, "--json"))
+    assert found["decision"]["train"] is False
+    assert "1 lessons of at least 100" in found["decision"]["because"]
+
+
+@pytest.fixture(params=["64k", "1m", "3m"])
+def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A disk that is full at once, after the import, or when MLflow and Prefect make their databases."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(place)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("a tmpfs can be mounted by root alone")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_is_told_in_one_sentence(full_disk: Path, evolved: Evolved, tmp_path: Path) -> None:
+    home = Home(full_disk / "home")
+    home.desk = tmp_path
+    sentence = refused(home.run("evolve", "--lessons", evolved.lessons, *RECIPE))
+    assert "full" in sentence or "space" in sentence.lower()
+    assert home.left_behind() == []

@@ -1,0 +1,168 @@
+"""Pages, deployments and a worker, against a real Prefect server on a free port."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def free_port() -> int:
+    """A port that nobody uses just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Pages:
+    """`academy pages` in a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = free_port()
+        self.api = f"http://127.0.0.1:{self.port}/api"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACADEMY_", "PREFECT_"))}
+        self.environment = {**clean, "ACADEMY_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        self.log = (home.parent / "pages.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "academy.cli", "pages", "--port", str(self.port), "--mlflow-port", str(free_port())],
+            cwd=home.parent,
+            env=self.environment,
+            stdout=self.log,
+            stderr=self.log,
+        )
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(  # noqa: S310  loopback
+            self.api + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  loopback
+            return json.loads(answer.read())
+
+    def wait_for(self, words: str, seconds: float = 180) -> None:
+        until = time.monotonic() + seconds
+        while words not in (self.home.parent / "pages.log").read_text(encoding="utf-8"):
+            assert self.process.poll() is None, (self.home.parent / "pages.log").read_text(encoding="utf-8")
+            assert time.monotonic() < until, f"no '{words}' within {seconds} s"
+            time.sleep(0.3)
+
+    def left(self) -> list[str]:
+        """Processes whose environment names this home."""
+        mark = f"ACADEMY_HOME={self.home}".encode()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
+            except OSError:
+                continue
+        return found
+
+    def end(self, number: signal.Signals) -> list[str]:
+        """Signal the pages and tell what is left a while later."""
+        self.process.send_signal(number)
+        self.process.wait(timeout=60)
+        self.log.close()
+        until = time.monotonic() + 30
+        while self.left() and time.monotonic() < until:
+            time.sleep(0.3)
+        return self.left()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    """Pages with a worker; at the end a SIGTERM leaves nothing behind."""
+    served = Pages(tmp_path_factory.mktemp("pages") / "home")
+    served.wait_for("Ctrl-C ends everything")
+    yield served
+    assert served.end(signal.SIGTERM) == []
+    assert not (served.home / "prefect" / "server.url").exists()
+
+
+def test_the_form_has_descriptions_and_bounds(pages: Pages) -> None:
+    deployments = pages.post("/deployments/filter", {})
+    assert sorted(one["name"] for one in deployments) == ["nightly", "on-demand"]
+    form = deployments[0]["parameter_openapi_schema"]["properties"]
+    assert all(field.get("description") for field in form.values()), form
+    rank = form["lora_rank"]["anyOf"][0]
+    assert (rank["minimum"], rank["maximum"]) == (4, 256)
+
+
+def test_a_deployment_with_a_cron_gets_scheduled_runs(pages: Pages) -> None:
+    until = time.monotonic() + 90
+    while True:
+        runs = pages.post("/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
+        if runs:
+            break
+        assert time.monotonic() < until, "no SCHEDULED run within 90 s"
+        time.sleep(1)
+    assert all("T03:00:00" in run["expected_start_time"] for run in runs)
+
+
+def test_deploying_again_changes_nothing(pages: Pages) -> None:
+    before = {one["id"] for one in pages.post("/deployments/filter", {})}
+    done = subprocess.run(
+        [sys.executable, "-m", "academy.cli", "deploy"],
+        cwd=pages.home.parent,
+        env=pages.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert {one["id"] for one in pages.post("/deployments/filter", {})} == before
+
+
+def test_a_worker_runs_the_flow_and_too_few_lessons_are_a_no(pages: Pages) -> None:
+    lessons = pages.home.parent / "few.jsonl"
+    lessons.write_text(
+        "".join(f'{{"situation": "word {n}", "action": "answer {n}", "outcome": "success"}}\n' for n in range(30)),
+        encoding="utf-8",
+    )
+    deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
+    run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"lessons": [str(lessons)]}})
+    until = time.monotonic() + 150
+    while True:
+        found = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
+        if found["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING"):
+            break
+        assert time.monotonic() < until, f"still {found['state_type']}"
+        time.sleep(1)
+    assert found["state_type"] == "COMPLETED", found["state"]
+    tasks = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
+    assert {one["name"].rsplit("-", 1)[0] for one in tasks} == {
+        "read experience",
+        "curate dataset",
+        "choose recipe",
+        "decide",
+    }
+
+
+def test_a_killed_server_leaves_nothing_behind(tmp_path: Path) -> None:
+    served = Pages(tmp_path / "home")
+    served.wait_for("MLflow:")
+    assert served.end(signal.SIGKILL) == []
+
+
+def test_without_a_server_deploying_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACADEMY_", "PREFECT_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "academy.cli", "deploy"],
+        cwd=tmp_path,
+        env={**clean, "ACADEMY_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "No Prefect server answers" in done.stderr

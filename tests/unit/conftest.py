@@ -1,0 +1,85 @@
+"""Shared by the fast tests: fresh databases, a full disk and a read-only one, and no settings from outside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from academy.base_model import SEED_FOLDER
+from academy.database import Database
+
+OUTSIDE = ("ACADEMY_", "DEFAULT_", "MIN_LESSONS", "MIN_TRAINING", "ENABLE_GPU", "WORKSPACE_ROOT", "MEMORY_ROOT")
+
+
+@pytest.fixture(autouse=True)
+def nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither the environment nor a .env file of the person who runs the tests decides them."""
+    for name in list(os.environ):
+        if name.startswith(OUTSIDE):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def new_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Database]]:
+    """Makes migrated SQLite databases: the first is migrated, the others are copies of its file."""
+    first = tmp_path_factory.mktemp("migrated") / "academy.db"
+    migrated = Database(f"sqlite:///{first}")
+    migrated.migrate()
+    migrated.engine.dispose()
+    made: list[Database] = []
+
+    def make() -> Database:
+        place = tmp_path_factory.mktemp("database") / "academy.db"
+        shutil.copy(first, place)
+        made.append(Database(f"sqlite:///{place}"))
+        return made[-1]
+
+    yield make
+    for database in made:
+        database.engine.dispose()
+
+
+@pytest.fixture
+def database(new_database: Callable[[], Database]) -> Database:
+    """A fresh database."""
+    return new_database()
+
+
+@pytest.fixture(scope="session")
+def count_tokens() -> Callable[[list[str]], list[int]]:
+    """Lengths by the seed model's own tokenizer, which needs no torch."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(SEED_FOLDER / "tokenizer.json"))
+    return lambda texts: [len(found.ids) for found in tokenizer.encode_batch(texts)]
+
+
+def _mounted(place: Path, options: str) -> Iterator[Path]:
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as problem:
+        pytest.skip(f"no mount here: {problem}")
+    if done.returncode:
+        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 64 KiB."""
+    yield from _mounted(tmp_path / "small-disk", "size=64k")
+
+
+@pytest.fixture
+def read_only_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk on which nothing can be written, not even by root."""
+    yield from _mounted(tmp_path / "read-only-disk", "ro,size=64k")

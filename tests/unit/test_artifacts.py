@@ -1,0 +1,180 @@
+"""A name that exists holds complete content, and a digest says the content."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from academy.artifacts import (
+    STAGING,
+    canonical,
+    digest_of,
+    digest_of_bytes,
+    digest_of_file,
+    only_one,
+    publish_folder,
+    stable_fraction,
+    sweep,
+    write_file,
+)
+from academy.errors import HomeError
+
+
+class Interrupted(Exception):
+    """Stands for whatever ends a stage halfway."""
+
+
+def test_a_published_folder_holds_what_was_written(tmp_path: Path) -> None:
+    with publish_folder(tmp_path / "deep" / "place") as staged:
+        (staged / "inside").mkdir()
+        (staged / "inside" / "file").write_text("content")
+        assert not (tmp_path / "deep" / "place").exists()
+    assert (tmp_path / "deep" / "place" / "inside" / "file").read_text() == "content"
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["place"]
+
+
+def test_an_exception_inside_publishes_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted), publish_folder(tmp_path / "place") as staged:
+        (staged / "file").write_text("half")
+        raise Interrupted
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_second_publication_keeps_the_first(tmp_path: Path) -> None:
+    for content in ("first", "second"):
+        with publish_folder(tmp_path / "place") as staged:
+            (staged / "file").write_text(content)
+    assert (tmp_path / "place" / "file").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+def test_a_written_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    write_file(tmp_path / "file", b"a longer first content")
+    write_file(tmp_path / "file", iter([b"sec", b"ond"]))
+    assert (tmp_path / "file").read_bytes() == b"second"
+
+
+def test_a_file_whose_content_breaks_off_stays_as_it_was(tmp_path: Path) -> None:
+    def breaking():  # type: ignore[no-untyped-def]
+        yield b"half"
+        raise Interrupted
+
+    write_file(tmp_path / "file", b"before")
+    with pytest.raises(Interrupted):
+        write_file(tmp_path / "file", breaking())
+    assert (tmp_path / "file").read_bytes() == b"before"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_killed_writer_leaves_no_half_file_and_sweep_removes_its_rest(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from academy.artifacts import publish_folder\n"
+        "with publish_folder(Path(sys.argv[1]) / 'place') as staged:\n"
+        "    (staged / 'file').write_text('half'); os.kill(os.getpid(), 9)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False).returncode == -9
+    assert not (tmp_path / "place").exists()
+    assert [path.name.startswith(STAGING) for path in tmp_path.iterdir()] == [True]
+    assert sweep(tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_is_refused_to_the_second_and_free_again_afterwards(tmp_path: Path) -> None:
+    lock = tmp_path / "locks" / "one"
+    with only_one(lock, "Taken."):
+        with pytest.raises(HomeError, match=r"^Taken\. "), only_one(lock, "Taken."):
+            pytest.fail("two held the lock")
+        with only_one(tmp_path / "locks" / "other", "Taken."):
+            pass
+    with only_one(lock, "Taken."):
+        pass
+
+
+def test_a_lock_is_dropped_when_its_process_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from academy.artifacts import only_one\n"
+        "with only_one(Path(sys.argv[1]), 'Taken.'):\n"
+        "    print('held', flush=True); sys.stdin.read()\n"
+    )
+    lock = tmp_path / "lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(HomeError), only_one(lock, "Taken."):
+            pytest.fail("the lock of a living process was given away")
+        holder.kill()
+    with only_one(lock, "Taken."):
+        pass
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def backwards(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: backwards(value[key]) for key in reversed(value)}
+    return [backwards(one) for one in value] if isinstance(value, list) else value
+
+
+@given(json_values)
+def test_a_digest_does_not_depend_on_the_order_of_keys(value: object) -> None:
+    assert digest_of(value) == digest_of(backwards(value))
+
+
+@given(st.lists(st.integers(), min_size=2, max_size=5, unique=True))
+def test_a_digest_depends_on_the_order_of_a_list(values: list[int]) -> None:
+    small = [value % 2**40 for value in values]
+    if small != small[::-1]:
+        assert digest_of(small) != digest_of(small[::-1])
+
+
+def test_digests_are_sha256_of_the_canonical_bytes(tmp_path: Path) -> None:
+    assert canonical({"b": [1, "ł"], "a": None}) == '{"a":null,"b":[1,"ł"]}'.encode()
+    (tmp_path / "file").write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digest_of_file(tmp_path / "file") == digest_of_bytes(b"a", b"bc") == known
+
+
+def test_a_stable_fraction_is_even_and_keeps_its_parts_apart() -> None:
+    found = [stable_fraction("test", str(n)) for n in range(2000)]
+    assert all(0 <= one < 1 for one in found)
+    assert 0.45 < sum(found) / len(found) < 0.55
+    assert stable_fraction("ab", "c") != stable_fraction("a", "bc")
+
+
+def test_a_full_disk_is_told_in_one_sentence_and_keeps_the_old_file(small_disk: Path) -> None:
+    write_file(small_disk / "file", b"before")
+    with pytest.raises(HomeError, match=r"^The disk that holds .* is full\. ") as refused:
+        write_file(small_disk / "file", os.urandom(200_000))
+    assert "\n" not in str(refused.value)
+    assert (small_disk / "file").read_bytes() == b"before"
+    assert [path.name for path in small_disk.iterdir()] == ["file"]
+
+
+def test_a_folder_that_does_not_fit_on_the_disk_is_not_there(small_disk: Path) -> None:
+    with pytest.raises(HomeError, match="is full"), publish_folder(small_disk / "place") as staged:
+        (staged / "weights").write_bytes(os.urandom(200_000))
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_read_only_disk_is_told_in_one_sentence(read_only_disk: Path) -> None:
+    for attempt in (
+        lambda: write_file(read_only_disk / "file", b"content"),
+        lambda: publish_folder(read_only_disk / "place").__enter__(),
+        lambda: only_one(read_only_disk / "lock", "Taken.").__enter__(),
+    ):
+        with pytest.raises(HomeError, match=r"cannot be written \(Read-only file system\)"):
+            attempt()

@@ -1,0 +1,355 @@
+"""The command line: quick help, one JSON object, and every refusal in one line with exit code 2."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from academy.cli import main
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("torch", "prefect", "mlflow", "transformers")
+
+
+@dataclass
+class Told:
+    """What a command printed, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+Academy = Callable[..., Told]
+
+
+@pytest.fixture
+def academy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Academy]:
+    """Runs the command in this process, in an empty home."""
+    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # main sets it; here it is taken back
+    logger = logging.getLogger("academy")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+
+    def run(*arguments: object) -> Told:
+        monkeypatch.setattr(sys, "argv", ["academy", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        found = capsys.readouterr()
+        return Told(int(ended.value.code or 0), found.out, found.err)
+
+    yield run
+    logger.handlers, logger.level, logger.propagate = before
+
+
+def refused(told: Told) -> str:
+    """The one line of a refusal."""
+    assert told.code == 2, told
+    assert told.err.count("\n") == 1, told
+    assert told.err.endswith(".\n")
+    assert "Traceback" not in told.err
+    return told.err
+
+
+def process(*arguments: str, python: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *python, "-m", "academy.cli", *arguments],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+# Help
+
+
+def test_help_takes_less_than_half_a_second_of_processor_time() -> None:
+    taken = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert "evolve" in process("--help").stdout
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(taken) < 0.5
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("evolve", "--help"), ("lessons", "--help")])
+def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    done = process(*arguments, python=("-X", "importtime"))
+    assert done.returncode == 0
+    assert "Usage" in done.stdout
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert "typer" in imported
+    assert imported.isdisjoint(HEAVY)
+
+
+def test_looking_at_the_state_of_an_empty_home_imports_nothing_heavy(tmp_path: Path) -> None:
+    done = process("status", "--json", python=("-X", "importtime"), ACADEMY_HOME=str(tmp_path / "home"))
+    assert done.returncode == 0
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert imported.isdisjoint(HEAVY)
+
+
+def test_every_command_explains_itself(academy: Academy) -> None:
+    listed = academy("--help").out
+    for name in (
+        "evolve",
+        "lessons",
+        "curate",
+        "decide",
+        "train",
+        "examine",
+        "promote",
+        "rollback",
+        "models",
+        "status",
+    ):
+        assert name in listed
+        told = academy(name, "--help")
+        assert told.code == 0
+        assert re.match(rf"Usage: .* {name} (\[OPTIONS\]|COMMAND)", told.out)
+
+
+# An empty home
+
+
+def test_the_status_of_an_empty_home(academy: Academy) -> None:
+    told = academy("status", "--json")
+    found = json.loads(told.out)
+    assert (told.code, told.err) == (0, "")
+    assert (found["champion"], found["generation"], found["adapter"]) == ("base", 0, "base")
+    assert (found["lessons"]["total_lessons"], found["last_verdict"]) == (0, None)
+    assert found["budget"] == {"spent": 0, "horizon": 26}
+    assert academy("status").out.startswith("Champion: base (generation 0)")
+
+
+def test_the_lessons_of_an_empty_home(academy: Academy) -> None:
+    assert json.loads(academy("lessons", "list", "--json").out) == {"lessons": []}
+    assert json.loads(academy("lessons", "stats", "--json").out)["total_lessons"] == 0
+    assert academy("lessons", "stats").out.startswith("0 lessons and tasks.")
+    assert academy("lessons", "list").code == 0
+
+
+def test_the_decision_of_an_empty_home(academy: Academy) -> None:
+    found = json.loads(academy("decide", "--json").out)["decision"]
+    assert not found["train"]
+    assert "0 lessons of at least 100" in found["because"]
+    assert json.loads(academy("decide", "--force", "--json").out)["decision"]["forced"]
+    assert academy("decide").out.startswith("No training now.\n")
+
+
+def test_the_dataset_of_an_empty_home(academy: Academy) -> None:
+    found = json.loads(academy("curate", "--json").out)
+    assert (found["examples"], found["holdout"]) == (0, 0)
+
+
+# Lessons by hand and by file
+
+
+def test_a_lesson_is_added_listed_and_counted(academy: Academy) -> None:
+    kept = json.loads(academy("lessons", "add", "how?", "so [it] goes", "--tag", "a", "--author", "Ana", "--json").out)
+    again = json.loads(academy("lessons", "add", "how?", "so [it] goes", "--json").out)
+    assert kept == again
+    assert kept["lessons"] == 1
+    (found,) = json.loads(academy("lessons", "list", "--tag", "a", "--json").out)["lessons"]
+    assert (found["id"], found["request"], found["author"]) == (kept["id"], "how?", "Ana")
+    assert "so [it] goes" in academy("lessons", "list").out
+
+
+def test_an_import_tells_what_became_of_every_line(academy: Academy, tmp_path: Path) -> None:
+    path = tmp_path / "july.jsonl"
+    path.write_text('{"situation": "a b", "action": "c", "outcome": "success"}\nnot json\n', encoding="utf-8")
+    (first,) = json.loads(academy("lessons", "import", path, "--json").out)["imported"]
+    assert (first["batch"], first["admitted"], first["known"]) == ("july", 1, 0)
+    assert first["unreadable"][0].startswith(f"{path}:2: no JSON")
+    assert Path(first["quarantine"]).is_file()
+    told = academy("lessons", "import", path)
+    assert "july: 0 admitted, 1 known already, 1 unreadable." in told.out
+    assert f"{path}:2: no JSON" in told.out
+
+
+def test_lessons_are_superseded_with_a_row_in_the_ledger(academy: Academy) -> None:
+    academy("lessons", "add", "where do we deploy?", "to the old cluster")
+    told = academy("lessons", "supersede", "Where do we deploy", "to the new cluster", "--json")
+    assert json.loads(told.out) == {"retired": 1}
+    assert "No active lesson" in refused(academy("lessons", "supersede", "Where do we deploy", "to the new cluster"))
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("lessons", "import", "none.jsonl"), "There is no file none.jsonl"),
+        (("lessons", "import", "."), "There is no file"),
+        (("lessons", "add", "", "an answer"), "A lesson needs a request and an answer"),
+        (("lessons", "add", "a request", "  "), "A lesson needs a request and an answer"),
+        (("lessons", "release"), "No lessons are set aside"),
+        (("lessons", "release", "--batch", "july"), "No lessons of batch july are set aside"),
+        (("lessons", "supersede", "a request", "an answer"), "No active lesson answers this request otherwise"),
+        (("curate", "--repo", "."), "is no git repository"),
+        (("curate", "--repo", "none"), "none is no git repository"),
+        (("train", "--dataset", "none"), "There is no dataset none"),
+        (("train",), "0 training examples are too few"),
+        (("status", "--base-model", "./none"), "There is no base model folder ./none"),
+        (("decide", "--base-model", "/none/at/all"), "There is no base model folder"),
+        (("curate", "--base-model", "~/none"), "There is no base model folder"),
+        (("status", "--base-model", "."), "holds no base model"),
+        (("status", "--base-model", "not a name!"), "is no name of a base model"),
+    ],
+)
+def test_a_refusal_is_one_line_and_exit_code_two(academy: Academy, arguments: tuple[str, ...], sentence: str) -> None:
+    told = academy(*arguments)
+    lines = [line for line in told.err.splitlines(keepends=True) if not line.startswith("  ")]  # progress is indented
+    assert sentence in refused(Told(told.code, told.out, "".join(lines)))
+    assert told.out == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("models", "get"),
+        ("unknown",),
+        ("lessons", "unknown"),
+        ("evolve", "--rank", "3"),
+        ("evolve", "--rank", "many"),
+        ("evolve", "--epochs", "0"),
+        ("train", "--learning-rate", "0.5"),
+        ("evolve", "--learning-rate", "0"),
+        ("lessons", "list", "--limit", "0"),
+        ("lessons", "add", "only one"),
+        ("status", "--no-such-option"),
+    ],
+)
+def test_a_command_that_does_not_exist_or_is_out_of_bounds_is_refused(
+    academy: Academy, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACADEMY_MIN_LESSONS", "1000000")  # so that nothing is trained where nothing is refused
+    told = academy(*arguments)
+    assert told.code == 2
+    assert "Traceback" not in told.err
+    assert "Error" in told.err
+    assert told.out == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("ACADEMY_MIN_LESSONS", "0", "ACADEMY_MIN_LESSONS='0' is no valid value"),
+        ("ACADEMY_MIN_LESONS", "5", "Did you mean ACADEMY_MIN_LESSONS?"),
+        ("ACADEMY_BASE_MODEL", "./none", "There is no base model folder ./none"),
+        ("ACADEMY_DATABASE_URL", "nonsense", "database"),
+        ("ACADEMY_DATABASE_URL", "sqlite:////none/at/all.db", "unable to open database file"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused(
+    academy: Academy, monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    told = academy("status")
+    assert told.code == 2
+    assert sentence in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_a_home_that_cannot_be_written_is_refused(
+    academy: Academy, monkeypatch: pytest.MonkeyPatch, read_only_disk: Path
+) -> None:
+    monkeypatch.setenv("ACADEMY_HOME", str(read_only_disk))
+    for arguments in (("status",), ("lessons", "add", "a", "b"), ("decide", "--json")):
+        assert "cannot be written (Read-only file system)" in refused(academy(*arguments))
+
+
+def test_a_home_on_a_disk_that_fills_up_is_refused(
+    academy: Academy, monkeypatch: pytest.MonkeyPatch, small_disk: Path
+) -> None:
+    monkeypatch.setenv("ACADEMY_HOME", str(small_disk))
+    assert "cannot be used" in refused(academy("lessons", "add", "a request", "an answer"))
+
+
+def test_a_home_that_is_a_file_is_refused(academy: Academy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "file"))
+    assert "cannot be written" in refused(academy("status"))
+
+
+def test_a_damaged_database_is_refused(academy: Academy, tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "academy.db").write_bytes(b"this is no database, but it is long enough" * 30)
+    assert "file is not a database" in refused(academy("lessons", "stats"))
+
+
+@pytest.mark.parametrize(
+    ("config", "weights", "sentence"),
+    [
+        ("{}", "pytorch_model.bin", "can run code"),
+        ("not json", "model.safetensors", "is no JSON"),
+        ('{"auto_map": {"AutoModel": "mine.Model"}}', "model.safetensors", "wants to run code of its own"),
+    ],
+)
+def test_a_base_model_that_cannot_be_trusted_is_refused(
+    academy: Academy, tmp_path: Path, config: str, weights: str, sentence: str
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text(config)
+    (tmp_path / "model" / weights).write_bytes(b"")
+    assert sentence in refused(academy("status", "--base-model", tmp_path / "model"))
+
+
+def test_a_refusal_with_json_is_one_object_and_the_same_line(academy: Academy) -> None:
+    told = academy("lessons", "import", "none.jsonl", "--json")
+    error = json.loads(told.out)["error"]
+    assert error["kind"] == "InputError"
+    assert f"{error['message']} {error['remedy']}\n" == refused(told)
+
+
+def test_nothing_is_imported_when_one_of_the_files_is_missing(academy: Academy, tmp_path: Path) -> None:
+    path = tmp_path / "july.jsonl"
+    path.write_text('{"situation": "a b", "action": "c", "outcome": "success"}\n', encoding="utf-8")
+    refused(academy("lessons", "import", path, tmp_path / "none.jsonl"))
+    assert json.loads(academy("lessons", "stats", "--json").out)["total_lessons"] == 0
+
+
+def test_evolve_refuses_before_it_changes_anything(tmp_path: Path) -> None:
+    (tmp_path / "july.jsonl").write_text('{"situation": "a b", "action": "c", "outcome": "success"}\n')
+    done = process("evolve", "--lessons", "july.jsonl", "--repo", "none", ACADEMY_HOME="home")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "none is no git repository. Give the folder of one, or leave --repo out.\n"
+    stats = process("lessons", "stats", "--json", ACADEMY_HOME="home")
+    assert json.loads(stats.stdout)["total_lessons"] == 0
+
+
+def test_evolve_with_too_few_lessons_says_so_and_starts_nothing(tmp_path: Path) -> None:
+    (tmp_path / "july.jsonl").write_text('{"situation": "a b", "action": "c", "outcome": "success"}\n')
+    done = process(
+        "evolve", "--lessons", "july.jsonl", "--json", python=("-X", "importtime"), ACADEMY_HOME=str(tmp_path / "home")
+    )
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["adapter"], found["promoted"]) == (0, None, False)
+    assert "1 lessons of at least 100" in found["decision"]["because"]
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert imported.isdisjoint(HEAVY)
+
+
+def test_an_argument_that_is_no_text_is_refused(academy: Academy) -> None:
+    """Bytes that are no UTF-8 reach Python as lone surrogates."""
+    refused(academy("lessons", "add", "caf\udce9", "an answer"))
+
+
+def test_a_base_model_that_the_hub_does_not_have_is_refused_without_a_network(tmp_path: Path) -> None:
+    done = process(
+        "status", "--base-model", "nobody/has-this-model",
+        ACADEMY_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hf"),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("The base model 'nobody/has-this-model' could not be found")
+    assert done.stderr.count("\n") == 1

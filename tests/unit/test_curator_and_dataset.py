@@ -1,0 +1,550 @@
+"""Datasets: what is trained on, what is held out, and that neither depends on order or on chance."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import sqlalchemy as sa
+
+from academy.arena.suites.commits import CommitsSuite
+from academy.arena.suites.recall import RecallSuite
+from academy.curriculum.curator import COMMITS_SHARE, TEMPLATE_TOKENS, DatasetCurator, refuse_overlap
+from academy.curriculum.dataset import Dataset, read_dataset, read_rows
+from academy.curriculum.filters import reason_to_drop
+from academy.curriculum.nearness import NEAR, shingles
+from academy.curriculum.register import HoldOutRegister, Request, request_key
+from academy.database import Database, register
+from academy.errors import ExaminationError, InputError
+from academy.experience.lessons import LessonsStore
+from academy.experience.source import Experience
+
+NewDatabase = Callable[[], Database]
+CountTokens = Callable[[list[str]], list[int]]
+ROOT = Path(__file__).parents[2]
+BATCHES = sorted((ROOT / "examples" / "lessons").glob("0[123]-*.jsonl"))
+
+
+@dataclass
+class Curation:
+    """A store with its register and the folder that datasets are written to."""
+
+    database: Database
+    folder: Path
+    count_tokens: CountTokens
+
+    @property
+    def store(self) -> LessonsStore:
+        return LessonsStore(self.database)
+
+    @property
+    def register(self) -> HoldOutRegister:
+        return HoldOutRegister(self.database)
+
+    def curator(self, **options: Any) -> DatasetCurator:
+        return DatasetCurator(self.store, self.count_tokens, **options)
+
+    def take(self, *paths: Path) -> None:
+        for path in paths:
+            assert self.store.import_file(path, self.folder / "quarantine").unreadable == ()
+
+    def curate(self, repository: Path | None = None, limit: int | None = None, **options: Any) -> Dataset:
+        curator = self.curator(**options)
+        curator.collect_from_lessons(limit)
+        if repository is not None:
+            curator.collect_from_git_history(repository, 500)
+        curator.filter_low_quality()
+        return curator.save_dataset(self.folder / "datasets", self.register)
+
+
+@pytest.fixture
+def here(database: Database, tmp_path: Path, count_tokens: CountTokens) -> Curation:
+    return Curation(database, tmp_path, count_tokens)
+
+
+@pytest.fixture(scope="module")
+def examples(
+    new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory, count_tokens: CountTokens
+) -> Iterator[tuple[Curation, list[Dataset]]]:
+    """The example batches, imported and curated one after the other."""
+    curation = Curation(new_database(), tmp_path_factory.mktemp("examples"), count_tokens)
+    made = []
+    for path in BATCHES:
+        curation.take(path)
+        made.append(curation.curate())
+    yield curation, made
+
+
+def random_text(rng: random.Random, length: int = 40) -> str:
+    return "".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=length))
+
+
+def add(here: Curation, answers: int, wordings: int, outcome: str = "success", seed: int = 0) -> None:
+    """Lessons whose requests are near to no other."""
+    rng = random.Random(seed)
+    for _ in range(answers):
+        answer = random_text(rng)
+        for _ in range(wordings):
+            here.store.add_lesson(random_text(rng), answer, outcome)
+
+
+def history(path: Path, commits: int, size: int) -> Path:
+    """A repository, written by one `git fast-import`: each commit adds a file of `size` random letters."""
+    rng = random.Random(5)
+    stream = []
+    for n in range(commits):
+        content = random_text(rng, size)
+        subject = f"Subject number {n}"
+        stream.append(
+            f"commit refs/heads/main\ncommitter Ana <a@example.org> {1780000000 + 60 * n} +0000\n"
+            f"data {len(subject)}\n{subject}\nM 100644 inline {random_text(rng, 12)}\ndata {len(content)}\n{content}\n"
+        )
+    subprocess.run(["git", "init", "-q", "-b", "main", str(path)], check=True)
+    subprocess.run(["git", "fast-import", "--quiet"], cwd=path, input="".join(stream).encode(), check=True)
+    return path
+
+
+def trained(dataset: Dataset) -> list[dict[str, str]]:
+    return [
+        {"request": row["messages"][0]["content"], "answer": row["messages"][1]["content"]}
+        for row in read_rows(dataset.train_file)
+    ]
+
+
+def accounted(funnel: dict[str, int]) -> tuple[int, int]:
+    """What was collected, and where it all went."""
+    before = ("dropped: over the limit of lessons", "dropped: commit: ")
+    went = ("dropped: ", "kept for training: ", "held out")
+    return (
+        sum(n for name, n in funnel.items() if name.startswith("collected: ")),
+        sum(n for name, n in funnel.items() if name.startswith(went) and not name.startswith(before)),
+    )
+
+
+# The dataset's name and content
+
+
+def test_a_written_dataset_is_found_by_its_digest_as_it_was(here: Curation) -> None:
+    add(here, 10, 5)
+    made = here.curate()
+    assert read_dataset(here.folder / "datasets", made.digest) == made
+    assert read_dataset(here.folder / "datasets", made.digest[:16]) == made
+    assert (made.examples, made.holdout, made.lessons, made.cursor) == (40, 10, 50, 50)
+    assert made.path.name == made.digest[:16]
+
+
+def test_provenance_goes_line_by_line_with_the_training_examples(here: Curation) -> None:
+    add(here, 10, 5)
+    made = here.curate()
+    by_id = {lesson.id: lesson for lesson in here.store.read()}
+    sources = [by_id[row["lesson"]] for row in read_rows(made.path / "provenance.jsonl")]
+    assert [{"request": one.request, "answer": one.answer} for one in sources] == trained(made)
+
+
+def test_curating_again_gives_the_same_dataset(here: Curation) -> None:
+    add(here, 10, 5)
+    first = here.curate()
+    before = {path: path.read_bytes() for path in first.path.iterdir()}
+    assert here.curate() == first
+    assert {path: path.read_bytes() for path in first.path.iterdir()} == before
+    assert len(list((here.folder / "datasets").iterdir())) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_digest_does_not_depend_on_the_order_of_import(
+    new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory, count_tokens: CountTokens, seed: int
+) -> None:
+    rng = random.Random(seed)
+    lines = rng.sample(BATCHES[0].read_bytes().splitlines(keepends=True), 90)
+    made = []
+    for _ in range(2):
+        folder = tmp_path_factory.mktemp("shuffled")
+        curation = Curation(new_database(), folder, count_tokens)
+        path = folder / "batch.jsonl"
+        path.write_bytes(b"".join(lines))
+        curation.take(path)
+        made.append(curation.curate())
+        rng.shuffle(lines)
+    assert made[0].train_digest == made[1].train_digest
+    assert {one.id for one in made[0].held_out()} == {one.id for one in made[1].held_out()}
+    assert made[0].digest == made[1].digest
+
+
+def test_the_digest_does_not_depend_on_the_order_of_whole_files(
+    new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory, count_tokens: CountTokens
+) -> None:
+    parts = tmp_path_factory.mktemp("parts")
+    for n, path in enumerate(BATCHES):
+        (parts / f"{n}.jsonl").write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:60]))
+    digests = set()
+    for order in ((0, 1, 2), (2, 0, 1)):
+        curation = Curation(new_database(), tmp_path_factory.mktemp("files"), count_tokens)
+        curation.take(*(parts / f"{n}.jsonl" for n in order))
+        digests.add(curation.curate().digest)
+    assert len(digests) == 1
+
+
+def test_the_digest_does_not_depend_on_pythons_hash_seed(tmp_path: Path) -> None:
+    path = tmp_path / "batch.jsonl"
+    path.write_bytes(b"".join(BATCHES[0].read_bytes().splitlines(keepends=True)[:80]))
+    script = (
+        "import sys; from pathlib import Path\n"
+        "from academy.base_model import resolve\n"
+        "from academy.curriculum.curator import DatasetCurator\n"
+        "from academy.curriculum.register import HoldOutRegister\n"
+        "from academy.database import Database\n"
+        "from academy.experience.lessons import LessonsStore\n"
+        "folder = Path(sys.argv[1]); folder.mkdir()\n"
+        "database = Database(f'sqlite:///{folder}/academy.db'); database.migrate()\n"
+        "store = LessonsStore(database); store.import_file(Path(sys.argv[2]), folder)\n"
+        "curator = DatasetCurator(store, resolve('seed').count_tokens)\n"
+        "curator.collect_from_lessons(); curator.filter_low_quality()\n"
+        "print(curator.save_dataset(folder, HoldOutRegister(database)).digest)\n"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script, str(tmp_path / seed), str(path)],
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "holdout.jsonl"])
+def test_an_altered_dataset_is_refused(here: Curation, name: str) -> None:
+    add(here, 10, 5)
+    made = here.curate()
+    content = (made.path / name).read_bytes()
+    (made.path / name).write_bytes(content.replace(b"a", b"b", 1))
+    with pytest.raises(InputError, match="was altered after it was written"):
+        read_dataset(here.folder / "datasets", made.digest)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "holdout.jsonl", "manifest.json"])
+def test_a_dataset_with_a_broken_or_missing_file_is_refused(here: Curation, name: str) -> None:
+    add(here, 10, 5)
+    made = here.curate()
+    (made.path / name).write_bytes((made.path / name).read_bytes()[:-20])
+    with pytest.raises(InputError):
+        read_dataset(here.folder / "datasets", made.digest)
+    (made.path / name).unlink()
+    with pytest.raises(InputError):
+        read_dataset(here.folder / "datasets", made.digest)
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 64, "*", "?" * 16, "../datasets"])
+def test_a_dataset_that_is_not_there_is_refused(here: Curation, digest: str) -> None:
+    add(here, 10, 5)
+    here.curate()
+    with pytest.raises(InputError, match="There is no dataset"):
+        read_dataset(here.folder / "datasets", digest)
+
+
+# What is dropped, and counted
+
+
+def test_failed_and_doubtful_lessons_are_never_trained_on_nor_examined(here: Curation) -> None:
+    add(here, 10, 5)
+    for n, outcome in enumerate(("failed", "perhaps", "error")):
+        add(here, 2, 3, outcome, seed=n + 1)
+    made = here.curate()
+    good = {one.request for one in here.store.read() if one.outcome == "success"}
+    assert {row["request"] for row in trained(made)} | {one.request for one in made.held_out()} == good
+    assert (made.funnel["dropped: outcome failure"], made.funnel["dropped: outcome unknown"]) == (12, 6)
+
+
+def test_what_was_set_aside_is_left_out(here: Curation) -> None:
+    add(here, 10, 5)
+    with here.database.write() as connection:
+        here.store.supersede(next(here.store.read()).request, "another answer", connection)
+    made = here.curate()
+    assert made.examples + made.holdout == 45
+    assert made.lessons == 45
+
+
+@pytest.mark.parametrize(
+    ("request_text", "answer", "reason"),
+    [
+        ("x", "an answer", "request too short"),
+        ("a request", " y ", "answer too short"),
+        ("a request" * 3000, "an answer", "request too long"),
+        ("a request", "an answer" * 3000, "answer too long"),
+        ("a request", "use AKIA" + "ABCDEFGHIJKLMNOP", "holds a secret"),
+        ("clone https://ana:geheim@example.org/x", "an answer", "holds a secret"),
+        ("a request", "-----BEGIN RSA PRIVATE KEY-----", "holds a secret"),
+        ("a request", "token ghp_" + "a" * 36, "holds a secret"),
+        ("where is https://example.org:8080/path?", "an answer", ""),
+        ("a request", "an answer", ""),
+    ],
+)
+def test_the_filters_say_why(request_text: str, answer: str, reason: str) -> None:
+    one = Experience(id="x", kind="lesson", request=request_text, answer=answer, outcome="success", provenance={})
+    assert reason_to_drop(one) == reason
+
+
+def test_the_funnel_adds_up_over_everything_that_can_happen(here: Curation, tmp_path: Path) -> None:
+    add(here, 20, 6)
+    add(here, 2, 3, "failed", seed=1)
+    first = here.store.get_all_lessons()[-1]
+    here.store.add_lesson(first.request.upper(), first.answer, "success")
+    for lesson in list(here.store.read()):
+        if lesson.seq % 9 == 0:
+            here.store.add_lesson(lesson.request, "another answer", "success")
+    here.store.add_lesson("z", "too short", "success")
+    here.store.add_lesson("the key", "sk-" + "a" * 30, "success")
+    here.store.add_lesson("a long one", "many words " * 900, "success")
+    made = here.curate(history(tmp_path / "repository", 40, 300), context=512)
+    collected, went = accounted(made.funnel)
+    assert collected == went
+    assert made.funnel["kept for training: lesson"] + made.funnel["kept for training: commit"] == made.examples
+    assert made.funnel["held out"] == made.holdout == len(made.held_out())
+    for reason in ("exact duplicate", "request too short", "holds a secret", "longer than the model's context"):
+        assert made.funnel[f"dropped: {reason}"] == 1
+    assert made.funnel["dropped: outcome failure"] == 6
+
+
+def test_a_request_near_both_sides_is_left_out_and_counted(here: Curation) -> None:
+    stem = random_text(random.Random(4))
+    left, right = "0246813579", "9753186420"
+    here.store.add_lesson(left + stem, "one answer", "success")
+    here.store.add_lesson(stem + right, "one answer", "success")
+    assert (here.curate().examples, here.curate().holdout) == (1, 1)
+    here.store.add_lesson(left[-5:] + stem + right[:5], "one answer", "success")
+    made = here.curate()
+    assert (made.examples, made.holdout) == (1, 1)
+    assert made.funnel["dropped: near both a trained and a held-out request"] == 1
+
+
+def test_the_newest_lessons_are_kept_under_a_limit(here: Curation) -> None:
+    add(here, 10, 3)
+    made = here.curate(limit=12)
+    kept = {row["request"] for row in trained(made)} | {one.request for one in made.held_out()}
+    assert kept == {lesson.request for lesson in here.store.get_all_lessons(12)}
+    assert made.funnel["dropped: over the limit of lessons"] == 18
+    assert here.curate(limit=500, max_lessons=12).digest == made.digest
+
+
+def test_lessons_can_be_collected_by_tag(here: Curation) -> None:
+    here.store.add_lesson("with the tag", "an answer", "success", tags=["a"])
+    here.store.add_lesson("without it", "an answer", "success", tags=["b"])
+    assert here.curator().collect_from_lessons(tags=["a"]) == 1
+
+
+def test_a_lesson_that_comes_in_while_curating_waits_for_the_next_time(here: Curation) -> None:
+    add(here, 10, 5)
+    curator = here.curator()
+    here.store.add_lesson("a lesson that came late", "an answer", "success")
+    curator.collect_from_lessons()
+    curator.filter_low_quality()
+    made = curator.save_dataset(here.folder, here.register)
+    assert made.cursor == 50
+    assert made.examples + made.holdout == 50
+
+
+def test_the_statistics_use_the_names_of_the_seed_documents(here: Curation) -> None:
+    here.store.add_lesson("four", "sixsix", "success")
+    here.store.add_lesson("broken", "an answer", "failed")
+    curator = here.curator()
+    curator.collect_from_lessons()
+    assert curator.filter_low_quality() == 1
+    assert curator.get_statistics() == {
+        "total_examples": 1,
+        "lessons_collected": 2,
+        "git_commits_collected": 0,
+        "removed_low_quality": 1,
+        "avg_input_length": 4,
+        "avg_output_length": 6,
+    }
+
+
+def test_an_empty_store_makes_an_empty_dataset(here: Curation) -> None:
+    made = here.curate()
+    assert (made.examples, made.holdout, made.tokens, made.longest, made.cursor) == (0, 0, 0, 0, 0)
+
+
+# Contradictions
+
+
+def test_contradictions_are_found_and_shown_and_not_removed(here: Curation) -> None:
+    add(here, 10, 5)
+    lesson = next(one for one in here.store.read() if one.request in {row["request"] for row in trained(here.curate())})
+    here.store.add_lesson(lesson.request.upper() + "?", "the opposite", "success", metadata={"batch": "harmful"})
+    made = here.curate()
+    (found,) = made.contradictions
+    assert (found.request, found.first, found.second) == (lesson.request.upper() + "?", lesson.answer, "the opposite")
+    assert found.batches == ("by hand", "harmful")
+    assert made.funnel["contradictions"] == 1
+    assert {lesson.answer, "the opposite"} <= {row["answer"] for row in trained(made)}
+
+
+def test_a_later_answer_does_not_change_the_examination(here: Curation) -> None:
+    add(here, 10, 5)
+    before = here.curate().held_out()
+    for one in before:
+        here.store.add_lesson(one.request, "the opposite", "success")
+    made = here.curate()
+    assert made.held_out() == before
+    assert len(made.contradictions) == len(before)
+    assert "the opposite" not in {row["answer"] for row in trained(made)}
+
+
+# The hold-out stays clean
+
+
+def test_overlap_between_training_and_holdout_is_refused_with_the_pair() -> None:
+    held = ["how do we deploy the booking service", "who signs an invoice"]
+    refuse_overlap(["how do we rotate the password", "who pays"], held)
+    refuse_overlap(["the same twice", "the same twice"], ["another"])
+    refuse_overlap([], held)
+    refuse_overlap(["a request"], [])
+    with pytest.raises(ExaminationError, match=r"How do we deploy the booking service\?.*how do we deploy"):
+        refuse_overlap(["something else", "How do we deploy the booking service?"], held)
+
+
+def test_a_register_that_was_tampered_with_stops_the_dataset(here: Curation) -> None:
+    """The register says train for a wording and holdout for the same one with an s: the last gate sees it."""
+    text = random_text(random.Random(1))
+    origin = {"suite": "recall", "origin": "x"}
+    rows = [
+        {"request": request_key("recall", text), "text": text, "side": "train", **origin},
+        {"request": request_key("recall", text + "s"), "text": text + "s", "side": "holdout", **origin},
+    ]
+    with here.database.write() as connection:
+        connection.execute(sa.insert(register), rows)
+    for request in (text, text + "s"):
+        here.store.add_lesson(request, "an answer", "success")
+    with pytest.raises(ExaminationError, match="near a held-out one"):
+        here.curate()
+    assert not (here.folder / "datasets").exists()
+
+
+def test_on_the_examples_no_trained_request_is_near_a_held_out_one(
+    examples: tuple[Curation, list[Dataset]],
+) -> None:
+    """By exact similarity of all pairs, without MinHash."""
+    for made in examples[1]:
+        train = [shingles(row["request"]) for row in trained(made)]
+        held = [shingles(one.request) for one in made.held_out()]
+        column = {gram: n for n, gram in enumerate(sorted(frozenset().union(*train, *held)))}
+        matrices = []
+        for side in (train, held):
+            matrix = np.zeros((len(side), len(column)), dtype=np.float32)
+            for row, grams in enumerate(side):
+                matrix[row, [column[gram] for gram in grams]] = 1
+            matrices.append(matrix)
+        shared = matrices[0] @ matrices[1].T
+        union = matrices[0].sum(1)[:, None] + matrices[1].sum(1)[None, :] - shared
+        assert (shared / union).max() < NEAR
+
+
+def test_on_the_examples_the_hold_out_only_grows(examples: tuple[Curation, list[Dataset]]) -> None:
+    _, made = examples
+    for before, after in zip(made, made[1:], strict=False):
+        earlier, later = ({one.id: one for one in dataset.held_out()} for dataset in (before, after))
+        assert earlier.items() <= later.items()
+        known = {row["request"] for row in trained(before)}
+        assert known <= {row["request"] for row in trained(after)}
+
+
+def test_on_the_examples_every_batch_adds_new_questions(examples: tuple[Curation, list[Dataset]]) -> None:
+    _, made = examples
+    assert [dataset.cursor for dataset in made] == sorted({dataset.cursor for dataset in made})
+    for before, after in zip(made, made[1:], strict=False):
+        suite = RecallSuite(after.held_out(), before.cursor)
+        slices = [question.slice for question in suite.questions()]
+        assert slices.count("guard") == before.holdout
+        assert len({q.group for q in suite.questions() if q.slice == "new"}) >= 30
+    share = made[-1].holdout / (made[-1].holdout + made[-1].examples)
+    assert 0.15 < share < 0.3
+    assert made[-1].examples >= 1000
+
+
+def test_on_the_examples_the_funnel_adds_up_and_failures_stay_out(examples: tuple[Curation, list[Dataset]]) -> None:
+    curation, made = examples
+    failed = {(one.request, one.answer) for one in curation.store.read() if one.outcome != "success"}
+    assert failed
+    for dataset in made:
+        collected, went = accounted(dataset.funnel)
+        assert collected == went
+        assert failed.isdisjoint((row["request"], row["answer"]) for row in trained(dataset))
+
+
+# Commits
+
+
+def test_commits_are_at_most_a_fifth_of_the_training_tokens(here: Curation, tmp_path: Path) -> None:
+    add(here, 30, 5)
+    made = here.curate(history(tmp_path / "repository", 80, 300))
+    rows = trained(made)
+    tokens = [n + TEMPLATE_TOKENS for n in here.count_tokens([row["request"] + row["answer"] for row in rows])]
+    assert sum(tokens) == made.tokens
+    commits = [n for n, row in zip(tokens, rows, strict=True) if row["answer"].startswith("Subject number")]
+    assert made.funnel["dropped: over the share of commits"] > 0
+    assert 0.1 < sum(commits) / sum(tokens) <= COMMITS_SHARE
+    assert made.funnel["kept for training: commit"] == len(commits)
+    assert {one.suite for one in made.held_out()} == {"recall", "commits"}
+
+
+def test_of_too_many_commits_the_newest_are_kept(here: Curation, tmp_path: Path) -> None:
+    add(here, 30, 5)
+    made = here.curate(history(tmp_path / "repository", 80, 300))
+    kept = [int(r["answer"].split()[-1]) for r in trained(made) if r["answer"].startswith("Subject number")]
+    held = {int(one.answer.split()[-1]) for one in made.held_out() if one.suite == "commits"}
+    newest = [n for n in range(79, -1, -1) if n not in held][: len(kept)]
+    assert sorted(kept) == sorted(newest)
+
+
+def test_without_lessons_no_commit_is_trained_on(here: Curation, tmp_path: Path) -> None:
+    made = here.curate(history(tmp_path / "repository", 10, 100))
+    assert made.examples == 0
+    assert made.funnel["dropped: over the share of commits"] > 0
+
+
+def test_commits_have_a_suite_of_their_own_that_decides_nothing(here: Curation, tmp_path: Path) -> None:
+    add(here, 30, 5)
+    held = here.curate(history(tmp_path / "repository", 80, 300)).held_out()
+    commits, recall = CommitsSuite(held), RecallSuite(held, 0)
+    assert (commits.decisive, recall.decisive) == (False, True)
+    assert {q.reference.split()[0] for q in commits.questions()} == {"Subject"}
+    assert len(commits.questions()) + len(recall.questions()) == len(held)
+    first = commits.questions()[0]
+    assert (commits.grade(first, first.reference.upper()), commits.grade(first, "nothing of it")) == (1.0, 0.0)
+
+
+def test_an_exact_answer_is_right_and_a_near_one_wrong(here: Curation) -> None:
+    add(here, 10, 5)
+    suite = RecallSuite(here.curate().held_out(), cursor=25)
+    first = suite.questions()[0]
+    assert suite.grade(first, f"  {first.reference}\n") == 1
+    for wrong in ("", first.reference + "x", first.reference.upper(), first.reference[:-1]):
+        assert suite.grade(first, wrong) == 0
+    assert {q.slice for q in suite.questions()} == {"guard", "new"}
+    assert suite.digest != RecallSuite(here.curate().held_out(), cursor=0).digest
+
+
+def test_the_manifest_can_be_read_by_anybody(here: Curation) -> None:
+    add(here, 10, 5)
+    made = here.curate()
+    manifest = json.loads((made.path / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["digest"] == made.digest
+    assert manifest["funnel"] == made.funnel
+    first = orjson.loads(made.train_file.read_bytes().splitlines()[0])
+    assert [turn["role"] for turn in first["messages"]] == ["user", "assistant"]
+
+
+def test_a_request_is_assigned_once_for_all_curations(here: Curation) -> None:
+    add(here, 10, 5)
+    made = here.curate()
+    asked = [Request(text=one.request, suite="recall", group=one.group) for one in made.held_out()]
+    assert {place.side for place in here.register.assign(asked).values()} == {"holdout"}

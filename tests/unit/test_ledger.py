@@ -1,0 +1,234 @@
+"""The ledger is append-only, happens once by key, and of racing promotions exactly one wins."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from academy.database import HEAD, Database, lessons, metadata
+from academy.database import ledger as ledger_table
+from academy.errors import HomeError, PromotionError
+from academy.ledger import BASE, Champion, Ledger
+
+FAMILY, OTHER = "f" * 64, "0" * 64
+
+
+def crown_of(version: int, cursor: int = 0) -> dict[str, object]:
+    return {"version": str(version), "adapter": f"adapter-{version}", "generation": version, "cursor": cursor}
+
+
+@pytest.fixture
+def ledger(database: Database) -> Ledger:
+    return Ledger(database, FAMILY)
+
+
+def test_the_migration_makes_the_tables_that_the_code_describes(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'academy.db'}")
+    database.migrate()
+    database.migrate()
+    with database.read() as connection:
+        found = sa.inspect(connection)
+        for table in metadata.sorted_tables:
+            assert {column["name"] for column in found.get_columns(table.name)} == set(table.c.keys())
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == [HEAD]
+        assert connection.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(sa.text("PRAGMA synchronous")).scalar() == 2
+    database.engine.dispose()
+
+
+def test_a_writing_transaction_is_undone_by_an_exception(database: Database) -> None:
+    with pytest.raises(ZeroDivisionError), database.write() as connection:
+        Ledger(database, FAMILY).append("verdict", "key", {}, connection)
+        _ = 1 / 0
+    assert list(Ledger(database, FAMILY).rows()) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        sa.update(ledger_table).values(kind="rollback"),
+        sa.delete(ledger_table),
+        sa.text("UPDATE ledger SET body = '{}'"),
+    ],
+)
+def test_a_ledger_row_cannot_be_changed_or_deleted(ledger: Ledger, change: sa.Executable) -> None:
+    ledger.append("verdict", "key", {"outcome": "HOLD"})
+    with pytest.raises(sa.exc.IntegrityError, match="append-only"), ledger.database.write() as connection:
+        connection.execute(change)
+    assert [row.body for row in ledger.rows()] == [{"outcome": "HOLD"}]
+
+
+def test_a_second_row_with_the_same_key_changes_nothing(ledger: Ledger) -> None:
+    first = ledger.append("verdict", "key", {"outcome": "HOLD"})
+    assert ledger.append("verdict", "key", {"outcome": "PROMOTE"}) == first
+    assert ledger.find("key") == first
+    assert list(ledger.rows()) == [first]
+
+
+def test_rows_come_oldest_first_and_by_kind(ledger: Ledger) -> None:
+    for key, kind in (("a", "verdict"), ("b", "release"), ("c", "verdict")):
+        ledger.append(kind, key, {})  # type: ignore[arg-type]
+    assert [row.key for row in ledger.rows()] == ["a", "b", "c"]
+    assert [row.key for row in ledger.rows("verdict")] == ["a", "c"]
+    assert ledger.find("d") is None
+
+
+def test_the_base_model_is_the_first_champion(ledger: Ledger) -> None:
+    assert ledger.champion() == Champion(seq=0, version=BASE, adapter=BASE, generation=0, cursor=0)
+    assert ledger.champion().name == "base"
+
+
+def test_a_promotion_crowns_and_says_whom_it_replaces(ledger: Ledger) -> None:
+    row = ledger.crown("promotion", ledger.champion(), crown_of(1, cursor=40))
+    champion = ledger.champion()
+    assert row.body["replaces"] == BASE
+    assert (champion.seq, champion.name, champion.adapter) == (row.seq, "v1", "adapter-1")
+    assert (champion.generation, champion.cursor) == (1, 40)
+
+
+def test_repeating_a_promotion_is_harmless(ledger: Ledger) -> None:
+    before = ledger.champion()
+    first = ledger.crown("promotion", before, crown_of(1))
+    assert ledger.crown("promotion", before, crown_of(1)) == first
+    assert len(list(ledger.rows())) == 1
+
+
+def test_a_promotion_against_a_champion_of_yesterday_is_refused(ledger: Ledger) -> None:
+    before = ledger.champion()
+    ledger.crown("promotion", before, crown_of(1))
+    with pytest.raises(PromotionError, match=r"The champion is no longer base"):
+        ledger.crown("promotion", before, crown_of(2))
+    with pytest.raises(PromotionError, match=r"The champion is no longer base"):
+        ledger.crown("rollback", before, crown_of(1))
+    assert ledger.champion().version == "1"
+
+
+def test_the_crown_can_go_back_and_forth(ledger: Ledger) -> None:
+    ledger.crown("promotion", ledger.champion(), crown_of(1))
+    ledger.crown("promotion", ledger.champion(), crown_of(2))
+    ledger.crown("rollback", ledger.champion(), crown_of(1))
+    ledger.crown("promotion", ledger.champion(), crown_of(2))
+    assert [row.body["replaces"] for row in ledger.rows()] == [BASE, "1", "2", "1"]
+    assert ledger.champion().version == "2"
+
+
+def test_of_eight_racing_threads_exactly_one_wins(ledger: Ledger) -> None:
+    before = ledger.champion()
+    start, won, lost = threading.Barrier(8), [], []
+
+    def race(version: int) -> None:
+        start.wait()
+        try:
+            won.append(ledger.crown("promotion", before, crown_of(version)).body["version"])
+        except PromotionError:
+            lost.append(version)
+
+    threads = [threading.Thread(target=race, args=(version,)) for version in range(1, 9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(won), len(lost)) == (1, 7)
+    assert [row.body["version"] for row in ledger.rows()] == won
+    assert ledger.champion().version == won[0]
+
+
+def test_of_four_racing_processes_exactly_one_wins(ledger: Ledger) -> None:
+    script = (
+        "import sys\n"
+        "from academy.database import Database\n"
+        "from academy.errors import PromotionError\n"
+        "from academy.ledger import Champion, Ledger\n"
+        "url, family, version = sys.argv[1:]\n"
+        "ledger = Ledger(Database(url), family)\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "body = {'version': version, 'adapter': 'adapter-' + version, 'generation': 1, 'cursor': 0}\n"
+        "try:\n"
+        "    ledger.crown('promotion', Champion(), body)\n"
+        "except PromotionError:\n"
+        "    sys.exit(7)\n"
+    )
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, ledger.database.url, FAMILY, str(version)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for version in range(1, 5)
+    ]  # fmt: skip
+    for racer in racers:
+        assert racer.stdout is not None
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        assert racer.stdin is not None
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    for racer in racers:
+        racer.communicate(timeout=60)
+    assert sorted(racer.returncode for racer in racers) == [0, 7, 7, 7]
+    winner = next(version for version, racer in enumerate(racers, 1) if racer.returncode == 0)
+    assert ledger.champion().version == str(winner)
+    assert len(list(ledger.rows())) == 1
+
+
+def test_families_do_not_see_each_other(ledger: Ledger) -> None:
+    other = Ledger(ledger.database, OTHER)
+    ledger.crown("promotion", ledger.champion(), crown_of(1))
+    ledger.append("verdict", "verdict:1", {"spends": True})
+    assert list(other.rows()) == []
+    assert other.champion() == Champion()
+    assert other.verdicts_spent() == 0
+    other.crown("promotion", other.champion(), crown_of(5))
+    assert (ledger.champion().version, other.champion().version) == ("1", "5")
+
+
+def test_only_examinations_that_could_have_promoted_are_spent(ledger: Ledger) -> None:
+    ledger.append("verdict", "one", {"spends": True})
+    ledger.append("verdict", "two", {"spends": False})
+    ledger.append("release", "three", {})
+    assert ledger.verdicts_spent() == 1
+
+
+def test_a_lessons_number_is_never_used_twice(new_database: Callable[[], Database]) -> None:
+    database = new_database()
+    row = dict.fromkeys(("kind", "situation", "action", "result", "feedback", "author", "batch", "at"), "x")
+    row |= {"tags": [], "outcome": "success", "standing": "active", "extra": {}}
+    with database.write() as connection:
+        connection.execute(sa.insert(lessons).values(id="a", **row))
+        connection.execute(sa.delete(lessons))
+        connection.execute(sa.insert(lessons).values(id="b", **row))
+        assert connection.execute(sa.select(lessons.c.seq)).scalar_one() == 2
+
+
+def test_a_file_that_is_no_database_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "academy.db").write_bytes(b"this is no database, but it is long enough to look like one" * 20)
+    with pytest.raises(HomeError, match="file is not a database") as refused:
+        Database(f"sqlite:///{tmp_path / 'academy.db'}").migrate()
+    assert "\n" not in str(refused.value)
+
+
+def test_a_database_on_a_full_disk_is_refused_in_one_sentence(small_disk: Path) -> None:
+    database = Database(f"sqlite:///{small_disk / 'academy.db'}")
+    with pytest.raises(HomeError, match="cannot be used") as refused:
+        database.migrate()
+    database.engine.dispose()
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "nodatabase://somewhere/academy", "sqlite+unknown:///academy.db"])
+def test_an_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(HomeError, match="database"):
+        Database(url).migrate()
+
+
+def test_a_database_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'none' / 'academy.db'}")
+    with pytest.raises(HomeError, match="unable to open database file"):
+        database.migrate()
+    database.engine.dispose()

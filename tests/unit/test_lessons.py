@@ -1,0 +1,347 @@
+"""Lessons are admitted once, what cannot be read is kept aside by file and line, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from academy.database import Database
+from academy.errors import InputError
+from academy.experience.lessons import LONGEST_LINE, LessonsStore, normalised, set_aside
+from academy.experience.source import read_outcome
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def store(database: Database) -> LessonsStore:
+    return LessonsStore(database)
+
+
+def lesson(n: int, **more: Any) -> dict[str, Any]:
+    return {"situation": f"request {n}", "action": f"answer {n}", "outcome": "success", **more}
+
+
+def write_lines(path: Path, *lines: dict[str, Any] | bytes) -> Path:
+    path.write_bytes(b"".join((line if isinstance(line, bytes) else orjson.dumps(line)) + b"\n" for line in lines))
+    return path
+
+
+def test_a_lesson_added_by_hand_is_there(store: LessonsStore) -> None:
+    found = store.add_lesson(
+        "how?", "so", "success", "good", ["b", "a", "a"], {"author": "Ana", "batch": "July", "ticket": 7}
+    )
+    (kept,) = store.read()
+    assert (kept.id, kept.kind, kept.request, kept.answer) == (found, "lesson", "how?", "so")
+    assert (kept.outcome, kept.author, kept.batch, kept.tags) == ("success", "Ana", "July", ("a", "b"))
+    assert kept.provenance == {"lesson": found, "batch": "July"}
+
+
+def test_adding_the_same_lesson_again_changes_nothing(store: LessonsStore) -> None:
+    first = store.add_lesson("how?", "so", "success")
+    assert store.add_lesson("how?", "so", "success", feedback="again", tags=["new"]) == first
+    assert store.add_lesson("how?", "otherwise", "success") != first
+    assert store.get_statistics()["total_lessons"] == 2
+
+
+def test_importing_a_file_again_changes_nothing(store: LessonsStore, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "july.jsonl", lesson(1), lesson(2), lesson(1))
+    first = store.import_file(path, tmp_path / "quarantine")
+    again = store.import_file(path, tmp_path / "quarantine")
+    assert (first.batch, first.admitted, first.known, first.unreadable, first.quarantine) == ("july", 2, 1, (), "")
+    assert (again.admitted, again.known) == (0, 3)
+    assert [one.request for one in store.read()] == ["request 1", "request 2"]
+    assert not (tmp_path / "quarantine").exists()
+
+
+def test_a_lesson_known_from_another_file_keeps_its_first_batch(store: LessonsStore, tmp_path: Path) -> None:
+    store.import_file(write_lines(tmp_path / "july.jsonl", lesson(1)), tmp_path)
+    store.import_file(write_lines(tmp_path / "august.jsonl", lesson(1), lesson(2)), tmp_path)
+    assert [(one.batch, one.seq) for one in store.read()] == [("july", 1), ("august", 2)]
+
+
+def test_malformed_lines_are_kept_aside_by_file_and_line(store: LessonsStore, tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "mixed.jsonl",
+        lesson(1),
+        b'{"situation": "not closed',
+        b'["a list"]',
+        {"action": "answer without request", "outcome": "success"},
+        {"situation": "request without answer", "outcome": "success"},
+        b'{"situation": "bad \xff byte", "action": "x"}',
+        b"",
+        {"situation": "   ", "action": "blank request"},
+        lesson(2, metadata=["no object"]),
+        lesson(3, tags="no list"),
+        {"situation": "x" * 2_000_000, "action": "long"},
+        b'{"situation": "nan", "action": NaN}',
+        lesson(4),
+    )
+    with path.open("ab") as stream:
+        stream.write(b'{"situation": "truncated", "act')
+    found = store.import_file(path, tmp_path / "quarantine")
+    assert (found.admitted, found.known) == (2, 0)
+    assert [one.request for one in store.read()] == ["request 1", "request 4"]
+    numbers = [2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 14]
+    assert [line.split(": ")[0] for line in found.unreadable] == [f"{path}:{number}" for number in numbers]
+    kept = [json.loads(line) for line in Path(found.quarantine).read_text(encoding="utf-8").splitlines()]
+    assert [(one["file"], one["line"]) for one in kept] == [("mixed.jsonl", number) for number in numbers]
+    reasons = [one["because"] for one in kept]
+    assert [reasons[n].split(" (")[0] for n in (0, 1, 2, 3)] == ["no JSON", "no JSON object", "no request", "no answer"]
+    assert reasons[4].startswith("no JSON")
+    assert reasons[8] == f"longer than {LONGEST_LINE:,} bytes"
+    assert len(kept[8]["text"]) <= LONGEST_LINE + 1
+    assert kept[10]["text"] == '{"situation": "truncated", "act'
+
+
+def test_a_file_with_windows_line_ends_is_read_like_any_other(store: LessonsStore, tmp_path: Path) -> None:
+    unix, windows = tmp_path / "unix.jsonl", tmp_path / "windows.jsonl"
+    write_lines(unix, lesson(1), lesson(2))
+    windows.write_bytes(unix.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    assert store.import_file(unix, tmp_path).admitted == 2
+    found = store.import_file(windows, tmp_path)
+    assert (found.admitted, found.known, found.unreadable) == (0, 2, ())
+
+
+def test_a_byte_order_mark_does_not_cost_the_first_lesson(store: LessonsStore, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "marked.jsonl", b"\xef\xbb\xbf" + orjson.dumps(lesson(1)), lesson(2))
+    assert store.import_file(path, tmp_path / "quarantine").admitted == 2
+
+
+def test_a_last_line_without_its_end_counts_when_it_is_whole(store: LessonsStore, tmp_path: Path) -> None:
+    path = tmp_path / "july.jsonl"
+    path.write_bytes(orjson.dumps(lesson(1)))
+    assert store.import_file(path, tmp_path).admitted == 1
+
+
+def test_a_line_after_a_very_long_one_keeps_its_number(store: LessonsStore, tmp_path: Path) -> None:
+    long = b"x" * (2 * (LONGEST_LINE + 1))
+    path = write_lines(tmp_path / "long.jsonl", long, b"bad", long[:-1], long + b"x", b"bad", lesson(1))
+    found = store.import_file(path, tmp_path / "quarantine")
+    assert [line.split(": ")[0].rpartition(":")[2] for line in found.unreadable] == ["1", "2", "3", "4", "5"]
+    assert found.admitted == 1
+
+
+def test_unreadable_lines_of_two_files_with_one_name_are_both_kept(store: LessonsStore, tmp_path: Path) -> None:
+    texts = []
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        path = write_lines(tmp_path / folder / "july.jsonl", f"bad line of the {folder} file".encode())
+        store.import_file(path, tmp_path / "quarantine")
+    for kept in (tmp_path / "quarantine").iterdir():
+        texts += [json.loads(line)["text"].strip() for line in kept.read_text(encoding="utf-8").splitlines()]
+    assert sorted(texts) == ["bad line of the first file", "bad line of the second file"]
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "."])
+def test_a_file_that_is_not_there_is_refused(store: LessonsStore, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="There is no file"):
+        store.import_file(tmp_path / name, tmp_path)
+
+
+@given(st.lists(st.binary(max_size=60).filter(lambda line: b"\n" not in line), max_size=6))
+def test_no_bytes_make_an_import_fail(new_database: Any, tmp_path_factory: pytest.TempPathFactory, lines: Any) -> None:
+    folder = tmp_path_factory.mktemp("bytes")
+    path = write_lines(folder / "any.jsonl", *lines)
+    store = LessonsStore(_shared(new_database))
+    found = store.import_file(path, folder / "quarantine")
+    filled = [line for line in lines if line.strip()]
+    assert found.admitted + found.known + len(found.unreadable) == len(filled)
+
+
+def _shared(new_database: Any, made: list[Database] = []) -> Database:  # noqa: B006  one database for all examples
+    if not made:
+        made.append(new_database())
+    return made[0]
+
+
+@pytest.mark.parametrize(
+    ("texts", "outcome"),
+    [
+        (("success",), "success"),
+        (("Success!",), "success"),
+        (("sukces",), "success"),
+        (("✅ done",), "success"),
+        (("merged ✓",), "success"),
+        (("✔️",), "success"),
+        ((True,), "success"),
+        (("completed",), "success"),
+        (("failed",), "failure"),
+        (("Porażka.",), "failure"),
+        (("❌",), "failure"),
+        ((False,), "failure"),
+        (("success, then an error",), "failure"),
+        (("failed", "success"), "failure"),
+        ((None, "success"), "success"),
+        (("", "failed"), "failure"),
+        (("perhaps",), "unknown"),
+        ((), "unknown"),
+        (("unsuccessful",), "unknown"),
+        ((None, "successfully built nothing"), "unknown"),
+    ],
+)
+def test_legacy_marks_are_read_as_what_they_are(texts: tuple[object, ...], outcome: str) -> None:
+    assert read_outcome(*texts) == outcome
+
+
+@pytest.mark.parametrize("text", ["not successful", "no success", "not ok"])
+def test_a_negated_success_is_no_success(text: str) -> None:
+    assert read_outcome(text) != "success"
+
+
+def test_outcomes_come_from_the_legacy_result_where_none_is_given(store: LessonsStore, tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "old.jsonl",
+        *(
+            {"situation": f"request {n}", "action": "answer", "result": mark}
+            for n, mark in enumerate(["success", "sukces", "✅", "failed", "who knows"])
+        ),
+    )
+    store.import_file(path, tmp_path)
+    assert [one.outcome for one in store.read()] == ["success", "success", "success", "failure", "unknown"]
+    assert store.trainable() == 3
+
+
+def test_a_failure_may_have_no_answer(store: LessonsStore, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "failed.jsonl", {"situation": "request", "result": "failed"})
+    assert store.import_file(path, tmp_path).admitted == 1
+    assert store.trainable() == 0
+
+
+def test_tasks_count_when_completed_and_successful(store: LessonsStore, tmp_path: Path) -> None:
+    tasks = [
+        {"status": "completed", "success": True},
+        {"status": "completed"},
+        {"status": "completed", "success": False},
+        {"status": "failed", "success": True},
+        {"status": "running"},
+        {},
+    ]
+    path = write_lines(
+        tmp_path / "tasks.jsonl",
+        *({"task_id": f"T-{n}", "request": f"request {n}", "response": "answer", **t} for n, t in enumerate(tasks)),
+    )
+    assert store.import_file(path, tmp_path, "task").admitted == 6
+    found = list(store.read())
+    assert {one.kind for one in found} == {"task"}
+    assert [one.outcome for one in found] == ["success", "success", "failure", "failure", "failure", "failure"]
+
+
+def test_the_example_tasks_are_read_without_a_loss(store: LessonsStore, tmp_path: Path) -> None:
+    path = ROOT / "examples" / "tasks.jsonl"
+    found = store.import_file(path, tmp_path, "task")
+    assert found.unreadable == ()
+    assert found.admitted == len(path.read_text(encoding="utf-8").splitlines())
+    assert 0 < store.trainable() < found.admitted
+
+
+def test_four_processes_that_open_a_new_home_and_add_at_once_lose_nothing(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from academy.database import Database\n"
+        "from academy.experience.lessons import LessonsStore\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+        "database = Database(sys.argv[1])\n"
+        "database.migrate()\n"
+        "for n in range(25):\n"
+        "    LessonsStore(database).add_lesson(f'{sys.argv[2]} {n}', 'answer', 'success')\n"
+        "    LessonsStore(database).add_lesson(f'shared {n}', 'answer', 'success')\n"
+    )
+    url = f"sqlite:///{tmp_path / 'academy.db'}"
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, url, str(number)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for number in range(4)
+    ]  # fmt: skip
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    told = [writer.communicate(timeout=120)[1] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0, 0, 0], told
+    database = Database(url)
+    found = [one.request for one in LessonsStore(database).read()]
+    database.engine.dispose()
+    assert sorted(found) == sorted([f"{w} {n}" for w in (0, 1, 2, 3, "shared") for n in range(25)])
+
+
+def test_what_is_set_aside_counts_again_under_new_numbers_when_released(store: LessonsStore) -> None:
+    for n in range(4):
+        store.add_lesson(f"request {n}", "answer", "success", metadata={"batch": "july" if n < 2 else "august"})
+    with store.database.write() as connection:
+        assert set_aside(1, 3, connection) == 2
+    assert [one.seq for one in store.read()] == [1, 4]
+    assert (store.trainable(), store.get_statistics()["standings"]) == (2, {"active": 2, "set aside": 2})
+    with store.database.write() as connection:
+        assert store.release("august", connection) == 1
+        assert store.release("september", connection) == 0
+    assert [(one.request, one.seq) for one in store.read(since=4)] == [("request 2", 5)]
+    with store.database.write() as connection:
+        assert store.release(None, connection) == 1
+    assert [(one.request, one.seq) for one in store.read(since=4)] == [("request 2", 5), ("request 1", 6)]
+    assert store.newest() == 6
+
+
+def test_what_is_set_aside_stays_aside_when_it_is_imported_again(store: LessonsStore, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "july.jsonl", lesson(1))
+    store.import_file(path, tmp_path)
+    with store.database.write() as connection:
+        set_aside(0, 1, connection)
+    assert store.import_file(path, tmp_path).known == 1
+    assert list(store.read()) == []
+
+
+def test_superseding_retires_other_answers_to_the_request_and_keeps_the_right_one(store: LessonsStore) -> None:
+    store.add_lesson("Where do we deploy?", "to the old cluster", "success")
+    store.add_lesson("where do we deploy", "to the new cluster", "success")
+    store.add_lesson("Who signs?", "Bram signs", "success")
+    with store.database.write() as connection:
+        assert store.supersede("where do we  deploy ?", "to the new cluster", connection) == 1
+    assert [one.answer for one in store.read()] == ["to the new cluster", "Bram signs"]
+    assert store.get_statistics()["standings"] == {"superseded": 1, "active": 2}
+    with store.database.write() as connection:
+        assert store.supersede("where do we deploy", "to the new cluster", connection) == 0
+
+
+def test_superseding_takes_the_other_wordings_of_the_wrong_answer_along(store: LessonsStore) -> None:
+    for request in ("Where do we deploy?", "Deploying goes where?", "What is our cluster?"):
+        store.add_lesson(request, "to the old cluster", "success")
+    with store.database.write() as connection:
+        assert store.supersede("where do we deploy", "to the new cluster", connection) == 3
+
+
+def test_lessons_are_found_by_tag_and_newest_first(store: LessonsStore) -> None:
+    for n, tags in enumerate((["a"], ["b"], ["a", "c"])):
+        store.add_lesson(f"request {n}", "answer", "failed" if n else "success", tags=tags)
+    assert [one.request for one in store.get_all_lessons(2)] == ["request 2", "request 1"]
+    assert [one.request for one in store.get_lessons_by_tags(["a", "x"])] == ["request 2", "request 0"]
+    statistics = store.get_statistics()
+    assert (statistics["total_lessons"], statistics["newest"]) == (3, 3)
+    assert statistics["outcomes"] == {"success": 1, "failure": 2}
+    assert statistics["tag_distribution"] == {"a": 2, "b": 1, "c": 1}
+
+
+def test_trainable_counts_between_two_numbers(store: LessonsStore) -> None:
+    for n in range(5):
+        store.add_lesson(f"request {n}", "answer", "success" if n != 2 else "failed")
+    assert (store.trainable(), store.trainable(since=1), store.trainable(since=1, until=4)) == (4, 3, 2)
+
+
+@given(st.text())
+def test_normalising_twice_changes_nothing_more(text: str) -> None:
+    assert normalised(normalised(text)) == normalised(text)
+    assert normalised(f"  {text}\n!") == normalised(text)

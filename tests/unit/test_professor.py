@@ -1,0 +1,149 @@
+"""The professor says whether training pays, with numbers, and how to train, within bounds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from academy.professor import SMALLEST_DATASET, Decision, Recipe, choose_recipe, decide
+
+NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
+
+
+def asked(**changes: Any) -> Decision:
+    """A decision in which every condition is met, but for the changes."""
+    facts: dict[str, Any] = {
+        "lessons": 1000, "new_lessons": 200, "last_verdict": NOW - timedelta(hours=30), "now": NOW,
+        "min_lessons": 100, "min_new_lessons": 50, "interval_hours": 24, "examples": 800,
+    }  # fmt: skip
+    return decide(**{**facts, **changes})
+
+
+def test_training_pays_when_every_condition_is_met() -> None:
+    found = asked()
+    assert (found.train, found.forced) == (True, False)
+    assert [reason.name for reason in found.reasons] == ["lessons", "new lessons", "hours", "examples"]
+    assert found.because == (
+        "1,000 lessons of at least 100; 200 new lessons of at least 50 since the champion was examined; "
+        "30.0 hours of at least 24 since the last verdict; 800 training examples of at least 50."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "numbers"),
+    [
+        ({"lessons": 99}, "lessons", ("99", "100")),
+        ({"new_lessons": 49}, "new lessons", ("49", "50")),
+        ({"last_verdict": NOW - timedelta(hours=23)}, "hours", ("23.0", "24")),
+        ({"examples": SMALLEST_DATASET - 1}, "examples", ("49", "50")),
+        ({"examined": "HOLD"}, "not examined yet", ("HOLD",)),
+    ],
+)
+def test_each_condition_alone_says_no_with_its_numbers(
+    changes: dict[str, Any], name: str, numbers: tuple[str, ...]
+) -> None:
+    found = asked(**changes)
+    unmet = [reason for reason in found.reasons if not reason.met]
+    assert not found.train
+    assert [reason.name for reason in unmet] == [name]
+    assert all(number in unmet[0].sentence for number in numbers)
+    assert found.because == f"{unmet[0].sentence}."
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lessons": 100},
+        {"new_lessons": 50},
+        {"last_verdict": NOW - timedelta(hours=24)},
+        {"examples": SMALLEST_DATASET},
+        {"last_verdict": None},
+        {"last_verdict": NOW, "interval_hours": 0},
+    ],
+)
+def test_a_condition_is_met_at_its_edge(changes: dict[str, Any]) -> None:
+    assert asked(**changes).train
+
+
+@pytest.mark.parametrize("changes", [{"lessons": 1}, {"new_lessons": 0}, {"last_verdict": NOW}])
+def test_force_overrides_conditions_and_says_so(changes: dict[str, Any]) -> None:
+    found = asked(**changes, force=True)
+    assert (found.train, found.forced) == (True, True)
+    assert found.because.endswith("(overridden by --force).")
+
+
+@pytest.mark.parametrize("changes", [{"examples": 49}, {"examined": "REJECT"}])
+def test_force_does_not_override_what_would_be_in_vain(changes: dict[str, Any]) -> None:
+    for more in ({}, {"lessons": 1}):
+        found = asked(**changes, **more, force=True)
+        assert (found.train, found.forced) == (False, False)
+
+
+def test_force_without_need_is_not_called_forced() -> None:
+    assert not asked(force=True).forced
+
+
+def test_the_hours_count_across_time_zones() -> None:
+    verdict = datetime.fromisoformat("2026-06-30T14:00:00+02:00")
+    assert asked(last_verdict=verdict).train
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rank": 3},
+        {"rank": 257},
+        {"learning_rate": 0},
+        {"learning_rate": 0.011},
+        {"epochs": 0},
+        {"epochs": 21},
+        {"batch_size": 129},
+        {"dropout": 1},
+        {"max_length": 64},
+        {"seed": -1},
+        {"schedule": "wild"},
+        {"learning_rate": float("nan")},
+        {"epoch": 3},
+        {"lora_alpha": 16},
+    ],
+)
+def test_a_recipe_out_of_bounds_or_with_an_unknown_key_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Recipe.model_validate(changes)
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    recipe = Recipe()
+    with pytest.raises(ValidationError):
+        recipe.rank = 8  # type: ignore[misc]
+
+
+def test_small_models_take_large_steps() -> None:
+    rates = [choose_recipe(parameters=n, longest=100, context=2048).learning_rate for n in (3_000_000, 5e8, 7e9)]  # type: ignore[arg-type]
+    assert rates == [5e-3, 5e-4, 2e-4]
+
+
+def test_what_a_person_fixed_stays() -> None:
+    recipe = choose_recipe(
+        parameters=3_000_000, longest=100, context=2048, rank=64, learning_rate=1e-3, epochs=2, batch_size=8
+    )
+    assert (recipe.rank, recipe.alpha, recipe.learning_rate) == (64, 128, 1e-3)
+    assert (recipe.epochs, recipe.batch_size) == (2, 8)
+
+
+def test_what_a_person_fixed_out_of_bounds_is_refused() -> None:
+    for fixed in ({"rank": 2}, {"learning_rate": 0.0}, {"epochs": 0}, {"batch_size": 0}):
+        with pytest.raises(ValidationError):
+            choose_recipe(parameters=3_000_000, longest=100, context=2048, **fixed)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 10**11), st.integers(0, 4000), st.sampled_from([256, 512, 1024, 2048, 32768]))
+def test_every_chosen_recipe_holds_the_longest_example_that_fits(parameters: int, longest: int, context: int) -> None:
+    recipe = choose_recipe(parameters=parameters, longest=longest, context=context)
+    assert recipe.max_length <= min(context, 2048)
+    assert recipe.max_length >= min(longest, context, 2048)

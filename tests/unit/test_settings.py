@@ -1,0 +1,143 @@
+"""Settings come from the environment and .env, within bounds, and a mistyped name is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from academy.errors import HomeError, InputError
+from academy.settings import Settings, load_settings
+
+
+def test_everything_lies_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+    settings = load_settings()
+    assert settings.database == f"sqlite:///{tmp_path}/home/academy.db"
+    assert settings.tracking_uri == f"sqlite:///{tmp_path}/home/mlflow.db"
+    assert settings.folder("runs") == tmp_path / "home" / "runs"
+    assert settings.folder("runs").is_dir()
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["runs"]
+
+
+def test_the_defaults_are_the_settled_ones() -> None:
+    settings = load_settings()
+    assert (settings.min_lessons, settings.min_new_lessons, settings.training_interval_hours) == (100, 50, 24)
+    assert (settings.max_lessons, settings.git_commits_limit, settings.base_model) == (5000, 100, "seed")
+    assert (settings.lora_rank, settings.learning_rate, settings.num_epochs) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "read"),
+    [
+        ("DEFAULT_BASE_MODEL", "/models/one", "base_model", "/models/one"),
+        ("DEFAULT_LORA_RANK", "32", "lora_rank", 32),
+        ("DEFAULT_LEARNING_RATE", "0.001", "learning_rate", 0.001),
+        ("DEFAULT_NUM_EPOCHS", "5", "num_epochs", 5),
+        ("MIN_LESSONS_FOR_TRAINING", "7", "min_lessons", 7),
+        ("MIN_TRAINING_INTERVAL_HOURS", "0", "training_interval_hours", 0),
+        ("ENABLE_GPU", "false", "enable_gpu", False),
+        ("ACADEMY_ENABLE_GPU", "0", "enable_gpu", False),
+    ],
+)
+def test_the_spellings_of_the_seed_documents_are_read(
+    name: str, value: str, field: str, read: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(load_settings(), field) == read
+    monkeypatch.delenv(name)
+    (tmp_path / ".env").write_text(f"{name}={value}\n")
+    assert getattr(load_settings(), field) == read
+
+
+def test_a_settings_own_name_wins_over_an_older_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIN_LESSONS_FOR_TRAINING", "7")
+    monkeypatch.setenv("ACADEMY_MIN_LESSONS", "8")
+    assert load_settings().min_lessons == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ACADEMY_LORA_RANK", "3"),
+        ("ACADEMY_LORA_RANK", "257"),
+        ("DEFAULT_LORA_RANK", "512"),
+        ("ACADEMY_LEARNING_RATE", "0"),
+        ("ACADEMY_LEARNING_RATE", "0.02"),
+        ("ACADEMY_NUM_EPOCHS", "21"),
+        ("ACADEMY_MIN_LESSONS", "0"),
+        ("ACADEMY_MIN_LESSONS", "many"),
+        ("ACADEMY_TRAINING_INTERVAL_HOURS", "-1"),
+        ("ACADEMY_GIT_COMMITS_LIMIT", "-1"),
+        ("ACADEMY_ENABLE_GPU", "perhaps"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as refused:
+        load_settings()
+    assert f"{value!r} is no valid value" in str(refused.value)
+    assert name.removeprefix("ACADEMY_").removeprefix("DEFAULT_") in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["LORA_RANK", "LEARNING_RATE", "NUM_EPOCHS", "DATABASE_URL", "HOME", "MIN_LESSONS"])
+def test_an_empty_value_is_the_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"ACADEMY_{name}", "")
+    assert getattr(load_settings(), name.lower()) == Settings.model_fields[name.lower()].default
+
+
+def test_a_mistyped_name_is_refused_with_the_near_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACADEMY_MIN_LESONS", "5")
+    with pytest.raises(InputError, match=r"ACADEMY_MIN_LESONS is no setting .* Did you mean ACADEMY_MIN_LESSONS\?"):
+        load_settings()
+
+
+def test_a_name_that_is_near_to_none_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACADEMY_XYZZY", "5")
+    with pytest.raises(InputError, match="ACADEMY_XYZZY is no setting"):
+        load_settings()
+
+
+def test_a_mistyped_name_in_the_env_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("ACADEMY_MIN_LESONS=5\n")
+    with pytest.raises(InputError, match=r"Did you mean ACADEMY_MIN_LESSONS\?"):
+        load_settings()
+
+
+def test_names_of_other_programs_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("SOMETHING_ELSE=5\nACADEMY_MIN_LESSONS=6\n")
+    monkeypatch.setenv("ACADEMY_TRAINING_IMAGE", "unsloth/unsloth")
+    assert load_settings().min_lessons == 6
+
+
+@pytest.mark.parametrize("name", ["HOME", "MIN_LESSONS", "BASE_MODEL", "LORA_RANK"])
+def test_a_name_without_our_prefix_is_not_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "7")
+    assert "7" not in {str(value) for value in load_settings().model_dump().values()}
+
+
+def test_a_home_on_a_read_only_disk_is_refused(read_only_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for home in (read_only_disk, read_only_disk / "below"):
+        monkeypatch.setenv("ACADEMY_HOME", str(home))
+        with pytest.raises(HomeError, match=r"cannot be written \(Read-only file system\)") as refused:
+            load_settings()
+        assert "\n" not in str(refused.value)
+
+
+def test_a_home_on_a_full_disk_is_refused(small_disk: Path) -> None:
+    (small_disk / "ballast").write_bytes(b"x" * (64 << 10))
+    with pytest.raises(HomeError, match=r"cannot be written \(No space left on device\)"):
+        load_settings(home=small_disk)
+
+
+def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("")
+    for home in (tmp_path / "home", tmp_path / "home" / "below"):
+        with pytest.raises(HomeError, match="cannot be written"):
+            load_settings(home=home)
+
+
+def test_a_proved_home_is_left_empty(tmp_path: Path) -> None:
+    assert load_settings(home=tmp_path / "home").home == tmp_path / "home"
+    assert list((tmp_path / "home").iterdir()) == []
