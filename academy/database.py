@@ -69,7 +69,13 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.engine = sa.create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
+        try:
+            self.engine = sa.create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
+        except (sa.exc.ArgumentError, ModuleNotFoundError) as problem:
+            raise HomeError(
+                f"'{url.partition('://')[0]}' is no database address that can be used here.",
+                "Correct ACADEMY_DATABASE_URL; PostgreSQL needs the extra `postgres`.",
+            ) from problem
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _on_connect)
             sa.event.listen(self.engine, "begin", _on_begin)

@@ -65,6 +65,11 @@ def promote(
                 "verdict": verdict.seq,
             },
         )
+    if ledger.champion().adapter != version.adapter:
+        raise PromotionError(
+            f"{version.name} was promoted on this verdict before, and was rolled back since.",
+            f"Make it champion again with `academy rollback {version.name}`.",
+        )
     reconcile(ledger, versions)
     return done
 

@@ -27,7 +27,9 @@ def _names(name: str, *others: str) -> AliasChoices:
 class Settings(BaseSettings):
     """Paths, addresses and thresholds. One instance a command, passed down; there is no global one."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore", env_ignore_empty=True
+    )
 
     home: Annotated[Path, NoDecode] = Field(
         Path("./data"), validation_alias=_names("HOME"), description="holds everything"
@@ -126,11 +128,17 @@ def _refuse_unknown_names() -> None:
         if isinstance(field.validation_alias, AliasChoices)
         for choice in field.validation_alias.choices
     }
-    for name in os.environ:
+    written = Path(".env")
+    names = {line.partition("=")[0].removeprefix("export ").strip() for line in _lines(written)}
+    for name in sorted(names | set(os.environ)):
         if name.startswith(PREFIX) and name not in known | LATER and not name.startswith(PREFIX + "TEST_"):
             near = difflib.get_close_matches(name, sorted(known), 1)
             hint = f"Did you mean {near[0]}?" if near else "The README lists the settings."
             raise InputError(f"{name} is no setting of the Academy.", hint)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
 LATER = {"ACADEMY_TRAINING_IMAGE", "ACADEMY_CUDA_IMAGE", "ACADEMY_ENABLE"}

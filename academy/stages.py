@@ -286,7 +286,7 @@ def _verify_with(work: Workplace) -> Callable[[Path], None]:
 
 
 def _suites(work: Workplace, dataset: Dataset, champion: Champion) -> list[tuple[Suite, Generation]]:
-    held_out = dataset.held_out()
+    held_out = dataset.held_out({lesson.id: lesson.seq for lesson in work.store.read()})
     found: list[Suite] = [RecallSuite(held_out, champion.cursor), CommitsSuite(held_out)]
     return [(suite, _generation(work, suite)) for suite in found if suite.decisive or suite.questions()]
 

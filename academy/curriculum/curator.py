@@ -51,7 +51,11 @@ class DatasetCurator:
 
     def collect_from_lessons(self, limit: int | None = None, tags: Sequence[str] = ()) -> int:
         """Active lessons and tasks of the store. Returns how many."""
-        found = [lesson for lesson in self.store.read() if not tags or set(tags) & set(lesson.tags)]
+        found = [
+            lesson
+            for lesson in self.store.read()
+            if lesson.seq <= self.cursor and (not tags or set(tags) & set(lesson.tags))
+        ]
         cap = min(limit or self.max_lessons, self.max_lessons)
         self._count("over the limit of lessons", max(0, len(found) - cap))
         return self._collect("lesson", found[-cap:])
@@ -64,7 +68,7 @@ class DatasetCurator:
         """Drop what the filters refuse and what says the same twice. Returns how many were dropped."""
         kept: dict[tuple[str, str], Experience] = {}
         before = len(self._experience)
-        for experience in sorted(self._experience, key=lambda e: (e.seq, e.id)):
+        for experience in sorted(self._experience, key=lambda e: e.seq):  # commits (0) keep their order
             same = (normalised(experience.request), experience.answer)
             if reason := reason_to_drop(experience):
                 self._count(reason, 1)
@@ -82,7 +86,10 @@ class DatasetCurator:
         """
         self._split(register)
         train = [(example, tokens) for example, place, tokens in self._examples if place.side == "train"]
-        held_out = _one_question_each([example for example, place, _ in self._examples if place.side == "holdout"])
+        held_out = [example for example, place, _ in self._examples if place.side == "holdout"]
+        questions = _one_question_each(held_out)
+        self._count("held out already with another answer", len(held_out) - len(questions))
+        held_out = questions
         train, held_out = self._cap_commits(train, held_out)
         self._find_contradictions()
         refuse_overlap([example.request for example, _ in train], [example.request for example in held_out])

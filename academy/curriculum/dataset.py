@@ -10,11 +10,13 @@ The digest covers train.jsonl and holdout.jsonl, so the same experience gives th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
+from pydantic import ValidationError
 
 from academy.artifacts import Record, digest_of, digest_of_bytes, digest_of_file, publish_folder, write_file
 from academy.errors import InputError
@@ -32,7 +34,7 @@ class Example(Record):
     answer: str
     origin: str
     group: str
-    seq: int
+    seq: int = 0  # not written down: a lesson that was released has a new number
     tags: tuple[str, ...]
     author: str
     batch: str
@@ -90,9 +92,20 @@ class Dataset(Record):
         """The training side, in OpenAI's messages form."""
         return self.path / "train.jsonl"
 
-    def held_out(self) -> list[Example]:
-        """The examination side."""
-        return [Example.model_validate(row) for row in read_rows(self.path / "holdout.jsonl")]
+    def held_out(self, numbers: Mapping[str, int] | None = None) -> list[Example]:
+        """The examination side.
+
+        `numbers` are those of the active lessons by id: with them a lesson that was set aside or retired since asks
+        nothing, and the others know when they came.
+        """
+        found = [Example.model_validate(row) for row in read_rows(self.path / "holdout.jsonl")]
+        if numbers is None:
+            return found
+        return [
+            example.model_copy(update={"seq": numbers.get(example.id, 0)})
+            for example in found
+            if example.suite == "commits" or example.id in numbers
+        ]
 
 
 def group_of(answer: str) -> str:
@@ -104,7 +117,7 @@ def write_dataset(folder: Path, train: Sequence[Example], held_out: Sequence[Exa
     """Write a dataset under its digest in `folder`, or find it there. `facts` are the record's other fields."""
     train, held_out = (sorted(side, key=lambda example: example.id) for side in (train, held_out))
     rows = b"".join(orjson.dumps({"messages": example.messages}) + b"\n" for example in train)
-    exam = b"".join(orjson.dumps(example.model_dump(mode="json")) + b"\n" for example in held_out)
+    exam = b"".join(orjson.dumps(example.model_dump(mode="json", exclude={"seq"})) + b"\n" for example in held_out)
     train_digest = digest_of_bytes(rows)
     digest = digest_of({"train": train_digest, "holdout": digest_of_bytes(exam)})
     place = folder / digest[:16]
@@ -132,14 +145,24 @@ def write_dataset(folder: Path, train: Sequence[Example], held_out: Sequence[Exa
 
 def read_dataset(folder: Path, digest: str) -> Dataset:
     """A written dataset by its digest. Raises InputError where there is none or it was altered."""
-    found = sorted(path for path in folder.glob(f"{digest[:16]}*") if (path / MANIFEST).is_file())
-    if len(found) != 1 or not digest:
+    if not re.fullmatch(r"[0-9a-f]{12,64}", digest) or len(found := _beginning_with(folder, digest)) != 1:
         raise InputError(f"There is no dataset {digest}.", "`academy curate` makes one and prints its digest.")
-    manifest = orjson.loads((found[0] / MANIFEST).read_bytes())
-    dataset = Dataset.model_validate({**manifest, "path": found[0]})
-    if digest_of_file(dataset.train_file) != dataset.train_digest:
-        raise InputError(f"The dataset {digest[:16]} was altered after it was written.", "Run `academy curate` again.")
+    place = found[0]
+    altered = InputError(f"The dataset {digest[:16]} was altered after it was written.", "Run `academy curate` again.")
+    try:
+        manifest = orjson.loads((place / MANIFEST).read_bytes())
+        dataset = Dataset.model_validate({**manifest, "path": place})
+        train_digest = digest_of_file(dataset.train_file)
+        whole = digest_of({"train": train_digest, "holdout": digest_of_file(place / "holdout.jsonl")})
+    except (OSError, orjson.JSONDecodeError, ValidationError) as problem:
+        raise altered from problem
+    if whole != dataset.digest or train_digest != dataset.train_digest:
+        raise altered
     return dataset
+
+
+def _beginning_with(folder: Path, digest: str) -> list[Path]:
+    return sorted(path for path in folder.glob(f"{digest[:16]}*") if path.is_dir())
 
 
 def read_rows(path: Path) -> Iterator[Any]:

@@ -51,7 +51,9 @@ class HoldOutRegister:
 
     def assign(self, requests: Iterable[Request]) -> dict[str, Place]:
         """Places by request key. New requests are assigned and stored in one transaction, known ones keep theirs."""
-        wanted = {request_key(request.suite, request.text): request for request in requests}
+        wanted: dict[str, Request] = {}
+        for request in sorted(requests, key=lambda r: (r.group, r.text), reverse=True):
+            wanted[request_key(request.suite, request.text)] = request  # of several answers the first group names it
         with self.database.write() as connection:
             known = connection.execute(sa.select(register).order_by(register.c.seq)).mappings().all()
             places = {row["request"]: Place(origin=row["origin"], side=row["side"]) for row in known}

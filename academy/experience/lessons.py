@@ -7,7 +7,7 @@ another answer is right). Only active ones are trained on and examined.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,17 @@ class LessonsStore:
         action: str,
         result: str,
         feedback: str = "",
-        tags: Iterable[str] = (),
+        tags: Sequence[str] = (),
         metadata: dict[str, Any] | None = None,
     ) -> str:
         """Add one lesson and return its id; adding the same again changes nothing.
 
         `metadata` may carry outcome, author, batch and at; the rest of it is kept as it is.
         """
+        try:
+            "".join((situation, action, result, feedback, *tags)).encode()
+        except UnicodeEncodeError as problem:
+            raise InputError("The lesson holds bytes that are no text.", "Give it in UTF-8.") from problem
         extra = dict(metadata or {})
         row = _row(
             kind="lesson",
@@ -99,9 +103,8 @@ class LessonsStore:
             admitted = _insert(connection, rows)
         kept = ""
         if unreadable:
-            kept = str(
-                write_file(quarantine / f"{path.stem}.jsonl", (orjson.dumps(line) + b"\n" for line in unreadable))
-            )
+            name = f"{path.stem}-{digest_of(unreadable)[:8]}.jsonl"  # two files may have one name
+            kept = str(write_file(quarantine / name, (orjson.dumps(line) + b"\n" for line in unreadable)))
         return Import(
             batch=path.stem,
             admitted=admitted,
@@ -204,6 +207,8 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         number = 0
         while line := stream.readline(LONGEST_LINE + 1):
             number += 1
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
             rest = line
             while len(rest) == LONGEST_LINE + 1 and not rest.endswith(b"\n"):
                 rest = stream.readline(LONGEST_LINE + 1)

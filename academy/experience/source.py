@@ -15,6 +15,8 @@ FAILURE_MARKS = frozenset(
     {"failure", "failed", "fail", "error", "błąd", "porażka", "cancelled", "canceled", "❌", "✗", "✘"}
 )
 
+NEGATIONS = frozenset({"not", "no", "never", "nie", "without"})
+
 
 class Experience(Record):
     """A request, the answer it got, and what became of it.
@@ -64,6 +66,8 @@ def read_outcome(*texts: object) -> Outcome:
         words = {word.strip(".,:;!?()[]") for word in str(text or "").lower().split()}
         if words & FAILURE_MARKS or any(mark in str(text) for mark in "❌✗✘"):
             return "failure"
+        if words & NEGATIONS:
+            continue
         if words & SUCCESS_MARKS or any(mark in str(text) for mark in "✅✓✔"):
             return "success"
     return "unknown"

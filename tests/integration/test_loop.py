@@ -26,6 +26,9 @@ from academy.professor import Recipe
 from tests.campaign.house import RECIPE, TOPICS, Ended, Home
 from tests.conftest import Evolved
 
+# torch asks for pynvml under its old name when it is imported
+pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
+
 SHA256 = 64
 ONE_EPOCH = ("--epochs", "1", "--learning-rate", "5e-3", "--batch-size", "16")
 

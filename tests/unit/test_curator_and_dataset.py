@@ -51,6 +51,11 @@ class Curation:
     def register(self) -> HoldOutRegister:
         return HoldOutRegister(self.database)
 
+    @property
+    def numbers(self) -> dict[str, int]:
+        """When each active lesson came."""
+        return {lesson.id: lesson.seq for lesson in self.store.read()}
+
     def curator(self, **options: Any) -> DatasetCurator:
         return DatasetCurator(self.store, self.count_tokens, **options)
 
@@ -373,6 +378,17 @@ def test_an_empty_store_makes_an_empty_dataset(here: Curation) -> None:
     assert (made.examples, made.holdout, made.tokens, made.longest, made.cursor) == (0, 0, 0, 0, 0)
 
 
+def test_a_lesson_that_was_retired_since_asks_nothing_any_more(here: Curation) -> None:
+    add(here, 10, 5)
+    made = here.curate()
+    retired = made.held_out(here.numbers)[0]
+    with here.database.write() as connection:
+        here.store.supersede(retired.request, "another answer", connection)
+    left = made.held_out(here.numbers)
+    assert {one.id for one in made.held_out()} - {one.id for one in left} == {retired.id}
+    assert all(one.seq > 0 for one in left)
+
+
 # Contradictions
 
 
@@ -458,10 +474,11 @@ def test_on_the_examples_the_hold_out_only_grows(examples: tuple[Curation, list[
 
 
 def test_on_the_examples_every_batch_adds_new_questions(examples: tuple[Curation, list[Dataset]]) -> None:
-    _, made = examples
+    here, made = examples
+    numbers = {lesson.id: lesson.seq for lesson in here.store.read()}
     assert [dataset.cursor for dataset in made] == sorted({dataset.cursor for dataset in made})
     for before, after in zip(made, made[1:], strict=False):
-        suite = RecallSuite(after.held_out(), before.cursor)
+        suite = RecallSuite(after.held_out(numbers), before.cursor)
         slices = [question.slice for question in suite.questions()]
         assert slices.count("guard") == before.holdout
         assert len({q.group for q in suite.questions() if q.slice == "new"}) >= 30
@@ -524,13 +541,14 @@ def test_commits_have_a_suite_of_their_own_that_decides_nothing(here: Curation, 
 
 def test_an_exact_answer_is_right_and_a_near_one_wrong(here: Curation) -> None:
     add(here, 10, 5)
-    suite = RecallSuite(here.curate().held_out(), cursor=25)
+    numbers = {lesson.id: lesson.seq for lesson in here.store.read()}
+    suite = RecallSuite(here.curate().held_out(numbers), cursor=25)
     first = suite.questions()[0]
     assert suite.grade(first, f"  {first.reference}\n") == 1
     for wrong in ("", first.reference + "x", first.reference.upper(), first.reference[:-1]):
         assert suite.grade(first, wrong) == 0
     assert {q.slice for q in suite.questions()} == {"guard", "new"}
-    assert suite.digest != RecallSuite(here.curate().held_out(), cursor=0).digest
+    assert suite.digest != RecallSuite(here.curate().held_out(numbers), cursor=0).digest
 
 
 def test_the_manifest_can_be_read_by_anybody(here: Curation) -> None:

@@ -116,6 +116,13 @@ def test_a_byte_order_mark_does_not_cost_the_first_lesson(store: LessonsStore, t
     assert store.import_file(path, tmp_path / "quarantine").admitted == 2
 
 
+def test_a_long_first_line_behind_a_byte_order_mark_is_one_line(store: LessonsStore, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "marked.jsonl", b"\xef\xbb\xbf" + b"x" * 2_000_000, lesson(1))
+    found = store.import_file(path, tmp_path / "quarantine")
+    assert found.unreadable == (f"{path}:1: longer than {LONGEST_LINE:,} bytes",)
+    assert found.admitted == 1
+
+
 def test_a_last_line_without_its_end_counts_when_it_is_whole(store: LessonsStore, tmp_path: Path) -> None:
     path = tmp_path / "july.jsonl"
     path.write_bytes(orjson.dumps(lesson(1)))
@@ -153,7 +160,8 @@ def test_no_bytes_make_an_import_fail(new_database: Any, tmp_path_factory: pytes
     path = write_lines(folder / "any.jsonl", *lines)
     store = LessonsStore(_shared(new_database))
     found = store.import_file(path, folder / "quarantine")
-    filled = [line for line in lines if line.strip()]
+    filled = [line.removeprefix(b"\xef\xbb\xbf") if not n else line for n, line in enumerate(lines)]
+    filled = [line for line in filled if line.strip()]
     assert found.admitted + found.known + len(found.unreadable) == len(filled)
 
 
@@ -195,6 +203,7 @@ def test_legacy_marks_are_read_as_what_they_are(texts: tuple[object, ...], outco
 @pytest.mark.parametrize("text", ["not successful", "no success", "not ok"])
 def test_a_negated_success_is_no_success(text: str) -> None:
     assert read_outcome(text) != "success"
+    assert read_outcome(text, "success") != "success"
 
 
 def test_outcomes_come_from_the_legacy_result_where_none_is_given(store: LessonsStore, tmp_path: Path) -> None:

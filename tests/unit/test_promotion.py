@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,17 +243,3 @@ def test_a_reject_sets_the_new_lessons_aside_and_a_hold_does_not(house: House) -
     assert store.trainable() == 6
     house.examine(version, "REJECT", cursor=4)
     assert [one.seq for one in store.read()] == [5, 6]
-
-
-def test_models_as_json_are_one_object(
-    mlflow_client: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    from academy.cli import main
-
-    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("ACADEMY_MLFLOW_TRACKING_URI", mlflow_client.tracking_uri)
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # main sets it; here it is taken back
-    monkeypatch.setattr(sys, "argv", ["academy", "models", "--json"])
-    with contextlib.suppress(SystemExit):
-        main()
-    assert isinstance(json.loads(capsys.readouterr().out), dict)
