@@ -92,7 +92,7 @@ def test_a_request_is_known_by_its_normalised_text_and_its_suite() -> None:
     assert request_key("recall", "x y") != request_key("commits", "x y")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(wordings, min_size=1, max_size=24), st.lists(st.integers(0, 24), max_size=3))
 def test_an_origin_never_straddles_however_the_batches_come(
     new_database: NewDatabase, texts: list[str], cuts: list[int]
@@ -109,7 +109,7 @@ def test_an_origin_never_straddles_however_the_batches_come(
     register.database.engine.dispose()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(wordings, min_size=1, max_size=16), st.lists(wordings, min_size=1, max_size=16))
 def test_the_first_assignment_stands_when_more_comes(
     new_database: NewDatabase, before: list[str], after: list[str]
@@ -123,7 +123,7 @@ def test_the_first_assignment_stands_when_more_comes(
     register.database.engine.dispose()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(st.lists(wordings, min_size=1, max_size=24).map(one_each), st.randoms(use_true_random=False))
 def test_the_same_requests_in_any_order_get_the_same_places(
     new_database: NewDatabase, texts: list[str], chance: random.Random

@@ -10,6 +10,7 @@ import math
 import resource
 import shutil
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, TrainerCallback, set_seed
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
 from academy.artifacts import digest_of_file, publish_folder, write_file
@@ -72,7 +74,7 @@ def train(order: TrainingOrder, events: EventWriter) -> tuple[str, float]:
     )
     steps = math.ceil(len(rows) / (recipe.batch_size * recipe.accumulation)) * recipe.epochs
     report = _Report(events, steps)
-    trainer = SFTTrainer(
+    trainer = _Repeatable(
         model=model,
         args=_arguments(order, steps, on_gpu=on_gpu),
         train_dataset=Dataset.from_list(rows),
@@ -213,6 +215,34 @@ def _canaries(model: Any, template: ChatTemplate, messages: list[Any]) -> tuple[
         answer = template.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
         found.append(Canary(prompt=conversation[0]["content"], answer=answer.strip()))
     return tuple(found)
+
+
+class _SameOrder(LengthGroupedSampler):  # type: ignore[misc]
+    """Batches of similar length in an order that seed and epoch alone decide: an epoch resumed is the same epoch.
+
+    The library's own sampler draws from the process's generator, whose state a checkpoint inside an epoch lacks.
+    """
+
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the trainer before each epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        yield from super().__iter__()
+
+
+class _Repeatable(SFTTrainer):  # type: ignore[misc]
+    """The trainer with that order of examples."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        sampler = _SameOrder(size, lengths=[len(row) for row in rows["input_ids"]])
+        sampler.seed = self.args.data_seed
+        return sampler
 
 
 class _Report(TrainerCallback):  # type: ignore[misc]
