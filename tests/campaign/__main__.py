@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.campaign import kills
+from tests.campaign import kills, tutorial
 from tests.campaign.kills import Line
 
 
@@ -24,7 +24,8 @@ class Part:
     run: Callable[[float, int, int], list[Line]]
 
 
-PARTS = (Part("kills", 1.0, kills.run),)
+# the tutorial first where it fits, for it takes what it takes; the kills use what is left
+PARTS = (Part("tutorial", 1.0, tutorial.run), Part("kills", 1.0, kills.run))
 
 
 def main() -> int:

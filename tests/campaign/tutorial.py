@@ -1,0 +1,58 @@
+"""The README's tutorial, command by command, in a fresh home, after the evolution of `make evolve`."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from tests.campaign.kills import Line
+
+CHECKOUT = Path(__file__).parents[2]
+SECONDS = 900.0
+"""Three evolutions on two free cores, with room."""
+FIRST = ".venv/bin/academy evolve --lessons examples/lessons/01-2026-07-operations.jsonl --tasks examples/tasks.jsonl"
+EXPECTED = {
+    "02-2026-08-support": "PROMOTE",
+    "04-2026-10-harmful": "REJECT",
+    "rollback": "is champion again",
+    "status": "Set aside after a REJECT",
+}
+"""What a command that holds the key must print."""
+
+
+def commands() -> list[str]:
+    """The commands of the README's tutorial, without the export that sets the home."""
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- tutorial.*?-->\s*```sh\n(.*?)```", text, re.DOTALL)
+    assert block, "the README has no tutorial block"
+    return [line for line in block[1].splitlines() if line and not line.startswith("export ")]
+
+
+def run(seconds: float, _seed: int, _rounds: int) -> list[Line]:
+    """Run all of it, or say that the budget is too small."""
+    line = Line("tutorial")
+    if seconds < SECONDS:
+        print(f"  left out: it needs {SECONDS:.0f} s, {seconds:.0f} s are left", flush=True)
+        return [line]
+    home = Path(tempfile.mkdtemp(prefix="academy-tutorial-"))
+    environment = {**os.environ, "ACADEMY_HOME": str(home), "ACADEMY_TRAINING_INTERVAL_HOURS": "0", "COLUMNS": "200"}
+    line.checked = 1
+    try:
+        for command in [FIRST, *commands()]:
+            began = time.monotonic()
+            done = subprocess.run(
+                ["bash", "-c", command], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
+            )
+            print(f"  {time.monotonic() - began:6.1f} s  {command}", flush=True)
+            wanted = next((words for key, words in EXPECTED.items() if key in command), "")
+            if done.returncode or wanted not in done.stdout or "Traceback" in done.stderr:
+                line.violations.append(f"{command}: code {done.returncode}, {done.stdout[-300:]} {done.stderr[-300:]}")
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+    line.failed = int(bool(line.violations))
+    return [line]
