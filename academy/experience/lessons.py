@@ -207,11 +207,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         number = 0
         while line := stream.readline(LONGEST_LINE + 1):
             number += 1
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
             rest = line
             while len(rest) == LONGEST_LINE + 1 and not rest.endswith(b"\n"):
                 rest = stream.readline(LONGEST_LINE + 1)
+            if number == 1 and len(line) <= LONGEST_LINE:
+                line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
             yield number, line
 
 

@@ -67,7 +67,7 @@ def read_outcome(*texts: object) -> Outcome:
         if words & FAILURE_MARKS or any(mark in str(text) for mark in "❌✗✘"):
             return "failure"
         if words & NEGATIONS:
-            continue
+            return "unknown"
         if words & SUCCESS_MARKS or any(mark in str(text) for mark in "✅✓✔"):
             return "success"
     return "unknown"

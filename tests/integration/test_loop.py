@@ -191,13 +191,11 @@ def test_models_and_genealogy_list_the_version(evolved: Evolved) -> None:
     assert [row["kind"] for row in tree["history"]] == ["verdict", "promotion"]
 
 
-def test_ask_answers_with_the_champion_and_with_the_base(evolved: Evolved) -> None:
-    champion = told(evolved.home.run("ask", "who helps me with ferry trouble", "--json"))
-    base = told(evolved.home.run("ask", "who helps me with ferry trouble", "--version", "base", "--json"))
-    assert champion["version"] == "1"
-    assert champion["answer"] == TOPICS["ferry"]
-    assert base["version"] == "base"
-    assert base["answer"] != champion["answer"]
+def test_ask_answers_with_the_champion(evolved: Evolved) -> None:
+    found = told(evolved.home.run("ask", "who helps me with ferry trouble", "--json"))
+    assert found["version"] == "1"
+    assert found["adapter"] == told(evolved.first)["adapter"]["digest"]
+    assert found["answer"] == TOPICS["ferry"]
 
 
 def test_ask_for_a_version_that_is_not_there_is_refused(evolved: Evolved) -> None:
@@ -236,8 +234,6 @@ def test_rollback_to_the_base_and_forward_again(second_home: Home) -> None:
     state = second_home.state()
     assert (state.champion, state.alias) == ("base", "base")
     assert "nothing to go back to" in refused(second_home.run("rollback"))
-    assert "champion already" in refused(second_home.run("rollback", "base"))
-    assert "no version 9" in refused(second_home.run("rollback", "9"))
     assert told(second_home.run("rollback", "1", "--json"))["champion"] == "1"
     state = second_home.state()
     assert (state.champion, state.alias) == ("1", "1")
@@ -246,7 +242,7 @@ def test_rollback_to_the_base_and_forward_again(second_home: Home) -> None:
 
 def test_a_verdict_promotes_once_and_not_again_after_a_rollback(second_home: Home) -> None:
     told(second_home.run("rollback", "base", "--json"))
-    refused(second_home.run("promote", "1"))
+    assert "rolled back since" in refused(second_home.run("promote", "1"))
     state = second_home.state()
     assert (state.champion, state.alias) == ("base", "base")
 
@@ -397,7 +393,7 @@ def test_the_canaries_are_answered_as_at_the_end_of_the_training(runtime: Any, a
 
 def test_a_batch_gives_the_same_answers_as_one_by_one(runtime: Any, adapter: Path) -> None:
     digest = read_adapter(adapter).digest
-    requests = [f"who helps me with {topic} trouble" for topic in TOPICS] + ["a", "piano? " * 20]
+    requests = [f"who helps me with {topic} trouble" for topic in list(TOPICS)[:8]] + ["a", "piano? " * 20]
     for player in ("base", digest):
         together = runtime.generate(requests, player, 12)
         assert together == [runtime.generate([request], player, 12)[0] for request in requests]
@@ -468,9 +464,9 @@ def test_too_few_lessons_are_a_no_and_no_error(tmp_path: Path) -> None:
     assert "1 lessons of at least 100" in found["decision"]["because"]
 
 
-@pytest.fixture(params=["64k", "1m", "3m"])
+@pytest.fixture(params=["64k", "1m", "6m"])
 def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """A disk that is full at once, after the import, or when MLflow and Prefect make their databases."""
+    """A disk that is full at once, when Prefect makes its database, or in the middle of the flow."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(place)]
