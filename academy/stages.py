@@ -264,6 +264,21 @@ def publish_verdict(work: Workplace, challenger: Version, row: Row) -> None:
     work.versions.note_verdict(challenger.version, row.body["outcome"], row.body["because"], scores)
 
 
+def settle(work: Workplace) -> None:
+    """Finish what an evolution that was killed after its verdict had left open: registry, crown, alias."""
+    verdicts = list(work.ledger.rows("verdict"))
+    if verdicts:
+        last = verdicts[-1]
+        version = work.versions.get(last.body["version"])
+        if version.verdict != last.body["outcome"]:
+            publish_verdict(work, version, last)
+        open_ = not any(row.seq > last.seq for row in work.ledger.rows("promotion", "rollback"))
+        if open_ and last.body["outcome"] == "PROMOTE":
+            act(work, version, last)
+    if work.ledger.champion().seq:
+        reconcile(work.ledger, work.versions)
+
+
 def act(work: Workplace, challenger: Version, row: Row) -> bool:
     """Do what a verdict says. True where the challenger is champion now because of it."""
     if row.body["outcome"] != "PROMOTE":

@@ -14,8 +14,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
+import orjson
+
+from academy.artifacts import only_one
 from academy.errors import HomeError
 from academy.processes import die_with_parent
 from academy.settings import Settings
@@ -106,6 +110,33 @@ def running(settings: Settings) -> str:
     note = settings.folder("prefect") / URL_FILE
     url = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
     return url if url and alive(url) else ""
+
+
+def bury_the_dead(settings: Settings, url: str) -> int:
+    """Mark runs as Crashed whose process died with an earlier server; how many. Prefect shows them as Running for ever.
+
+    A run of this home holds its lock while it works, so where the lock is free none of them can be alive.
+    """
+    wanted = {
+        "flows": {"name": {"any_": ["evolve"]}},
+        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
+    }
+    state = {"type": "CRASHED", "message": "Its process ended without a word; found at the next start."}
+    with ExitStack() as held:
+        try:
+            held.enter_context(only_one(settings.folder("locks") / "evolve", "One is at work."))
+        except HomeError:
+            return 0
+        dead = _post(f"{url}/flow_runs/filter", wanted)
+        for run in dead:
+            _post(f"{url}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
+    return len(dead)
+
+
+def _post(url: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(url, orjson.dumps(body), {"Content-Type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  the server that this process started
+        return orjson.loads(answer.read())
 
 
 def _free_port() -> int:

@@ -19,7 +19,6 @@ from academy.genealogy.versions import Version
 from academy.habitat.backend import TrainingOrder
 from academy.ledger import Row
 from academy.professor import Decision, Recipe
-from academy.promotion import reconcile
 from academy.workplace import Workplace
 
 
@@ -41,7 +40,7 @@ _again: dict[str, Any] = {"retries": 2, "retry_delay_seconds": 5, "retry_conditi
 def read_experience(lessons: list[Path], tasks: list[Path], base_model: str | None) -> list[Import]:
     """Files of lessons and tasks into the store."""
     work = Workplace.open(base_model)
-    reconcile(work.ledger, work.versions)
+    stages.settle(work)
     return stages.admit(work, lessons, tasks)
 
 

@@ -33,6 +33,8 @@ def run(request: Request, *, dry_run: bool, as_json: bool) -> None:
     work = Workplace.open(request.base_model)
     repos = stages.repositories(request.repos, Path.cwd())
     work.base  # noqa: B018  an unknown base model is refused before anything else happens
+    if not dry_run:
+        stages.settle(work)
     stages.admit(work, request.lessons, request.tasks)
     decision = stages.decide(work, force=request.force)
     if dry_run:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -19,11 +20,12 @@ from academy.settings import Settings, load_settings
 from academy.workplace import Workplace
 
 POOL = "academy-cpu"
+POLL_SECONDS = 0.5
 
 
 def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
     """Serve until Ctrl-C or SIGTERM; nothing is left behind, not even by SIGKILL."""
-    from flows.server import URL_FILE, configure, running, wait_for
+    from flows.server import URL_FILE, bury_the_dead, configure, running, wait_for
 
     work = Workplace.open()
     settings = work.settings
@@ -36,11 +38,14 @@ def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
     url = f"http://127.0.0.1:{port}/api"
     note = settings.folder("prefect") / URL_FILE
     signal.signal(signal.SIGTERM, _as_interrupt)
+    # the page asks the API at the server's own idea of its address, which is port 4200 unless it is told
+    os.environ |= {"PREFECT_API_URL": url, "PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
     with ExitStack() as stack, suppress(KeyboardInterrupt):
         server = [sys.executable, "-m", "flows.server", str(port), "0"]
-        stack.enter_context(_child(settings, "server", server))
-        os.environ["PREFECT_API_URL"] = url
+        children = {"server": stack.enter_context(_child(settings, "server", server))}
         wait_for(url)
+        if buried := bury_the_dead(settings, url):
+            say(f"{buried} run(s) had died with their process; they are marked as crashed.")
         write_file(note, url.encode())
         stack.callback(note.unlink, missing_ok=True)
         mlflow = [
@@ -49,16 +54,19 @@ def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
             "--backend-store-uri", settings.tracking_uri, "--registry-store-uri", settings.tracking_uri,
             "--default-artifact-root", settings.folder("mlartifacts").as_uri(),
         ]  # fmt: skip
-        stack.enter_context(_child(settings, "mlflow", mlflow))
+        children["mlflow"] = stack.enter_context(_child(settings, "mlflow", mlflow))
         say(f"Prefect: http://127.0.0.1:{port}")
         say(f"MLflow:  http://127.0.0.1:{mlflow_port}")
         if with_worker:
             deploy()
-            worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "academy"]
-            stack.enter_context(_child(settings, "worker", worker))
+            worker = [
+                sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "academy",
+                "--type", "process", "--limit", "1",
+            ]  # fmt: skip
+            children["worker"] = stack.enter_context(_child(settings, "worker", worker))
             say(f"A worker serves the pool {POOL}.")
         say("Ctrl-C ends everything.")
-        signal.pause()
+        _watch(settings, children)
 
 
 def deploy() -> None:
@@ -90,7 +98,7 @@ def _prefect(folder: Path, *arguments: str) -> None:
 
 
 @contextmanager
-def _child(settings: Settings, name: str, command: list[str]) -> Iterator[None]:
+def _child(settings: Settings, name: str, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     """A supervised child (flows/child.py) with its output in the home; ended at the end."""
     with (settings.folder("prefect") / f"{name}.log").open("ab") as log:
         child = subprocess.Popen(
@@ -105,10 +113,20 @@ def _child(settings: Settings, name: str, command: list[str]) -> Iterator[None]:
             },
         )
     try:
-        yield
+        yield child
     finally:
         child.terminate()
         child.wait()
+
+
+def _watch(settings: Settings, children: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Wait for Ctrl-C. Raises HomeError where a child ends by itself: pages that serve half of it help nobody."""
+    while True:
+        for name, child in children.items():
+            if child.poll() is not None:
+                log = settings.folder("prefect") / f"{name}.log"
+                raise HomeError(f"The {name} ended by itself.", f"Its output is in {log}.")
+        time.sleep(POLL_SECONDS)
 
 
 def _refuse_used(port: int) -> None:

@@ -97,6 +97,8 @@ class TrackedRun:
             self.client.set_tag(self.id, "academy.failed", f"{event.cause}: {event.message}"[:5000])
             self.client.set_terminated(self.id, "FAILED")
         elif event.phase == "done":
+            if "academy.failed" in self.client.get_run(self.id).data.tags:
+                self.client.delete_tag(self.id, "academy.failed")
             self.client.set_terminated(self.id, "FINISHED")
 
     def metrics(self, values: dict[str, float]) -> None:

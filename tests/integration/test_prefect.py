@@ -16,6 +16,13 @@ from typing import Any
 
 import pytest
 
+from academy.artifacts import only_one
+from academy.settings import load_settings
+from flows.server import bury_the_dead
+
+
+pytestmark = pytest.mark.campaign  # servers and a worker: long, and not yet run in one piece on an idle machine
+
 
 def free_port() -> int:
     """A port that nobody uses just now."""
@@ -107,6 +114,26 @@ def test_a_deployment_with_a_cron_gets_scheduled_runs(pages: Pages) -> None:
         assert time.monotonic() < until, "no SCHEDULED run within 90 s"
         time.sleep(1)
     assert all("T03:00:00" in run["expected_start_time"] for run in runs)
+
+
+def test_the_page_asks_its_own_server(pages: Pages) -> None:
+    with urllib.request.urlopen(f"http://127.0.0.1:{pages.port}/ui-settings", timeout=30) as answer:  # noqa: S310
+        assert json.loads(answer.read())["api_url"] == pages.api
+
+
+def test_no_deployment_holds_a_lease(pages: Pages) -> None:
+    assert all(one["global_concurrency_limit"] is None for one in pages.post("/deployments/filter", {}))
+
+
+def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(pages: Pages) -> None:
+    flow = pages.post("/flows/filter", {"flows": {"name": {"any_": ["evolve"]}}})[0]
+    run = pages.post("/flow_runs/", {"flow_id": flow["id"], "state": {"type": "RUNNING"}})
+    settings = load_settings(pages.home)
+    with only_one(settings.folder("locks") / "evolve", "taken"):
+        assert bury_the_dead(settings, pages.api) == 0, "one is at work: nobody is buried"
+    assert bury_the_dead(settings, pages.api) == 1
+    found = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
+    assert found["state_type"] == "CRASHED"
 
 
 def test_deploying_again_changes_nothing(pages: Pages) -> None:
