@@ -20,7 +20,6 @@ from academy.artifacts import only_one
 from academy.settings import load_settings
 from flows.server import bury_the_dead
 
-
 pytestmark = pytest.mark.campaign  # servers and a worker: long, and not yet run in one piece on an idle machine
 
 
@@ -117,7 +116,7 @@ def test_a_deployment_with_a_cron_gets_scheduled_runs(pages: Pages) -> None:
 
 
 def test_the_page_asks_its_own_server(pages: Pages) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{pages.port}/ui-settings", timeout=30) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"http://127.0.0.1:{pages.port}/ui-settings", timeout=30) as answer:
         assert json.loads(answer.read())["api_url"] == pages.api
 
 
