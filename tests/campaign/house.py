@@ -165,6 +165,11 @@ class Home:
             time.sleep(0.05)
         return found
 
+    def end(self, *processes: Process) -> None:
+        """Kill these processes, or whatever still runs in this home."""
+        for one in processes or self.processes():
+            _signal(one.pid, signal.SIGKILL)
+
     def copy_frozen(self, place: Path) -> None:
         """Copy the home while all its processes stand still: exactly what a kill at this moment would leave."""
         stopped = self.processes()

@@ -250,8 +250,10 @@ class Matrix:
             watch.process.wait()
             return [f"left behind by the kill: {one.command}" for one in self.home.left_behind()], True
         victims = [one for one in self.home.processes() if cut.victim in one.command]
-        for one in victims:
-            subprocess.run(["kill", "-9", str(one.pid)], check=False, capture_output=True)
+        if not victims:
+            watch.process.wait()
+            return [], False  # it had ended by itself
+        self.home.end(*victims)
         found = []
         try:
             code = watch.process.wait(timeout=PATIENCE_SECONDS)
@@ -262,7 +264,7 @@ class Matrix:
         if code not in (0, 2) or "Traceback" in watch.words.read_text(errors="replace"):
             found.append(f"no plain refusal after its {cut.victim} was killed (exit {code}): {_last(watch.words)}")
         found += [f"left behind: {one.command}" for one in self.home.left_behind()]
-        return found, bool(victims)
+        return found, True
 
     def _to_the_end(self, line: Line) -> list[str]:
         """Run again until the end, and compare with the control."""
@@ -347,7 +349,7 @@ def _unsound(state: State) -> list[str]:
 
 
 def _verdict(found: list[str]) -> str:
-    return f"{len(found)} violations" if found else "whole"
+    return f"{len(found)} violations: {'; '.join(found)}" if found else "whole"
 
 
 def _last(words: Path) -> str:
@@ -370,4 +372,8 @@ def _folder() -> Iterator[Path]:
 def run(seconds: float, seed: int, rounds: int = 3) -> list[Line]:
     """The part of the campaign."""
     with _folder() as place:
-        return Matrix(place, time.monotonic() + seconds, seed).run(rounds)
+        matrix = Matrix(place, time.monotonic() + seconds, seed)
+        try:
+            return matrix.run(rounds)
+        finally:
+            matrix.home.end()  # where the campaign itself was interrupted
