@@ -20,7 +20,7 @@ from academy.arena.verdict import HORIZON
 from academy.artifacts import Record
 from academy.curriculum.curator import DatasetCurator
 from academy.curriculum.dataset import Dataset, read_dataset
-from academy.errors import ExaminationError, InputError, TrainingError
+from academy.errors import AdapterError, ExaminationError, InputError, TrainingError
 from academy.experience.commits import is_repository, open_repository
 from academy.experience.lessons import Import
 from academy.experience.source import Experience
@@ -265,7 +265,10 @@ def publish_verdict(work: Workplace, challenger: Version, row: Row) -> None:
 
 
 def settle(work: Workplace) -> None:
-    """Finish what an evolution that was killed after its verdict had left open: registry, crown, alias."""
+    """Finish what an evolution that was killed after its verdict had left open: registry, crown, alias.
+
+    A winner that is damaged by now is not promoted, and does not stop the loop either.
+    """
     verdicts = list(work.ledger.rows("verdict"))
     if verdicts:
         last = verdicts[-1]
@@ -274,7 +277,10 @@ def settle(work: Workplace) -> None:
             publish_verdict(work, version, last)
         open_ = not any(row.seq > last.seq for row in work.ledger.rows("promotion", "rollback"))
         if open_ and last.body["outcome"] == "PROMOTE":
-            act(work, version, last)
+            try:
+                act(work, version, last)
+            except AdapterError as problem:
+                log.warning("%s won its examination and is not promoted: %s", version.name, problem)
     if work.ledger.champion().seq:
         reconcile(work.ledger, work.versions)
 

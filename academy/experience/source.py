@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from academy.artifacts import Record
 
-Kind = Literal["lesson", "task", "commit"]
+Kind = Literal["lesson", "task", "commit", "conversation", "file"]
 Outcome = Literal["success", "failure", "unknown"]
 
 SUCCESS_MARKS = frozenset({"success", "successful", "succeeded", "sukces", "ok", "completed", "✅", "✓", "✔"})
@@ -18,10 +18,19 @@ FAILURE_MARKS = frozenset(
 NEGATIONS = frozenset({"not", "no", "never", "nie", "without"})
 
 
+class Turn(Record):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
 class Experience(Record):
     """A request, the answer it got, and what became of it.
 
     `id` names the content; `seq` is the order of admission to the store (0 for what is not stored, such as commits).
+    `context` is what was said before the request. `thread` names the conversation that it was part of, `rating` is 1
+    to 5 (0: none), `gold` a person's star, `model_made` whether a model wrote the answer and nobody rated it.
     """
 
     id: str
@@ -33,6 +42,11 @@ class Experience(Record):
     batch: str = ""
     at: str = ""
     tags: tuple[str, ...] = ()
+    context: tuple[Turn, ...] = ()
+    thread: str = ""
+    rating: int = 0
+    gold: bool = False
+    model_made: bool = False
     seq: int = 0
     provenance: dict[str, str]
 

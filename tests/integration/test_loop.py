@@ -6,9 +6,11 @@ One evolution is shared by all tests (tests/conftest.py). Other homes are made w
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +255,50 @@ def test_a_rollback_to_a_damaged_adapter_is_refused(second_home: Home) -> None:
     _flip(weights)
     assert "was altered" in refused(second_home.run("rollback", "1"))
     assert second_home.state().champion == "base"
+
+
+# --- what a run that was killed behind its verdict left open ------------------------------------------------------
+
+
+def _forget(home: Home, *, promotion: bool) -> None:
+    """Take away what comes after the verdict, as if the process had been killed before it was written."""
+    with closing(sqlite3.connect(home.path / "mlflow.db")) as registry:
+        registry.execute("DELETE FROM registered_model_aliases")
+        if promotion:
+            registry.execute("UPDATE model_version_tags SET value = 'not examined' WHERE key = 'verdict'")
+        registry.commit()
+    if promotion:
+        with closing(sqlite3.connect(home.path / "academy.db")) as ledger:
+            for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+                ledger.execute(f'DROP TRIGGER "{name}"')
+            ledger.execute("DELETE FROM ledger WHERE kind = 'promotion'")
+            ledger.commit()
+
+
+@pytest.mark.parametrize("promotion", [True, False], ids=["not promoted", "not named"])
+@pytest.mark.parametrize("hours", ["0", "24"])
+def test_the_next_run_promotes_what_a_killed_one_had_judged(
+    evolved: Evolved, second_home: Home, promotion: bool, hours: str
+) -> None:
+    before = second_home.state()
+    _forget(second_home, promotion=promotion)
+    assert second_home.state().alias == "base"
+    found = told(second_home.run(*evolved.arguments, ACADEMY_TRAINING_INTERVAL_HOURS=hours))
+    assert found["decision"]["train"] is False
+    assert second_home.state() == before
+
+
+def test_a_winner_that_was_damaged_meanwhile_is_not_promoted_and_stops_nothing(
+    evolved: Evolved, second_home: Home
+) -> None:
+    _forget(second_home, promotion=True)
+    (weights,) = second_home.path.glob(f"adapters/*/{WEIGHTS}")
+    _flip(weights)
+    again = second_home.run(*evolved.arguments, ACADEMY_TRAINING_INTERVAL_HOURS="24")
+    assert told(again)["decision"]["train"] is False
+    assert "won its examination and is not promoted" in again.err
+    state = second_home.state()
+    assert (state.champion, state.alias) == ("base", "base")
 
 
 # --- training the same twice -------------------------------------------------------------------------------------
