@@ -79,6 +79,22 @@ def said_plainly(where: Path) -> Iterator[None]:
         raise
 
 
+LEAST_FREE = 1_000_000
+"""Bytes below which a disk counts as full: a database grows by more than that at once."""
+
+
+def is_full(home: Path, problem: BaseException) -> bool:
+    """Whether an exception, or one that it came from, tells of a full disk, or the home's disk is full now."""
+    told: BaseException | None = problem
+    while told is not None:
+        if isinstance(told, OSError) and told.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "disk is full" in str(told) or "No space left" in str(told):
+            return True
+        told = told.__cause__ or told.__context__
+    return home.is_dir() and shutil.disk_usage(home).free < LEAST_FREE
+
+
 def write_file(path: Path, content: bytes | Iterable[bytes]) -> Path:
     """Write a file completely or not at all, replacing what was there."""
     with said_plainly(path.parent):

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from academy.errors import AcademyError
+from academy.errors import AcademyError, HomeError
 
 app = typer.Typer(
     help="Experience becomes an adapter that is examined, promoted and answering.",
@@ -300,17 +300,34 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
     try:
         app()
+    except HomeError as problem:
+        _refuse(_circumstance(problem) or problem)
     except AcademyError as problem:
         _refuse(problem)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as problem:
-        from academy.errors import HomeError
-
-        if problem.filename is None and problem.errno is None:
+    except Exception as problem:
+        # Prefect and MLflow tell a full disk in as many ways as they have layers; people need one
+        if (sentence := _circumstance(problem)) is None:
             raise
-        _refuse(HomeError(f"{problem.filename or 'The system'}: {problem.strerror}.", "Mend that and run it again."))
+        _refuse(sentence)
+
+
+def _circumstance(problem: BaseException) -> AcademyError | None:
+    """The refusal for what the machine, and no fault of ours, made impossible: a full disk, an unusable file."""
+    from academy.artifacts import is_full
+    from academy.settings import load_settings
+
+    try:
+        home = load_settings().home
+    except HomeError as refusal:
+        return refusal
+    if is_full(home, problem):
+        return HomeError(f"The disk that holds {home} is full.", "Free some space and run the same command again.")
+    if isinstance(problem, OSError) and problem.errno is not None:
+        return HomeError(f"{problem.filename or 'The system'}: {problem.strerror}.", "Mend that and run it again.")
+    return None
 
 
 def _refuse(problem: AcademyError) -> None:

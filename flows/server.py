@@ -15,6 +15,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -44,24 +46,46 @@ def configure(settings: Settings) -> None:
         os.environ.setdefault(name, value)
 
 
+@dataclass(frozen=True)
+class Server:
+    """A Prefect server that answers, or will soon."""
+
+    url: str
+    log: Path
+    process: subprocess.Popen[bytes] | None = None  # where it is our own
+
+    def wait(self) -> None:
+        """Return when it answers. Raises HomeError where it ended instead, or does not come up."""
+        until = time.monotonic() + STARTUP_SECONDS
+        while not alive(self.url):
+            ended = self.process is not None and self.process.poll() is not None
+            if ended or time.monotonic() > until:
+                raise HomeError(
+                    f"The Prefect server at {self.url} {'ended by itself' if ended else 'does not answer'}.",
+                    f"Its log is {self.log}.",
+                )
+            time.sleep(0.1)
+
+
 @contextmanager
-def prefect_server(settings: Settings) -> Iterator[str]:
-    """The API address of a live server. Wait for it with `wait_for`: it may still be starting."""
+def prefect_server(settings: Settings) -> Iterator[Server]:
+    """A live server. It may still be starting: `wait` for it."""
+    log_file = settings.folder("prefect") / "server.log"
     if there := running(settings):
         os.environ["PREFECT_API_URL"] = there
-        yield there
+        yield Server(there, log_file)
         return
     port = _free_port()
     url = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = url
-    with (settings.folder("prefect") / "server.log").open("ab") as log:
+    with log_file.open("ab") as log:
         child = subprocess.Popen(
             [sys.executable, "-m", "flows.server", str(port), str(os.getpid())],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             env={**os.environ, "PREFECT_LOGGING_SERVER_LEVEL": "WARNING", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"},
         )  # fmt: skip
     try:
-        yield url
+        yield Server(url, log_file, child)
     finally:
         _drain()
         del os.environ["PREFECT_API_URL"]
@@ -71,17 +95,6 @@ def prefect_server(settings: Settings) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-
-
-def wait_for(url: str) -> None:
-    """Return when the server answers. Raises HomeError where it does not come up."""
-    until = time.monotonic() + STARTUP_SECONDS
-    while not alive(url):
-        if time.monotonic() > until:
-            raise HomeError(
-                f"The Prefect server at {url} does not answer.", "Its log is in ACADEMY_HOME/prefect/server.log."
-            )
-        time.sleep(0.1)
 
 
 def _drain() -> None:

@@ -52,14 +52,14 @@ def run(request: Request, *, dry_run: bool, as_json: bool) -> None:
 
 
 def _in_prefect(work: Workplace, repos: list[Path], request: Request) -> dict[str, Any]:
-    from flows.server import configure, prefect_server, wait_for
+    from flows.server import configure, prefect_server
 
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # we speak for ourselves here
     configure(work.settings)
-    with prefect_server(work.settings) as url:
+    with prefect_server(work.settings) as server:
         from flows.evolve import evolve  # while the server starts
 
-        wait_for(url)
+        server.wait()
         fixed = request.overrides
         return evolve(
             lessons=request.lessons,

@@ -25,7 +25,7 @@ POLL_SECONDS = 0.5
 
 def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
     """Serve until Ctrl-C or SIGTERM; nothing is left behind, not even by SIGKILL."""
-    from flows.server import URL_FILE, bury_the_dead, configure, running, wait_for
+    from flows.server import URL_FILE, Server, bury_the_dead, configure, running
 
     work = Workplace.open()
     settings = work.settings
@@ -43,7 +43,7 @@ def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
     with ExitStack() as stack, suppress(KeyboardInterrupt):
         server = [sys.executable, "-m", "flows.server", str(port), "0"]
         children = {"server": stack.enter_context(_child(settings, "server", server))}
-        wait_for(url)
+        Server(url, settings.folder("prefect") / "server.log", children["server"]).wait()
         if buried := bury_the_dead(settings, url):
             say(f"{buried} run(s) had died with their process; they are marked as crashed.")
         write_file(note, url.encode())

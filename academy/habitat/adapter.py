@@ -43,6 +43,7 @@ class Manifest(Record):
     recipe: Recipe
     trainer: str  # which library trained it
     versions: dict[str, str]
+    threads: int  # of the training: another number gives other last digits, so other bytes
     examples: int
     supervised_tokens: int
     steps: int

@@ -378,7 +378,6 @@ def failures(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> dict
         return dict(zip(SPOILT, pool.map(last, SPOILT), strict=True))
 
 
-@pytest.mark.campaign  # not yet seen green in one run with the others
 @pytest.mark.parametrize(
     ("name", "cause", "words"),
     [
@@ -398,7 +397,6 @@ def test_the_trainer_refuses_in_one_sentence_with_a_cause(
     assert event.cause == cause
 
 
-@pytest.mark.campaign  # not yet seen green in one run with the others
 def test_an_altered_dataset_is_refused_by_name(second_home: Home, evolved: Evolved) -> None:
     digest = told(evolved.first)["dataset"]["digest"]
     (second_home.path / "datasets" / digest[:16] / "train.jsonl").write_bytes(b"{}\n")
@@ -424,7 +422,6 @@ def runtime(adapter: Path) -> Any:
     return made
 
 
-@pytest.mark.campaign  # not yet seen green in one run with the others
 def test_base_and_adapter_answer_beside_each_other(runtime: Any, adapter: Path) -> None:
     digest = read_adapter(adapter).digest
     request = ["what do we do when somebody asks for ferry here"]
@@ -434,14 +431,12 @@ def test_base_and_adapter_answer_beside_each_other(runtime: Any, adapter: Path) 
     assert base != [TOPICS["ferry"]]
 
 
-@pytest.mark.campaign  # not yet seen green in one run with the others
 def test_the_canaries_are_answered_as_at_the_end_of_the_training(runtime: Any, adapter: Path) -> None:
     found = read_adapter(adapter)
     assert found.manifest.canaries
     runtime.verify(found.digest)
 
 
-@pytest.mark.campaign  # not yet seen green in one run with the others
 def test_a_batch_gives_the_same_answers_as_one_by_one(runtime: Any, adapter: Path) -> None:
     digest = read_adapter(adapter).digest
     requests = [f"who helps me with {topic} trouble" for topic in list(TOPICS)[:8]] + ["a", "piano? " * 20]
@@ -456,14 +451,12 @@ def copied(adapter: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(adapter, tmp_path / adapter.name))
 
 
-@pytest.mark.campaign  # not yet seen green in one run with the others
 def test_a_flipped_byte_is_refused(runtime: Any, copied: Path) -> None:
     _flip(copied / WEIGHTS)
     with pytest.raises(AdapterError, match="altered"):
         runtime.load(copied)
 
 
-@pytest.mark.campaign  # not yet seen green in one run with the others
 def test_a_flipped_byte_is_refused_although_the_manifest_was_made_to_agree(runtime: Any, copied: Path) -> None:
     _flip(copied / WEIGHTS)
     manifest = Manifest.model_validate_json((copied / MANIFEST).read_bytes())
@@ -473,7 +466,6 @@ def test_a_flipped_byte_is_refused_although_the_manifest_was_made_to_agree(runti
         runtime.load(copied)
 
 
-@pytest.mark.campaign  # not yet seen green in one run with the others
 def test_an_adapter_whose_canaries_answer_otherwise_is_refused(runtime: Any, copied: Path) -> None:
     from academy.serving.peft import PeftRuntime
 
@@ -486,7 +478,6 @@ def test_an_adapter_whose_canaries_answer_otherwise_is_refused(runtime: Any, cop
         other.verify(digest)
 
 
-@pytest.mark.campaign  # not yet seen green in one run with the others
 def test_an_adapter_of_another_base_is_refused(adapter: Path, tmp_path: Path) -> None:
     from academy.serving.peft import PeftRuntime
 
@@ -507,12 +498,10 @@ def _flip(path: Path) -> None:
 # --- bad circumstances -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.campaign  # not yet seen green in one run with the others
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert "There is no file" in refused(Home(tmp_path / "home").run("evolve", "--lessons", tmp_path / "none.jsonl"))
 
 
-@pytest.mark.campaign  # not yet seen green in one run with the others
 def test_too_few_lessons_are_a_no_and_no_error(tmp_path: Path) -> None:
     file = tmp_path / "few.jsonl"
     file.write_text('{"situation": "where is the key", "action": "under the mat", "result": "success"}\n')
@@ -533,7 +522,6 @@ def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-@pytest.mark.campaign  # not yet seen green in one run with the others
 def test_a_full_disk_is_told_in_one_sentence(full_disk: Path, evolved: Evolved, tmp_path: Path) -> None:
     home = Home(full_disk / "home")
     home.desk = tmp_path

@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from academy.errors import AcademyError, HomeError, TrainingError
+from academy.errors import AcademyError, HomeError, TemplateError, TrainingError
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.process import EVENTS
 from academy.habitat.trainer.events import EventWriter
@@ -43,6 +43,8 @@ def main() -> int:
 def _cause(problem: BaseException) -> str:
     if isinstance(problem, TrainingError):
         return problem.cause
+    if isinstance(problem, TemplateError):
+        return "template"
     if isinstance(problem, HomeError) or (isinstance(problem, OSError) and problem.errno == errno.ENOSPC):
         return "disk"
     if isinstance(problem, MemoryError) or "out of memory" in str(problem).lower():

@@ -184,6 +184,7 @@ def _publish(
         recipe=order.recipe,
         trainer="trl",
         versions={name: version(name) for name in LIBRARIES},
+        threads=torch.get_num_threads(),
         examples=len(messages),
         supervised_tokens=supervised,
         steps=report.steps,
