@@ -19,9 +19,7 @@ import pytest
 from academy.artifacts import only_one
 from academy.settings import load_settings
 from flows.server import bury_the_dead
-
-pytestmark = pytest.mark.campaign  # servers and a worker: long, and not yet run in one piece on an idle machine
-
+from tests.campaign.house import write_topics
 
 def free_port() -> int:
     """A port that nobody uses just now."""
@@ -178,6 +176,20 @@ def test_a_killed_server_leaves_nothing_behind(tmp_path: Path) -> None:
     served = Pages(tmp_path / "home")
     served.wait_for("MLflow:")
     assert served.end(signal.SIGKILL) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_evolution_at_work_ends_with_its_pages(tmp_path: Path, number: signal.Signals) -> None:
+    served = Pages(tmp_path / "home")
+    served.wait_for("Ctrl-C ends everything")
+    deployment = next(one for one in served.post("/deployments/filter", {}) if one["name"] == "on-demand")
+    lessons = write_topics(tmp_path / "topics.jsonl")
+    served.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"lessons": [str(lessons)]}})
+    until = time.monotonic() + 120
+    while not any("academy.habitat.trainer" in command for command in served.left()):
+        assert time.monotonic() < until, "the trainer was never started"
+        time.sleep(0.3)
+    assert served.end(number) == []
 
 
 def test_without_a_server_deploying_is_refused_in_one_sentence(tmp_path: Path) -> None:
