@@ -21,6 +21,7 @@ from academy.settings import load_settings
 from flows.server import bury_the_dead
 from tests.campaign.house import write_topics
 
+
 def free_port() -> int:
     """A port that nobody uses just now."""
     with socket.socket() as probe:

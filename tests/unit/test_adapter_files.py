@@ -39,7 +39,7 @@ def make_adapter(folder: Path, value: float = 1.0, config: dict[str, Any] | None
         "adapter": digest_of_adapter(folder), "files": {name: digest_of_file(folder / name) for name in FILES},
         "base_name": "seed", "base_digest": BASE_DIGEST, "dataset": "d", "train_digest": "t", "order": "o",
         "template": digest_of("template"), "special_tokens": {"eos_token": "<end>"},
-        "recipe": Recipe().model_dump(mode="json"), "trainer": "test", "versions": {}, "examples": 50,
+        "recipe": Recipe().model_dump(mode="json"), "trainer": "test", "versions": {}, "threads": 1, "examples": 50,
         "supervised_tokens": 500, "steps": 10, "loss": 0.5, "canaries": [{"prompt": "a", "answer": "b"}],
     }  # fmt: skip
     (folder / MANIFEST).write_bytes(orjson.dumps({**manifest, **changes}))

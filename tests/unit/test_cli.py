@@ -266,7 +266,7 @@ def test_a_home_on_a_disk_that_fills_up_is_refused(
     academy: Academy, monkeypatch: pytest.MonkeyPatch, small_disk: Path
 ) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(small_disk))
-    assert "cannot be used" in refused(academy("lessons", "add", "a request", "an answer"))
+    assert "No space left" in refused(academy("lessons", "add", "a request", "an answer"))
 
 
 def test_a_home_that_is_a_file_is_refused(academy: Academy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -57,7 +57,8 @@ class House:
             "adapter": digest, "files": {name: digest_of_file(staged / name) for name in FILES}, "base_name": "seed",
             "base_digest": self.ledger.family, "dataset": "d", "train_digest": "t", "order": f"order-{value}",
             "template": "t", "special_tokens": {}, "recipe": Recipe().model_dump(mode="json"), "trainer": "test",
-            "versions": {}, "examples": 50, "supervised_tokens": 500, "steps": 10, "loss": 0.5, "canaries": [],
+            "versions": {}, "threads": 1, "examples": 50, "supervised_tokens": 500, "steps": 10, "loss": 0.5,
+            "canaries": [],
         }  # fmt: skip
         (staged / MANIFEST).write_bytes(orjson.dumps(manifest))
         staged.rename(self.adapters / digest[:16])
