@@ -148,9 +148,8 @@ LATER = {"ACADEMY_TRAINING_IMAGE", "ACADEMY_CUDA_IMAGE", "ACADEMY_ENABLE"}
 def _prove_writable(settings: Settings) -> None:
     home = settings.folder(".")
     try:
-        with tempfile.NamedTemporaryFile(dir=home, prefix=".write-") as probe:
+        with tempfile.NamedTemporaryFile(dir=home, prefix=".write-", buffering=0) as probe:
             probe.write(b"x" * 4096)
-            probe.flush()
             os.fsync(probe.fileno())
     except OSError as problem:
         raise HomeError(
