@@ -2,6 +2,8 @@
 
 Bare means: the trainer's own process on the same order, and a process that imports, loads and lets both players answer
 the same questions; each with its imports. Creating databases is set-up and not counted. Refuses on a busy machine.
+Beside it the peak memory of all processes of the loop together (proportional set size: shared pages count once), and
+the time of a second `academy evolve` with nothing new.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -49,8 +52,10 @@ def _measure(place: Path) -> int:
     environment = {**os.environ, "ACADEMY_HOME": str(place / "home")}
     academy = [sys.executable, "-m", "academy.cli"]
     _timed([*academy, "init"], environment)
-    wall, out = _timed([*academy, "evolve", "--lessons", str(LESSONS), "--json"], environment)
+    with _Peak(environment["ACADEMY_HOME"]) as peak:
+        wall, out = _timed([*academy, "evolve", "--lessons", str(LESSONS), "--json"], environment)
     told = json.loads(out)
+    repeated, _ = _timed([*academy, "evolve", "--lessons", str(LESSONS), "--json"], environment)
     order = next((place / "home/runs").glob("*/order.json"))
     bare = json.loads(order.read_bytes()) | {"runs": str(place / "bare"), "adapters": str(place / "bare-adapters")}
     again = place / "bare" / "again"
@@ -63,7 +68,40 @@ def _measure(place: Path) -> int:
     print(f"stages: {told['stages']}")
     print(f"evolve {wall:.1f} s; bare training {training:.1f} s, bare evaluation {evaluation:.1f} s")
     print(f"ratio {wall / (training + evaluation):.2f} (goal: at most 1.25)")
+    print(f"peak memory {peak.bytes / 1e9:.2f} GB (goal: under 3)")
+    print(f"evolve again, nothing new: {repeated:.1f} s (goal: under 15)")
     return 0
+
+
+class _Peak(threading.Thread):
+    """Samples the memory of every process whose environment names this home, once a second."""
+
+    def __init__(self, home: str) -> None:
+        super().__init__(daemon=True)
+        self.mark = f"ACADEMY_HOME={home}".encode()
+        self.bytes = 0
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(1.0):
+            self.bytes = max(self.bytes, sum(self._one(entry) for entry in Path("/proc").glob("[0-9]*")))
+
+    def _one(self, entry: Path) -> int:
+        try:
+            if self.mark not in (entry / "environ").read_bytes().split(b"\0"):
+                return 0
+            lines = (entry / "smaps_rollup").read_text().splitlines()
+        except OSError:
+            return 0  # it ended while we looked
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+    def __enter__(self) -> _Peak:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self.join()
 
 
 def _timed(command: list[str], environment: dict[str, str]) -> tuple[float, str]:

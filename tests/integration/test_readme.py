@@ -1,0 +1,62 @@
+"""Every command that the README shows is real. Its tutorial, three evolutions long, runs in the campaign."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from academy.base_model import SEED_FOLDER
+from tests.campaign.house import Home
+from tests.campaign.tutorial import commands
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+INDENTED = [line.strip() for line in README.splitlines() if line.startswith("    academy ")]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """A folder with what the README's commands name."""
+    line = '{"situation": "where is the key", "action": "under the mat", "outcome": "success"}\n'
+    (tmp_path / "mine.jsonl").write_text(line)
+    (tmp_path / "history.jsonl").write_text('{"request": "tidy up", "response": "done", "status": "completed"}\n')
+    shutil.copytree(SEED_FOLDER, tmp_path / "models" / "my-model")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "notes").write_text("one\n")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "The first note"]):
+        subprocess.run(
+            ["git", "-c", "user.name=Anna", "-c", "user.email=anna@example.org", *command], cwd=project, check=True
+        )
+    return tmp_path
+
+
+def test_the_commands_for_ones_own_lessons_run(desk: Path) -> None:
+    assert len(INDENTED) >= 2
+    home = Home(desk / "home")
+    for line in INDENTED:
+        arguments = [word.replace("~", str(desk)) for word in shlex.split(line)[1:]]
+        home.desk = desk
+        ended = home.run(*arguments)
+        assert ended.code == 0, ended.err
+        assert "Traceback" not in ended.err
+
+
+def test_every_command_that_is_named_exists(tmp_path: Path) -> None:
+    named = {
+        match.strip() for match in re.findall(r"academy ((?:[a-z]+,? ?)+)", " ".join(re.findall(r"`[^`]+`", README)))
+    }
+    words = {word for found in named for word in re.split(r"[ ,]+", found) if word}
+    home = Home(tmp_path / "home")
+    listed = home.run("--help").out + home.run("lessons", "--help").out
+    assert {word for word in words if re.search(rf"\b{word}\b", listed)} == words
+
+
+def test_the_tutorial_names_files_that_are_there() -> None:
+    found = [word for line in commands() for word in line.split() if word.startswith("examples/")]
+    assert len(found) == 2
+    assert all((Path(__file__).parents[2] / word).is_file() for word in found)
