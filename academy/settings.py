@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from academy.errors import HomeError, InputError
@@ -32,7 +32,10 @@ class Settings(BaseSettings):
     )
 
     home: Annotated[Path, NoDecode] = Field(
-        Path("./data"), validation_alias=_names("HOME"), description="holds everything"
+        Path("./data"), validation_alias=_names("HOME", "MEMORY_ROOT"), description="holds everything"
+    )
+    workspace_root: Path = Field(
+        Path(), validation_alias=_names("WORKSPACE_ROOT", "WORKSPACE_ROOT"), description="its repository is read"
     )
     database_url: str = Field(
         "", validation_alias=_names("DATABASE_URL"), description="lessons and ledger; empty: SQLite in the home"
@@ -75,6 +78,12 @@ class Settings(BaseSettings):
     enable_gpu: bool = Field(
         True, validation_alias=_names("ENABLE_GPU", "ENABLE_GPU"), description="use a GPU where there is one"
     )
+
+    @field_validator("home", "workspace_root")
+    @classmethod
+    def _expand(cls, path: Path) -> Path:
+        """A `~` in .env, where no shell has seen it."""
+        return path.expanduser()
 
     @property
     def database(self) -> str:

@@ -51,10 +51,11 @@ def evolve(
     """
     watch = _Stopwatch()
     overrides = Overrides(rank=lora_rank, learning_rate=learning_rate, epochs=num_epochs, batch_size=batch_size)
-    with only_one(load_settings().folder("locks") / "evolve", "Another evolution is running in this home."):
+    settings = load_settings()
+    with only_one(settings.folder("locks") / "evolve", "Another evolution is running in this home."):
         read = loop.read_experience(lessons, tasks, base_model)
         watch.lap("experience")
-        dataset = loop.curate_dataset(repositories(repositories_read, Path.cwd()), base_model)
+        dataset = loop.curate_dataset(repositories(repositories_read, settings.workspace_root), base_model)
         watch.lap("dataset")
         recipe = loop.choose_recipe(dataset, overrides, base_model)
         decision = loop.decide(dataset, recipe, base_model, force=force)

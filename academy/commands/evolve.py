@@ -31,7 +31,7 @@ def run(request: Request, *, dry_run: bool, as_json: bool) -> None:
     started = time.monotonic()
     listen()
     work = Workplace.open(request.base_model)
-    repos = stages.repositories(request.repos, Path.cwd())
+    repos = stages.repositories(request.repos, work.settings.workspace_root)
     work.base  # noqa: B018  an unknown base model is refused before anything else happens
     if not dry_run:
         stages.settle(work)

@@ -16,7 +16,7 @@ from academy.workplace import Workplace
 def curate(repos: list[Path], limit: int | None, base_model: str | None, *, as_json: bool) -> None:
     """Make the dataset."""
     work = Workplace.open(base_model)
-    found = stages.curate(work, stages.repositories(repos, Path.cwd()), limit)
+    found = stages.curate(work, stages.repositories(repos, work.settings.workspace_root), limit)
     if as_json:
         emit(found.model_dump(mode="json"))
         return
@@ -45,7 +45,7 @@ def train(
     if digest:
         dataset = read_dataset(work.datasets, digest)
     else:
-        dataset = stages.curate(work, stages.repositories(repos, Path.cwd()))
+        dataset = stages.curate(work, stages.repositories(repos, work.settings.workspace_root))
     if dataset.examples < SMALLEST_DATASET:
         raise InputError(
             f"{dataset.examples} training examples are too few; {SMALLEST_DATASET} are needed.", "Import more lessons."

@@ -141,3 +141,16 @@ def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_proved_home_is_left_empty(tmp_path: Path) -> None:
     assert load_settings(home=tmp_path / "home").home == tmp_path / "home"
     assert list((tmp_path / "home").iterdir()) == []
+
+
+def test_the_seed_documents_roots_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MEMORY_ROOT", str(tmp_path / "memory"))
+    monkeypatch.setenv("WORKSPACE_ROOT", str(tmp_path / "work"))
+    found = load_settings()
+    assert (found.home, found.workspace_root) == (tmp_path / "memory", tmp_path / "work")
+
+
+def test_a_tilde_in_the_file_is_the_home_of_the_person(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Path(".env").write_text("ACADEMY_HOME=~/academy\n")
+    assert load_settings().home == tmp_path / "academy"
