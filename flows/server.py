@@ -10,12 +10,12 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,9 @@ from academy.settings import Settings
 
 STARTUP_SECONDS = 120
 URL_FILE = "server.url"
+RESTARTS = 3
+KEEP_SECONDS = 0.3
+_QUIET = {"PREFECT_LOGGING_SERVER_LEVEL": "WARNING", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
 
 
 def configure(settings: Settings) -> None:
@@ -46,13 +49,13 @@ def configure(settings: Settings) -> None:
         os.environ.setdefault(name, value)
 
 
-@dataclass(frozen=True)
 class Server:
     """A Prefect server that answers, or will soon."""
 
-    url: str
-    log: Path
-    process: subprocess.Popen[bytes] | None = None  # where it is our own
+    def __init__(self, url: str, log: Path, process: subprocess.Popen[bytes] | None = None) -> None:
+        self.url = url
+        self.log = log
+        self.process = process  # where it is ours
 
     def wait(self) -> None:
         """Return when it answers. Raises HomeError where it ended instead, or does not come up."""
@@ -67,34 +70,70 @@ class Server:
             time.sleep(0.1)
 
 
+class OwnServer(Server):
+    """A server that ends with us, and is started again where it dies before: its database has everything it knew.
+
+    Without that a flow whose server died would do its work, and then wait minutes for somebody to tell it to.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._port = _free_port()
+        self._over = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+        super().__init__(f"http://127.0.0.1:{self._port}/api", settings.folder("prefect") / "server.log")
+        os.environ["PREFECT_API_URL"] = self.url
+        self.process = self._start()
+
+    def wait(self) -> None:
+        """As any server; from then on it is kept alive."""
+        super().wait()
+        self._keeper.start()
+
+    def end(self) -> None:
+        """End it, gently at first."""
+        self._over.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "flows.server", str(self._port), str(os.getpid())],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, **_QUIET},
+            )  # fmt: skip
+
+    def _keep(self) -> None:
+        for _ in range(RESTARTS):
+            while self.process is None or self.process.poll() is None:
+                if self._over.wait(KEEP_SECONDS):
+                    return
+            # the kernel ends a child with the thread that started it, and this thread lives until the end
+            self.process = self._start()
+        self._over.wait()
+
+
 @contextmanager
 def prefect_server(settings: Settings) -> Iterator[Server]:
     """A live server. It may still be starting: `wait` for it."""
-    log_file = settings.folder("prefect") / "server.log"
     if there := running(settings):
         os.environ["PREFECT_API_URL"] = there
-        yield Server(there, log_file)
+        yield Server(there, settings.folder("prefect") / "server.log")
         return
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}/api"
-    os.environ["PREFECT_API_URL"] = url
-    with log_file.open("ab") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(port), str(os.getpid())],
-            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env={**os.environ, "PREFECT_LOGGING_SERVER_LEVEL": "WARNING", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"},
-        )  # fmt: skip
+    server = OwnServer(settings)
     try:
-        yield Server(url, log_file, child)
+        yield server
     finally:
         _drain()
         del os.environ["PREFECT_API_URL"]
-        child.terminate()
-        try:
-            child.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
+        server.end()
 
 
 def _drain() -> None:
