@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.campaign import kills, tutorial
+from tests.campaign import kills, marked, tutorial
 from tests.campaign.kills import Line
 
 
@@ -25,7 +25,11 @@ class Part:
 
 
 # the tutorial first where it fits, for it takes what it takes; the kills use what is left
-PARTS = (Part("tutorial", 1.0, tutorial.run), Part("kills", 1.0, kills.run))
+PARTS = (
+    Part("tutorial", 1.0, tutorial.run),
+    Part("marked tests", 1.0, marked.run),
+    Part("kills", 1.0, kills.run),
+)
 
 
 def main() -> int:

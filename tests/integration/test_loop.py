@@ -275,8 +275,11 @@ def _forget(home: Home, *, promotion: bool) -> None:
             ledger.commit()
 
 
-@pytest.mark.parametrize("promotion", [True, False], ids=["not promoted", "not named"])
-@pytest.mark.parametrize("hours", ["0", "24"])
+@pytest.mark.parametrize(
+    ("promotion", "hours"),
+    [(True, "24"), pytest.param(True, "0", marks=pytest.mark.campaign), (False, "0")],
+    ids=["not promoted, no training due", "not promoted, training due", "not named"],
+)
 def test_the_next_run_promotes_what_a_killed_one_had_judged(
     evolved: Evolved, second_home: Home, promotion: bool, hours: str
 ) -> None:

@@ -179,7 +179,7 @@ def test_a_killed_server_leaves_nothing_behind(tmp_path: Path) -> None:
     assert served.end(signal.SIGKILL) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.campaign), signal.SIGKILL])
 def test_an_evolution_at_work_ends_with_its_pages(tmp_path: Path, number: signal.Signals) -> None:
     served = Pages(tmp_path / "home")
     served.wait_for("Ctrl-C ends everything")
