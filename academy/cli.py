@@ -21,6 +21,10 @@ app = typer.Typer(
 )
 lessons_app = typer.Typer(help="Add, import and look at lessons.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(lessons_app, name="lessons")
+dataset_app = typer.Typer(
+    help="Look at datasets, compare and rebuild them.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(dataset_app, name="dataset")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Base = Annotated[str | None, typer.Option("--base-model", help="'seed', a folder or a Hugging Face name.")]
@@ -130,6 +134,49 @@ def lessons_supersede(
     from academy.commands import lessons as commands
 
     commands.supersede(situation, action, base_model, as_json=json)
+
+
+Digest = Annotated[str | None, typer.Argument(help="A dataset's digest, or its beginning; without it the newest.")]
+
+
+@dataset_app.command("show")
+def dataset_show(
+    digest: Annotated[str | None, typer.Argument(help="A dataset's digest; without it all are listed.")] = None,
+    limit: Annotated[int, typer.Option(min=0, help="How many of its lines.")] = 10,
+    json: Json = False,
+) -> None:
+    """Show a dataset: figures, contradictions, lines with where they come from."""
+    from academy.commands import dataset as commands
+
+    commands.show(digest, limit, as_json=json)
+
+
+@dataset_app.command("funnel")
+def dataset_funnel(digest: Digest = None, json: Json = False) -> None:
+    """Show what was collected, what was left out and why, what was kept."""
+    from academy.commands import dataset as commands
+
+    commands.funnel(digest, as_json=json)
+
+
+@dataset_app.command("diff")
+def dataset_diff(
+    first: Annotated[str, typer.Argument(help="A dataset's digest.")],
+    second: Annotated[str, typer.Argument(help="Another's.")],
+    json: Json = False,
+) -> None:
+    """Show what stands in one of two datasets only."""
+    from academy.commands import dataset as commands
+
+    commands.diff(first, second, as_json=json)
+
+
+@dataset_app.command("rebuild")
+def dataset_rebuild(digest: Digest = None, base_model: Base = None, json: Json = False) -> None:
+    """Make a dataset again from its lessons and commits, and say whether the bytes are the same."""
+    from academy.commands import dataset as commands
+
+    commands.rebuild(digest, base_model, as_json=json)
 
 
 @app.command()

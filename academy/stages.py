@@ -6,7 +6,8 @@ A stage may be called again after it was killed: it finds what it had done by it
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,14 @@ def repositories(given: Sequence[Path], here: Path) -> list[Path]:
 def curate(work: Workplace, repos: Sequence[Path], lessons_limit: int | None = None) -> Dataset:
     """Experience to a dataset under its digest."""
     curator = DatasetCurator(
-        work.store, work.base.count_tokens, context=work.base.context, max_lessons=work.settings.max_lessons
+        work.store,
+        work.base.count_tokens,
+        context=work.base.context,
+        max_lessons=work.settings.max_lessons,
+        base=work.base.digest,
     )
     curator.collect_from_lessons(lessons_limit)
+    curator.collect_from_task_history(lessons_limit)
     for repo in repos:
         curator.collect_from_git_history(repo, work.settings.git_commits_limit)
     curator.filter_low_quality()
@@ -110,12 +116,40 @@ def curate(work: Workplace, repos: Sequence[Path], lessons_limit: int | None = N
         dataset.holdout,
     )
     if dataset.contradictions:
-        first = dataset.contradictions[0]
-        log.warning(
-            "%d contradictions, such as '%s': '%s' (%s) and '%s' (%s)",
-            len(dataset.contradictions), first.request, first.first, first.batches[0], first.second, first.batches[1],
-        )  # fmt: skip
+        between = Counter(" and ".join(sorted(set(one.batches))) for one in dataset.contradictions)
+        log.warning("%d contradictions, most in %s", len(dataset.contradictions), between.most_common(1)[0][0])
     return dataset
+
+
+class Clash(Record):
+    """A held-out request with its answer, and what a lesson of a batch teaches instead."""
+
+    request: str
+    answer: str
+    taught: str
+    batch: str
+
+
+def clashes(work: Workplace, pairs: Iterable[tuple[str, str]]) -> list[Clash]:
+    """Pairs of lessons (ids) in words; those of which one was forgotten since are left out."""
+    wanted = list(pairs)
+    lessons = work.store.by_id(one for pair in wanted for one in pair)
+    return [
+        Clash(
+            request=lessons[first].request,
+            answer=lessons[first].answer,
+            taught=lessons[second].answer,
+            batch=lessons[second].batch,
+        )
+        for first, second in wanted
+        if first in lessons and second in lessons
+    ]
+
+
+def in_words(work: Workplace, verdict: dict[str, Any]) -> dict[str, Any]:
+    """A verdict's body with its contradicting lessons in words."""
+    pairs = [(one["lesson"], one["against"]) for one in verdict["contradicted"]]
+    return {**verdict, "contradicted": [clash.model_dump() for clash in clashes(work, pairs)]}
 
 
 def choose(work: Workplace, dataset: Dataset, overrides: Overrides) -> Recipe:
@@ -327,25 +361,19 @@ def _adapter(work: Workplace, digest: str) -> Adapter:
 
 
 def _contradicted(work: Workplace, held: Examination, champion: Champion, dataset: Dataset) -> list[dict[str, str]]:
-    """The new lessons that teach what the challenger wrongly said on the guard questions it lost."""
-    references = {example.id: example for example in dataset.held_out()}
+    """The new lessons that teach what the challenger wrongly said on the guard questions it lost: ids, no texts."""
+    references = {example.id for example in dataset.held_out()}
     taught: dict[str, Experience] = {}
     for lesson in work.store.read(since=champion.cursor):
         if lesson.seq <= dataset.cursor:
             taught.setdefault(lesson.answer, lesson)
-    found = []
-    for question, said in [pair for result in held.results if result.decisive for pair in result.lost]:
-        if said in taught and question in references:
-            found.append(
-                {
-                    "request": references[question].request,
-                    "answer": references[question].answer,
-                    "taught": said,
-                    "batch": taught[said].batch,
-                    "lesson": taught[said].id,
-                }
-            )
-    return found
+    return [
+        {"lesson": question, "against": taught[said].id, "batch": taught[said].batch}
+        for result in held.results
+        if result.decisive
+        for question, said in result.lost
+        if said in taught and question in references
+    ]
 
 
 def require_verdict(row: Row | None) -> Row:

@@ -44,6 +44,8 @@ def run(request: Request, *, dry_run: bool, as_json: bool) -> None:
         result = _no(decision, time.monotonic() - started)
     else:
         result = _in_prefect(work, repos, request)
+        if result["verdict"]:
+            result["verdict"] = stages.in_words(work, result["verdict"])
         result["stages"]["start"] = round(time.monotonic() - started - sum(result["stages"].values()), 1)
     if as_json:
         emit(result)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from academy import stages
 from academy.commands.output import emit, say, table
+from academy.curriculum.dataset import group_of
+from academy.curriculum.register import request_key
 from academy.errors import InputError
 from academy.workplace import Workplace
 
@@ -92,7 +94,8 @@ def supersede(situation: str, action: str, base_model: str | None, *, as_json: b
         count = work.store.supersede(situation, action, connection)
         if count:
             now = datetime.now(UTC).isoformat()
-            body = {"request": situation, "answer": action, "retired": count}
+            # no text: the ledger is append-only, and a lesson may have to be forgotten
+            body = {"request": request_key("recall", situation), "answer": group_of(action), "retired": count}
             work.ledger.append("supersede", f"supersede:{now}", body, connection)
     if not count:
         raise InputError(

@@ -21,8 +21,8 @@ def curate(repos: list[Path], limit: int | None, base_model: str | None, *, as_j
         emit(found.model_dump(mode="json"))
         return
     table(f"Dataset {found.digest[:12]} in {found.path}", ("what", "how many"), list(found.funnel.items()))
-    for one in found.contradictions[:10]:
-        say(f"contradiction: '{one.request}': '{one.first}' ({one.batches[0]}) and '{one.second}' ({one.batches[1]})")
+    for one in stages.clashes(work, [(pair.first, pair.second) for pair in found.contradictions[:10]]):
+        say(f"contradiction: '{one.request}': '{one.answer}', and {one.batch} teaches '{one.taught}'")
 
 
 def decide(base_model: str | None, *, force: bool, as_json: bool) -> None:
@@ -72,7 +72,7 @@ def examine(challenger: str, champion: str | None, base_model: str | None, *, as
     row, held = stages.hold_examination(work, version, against=champion)
     if row is not None:
         stages.publish_verdict(work, version, row)
-    found = row.body if row is not None else held.verdict.model_dump(mode="json") if held else {}
+    found = stages.in_words(work, row.body) if row is not None else held.verdict.model_dump(mode="json") if held else {}
     if as_json:
         emit({"verdict": found, "of_record": row is not None})
         return

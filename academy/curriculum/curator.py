@@ -6,12 +6,15 @@ where a batch teaches wrong answers to known questions, the examination is what 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
+from heapq import heappush, heappushpop
 from pathlib import Path
 from typing import Any
 
-from academy.curriculum.dataset import Contradiction, Dataset, Example, write_dataset
+from academy import __version__
+from academy.artifacts import stable_fraction
+from academy.curriculum.dataset import Contradiction, Dataset, Example, Input, write_dataset
 from academy.curriculum.filters import reason_to_drop
 from academy.curriculum.nearness import near_pairs
 from academy.curriculum.register import HoldOutRegister, Place, Request, request_key
@@ -20,6 +23,8 @@ from academy.experience.commits import CommitsSource
 from academy.experience.lessons import LessonsStore, normalised
 from academy.experience.source import Experience, Skipped
 
+REPLAY = 0.20
+"""Share of the places for lessons that goes to older ones, where not all of them fit."""
 COMMITS_SHARE = 0.20
 """Commits make at most this share of the training tokens."""
 TEMPLATE_TOKENS = 16
@@ -34,35 +39,60 @@ class DatasetCurator:
     def __init__(
         self,
         lessons_store: LessonsStore,
-        count_tokens: CountTokens,
+        count_tokens: CountTokens | None = None,
         *,
         context: int = 2048,
         max_lessons: int = 5000,
+        replay: float = REPLAY,
+        base: str = "",
     ) -> None:
         self.store = lessons_store
-        self.count_tokens = count_tokens
+        self.count_tokens = count_tokens or _seed_tokens()
         self.context = min(context, 2048)
         self.max_lessons = max_lessons
+        self.replay = replay
+        self.base = base
         self.cursor = lessons_store.newest()
         self.funnel: Counter[str] = Counter()
         self.contradictions: list[Contradiction] = []
+        self.alarms: list[str] = []
+        self._inputs: list[Input] = []
         self._experience: list[Experience] = []
         self._examples: list[tuple[Example, Place, int]] = []
 
     def collect_from_lessons(self, limit: int | None = None, tags: Sequence[str] = ()) -> int:
-        """Active lessons and tasks of the store. Returns how many."""
-        found = [
-            lesson
-            for lesson in self.store.read()
-            if lesson.seq <= self.cursor and (not tags or set(tags) & set(lesson.tags))
-        ]
+        """Active lessons, conversations and files of the store: all, or so many. Returns how many."""
         cap = min(limit or self.max_lessons, self.max_lessons)
-        self._count("over the limit of lessons", max(0, len(found) - cap))
-        return self._collect("lesson", found[-cap:])
+        return self._collect("lesson", self._capped(cap, lambda one: one.kind != "task", tags))
+
+    def collect_from_task_history(self, max_tasks: int | None = None) -> int:
+        """Completed tasks of the store. Returns how many."""
+        cap = min(max_tasks or self.max_lessons, self.max_lessons)
+        return self._collect("task", self._capped(cap, lambda one: one.kind == "task", ()))
 
     def collect_from_git_history(self, repo_path: Path | str = ".", max_commits: int = 100) -> int:
         """Commits of one repository. Returns how many are worth learning from."""
-        return self._collect("commit", list(CommitsSource(Path(repo_path), max_commits).read()))
+        found = list(CommitsSource(Path(repo_path), max_commits).read())
+        return self._collect("commit", found, str(Path(repo_path).resolve()))
+
+    def collect_again(self, inputs: Sequence[Input]) -> int:
+        """Exactly what an earlier curation looked at, whatever became of it since. Returns how many are gone."""
+        lessons = self.store.by_id(one.id for one in inputs if not one.commit)
+        found: dict[str, list[Experience | Skipped]] = defaultdict(list)
+        for one in inputs:
+            if lesson := lessons.get(one.id):
+                found[lesson.kind if lesson.kind == "task" else "lesson"].append(
+                    lesson.model_copy(update={"seq": one.seq})
+                )
+        for repository in sorted({one.repository for one in inputs if one.commit}):
+            wanted = [one.commit for one in inputs if one.repository == repository]
+            found[repository] = list(CommitsSource(Path(repository), len(wanted), only=wanted).read())
+        known = {"lesson", "task"}
+        taken = sum(
+            self._collect(kind if kind in known else "commit", some, "" if kind in known else kind)
+            for kind, some in found.items()
+        )
+        return len(inputs) - taken
 
     def filter_low_quality(self) -> int:
         """Drop what the filters refuse and what says the same twice. Returns how many were dropped."""
@@ -103,6 +133,11 @@ class DatasetCurator:
             longest=max((tokens for _, tokens in train), default=0),
             funnel=dict(sorted(self.funnel.items())),
             contradictions=tuple(self.contradictions),
+            inputs=sorted(self._inputs, key=lambda one: (one.repository, one.seq, one.id)),
+            alarms=tuple(self.alarms),
+            base=self.base,
+            context=self.context,
+            version=__version__,
         )
 
     def get_statistics(self) -> dict[str, Any]:
@@ -111,14 +146,44 @@ class DatasetCurator:
         return {
             "total_examples": len(kept),
             "lessons_collected": self.funnel["collected: lesson"],
+            "tasks_collected": self.funnel["collected: task"],
             "git_commits_collected": self.funnel["collected: commit"],
             "removed_low_quality": sum(n for name, n in self.funnel.items() if name.startswith("dropped: ")),
             "avg_input_length": round(sum(len(e.request) for e in kept) / len(kept)) if kept else 0,
             "avg_output_length": round(sum(len(e.answer) for e in kept) / len(kept)) if kept else 0,
         }
 
-    def _collect(self, kind: str, found: Sequence[Experience | Skipped]) -> int:
+    def _capped(
+        self, cap: int, wanted: Callable[[Experience], bool], tags: Sequence[str]
+    ) -> Sequence[Experience | Skipped]:
+        """The newest ones; where there are more than fit, a share of the places goes to older ones (replay).
+
+        Which older ones is decided by their ids alone, so the choice is the same every time. Memory holds the cap.
+        """
+        newest: deque[Experience] = deque()
+        older: list[tuple[float, str, Experience]] = []  # a heap: the worst of those kept is on top
+        replayed = round(cap * self.replay)
+        count = 0
+        for lesson in self.store.read():
+            if lesson.seq > self.cursor or not wanted(lesson) or (tags and not set(tags) & set(lesson.tags)):
+                continue
+            count += 1
+            newest.append(lesson)
+            if len(newest) > cap:
+                _keep(older, newest.popleft(), replayed)
+        if not older:
+            return list(newest)
+        self._count("over the limit of lessons", count - cap)
+        kept = [one for _, _, one in older][:replayed]
+        self.funnel["replayed"] += len(kept)
+        return sorted(kept, key=lambda one: one.seq) + list(newest)[len(kept) :]
+
+    def _collect(self, kind: str, found: Sequence[Experience | Skipped], repository: str = "") -> int:
         taken = [one for one in found if isinstance(one, Experience)]
+        self._inputs += [
+            Input(id=one.id, seq=one.seq, commit=one.provenance.get("commit", ""), repository=repository)
+            for one in taken
+        ]
         for one in found:
             if isinstance(one, Skipped):
                 self._count(f"{kind}: {one.because}", 1)
@@ -132,11 +197,14 @@ class DatasetCurator:
 
     def _split(self, register: HoldOutRegister) -> None:
         examples = [Example.of(experience, origin="") for experience in self._experience]
-        places = register.assign(Request(text=e.request, suite=e.suite, group=e.group) for e in examples)
-        lengths = self.count_tokens([e.request + e.answer for e in examples])
+        places = register.assign(Request(text=e.opening, suite=e.suite, group=e.group) for e in examples)
+        lengths = self.count_tokens(["".join(m["content"] for m in e.messages) for e in examples])
         for example, length in zip(examples, lengths, strict=True):
-            place = places[request_key(example.suite, example.request)]
-            if length + TEMPLATE_TOKENS > self.context:
+            place = places[request_key(example.suite, example.opening)]
+            if example.context and place.side == "holdout":
+                # the exam asks single requests; the rest of its conversation is not trained on either
+                self._count("a later turn of a held-out conversation", 1)
+            elif length + TEMPLATE_TOKENS > self.context:
                 self._count("longer than the model's context", 1)
             elif place.side == "neither":
                 self._count("near both a trained and a held-out request", 1)
@@ -170,14 +238,29 @@ class DatasetCurator:
         for same in answers.values():
             first = same[0]
             self.contradictions += [
-                Contradiction(
-                    request=other.request, first=first.answer, second=other.answer, batches=(first.batch, other.batch)
-                )
+                Contradiction(first=first.id, second=other.id, batches=(first.batch, other.batch))
                 for other in same[1:]
                 if other.answer != first.answer
             ]
         if self.contradictions:
             self.funnel["contradictions"] = len(self.contradictions)
+
+
+def _keep(older: list[tuple[float, str, Experience]], lesson: Experience, places: int) -> None:
+    """Keep a lesson among the older ones if its number is among the smallest."""
+    entry = (-stable_fraction("replay", lesson.id), lesson.id, lesson)
+    if len(older) < max(1, places):
+        heappush(older, entry)
+    else:
+        heappushpop(older, entry)
+
+
+def _seed_tokens() -> CountTokens:
+    """Counts with the base model of the settings, where nobody said how."""
+    from academy.base_model import resolve
+    from academy.settings import load_settings
+
+    return resolve(load_settings().base_model).count_tokens
 
 
 def refuse_overlap(train: Sequence[str], held_out: Sequence[str]) -> None:

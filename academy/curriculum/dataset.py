@@ -3,9 +3,11 @@
     datasets/<digest>/train.jsonl       messages, one example a line, sorted by id
                       provenance.jsonl  where each line of train.jsonl comes from, line by line
                       holdout.jsonl     what no training sees; read by the arena alone
+                      inputs.jsonl      every lesson and commit that was looked at: what a rebuilding needs
                       manifest.json     counts, the funnel, contradictions, digests
 
 The digest covers train.jsonl and holdout.jsonl, so the same experience gives the same digest whatever its order.
+Where a lesson in it was forgotten since, `forgotten.json` says so: the dataset is not whole and is not trained on.
 """
 
 from __future__ import annotations
@@ -20,9 +22,9 @@ from pydantic import ValidationError
 
 from academy.artifacts import Record, digest_of, digest_of_bytes, digest_of_file, publish_folder, write_file
 from academy.errors import InputError
-from academy.experience.source import Experience
+from academy.experience.source import Experience, Turn
 
-MANIFEST = "manifest.json"
+MANIFEST, INPUTS, FORGOTTEN = "manifest.json", "inputs.jsonl", "forgotten.json"
 
 
 class Example(Record):
@@ -30,6 +32,7 @@ class Example(Record):
 
     id: str
     suite: str
+    context: tuple[Turn, ...] = ()
     request: str
     answer: str
     origin: str
@@ -46,6 +49,7 @@ class Example(Record):
         return cls(
             id=experience.id,
             suite="commits" if experience.kind == "commit" else "recall",
+            context=experience.context,
             request=experience.request,
             answer=experience.answer,
             origin=origin,
@@ -59,14 +63,31 @@ class Example(Record):
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """As a conversation of two turns."""
-        return [{"role": "user", "content": self.request}, {"role": "assistant", "content": self.answer}]
+        """As a conversation that ends with the answer."""
+        before = [{"role": turn.role, "content": turn.content} for turn in self.context]
+        return [*before, {"role": "user", "content": self.request}, {"role": "assistant", "content": self.answer}]
+
+    @property
+    def opening(self) -> str:
+        """What the user said first: all turns of a conversation share it, so they are never on both sides."""
+        return next((turn.content for turn in self.context if turn.role == "user"), self.request)
+
+
+class Input(Record):
+    """One lesson or commit that a curation looked at; `seq` is the number that the lesson had then."""
+
+    id: str
+    seq: int = 0
+    commit: str = ""
+    repository: str = ""
 
 
 class Contradiction(Record):
-    """The same request with two answers; `first` came earlier."""
+    """Two lessons (ids) with the same request and not the same answer; `first` came earlier.
 
-    request: str
+    Ids and not texts: records travel into logs and databases, where a lesson that is to be forgotten must not be.
+    """
+
     first: str
     second: str
     batches: tuple[str, str]
@@ -86,6 +107,10 @@ class Dataset(Record):
     longest: int  # tokens of the longest example
     funnel: dict[str, int]
     contradictions: tuple[Contradiction, ...]
+    alarms: tuple[str, ...] = ()  # sentences about what is not wrong, but strange
+    base: str = ""  # digest of the base model whose tokens were counted
+    context: int = 0  # its longest example, in tokens
+    version: str = ""  # of the Academy whose rules made it
 
     @property
     def train_file(self) -> Path:
@@ -113,7 +138,9 @@ def group_of(answer: str) -> str:
     return digest_of(answer)[:16]
 
 
-def write_dataset(folder: Path, train: Sequence[Example], held_out: Sequence[Example], **facts: Any) -> Dataset:
+def write_dataset(
+    folder: Path, train: Sequence[Example], held_out: Sequence[Example], inputs: Sequence[Input] = (), **facts: Any
+) -> Dataset:
     """Write a dataset under its digest in `folder`, or find it there. `facts` are the record's other fields."""
     train, held_out = (sorted(side, key=lambda example: example.id) for side in (train, held_out))
     rows = b"".join(orjson.dumps({"messages": example.messages}) + b"\n" for example in train)
@@ -136,6 +163,7 @@ def write_dataset(folder: Path, train: Sequence[Example], held_out: Sequence[Exa
                 ),
             )
             write_file(staged / "holdout.jsonl", exam)
+            write_file(staged / INPUTS, (orjson.dumps(one.model_dump(exclude_defaults=True)) + b"\n" for one in inputs))
             write_file(
                 staged / MANIFEST,
                 orjson.dumps(dataset.model_dump(mode="json", exclude={"path"}), option=orjson.OPT_INDENT_2),
@@ -143,22 +171,42 @@ def write_dataset(folder: Path, train: Sequence[Example], held_out: Sequence[Exa
     return dataset
 
 
-def read_dataset(folder: Path, digest: str) -> Dataset:
-    """A written dataset by its digest. Raises InputError where there is none or it was altered."""
+def find_dataset(folder: Path, digest: str) -> Dataset:
+    """What the manifest of a dataset says; its content is not looked at. Raises InputError."""
     if not re.fullmatch(r"[0-9a-f]{12,64}", digest) or len(found := _beginning_with(folder, digest)) != 1:
         raise InputError(f"There is no dataset {digest}.", "`academy curate` makes one and prints its digest.")
-    place = found[0]
+    try:
+        manifest = orjson.loads((found[0] / MANIFEST).read_bytes())
+        return Dataset.model_validate({**manifest, "path": found[0]})
+    except (OSError, orjson.JSONDecodeError, ValidationError) as problem:
+        raise InputError(
+            f"The dataset {digest[:16]} was altered after it was written.", "Run `academy curate` again."
+        ) from problem
+
+
+def read_dataset(folder: Path, digest: str) -> Dataset:
+    """A written dataset by its digest. Raises InputError where there is none or it was altered."""
+    dataset = find_dataset(folder, digest)
+    place = dataset.path
+    if (place / FORGOTTEN).is_file():
+        raise InputError(
+            f"The dataset {digest[:16]} contains forgotten lessons.", "`academy curate` makes one without them."
+        )
     altered = InputError(f"The dataset {digest[:16]} was altered after it was written.", "Run `academy curate` again.")
     try:
-        manifest = orjson.loads((place / MANIFEST).read_bytes())
-        dataset = Dataset.model_validate({**manifest, "path": place})
         train_digest = digest_of_file(dataset.train_file)
         whole = digest_of({"train": train_digest, "holdout": digest_of_file(place / "holdout.jsonl")})
-    except (OSError, orjson.JSONDecodeError, ValidationError) as problem:
+    except OSError as problem:
         raise altered from problem
     if whole != dataset.digest or train_digest != dataset.train_digest:
         raise altered
     return dataset
+
+
+def all_datasets(folder: Path) -> list[Dataset]:
+    """Every dataset of a folder, oldest first."""
+    found = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: (path.stat().st_mtime_ns, path))
+    return [find_dataset(folder, path.parent.name) for path in found if not path.parent.name.startswith(".")]
 
 
 def _beginning_with(folder: Path, digest: str) -> list[Path]:

@@ -6,7 +6,7 @@ The history is streamed through GitPython from one `git log`; no diff is made co
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,9 +36,10 @@ class _Commit(Record):
 class CommitsSource:
     """The newest commits of one repository, oldest first (an ExperienceSource without a cursor of its own)."""
 
-    def __init__(self, repository: Path, limit: int) -> None:
+    def __init__(self, repository: Path, limit: int, *, only: Sequence[str] = ()) -> None:
         self.repository = repository
         self.limit = limit
+        self.only = only  # these commits, wherever the branch stands now
 
     def read(self, since: int = 0) -> Iterator[Experience | Skipped]:  # noqa: ARG002  the limit bounds every reading
         """Commits worth learning from; each of the others is Skipped with its reason.
@@ -81,7 +82,8 @@ class CommitsSource:
             process = repo.git(c="core.quotePath=false").log(
                 "-p", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv", "--unified=1",
                 "--diff-merges=off", "--src-prefix=a/", "--dst-prefix=b/",
-                "--no-show-signature", f"--max-count={self.limit}", marker, as_process=True,
+                "--no-show-signature", f"--max-count={self.limit}", marker,
+                *(("--no-walk=unsorted", *self.only) if self.only else ()), "--", as_process=True,
             )  # fmt: skip
             try:
                 yield from _commits(process.stdout)

@@ -120,6 +120,16 @@ class LessonsStore:
             for row in connection.execute(query).mappings():
                 yield _experience(row)
 
+    def by_id(self, ids: Iterable[str]) -> dict[str, Experience]:
+        """Lessons by their ids, whatever their standing; what is not there (any more) is left out."""
+        wanted = sorted(set(ids))
+        found: dict[str, Experience] = {}
+        with self.database.read() as connection:
+            for start in range(0, len(wanted), 500):
+                query = sa.select(lessons).where(lessons.c.id.in_(wanted[start : start + 500]))
+                found |= {row["id"]: _experience(row) for row in connection.execute(query).mappings()}
+        return found
+
     def get_all_lessons(self, limit: int | None = None) -> list[Experience]:
         """The newest lessons first, whatever their outcome and standing."""
         query = sa.select(lessons).order_by(lessons.c.seq.desc()).limit(limit)

@@ -333,11 +333,22 @@ def test_a_request_near_both_sides_is_left_out_and_counted(here: Curation) -> No
 
 def test_the_newest_lessons_are_kept_under_a_limit(here: Curation) -> None:
     add(here, 10, 3)
-    made = here.curate(limit=12)
+    made = here.curate(limit=12, replay=0.0)
     kept = {row["request"] for row in trained(made)} | {one.request for one in made.held_out()}
     assert kept == {lesson.request for lesson in here.store.get_all_lessons(12)}
     assert made.funnel["dropped: over the limit of lessons"] == 18
-    assert here.curate(limit=500, max_lessons=12).digest == made.digest
+    assert here.curate(limit=500, max_lessons=12, replay=0.0).digest == made.digest
+
+
+def test_under_a_limit_a_share_of_the_places_goes_to_older_lessons(here: Curation) -> None:
+    add(here, 20, 5)
+    made = here.curate(limit=40, replay=0.25)
+    kept = {row["request"] for row in trained(made)} | {one.request for one in made.held_out()}
+    newest = {lesson.request for lesson in here.store.get_all_lessons(40)}
+    assert len(kept) == 40
+    assert len(kept & newest) == 30
+    assert made.funnel["replayed"] == 10
+    assert here.curate(limit=40, replay=0.25).digest == made.digest
 
 
 def test_lessons_can_be_collected_by_tag(here: Curation) -> None:
@@ -366,6 +377,7 @@ def test_the_statistics_use_the_names_of_the_seed_documents(here: Curation) -> N
     assert curator.get_statistics() == {
         "total_examples": 1,
         "lessons_collected": 2,
+        "tasks_collected": 0,
         "git_commits_collected": 0,
         "removed_low_quality": 1,
         "avg_input_length": 4,
@@ -395,10 +407,12 @@ def test_a_lesson_that_was_retired_since_asks_nothing_any_more(here: Curation) -
 def test_contradictions_are_found_and_shown_and_not_removed(here: Curation) -> None:
     add(here, 10, 5)
     lesson = next(one for one in here.store.read() if one.request in {row["request"] for row in trained(here.curate())})
-    here.store.add_lesson(lesson.request.upper() + "?", "the opposite", "success", metadata={"batch": "harmful"})
+    other = here.store.add_lesson(
+        lesson.request.upper() + "?", "the opposite", "success", metadata={"batch": "harmful"}
+    )
     made = here.curate()
     (found,) = made.contradictions
-    assert (found.request, found.first, found.second) == (lesson.request.upper() + "?", lesson.answer, "the opposite")
+    assert (found.first, found.second) == (lesson.id, other)
     assert found.batches == ("by hand", "harmful")
     assert made.funnel["contradictions"] == 1
     assert {lesson.answer, "the opposite"} <= {row["answer"] for row in trained(made)}

@@ -1,0 +1,76 @@
+"""Rebuild a dataset from what it was made of, and compare two datasets: proofs, nothing is trained on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from academy import __version__
+from academy.artifacts import Record
+from academy.curriculum.curator import CountTokens, DatasetCurator
+from academy.curriculum.dataset import INPUTS, Dataset, Input, read_rows
+from academy.curriculum.register import HoldOutRegister
+from academy.errors import InputError
+from academy.experience.lessons import LessonsStore
+
+
+class Rebuilt(Record):
+    """What became of a rebuilding; `because` is a sentence."""
+
+    digest: str
+    again: str
+    same: bool
+    because: str
+
+
+class Difference(Record):
+    """Ids of examples that stand in one of two datasets only, by side."""
+
+    only_in_first: dict[str, tuple[str, ...]]
+    only_in_second: dict[str, tuple[str, ...]]
+    shared: dict[str, int]
+
+
+def rebuild(
+    store: LessonsStore, register: HoldOutRegister, count_tokens: CountTokens, dataset: Dataset, scratch: Path
+) -> Rebuilt:
+    """Curate exactly the same lessons and commits again, in `scratch`, and compare the digests.
+
+    The register gives every request its first place again, so what came later changes nothing. Raises InputError
+    where a repository is gone, ExaminationError where the hold-out would not stay clean.
+    """
+    if not (dataset.path / INPUTS).is_file():
+        raise InputError(
+            f"The dataset {dataset.digest[:12]} does not say what it was made of.", "`academy curate` again."
+        )
+    inputs = [Input.model_validate(row) for row in read_rows(dataset.path / INPUTS)]
+    curator = DatasetCurator(store, count_tokens, context=dataset.context, base=dataset.base)
+    curator.cursor = dataset.cursor
+    gone = curator.collect_again(inputs)
+    curator.filter_low_quality()
+    again = curator.save_dataset(scratch, register).digest
+    same = again == dataset.digest
+    if same:
+        because = f"{len(inputs):,} lessons and commits gave the same bytes again."
+    elif gone:
+        because = f"It contains forgotten lessons: {gone:,} of {len(inputs):,} lessons and commits are gone."
+    elif dataset.version != __version__:
+        because = f"It was made by version {dataset.version}, and this is {__version__}: the rules have changed."
+    else:
+        because = "The same lessons and commits gave other bytes."
+    return Rebuilt(digest=dataset.digest, again=again, same=same, because=because)
+
+
+def diff(first: Dataset, second: Dataset) -> Difference:
+    """What one dataset has and the other has not."""
+    sides = ("train", "holdout")
+    ids = [{side: _ids(dataset, side) for side in sides} for dataset in (first, second)]
+    return Difference(
+        only_in_first={side: tuple(sorted(ids[0][side] - ids[1][side])) for side in sides},
+        only_in_second={side: tuple(sorted(ids[1][side] - ids[0][side])) for side in sides},
+        shared={side: len(ids[0][side] & ids[1][side]) for side in sides},
+    )
+
+
+def _ids(dataset: Dataset, side: str) -> set[str]:
+    file = "provenance.jsonl" if side == "train" else "holdout.jsonl"
+    return {row["id"] for row in read_rows(dataset.path / file)}
