@@ -50,6 +50,10 @@ def promote(
                 f"{version.name} was examined against another champion than {champion.name}.",
                 f"Run `academy examine {version.name}` again.",
             )
+        if version.tainted:
+            raise PromotionError(
+                f"{version.name} was made of lessons that were forgotten since.", "Train again without them."
+            )
         folder = adapters / version.adapter[:16]
         read_adapter(folder, base_digest=ledger.family, digest=version.adapter)
         if verify is not None:

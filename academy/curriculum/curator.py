@@ -85,7 +85,7 @@ class DatasetCurator:
                     lesson.model_copy(update={"seq": one.seq})
                 )
         for repository in sorted({one.repository for one in inputs if one.commit}):
-            wanted = [one.commit for one in inputs if one.repository == repository]
+            wanted = [one.commit for one in inputs if one.repository == repository][::-1]  # newest first, as git log
             found[repository] = list(CommitsSource(Path(repository), len(wanted), only=wanted).read())
         known = {"lesson", "task"}
         taken = sum(
@@ -133,7 +133,7 @@ class DatasetCurator:
             longest=max((tokens for _, tokens in train), default=0),
             funnel=dict(sorted(self.funnel.items())),
             contradictions=tuple(self.contradictions),
-            inputs=sorted(self._inputs, key=lambda one: (one.repository, one.seq, one.id)),
+            inputs=sorted(self._inputs, key=lambda one: (one.repository, one.seq)),  # commits: as they were read
             alarms=tuple(self.alarms),
             base=self.base,
             context=self.context,

@@ -6,6 +6,7 @@ registering twice gives one version.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from academy.habitat.adapter import Adapter
 from academy.ledger import BASE
 
 CHAMPION = "champion"
+TAINT = "tainted"
 
 
 class Version(Record):
@@ -31,6 +33,7 @@ class Version(Record):
     run: str
     created: int  # milliseconds since the epoch
     champion: bool = False
+    tainted: bool = False  # made of lessons that were forgotten since
 
     @property
     def name(self) -> str:
@@ -83,14 +86,7 @@ class Versions:
 
     def all(self, champion: str = BASE) -> list[Version]:
         """All versions, oldest first; the one with the number `champion` is marked."""
-        found = []
-        token = None
-        while True:
-            page = self.client.search_model_versions(f"name = '{self.family}'", max_results=200, page_token=token)
-            found += [_version(one) for one in page]
-            token = page.token
-            if not token:
-                break
+        found = [_version(one) for one in _pages(self.client, f"name = '{self.family}'")]
         found.sort(key=lambda one: int(one.version))
         return [one.model_copy(update={"champion": one.version == champion}) for one in found]
 
@@ -155,4 +151,33 @@ def _version(found: Any) -> Version:
         verdict=tags.get("verdict", ""),
         run=str(found.run_id or ""),
         created=int(found.creation_timestamp),
+        tainted=TAINT in tags,
     )
+
+
+class Tainted(Record):
+    """A version of some family that was made of a forgotten lesson."""
+
+    family: str
+    version: str
+    adapter: str
+
+
+def taint(client: Any, datasets: Sequence[str]) -> list[Tainted]:
+    """Mark the versions of all families that were trained on one of these datasets (digests). Returns them."""
+    found = []
+    for digest in datasets:
+        for one in _pages(client, f"tags.dataset = '{digest}'"):
+            client.set_model_version_tag(one.name, str(one.version), TAINT, "made of lessons that were forgotten since")
+            found.append(Tainted(family=one.name, version=str(one.version), adapter=one.tags.get("adapter", "")))
+    return found
+
+
+def _pages(client: Any, wanted: str) -> Iterator[Any]:
+    token = None
+    while True:
+        page = client.search_model_versions(wanted, max_results=200, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return

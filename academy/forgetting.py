@@ -1,0 +1,156 @@
+"""Forgetting a lesson: its text is erased wherever this home keeps it, and what was made of it is marked.
+
+    lessons, quarantine        the store erases them, and keeps a tombstone without text
+    datasets                   the line goes, `forgotten.json` says so; the digest remains, training on it is refused
+    hold-out register          the place stays, the text goes
+    answers, examinations      what was asked and answered goes where nobody else teaches it
+    adapters                   canaries that quote it go; versions made of it are tainted in the registry
+
+Run records hold ids and no texts, so Prefect and the ledger have nothing to forget. Every step can be repeated: the
+lesson itself goes last, so a forgetting that was killed is finished by asking again. What a model has learned stays in
+its weights: that is what the taint says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from academy.artifacts import Record, write_file
+from academy.curriculum.dataset import FORGOTTEN, Dataset, all_datasets
+from academy.curriculum.register import request_key
+from academy.database import Database, register
+from academy.errors import InputError
+from academy.experience.lessons import LessonsStore, normalised
+from academy.experience.source import Experience
+from academy.genealogy.versions import Tainted, taint
+from academy.habitat.adapter import MANIFEST
+
+GONE = "[forgotten]"
+
+
+class Forgotten(Record):
+    """What held a forgotten lesson."""
+
+    lesson: str
+    datasets: tuple[str, ...]
+    versions: tuple[Tainted, ...]
+
+
+class _Text(Record):
+    """What must go: the request, unless another lesson asks it too, and the answer, unless another one teaches it."""
+
+    lesson: str
+    request: str
+    answer: str
+
+    def asks(self, request: str) -> bool:
+        return bool(self.request) and normalised(request) == self.request
+
+    def quotes(self, text: str) -> bool:
+        return bool(self.answer) and self.answer in " ".join(text.split())
+
+
+def forget(database: Database, home: Path, client: Any, lesson_id: str, because: str) -> Forgotten:
+    """Forget a lesson by its id or the id's beginning.
+
+    `client` is MLflow's. Raises InputError where there is no such lesson, or more than one.
+    """
+    store = LessonsStore(database)
+    lesson = _find(store, lesson_id)
+    text = _unshared(store, lesson)
+    held = [dataset for dataset in all_datasets(home / "datasets") if _forget_in(dataset, lesson.id)]
+    _forget_answers(home / "answers", text)
+    for path in (home / "examinations").glob("*.json"):
+        _forget_examination(path, text)
+    for folder in ("adapters", "mlartifacts"):
+        for path in (home / folder).rglob(MANIFEST):
+            _forget_canaries(path, text)
+    versions = taint(client, [dataset.digest for dataset in held])
+    with database.write() as connection:
+        if text.request:
+            key = request_key("recall", lesson.request)
+            connection.execute(sa.update(register).where(register.c.request == key).values(text=""))
+        store.forget(lesson.id, because, connection)
+    store.scrub(lesson, home / "quarantine")
+    return Forgotten(lesson=lesson.id, datasets=tuple(one.digest for one in held), versions=tuple(versions))
+
+
+def _find(store: LessonsStore, beginning: str) -> Experience:
+    found = [one for one in store.get_all_lessons() if one.id.startswith(beginning)] if beginning else []
+    if len(found) != 1:
+        many = "More than one lesson begins" if found else "There is no lesson that begins"
+        raise InputError(f"{many} with {beginning}.", "`academy lessons list --json` shows whole ids.")
+    return found[0]
+
+
+def _unshared(store: LessonsStore, lesson: Experience) -> _Text:
+    request, answer = normalised(lesson.request), " ".join(lesson.answer.split())
+    for other in store.get_all_lessons():
+        if other.id != lesson.id:
+            request = "" if normalised(other.request) == request else request
+            answer = "" if answer and answer in " ".join(other.answer.split()) else answer
+    return _Text(lesson=lesson.id, request=request, answer=answer)
+
+
+def _forget_in(dataset: Dataset, lesson: str) -> bool:
+    """Erase a lesson's line from both sides of a dataset. True where it was, or had been, in it."""
+    note = dataset.path / FORGOTTEN
+    known = set(orjson.loads(note.read_bytes())) if note.is_file() else set()
+    origins = _lines(dataset.path / "provenance.jsonl")
+    exam = _lines(dataset.path / "holdout.jsonl")
+    trained = [n for n, origin in enumerate(origins) if origin["id"] == lesson]
+    examined = [n for n, example in enumerate(exam) if example["id"] == lesson]
+    if not trained and not examined:
+        return lesson in known
+    write_file(note, orjson.dumps(sorted(known | {lesson})))  # first: from now on it is not trained on
+    if trained:
+        rows = _lines(dataset.train_file)
+        for n in trained:
+            rows[n], origins[n] = {"forgotten": lesson}, {"id": lesson, "forgotten": True}
+        _write(dataset.train_file, rows)
+        _write(dataset.path / "provenance.jsonl", origins)
+    if examined:
+        _write(dataset.path / "holdout.jsonl", [e for n, e in enumerate(exam) if n not in examined])
+    for export in dataset.path.glob("train.*.jsonl"):
+        export.unlink()
+    return True
+
+
+def _forget_answers(folder: Path, text: _Text) -> None:
+    for path in folder.glob("*.json"):
+        known = orjson.loads(path.read_bytes())
+        kept = {asked: said for asked, said in known.items() if not text.asks(asked) and not text.quotes(said)}
+        if len(kept) != len(known):
+            write_file(path, orjson.dumps(kept, option=orjson.OPT_SORT_KEYS))
+
+
+def _forget_examination(path: Path, text: _Text) -> None:
+    record = orjson.loads(path.read_bytes())
+    changed = False
+    for result in record["results"]:
+        for answer in [*result["champion"], *result["challenger"]]:
+            if answer["text"] != GONE and (answer["question"] == text.lesson or text.quotes(answer["text"])):
+                answer["text"], changed = GONE, True
+    if changed:
+        write_file(path, orjson.dumps(record, option=orjson.OPT_SORT_KEYS))
+
+
+def _forget_canaries(path: Path, text: _Text) -> None:
+    manifest = orjson.loads(path.read_bytes())
+    canaries = manifest.get("canaries", [])
+    kept = [one for one in canaries if not text.asks(one["prompt"]) and not text.quotes(one["answer"])]
+    if len(kept) != len(canaries):
+        write_file(path, orjson.dumps({**manifest, "canaries": kept}, option=orjson.OPT_INDENT_2))
+
+
+def _lines(path: Path) -> list[Any]:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+
+
+def _write(path: Path, rows: Iterable[Any]) -> None:
+    write_file(path, (orjson.dumps(row) + b"\n" for row in rows))

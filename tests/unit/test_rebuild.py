@@ -1,0 +1,81 @@
+"""A dataset can be made again from what it was made of, whatever happened since."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from academy.curriculum.dataset import INPUTS, find_dataset
+from academy.curriculum.rebuild import Rebuilt, diff, rebuild
+from academy.database import Database
+from academy.errors import InputError
+from tests.unit.test_curator_and_dataset import CountTokens, Curation, Dataset, add, history
+
+
+@pytest.fixture
+def here(database: Database, tmp_path: Path, count_tokens: CountTokens) -> Curation:
+    return Curation(database, tmp_path, count_tokens)
+
+
+def again(here: Curation, dataset: Dataset) -> Rebuilt:
+    return rebuild(here.store, here.register, here.count_tokens, dataset, here.folder / "scratch")
+
+
+def test_a_dataset_is_rebuilt_byte_for_byte(here: Curation, tmp_path: Path) -> None:
+    add(here, 10, 5)
+    made = here.curate(history(tmp_path / "repo", 20, 60))
+    found = again(here, made)
+    assert found.same
+    assert found.again == made.digest
+    assert found.because == "70 lessons and commits gave the same bytes again."
+
+
+def test_what_came_later_changes_nothing(here: Curation, tmp_path: Path) -> None:
+    add(here, 10, 5)
+    repository = history(tmp_path / "repo", 20, 60)
+    made = here.curate(repository)
+    add(here, 10, 5, seed=1)
+    with here.database.write() as connection:
+        first = next(here.store.read())
+        here.store.supersede(first.request, "another answer", connection)
+    assert here.curate(repository).digest != made.digest
+    assert again(here, made).same
+
+
+def test_a_lesson_that_is_gone_is_told(here: Curation) -> None:
+    add(here, 10, 5)
+    made = here.curate()
+    with here.database.write() as connection:
+        connection.exec_driver_sql("DELETE FROM lessons WHERE seq = 7")
+    found = again(here, made)
+    assert not found.same
+    assert found.because == "It contains forgotten lessons: 1 of 50 lessons and commits are gone."
+
+
+def test_a_repository_that_is_gone_is_refused(here: Curation, tmp_path: Path) -> None:
+    add(here, 10, 5)
+    repository = history(tmp_path / "repo", 20, 60)
+    made = here.curate(repository)
+    repository.rename(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="is no git repository"):
+        again(here, made)
+
+
+def test_a_dataset_that_does_not_say_what_it_was_made_of_is_refused(here: Curation) -> None:
+    add(here, 10, 5)
+    made = here.curate()
+    (made.path / INPUTS).unlink()
+    with pytest.raises(InputError, match="does not say what it was made of"):
+        again(here, find_dataset(here.folder / "datasets", made.digest))
+
+
+def test_the_difference_of_two_datasets_is_told_by_side(here: Curation) -> None:
+    add(here, 10, 5)
+    first = here.curate()
+    other = here.store.add_lesson("a request that is near to none of them", "an answer of its own", "success")
+    second = here.curate()
+    found = diff(first, second)
+    assert [ids for ids in found.only_in_first.values() if ids] == []
+    assert [ids for ids in found.only_in_second.values() if ids] == [(other,)]
+    assert found.shared == {"train": first.examples, "holdout": first.holdout}
