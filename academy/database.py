@@ -33,7 +33,20 @@ lessons = sa.Table(
     sa.Column("at", sa.String(40), nullable=False),  # ISO 8601, UTC
     sa.Column("standing", sa.String(16), nullable=False, index=True),  # active | set aside | superseded
     sa.Column("extra", sa.JSON, nullable=False),
+    sa.Column("rating", sa.Integer, nullable=False, server_default="0"),  # 1 to 5; 0: none
+    sa.Column("gold", sa.Boolean, nullable=False, server_default=sa.false()),  # a person's star
+    sa.Column("model_made", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("thread", sa.String(200), nullable=False, server_default=""),  # the conversation it was part of
+    sa.Column("context", sa.JSON, nullable=False, server_default="[]"),  # what was said before: role and content
     sqlite_autoincrement=True,  # a number is never used twice, not even after a delete
+)
+
+forgotten = sa.Table(
+    "forgotten",  # tombstones without text: what was forgotten does not come back with the next import
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("at", sa.String(40), nullable=False),
+    sa.Column("because", sa.Text, nullable=False),
 )
 
 register = sa.Table(
@@ -61,7 +74,7 @@ ledger = sa.Table(
 )
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0001"
+HEAD = "0002"
 
 
 class Database:
@@ -109,6 +122,16 @@ class Database:
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
 
+    def scrub(self) -> None:
+        """Take what was deleted out of SQLite's log, too. PostgreSQL overwrites it when it vacuums."""
+        if self.engine.dialect.name == "sqlite":
+            with self._plainly():
+                raw = self.engine.raw_connection()
+                try:
+                    raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                finally:
+                    raw.close()
+
     @contextmanager
     def _plainly(self) -> Iterator[None]:
         try:
@@ -128,6 +151,7 @@ def _on_connect(connection, _record):  # type: ignore[no-untyped-def]
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")  # an acknowledged lesson survives a power cut
     connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten: lessons can be forgotten
 
 
 def _on_begin(connection: sa.Connection) -> None:

@@ -1,14 +1,14 @@
 """LessonsStore: lessons and task histories in SQL, idempotent by content.
 
-A lesson stands `active`, `set aside` (its batch was refused by an examination) or `superseded` (a person said that
-another answer is right). Only active ones are trained on and examined.
+A lesson stands `active`, `set aside` (its batch was refused by an examination), `superseded` (a person said that
+another answer is right) or `undone` (a person took its batch out). Only active ones are trained on and examined. A
+forgotten one is gone: its id alone stays, so that it does not come back.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,17 @@ import orjson
 import sqlalchemy as sa
 
 from academy.artifacts import Record, digest_of, write_file
-from academy.database import Database, lessons
+from academy.database import Database, forgotten, lessons
 from academy.errors import InputError
-from academy.experience.source import Experience, Kind, Outcome, read_outcome
+from academy.experience.reading import LONGEST_LINE, make_row, normalised, now, numbered_lines, rated, read_line
+from academy.experience.source import Experience, Kind, Turn, read_outcome
 
-REQUEST_KEYS = ("situation", "request", "instruction", "prompt")
-ANSWER_KEYS = ("action", "response", "answer", "output", "completion")
-LONGEST_LINE = 1_000_000
-"""Bytes of one line; a longer one is set aside unread."""
+__all__ = ["LONGEST_LINE", "Import", "LessonsStore", "normalised", "set_aside"]
+
+CHUNK = 2_000
+"""Rows that are written at once: the memory of an import does not grow with its file."""
+PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+"""How packed files begin."""
 
 
 class Import(Record):
@@ -32,6 +35,7 @@ class Import(Record):
     batch: str
     admitted: int
     known: int
+    forgotten: int = 0  # refused, for somebody had them forgotten
     unreadable: tuple[str, ...]  # "file:line: reason"
     quarantine: str = ""  # the file that keeps the unreadable lines
 
@@ -39,7 +43,13 @@ class Import(Record):
 class LessonsStore:
     """Adds and reads lessons. An acknowledged lesson is on the disk."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database | None = None) -> None:
+        """The store of a database; without one that of the settings' home."""
+        if database is None:
+            from academy.settings import load_settings
+
+            database = Database(load_settings().database)
+            database.migrate()
         self.database = database
 
     def add_lesson(
@@ -53,14 +63,20 @@ class LessonsStore:
     ) -> str:
         """Add one lesson and return its id; adding the same again changes nothing.
 
-        `metadata` may carry outcome, author, batch and at; the rest of it is kept as it is.
+        `metadata` may carry outcome, author, batch, at, rating (1 to 5), gold, model_made, thread and context; the rest
+        of it is kept as it is. Raises InputError for what cannot be kept, and for a lesson that was forgotten.
         """
         try:
             "".join((situation, action, result, feedback, *tags)).encode()
         except UnicodeEncodeError as problem:
             raise InputError("The lesson holds bytes that are no text.", "Give it in UTF-8.") from problem
         extra = dict(metadata or {})
-        row = _row(
+        extras = rated(extra)
+        if isinstance(extras, str):
+            raise InputError(f"The lesson cannot be kept: {extras}.", "Correct its metadata.")
+        for name in (*extras, "gold_star"):
+            extra.pop(name, None)
+        row = make_row(
             kind="lesson",
             situation=situation,
             action=action,
@@ -70,11 +86,13 @@ class LessonsStore:
             outcome=read_outcome(extra.pop("outcome", None), result),
             author=str(extra.pop("author", "")),
             batch=str(extra.pop("batch", "by hand")),
-            at=str(extra.pop("at", "")) or _now(),
+            at=str(extra.pop("at", "")) or now(),
             extra=extra,
+            **extras,
         )
         with self.database.write() as connection:
-            _insert(connection, [row])
+            if _insert(connection, [row])[1]:
+                raise InputError("This very lesson was forgotten.", "Word it otherwise if it may come back.")
         return str(row["id"])
 
     def import_file(self, path: Path, quarantine: Path, kind: Kind = "lesson") -> Import:
@@ -85,22 +103,31 @@ class LessonsStore:
         """
         if not path.is_file():
             raise InputError(f"There is no file {path}.", "Check the path; a JSONL file has one lesson a line.")
-        rows, unreadable = [], []
+        with path.open("rb") as stream:
+            beginning = stream.read(8)
+        if packed := next((name for mark, name in PACKED.items() if beginning.startswith(mark)), ""):
+            raise InputError(f"{path} is packed ({packed}).", "Unpack it and look how large it is; then import it.")
+        admitted = known = refused = 0
+        rows: list[dict[str, Any]] = []
+        unreadable: list[dict[str, Any]] = []
         try:
-            for number, line in _lines(path):
-                found = _read_line(line, kind, path.stem)
-                if isinstance(found, str):
-                    unreadable.append(
-                        {"file": path.name, "line": number, "because": found, "text": line.decode(errors="replace")}
-                    )
-                elif found is not None:
-                    rows.append(found)
+            with self.database.write() as connection:
+                for number, line in numbered_lines(path):
+                    found = read_line(line, kind, path.stem)
+                    if isinstance(found, str):
+                        unreadable.append(
+                            {"file": path.name, "line": number, "because": found, "text": line.decode(errors="replace")}
+                        )
+                    elif found is not None:
+                        rows.append(found)
+                    if len(rows) >= CHUNK:
+                        admitted, known, refused = _sum((admitted, known, refused), _counted(connection, rows))
+                        rows = []
+                admitted, known, refused = _sum((admitted, known, refused), _counted(connection, rows))
         except OSError as problem:
             raise InputError(
                 f"The file {path} cannot be read ({problem.strerror}).", "Check its permissions."
             ) from problem
-        with self.database.write() as connection:
-            admitted = _insert(connection, rows)
         kept = ""
         if unreadable:
             name = f"{path.stem}-{digest_of(unreadable)[:8]}.jsonl"  # two files may have one name
@@ -108,7 +135,8 @@ class LessonsStore:
         return Import(
             batch=path.stem,
             admitted=admitted,
-            known=len(rows) - admitted,
+            known=known,
+            forgotten=refused,
             unreadable=tuple(f"{path}:{bad['line']}: {bad['because']}" for bad in unreadable),
             quarantine=kept,
         )
@@ -173,14 +201,59 @@ class LessonsStore:
 
     def release(self, batch: str | None, connection: sa.Connection) -> int:
         """Let lessons that were set aside count again, as if they had come in just now. Returns how many."""
-        query = sa.select(lessons).where(lessons.c.standing == "set aside").order_by(lessons.c.seq)
+        query = sa.select(lessons).where(lessons.c.standing == "set aside")
         if batch is not None:
             query = query.where(lessons.c.batch == batch)
-        rows = [dict(row) for row in connection.execute(query).mappings()]
+        return self._as_new(query, connection)
+
+    def _as_new(self, query: sa.Select[Any], connection: sa.Connection) -> int:
+        """Give lessons new numbers, so that they count as new."""
+        rows = [dict(row) for row in connection.execute(query.order_by(lessons.c.seq)).mappings()]
         for row in rows:
             connection.execute(sa.delete(lessons).where(lessons.c.seq == row.pop("seq")))
             connection.execute(sa.insert(lessons).values({**row, "standing": "active"}))
         return len(rows)
+
+    def undo(self, batch: str, connection: sa.Connection, *, restore: bool = False) -> int:
+        """Take a whole batch out of training and examination, or put it back as if it came in just now. How many."""
+        if restore:
+            return self._as_new(
+                sa.select(lessons).where(lessons.c.standing == "undone", lessons.c.batch == batch), connection
+            )
+        wanted = sa.update(lessons).where(lessons.c.batch == batch, lessons.c.standing.in_(("active", "set aside")))
+        return int(connection.execute(wanted.values(standing="undone")).rowcount)
+
+    def forget(self, lesson: str, because: str, connection: sa.Connection) -> None:
+        """Remove a lesson (by its whole id) and keep its tombstone. `scrub` cleans the files afterwards."""
+        gone = connection.execute(sa.delete(lessons).where(lessons.c.id == lesson)).rowcount
+        if gone:
+            connection.execute(sa.insert(forgotten).values(id=lesson, at=now(), because=because))
+
+    def scrub(self, lesson: Experience, quarantine: Path) -> None:
+        """Erase a forgotten lesson's text from the quarantine and from the pages that SQLite keeps for later."""
+        for path in quarantine.glob("*.jsonl"):
+            lines = path.read_bytes().splitlines()
+            kept = [line for line in lines if not _holds(line, lesson)]
+            if len(kept) != len(lines):
+                write_file(path, (line + b"\n" for line in kept))
+        self.database.scrub()
+
+    def export(self, path: Path, batch: str | None = None) -> int:
+        """Write lessons, whatever their outcome, as JSONL that `import_file` reads back to the same ids. How many."""
+        query = sa.select(lessons).order_by(lessons.c.seq)
+        if batch is not None:
+            query = query.where(lessons.c.batch == batch)
+        count = 0
+
+        def rows() -> Iterator[bytes]:
+            nonlocal count
+            with self.database.read() as connection:
+                for row in connection.execution_options(yield_per=CHUNK).execute(query).mappings():
+                    count += 1
+                    yield orjson.dumps(_exported(row)) + b"\n"
+
+        write_file(path, rows())
+        return count
 
     def supersede(self, situation: str, action: str, connection: sa.Connection) -> int:
         """Say which answer to a request is right: active lessons with another one retire. Returns how many."""
@@ -206,86 +279,39 @@ def set_aside(since: int, until: int, connection: sa.Connection) -> int:
     )
 
 
-def normalised(text: str) -> str:
-    """The text as it is compared: lower case, single spaces, no punctuation at the ends."""
-    return " ".join(text.lower().split()).strip(" .,:;!?")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines; of one longer than LONGEST_LINE only the beginning is kept, so that memory stays bounded."""
-    with path.open("rb") as stream:
-        number = 0
-        while line := stream.readline(LONGEST_LINE + 1):
-            number += 1
-            rest = line
-            while len(rest) == LONGEST_LINE + 1 and not rest.endswith(b"\n"):
-                rest = stream.readline(LONGEST_LINE + 1)
-            if number == 1 and len(line) <= LONGEST_LINE:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
-            yield number, line
-
-
-def _read_line(line: bytes, kind: Kind, batch: str) -> dict[str, Any] | str | None:
-    """A row, or the reason why the line cannot be read, or None for an empty line."""
-    if len(line) > LONGEST_LINE:
-        return f"longer than {LONGEST_LINE:,} bytes"
-    if not line.strip():
-        return None
-    try:
-        found = orjson.loads(line)
-    except orjson.JSONDecodeError as problem:
-        return f"no JSON ({problem.msg})"
-    if not isinstance(found, dict):
-        return "no JSON object"
-    request = next((found[key] for key in REQUEST_KEYS if isinstance(found.get(key), str)), "")
-    answer = next((found[key] for key in ANSWER_KEYS if isinstance(found.get(key), str)), "")
-    outcome = _task_outcome(found) if kind == "task" else read_outcome(found.get("outcome"), found.get("result"))
-    if not request.strip() or (not answer.strip() and outcome != "failure"):  # what failed may have no answer
-        missing, keys = ("request", REQUEST_KEYS) if not request.strip() else ("answer", ANSWER_KEYS)
-        return f"no {missing} ({'/'.join(keys)})"
-    extra = found.get("metadata") or {}
-    tags = found.get("tags") or []
-    if not isinstance(extra, dict) or not isinstance(tags, list):
-        return "metadata must be an object and tags a list"
-    result = str(found.get("result") or found.get("status") or "")
-    if found.get("task_id"):
-        extra = {**extra, "task_id": str(found["task_id"])}
-    return _row(
-        kind=kind,
-        situation=request,
-        action=answer,
-        result=result,
-        feedback=str(found.get("feedback") or ""),
-        tags=[str(tag) for tag in tags],
-        outcome=outcome,
-        author=str(found.get("author") or ""),
-        batch=batch,
-        at=str(found.get("at") or found.get("timestamp") or _now()),
-        extra=extra,
-    )
-
-
-def _task_outcome(found: dict[str, Any]) -> Outcome:
-    """A task counts when it was completed and, where that is told, successful."""
-    if read_outcome(found.get("status")) != "success":
-        return "failure"
-    return read_outcome(found["success"]) if "success" in found else "success"
-
-
-def _row(**fields: Any) -> dict[str, Any]:
-    fields["tags"] = sorted(set(fields["tags"]))
-    identity = [fields[key] for key in ("kind", "situation", "action", "result")]
-    return {"id": digest_of(identity), "standing": "active", **fields}
-
-
-def _insert(connection: sa.Connection, rows: list[dict[str, Any]]) -> int:
-    """Insert what is not known yet; a row that comes twice counts once."""
-    admitted = 0
+def _insert(connection: sa.Connection, rows: list[dict[str, Any]]) -> tuple[int, int]:
+    """Insert what is not known yet; a row that comes twice counts once. Returns (admitted, forgotten)."""
+    ids = [row["id"] for row in rows]
+    there = {id_ for (id_,) in connection.execute(sa.select(lessons.c.id).where(lessons.c.id.in_(ids)))}
+    gone = {id_ for (id_,) in connection.execute(sa.select(forgotten.c.id).where(forgotten.c.id.in_(ids)))}
+    fresh: dict[str, dict[str, Any]] = {}
     for row in rows:
-        if connection.execute(sa.select(lessons.c.seq).where(lessons.c.id == row["id"])).first() is None:
-            connection.execute(sa.insert(lessons).values(row))
-            admitted += 1
-    return admitted
+        if row["id"] not in there and row["id"] not in gone:
+            fresh.setdefault(row["id"], row)
+    if fresh:
+        connection.execute(sa.insert(lessons), list(fresh.values()))
+    return len(fresh), sum(1 for id_ in ids if id_ in gone)
+
+
+def _counted(connection: sa.Connection, rows: list[dict[str, Any]]) -> tuple[int, int, int]:
+    admitted, refused = _insert(connection, rows) if rows else (0, 0)
+    return admitted, len(rows) - admitted - refused, refused
+
+
+def _sum(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
+    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
+
+
+def _holds(line: bytes, lesson: Experience) -> bool:
+    text = str(orjson.loads(line).get("text", ""))
+    return lesson.request in text or lesson.answer in text
+
+
+def _exported(row: sa.RowMapping) -> dict[str, Any]:
+    """A row as a line: what is empty is left out."""
+    line: dict[str, Any] = {str(name): row[name] for name in row if name not in ("seq", "id", "standing", "extra")}
+    line["metadata"] = row["extra"]
+    return {name: value for name, value in line.items() if value or name in ("situation", "action", "result")}
 
 
 def _experience(row: sa.RowMapping) -> Experience:
@@ -299,10 +325,11 @@ def _experience(row: sa.RowMapping) -> Experience:
         batch=row["batch"],
         at=row["at"],
         tags=tuple(row["tags"]),
+        context=tuple(Turn.model_validate(turn) for turn in row["context"]),
+        thread=row["thread"],
+        rating=row["rating"],
+        gold=row["gold"],
+        model_made=row["model_made"],
         seq=row["seq"],
         provenance={"lesson": row["id"], "batch": row["batch"]},
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

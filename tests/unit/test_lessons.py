@@ -10,12 +10,12 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from academy.database import Database
 from academy.errors import InputError
-from academy.experience.lessons import LONGEST_LINE, LessonsStore, normalised, set_aside
+from academy.experience.lessons import LONGEST_LINE, PACKED, LessonsStore, normalised, set_aside
 from academy.experience.source import read_outcome
 
 ROOT = Path(__file__).parents[2]
@@ -158,6 +158,7 @@ def test_a_file_that_is_not_there_is_refused(store: LessonsStore, tmp_path: Path
 def test_no_bytes_make_an_import_fail(new_database: Any, tmp_path_factory: pytest.TempPathFactory, lines: Any) -> None:
     folder = tmp_path_factory.mktemp("bytes")
     path = write_lines(folder / "any.jsonl", *lines)
+    assume(not any(path.read_bytes().startswith(mark) for mark in PACKED))  # refused as a whole, see below
     store = LessonsStore(_shared(new_database))
     found = store.import_file(path, folder / "quarantine")
     filled = [line.removeprefix(b"\xef\xbb\xbf") if not n else line for n, line in enumerate(lines)]
@@ -354,3 +355,126 @@ def test_trainable_counts_between_two_numbers(store: LessonsStore) -> None:
 def test_normalising_twice_changes_nothing_more(text: str) -> None:
     assert normalised(normalised(text)) == normalised(text)
     assert normalised(f"  {text}\n!") == normalised(text)
+
+
+# --- ratings, conversations, export --------------------------------------------------------------------------------
+
+
+def test_ratings_stars_and_earlier_turns_are_kept(store: LessonsStore) -> None:
+    before = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good morning"}]
+    store.add_lesson("how?", "so", "success", metadata={"rating": 4, "gold": True, "thread": "t1", "context": before})
+    (kept,) = store.read()
+    assert (kept.rating, kept.gold, kept.thread, kept.model_made) == (4, True, "t1", False)
+    assert [(turn.role, turn.content) for turn in kept.context] == [("user", "hello"), ("assistant", "good morning")]
+
+
+def test_the_same_words_after_another_beginning_are_another_lesson(store: LessonsStore) -> None:
+    first = store.add_lesson("how?", "so", "success")
+    second = store.add_lesson("how?", "so", "success", metadata={"context": [{"role": "user", "content": "hello"}]})
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    "extra", [{"rating": 6}, {"rating": "many"}, {"context": "hello"}, {"context": [{"role": "x"}]}]
+)
+def test_a_rating_or_context_that_is_none_is_refused(store: LessonsStore, extra: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="cannot be kept"):
+        store.add_lesson("how?", "so", "success", metadata=extra)
+    assert store.get_statistics()["total_lessons"] == 0
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(lambda text: text.strip())
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"situation": TEXT, "action": TEXT, "result": st.sampled_from(["success", "failed", "who knows"])},
+            optional={
+                "feedback": TEXT,
+                "tags": st.lists(TEXT, max_size=3),
+                "metadata": st.fixed_dictionaries({"rating": st.integers(0, 5), "gold": st.booleans(), "own": TEXT}),
+            },
+        ),
+        max_size=5,
+    )
+)
+def test_what_is_exported_comes_back_as_the_same_lessons(
+    new_database: Any, tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path_factory.mktemp("export")
+    first, second = LessonsStore(_shared(new_database, EXPORTED)), LessonsStore(_shared(new_database, BACK))
+    for row in rows:
+        first.add_lesson(**row)
+    count = first.export(folder / "all.jsonl")
+    found = second.import_file(folder / "all.jsonl", folder)
+    assert (found.unreadable, found.forgotten) == ((), 0)
+    assert found.admitted + found.known == count
+    mine, back = ({one.id: one.model_copy(update={"seq": 0}) for one in s.get_all_lessons()} for s in (first, second))
+    assert mine == back
+
+
+EXPORTED: list[Database] = []
+BACK: list[Database] = []
+
+
+# --- batches that are undone, lessons that are forgotten -----------------------------------------------------------
+
+
+def test_a_batch_is_undone_and_put_back_as_a_whole(store: LessonsStore) -> None:
+    for n in range(4):
+        store.add_lesson(f"request {n}", "so", "success", metadata={"batch": "bad" if n % 2 else "good"})
+    with store.database.write() as connection:
+        assert store.undo("bad", connection) == 2
+    assert [one.request for one in store.read()] == ["request 0", "request 2"]
+    with store.database.write() as connection:
+        assert store.undo("bad", connection, restore=True) == 2
+    assert [one.request for one in store.read()] == ["request 0", "request 2", "request 1", "request 3"]
+
+
+def test_a_forgotten_lesson_is_in_no_file_and_does_not_come_back(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'own.db'}")
+    database.migrate()
+    store = LessonsStore(database)
+    text = "the very private sentence"
+    path = write_lines(tmp_path / "batch.jsonl", lesson(1), lesson(2, action=text), {"situation": text, "rating": 9})
+    store.import_file(path, tmp_path / "quarantine")
+    gone = next(one for one in store.read() if one.answer == text)
+    with database.write() as connection:
+        store.forget(gone.id, "asked for", connection)
+    store.scrub(gone, tmp_path / "quarantine")
+    for file in [*tmp_path.glob("own.db*"), *(tmp_path / "quarantine").iterdir()]:
+        assert text.encode() not in file.read_bytes(), file
+    again = store.import_file(path, tmp_path / "quarantine")
+    assert (again.admitted, again.known, again.forgotten) == (0, 1, 1)
+    with pytest.raises(InputError, match="was forgotten"):
+        store.add_lesson("request 2", text, "")
+
+
+@pytest.mark.parametrize(("mark", "name"), [(b"\x1f\x8b", "gzip"), (b"PK\x03\x04", "zip")])
+def test_a_packed_file_is_refused_unread(store: LessonsStore, tmp_path: Path, mark: bytes, name: str) -> None:
+    (tmp_path / "bomb.jsonl").write_bytes(mark + bytes(1000))
+    with pytest.raises(InputError, match=rf"is packed \({name}\)"):
+        store.import_file(tmp_path / "bomb.jsonl", tmp_path)
+
+
+def test_a_home_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    from academy.database import MIGRATIONS
+
+    database = Database(f"sqlite:///{tmp_path / 'old.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with database.engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO lessons (id, kind, situation, action, result, feedback, tags, outcome, author, batch, at, "
+            "standing, extra) VALUES ('x', 'lesson', 'how?', 'so', '', '', '[]', 'success', '', 'b', '2026', 'active', "
+            "'{}')"
+        )
+    database.migrate()
+    (kept,) = LessonsStore(database).read()
+    assert (kept.request, kept.rating, kept.gold, kept.context) == ("how?", 0, False, ())
