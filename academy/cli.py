@@ -111,6 +111,43 @@ def lessons_stats(json: Json = False) -> None:
     commands.stats(as_json=json)
 
 
+@lessons_app.command("export")
+def lessons_export(
+    file: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
+    batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
+    json: Json = False,
+) -> None:
+    """Write lessons to a file that `lessons import` reads back."""
+    from academy.commands import lessons as commands
+
+    commands.export(file, batch, as_json=json)
+
+
+@lessons_app.command("forget")
+def lessons_forget(
+    lesson: Annotated[str, typer.Argument(help="A lesson's id, or its beginning.")],
+    because: Annotated[str, typer.Option(help="Why; kept with its tombstone.")] = "",
+    json: Json = False,
+) -> None:
+    """Erase a lesson everywhere; datasets and versions made of it are marked and listed."""
+    from academy.commands import lessons as commands
+
+    commands.forget(lesson, because, as_json=json)
+
+
+@lessons_app.command("undo")
+def lessons_undo(
+    batch: Annotated[str, typer.Argument(help="A batch, as `lessons stats` shows it.")],
+    restore: Annotated[bool, typer.Option("--restore", help="Put it back.")] = False,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Take a batch out of training and examination as a whole."""
+    from academy.commands import lessons as commands
+
+    commands.undo(batch, base_model, restore=restore, as_json=json)
+
+
 @lessons_app.command("release")
 def lessons_release(
     batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,

@@ -407,6 +407,7 @@ def summary(work: Workplace) -> dict[str, Any]:
     return {
         "champion": champion.name if champion.version == BASE else champion.version,
         "adapter": champion.adapter,
+        "tainted": champion.version != BASE and work.versions.get(champion.version).tainted,
         "generation": champion.generation,
         "base_model": {"name": work.base.name, "digest": work.base.digest, "family": work.base.family},
         "lessons": statistics | {"new": work.store.trainable(since=champion.cursor)},

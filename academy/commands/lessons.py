@@ -68,6 +68,52 @@ def stats(*, as_json: bool) -> None:
     say("tags: " + ", ".join(f"{tag} {count}" for tag, count in list(found["tag_distribution"].items())[:20]))
 
 
+def export(path: Path, batch: str | None, *, as_json: bool) -> None:
+    """Write lessons as JSONL."""
+    count = Workplace.open().store.export(path, batch)
+    if as_json:
+        emit({"lessons": count, "path": str(path)})
+    else:
+        say(f"{count:,} lessons in {path}.")
+
+
+def forget(lesson: str, because: str, *, as_json: bool) -> None:
+    """Erase a lesson everywhere, and tell what was made of it."""
+    from academy.forgetting import forget as erase
+
+    work = Workplace.open()
+    found = erase(work.database, work.settings.home.resolve(), work.mlflow, lesson, because)
+    if as_json:
+        emit(found.model_dump(mode="json"))
+        return
+    say(f"Forgotten: {found.lesson[:12]}.")
+    say("Datasets that held it: " + (", ".join(one[:12] for one in found.datasets) or "none") + ".")
+    names = [f"v{one.version} of {one.family}" for one in found.versions]
+    say("Versions made of it, tainted now: " + (", ".join(names) or "none") + ".")
+    if names:
+        say("What a model has learned stays in its weights: train again, and do not serve these.")
+
+
+def undo(batch: str, base_model: str | None, *, restore: bool, as_json: bool) -> None:
+    """Take a batch out as a whole, or put it back; a ledger row says so."""
+    work = Workplace.open(base_model)
+    with work.database.write() as connection:
+        count = work.store.undo(batch, connection, restore=restore)
+        if count:
+            at = datetime.now(UTC).isoformat()
+            body = {"batch": batch, "lessons": count, "restored": restore}
+            work.ledger.append("undo", f"undo:{at}", body, connection)
+    if not count:
+        raise InputError(
+            f"No lessons of a batch {batch} are {'undone' if restore else 'there to be undone'}.",
+            "`academy lessons stats` shows the batches.",
+        )
+    if as_json:
+        emit({"batch": batch, "lessons": count, "restored": restore})
+    else:
+        say(f"{count:,} lessons of {batch} {'count again' if restore else 'are out'}.")
+
+
 def release(batch: str | None, base_model: str | None, *, as_json: bool) -> None:
     """Let what was set aside count again; a ledger row says who let it."""
     work = Workplace.open(base_model)

@@ -8,6 +8,7 @@ from typing import Any
 from academy import stages
 from academy.commands.output import console, emit, listen, say, table
 from academy.errors import PromotionError
+from academy.genealogy.versions import Version
 from academy.ledger import BASE, Row
 from academy.promotion import reconcile
 from academy.promotion import rollback as go_back
@@ -63,7 +64,7 @@ def show(base_model: str | None, *, as_json: bool) -> None:
         ("version", "champion", "generation", "parent", "verdict", "dataset", "adapter", "made"),
         [
             (
-                one.name, "champion" if one.champion else "", one.generation, _name(one.parent), one.verdict,
+                one.name, _standing(one), one.generation, _name(one.parent), one.verdict,
                 one.dataset[:12], one.adapter[:12],
                 datetime.fromtimestamp(one.created / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
             )
@@ -77,7 +78,7 @@ def genealogy(base_model: str | None, *, as_json: bool) -> None:
     work = Workplace.open(base_model)
     champion = work.ledger.champion()
     versions = work.versions.all(champion.version)
-    history = list(work.ledger.rows("verdict", "promotion", "rollback", "release", "supersede"))
+    history = list(work.ledger.rows("verdict", "promotion", "rollback", "release", "supersede", "undo"))
     if as_json:
         emit(
             {
@@ -133,6 +134,8 @@ def status(base_model: str | None, *, as_json: bool) -> None:
         emit(found)
         return
     say(f"Champion: {_name(found['champion'])} (generation {found['generation']}) of {work.base.family}.")
+    if found["tainted"]:
+        say("It was made of lessons that were forgotten since: train again (`academy evolve --force`).")
     say(
         f"Lessons: {found['lessons']['total_lessons']:,}, "
         f"of which {found['lessons']['new']:,} new since the champion's examination."
@@ -163,8 +166,15 @@ def _story(row: Row) -> str:
             return f"back to {_name(body['version'])} from {_name(body['replaces'])}{why}"
         case "release":
             return f"{body['lessons']} lessons" + (f" of {body['batch']}" if body["batch"] else "")
+        case "undo":
+            return f"{body['lessons']} lessons of {body['batch']} {'put back' if body['restored'] else 'taken out'}"
         case _:
             return f"another answer is right for a request; {body['retired']} lessons retired"
+
+
+def _standing(version: Version) -> str:
+    words = (("champion", version.champion), ("tainted", version.tainted))
+    return ", ".join(word for word, so in words if so)
 
 
 def _name(version: str) -> str:

@@ -18,7 +18,9 @@ import sqlalchemy as sa
 from academy.artifacts import Record, digest_of, write_file
 from academy.database import Database, forgotten, lessons
 from academy.errors import InputError
-from academy.experience.reading import LONGEST_LINE, make_row, normalised, now, numbered_lines, rated, read_line
+from academy.experience.conversations import Wanted
+from academy.experience.lines import read_line
+from academy.experience.reading import LONGEST_LINE, make_row, normalised, now, numbered_lines, rated
 from academy.experience.source import Experience, Kind, Turn, read_outcome
 
 __all__ = ["LONGEST_LINE", "Import", "LessonsStore", "normalised", "set_aside"]
@@ -95,8 +97,8 @@ class LessonsStore:
                 raise InputError("This very lesson was forgotten.", "Word it otherwise if it may come back.")
         return str(row["id"])
 
-    def import_file(self, path: Path, quarantine: Path, kind: Kind = "lesson") -> Import:
-        """Read a JSONL file of lessons or tasks as one batch, named after the file.
+    def import_file(self, path: Path, quarantine: Path, kind: Kind = "lesson", wanted: Wanted | None = None) -> Import:
+        """Read a JSONL file of lessons, tasks, conversations or examples (`file`) as one batch, named after the file.
 
         Unreadable lines go to a file in `quarantine` with their number and reason; the rest is admitted in one
         transaction. Raises InputError where the file itself cannot be read.
@@ -113,13 +115,13 @@ class LessonsStore:
         try:
             with self.database.write() as connection:
                 for number, line in numbered_lines(path):
-                    found = read_line(line, kind, path.stem)
+                    found = read_line(line, kind, path.stem, wanted or Wanted())
                     if isinstance(found, str):
                         unreadable.append(
                             {"file": path.name, "line": number, "because": found, "text": line.decode(errors="replace")}
                         )
-                    elif found is not None:
-                        rows.append(found)
+                    else:
+                        rows += found
                     if len(rows) >= CHUNK:
                         admitted, known, refused = _sum((admitted, known, refused), _counted(connection, rows))
                         rows = []

@@ -304,6 +304,35 @@ def test_a_winner_that_was_damaged_meanwhile_is_not_promoted_and_stops_nothing(
     assert (state.champion, state.alias) == ("base", "base")
 
 
+# --- forgetting ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("side", ["train", "holdout"])
+def test_a_forgotten_lesson_is_in_no_file_of_the_home(evolved: Evolved, second_home: Home, side: str) -> None:
+    dataset = read_dataset(second_home.path / "datasets", told(evolved.first)["dataset"]["digest"])
+    held = {example.id: example.request for example in dataset.held_out()}
+    lessons = {
+        one["id"]: one["request"]
+        for one in told(second_home.run("lessons", "list", "--limit", "200", "--json"))["lessons"]
+    }
+    lesson = next(one for one in sorted(lessons) if (one in held) == (side == "holdout"))
+    text = lessons[lesson].encode()
+    assert _holding(second_home, text), "the text was in the home before"
+    found = told(second_home.run("lessons", "forget", lesson[:12], "--because", "asked for", "--json"))
+    assert found["datasets"] == [dataset.digest]
+    assert [one["version"] for one in found["versions"]] == ["1"]
+    assert _holding(second_home, text) == []
+    assert told(second_home.run("status", "--json"))["tainted"] is True
+    assert "contains forgotten lessons" in refused(second_home.run("train", "--dataset", dataset.digest))
+    assert told(second_home.run("dataset", "rebuild", dataset.digest, "--json"))["because"].startswith("It contains")
+    again = told(second_home.run("lessons", "import", evolved.lessons, "--json"))["imported"][0]
+    assert (again["admitted"], again["forgotten"]) == (0, 1)
+
+
+def _holding(home: Home, text: bytes) -> list[Path]:
+    return [path for path in home.path.rglob("*") if path.is_file() and text in path.read_bytes()]
+
+
 # --- training the same twice -------------------------------------------------------------------------------------
 
 
