@@ -83,12 +83,31 @@ def lessons_add(
 def lessons_import(
     files: Annotated[list[Path], typer.Argument(help="JSONL files, one lesson a line.")],
     tasks: Annotated[bool, typer.Option("--tasks", help="The files are task histories.")] = False,
+    conversations: Annotated[
+        bool, typer.Option("--conversations", help="Conversations with feedback: OpenAI, ShareGPT or ChatML.")
+    ] = False,
+    examples: Annotated[
+        bool, typer.Option("--examples", help="Examples to learn as they are: Alpaca, ShareGPT, ChatML or OpenAI.")
+    ] = False,
+    user: Annotated[list[str] | None, typer.Option(help="Only this user's conversations; repeatable.")] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="Only of this domain; repeatable.")] = None,
+    kind: Annotated[list[str] | None, typer.Option("--type", help="Only of this type; repeatable.")] = None,
+    gold: Annotated[bool, typer.Option("--gold", help="Only answers with a gold star.")] = False,
     json: Json = False,
 ) -> None:
     """Import files; lines known already change nothing, unreadable ones are set aside."""
     from academy.commands import lessons as commands
+    from academy.errors import InputError
+    from academy.experience.conversations import Wanted
+    from academy.experience.source import Kind
 
-    commands.import_files(files, tasks=tasks, as_json=json)
+    if tasks + conversations + examples > 1:
+        raise InputError("The files can be of one kind only.", "Give one of --tasks, --conversations, --examples.")
+    wanted = Wanted(users=tuple(user or ()), domains=tuple(domain or ()), types=tuple(kind or ()), gold_only=gold)
+    if wanted != Wanted() and not conversations:
+        raise InputError("Users, domains, types and stars belong to conversations.", "Add --conversations.")
+    chosen: Kind = "task" if tasks else "conversation" if conversations else "file" if examples else "lesson"
+    commands.import_files(files, chosen, wanted, as_json=json)
 
 
 @lessons_app.command("list")
@@ -173,6 +192,7 @@ def lessons_supersede(
     commands.supersede(situation, action, base_model, as_json=json)
 
 
+Form = Annotated[str, typer.Option("--format", help="alpaca, sharegpt, chatml or openai: the same lines so written.")]
 Digest = Annotated[str | None, typer.Argument(help="A dataset's digest, or its beginning; without it the newest.")]
 
 
@@ -219,14 +239,15 @@ def dataset_rebuild(digest: Digest = None, base_model: Base = None, json: Json =
 @app.command()
 def curate(
     repo: Repo = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The newest lessons only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many lessons at most, mostly the newest.")] = None,
+    form: Form = "",
     base_model: Base = None,
     json: Json = False,
 ) -> None:
     """Make the dataset and show its funnel; nothing is trained."""
     from academy.commands import stages as commands
 
-    commands.curate(repo or [], limit, base_model, as_json=json)
+    commands.curate(repo or [], limit, form, base_model, as_json=json)
 
 
 @app.command()
@@ -247,6 +268,7 @@ def train(
         str | None, typer.Option(help="A dataset's digest; without it the present one is curated.")
     ] = None,
     repo: Repo = None,
+    form: Form = "",
     base_model: Base = None,
     rank: Annotated[int | None, typer.Option(min=4, max=256)] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-9, max=1e-2)] = None,
@@ -259,7 +281,7 @@ def train(
     from academy.stages import Overrides
 
     overrides = Overrides(rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
-    commands.train(dataset, repo or [], base_model, overrides, as_json=json)
+    commands.train(dataset, repo or [], form, base_model, overrides, as_json=json)
 
 
 @app.command()

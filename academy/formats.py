@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from academy.errors import InputError
+from academy.template import Message
 
-Message = dict[str, str]
 Row = dict[str, Any]
 
 SHAREGPT = {"system": "system", "user": "human", "assistant": "gpt"}
@@ -123,7 +123,7 @@ def read_row(row: Mapping[str, Any]) -> list[Message] | str:
 
 
 def _turns(pairs: list[tuple[Any, Any]]) -> list[Message] | str:
-    messages = []
+    messages: list[Message] = []
     for role, content in pairs:
         known = ROLES.get(str(role).lower())
         text = _text(content)

@@ -18,13 +18,14 @@ from academy.arena.suite import Generation, Suite
 from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.arena.verdict import HORIZON
-from academy.artifacts import Record
+from academy.artifacts import Record, digest_of_file
 from academy.curriculum.curator import DatasetCurator
 from academy.curriculum.dataset import Dataset, read_dataset
 from academy.errors import AdapterError, ExaminationError, InputError, TrainingError
 from academy.experience.commits import is_repository, open_repository
+from academy.experience.conversations import Wanted
 from academy.experience.lessons import Import
-from academy.experience.source import Experience
+from academy.experience.source import Experience, Kind
 from academy.genealogy.tracking import TrackedRun
 from academy.genealogy.versions import Version
 from academy.habitat.adapter import Adapter, read_adapter
@@ -65,13 +66,25 @@ class RuntimePlayer:
         return self._work.runtime.generate(requests, self._adapter, generation.max_new_tokens)
 
 
-def admit(work: Workplace, lessons: Sequence[Path], tasks: Sequence[Path]) -> list[Import]:
-    """Import files of lessons and of tasks; lines known already change nothing."""
-    files = [(path, "lesson") for path in lessons] + [(path, "task") for path in tasks]
-    for path, _ in files:
+def admit(
+    work: Workplace,
+    lessons: Sequence[Path] = (),
+    tasks: Sequence[Path] = (),
+    *,
+    conversations: Sequence[Path] = (),
+    files: Sequence[Path] = (),
+    wanted: Wanted | None = None,
+) -> list[Import]:
+    """Import files of lessons, tasks, conversations and examples; lines known already change nothing."""
+    kinds: dict[Kind, Sequence[Path]] = {
+        "lesson": lessons, "task": tasks, "conversation": conversations, "file": files,
+    }  # fmt: skip
+    for path in (path for paths in kinds.values() for path in paths):
         if not path.is_file():
             raise InputError(f"There is no file {path}.", "Check the path; a JSONL file has one lesson a line.")
-    found = [work.store.import_file(path, work.quarantine, kind) for path, kind in files]  # type: ignore[arg-type]
+    found = [
+        work.store.import_file(path, work.quarantine, kind, wanted) for kind, paths in kinds.items() for path in paths
+    ]
     for one in found:
         if not one.admitted:
             continue  # nothing new to tell
@@ -166,13 +179,14 @@ def choose(work: Workplace, dataset: Dataset, overrides: Overrides) -> Recipe:
     )
 
 
-def place_order(work: Workplace, dataset: Dataset, recipe: Recipe) -> TrainingOrder:
-    """Everything that decides an adapter's bytes, as one record."""
+def place_order(work: Workplace, dataset: Dataset, recipe: Recipe, form: str = "") -> TrainingOrder:
+    """Everything that decides an adapter's bytes, as one record. `form` trains on another format of the same lines."""
+    file = dataset.export(form) if form else dataset.train_file
     return TrainingOrder(
         base=work.base,
         dataset=dataset.digest,
-        train_file=dataset.train_file,
-        train_digest=dataset.train_digest,
+        train_file=file,
+        train_digest=digest_of_file(file) if form else dataset.train_digest,
         recipe=recipe,
         runs=work.settings.folder("runs"),
         adapters=work.adapters,

@@ -10,6 +10,8 @@ from academy.commands.output import emit, say, table
 from academy.curriculum.dataset import group_of
 from academy.curriculum.register import request_key
 from academy.errors import InputError
+from academy.experience.conversations import Wanted
+from academy.experience.source import Kind
 from academy.workplace import Workplace
 
 
@@ -27,15 +29,18 @@ def add(
         say(f"Kept as {found[:12]}.")
 
 
-def import_files(files: list[Path], *, tasks: bool, as_json: bool) -> None:
+def import_files(files: list[Path], kind: Kind, wanted: Wanted, *, as_json: bool) -> None:
     """Import files; unreadable lines are named and kept aside."""
     work = Workplace.open()
-    found = stages.admit(work, [] if tasks else files, files if tasks else [])
+    given = {"lesson": "lessons", "task": "tasks", "conversation": "conversations", "file": "files"}
+    found = stages.admit(work, **{given[kind]: files}, wanted=wanted)
     if as_json:
         emit({"imported": [one.model_dump(mode="json") for one in found]})
         return
     for one in found:
         say(f"{one.batch}: {one.admitted:,} admitted, {one.known:,} known already, {len(one.unreadable):,} unreadable.")
+        if one.forgotten:
+            say(f"  {one.forgotten:,} were forgotten and stay so.")
         for line in one.unreadable[:10]:
             say(f"  {line}")
         if one.unreadable:

@@ -13,13 +13,15 @@ from academy.stages import Overrides
 from academy.workplace import Workplace
 
 
-def curate(repos: list[Path], limit: int | None, base_model: str | None, *, as_json: bool) -> None:
-    """Make the dataset."""
+def curate(repos: list[Path], limit: int | None, form: str, base_model: str | None, *, as_json: bool) -> None:
+    """Make the dataset, and write it in another format too if one is named."""
     work = Workplace.open(base_model)
     found = stages.curate(work, stages.repositories(repos, work.settings.workspace_root), limit)
+    file = found.export(form) if form else found.train_file
     if as_json:
-        emit(found.model_dump(mode="json"))
+        emit(found.model_dump(mode="json") | {"file": str(file)})
         return
+    say(f"Written to {file}.")
     table(f"Dataset {found.digest[:12]} in {found.path}", ("what", "how many"), list(found.funnel.items()))
     for one in stages.clashes(work, [(pair.first, pair.second) for pair in found.contradictions[:10]]):
         say(f"contradiction: '{one.request}': '{one.answer}', and {one.batch} teaches '{one.taught}'")
@@ -37,7 +39,13 @@ def decide(base_model: str | None, *, force: bool, as_json: bool) -> None:
 
 
 def train(
-    digest: str | None, repos: list[Path], base_model: str | None, overrides: Overrides, *, as_json: bool
+    digest: str | None,
+    repos: list[Path],
+    form: str,
+    base_model: str | None,
+    overrides: Overrides,
+    *,
+    as_json: bool,
 ) -> None:
     """Train on a dataset without asking whether it pays."""
     listen()
@@ -50,7 +58,7 @@ def train(
         raise InputError(
             f"{dataset.examples} training examples are too few; {SMALLEST_DATASET} are needed.", "Import more lessons."
         )
-    order = stages.place_order(work, dataset, stages.choose(work, dataset, overrides))
+    order = stages.place_order(work, dataset, stages.choose(work, dataset, overrides), form)
     version = stages.train(work, order, dataset, {"academy.decision": "by hand"})
     if as_json:
         emit(

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from academy.artifacts import Record, digest_of, digest_of_bytes, digest_of_file, publish_folder, write_file
 from academy.errors import InputError
 from academy.experience.source import Experience, Turn
+from academy.formats import FORMATS
 
 MANIFEST, INPUTS, FORGOTTEN = "manifest.json", "inputs.jsonl", "forgotten.json"
 
@@ -116,6 +117,19 @@ class Dataset(Record):
     def train_file(self) -> Path:
         """The training side, in OpenAI's messages form."""
         return self.path / "train.jsonl"
+
+    def export(self, form: str) -> Path:
+        """The training side in another format, `train.<format>.jsonl`, line by line as train.jsonl; written once.
+
+        Raises InputError for an unknown format, or a text that the format cannot hold.
+        """
+        if form not in FORMATS:
+            raise InputError(f"There is no format {form}.", f"There are {', '.join(FORMATS)}.")
+        path = self.path / f"train.{form}.jsonl"
+        if not path.is_file():
+            write = FORMATS[form].write
+            write_file(path, (orjson.dumps(write(row["messages"])) + b"\n" for row in read_rows(self.train_file)))
+        return path
 
     def held_out(self, numbers: Mapping[str, int] | None = None) -> list[Example]:
         """The examination side.

@@ -15,7 +15,8 @@ from typing import Any
 from academy.artifacts import Record, digest_of
 from academy.experience.reading import make_row, now
 from academy.experience.source import Kind, Outcome, read_outcome
-from academy.formats import ROLES, Message, read_row
+from academy.formats import ROLES, read_row
+from academy.template import Message
 
 GOOD, BAD = 4, 2
 """Ratings from which on, and up to which, an answer counts as a success or a failure."""

@@ -25,11 +25,12 @@ from trl import SFTConfig, SFTTrainer
 
 from academy.artifacts import digest_of_file, publish_folder, write_file
 from academy.errors import TrainingError
+from academy.formats import read_row
 from academy.habitat.adapter import CONFIG, FILES, MANIFEST, Canary, Manifest, canonical_config, digest_of_adapter
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.trainer.events import EventWriter
 from academy.template import FILE as TEMPLATE_FILE
-from academy.template import ChatTemplate
+from academy.template import ChatTemplate, Message
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "tokenizers")
 IGNORED = -100
@@ -107,7 +108,7 @@ def _rows(order: TrainingOrder, template: ChatTemplate) -> tuple[list[dict[str, 
         raise TrainingError(
             "The dataset was altered after it was ordered.", "Run `academy curate` again.", cause="data"
         )
-    messages = [orjson.loads(line)["messages"] for line in order.train_file.read_bytes().splitlines()]
+    messages = [_messages(line) for line in order.train_file.read_bytes().splitlines()]
     rows = []
     for conversation in messages:
         prompt, answer = template.example(conversation)
@@ -127,6 +128,14 @@ def _rows(order: TrainingOrder, template: ChatTemplate) -> tuple[list[dict[str, 
                 "An answer is empty or its end token is not supervised.", "Check the chat template.", cause="template"
             )
     return rows, messages
+
+
+def _messages(line: bytes) -> list[Message]:
+    """The conversation of a line in any of the four formats."""
+    found = read_row(orjson.loads(line))
+    if isinstance(found, str):
+        raise TrainingError(f"The dataset cannot be read: {found}.", "Run `academy curate` again.", cause="data")
+    return found
 
 
 def _arguments(order: TrainingOrder, steps: int, *, on_gpu: bool) -> SFTConfig:

@@ -1,0 +1,98 @@
+"""The four formats say the same conversation, and say it back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from academy.errors import InputError
+from academy.formats import FORMATS, format_of, read_row
+from academy.template import Message
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[Message]:
+    messages: list[Message] = [{"role": "system", "content": draw(TEXT)}] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(1, 3))):
+        messages += [{"role": "user", "content": draw(TEXT)}, {"role": "assistant", "content": draw(TEXT)}]
+    return messages
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(messages=conversations())
+def test_what_is_written_is_read_back(name: str, messages: list[Message]) -> None:
+    row = orjson.loads(orjson.dumps(FORMATS[name].write(messages)))
+    assert format_of(row) == name
+    assert read_row(row) == messages
+
+
+def test_the_rows_look_as_their_users_know_them() -> None:
+    messages = [
+        {"role": "system", "content": "be short"},
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "three"},
+        {"role": "assistant", "content": "four"},
+    ]
+    assert FORMATS["alpaca"].write(messages) == {
+        "instruction": "three", "input": "", "output": "four", "system": "be short", "history": [["one", "two"]],
+    }  # fmt: skip
+    assert FORMATS["sharegpt"].write(messages[1:3]) == {
+        "conversations": [{"from": "human", "value": "one"}, {"from": "gpt", "value": "two"}]
+    }
+    assert FORMATS["chatml"].write(messages[1:3]) == {
+        "text": "<|im_start|>user\none<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>\n"
+    }
+
+
+def test_a_text_with_chatml_marks_is_not_written_as_chatml() -> None:
+    messages = [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "no"}]
+    with pytest.raises(InputError, match="ChatML's own marks"):
+        FORMATS["chatml"].write(messages)
+
+
+def test_alpacas_input_follows_its_instruction() -> None:
+    found = read_row({"instruction": "Translate.", "input": "dzień dobry", "output": "good morning"})
+    assert found == [
+        {"role": "user", "content": "Translate.\n\ndzień dobry"},
+        {"role": "assistant", "content": "good morning"},
+    ]
+
+
+def test_content_in_parts_and_tool_turns_are_read_past() -> None:
+    found = read_row(
+        {
+            "messages": [
+                {"role": "developer", "content": "be short"},
+                {"role": "user", "content": [{"type": "text", "text": "one"}, {"type": "image_url"}]},
+                {"role": "assistant", "content": None, "tool_calls": []},
+                {"role": "tool", "content": "42"},
+                {"role": "assistant", "content": "two"},
+            ]
+        }
+    )
+    assert [(m["role"], m["content"]) for m in found if isinstance(m, dict)] == [
+        ("system", "be short"), ("user", "one"), ("assistant", "two"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": "hello"}, "messages is no list"),
+        ({"conversations": 3}, "conversations is no list"),
+        ({"text": "plain words"}, "text is no ChatML"),
+        ({"instruction": 3, "output": ""}, "must be texts"),
+        ({"instruction": "a", "output": "b", "history": ["c"]}, "list of pairs"),
+        ({"messages": [{"role": "user", "content": "alone"}]}, "no request with an answer"),
+        ({"question": "a"}, "none of the formats"),
+    ],
+)
+def test_a_row_that_is_none_of_them_is_told(row: dict[str, Any], reason: str) -> None:
+    assert reason in read_row(row)
