@@ -1,0 +1,320 @@
+"""Decontamination: what an examination asks must not stand in what is trained on.
+
+The hold-out's requests are compared with requests only (answers are shared on purpose); other suites with the whole
+example. Texts are compared as runs of words: letters and digits, lower case. So indentation, line breaks, quotation
+marks and the `+`, `-` and `>` of diffs and mails make no difference. An example overlaps where it contains a guarded
+text, or shares a run of eight words with one; a text of fewer words counts only where it fills whole lines.
+
+An overlap is shown with the words that matched, because a shared run may be an accident: a person may allow it by its
+key. Memory: about 30 bytes a run of eight words. The texts themselves stay where the caller's sequences keep them.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from academy.artifacts import Record, digest_of
+
+RUN = 8
+"""Words in a row that two texts must share."""
+SHORTEST_LINE = 3
+"""Words from which a short text is also found as lines of an example; shorter ones only as all of it."""
+COMMON = 8
+"""A run that stands in more texts of one suite than this is the suite's own phrasing and betrays none of them."""
+CHUNK = 1024
+_WORD = re.compile(r"\w+")
+_ASCII = str.maketrans({chr(n): " " for n in range(128) if not (chr(n).isalnum() or chr(n) == "_")})
+_MARKED = re.compile(r"(?m)^\s*[+\->|]")
+_HEADER = re.compile(r"@@ |diff --git |index [0-9a-f]+\.\.|\+\+\+ |--- ")
+_FACTORS = np.array([0x9E3779B97F4A7C15 ** (k + 1) % 2**64 | 1 for k in range(RUN)], np.uint64)
+
+Array = np.ndarray[Any, np.dtype[Any]]
+How = Literal["exact", "normalised", "re-indented", "quoted in a diff", "n-gram"]
+
+
+class Suite(NamedTuple):
+    """Texts that must stay out. `texts` may be any sequence, one that reads from a file too; it is not copied."""
+
+    name: str
+    texts: Sequence[str]
+    requests_only: bool = False  # the hold-out of lessons: compared with requests
+    shared_runs: bool = True  # False: only texts that stand in the example as a whole count
+
+
+class Overlap(Record):
+    """A guarded text (or eight words and more of it) that stands in an example."""
+
+    suite: str
+    number: int  # of the text in its suite
+    how: How
+    matched: str  # as it stands in the example
+    key: str  # what a person names to allow it
+
+
+class _View(NamedTuple):
+    """One way to read a text: its words in order, and which of them begin and end a line."""
+
+    words: list[str]
+    begins: list[int]
+    ends: list[int]
+
+
+class Guarded:
+    """The texts of all suites, hashed. `overlaps` looks at one example, `scan` at many (several times as fast)."""
+
+    def __init__(self, suites: Iterable[Suite], allowed: Iterable[str] = (), boilerplate: Iterable[str] = ()) -> None:
+        """`allowed` are keys of overlaps; `boilerplate` are phrases of our own that are cut out before comparing."""
+        self.suites = tuple(suites)
+        self.allowed = frozenset(allowed)
+        self.boilerplate = tuple(sorted(boilerplate, key=len, reverse=True))
+        self._short: dict[int, list[tuple[int, int]]] = {}
+        grams, owners, whole = [], [], []
+        for place, suite in enumerate(self.suites):
+            for found in self._index(place, suite):
+                grams.append(found[0])
+                owners.append(found[1])
+                whole.append(found[2])
+        every = np.concatenate([np.empty(0, np.uint64), *grams])
+        order = np.argsort(every, kind="stable")
+        self._grams = every[order]
+        self._owners = np.concatenate([np.empty((0, 2), np.uint32), *owners])[order]
+        self._whole_only = np.concatenate([np.empty(0, np.bool_), *whole])[order]
+        # One bit of memory access tells of nearly every run that it is not there: a search costs fifty times that.
+        self._table = np.zeros(1 << (8 * len(every) + 1023).bit_length(), np.bool_)
+        self._table[self._grams & np.uint64(len(self._table) - 1)] = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Words are hashed by Python's own hash, which differs from process to process: another one hashes anew.
+        return Guarded, (self.suites, self.allowed, self.boilerplate)
+
+    def __len__(self) -> int:
+        return sum(len(suite.texts) for suite in self.suites)
+
+    def overlaps(self, request: str, answer: str = "") -> tuple[Overlap, ...]:
+        """What an example shares with guarded texts, one overlap for each text, without those that are allowed."""
+        found: dict[tuple[int, int], Overlap] = {}
+        for text, requests_only in ((request, True), (f"{request}\n{answer}" if answer else request, False)):
+            views = self._views(text)
+            for view in views:
+                for place, number, gram in self._hits(view):
+                    suite = self.suites[place]
+                    before = found.get((place, number))
+                    if suite.requests_only != requests_only or (before and (gram >= 0 or before.how != "n-gram")):
+                        continue  # seen; only the whole text replaces a part of it
+                    overlap = self._overlap(text, views, view, suite, number, gram)
+                    if overlap and overlap.key not in self.allowed:
+                        found[place, number] = overlap
+        return tuple(found[at] for at in sorted(found))
+
+    def scan(self, examples: Sequence[tuple[str, str]]) -> dict[int, tuple[Overlap, ...]]:
+        """Overlaps of (request, answer) examples, by the example's place; those without any are left out."""
+        found = {}
+        for begin in range(0, len(examples), CHUNK):
+            for place in self._suspects(examples[begin : begin + CHUNK]):
+                if overlaps := self.overlaps(*examples[begin + place]):
+                    found[begin + place] = overlaps
+        return found
+
+    def _suspects(self, examples: Sequence[tuple[str, str]]) -> list[int]:
+        """The few examples that share a hash with a guarded text."""
+        rows: list[int] = []
+        words: list[list[str]] = []
+        suspects = set()
+        for row, (request, answer) in enumerate(examples):
+            for view in self._views(f"{request}\n{answer}" if answer else request):
+                rows.append(row)
+                words.append(view.words)
+                if self._short and any(hash(" ".join(line)) in self._short for line in _short_lines(view)):
+                    suspects.add(row)
+        grams, row_of = _grams(words)
+        maybe = np.flatnonzero(self._table[grams & np.uint64(len(self._table) - 1)])
+        at = np.searchsorted(self._grams, grams[maybe])
+        maybe, at = maybe[at < len(self._grams)], at[at < len(self._grams)]
+        suspects.update(rows[k] for k in np.unique(row_of[maybe[self._grams[at] == grams[maybe]]]))
+        return sorted(suspects)
+
+    def _index(self, place: int, suite: Suite) -> Iterator[tuple[Array, Array, Array]]:
+        """Runs of the suite's texts: (hash, (suite, number), counts only where the whole text is there)."""
+        parts: list[tuple[Array, Array]] = []
+        for begin in range(0, len(suite.texts), CHUNK):
+            words = [self._views(suite.texts[n])[0].words for n in range(begin, min(begin + CHUNK, len(suite.texts)))]
+            for number, short in enumerate(words, start=begin):
+                if 0 < len(short) < RUN:
+                    self._short.setdefault(hash(" ".join(short)), []).append((place, number))
+            grams, row = _grams(words)
+            parts.append((grams, (row + begin).astype(np.uint32)))
+        if not parts:
+            return
+        grams, numbers = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+        order = np.lexsort((grams, numbers))
+        numbers, grams = numbers[order], grams[order]
+        first = np.ones(len(grams), np.bool_)  # a run that a text repeats counts once
+        first[1:] = (numbers[1:] != numbers[:-1]) | (grams[1:] != grams[:-1])
+        numbers, grams = numbers[first], grams[first]
+        _, back, counts = np.unique(grams, return_inverse=True, return_counts=True)
+        seen = counts[back]
+        # The rarest run of each text always stays: by it the whole text is found, however common its phrases are.
+        order = np.lexsort((seen, numbers))
+        rarest = order[np.unique(numbers[order], return_index=True)[1]]
+        rare = (seen <= COMMON) & suite.shared_runs
+        kept = rare.copy()
+        kept[rarest] = True
+        owners = np.stack([np.full(int(kept.sum()), place, np.uint32), numbers[kept]], axis=1)
+        yield grams[kept], owners, ~rare[kept]
+
+    def _views(self, text: str) -> list[_View]:
+        """The ways to read a text: as it stands; of a diff either side, of a mail the quote."""
+        for phrase in self.boilerplate:
+            text = text.replace(phrase, "\n")
+        if "\\n" in text:
+            text = text.replace("\\n", "\n").replace("\\t", "\t")  # quoted in JSON or in code
+        plain = text if text.isascii() else _without_marks(text)
+        plain = plain.casefold()
+        lines = plain.splitlines() if "\n" in plain else [plain]
+        views = [_read(lines)]
+        if len(lines) > 1 and _MARKED.search(plain):
+            body = [line for line in lines if not _HEADER.match(line)]
+            for mark, other in (("+", "-"), ("-", "+")):
+                if any(line.startswith(mark) for line in body):
+                    views.append(_read([line for line in body if not line.startswith(other)]))
+            views += [
+                _read(quoted)
+                for mark in ">|+-"
+                if 0 < len(quoted := [line for line in lines if line.lstrip().startswith(mark)]) < len(lines)
+            ]
+        return views
+
+    def _hits(self, view: _View) -> Iterator[tuple[int, int, int]]:
+        """(suite, number, first word of the run), or -1 for a short text and for a whole one."""
+        for owner in self._short_hits(view):
+            yield *owner, -1
+        grams, _ = _grams([view.words])
+        low, high = np.searchsorted(self._grams, grams, "left"), np.searchsorted(self._grams, grams, "right")
+        joined = ""
+        for first in np.flatnonzero(high > low):
+            for at in range(low[first], high[first]):
+                place, number = (int(part) for part in self._owners[at])
+                joined = joined or f" {' '.join(view.words)} "
+                if f" {' '.join(self._views(self.suites[place].texts[number])[0].words)} " in joined:
+                    yield place, number, -1
+                elif not self._whole_only[at]:
+                    yield place, number, int(first)
+
+    def _short_hits(self, view: _View) -> Iterator[tuple[int, int]]:
+        """Short guarded texts that are whole lines of the text (or all of it)."""
+        for line in _short_lines(view) if self._short else ():
+            if len(line) >= SHORTEST_LINE or len(line) == len(view.words):
+                yield from self._short.get(hash(" ".join(line)), ())
+
+    def _overlap(
+        self, text: str, views: list[_View], view: _View, suite: Suite, number: int, first: int
+    ) -> Overlap | None:
+        guarded = suite.texts[number]
+        theirs = self._views(guarded)[0].words
+        if first < 0:
+            if not _contains(view.words, theirs):
+                return None  # two hashes that are equal by chance
+            how: How = "normalised"
+            if guarded.strip() in text:
+                how = "exact"
+            elif _lines(guarded) in _lines(text):
+                how = "re-indented"
+            elif _MARKED.search(text) and (view is not views[0] or _lines(guarded) in _lines(_unmarked(text))):
+                how = "quoted in a diff"
+            matched, pair = guarded.strip(), views[0].words
+        else:
+            run = _longest(view.words, theirs, first)
+            if not run:
+                return None
+            how, matched, pair = "n-gram", " ".join(run), run
+        # A shared run is allowed as a phrase of that text; a whole text is allowed in that one example only.
+        return Overlap(
+            suite=suite.name, number=number, how=how, matched=matched, key=digest_of([suite.name, theirs, pair])
+        )
+
+
+def _without_marks(text: str) -> str:
+    """Compatible forms made one, and what cannot be seen taken out."""
+    return "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
+
+
+def _read(lines: Sequence[str]) -> _View:
+    words: list[str] = []
+    begins, ends = [], []
+    for line in lines:
+        if found := line.translate(_ASCII).split() if line.isascii() else _WORD.findall(line):
+            begins.append(len(words))
+            words += found
+            ends.append(len(words))
+    return _View(words, begins, ends)
+
+
+def _short_lines(view: _View) -> Iterator[list[str]]:
+    """Lines, and lines that follow each other, of fewer words than a run has."""
+    for place, begin in enumerate(view.begins):
+        for end in view.ends[place:]:
+            if end - begin >= RUN:
+                break
+            yield view.words[begin:end]
+
+
+def _grams(texts: Sequence[Sequence[str]]) -> tuple[Array, Array]:
+    """Hashes of all runs of eight words, and the text that each belongs to."""
+    lengths = np.array([len(words) for words in texts], np.int64)
+    hashes = np.fromiter(map(hash, chain.from_iterable(texts)), np.int64, count=int(lengths.sum())).view(np.uint64)
+    if len(hashes) < RUN:
+        return np.empty(0, np.uint64), np.empty(0, np.int64)
+    hashes = hashes ^ (hashes >> np.uint64(32))
+    count = len(hashes) - RUN + 1
+    grams = np.zeros(count, np.uint64)
+    for place, factor in enumerate(_FACTORS):
+        grams += hashes[place : place + count] * factor
+    text = np.repeat(np.arange(len(texts)), lengths)
+    inside = text[:count] == text[RUN - 1 :]
+    return grams[inside], text[:count][inside]
+
+
+def _contains(words: Sequence[str], wanted: Sequence[str]) -> bool:
+    return f" {' '.join(wanted)} " in f" {' '.join(words)} "
+
+
+def _longest(words: Sequence[str], theirs: Sequence[str], first: int) -> list[str]:
+    """The longest run around the eight words at `first` that both texts share; empty where the hash was chance."""
+    run = words[first : first + RUN]
+    longest: list[str] = []
+    for begin in range(len(theirs) - RUN + 1):
+        if theirs[begin : begin + RUN] == run:
+            low, high = 0, RUN
+            while min(first, begin) > low and words[first - low - 1] == theirs[begin - low - 1]:
+                low += 1
+            while (
+                max(first - len(words), begin - len(theirs)) + high < 0 and words[first + high] == theirs[begin + high]
+            ):
+                high += 1
+            longest = max(longest, list(words[first - low : first + high]), key=len)
+    return longest
+
+
+def _lines(text: str) -> str:
+    """The text without indentation and empty lines."""
+    return "\n" + "\n".join(line.strip() for line in text.splitlines() if line.strip()) + "\n"
+
+
+def _unmarked(text: str) -> str:
+    """The text without the marks that diffs and mails put before a line."""
+    return "\n".join(line.lstrip(" \t+->|") for line in text.splitlines())
+
+
+def counted(found: Iterable[Sequence[Overlap]]) -> dict[str, int]:
+    """How many examples overlap, by suite and way: for the funnel."""
+    reasons = Counter(
+        f"overlaps with {suite} ({how})" for each in found for suite, how in {(o.suite, o.how) for o in each}
+    )
+    return dict(sorted(reasons.items()))

@@ -1,0 +1,1 @@
+"""Made data: what is planted to see whether it is found."""
