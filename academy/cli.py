@@ -216,6 +216,18 @@ def dataset_funnel(digest: Digest = None, json: Json = False) -> None:
     commands.funnel(digest, as_json=json)
 
 
+@dataset_app.command("allow")
+def dataset_allow(
+    key: Annotated[str, typer.Argument(help="The key of an overlap, as `dataset show` tells it, or its beginning.")],
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Allow an overlap with an examination that is an accident."""
+    from academy.commands import dataset as commands
+
+    commands.allow(key, base_model, as_json=json)
+
+
 @dataset_app.command("diff")
 def dataset_diff(
     first: Annotated[str, typer.Argument(help="A dataset's digest.")],

@@ -21,7 +21,7 @@ import orjson
 import sqlalchemy as sa
 
 from academy.artifacts import Record, write_file
-from academy.curriculum.dataset import FORGOTTEN, Dataset, all_datasets
+from academy.curriculum.dataset import FORGOTTEN, OVERLAPS, Dataset, all_datasets
 from academy.curriculum.register import request_key
 from academy.database import Database, register
 from academy.errors import InputError
@@ -105,6 +105,9 @@ def _forget_in(dataset: Dataset, lesson: str) -> bool:
     exam = _lines(dataset.path / "holdout.jsonl")
     trained = [n for n, origin in enumerate(origins) if origin["id"] == lesson]
     examined = [n for n, example in enumerate(exam) if example["id"] == lesson]
+    overlaps = [found for found in dataset.overlaps if found.example != lesson]
+    if len(overlaps) != len(dataset.overlaps):
+        _write(dataset.path / OVERLAPS, [found.model_dump(mode="json") for found in overlaps])
     if not trained and not examined:
         return lesson in known
     write_file(note, orjson.dumps(sorted(known | {lesson})))  # first: from now on it is not trained on

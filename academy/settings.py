@@ -59,6 +59,12 @@ class Settings(BaseSettings):
         description="since the last verdict",
     )
     max_lessons: int = Field(5000, ge=1, validation_alias=_names("MAX_LESSONS"), description="the newest are kept")
+    max_per_source: int | None = Field(
+        2500, ge=1, validation_alias=_names("MAX_PER_SOURCE"), description="examples of one batch; the newest are kept"
+    )
+    max_per_author: int | None = Field(
+        2500, ge=1, validation_alias=_names("MAX_PER_AUTHOR"), description="examples of one author"
+    )
     git_commits_limit: int = Field(
         100, ge=0, validation_alias=_names("GIT_COMMITS_LIMIT"), description="newest commits read from a repository"
     )

@@ -19,8 +19,9 @@ from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.arena.verdict import HORIZON
 from academy.artifacts import Record, digest_of_file
-from academy.curriculum.curator import DatasetCurator
-from academy.curriculum.dataset import Dataset, read_dataset
+from academy.curriculum import replay
+from academy.curriculum.curator import DatasetCurator, refuse_overlap_of_texts
+from academy.curriculum.dataset import Dataset, read_dataset, read_rows
 from academy.errors import AdapterError, ExaminationError, InputError, TrainingError
 from academy.experience.commits import is_repository, open_repository
 from academy.experience.conversations import Wanted
@@ -114,6 +115,10 @@ def curate(work: Workplace, repos: Sequence[Path], lessons_limit: int | None = N
         context=work.base.context,
         max_lessons=work.settings.max_lessons,
         base=work.base.digest,
+        replay=replay_share(work),
+        allowed=allowed(work),
+        per_source=work.settings.max_per_source,
+        per_author=work.settings.max_per_author,
     )
     curator.collect_from_lessons(lessons_limit)
     curator.collect_from_task_history(lessons_limit)
@@ -132,6 +137,20 @@ def curate(work: Workplace, repos: Sequence[Path], lessons_limit: int | None = N
         between = Counter(" and ".join(sorted(set(one.batches))) for one in dataset.contradictions)
         log.warning("%d contradictions, most in %s", len(dataset.contradictions), between.most_common(1)[0][0])
     return dataset
+
+
+def replay_share(work: Workplace) -> float:
+    """The share of older lessons in the next dataset: more where the guard slice fell in earlier examinations."""
+    share = replay.SHARE
+    for row in work.ledger.rows("verdict"):
+        guard = row.body["guard"] or {}
+        share = replay.share_after(share, guard.get("difference"), guard.get("low"))
+    return share
+
+
+def allowed(work: Workplace) -> set[str]:
+    """Keys of the overlaps that a person allowed."""
+    return {row.body["overlap"] for row in work.ledger.rows("allow")}
 
 
 class Clash(Record):
@@ -227,8 +246,11 @@ def train(
 ) -> Version:
     """Run an order, follow it in MLflow and register its adapter as a version.
 
-    `meanwhile` is called once the trainer runs: what can be prepared while it works. Raises TrainingError.
+    `meanwhile` is called once the trainer runs: what can be prepared while it works. Raises TrainingError, and
+    ExaminationError where the dataset overlaps with what is examined.
     """
+    rows = read_rows(dataset.train_file)
+    refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), allowed=allowed(work))
     events = ProcessBackend().train(order)
     first = next(events)
     meanwhile()

@@ -35,6 +35,10 @@ def show(digest: str | None, limit: int, *, as_json: bool) -> None:
         say(f"Alarm: {alarm}")
     for one in stages.clashes(work, [(pair.first, pair.second) for pair in dataset.contradictions[:10]]):
         say(f"Contradiction: '{one.request}': '{one.answer}', and {one.batch} teaches '{one.taught}'.")
+    for found in dataset.overlaps[:10]:
+        for match in found.overlaps:
+            say(f"Left out {found.example[:8]}: {match.how} overlap with {match.suite}: '{match.matched}'")
+            say(f"  If that is an accident: academy dataset allow {match.key[:12]}")
     table(
         f"The first {len(lines)} of its lines",
         ("id", "batch", "request", "answer"),
@@ -52,6 +56,23 @@ def funnel(digest: str | None, *, as_json: bool) -> None:
         emit({"digest": dataset.digest, "funnel": dataset.funnel})
     else:
         table(f"Funnel of {dataset.digest[:12]}", ("what", "how many"), list(dataset.funnel.items()))
+
+
+def allow(key: str, base_model: str | None, *, as_json: bool) -> None:
+    """Say that an overlap is an accident: from the next curation on it is left in. A ledger row says who said so."""
+    work = Workplace.open(base_model)
+    keys = {one.key for found in all_datasets(work.datasets) for each in found.overlaps for one in each.overlaps}
+    meant = sorted(one for one in keys if one.startswith(key))
+    if len(meant) != 1:
+        raise InputError(
+            f"{'No overlap has' if not meant else 'More than one overlap has'} the key {key}.",
+            "`academy dataset show DIGEST` lists overlaps with their keys.",
+        )
+    work.ledger.append("allow", f"allow:{work.base.digest}:{meant[0]}", {"overlap": meant[0]})
+    if as_json:
+        emit({"allowed": meant[0]})
+    else:
+        say(f"Allowed: {meant[0][:12]}. The next curation leaves it in.")
 
 
 def diff(first: str, second: str, *, as_json: bool) -> None:

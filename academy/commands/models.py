@@ -78,7 +78,7 @@ def genealogy(base_model: str | None, *, as_json: bool) -> None:
     work = Workplace.open(base_model)
     champion = work.ledger.champion()
     versions = work.versions.all(champion.version)
-    history = list(work.ledger.rows("verdict", "promotion", "rollback", "release", "supersede", "undo"))
+    history = list(work.ledger.rows("verdict", "promotion", "rollback", "release", "supersede", "undo", "allow"))
     if as_json:
         emit(
             {
@@ -166,6 +166,8 @@ def _story(row: Row) -> str:
             return f"back to {_name(body['version'])} from {_name(body['replaces'])}{why}"
         case "release":
             return f"{body['lessons']} lessons" + (f" of {body['batch']}" if body["batch"] else "")
+        case "allow":
+            return f"the overlap {body['overlap'][:12]} may be trained on"
         case "undo":
             return f"{body['lessons']} lessons of {body['batch']} {'put back' if body['restored'] else 'taken out'}"
         case _:

@@ -7,24 +7,24 @@ where a batch teaches wrong answers to known questions, the examination is what 
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Sequence
-from heapq import heappush, heappushpop
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from academy import __version__
-from academy.artifacts import stable_fraction
-from academy.curriculum.dataset import Contradiction, Dataset, Example, Input, write_dataset
+from academy.curriculum import replay
+from academy.curriculum.dataset import Contradiction, Dataset, Example, Found, Input, group_of, write_dataset
+from academy.curriculum.decontamination import Guarded, Suite, counted
 from academy.curriculum.filters import reason_to_drop
-from academy.curriculum.nearness import near_pairs
+from academy.curriculum.nearness import SAME, jaccard, near_pairs, shingles
 from academy.curriculum.register import HoldOutRegister, Place, Request, request_key
+from academy.curriculum.replay import Earlier, drawn
+from academy.curriculum.shares import Share, alarms, diversity, drops, opening, sampled
 from academy.errors import ExaminationError
 from academy.experience.commits import CommitsSource
 from academy.experience.lessons import LessonsStore, normalised
 from academy.experience.source import Experience, Skipped
 
-REPLAY = 0.20
-"""Share of the places for lessons that goes to older ones, where not all of them fit."""
 COMMITS_SHARE = 0.20
 """Commits make at most this share of the training tokens."""
 TEMPLATE_TOKENS = 16
@@ -43,8 +43,12 @@ class DatasetCurator:
         *,
         context: int = 2048,
         max_lessons: int = 5000,
-        replay: float = REPLAY,
+        replay: float = replay.SHARE,
         base: str = "",
+        guarded: Sequence[Suite] = (),
+        allowed: Collection[str] = (),
+        per_source: int | None = None,
+        per_author: int | None = None,
     ) -> None:
         self.store = lessons_store
         self.count_tokens = count_tokens or _seed_tokens()
@@ -52,6 +56,11 @@ class DatasetCurator:
         self.max_lessons = max_lessons
         self.replay = replay
         self.base = base
+        self.guarded = tuple(guarded)
+        self.allowed = frozenset(allowed)
+        self.per_source = per_source
+        self.per_author = per_author
+        self.overlaps: list[Found] = []
         self.cursor = lessons_store.newest()
         self.funnel: Counter[str] = Counter()
         self.contradictions: list[Contradiction] = []
@@ -107,7 +116,9 @@ class DatasetCurator:
             else:
                 kept[same] = experience
         self._experience = list(kept.values())
-        return before - len(kept)
+        self._drop(self._near_duplicates())
+        self._drop(self._too_many())
+        return before - len(self._experience)
 
     def save_dataset(self, folder: Path, register: HoldOutRegister) -> Dataset:
         """Split by the register, keep the hold-out clean, cap the commits, and write.
@@ -120,9 +131,11 @@ class DatasetCurator:
         questions = _one_question_each(held_out)
         self._count("held out already with another answer", len(held_out) - len(questions))
         held_out = questions
+        train = self._decontaminate(train, held_out)
         train, held_out = self._cap_commits(train, held_out)
         self._find_contradictions()
-        refuse_overlap([example.request for example, _ in train], [example.request for example in held_out])
+        self._sound_alarms([example for example, _ in train])
+        refuse_overlap([example for example, _ in train], held_out, self.guarded, self.allowed)
         return write_dataset(
             folder,
             [example for example, _ in train],
@@ -134,6 +147,7 @@ class DatasetCurator:
             funnel=dict(sorted(self.funnel.items())),
             contradictions=tuple(self.contradictions),
             inputs=sorted(self._inputs, key=lambda one: (one.repository, one.seq)),  # commits: as they were read
+            overlaps=self.overlaps,
             alarms=tuple(self.alarms),
             base=self.base,
             context=self.context,
@@ -161,22 +175,25 @@ class DatasetCurator:
         Which older ones is decided by their ids alone, so the choice is the same every time. Memory holds the cap.
         """
         newest: deque[Experience] = deque()
-        older: list[tuple[float, str, Experience]] = []  # a heap: the worst of those kept is on top
-        replayed = round(cap * self.replay)
-        count = 0
-        for lesson in self.store.read():
-            if lesson.seq > self.cursor or not wanted(lesson) or (tags and not set(tags) & set(lesson.tags)):
-                continue
-            count += 1
-            newest.append(lesson)
-            if len(newest) > cap:
-                _keep(older, newest.popleft(), replayed)
-        if not older:
-            return list(newest)
-        self._count("over the limit of lessons", count - cap)
-        kept = [one for _, _, one in older][:replayed]
-        self.funnel["replayed"] += len(kept)
-        return sorted(kept, key=lambda one: one.seq) + list(newest)[len(kept) :]
+        passed = 0
+
+        def older() -> Iterator[Earlier]:
+            nonlocal passed
+            for lesson in self.store.read():
+                if lesson.seq > self.cursor or not wanted(lesson) or (tags and not set(tags) & set(lesson.tags)):
+                    continue
+                newest.append(lesson)
+                if len(newest) > cap:
+                    passed += 1
+                    earlier = newest.popleft()
+                    yield Earlier(id=earlier.id, group=group_of(earlier.answer))
+
+        ids = drawn(older(), cap - round(cap * self.replay), self.replay)
+        self._count("over the limit of lessons", passed)
+        if ids:
+            self.funnel["replayed"] += len(ids)
+        replayed = sorted(self.store.by_id(ids).values(), key=lambda one: one.seq)
+        return replayed + list(newest)[len(newest) - cap + len(replayed) if replayed else 0 :]
 
     def _collect(self, kind: str, found: Sequence[Experience | Skipped], repository: str = "") -> int:
         taken = [one for one in found if isinstance(one, Experience)]
@@ -194,6 +211,59 @@ class DatasetCurator:
     def _count(self, reason: str, number: int) -> None:
         if number:
             self.funnel[f"dropped: {reason}"] += number
+
+    def _drop(self, reasons: Mapping[str, str]) -> None:
+        """Leave out the experiences (ids) that have a reason."""
+        for reason in reasons.values():
+            self._count(reason, 1)
+        self._experience = [one for one in self._experience if one.id not in reasons]
+
+    def _near_duplicates(self) -> dict[str, str]:
+        """Later ones whose request and whose answer are near to an earlier one's: the wording adds nothing.
+
+        Wordings that differ are wanted, however long the answer that they share; so both sides are compared.
+        """
+        gone: dict[str, str] = {}
+        for i, j, _ in near_pairs([e.request for e in self._experience], threshold=SAME):
+            first, second = self._experience[i], self._experience[j]
+            if first.id not in gone and jaccard(shingles(first.answer), shingles(second.answer)) >= SAME:
+                gone[second.id] = "near duplicate"
+        return gone
+
+    def _too_many(self) -> dict[str, str]:
+        """Those over the quotas of source and author, and over the share of model-made ones."""
+        shares = [
+            Share(
+                id=one.id,
+                source=one.batch,
+                author=one.author,
+                tokens=len(one.request) + len(one.answer),
+                model_made=one.model_made,
+                at=f"{one.seq:012d}",
+            )
+            for one in self._experience
+        ]
+        return drops(shares, per_source=self.per_source, per_author=self.per_author)
+
+    def _decontaminate(self, train: list[tuple[Example, int]], held_out: list[Example]) -> list[tuple[Example, int]]:
+        """Training examples without those that overlap with what is examined, here or in another suite."""
+        guarded = guard(held_out, self.guarded, self.allowed)
+        found = guarded.scan([(example.request, example.answer) for example, _ in train])
+        self.overlaps = [Found(example=train[n][0].id, overlaps=overlaps) for n, overlaps in sorted(found.items())]
+        for reason, number in counted(found.values()).items():
+            self.funnel[reason] = number
+        self._count("overlap with an examination", len(found))
+        return [pair for n, pair in enumerate(train) if n not in found]
+
+    def _sound_alarms(self, train: Sequence[Example]) -> None:
+        """What is not wrong, but one-sided."""
+        chosen = set(sampled(example.id for example in train))
+        measured = diversity(
+            (example.group for example in train),
+            (opening(example.answer) for example in train),
+            [example.request for example in train if example.id in chosen],
+        )
+        self.alarms += alarms(measured)
 
     def _split(self, register: HoldOutRegister) -> None:
         examples = [Example.of(experience, origin="") for experience in self._experience]
@@ -246,15 +316,6 @@ class DatasetCurator:
             self.funnel["contradictions"] = len(self.contradictions)
 
 
-def _keep(older: list[tuple[float, str, Experience]], lesson: Experience, places: int) -> None:
-    """Keep a lesson among the older ones if its number is among the smallest."""
-    entry = (-stable_fraction("replay", lesson.id), lesson.id, lesson)
-    if len(older) < max(1, places):
-        heappush(older, entry)
-    else:
-        heappushpop(older, entry)
-
-
 def _seed_tokens() -> CountTokens:
     """Counts with the base model of the settings, where nobody said how."""
     from academy.base_model import resolve
@@ -263,18 +324,49 @@ def _seed_tokens() -> CountTokens:
     return resolve(load_settings().base_model).count_tokens
 
 
-def refuse_overlap(train: Sequence[str], held_out: Sequence[str]) -> None:
-    """The last gate before training: no training request may be near a held-out one.
+def guard(held_out: Sequence[Example], others: Sequence[Suite] = (), allowed: Collection[str] = ()) -> Guarded:
+    """Everything that must stay out of training: the hold-out's requests and the other suites' texts."""
+    recall = Suite("recall", [example.request for example in held_out if example.suite == "recall"], requests_only=True)
+    return Guarded([recall, *others], allowed)
 
-    Raises ExaminationError with the pair. The register keeps them apart; this proves that it did.
+
+def refuse_overlap(
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    others: Sequence[Suite] = (),
+    allowed: Collection[str] = (),
+) -> None:
+    """As `refuse_overlap_of_texts`, for examples."""
+    refuse_overlap_of_texts([example.messages for example in train], held_out, others, allowed)
+
+
+def refuse_overlap_of_texts(
+    train: Sequence[Sequence[Mapping[str, str]]],
+    held_out: Sequence[Example],
+    others: Sequence[Suite] = (),
+    allowed: Collection[str] = (),
+) -> None:
+    """The last gate before training: nothing that is trained on may be near to, or hold, what is examined.
+
+    `train` are conversations, lists of messages. Raises ExaminationError with the pair. Register and curation keep
+    them apart; this proves that they did.
     """
-    for i, j, similarity in near_pairs([*held_out, *train], new_from=len(held_out)):
-        if i < len(held_out):
+    asked = [example.request for example in held_out]
+    opened = [next(m["content"] for m in messages if m["role"] == "user") for messages in train]
+    said = [(messages[-2]["content"], messages[-1]["content"]) for messages in train]
+    for i, j, similarity in near_pairs([*asked, *opened], new_from=len(asked)):
+        if i < len(asked):
             raise ExaminationError(
-                f"A training request is {similarity:.2f} near a held-out one: "
-                f"'{train[j - len(held_out)]}' and '{held_out[i]}'.",
+                f"A training request is {similarity:.2f} near a held-out one: '{opened[j - len(asked)]}' and "
+                f"'{asked[i]}'.",
                 "Nothing was trained. Take the lesson out, or report this as a fault of the hold-out register.",
             )
+    for n, overlaps in guard(held_out, others, allowed).scan(said).items():
+        raise ExaminationError(
+            f"A training example overlaps with the suite {overlaps[0].suite}: '{overlaps[0].matched}' stands in "
+            f"'{said[n][0]}'.",
+            "Nothing was trained. Run `academy curate` again; `academy dataset show` lists what it left out.",
+        )
 
 
 def _one_question_each(examples: list[Example]) -> list[Example]:

@@ -4,6 +4,7 @@
                       provenance.jsonl  where each line of train.jsonl comes from, line by line
                       holdout.jsonl     what no training sees; read by the arena alone
                       inputs.jsonl      every lesson and commit that was looked at: what a rebuilding needs
+                      overlaps.jsonl    what was left out because an examination asks it, with the words that match
                       manifest.json     counts, the funnel, contradictions, digests
 
 The digest covers train.jsonl and holdout.jsonl, so the same experience gives the same digest whatever its order.
@@ -20,12 +21,13 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from academy.artifacts import Record, digest_of, digest_of_bytes, digest_of_file, publish_folder, write_file
+from academy.artifacts import Record, canonical, digest_of, digest_of_bytes, digest_of_file, publish_folder, write_file
+from academy.curriculum.decontamination import Overlap
 from academy.errors import InputError
 from academy.experience.source import Experience, Turn
 from academy.formats import FORMATS
 
-MANIFEST, INPUTS, FORGOTTEN = "manifest.json", "inputs.jsonl", "forgotten.json"
+MANIFEST, INPUTS, OVERLAPS, FORGOTTEN = "manifest.json", "inputs.jsonl", "overlaps.jsonl", "forgotten.json"
 
 
 class Example(Record):
@@ -94,6 +96,13 @@ class Contradiction(Record):
     batches: tuple[str, str]
 
 
+class Found(Record):
+    """An example (its id) that was left out because it overlaps with what is examined."""
+
+    example: str
+    overlaps: tuple[Overlap, ...]
+
+
 class Dataset(Record):
     """A reference to a written dataset; the content stays in its folder."""
 
@@ -117,6 +126,12 @@ class Dataset(Record):
     def train_file(self) -> Path:
         """The training side, in OpenAI's messages form."""
         return self.path / "train.jsonl"
+
+    @property
+    def overlaps(self) -> list[Found]:
+        """What was left out because an examination asks it."""
+        path = self.path / OVERLAPS
+        return [Found.model_validate(row) for row in read_rows(path)] if path.is_file() else []
 
     def export(self, form: str) -> Path:
         """The training side in another format, `train.<format>.jsonl`, line by line as train.jsonl; written once.
@@ -153,7 +168,12 @@ def group_of(answer: str) -> str:
 
 
 def write_dataset(
-    folder: Path, train: Sequence[Example], held_out: Sequence[Example], inputs: Sequence[Input] = (), **facts: Any
+    folder: Path,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    inputs: Sequence[Input] = (),
+    overlaps: Sequence[Found] = (),
+    **facts: Any,
 ) -> Dataset:
     """Write a dataset under its digest in `folder`, or find it there. `facts` are the record's other fields."""
     train, held_out = (sorted(side, key=lambda example: example.id) for side in (train, held_out))
@@ -178,6 +198,7 @@ def write_dataset(
             )
             write_file(staged / "holdout.jsonl", exam)
             write_file(staged / INPUTS, (orjson.dumps(one.model_dump(exclude_defaults=True)) + b"\n" for one in inputs))
+            write_file(staged / OVERLAPS, (canonical(one) + b"\n" for one in overlaps))
             write_file(
                 staged / MANIFEST,
                 orjson.dumps(dataset.model_dump(mode="json", exclude={"path"}), option=orjson.OPT_INDENT_2),

@@ -20,7 +20,8 @@ import sqlalchemy as sa
 from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.curriculum.curator import COMMITS_SHARE, TEMPLATE_TOKENS, DatasetCurator, refuse_overlap
-from academy.curriculum.dataset import Dataset, read_dataset, read_rows
+from academy.curriculum.dataset import Dataset, Example, read_dataset, read_rows
+from academy.curriculum.decontamination import Suite
 from academy.curriculum.filters import reason_to_drop
 from academy.curriculum.nearness import NEAR, shingles
 from academy.curriculum.register import HoldOutRegister, Request, request_key
@@ -325,7 +326,7 @@ def test_a_request_near_both_sides_is_left_out_and_counted(here: Curation) -> No
     here.store.add_lesson(left + stem, "one answer", "success")
     here.store.add_lesson(stem + right, "one answer", "success")
     assert (here.curate().examples, here.curate().holdout) == (1, 1)
-    here.store.add_lesson(left[-5:] + stem + right[:5], "one answer", "success")
+    here.store.add_lesson(left[-5:] + stem + right[:5], "quite another thing", "success")
     made = here.curate()
     assert (made.examples, made.holdout) == (1, 1)
     assert made.funnel["dropped: near both a trained and a held-out request"] == 1
@@ -433,13 +434,55 @@ def test_a_later_answer_does_not_change_the_examination(here: Curation) -> None:
 
 
 def test_overlap_between_training_and_holdout_is_refused_with_the_pair() -> None:
-    held = ["how do we deploy the booking service", "who signs an invoice"]
-    refuse_overlap(["how do we rotate the password", "who pays"], held)
-    refuse_overlap(["the same twice", "the same twice"], ["another"])
+    held = examples_of("how do we deploy the booking service", "who signs an invoice")
+    refuse_overlap(examples_of("how do we rotate the password", "who pays"), held)
+    refuse_overlap(examples_of("the same twice", "the same twice"), examples_of("another"))
     refuse_overlap([], held)
-    refuse_overlap(["a request"], [])
+    refuse_overlap(examples_of("a request"), [])
     with pytest.raises(ExaminationError, match=r"How do we deploy the booking service\?.*how do we deploy"):
-        refuse_overlap(["something else", "How do we deploy the booking service?"], held)
+        refuse_overlap(examples_of("something else", "How do we deploy the booking service?"), held)
+
+
+def test_a_held_out_request_quoted_in_a_longer_one_is_refused_and_left_out_before(here: Curation) -> None:
+    rng = random.Random(3)
+    for _ in range(5):
+        words = " ".join(random_text(rng, 5) for _ in range(8))
+        here.store.add_lesson(words, "an answer", "success")
+    asked = here.curate().held_out()[0]
+    letters = [
+        f"I was asked this in a long letter from the other office, what do I say\n> {asked.request}\nplease help",
+        f"a friend wrote to me and wants an answer by tomorrow, he says: {asked.request}, and now I do not know",
+    ]
+    held = examples_of("how do we deploy the booking service to the sea")
+    for letter in letters:
+        with pytest.raises(ExaminationError, match="overlaps with the suite recall"):
+            refuse_overlap(examples_of(letter.replace(asked.request, held[0].request)), held)
+    lessons = [here.store.add_lesson(letter, "say that it is a secret", "success") for letter in letters]
+    made = here.curate()
+    (found,) = made.overlaps  # one of the two wordings; the other one is held out
+    assert (found.overlaps[0].suite, found.overlaps[0].matched) == ("recall", asked.request)
+    assert made.funnel["dropped: overlap with an examination"] == 1
+    assert not set(letters) & {row["request"] for row in trained(made)}
+    allowed = here.curate(allowed=[one.key for one in found.overlaps])
+    assert letters[lessons.index(found.example)] in {row["request"] for row in trained(allowed)}
+
+
+def test_texts_of_other_suites_stay_out_of_answers_too(here: Curation) -> None:
+    task = "Write a function that returns the longest palindrome in a string without using recursion"
+    add(here, 10, 5)
+    here.store.add_lesson("what did the exam ask", f"It said:\n+    {task}", "success")
+    assert here.curate(guarded=[Suite("coding", [task])]).overlaps[0].overlaps[0].suite == "coding"
+    assert here.curate().overlaps == []
+
+
+def examples_of(*requests: str) -> list[Example]:
+    return [
+        Example(
+            id=f"{n}-{request}", suite="recall", request=request, answer="an answer", origin="", group="g", tags=(),
+            author="", batch="", provenance={},
+        )
+        for n, request in enumerate(requests)
+    ]  # fmt: skip
 
 
 def test_a_register_that_was_tampered_with_stops_the_dataset(here: Curation) -> None:
@@ -452,8 +495,8 @@ def test_a_register_that_was_tampered_with_stops_the_dataset(here: Curation) -> 
     ]
     with here.database.write() as connection:
         connection.execute(sa.insert(register), rows)
-    for request in (text, text + "s"):
-        here.store.add_lesson(request, "an answer", "success")
+    for request, answer in ((text, "an answer"), (text + "s", "quite another thing")):
+        here.store.add_lesson(request, answer, "success")
     with pytest.raises(ExaminationError, match="near a held-out one"):
         here.curate()
     assert not (here.folder / "datasets").exists()
