@@ -10,7 +10,8 @@ few that must be looked at again, and adds them in chunks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ _PERMUTATIONS, _ROWS, _SEED = 128, 4, 42
 """32 bands of 4 rows: a pair at 0.7 is missed once in 5,000, one at 0.9 never."""
 _MARGIN = 0.18
 """A candidate whose estimate lies this far below the threshold is not looked at: four and a half deviations."""
+SEPARATOR = "\x1f"
+"""Stands between request and answer of an example; it is white space to everything else here."""
 _GRAM, _PAD = 4, "\U0010ffff"
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93], np.uint64)
 
@@ -48,6 +51,14 @@ def shingles(text: str) -> frozenset[str]:
     """Character 4-grams of the normalised text; a shorter text is its own only shingle."""
     plain = normalised(text)
     return frozenset(plain[i : i + _GRAM] for i in range(len(plain) - 3)) or frozenset((plain,))
+
+
+def example_text(request: str, answer: str) -> str:
+    """An example as one text: it is near to another only where both the requests and the answers are.
+
+    So the same question with another answer is never a duplicate: it is a contradiction.
+    """
+    return request.replace(SEPARATOR, " ") + SEPARATOR + answer.replace(SEPARATOR, " ")
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
@@ -96,7 +107,7 @@ def _joined(left: Array, right: Array) -> tuple[Array, Array]:
 
 
 class Index:
-    """MinHash signatures in bands, sorted, without the texts: 384 bytes each."""
+    """MinHash signatures in bands, sorted, without the texts: 520 bytes each."""
 
     def __init__(self, threshold: float = SAME) -> None:
         self.threshold = threshold
@@ -112,15 +123,17 @@ class Index:
 
     def add(self, numbers: Array, keys: Array, small: Array) -> None:
         """Keep signatures under their numbers. Runs of similar length are merged, so that there are few of them."""
-        while self._runs and len(self._runs[-1][0]) <= 2 * len(numbers):
-            before, before_small, before_keys, order = self._runs.pop()
-            back = np.empty_like(before_keys)
-            np.put_along_axis(back, order.astype(np.int64), before_keys, axis=1)
-            numbers, small = np.concatenate([before, numbers]), np.concatenate([before_small, small])
-            keys = np.concatenate([back.T, keys])
-        by_band = np.ascontiguousarray(keys.T)
-        order = np.argsort(by_band, axis=1, kind="stable").astype(np.uint32)
-        self._runs.append((numbers, small, np.take_along_axis(by_band, order.astype(np.int64), axis=1), order))
+        runs: list[tuple[Array, Array, Array, Array | None]] = [(numbers, small, keys.T, None)]
+        while self._runs and len(self._runs[-1][0]) <= 2 * sum(len(run[0]) for run in runs):
+            runs.insert(0, self._runs.pop())
+        total = sum(len(run[0]) for run in runs)
+        by_band, order = np.empty((keys.shape[1], total), np.uint64), np.empty((keys.shape[1], total), np.uint32)
+        for band in range(len(by_band)):  # one at a time: half the memory of all at once
+            column = np.concatenate([_in_order(run[2][band], None if run[3] is None else run[3][band]) for run in runs])
+            order[band] = np.argsort(column, kind="stable")
+            by_band[band] = column[order[band]]
+        numbers, small = (np.concatenate([run[k] for run in runs]) for k in (0, 1))
+        self._runs.append((numbers, small, by_band, order))
 
     def candidates(self, keys: Array, small: Array) -> tuple[Array, Array]:
         """Pairs (number kept, row given) that share a band and whose estimate is near the threshold, sorted by row."""
@@ -137,6 +150,15 @@ class Index:
                 found.append(np.stack([j[likely], numbers[i[likely]]], axis=1))
         every = np.unique(np.concatenate(found), axis=0)
         return every[:, 1], every[:, 0]
+
+
+def _in_order(ranked: Array, order: Array | None) -> Array:
+    """Sorted keys as they were before they were sorted."""
+    if order is None:
+        return ranked
+    back = np.empty_like(ranked)
+    back[order] = ranked
+    return back
 
 
 def _estimate(known: Array, i: Array, small: Array, j: Array) -> Array:
@@ -180,20 +202,31 @@ def near_pairs(texts: Sequence[str], new_from: int = 0, threshold: float = NEAR)
 def near_duplicates(texts: Sequence[str], threshold: float = SAME) -> list[tuple[int, int, float]]:
     """All pairs (i, j, similarity) of near-duplicate examples, i < j, sorted by j and then i.
 
-    A text is a whole example (request and answer). Many copies of one text make as many pairs as there are;
+    A text is a whole example (`example_text`). Many copies of one text make as many pairs as there are;
     `Deduplicator` names only the first.
     """
     return list(near_pairs(texts, threshold=threshold))
 
 
-def verified(pairs: Sequence[tuple[int, int]], texts_of: TextsOf, threshold: float) -> Iterator[tuple[int, int, float]]:
-    """Of candidate pairs those whose exact similarity is at least the threshold, in the order given."""
-    for begin in range(0, len(pairs), CHUNK):
-        part = pairs[begin : begin + CHUNK]
-        wanted = sorted({number for pair in part for number in pair})
-        grams = {number: shingles(text) for number, text in zip(wanted, texts_of(wanted), strict=True)}
+def verified(
+    pairs: Iterable[tuple[int, int]], texts_of: TextsOf, threshold: float, skip: Container[int] = ()
+) -> Iterator[tuple[int, int, float]]:
+    """Of candidate pairs those whose exact similarity is at least the threshold, in the order given.
+
+    Pairs with a number in `skip`, which may grow meanwhile, are passed over.
+    """
+    waiting = iter(pairs)
+    while part := list(islice(waiting, CHUNK)):
+        wanted = sorted({number for pair in part for number in pair if number not in skip})
+        texts = dict(zip(wanted, texts_of(wanted), strict=True)) if wanted else {}
+        grams: dict[int, tuple[frozenset[str], ...]] = {}
         for i, j in part:
-            similarity = jaccard(grams[i], grams[j])
+            if i in skip or j in skip:
+                continue
+            for number in (i, j):
+                if number not in grams:
+                    grams[number] = tuple(map(shingles, texts[number].split(SEPARATOR)))
+            similarity = min(map(jaccard, grams[i], grams[j]))
             if similarity >= threshold:
                 yield i, j, similarity
 
@@ -209,33 +242,45 @@ class Deduplicator:
         self.seen = 0
         self._texts_of = texts_of
 
-    def add(self, texts: Sequence[str]) -> list[Duplicate]:
-        """The near duplicates among these texts, by number (counted from the first text ever added)."""
-        return [
-            duplicate for begin in range(0, len(texts), CHUNK) for duplicate in self._add(texts[begin : begin + CHUNK])
-        ]
+    def add(self, texts: Sequence[str], signed: tuple[Array, Array] | None = None) -> list[Duplicate]:
+        """The near duplicates among these texts, by number (counted from the first text ever added).
 
-    def _add(self, texts: Sequence[str]) -> list[Duplicate]:
-        first, threshold = self.seen, self.index.threshold
-        self.seen += len(texts)
-        keys, small = _signatures(texts)
+        `signed` are their signatures, where another worker has made them.
+        """
+        found: dict[int, Duplicate] = {}
+        for begin in range(0, len(texts), CHUNK):
+            part = texts[begin : begin + CHUNK]
+            keys, small = _signatures(part) if signed is None else (each[begin : begin + CHUNK] for each in signed)
+            self._place(part, keys, small, np.arange(len(part)), found)
+            self.seen += len(part)
+        return [found[number] for number in sorted(found)]
+
+    def _place(self, texts: Sequence[str], keys: Array, small: Array, rows: Array, found: dict[int, Duplicate]) -> None:
+        """Compare some rows of a chunk with what is kept and with each other; keep those that are not found."""
+
+        def compare(pairs: Iterable[tuple[int, int]]) -> None:
+            for i, j, similarity in verified(pairs, fetch, self.index.threshold, skip=found):
+                found[j] = Duplicate(number=j, of=i, similarity=similarity)
 
         def fetch(numbers: list[int]) -> list[str]:
-            old = [number for number in numbers if number < first]
-            return (self._texts_of(old) if old else []) + [texts[n - first] for n in numbers if n >= first]
+            old = [number for number in numbers if number < self.seen]
+            return (self._texts_of(old) if old else []) + [texts[n - self.seen] for n in numbers if n >= self.seen]
 
-        kept_numbers, rows = self.index.candidates(keys, small)
-        pairs = [(int(i), first + int(row)) for i, row in zip(kept_numbers, rows, strict=True)]
-        found: dict[int, Duplicate] = {}
-        for i, j, similarity in verified(pairs, fetch, threshold):
-            found.setdefault(j, Duplicate(number=j, of=i, similarity=similarity))
-        left = np.array([row for row in range(len(texts)) if first + row not in found], np.int64)
-        earlier, later = pairs_within(keys[left], small[left], threshold)
-        pairs = [(first + int(left[i]), first + int(left[j])) for i, j in zip(earlier, later, strict=True)]
-        for i, j, similarity in verified(pairs, fetch, threshold):
-            if i not in found:
-                found.setdefault(j, Duplicate(number=j, of=i, similarity=similarity))
-        kept = np.array([row for row in left if first + row not in found], np.int64)
-        if len(kept):
-            self.index.add(kept + first, keys[kept], small[kept])
-        return [found[j] for j in sorted(found)]
+        numbers, at = self.index.candidates(keys[rows], small[rows])
+        compare(zip(numbers.tolist(), (rows[at] + self.seen).tolist(), strict=True))
+        left = rows[[row + self.seen not in found for row in rows.tolist()]]
+        if len(left) > 1 and _crowded(keys[left]):  # a large family: what the first half keeps takes out the second
+            for half in np.array_split(left, 2):
+                self._place(texts, keys, small, half, found)
+            return
+        i, j = pairs_within(keys[left], small[left], self.index.threshold)
+        compare(zip((left[i] + self.seen).tolist(), (left[j] + self.seen).tolist(), strict=True))
+        left = left[[row + self.seen not in found for row in left.tolist()]]
+        if len(left):
+            self.index.add(left + self.seen, keys[left], small[left])
+
+
+def _crowded(keys: Array) -> bool:
+    """Whether comparing these with each other would make more pairs than a chunk is long, many times over."""
+    _, counts = np.unique(keys[:, 0], return_counts=True)
+    return bool((counts * (counts - 1)).sum() > 16 * len(keys))
