@@ -29,8 +29,8 @@ SHORTEST_LINE = 3
 COMMON = 8
 """A run that stands in more texts of one suite than this is the suite's own phrasing and betrays none of them."""
 CHUNK = 1024
-_WORD = re.compile(r"\w+")
-_ASCII = str.maketrans({chr(n): " " for n in range(128) if not (chr(n).isalnum() or chr(n) == "_")})
+_NO_WORD = re.compile(r"[^\w\n]+")
+_ASCII = str.maketrans({chr(n): " " for n in range(128) if not (chr(n).isalnum() or chr(n) in "_\n")})
 _MARKED = re.compile(r"(?m)^\s*[+\->|]")
 _HEADER = re.compile(r"@@ |diff --git |index [0-9a-f]+\.\.|\+\+\+ |--- ")
 _FACTORS = np.array([0x9E3779B97F4A7C15 ** (k + 1) % 2**64 | 1 for k in range(RUN)], np.uint64)
@@ -102,15 +102,21 @@ class Guarded:
         found: dict[tuple[int, int], Overlap] = {}
         for text, requests_only in ((request, True), (f"{request}\n{answer}" if answer else request, False)):
             views = self._views(text)
+            settled: set[tuple[int, int]] = set()  # found as a whole, be it allowed or not
             for view in views:
-                for place, number, gram in self._hits(view):
+                for (place, number), runs in self._hits(view).items():
                     suite = self.suites[place]
-                    before = found.get((place, number))
-                    if suite.requests_only != requests_only or (before and (gram >= 0 or before.how != "n-gram")):
-                        continue  # seen; only the whole text replaces a part of it
-                    overlap = self._overlap(text, views, view, suite, number, gram)
-                    if overlap and overlap.key not in self.allowed:
-                        found[place, number] = overlap
+                    if suite.requests_only == requests_only and (place, number) not in settled:
+                        theirs = self._views(suite.texts[number])[0].words
+                        if _contains(view.words, theirs):
+                            settled.add((place, number))
+                            found.pop((place, number), None)
+                            overlaps = iter([self._whole(text, views, view, suite, number)])
+                        else:
+                            overlaps = _shared(view.words, theirs, runs, suite, number)
+                        for overlap in overlaps:
+                            if overlap.key not in self.allowed:
+                                found.setdefault((place, number), overlap)
         return tuple(found[at] for at in sorted(found))
 
     def scan(self, examples: Sequence[tuple[str, str]]) -> dict[int, tuple[Overlap, ...]]:
@@ -177,67 +183,66 @@ class Guarded:
             text = text.replace("\\n", "\n").replace("\\t", "\t")  # quoted in JSON or in code
         plain = text if text.isascii() else _without_marks(text)
         plain = plain.casefold()
-        lines = plain.splitlines() if "\n" in plain else [plain]
-        views = [_read(lines)]
-        if len(lines) > 1 and _MARKED.search(plain):
-            body = [line for line in lines if not _HEADER.match(line)]
+        # Word by word only once, for all the ways to read it.
+        bare = plain.translate(_ASCII) if plain.isascii() else _NO_WORD.sub(" ", plain)
+        words = [line.split() for line in bare.split("\n")]
+        views = [_read(words)]
+        if len(words) > 1 and _MARKED.search(plain):
+            lines = list(zip(plain.split("\n"), words, strict=True))
+            body = [(line, found) for line, found in lines if not _HEADER.match(line)]
             for mark, other in (("+", "-"), ("-", "+")):
-                if any(line.startswith(mark) for line in body):
-                    views.append(_read([line for line in body if not line.startswith(other)]))
-            views += [
-                _read(quoted)
-                for mark in ">|+-"
-                if 0 < len(quoted := [line for line in lines if line.lstrip().startswith(mark)]) < len(lines)
-            ]
+                if any(line.startswith(mark) for line, _ in body):
+                    views.append(_read([found for line, found in body if not line.startswith(other)]))
+            for mark in ">|+-":
+                quoted = [found for line, found in lines if line.lstrip().startswith(mark)]
+                if 0 < len(quoted) < len(lines):
+                    views.append(_read(quoted))
         return views
 
-    def _hits(self, view: _View) -> Iterator[tuple[int, int, int]]:
-        """(suite, number, first word of the run), or -1 for a short text and for a whole one."""
-        for owner in self._short_hits(view):
-            yield *owner, -1
-        grams, _ = _grams([view.words])
-        low, high = np.searchsorted(self._grams, grams, "left"), np.searchsorted(self._grams, grams, "right")
-        joined = ""
-        for first in np.flatnonzero(high > low):
-            for at in range(low[first], high[first]):
-                place, number = (int(part) for part in self._owners[at])
-                joined = joined or f" {' '.join(view.words)} "
-                if f" {' '.join(self._views(self.suites[place].texts[number])[0].words)} " in joined:
-                    yield place, number, -1
-                elif not self._whole_only[at]:
-                    yield place, number, int(first)
-
-    def _short_hits(self, view: _View) -> Iterator[tuple[int, int]]:
-        """Short guarded texts that are whole lines of the text (or all of it)."""
+    def _hits(self, view: _View) -> dict[tuple[int, int], list[int]]:
+        """Texts that may be in a view as a whole, each with the places of the runs that count by themselves."""
+        found: dict[tuple[int, int], list[int]] = {}
         for line in _short_lines(view) if self._short else ():
             if len(line) >= SHORTEST_LINE or len(line) == len(view.words):
-                yield from self._short.get(hash(" ".join(line)), ())
+                for owner in self._short.get(hash(" ".join(line)), ()):
+                    found[owner] = []
+        grams, _ = _grams([view.words])
+        low, high = np.searchsorted(self._grams, grams, "left"), np.searchsorted(self._grams, grams, "right")
+        for first in np.flatnonzero(high > low):
+            for at in range(low[first], high[first]):
+                place, number = self._owners[at].tolist()
+                runs = found.setdefault((place, number), [])
+                if not self._whole_only[at]:
+                    runs.append(int(first))
+        return found
 
-    def _overlap(
-        self, text: str, views: list[_View], view: _View, suite: Suite, number: int, first: int
-    ) -> Overlap | None:
+    def _whole(self, text: str, views: list[_View], view: _View, suite: Suite, number: int) -> Overlap:
+        """A guarded text that stands in a view of the text as a whole. It is allowed in this one example only."""
         guarded = suite.texts[number]
-        theirs = self._views(guarded)[0].words
-        if first < 0:
-            if not _contains(view.words, theirs):
-                return None  # two hashes that are equal by chance
-            how: How = "normalised"
-            if guarded.strip() in text:
-                how = "exact"
-            elif _lines(guarded) in _lines(text):
-                how = "re-indented"
-            elif _MARKED.search(text) and (view is not views[0] or _lines(guarded) in _lines(_unmarked(text))):
-                how = "quoted in a diff"
-            matched, pair = guarded.strip(), views[0].words
-        else:
-            run = _longest(view.words, theirs, first)
-            if not run:
-                return None
-            how, matched, pair = "n-gram", " ".join(run), run
-        # A shared run is allowed as a phrase of that text; a whole text is allowed in that one example only.
-        return Overlap(
-            suite=suite.name, number=number, how=how, matched=matched, key=digest_of([suite.name, theirs, pair])
-        )
+        how: How = "normalised"
+        if guarded.strip() in text:
+            how = "exact"
+        elif _lines(guarded) in _lines(text):
+            how = "re-indented"
+        elif _MARKED.search(text) and (view is not views[0] or _lines(guarded) in _lines(_unmarked(text))):
+            how = "quoted in a diff"
+        key = digest_of([suite.name, self._views(guarded)[0].words, views[0].words])
+        return Overlap(suite=suite.name, number=number, how=how, matched=guarded.strip(), key=key)
+
+
+def _shared(words: list[str], theirs: list[str], runs: list[int], suite: Suite, number: int) -> Iterator[Overlap]:
+    """Runs that a view shares with a guarded text. Each is allowed as a phrase of that text, wherever it stands."""
+    seen = 0
+    for first in runs:
+        if first >= seen and (run := _longest(words, theirs, first)):
+            seen = first + len(run) - RUN
+            yield Overlap(
+                suite=suite.name,
+                number=number,
+                how="n-gram",
+                matched=" ".join(run),
+                key=digest_of([suite.name, theirs, run]),
+            )
 
 
 def _without_marks(text: str) -> str:
@@ -245,11 +250,11 @@ def _without_marks(text: str) -> str:
     return "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
 
 
-def _read(lines: Sequence[str]) -> _View:
+def _read(lines: Iterable[list[str]]) -> _View:
     words: list[str] = []
     begins, ends = [], []
-    for line in lines:
-        if found := line.translate(_ASCII).split() if line.isascii() else _WORD.findall(line):
+    for found in lines:
+        if found:
             begins.append(len(words))
             words += found
             ends.append(len(words))
