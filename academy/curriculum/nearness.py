@@ -149,7 +149,8 @@ class Index:
                 i, j = np.divmod(_distinct(np.concatenate(pairs)), len(keys))
                 likely = _estimate(known, i, small, j) >= self.threshold - _MARGIN
                 found.append(np.stack([j[likely], numbers[i[likely]]], axis=1))
-        every = np.unique(np.concatenate(found), axis=0)
+        every = np.concatenate(found)  # a number is in one run alone: nothing comes twice
+        every = every[np.lexsort((every[:, 1], every[:, 0]))]
         return every[:, 1], every[:, 0]
 
 
