@@ -11,31 +11,21 @@ key. Memory: about 30 bytes a run of eight words. The texts themselves stay wher
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from academy.artifacts import Record, digest_of
+from academy.curriculum.quotations import MARKED, RUN, Array, View, grams_of, short_lines, views
 
-RUN = 8
-"""Words in a row that two texts must share."""
 SHORTEST_LINE = 3
 """Words from which a short text is also found as lines of an example; shorter ones only as all of it."""
 COMMON = 8
 """A run that stands in more texts of one suite than this is the suite's own phrasing and betrays none of them."""
 CHUNK = 1024
-_WORD = re.compile(r"\w+")
-_ASCII = str.maketrans({chr(n): " " for n in range(128) if not (chr(n).isalnum() or chr(n) == "_")})
-_MARKED = re.compile(r"(?m)^\s*[+\->|]")
-_HEADER = re.compile(r"@@ |diff --git |index [0-9a-f]+\.\.|\+\+\+ |--- ")
-_FACTORS = np.array([0x9E3779B97F4A7C15 ** (k + 1) % 2**64 | 1 for k in range(RUN)], np.uint64)
 
-Array = np.ndarray[Any, np.dtype[Any]]
 How = Literal["exact", "normalised", "re-indented", "quoted in a diff", "n-gram"]
 
 
@@ -56,14 +46,6 @@ class Overlap(Record):
     how: How
     matched: str  # as it stands in the example
     key: str  # what a person names to allow it
-
-
-class _View(NamedTuple):
-    """One way to read a text: its words in order, and which of them begin and end a line."""
-
-    words: list[str]
-    begins: list[int]
-    ends: list[int]
 
 
 class Guarded:
@@ -101,16 +83,22 @@ class Guarded:
         """What an example shares with guarded texts, one overlap for each text, without those that are allowed."""
         found: dict[tuple[int, int], Overlap] = {}
         for text, requests_only in ((request, True), (f"{request}\n{answer}" if answer else request, False)):
-            views = self._views(text)
-            for view in views:
-                for place, number, gram in self._hits(view):
+            readings = self._read(text)
+            settled: set[tuple[int, int]] = set()  # found as a whole, be it allowed or not
+            for view in readings:
+                for (place, number), runs in self._hits(view).items():
                     suite = self.suites[place]
-                    before = found.get((place, number))
-                    if suite.requests_only != requests_only or (before and (gram >= 0 or before.how != "n-gram")):
-                        continue  # seen; only the whole text replaces a part of it
-                    overlap = self._overlap(text, views, view, suite, number, gram)
-                    if overlap and overlap.key not in self.allowed:
-                        found[place, number] = overlap
+                    if suite.requests_only == requests_only and (place, number) not in settled:
+                        theirs = self._read(suite.texts[number])[0].words
+                        if _contains(view.words, theirs):
+                            settled.add((place, number))
+                            found.pop((place, number), None)
+                            overlaps = iter([self._whole(text, readings, view, suite, number)])
+                        else:
+                            overlaps = _shared(view.words, theirs, runs, suite, number)
+                        for overlap in overlaps:
+                            if overlap.key not in self.allowed:
+                                found.setdefault((place, number), overlap)
         return tuple(found[at] for at in sorted(found))
 
     def scan(self, examples: Sequence[tuple[str, str]]) -> dict[int, tuple[Overlap, ...]]:
@@ -128,12 +116,12 @@ class Guarded:
         words: list[list[str]] = []
         suspects = set()
         for row, (request, answer) in enumerate(examples):
-            for view in self._views(f"{request}\n{answer}" if answer else request):
+            for view in self._read(f"{request}\n{answer}" if answer else request):
                 rows.append(row)
                 words.append(view.words)
-                if self._short and any(hash(" ".join(line)) in self._short for line in _short_lines(view)):
+                if self._short and any(hash(" ".join(line)) in self._short for line in short_lines(view)):
                     suspects.add(row)
-        grams, row_of = _grams(words)
+        grams, row_of = grams_of(words)
         maybe = np.flatnonzero(self._table[grams & np.uint64(len(self._table) - 1)])
         at = np.searchsorted(self._grams, grams[maybe])
         maybe, at = maybe[at < len(self._grams)], at[at < len(self._grams)]
@@ -144,11 +132,11 @@ class Guarded:
         """Runs of the suite's texts: (hash, (suite, number), counts only where the whole text is there)."""
         parts: list[tuple[Array, Array]] = []
         for begin in range(0, len(suite.texts), CHUNK):
-            words = [self._views(suite.texts[n])[0].words for n in range(begin, min(begin + CHUNK, len(suite.texts)))]
+            words = [self._read(suite.texts[n])[0].words for n in range(begin, min(begin + CHUNK, len(suite.texts)))]
             for number, short in enumerate(words, start=begin):
                 if 0 < len(short) < RUN:
                     self._short.setdefault(hash(" ".join(short)), []).append((place, number))
-            grams, row = _grams(words)
+            grams, row = grams_of(words)
             parts.append((grams, (row + begin).astype(np.uint32)))
         if not parts:
             return
@@ -169,126 +157,64 @@ class Guarded:
         owners = np.stack([np.full(int(kept.sum()), place, np.uint32), numbers[kept]], axis=1)
         yield grams[kept], owners, ~rare[kept]
 
-    def _views(self, text: str) -> list[_View]:
-        """The ways to read a text: as it stands; of a diff either side, of a mail the quote."""
-        for phrase in self.boilerplate:
-            text = text.replace(phrase, "\n")
-        if "\\n" in text:
-            text = text.replace("\\n", "\n").replace("\\t", "\t")  # quoted in JSON or in code
-        plain = text if text.isascii() else _without_marks(text)
-        plain = plain.casefold()
-        lines = plain.splitlines() if "\n" in plain else [plain]
-        views = [_read(lines)]
-        if len(lines) > 1 and _MARKED.search(plain):
-            body = [line for line in lines if not _HEADER.match(line)]
-            for mark, other in (("+", "-"), ("-", "+")):
-                if any(line.startswith(mark) for line in body):
-                    views.append(_read([line for line in body if not line.startswith(other)]))
-            views += [
-                _read(quoted)
-                for mark in ">|+-"
-                if 0 < len(quoted := [line for line in lines if line.lstrip().startswith(mark)]) < len(lines)
-            ]
-        return views
+    def _read(self, text: str) -> list[View]:
+        return views(text, self.boilerplate)
 
-    def _hits(self, view: _View) -> Iterator[tuple[int, int, int]]:
-        """(suite, number, first word of the run), or -1 for a short text and for a whole one."""
-        for owner in self._short_hits(view):
-            yield *owner, -1
-        grams, _ = _grams([view.words])
+    def _hits(self, view: View) -> dict[tuple[int, int], list[int]]:
+        """Texts that may be in a view as a whole, each with the places of the runs that count by themselves."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for line in short_lines(view) if self._short else ():
+            if len(line) >= SHORTEST_LINE or len(line) == len(view.words):
+                for owner in self._short.get(hash(" ".join(line)), ()):
+                    found[owner] = []
+        grams, _ = grams_of([view.words])
         low, high = np.searchsorted(self._grams, grams, "left"), np.searchsorted(self._grams, grams, "right")
-        joined = ""
         for first in np.flatnonzero(high > low):
             for at in range(low[first], high[first]):
-                place, number = (int(part) for part in self._owners[at])
-                joined = joined or f" {' '.join(view.words)} "
-                if f" {' '.join(self._views(self.suites[place].texts[number])[0].words)} " in joined:
-                    yield place, number, -1
-                elif not self._whole_only[at]:
-                    yield place, number, int(first)
+                place, number = self._owners[at].tolist()
+                runs = found.setdefault((place, number), [])
+                if not self._whole_only[at]:
+                    runs.append(int(first))
+        return found
 
-    def _short_hits(self, view: _View) -> Iterator[tuple[int, int]]:
-        """Short guarded texts that are whole lines of the text (or all of it)."""
-        for line in _short_lines(view) if self._short else ():
-            if len(line) >= SHORTEST_LINE or len(line) == len(view.words):
-                yield from self._short.get(hash(" ".join(line)), ())
-
-    def _overlap(
-        self, text: str, views: list[_View], view: _View, suite: Suite, number: int, first: int
-    ) -> Overlap | None:
+    def _whole(self, text: str, readings: list[View], view: View, suite: Suite, number: int) -> Overlap:
+        """A guarded text that stands in a view of the text as a whole. It is allowed in this one example only."""
         guarded = suite.texts[number]
-        theirs = self._views(guarded)[0].words
-        if first < 0:
-            if not _contains(view.words, theirs):
-                return None  # two hashes that are equal by chance
-            how: How = "normalised"
-            if guarded.strip() in text:
-                how = "exact"
-            elif _lines(guarded) in _lines(text):
-                how = "re-indented"
-            elif _MARKED.search(text) and (view is not views[0] or _lines(guarded) in _lines(_unmarked(text))):
-                how = "quoted in a diff"
-            matched, pair = guarded.strip(), views[0].words
-        else:
-            run = _longest(view.words, theirs, first)
-            if not run:
-                return None
-            how, matched, pair = "n-gram", " ".join(run), run
-        # A shared run is allowed as a phrase of that text; a whole text is allowed in that one example only.
-        return Overlap(
-            suite=suite.name, number=number, how=how, matched=matched, key=digest_of([suite.name, theirs, pair])
-        )
+        how: How = "normalised"
+        if guarded.strip() in text:
+            how = "exact"
+        elif _lines(guarded) in _lines(text):
+            how = "re-indented"
+        elif MARKED.search(text) and (view is not readings[0] or _lines(guarded) in _lines(_unmarked(text))):
+            how = "quoted in a diff"
+        key = digest_of([suite.name, self._read(guarded)[0].words, readings[0].words])
+        return Overlap(suite=suite.name, number=number, how=how, matched=guarded.strip(), key=key)
 
 
-def _without_marks(text: str) -> str:
-    """Compatible forms made one, and what cannot be seen taken out."""
-    return "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
-
-
-def _read(lines: Sequence[str]) -> _View:
-    words: list[str] = []
-    begins, ends = [], []
-    for line in lines:
-        if found := line.translate(_ASCII).split() if line.isascii() else _WORD.findall(line):
-            begins.append(len(words))
-            words += found
-            ends.append(len(words))
-    return _View(words, begins, ends)
-
-
-def _short_lines(view: _View) -> Iterator[list[str]]:
-    """Lines, and lines that follow each other, of fewer words than a run has."""
-    for place, begin in enumerate(view.begins):
-        for end in view.ends[place:]:
-            if end - begin >= RUN:
-                break
-            yield view.words[begin:end]
-
-
-def _grams(texts: Sequence[Sequence[str]]) -> tuple[Array, Array]:
-    """Hashes of all runs of eight words, and the text that each belongs to."""
-    lengths = np.array([len(words) for words in texts], np.int64)
-    hashes = np.fromiter(map(hash, chain.from_iterable(texts)), np.int64, count=int(lengths.sum())).view(np.uint64)
-    if len(hashes) < RUN:
-        return np.empty(0, np.uint64), np.empty(0, np.int64)
-    hashes = hashes ^ (hashes >> np.uint64(32))
-    count = len(hashes) - RUN + 1
-    grams = np.zeros(count, np.uint64)
-    for place, factor in enumerate(_FACTORS):
-        grams += hashes[place : place + count] * factor
-    text = np.repeat(np.arange(len(texts)), lengths)
-    inside = text[:count] == text[RUN - 1 :]
-    return grams[inside], text[:count][inside]
+def _shared(words: list[str], theirs: list[str], runs: list[int], suite: Suite, number: int) -> Iterator[Overlap]:
+    """Runs that a view shares with a guarded text. Each is allowed as a phrase of that text, wherever it stands."""
+    seen = -1  # the last place inside a run that was told
+    for first in runs:
+        begin, end = _longest(words, theirs, first)
+        if first > seen and end > begin:
+            seen, run = end - RUN, words[begin:end]
+            yield Overlap(
+                suite=suite.name,
+                number=number,
+                how="n-gram",
+                matched=" ".join(run),
+                key=digest_of([suite.name, theirs, run]),
+            )
 
 
 def _contains(words: Sequence[str], wanted: Sequence[str]) -> bool:
     return f" {' '.join(wanted)} " in f" {' '.join(words)} "
 
 
-def _longest(words: Sequence[str], theirs: Sequence[str], first: int) -> list[str]:
-    """The longest run around the eight words at `first` that both texts share; empty where the hash was chance."""
+def _longest(words: list[str], theirs: list[str], first: int) -> tuple[int, int]:
+    """Begin and end of the longest run around the eight words at `first` that both share; equal where there is none."""
     run = words[first : first + RUN]
-    longest: list[str] = []
+    longest = (first, first)
     for begin in range(len(theirs) - RUN + 1):
         if theirs[begin : begin + RUN] == run:
             low, high = 0, RUN
@@ -298,7 +224,7 @@ def _longest(words: Sequence[str], theirs: Sequence[str], first: int) -> list[st
                 max(first - len(words), begin - len(theirs)) + high < 0 and words[first + high] == theirs[begin + high]
             ):
                 high += 1
-            longest = max(longest, list(words[first - low : first + high]), key=len)
+            longest = max(longest, (first - low, first + high), key=lambda found: found[1] - found[0])
     return longest
 
 

@@ -10,7 +10,7 @@ few that must be looked at again, and adds them in chunks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -37,6 +37,7 @@ _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TextsOf = Callable[[list[int]], list[str]]
+Settled = Callable[[int, int], bool]
 
 
 class Duplicate(Record):
@@ -145,10 +146,11 @@ class Index:
                 if len(i):
                     pairs.append(order[band][i].astype(np.int64) * len(keys) + j)
             if pairs:
-                i, j = np.divmod(np.unique(np.concatenate(pairs)), len(keys))
+                i, j = np.divmod(_distinct(np.concatenate(pairs)), len(keys))
                 likely = _estimate(known, i, small, j) >= self.threshold - _MARGIN
                 found.append(np.stack([j[likely], numbers[i[likely]]], axis=1))
-        every = np.unique(np.concatenate(found), axis=0)
+        every = np.concatenate(found)  # a number is in one run alone: nothing comes twice
+        every = every[np.lexsort((every[:, 1], every[:, 0]))]
         return every[:, 1], every[:, 0]
 
 
@@ -161,6 +163,14 @@ def _in_order(ranked: Array, order: Array | None) -> Array:
     return back
 
 
+def _distinct(numbers: Array) -> Array:
+    """Sorted, each once: np.unique hashes first and takes fifty times as long where most come again."""
+    ranked = np.sort(numbers)
+    once = np.ones(len(ranked), np.bool_)
+    once[1:] = ranked[1:] != ranked[:-1]
+    return ranked[once]
+
+
 def _estimate(known: Array, i: Array, small: Array, j: Array) -> Array:
     """Estimated similarity of pairs, a part at a time so that many candidates need little memory."""
     step = 100_000
@@ -170,17 +180,20 @@ def _estimate(known: Array, i: Array, small: Array, j: Array) -> Array:
 
 def pairs_within(keys: Array, small: Array, threshold: float) -> tuple[Array, Array]:
     """Pairs (i, j), i < j, of rows that share a band and whose estimate is near the threshold, sorted by j and i."""
-    found = [np.empty(0, np.int64)]
+    found = np.empty(0, np.int64)
     for column in keys.T:
         order = np.argsort(column, kind="stable").astype(np.int64)
         ranked = column[order]
-        place, step = np.flatnonzero(ranked[1:] == ranked[:-1]), 1
+        mine, step = [found], 1
+        place = np.flatnonzero(ranked[1:] == ranked[:-1])
         while len(place):
-            found.append(order[place + step] * len(keys) + order[place])  # stable: the later row has the larger number
+            mine.append(order[place + step] * len(keys) + order[place])  # stable: the later row has the larger number
             step += 1
             place = place[place + step < len(ranked)]
             place = place[ranked[place + step] == ranked[place]]
-    j, i = np.divmod(np.unique(np.concatenate(found)), max(1, len(keys)))
+        if len(mine) > 1:
+            found = _distinct(np.concatenate(mine))
+    j, i = np.divmod(found, max(1, len(keys)))
     likely = _estimate(small, i, small, j) >= threshold - _MARGIN
     return i[likely], j[likely]
 
@@ -195,8 +208,24 @@ def near_pairs(texts: Sequence[str], new_from: int = 0, threshold: float = NEAR)
     i, j = pairs_within(keys[new_from:], small[new_from:], threshold)
     both = np.concatenate([np.stack([row, old], axis=1), np.stack([j, i + new_from], axis=1)])
     both = both[np.lexsort((both[:, 1], both[:, 0]))]
-    pairs = [(old, row + new_from) for row, old in both.tolist()]
+    pairs = ((old, row + new_from) for row, old in both.tolist())
     yield from verified(pairs, lambda numbers: [texts[n] for n in numbers], threshold)
+
+
+def near_between(
+    first: Sequence[str], second: Sequence[str], threshold: float = NEAR
+) -> Iterator[tuple[int, int, float]]:
+    """Pairs (i, j, similarity) of a text of `first` and one of `second`, sorted by j."""
+    known = Index(threshold)
+    known.add(np.arange(len(first)), *signatures(first))
+    for begin in range(0, len(second), CHUNK):
+        part = second[begin : begin + CHUNK]
+        i, row = known.candidates(*_signatures(part))
+        pairs = [(number, len(first) + begin + place) for number, place in zip(i.tolist(), row.tolist(), strict=True)]
+        for left, right, similarity in verified(
+            pairs, lambda ns: [first[n] if n < len(first) else second[n - len(first)] for n in ns], threshold
+        ):
+            yield left, right - len(first), similarity
 
 
 def near_duplicates(texts: Sequence[str], threshold: float = SAME) -> list[tuple[int, int, float]]:
@@ -209,19 +238,22 @@ def near_duplicates(texts: Sequence[str], threshold: float = SAME) -> list[tuple
 
 
 def verified(
-    pairs: Iterable[tuple[int, int]], texts_of: TextsOf, threshold: float, skip: Container[int] = ()
+    pairs: Iterable[tuple[int, int]],
+    texts_of: TextsOf,
+    threshold: float,
+    settled: Settled = lambda i, j: False,  # noqa: ARG005
 ) -> Iterator[tuple[int, int, float]]:
     """Of candidate pairs those whose exact similarity is at least the threshold, in the order given.
 
-    Pairs with a number in `skip`, which may grow meanwhile, are passed over.
+    A pair that is `settled` by what was found before it is passed over.
     """
     waiting = iter(pairs)
     while part := list(islice(waiting, CHUNK)):
-        wanted = sorted({number for pair in part for number in pair if number not in skip})
+        wanted = sorted({number for pair in part if not settled(*pair) for number in pair})
         texts = dict(zip(wanted, texts_of(wanted), strict=True)) if wanted else {}
         grams: dict[int, tuple[frozenset[str], ...]] = {}
         for i, j in part:
-            if i in skip or j in skip:
+            if settled(i, j):
                 continue
             for number in (i, j):
                 if number not in grams:
@@ -259,7 +291,7 @@ class Deduplicator:
         """Compare some rows of a chunk with what is kept and with each other; keep those that are not found."""
 
         def compare(pairs: Iterable[tuple[int, int]]) -> None:
-            for i, j, similarity in verified(pairs, fetch, self.index.threshold, skip=found):
+            for i, j, similarity in verified(pairs, fetch, self.index.threshold, lambda i, j: i in found or j in found):
                 found[j] = Duplicate(number=j, of=i, similarity=similarity)
 
         def fetch(numbers: list[int]) -> list[str]:

@@ -8,13 +8,14 @@ joins its side; one near both sides goes to neither. Of the new origins of one a
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal
 
+import numpy as np
 import sqlalchemy as sa
 
 from academy.artifacts import Record, digest_of, stable_fraction
-from academy.curriculum.nearness import near_pairs
+from academy.curriculum.nearness import CHUNK, NEAR, Index, pairs_within, signatures, verified
 from academy.database import Database, register
 from academy.experience.lessons import normalised
 
@@ -44,10 +45,12 @@ def request_key(suite: str, text: str) -> str:
 
 
 class HoldOutRegister:
-    """The register in SQL."""
+    """The register in SQL. It remembers the signatures of known requests (520 bytes each) and none of their texts."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._known: dict[str, Index] = defaultdict(lambda: Index(NEAR))  # by suite; numbers are `seq`
+        self._signed = 0  # the last `seq` among them
 
     def assign(self, requests: Iterable[Request]) -> dict[str, Place]:
         """Places by request key. New requests are assigned and stored in one transaction, known ones keep theirs."""
@@ -55,13 +58,15 @@ class HoldOutRegister:
         for request in sorted(requests, key=lambda r: (r.group, r.text), reverse=True):
             wanted[request_key(request.suite, request.text)] = request  # of several answers the first group names it
         with self.database.write() as connection:
-            known = connection.execute(sa.select(register).order_by(register.c.seq)).mappings().all()
-            places = {row["request"]: Place(origin=row["origin"], side=row["side"]) for row in known}
+            places = {}
+            for row in _rows(connection, register.c.request, list(wanted)):
+                places[row["request"]] = Place(origin=row["origin"], side=row["side"])
             rows = []
-            for suite in sorted({request.suite for request in wanted.values()}):
+            if len(places) < len(wanted):
+                self._sign(connection)
+            for suite in sorted({request.suite for key, request in wanted.items() if key not in places}):
                 fresh = {k: r for k, r in sorted(wanted.items()) if r.suite == suite and k not in places}
-                old = [row for row in known if row["suite"] == suite]
-                found = _place(fresh, [(row["text"], Place(origin=row["origin"], side=row["side"])) for row in old])
+                found = _place(fresh, self._known[suite], connection)
                 places |= found
                 rows += [
                     {"request": key, "text": normalised(fresh[key].text), "suite": suite, **place.model_dump()}
@@ -71,11 +76,27 @@ class HoldOutRegister:
                 connection.execute(sa.insert(register), rows)
         return {key: places[key] for key in wanted}
 
+    def _sign(self, connection: sa.Connection) -> None:
+        """Sign what was stored since the last time, by whomever."""
+        query = sa.select(register.c.seq, register.c.suite, register.c.text).where(register.c.seq > self._signed)
+        found = connection.execute(query.order_by(register.c.seq).execution_options(yield_per=CHUNK))
+        for part in found.partitions():
+            for suite in sorted({row.suite for row in part}):
+                mine = [row for row in part if row.suite == suite]
+                self._known[suite].add(np.array([row.seq for row in mine]), *signatures([row.text for row in mine]))
+            self._signed = part[-1].seq
 
-def _place(fresh: dict[str, Request], known: list[tuple[str, Place]]) -> dict[str, Place]:
+
+def _rows(connection: sa.Connection, column: sa.Column[Any], values: Sequence[Any]) -> Iterator[sa.RowMapping]:
+    """Rows of the register by the values of one column, a few hundred at a time."""
+    for begin in range(0, len(values), 500):
+        query = sa.select(register).where(column.in_(values[begin : begin + 500]))
+        yield from connection.execute(query).mappings()
+
+
+def _place(fresh: dict[str, Request], known: Index, connection: sa.Connection) -> dict[str, Place]:
     """Places for new requests (by key, sorted) beside the known ones of the same suite."""
     keys = list(fresh)
-    texts = [text for text, _ in known] + [fresh[key].text for key in keys]
     leader = list(range(len(keys)))  # union-find over the new ones
 
     def root(i: int) -> int:
@@ -83,14 +104,22 @@ def _place(fresh: dict[str, Request], known: list[tuple[str, Place]]) -> dict[st
             leader[i] = i = leader[leader[i]]
         return i
 
+    bands, small = signatures([fresh[key].text for key in keys])
     beside: dict[int, set[Place]] = defaultdict(set)
-    first = len(known)
-    for i, j, _ in near_pairs(texts, new_from=first):
-        if i < first:
-            beside[j - first].add(known[i][1])
-        else:
-            low, high = sorted((root(i - first), root(j - first)))
-            leader[high] = low
+    old, row = known.candidates(bands, small)
+    rows = {found["seq"]: found for found in _rows(connection, register.c.seq, sorted(set(old.tolist())))}
+    pairs = [(-i, j) for i, j in zip(old.tolist(), row.tolist(), strict=True) if i in rows]  # known ones count down
+
+    def texts(numbers: list[int]) -> list[str]:
+        return [rows[-n]["text"] if n < 0 else fresh[keys[n]].text for n in numbers]
+
+    for i, j, _ in verified(pairs, texts, NEAR):
+        beside[j].add(Place(origin=rows[-i]["origin"], side=rows[-i]["side"]))
+    first, second = pairs_within(bands, small, NEAR)
+    own = zip(first.tolist(), second.tolist(), strict=True)
+    for i, j, _ in verified(own, texts, NEAR, settled=lambda i, j: root(i) == root(j)):
+        low, high = sorted((root(i), root(j)))
+        leader[high] = low
     members: dict[int, list[int]] = defaultdict(list)
     for i in range(len(keys)):
         members[root(i)].append(i)

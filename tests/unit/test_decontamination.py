@@ -58,6 +58,11 @@ def test_the_additions_of_a_diff_are_read_without_what_they_replace() -> None:
     assert overlap.how == "quoted in a diff"
 
 
+def test_the_file_after_a_change_is_read_with_the_lines_that_stayed() -> None:
+    lines = [f" {line}" if n % 2 else f"-    gone = {n}\n+{line}" for n, line in enumerate(TEXT.splitlines())]
+    assert found(code(TEXT), "\n".join(["@@ -1,5 +1,5 @@", *lines]))[0].how == "quoted in a diff"
+
+
 def test_a_quotation_is_read_without_the_replies_between() -> None:
     mail = "\n".join(f"> {line}\nI do not follow line {n}." for n, line in enumerate(TEXT.splitlines()))
     assert found(code(TEXT), mail)[0].number == 0

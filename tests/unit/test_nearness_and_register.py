@@ -8,12 +8,13 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from academy.curriculum.nearness import NEAR, jaccard, near_pairs, shingles
+from academy.curriculum.nearness import NEAR, jaccard, near_between, near_pairs, shingles
 from academy.curriculum.register import HoldOutRegister, Place, Request, request_key
-from academy.database import Database
+from academy.database import Database, register
 
 NewDatabase = Callable[[], Database]
 
@@ -85,6 +86,12 @@ def test_every_near_pair_is_found_and_no_other(texts: list[str]) -> None:
 def test_only_pairs_with_a_newcomer_are_told() -> None:
     texts = ["deploy to staging", "deploy to staging!", "deploy to staging?"]
     assert [(i, j) for i, j, _ in near_pairs(texts, new_from=2)] == [(0, 2), (1, 2)]
+
+
+@given(st.lists(wordings, max_size=8), st.lists(wordings, max_size=8))
+def test_pairs_between_two_lists_are_those_of_the_whole_list(first: list[str], second: list[str]) -> None:
+    whole = [(i, j - len(first), n) for i, j, n in near_pairs([*first, *second], len(first)) if i < len(first)]
+    assert list(near_between(first, second)) == whole
 
 
 def test_a_request_is_known_by_its_normalised_text_and_its_suite() -> None:
@@ -220,6 +227,32 @@ def test_suites_have_registers_of_their_own(database: Database) -> None:
     assert set(places) == {request_key("commits", held), request_key("commits", trained)}
     origins = {place.origin for place in places.values()}
     assert origins.isdisjoint({place.origin for place in assign(register, held, trained).values()})
+
+
+def test_a_register_sees_what_another_one_stored_meanwhile(database: Database) -> None:
+    mine, other = HoldOutRegister(database), HoldOutRegister(database)
+    held, trained = held_and_trained(mine)
+    before = assign(mine, held, trained)
+    stranger = dissimilar(1, 7)[0]
+    theirs = assign(other, stranger, held + "s")
+    assert assign(mine, stranger + "s")[key(stranger + "s")] == theirs[key(stranger)]
+    assert theirs[key(held + "s")] == before[key(held)]
+
+
+def test_a_request_that_was_erased_draws_nobody_to_its_side(database: Database) -> None:
+    holder = HoldOutRegister(database)
+    held, trained = held_and_trained(holder)
+    assign(holder, held + "s")
+    with database.write() as connection:
+        connection.execute(sa.delete(register))
+    place = assign(holder, held + "!!", trained + "s")[key(trained + "s")]
+    assert place.origin == key(trained + "s")
+
+
+def test_a_form_filled_in_a_thousand_ways_is_one_origin_and_takes_no_minutes(database: Database) -> None:
+    form = "Please restart the billing worker on the staging host before noon, this is ticket number {}"
+    places = assign(HoldOutRegister(database), *(form.format(n) for n in range(1000)))
+    assert len(set(places.values())) == 1
 
 
 def test_nothing_to_assign_is_no_fault(database: Database) -> None:
