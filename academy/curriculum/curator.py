@@ -15,7 +15,7 @@ from academy import __version__
 from academy.curriculum import replay
 from academy.curriculum.dataset import Contradiction, Dataset, Example, Found, Input, group_of, write_dataset
 from academy.curriculum.decontamination import Guarded, Suite, counted
-from academy.curriculum.filters import reason_to_drop
+from academy.curriculum.filters import clean, reason_to_drop
 from academy.curriculum.nearness import SAME, jaccard, near_pairs, shingles
 from academy.curriculum.register import HoldOutRegister, Place, Request, request_key
 from academy.curriculum.replay import Earlier, drawn
@@ -107,11 +107,15 @@ class DatasetCurator:
         """Drop what the filters refuse and what says the same twice. Returns how many were dropped."""
         kept: dict[tuple[str, str], Experience] = {}
         before = len(self._experience)
-        for experience in sorted(self._experience, key=lambda e: e.seq):  # commits (0) keep their order
-            same = (normalised(experience.request), experience.answer)
-            if reason := reason_to_drop(experience):
+        for raw in sorted(self._experience, key=lambda e: e.seq):  # commits (0) keep their order
+            if reason := reason_to_drop(raw):
                 self._count(reason, 1)
-            elif same in kept:
+                continue
+            experience, taken_out = clean(raw)
+            for kind, number in taken_out.items():
+                self.funnel[f"taken out: {kind}"] += number
+            same = (normalised(experience.request), experience.answer)
+            if same in kept:
                 self._count("exact duplicate", 1)
             else:
                 kept[same] = experience

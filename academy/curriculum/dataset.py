@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from academy.artifacts import Record, canonical, digest_of, digest_of_bytes, digest_of_file, publish_folder, write_file
 from academy.curriculum.decontamination import Overlap
+from academy.curriculum.secrets import scan_file
 from academy.errors import InputError
 from academy.experience.source import Experience, Turn
 from academy.formats import FORMATS
@@ -187,7 +188,7 @@ def write_dataset(
     )
     if not (place / MANIFEST).is_file():
         with publish_folder(place) as staged:
-            write_file(staged / "train.jsonl", rows)
+            scan_file(write_file(staged / "train.jsonl", rows))  # once more, whatever the filters did
             write_file(
                 staged / "provenance.jsonl",
                 (
