@@ -59,6 +59,9 @@ class Settings(BaseSettings):
         description="since the last verdict",
     )
     max_lessons: int = Field(5000, ge=1, validation_alias=_names("MAX_LESSONS"), description="the newest are kept")
+    trusted_authors: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), validation_alias=_names("TRUSTED_AUTHORS"), description="names or addresses, by commas; empty: everybody"
+    )
     max_per_source: int | None = Field(
         2500, ge=1, validation_alias=_names("MAX_PER_SOURCE"), description="examples of one batch; the newest are kept"
     )
@@ -90,6 +93,11 @@ class Settings(BaseSettings):
     def _expand(cls, path: Path) -> Path:
         """A `~` in .env, where no shell has seen it."""
         return path.expanduser()
+
+    @field_validator("trusted_authors", mode="before")
+    @classmethod
+    def _by_commas(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
     @property
     def database(self) -> str:

@@ -99,7 +99,7 @@ def repositories(given: Sequence[Path], here: Path) -> list[Path]:
     """Which repositories to read: those given by hand (each must be one), or the one we stand in, if any."""
     if given:
         for path in given:
-            open_repository(path).close()
+            open_repository(path)
         return list(given)
     if is_repository(here):
         return [here]
@@ -117,6 +117,8 @@ def curate(work: Workplace, repos: Sequence[Path], lessons_limit: int | None = N
         base=work.base.digest,
         replay=replay_share(work),
         allowed=allowed(work),
+        commits_cache=work.settings.folder("git"),
+        trusted=work.settings.trusted_authors,
         per_source=work.settings.max_per_source,
         per_author=work.settings.max_per_author,
     )

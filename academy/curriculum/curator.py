@@ -47,6 +47,8 @@ class DatasetCurator:
         base: str = "",
         guarded: Sequence[Suite] = (),
         allowed: Collection[str] = (),
+        commits_cache: Path | None = None,
+        trusted: Sequence[str] = (),
         per_source: int | None = None,
         per_author: int | None = None,
     ) -> None:
@@ -58,6 +60,8 @@ class DatasetCurator:
         self.base = base
         self.guarded = tuple(guarded)
         self.allowed = frozenset(allowed)
+        self.commits_cache = commits_cache
+        self.trusted = tuple(trusted)
         self.per_source = per_source
         self.per_author = per_author
         self.overlaps: list[Found] = []
@@ -81,7 +85,8 @@ class DatasetCurator:
 
     def collect_from_git_history(self, repo_path: Path | str = ".", max_commits: int = 100) -> int:
         """Commits of one repository. Returns how many are worth learning from."""
-        found = list(CommitsSource(Path(repo_path), max_commits).read())
+        source = CommitsSource(Path(repo_path), max_commits, trusted=self.trusted, cache=self.commits_cache)
+        found = list(source.read())
         return self._collect("commit", found, str(Path(repo_path).resolve()))
 
     def collect_again(self, inputs: Sequence[Input]) -> int:

@@ -1,17 +1,22 @@
 """Git history as experience: what changed -> the subject line that the author wrote.
 
-The history is streamed through GitPython from one `git log`; no diff is made commit by commit.
+A commit is judged by what its head tells (who, what about, which blobs and how large); only the patches of those that
+may teach something are made. What was extracted is kept, so an unchanged repository costs next to nothing.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from academy.artifacts import Record, digest_of
+import orjson
+from pydantic import ValidationError
+
+from academy.artifacts import Record, digest_of, write_file
 from academy.errors import InputError
+from academy.experience.git_log import GITLINK, NOTHING, Entry, Head, boundary, heads, opened, patches, sizes
 from academy.experience.source import Experience, Skipped
 
 if TYPE_CHECKING:
@@ -20,26 +25,53 @@ if TYPE_CHECKING:
 LONGEST_REQUEST = 700
 """Characters of a change that are shown to the model: the file names and the first changed lines."""
 LARGEST_PATCH = 200_000
-"""Characters of a patch above which a commit is left out."""
-BOT = re.compile(r"\[bot\]|dependabot|renovate|github-actions", re.IGNORECASE)
-_COMMIT = "\x1ecommit\x1f"
+"""Bytes of a patch above which a commit is left out."""
+RULES = 2
+"""Changes with what is extracted and why: what was kept by other rules is read again."""
+BOT = re.compile(r"\[bot\]|dependabot|renovate|github-actions|greenkeeper|snyk-bot|-bot@|^bot\b", re.IGNORECASE)
+EMPTY = re.compile(
+    r"(?:wip|fix(?:es|ed)?|update[sd]?|changes?|misc|minor|tmp|temp|test|tests|cleanup|clean up|refactor|stuff|more|"
+    r"oops|typo|initial commit|first commit|init|\W+|.{0,3})[.!]?",
+    re.IGNORECASE,
+)
+BINARY = re.compile(
+    r"\.(?:png|jpe?g|gif|webp|ico|bmp|tiff?|pdf|zip|gz|tgz|bz2|xz|zst|7z|jar|war|whl|exe|dll|so|dylib|a|o|class|pyc|bin|dat|db|"
+    r"sqlite\d?|mp[34]|wav|ogg|mov|avi|webm|ttf|otf|woff2?|eot|safetensors|onnx|pt|pth|gguf|parquet|npy|npz|pkl)$",
+    re.IGNORECASE,
+)
+_REVERTS = re.compile(r"This reverts commit ([0-9a-f]{7,40})")
 
 
-class _Commit(Record):
+class _Kept(Record):
+    """What is known of a commit: the experience's parts, or the reason against it."""
+
     sha: str
-    author: str
-    at: str
-    subject: str
-    patch: str
+    because: str = ""
+    request: str = ""
+    answer: str = ""
+    author: str = ""
+    at: str = ""
 
 
 class CommitsSource:
     """The newest commits of one repository, oldest first (an ExperienceSource without a cursor of its own)."""
 
-    def __init__(self, repository: Path, limit: int, *, only: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        limit: int,
+        *,
+        only: Sequence[str] = (),
+        trusted: Sequence[str] = (),
+        cache: Path | None = None,
+    ) -> None:
+        """`only` these commits, wherever the branch stands now; `trusted` names or addresses of authors (empty: all);
+        `cache` is a folder in which what was extracted is kept."""
         self.repository = repository
         self.limit = limit
-        self.only = only  # these commits, wherever the branch stands now
+        self.only = only
+        self.trusted = frozenset(trusted)
+        self.cache = cache
 
     def read(self, since: int = 0) -> Iterator[Experience | Skipped]:  # noqa: ARG002  the limit bounds every reading
         """Commits worth learning from; each of the others is Skipped with its reason.
@@ -48,117 +80,161 @@ class CommitsSource:
         """
         if self.limit == 0:
             return
-        repo = open_repository(self.repository)
-        try:
-            found = list(self._stream(repo))
-            boundary = _boundary(repo)
-        finally:
-            repo.close()
-        for commit in reversed(found):
-            reason = "the boundary of a shallow clone" if commit.sha in boundary else _reason_against(commit)
-            if reason:
-                yield Skipped(what=commit.sha[:12], because=reason)
-                continue
-            request = _request(commit.patch)
-            yield Experience(
-                id=digest_of(["commit", commit.sha]),
-                kind="commit",
-                request=request,
-                answer=commit.subject,
-                outcome="success",
-                author=commit.author,
-                batch="git",
-                at=commit.at,
-                provenance={"commit": commit.sha, "repository": self.repository.resolve().name},
+        with opened(self.repository) as repo:
+            if not self.only and not repo.head.is_valid():
+                yield Skipped(what=str(self.repository), because="the history is empty")
+                return
+            place = self._place(str(repo.common_dir))
+            key = digest_of(
+                [RULES, self.limit, sorted(self.trusted), repo.git.rev_parse("HEAD"), sorted(boundary(repo))]
             )
+            found = _known(place, key) if place and not self.only else None
+            if found is None:
+                found = list(self._extract(repo, _texts(place)))
+                if place and not self.only:
+                    rows = [one.model_dump(exclude_defaults=True) for one in found]
+                    write_file(place, orjson.dumps({"key": key, "rules": RULES, "commits": rows}))
+        for one in reversed(found):
+            if one.because:
+                yield Skipped(what=one.sha[:12], because=one.because)
+            else:
+                yield self._experience(one)
 
-    def _stream(self, repo: Repo) -> Iterator[_Commit]:
-        from git import GitCommandError
+    def _experience(self, one: _Kept) -> Experience:
+        return Experience(
+            id=digest_of(["commit", one.sha]),
+            kind="commit",
+            request=one.request,
+            answer=one.answer,
+            outcome="success",
+            author=one.author,
+            batch="git",
+            at=one.at,
+            provenance={"commit": one.sha, "repository": self.repository.resolve().name},
+        )
 
-        if not repo.head.is_valid():
-            return
-        marker = f"--format={_COMMIT}%H%x1f%an%x1f%aI%x1f%s"
-        try:
-            process = repo.git(c="core.quotePath=false").log(
-                "-p", "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv", "--unified=1",
-                "--diff-merges=off", "--src-prefix=a/", "--dst-prefix=b/",
-                "--no-show-signature", f"--max-count={self.limit}", marker,
-                *(("--no-walk=unsorted", *self.only) if self.only else ()), "--", as_process=True,
-            )  # fmt: skip
-            try:
-                yield from _commits(process.stdout)
-                process.wait()
-            finally:
-                for stream in (process.stdout, process.stderr):
-                    stream.close()
-        except GitCommandError as problem:
-            reason = str(problem.stderr).strip().splitlines()
-            raise InputError(
-                f"The history of {self.repository} cannot be read: {reason[-1] if reason else 'git log failed'}.",
-                "Run `git fsck` there; the other sources can be used without --repo.",
-            ) from problem
+    def _place(self, repository: str) -> Path | None:
+        return self.cache / f"{digest_of(repository)[:16]}.json" if self.cache else None
 
-
-def _boundary(repo: Repo) -> set[str]:
-    """Where a shallow clone was cut: these commits seem to add everything that was there before."""
-    cut = Path(repo.git_dir) / "shallow"
-    return set(cut.read_text(encoding="ascii").split()) if cut.is_file() else set()
-
-
-def _commits(lines: Iterable[bytes]) -> Iterator[_Commit]:
-    """The commits of a `git log -p`; of a very large patch only the beginning is kept."""
-    head, size = "", 0
-    patch: list[str] = []
-    for raw in lines:
-        line = raw.decode("utf-8", errors="replace").rstrip("\n")
-        if line.startswith(_COMMIT):
-            if head:
-                yield _commit(head, patch)
-            head, patch, size = line, [], 0
-        elif size <= LARGEST_PATCH:
-            patch.append(line)
-            size += len(line) + 1
-    if head:
-        yield _commit(head, patch)
+    def _extract(self, repo: Repo, texts: dict[str, _Kept]) -> Iterator[_Kept]:
+        """What is known of each commit, newest first; the patches of those that are known already are not made."""
+        read = list(heads(repo, self.limit, self.only))
+        reverted = _reverted(read)
+        cut = boundary(repo)
+        reasons = {
+            head.sha: "the boundary of a shallow clone"
+            if head.sha in cut
+            else _reason_against(head, reverted, self.trusted)
+            for head in read
+        }
+        left = [head for head in read if not reasons[head.sha] and head.sha not in texts]
+        known = sizes(
+            repo,
+            (blob for head in left for one in head.entries for blob in (one.old, one.new) if _text_blob(one, blob)),
+        )
+        for head in left:
+            reasons[head.sha] = _reason_by_size(head, known)
+        wanted = [head.sha for head in left if not reasons[head.sha]]
+        made = {sha: (patch, whole) for sha, patch, whole in patches(repo, wanted, LARGEST_PATCH)}
+        for head in read:
+            if reasons[head.sha]:
+                yield _Kept(sha=head.sha, because=reasons[head.sha])
+            elif head.sha in texts:
+                yield texts[head.sha]
+            else:
+                yield _kept(head, *made.get(head.sha, ("", True)))
 
 
-def open_repository(path: Path) -> Repo:
-    """The git repository at (or above) a path; InputError where there is none."""
-    from git import InvalidGitRepositoryError, NoSuchPathError, Repo
+def _kept(head: Head, patch: str, whole: bool) -> _Kept:
+    request = _request(patch)
+    because = "patch too large" if not whole else "" if request.count("\n") else "no text changed"
+    if because:
+        return _Kept(sha=head.sha, because=because)
+    return _Kept(sha=head.sha, request=request, answer=head.subject, author=head.author, at=head.at)
 
+
+def _known(place: Path, key: str) -> list[_Kept] | None:
+    """What was kept under exactly this key."""
     try:
-        return Repo(path, search_parent_directories=True)
-    except (InvalidGitRepositoryError, NoSuchPathError) as problem:
-        raise InputError(f"{path} is no git repository.", "Give the folder of one, or leave --repo out.") from problem
+        kept = orjson.loads(place.read_bytes())
+        return [_Kept.model_validate(row) for row in kept["commits"]] if kept["key"] == key else None
+    except (OSError, orjson.JSONDecodeError, ValidationError, KeyError, TypeError):
+        return None  # not there, or damaged: it is read again
+
+
+def _texts(place: Path | None) -> dict[str, _Kept]:
+    """What was extracted before by these rules, by commit; it is judged anew, for a later revert changes that."""
+    try:
+        kept = orjson.loads(place.read_bytes()) if place else {}
+        rows = [_Kept.model_validate(row) for row in kept["commits"]] if kept["rules"] == RULES else []
+    except (OSError, orjson.JSONDecodeError, ValidationError, KeyError, TypeError):
+        return {}
+    return {row.sha: row for row in rows if row.request}
+
+
+def open_repository(path: Path) -> None:
+    """Prove that there is a git repository at (or above) a path; InputError where there is none."""
+    with opened(path):
+        pass
 
 
 def is_repository(path: Path) -> bool:
     """Whether a path lies in a git repository."""
     try:
-        open_repository(path).close()
+        open_repository(path)
     except InputError:
         return False
     return True
 
 
-def _commit(head: str, patch: list[str]) -> _Commit:
-    sha, author, at, subject = head.removeprefix(_COMMIT).split("\x1f", 3)
-    return _Commit(sha=sha, author=author, at=at, subject=subject.strip(), patch="\n".join(patch))
+def _reverted(newest_first: Sequence[Head]) -> set[str]:
+    """Commits that a later one took back; a revert that was itself reverted takes nothing back."""
+    found: set[str] = set()
+    for head in newest_first:
+        if head.sha not in found:
+            named = _REVERTS.findall(head.body)
+            found |= (
+                {one.sha for one in newest_first if any(one.sha.startswith(name) for name in named)} if named else set()
+            )
+    return found
 
 
-def _reason_against(commit: _Commit) -> str:
-    """Why a commit teaches nothing; empty where it does."""
-    if BOT.search(commit.author):
+def _reason_against(head: Head, reverted: set[str], trusted: frozenset[str]) -> str:
+    """Why a commit teaches nothing, by its head alone; empty where it may."""
+    if BOT.search(head.author) or BOT.search(head.email):
         return "written by a bot"
-    if commit.subject.startswith(("Revert ", "Merge ")):
+    if trusted and not trusted & {head.author, head.email}:
+        return "an author who is not trusted"
+    if head.parents > 1 or head.subject.startswith(("Revert ", "Merge ", 'Reapply "')):
         return "a merge or revert"
-    if not commit.patch.strip():
+    if head.sha in reverted:
+        return "reverted later"
+    if not head.entries:
         return "no text changed"
-    if len(commit.patch) > LARGEST_PATCH:
-        return "patch too large"
-    if not _request(commit.patch).count("\n"):
-        return "no text changed"
+    if all(GITLINK in (one.old_mode, one.new_mode) for one in head.entries):
+        return "only submodules changed"
+    if all(one.old == one.new for one in head.entries):
+        return "only modes changed"
+    if all(BINARY.search(one.path) for one in head.entries):
+        return "only binary files changed"
+    if EMPTY.fullmatch(head.subject):
+        return "a subject that says nothing"
     return ""
+
+
+def _text_blob(entry: Entry, blob: str) -> bool:
+    return blob != NOTHING and GITLINK not in (entry.old_mode, entry.new_mode) and not BINARY.search(entry.path)
+
+
+def _reason_by_size(head: Head, known: dict[str, int]) -> str:
+    """A patch is at least as large as its files have grown or shrunk: what is too large is never made."""
+    least = 0
+    for one in head.entries:
+        old, new = (known.get(blob, 0) if _text_blob(one, blob) else 0 for blob in (one.old, one.new))
+        if old < 0 or new < 0:
+            return "an object is missing"
+        least += abs(new - old)
+    return "patch too large" if least > LARGEST_PATCH else ""
 
 
 def _request(patch: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from academy.curriculum.filters import reason_to_drop
 from academy.errors import InputError
-from academy.experience.commits import LARGEST_PATCH, LONGEST_REQUEST, CommitsSource, is_repository, open_repository
+from academy.experience.commits import LARGEST_PATCH, LONGEST_REQUEST, CommitsSource, is_repository
 from academy.experience.source import Experience, Skipped
 
 
@@ -93,9 +93,9 @@ def test_merges_reverts_bots_and_binaries_are_skipped_with_their_reason(reposito
     taken, skipped = read(repository.path)
     assert [one.answer for one in taken] == ["Start", "Work on the side", "Work on main"]
     assert skipped == {
-        merge[:12]: "no text changed",
+        merge[:12]: "a merge or revert",
         bot[:12]: "written by a bot",
-        binary[:12]: "no text changed",
+        binary[:12]: "only binary files changed",
         revert[:12]: "a merge or revert",
         empty[:12]: "no text changed",
     }
@@ -150,8 +150,8 @@ def test_the_limit_keeps_the_newest_oldest_first(repository: Repository) -> None
     assert read(repository.path, 0) == ([], {})
 
 
-def test_a_repository_without_commits_gives_nothing(repository: Repository) -> None:
-    assert read(repository.path) == ([], {})
+def test_a_repository_without_commits_gives_nothing_and_says_so(repository: Repository) -> None:
+    assert read(repository.path) == ([], {str(repository.path): "the history is empty"})
 
 
 def test_a_folder_inside_a_repository_is_that_repository(repository: Repository) -> None:
@@ -216,8 +216,125 @@ def test_the_settings_of_a_person_do_not_change_what_is_read(repository: Reposit
     assert read(repository.path) == before
 
 
-def test_an_opened_repository_is_the_one_asked_for(repository: Repository) -> None:
+def test_a_callers_git_variables_do_not_lead_elsewhere(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repository.commit("Start", "one\n")
-    repo = open_repository(repository.path)
-    assert Path(repo.working_dir) == repository.path
-    repo.close()
+    other = Repository(tmp_path / "other")
+    other.commit("Elsewhere", "two\n")
+    monkeypatch.setenv("GIT_DIR", str(other.path / ".git"))
+    monkeypatch.setenv("GIT_OBJECT_DIRECTORY", str(other.path / ".git" / "objects"))
+    assert [one.answer for one in read(repository.path)[0]] == ["Start"]
+
+
+def test_what_was_taken_back_later_teaches_nothing(repository: Repository) -> None:
+    repository.commit("Start", "one\n")
+    bad = repository.commit("Turn it round", "two\n")
+    repository.git("revert", "--no-edit", bad)
+    good = repository.commit("Add the other file", "x\n", "other.txt")
+    repository.git("revert", "--no-edit", good)
+    repository.git("revert", "--no-edit", repository.git("rev-parse", "HEAD"))  # taken back, and put back again
+    taken, skipped = read(repository.path)
+    assert [one.answer for one in taken] == ["Start", "Add the other file"]
+    assert skipped[bad[:12]] == "reverted later"
+
+
+def test_only_trusted_authors_are_learned_from(repository: Repository) -> None:
+    repository.commit("Start", "one\n")
+    other = repository.commit("Bring in something", "two\n", author="Bo")
+    found = list(CommitsSource(repository.path, 100, trusted=["Ana"]).read())
+    assert [one.answer for one in found if isinstance(one, Experience)] == ["Start"]
+    assert Skipped(what=other[:12], because="an author who is not trusted") in found
+    found = list(CommitsSource(repository.path, 100, trusted=["a@example.org"]).read())
+    assert len([one for one in found if isinstance(one, Experience)]) == 2
+
+
+@pytest.mark.parametrize("subject", ["wip", "Fix", "update.", "...", "x"])
+def test_a_subject_that_says_nothing_is_skipped(repository: Repository, subject: str) -> None:
+    repository.commit("Start", "one\n")
+    sha = repository.commit(subject, "two\n")
+    assert read(repository.path)[1] == {sha[:12]: "a subject that says nothing"}
+
+
+def test_submodules_and_modes_alone_are_skipped(repository: Repository) -> None:
+    first = repository.commit("Start", "one\n")
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{first},module")
+    repository.git("commit", "-q", "-m", "Move the module")
+    link = repository.git("rev-parse", "HEAD")
+    (repository.path / "file.txt").chmod(0o755)
+    repository.git("commit", "-q", "-m", "Make it a program", "file.txt")
+    mode = repository.git("rev-parse", "HEAD")
+    assert read(repository.path)[1] == {link[:12]: "only submodules changed", mode[:12]: "only modes changed"}
+
+
+def test_a_message_in_another_encoding_is_read(repository: Repository) -> None:
+    repository.git("config", "i18n.commitEncoding", "ISO-8859-2")
+    (repository.path / "file.txt").write_text("one\n")
+    (repository.path / "message").write_bytes("Dodaj żółtą łódź".encode("iso-8859-2"))
+    repository.git("add", "file.txt")
+    repository.git("commit", "-q", "-F", "message")
+    assert [one.answer for one in read(repository.path)[0]] == ["Dodaj żółtą łódź"]
+
+
+def test_a_missing_object_is_a_reason_and_the_rest_is_read(repository: Repository) -> None:
+    repository.commit("Start", "one\n")
+    bad = repository.commit("Lose a file", "two\n", "lost.txt")
+    repository.commit("Next", "three\n")
+    blob = repository.git("rev-parse", f"{bad}:lost.txt")
+    (repository.path / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+    taken, skipped = read(repository.path)
+    assert [one.answer for one in taken] == ["Start", "Next"]
+    assert skipped == {bad[:12]: "an object is missing"}
+
+
+# --- what was extracted is kept ------------------------------------------------------------------------------------
+
+
+def kept(repository: Repository, cache: Path, limit: int = 100) -> list[Experience | Skipped]:
+    return list(CommitsSource(repository.path, limit, cache=cache).read())
+
+
+def test_an_unchanged_repository_is_not_read_again(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository.commit("Start", "one\n")
+    repository.commit("wip", "two\n")
+    first = kept(repository, tmp_path / "kept")
+
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("academy.experience.commits.heads", never)
+    assert kept(repository, tmp_path / "kept") == first
+
+
+def test_a_new_commit_makes_one_patch_and_a_revert_changes_what_was_kept(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from academy.experience import commits
+
+    repository.commit("Start", "one\n")
+    bad = repository.commit("Turn it round", "two\n")
+    kept(repository, tmp_path / "kept")
+    asked: list[list[str]] = []
+    real = commits.patches
+    monkeypatch.setattr(
+        commits, "patches", lambda repo, shas, most: (asked.append(list(shas)), real(repo, shas, most))[1]
+    )
+    repository.git("revert", "--no-edit", bad)
+    new = repository.commit("Say three", "three\n")
+    found = kept(repository, tmp_path / "kept")
+    assert asked == [[new]]
+    assert [one.answer for one in found if isinstance(one, Experience)] == ["Start", "Say three"]
+    assert Skipped(what=bad[:12], because="reverted later") in found
+    assert found == list(CommitsSource(repository.path, 100).read())
+
+
+def test_a_damaged_or_foreign_cache_is_read_past(repository: Repository, tmp_path: Path) -> None:
+    repository.commit("Start", "one\n")
+    first = kept(repository, tmp_path / "kept")
+    (file,) = (tmp_path / "kept").iterdir()
+    for content in (b"", b"{}", b"[1]", b'{"key": 1, "rules": 2, "commits": 3}', file.read_bytes()[:-9]):
+        file.write_bytes(content)
+        assert kept(repository, tmp_path / "kept") == first
+    assert kept(repository, tmp_path / "kept", limit=1) == first
