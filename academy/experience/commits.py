@@ -9,12 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
-from pydantic import ValidationError
 
-from academy.artifacts import Record, digest_of, write_file
+from academy.artifacts import digest_of, write_file
 from academy.errors import InputError
 from academy.experience.git_log import GITLINK, NOTHING, Entry, Head, boundary, heads, opened, patches, sizes
 from academy.experience.source import Experience, Skipped
@@ -26,7 +25,7 @@ LONGEST_REQUEST = 700
 """Characters of a change that are shown to the model: the file names and the first changed lines."""
 LARGEST_PATCH = 200_000
 """Bytes of a patch above which a commit is left out."""
-RULES = 2
+RULES = 3
 """Changes with what is extracted and why: what was kept by other rules is read again."""
 BOT = re.compile(r"\[bot\]|dependabot|renovate|github-actions|greenkeeper|snyk-bot|-bot@|^bot\b", re.IGNORECASE)
 EMPTY = re.compile(
@@ -42,7 +41,7 @@ BINARY = re.compile(
 _REVERTS = re.compile(r"This reverts commit ([0-9a-f]{7,40})")
 
 
-class _Kept(Record):
+class _Kept(NamedTuple):
     """What is known of a commit: the experience's parts, or the reason against it."""
 
     sha: str
@@ -92,26 +91,15 @@ class CommitsSource:
             if found is None:
                 found = list(self._extract(repo, _texts(place)))
                 if place and not self.only:
-                    rows = [one.model_dump(exclude_defaults=True) for one in found]
-                    write_file(place, orjson.dumps({"key": key, "rules": RULES, "commits": rows}))
+                    write_file(
+                        place, orjson.dumps({"key": key, "rules": RULES, "commits": [list(one) for one in found]})
+                    )
+        name = self.repository.resolve().name
         for one in reversed(found):
             if one.because:
-                yield Skipped(what=one.sha[:12], because=one.because)
+                yield Skipped.model_construct(what=one.sha[:12], because=one.because)
             else:
-                yield self._experience(one)
-
-    def _experience(self, one: _Kept) -> Experience:
-        return Experience(
-            id=digest_of(["commit", one.sha]),
-            kind="commit",
-            request=one.request,
-            answer=one.answer,
-            outcome="success",
-            author=one.author,
-            batch="git",
-            at=one.at,
-            provenance={"commit": one.sha, "repository": self.repository.resolve().name},
-        )
+                yield _experience(one, name)
 
     def _place(self, repository: str) -> Path | None:
         return self.cache / f"{digest_of(repository)[:16]}.json" if self.cache else None
@@ -145,6 +133,21 @@ class CommitsSource:
                 yield _kept(head, *made.get(head.sha, ("", True)))
 
 
+def _experience(one: _Kept, repository: str) -> Experience:
+    # our own values, checked when they were read: validating each again costs more than reading it did
+    return Experience.model_construct(
+        id=digest_of(["commit", one.sha]),
+        kind="commit",
+        request=one.request,
+        answer=one.answer,
+        outcome="success",
+        author=one.author,
+        batch="git",
+        at=one.at,
+        provenance={"commit": one.sha, "repository": repository},
+    )
+
+
 def _kept(head: Head, patch: str, whole: bool) -> _Kept:
     request = _request(patch)
     because = "patch too large" if not whole else "" if request.count("\n") else "no text changed"
@@ -157,8 +160,8 @@ def _known(place: Path, key: str) -> list[_Kept] | None:
     """What was kept under exactly this key."""
     try:
         kept = orjson.loads(place.read_bytes())
-        return [_Kept.model_validate(row) for row in kept["commits"]] if kept["key"] == key else None
-    except (OSError, orjson.JSONDecodeError, ValidationError, KeyError, TypeError):
+        return [_Kept(*row) for row in kept["commits"]] if kept["key"] == key else None
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
         return None  # not there, or damaged: it is read again
 
 
@@ -166,8 +169,8 @@ def _texts(place: Path | None) -> dict[str, _Kept]:
     """What was extracted before by these rules, by commit; it is judged anew, for a later revert changes that."""
     try:
         kept = orjson.loads(place.read_bytes()) if place else {}
-        rows = [_Kept.model_validate(row) for row in kept["commits"]] if kept["rules"] == RULES else []
-    except (OSError, orjson.JSONDecodeError, ValidationError, KeyError, TypeError):
+        rows = [_Kept(*row) for row in kept["commits"]] if kept["rules"] == RULES else []
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError):
         return {}
     return {row.sha: row for row in rows if row.request}
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 GITLINK = "160000"
 NOTHING = "0" * 40
 _COMMIT, _END = "\x1ecommit\x1f", "\x1d"
+_MARK = _COMMIT.encode()
+BEGINNING = 32_000
+"""Bytes of a patch that are given."""
 _QUIET = (
     "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv", "--diff-merges=off", "--no-show-signature",
     "--no-notes", "--src-prefix=a/", "--dst-prefix=b/",
@@ -91,7 +94,8 @@ def heads(repo: Repo, limit: int, only: Sequence[str] = ()) -> Iterator[Head]:
     head: list[str] = []
     text: list[str] = []
     entries: list[Entry] = []
-    for line in _log(repo, arguments, only):
+    for raw in _log(repo, arguments, only):
+        line = raw.decode("utf-8", errors="replace").rstrip("\n")
         if line.startswith(_COMMIT):
             if head:
                 yield _head(head, entries)
@@ -130,26 +134,34 @@ def sizes(repo: Repo, blobs: Iterable[str]) -> dict[str, int]:
 
 
 def patches(repo: Repo, shas: Sequence[str], most: int) -> Iterator[tuple[str, str, bool]]:
-    """(sha, patch, whole) of chosen commits, in their order; of a patch over `most` bytes only the beginning."""
+    """(sha, patch, whole) of chosen commits, in their order; `whole` is False for a patch over `most` bytes.
+
+    Of a long patch the beginning is given, and the names of all its files.
+    """
     if not shas:
         return
-    sha, size = "", 0
-    patch: list[str] = []
+    sha, size = b"", 0
+    patch: list[bytes] = []
     arguments = ["-p", "--unified=1", *_QUIET, f"--format={_COMMIT}%H", "--no-walk=unsorted"]
     for line in _log(repo, arguments, shas):
-        if line.startswith(_COMMIT):
+        if line.startswith(_MARK):
             if sha:
-                yield sha, "\n".join(patch), size <= most
-            sha, size, patch = line.removeprefix(_COMMIT), 0, []
-        elif size <= most:
-            patch.append(line)
-            size += len(line.encode()) + 1
+                yield sha.decode(), _decoded(patch), size <= most
+            sha, size, patch = line.removeprefix(_MARK).rstrip(b"\n"), 0, []
+        else:
+            size += len(line)
+            if size < BEGINNING or line.startswith(b"diff --git "):
+                patch.append(line)
     if sha:
-        yield sha, "\n".join(patch), size <= most
+        yield sha.decode(), _decoded(patch), size <= most
 
 
-def _log(repo: Repo, arguments: list[str], only: Sequence[str]) -> Iterator[str]:
-    """The lines of a `git log`; what is no UTF-8 is replaced."""
+def _decoded(lines: list[bytes]) -> str:
+    return b"".join(lines).decode("utf-8", errors="replace")
+
+
+def _log(repo: Repo, arguments: list[str], only: Sequence[str]) -> Iterator[bytes]:
+    """The lines of a `git log`."""
     quiet = repo.git(c=["core.quotePath=false", "i18n.logOutputEncoding=UTF-8", "log.showRoot=true"])
     if only:
         with _listed(only) as stream:
@@ -159,10 +171,9 @@ def _log(repo: Repo, arguments: list[str], only: Sequence[str]) -> Iterator[str]
         yield from _lines(quiet.log(*arguments, "--", as_process=True))
 
 
-def _lines(process: Any) -> Iterator[str]:
+def _lines(process: Any) -> Iterator[bytes]:
     try:
-        for raw in process.stdout:
-            yield raw.decode("utf-8", errors="replace").rstrip("\n")
+        yield from process.stdout
         process.wait()
     finally:
         for stream in (process.stdout, process.stderr):
