@@ -12,8 +12,9 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +143,17 @@ def publish_folder(place: Path) -> Iterator[Path]:
             shutil.rmtree(staged, ignore_errors=True)
 
 
-def sweep(folder: Path) -> int:
-    """Remove what killed processes left half-written in a folder. Call it under that folder's lock."""
-    left = list(folder.glob(STAGING + "*"))
+def sweep(folder: Path, older_than: float = 24 * 3600) -> int:
+    """Remove what killed processes left half-written in a folder. Returns how many.
+
+    What is younger than so many seconds is left alone: another process may be writing it just now.
+    """
+    until = time.time() - older_than
+    left = []
+    for path in folder.glob(STAGING + "*"):
+        with suppress(FileNotFoundError):  # it got its name this very moment
+            if path.stat().st_mtime < until:
+                left.append(path)
     for path in left:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     return len(left)

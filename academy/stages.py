@@ -18,7 +18,7 @@ from academy.arena.suite import Generation, Suite
 from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.arena.verdict import HORIZON
-from academy.artifacts import Record, digest_of_file
+from academy.artifacts import Record, digest_of_file, sweep
 from academy.curriculum import replay
 from academy.curriculum.curator import DatasetCurator, refuse_overlap_of_texts
 from academy.curriculum.dataset import Dataset, read_dataset, read_rows
@@ -127,7 +127,7 @@ def curate(work: Workplace, repos: Sequence[Path], lessons_limit: int | None = N
     for repo in repos:
         curator.collect_from_git_history(repo, work.settings.git_commits_limit)
     curator.filter_low_quality()
-    dataset = curator.save_dataset(work.datasets, work.register)
+    dataset = curator.save(work.datasets, work.register)
     log.info(
         "dataset %s: %d examples (%d tokens), %d held out",
         dataset.digest[:12],
@@ -341,6 +341,8 @@ def settle(work: Workplace) -> None:
 
     A winner that is damaged by now is not promoted, and does not stop the loop either.
     """
+    for name in ("datasets", "adapters", "examinations", "answers"):
+        sweep(work.settings.folder(name))
     verdicts = list(work.ledger.rows("verdict"))
     if verdicts:
         last = verdicts[-1]

@@ -145,14 +145,6 @@ def estimate(items: Sequence[Item]) -> Estimate:
     )
 
 
-def share_with_interval(scores: Sequence[tuple[str, float]]) -> tuple[float, float, float]:
-    """Mean score and 95 % interval of one player: (group, score) pairs, groups resampled."""
-    one = estimate(
-        [Item(question=str(n), group=g, slice="new", champion=0.0, challenger=s) for n, (g, s) in enumerate(scores)]
-    )
-    return one.challenger, one.low, one.high
-
-
 def _sign_flip(difference: NDArray[np.float64], rng: np.random.Generator) -> float:
     """One-sided p-value of "the mean is above zero" when the sign of each group's difference is a coin toss."""
     moved = difference[difference != 0]

@@ -16,7 +16,7 @@ from academy.curriculum import replay
 from academy.curriculum.dataset import Contradiction, Dataset, Example, Found, Input, group_of, write_dataset
 from academy.curriculum.decontamination import Guarded, Suite, counted
 from academy.curriculum.filters import clean, reason_to_drop
-from academy.curriculum.nearness import SAME, jaccard, near_pairs, shingles
+from academy.curriculum.nearness import SAME, jaccard, near_between, near_pairs, shingles
 from academy.curriculum.register import HoldOutRegister, Place, Request, request_key
 from academy.curriculum.replay import Earlier, drawn
 from academy.curriculum.shares import Share, alarms, diversity, drops, opening, sampled
@@ -129,7 +129,14 @@ class DatasetCurator:
         self._drop(self._too_many())
         return before - len(self._experience)
 
-    def save_dataset(self, folder: Path, register: HoldOutRegister) -> Dataset:
+    def save_dataset(self, format: str = "openai") -> Path:  # noqa: A002  the seed documents' name
+        """Write the dataset into the settings' home, in a format of academy.formats; returns the file to train on."""
+        from academy.settings import load_settings
+
+        dataset = self.save(load_settings().folder("datasets"), HoldOutRegister(self.store.database))
+        return dataset.train_file if format == "openai" else dataset.export(format)
+
+    def save(self, folder: Path, register: HoldOutRegister) -> Dataset:
         """Split by the register, keep the hold-out clean, cap the commits, and write.
 
         Raises ExaminationError where a training request is still too near to a held-out one.
@@ -363,13 +370,11 @@ def refuse_overlap_of_texts(
     asked = [example.request for example in held_out]
     opened = [next(m["content"] for m in messages if m["role"] == "user") for messages in train]
     said = [(messages[-2]["content"], messages[-1]["content"]) for messages in train]
-    for i, j, similarity in near_pairs([*asked, *opened], new_from=len(asked)):
-        if i < len(asked):
-            raise ExaminationError(
-                f"A training request is {similarity:.2f} near a held-out one: '{opened[j - len(asked)]}' and "
-                f"'{asked[i]}'.",
-                "Nothing was trained. Take the lesson out, or report this as a fault of the hold-out register.",
-            )
+    for i, j, similarity in near_between(asked, opened):
+        raise ExaminationError(
+            f"A training request is {similarity:.2f} near a held-out one: '{opened[j]}' and '{asked[i]}'.",
+            "Nothing was trained. Take the lesson out, or report this as a fault of the hold-out register.",
+        )
     for n, overlaps in guard(held_out, others, allowed).scan(said).items():
         raise ExaminationError(
             f"A training example overlaps with the suite {overlaps[0].suite}: '{overlaps[0].matched}' stands in "

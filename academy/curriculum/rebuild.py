@@ -47,7 +47,7 @@ def rebuild(
     curator.cursor = dataset.cursor
     gone = curator.collect_again(inputs)
     curator.filter_low_quality()
-    again = curator.save_dataset(scratch, register).digest
+    again = curator.save(scratch, register).digest
     same = again == dataset.digest
     if same:
         because = f"{len(inputs):,} lessons and commits gave the same bytes again."

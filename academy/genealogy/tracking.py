@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from typing import Any
 
@@ -58,18 +59,26 @@ def _artifacts(settings: Settings) -> str | None:
     return settings.folder("mlartifacts").as_uri() if settings.tracking_uri.startswith("sqlite") else None
 
 
+def _metric_name(name: str) -> str:
+    """A funnel's line as MLflow allows names: letters, digits, and few signs."""
+    return re.sub(r"[^\w\-. /]", "", name)
+
+
 class TrackedRun:
     """The MLflow run of one training order."""
 
     def __init__(self, client: Any, order: TrainingOrder, dataset: Dataset, tags: dict[str, str]) -> None:
         self.client = client
         self.experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-        self.id = self._find(order) or str(
+        known = self._find(order)
+        self.id = known or str(
             client.create_run(
                 self.experiment, run_name=f"train-{order.digest[:8]}", tags={ORDER_TAG: order.digest, **tags}
             ).info.run_id
         )
         self._describe(order, dataset)
+        if known is None:
+            self.metrics({f"funnel/{_metric_name(name)}": float(count) for name, count in dataset.funnel.items()})
         history = client.get_metric_history(self.id, "loss")
         self._logged = max((metric.step for metric in history), default=0)
 

@@ -70,7 +70,7 @@ class Curation:
         if repository is not None:
             curator.collect_from_git_history(repository, 500)
         curator.filter_low_quality()
-        return curator.save_dataset(self.folder / "datasets", self.register)
+        return curator.save(self.folder / "datasets", self.register)
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_the_digest_does_not_depend_on_pythons_hash_seed(tmp_path: Path) -> None
         "store = LessonsStore(database); store.import_file(Path(sys.argv[2]), folder)\n"
         "curator = DatasetCurator(store, resolve('seed').count_tokens)\n"
         "curator.collect_from_lessons(); curator.filter_low_quality()\n"
-        "print(curator.save_dataset(folder, HoldOutRegister(database)).digest)\n"
+        "print(curator.save(folder, HoldOutRegister(database)).digest)\n"
     )
     found = {
         subprocess.run(
@@ -378,7 +378,7 @@ def test_a_lesson_that_comes_in_while_curating_waits_for_the_next_time(here: Cur
     here.store.add_lesson("a lesson that came late", "an answer", "success")
     curator.collect_from_lessons()
     curator.filter_low_quality()
-    made = curator.save_dataset(here.folder, here.register)
+    made = curator.save(here.folder, here.register)
     assert made.cursor == 50
     assert made.examples + made.holdout == 50
 

@@ -1,0 +1,134 @@
+"""`python -m bench.store [--anyway] [--rows N]`: what lessons cost as they become many.
+
+CPU seconds of adding one lesson at 10,000 and at N rows (1,000,000), rows imported a second, how much memory reading
+and curating need more at N than at 10,000, and JSONL written in a format beside orjson's own rate. SQLite's flushes are
+waiting, not CPU, and do not count here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import orjson
+
+from academy.curriculum.curator import DatasetCurator
+from academy.curriculum.register import HoldOutRegister
+from academy.database import Database
+from academy.experience.lessons import LessonsStore
+from academy.formats import FORMATS
+
+BUSY = 0.5
+FEW = 10_000
+WORK = """
+import resource, sys
+from pathlib import Path
+from bench.store import curate, read
+{"read": read, "curate": curate}[sys.argv[1]](Path(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--anyway", action="store_true")
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    given = parser.parse_args()
+    if os.getloadavg()[0] > BUSY and not given.anyway:
+        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or say --anyway.")
+        return 2
+    with tempfile.TemporaryDirectory(prefix="academy-bench-") as name:
+        place = Path(name)
+        figures = {}
+        for rows in (FEW, given.rows):
+            path = place / f"{rows}.db"
+            store = _store(path)
+            file = place / f"{rows}.jsonl"
+            with file.open("wb") as stream:
+                stream.writelines(orjson.dumps(_lesson(n)) + b"\n" for n in range(rows))
+            imported = _cpu(lambda store=store, file=file: store.import_file(file, place / "quarantine"))
+            added = statistics.median(_cpu(lambda n=n, store=store: _add(store, n)) for n in range(200))
+            counted = _cpu(store.get_statistics)
+            memory = {work: _memory(work, path) for work in ("read", "curate")}
+            figures[rows] = (added, memory)
+            print(
+                f"{rows:,} rows: import {rows / imported:,.0f} a CPU s, add {added * 1e3:.2f} ms, "
+                f"statistics {counted:.2f} s, peak memory reading {memory['read'] / 1e6:.0f} MB, curating {memory['curate'] / 1e6:.0f} MB"
+            )
+        few, many = figures[FEW], figures[given.rows]
+        print(f"adding: {many[0] / few[0]:.2f} times (goal: at most 2)")
+        for work in ("read", "curate"):
+            print(f"memory, {work}: {(many[1][work] - few[1][work]) / 1e6:+.0f} MB (goal: at most 50)")
+        _formats()
+    return 0
+
+
+def read(path: Path) -> None:
+    """Stream all lessons."""
+    for _ in LessonsStore(Database(f"sqlite:///{path}")).read():
+        pass
+
+
+def curate(path: Path) -> None:
+    """A dataset from a store, with the settings' limit of lessons."""
+    store = LessonsStore(Database(f"sqlite:///{path}"))
+    curator = DatasetCurator(store, lambda texts: [len(text) // 4 for text in texts])
+    curator.collect_from_lessons()
+    curator.filter_low_quality()
+    curator.save(path.with_suffix(".datasets"), HoldOutRegister(store.database))
+
+
+def _store(path: Path) -> LessonsStore:
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    return LessonsStore(database)
+
+
+def _lesson(n: int) -> dict[str, str]:
+    return {
+        "situation": f"how do I {n * 7919 % 1_000_003:x} the {n * 104_729 % 1_299_709:x} of {n:x}",
+        "action": f"quay answer {n % 5000}",
+        "outcome": "success",
+    }
+
+
+def _add(store: LessonsStore, n: int) -> None:
+    store.add_lesson(f"one more {n}", "answer", "success")
+
+
+def _cpu(work: Callable[[], object]) -> float:
+    before = time.process_time()
+    work()
+    return time.process_time() - before
+
+
+def _memory(work: str, path: Path) -> int:
+    done = subprocess.run([sys.executable, "-c", WORK, work, str(path)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def _formats() -> None:
+    """Rows a CPU second of each writer with orjson, beside orjson alone on the finished rows."""
+    messages = [
+        [{"role": "user", "content": f"how do I number {n}"}, {"role": "assistant", "content": f"so, by {n} " * 12}]
+        for n in range(100_000)
+    ]
+    for name, form in FORMATS.items():
+        rows = [form.write(one) for one in messages]  # type: ignore[arg-type]
+        bare = statistics.median(_cpu(lambda rows=rows: [orjson.dumps(row) for row in rows]) for _ in range(5))
+        ours = statistics.median(
+            _cpu(lambda form=form: [orjson.dumps(form.write(one)) for one in messages]) for _ in range(5)
+        )
+        print(f"{name}: {len(messages) / ours:,.0f} rows a CPU s, {bare / ours:.0%} of orjson's own (goal: 60 %)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
