@@ -81,7 +81,7 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
 
 
 def _find(store: LessonsStore, beginning: str) -> Experience:
-    found = [one for one in store.get_all_lessons() if one.id.startswith(beginning)] if beginning else []
+    found = store.beginning_with(beginning) if beginning else []
     if len(found) != 1:
         many = "More than one lesson begins" if found else "There is no lesson that begins"
         raise InputError(f"{many} with {beginning}.", "`academy lessons list --json` shows whole ids.")
@@ -90,7 +90,7 @@ def _find(store: LessonsStore, beginning: str) -> Experience:
 
 def _unshared(store: LessonsStore, lesson: Experience) -> _Text:
     request, answer = normalised(lesson.request), " ".join(lesson.answer.split())
-    for other in store.get_all_lessons():
+    for other in store.every():
         if other.id != lesson.id:
             request = "" if normalised(other.request) == request else request
             answer = "" if answer and answer in " ".join(other.answer.split()) else answer

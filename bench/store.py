@@ -59,9 +59,10 @@ def main() -> int:
             counted = _cpu(store.get_statistics)
             memory = {work: _memory(work, path) for work in ("read", "curate")}
             figures[rows] = (added, memory)
+            peaks = ", ".join(f"{work} {size / 1e6:.0f} MB" for work, size in memory.items())
             print(
                 f"{rows:,} rows: import {rows / imported:,.0f} a CPU s, add {added * 1e3:.2f} ms, "
-                f"statistics {counted:.2f} s, peak memory reading {memory['read'] / 1e6:.0f} MB, curating {memory['curate'] / 1e6:.0f} MB"
+                f"statistics {counted:.2f} s, peak memory: {peaks}"
             )
         few, many = figures[FEW], figures[given.rows]
         print(f"adding: {many[0] / few[0]:.2f} times (goal: at most 2)")

@@ -145,9 +145,23 @@ class LessonsStore:
 
     def read(self, since: int = 0) -> Iterator[Experience]:
         """Active lessons and tasks, in order of admission (an ExperienceSource)."""
-        query = sa.select(lessons).where(lessons.c.standing == "active", lessons.c.seq > since).order_by(lessons.c.seq)
+        yield from self._stream(
+            sa.select(lessons).where(lessons.c.standing == "active", lessons.c.seq > since).order_by(lessons.c.seq)
+        )
+
+    def every(self) -> Iterator[Experience]:
+        """All lessons, whatever their outcome and standing, in order of admission."""
+        yield from self._stream(sa.select(lessons).order_by(lessons.c.seq))
+
+    def beginning_with(self, id_: str) -> list[Experience]:
+        """The first two lessons whose ids begin so: one is the one that is meant."""
+        query = sa.select(lessons).where(lessons.c.id.startswith(id_, autoescape=True)).limit(2)
+        return list(self._stream(query))
+
+    def _stream(self, query: sa.Select[Any]) -> Iterator[Experience]:
+        """Rows a few at a time: memory does not grow with their number."""
         with self.database.read() as connection:
-            for row in connection.execute(query).mappings():
+            for row in connection.execution_options(yield_per=CHUNK).execute(query).mappings():
                 yield _experience(row)
 
     def by_id(self, ids: Iterable[str]) -> dict[str, Experience]:
@@ -169,21 +183,28 @@ class LessonsStore:
     def get_lessons_by_tags(self, tags: Iterable[str]) -> list[Experience]:
         """Lessons that carry at least one of the tags, newest first."""
         wanted = set(tags)
-        return [lesson for lesson in self.get_all_lessons() if wanted & set(lesson.tags)]
+        newest = self._stream(sa.select(lessons).order_by(lessons.c.seq.desc()))
+        return [lesson for lesson in newest if wanted & set(lesson.tags)]
 
     def get_statistics(self) -> dict[str, Any]:
         """Counts: total_lessons, by outcome, standing, batch and tag; `newest` is the last number given."""
+        tags: Counter[str] = Counter()
         with self.database.read() as connection:
-            rows = connection.execute(
-                sa.select(lessons.c.outcome, lessons.c.standing, lessons.c.batch, lessons.c.tags, lessons.c.seq)
-            ).all()
+            groups = [lessons.c.outcome, lessons.c.standing, lessons.c.batch]
+            outcomes, standings, batches = (
+                dict(connection.execute(sa.select(one, sa.func.count()).group_by(one)).tuples().all()) for one in groups
+            )
+            written = sa.cast(lessons.c.tags, sa.Text)  # PostgreSQL groups no JSON
+            alike = sa.select(written, sa.func.count()).group_by(written)
+            for found, count in connection.execution_options(yield_per=CHUNK).execute(alike).tuples():
+                tags.update(dict.fromkeys(orjson.loads(found), count))
         return {
-            "total_lessons": len(rows),
-            "outcomes": dict(Counter(row.outcome for row in rows)),
-            "standings": dict(Counter(row.standing for row in rows)),
-            "batches": dict(sorted(Counter(row.batch for row in rows).items())),
-            "tag_distribution": dict(Counter(tag for row in rows for tag in row.tags).most_common()),
-            "newest": max((row.seq for row in rows), default=0),
+            "total_lessons": sum(outcomes.values()),
+            "outcomes": outcomes,
+            "standings": standings,
+            "batches": dict(sorted(batches.items())),
+            "tag_distribution": dict(sorted(tags.items(), key=lambda pair: (-pair[1], pair[0]))),
+            "newest": self.newest(),
         }
 
     def trainable(self, since: int = 0, until: int | None = None) -> int:
