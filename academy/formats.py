@@ -62,9 +62,10 @@ def from_sharegpt(row: Mapping[str, Any]) -> list[Message] | str:
 
 def to_chatml(messages: list[Message]) -> Row:
     """`{"text": "<|im_start|>user\\n...<|im_end|>\\n..."}`. Raises InputError where a text holds such marks itself."""
-    if any("<|im_" in m["content"] and _MARK.search(m["content"]) for m in messages):
+    text = "".join([f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages])
+    if text.count("<|im_") != 2 * len(messages) and any(_MARK.search(m["content"]) for m in messages):
         raise InputError("A text holds ChatML's own marks.", "Write this dataset in another format.")
-    return {"text": "".join(f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages)}
+    return {"text": text}
 
 
 def from_chatml(row: Mapping[str, Any]) -> list[Message] | str:
