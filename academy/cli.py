@@ -253,13 +253,14 @@ def curate(
     repo: Repo = None,
     limit: Annotated[int | None, typer.Option(min=1, help="So many lessons at most, mostly the newest.")] = None,
     form: Form = "",
+    workers: Annotated[int, typer.Option(min=1, help="Over 1: that many workers of Ray (extra `ray`).")] = 1,
     base_model: Base = None,
     json: Json = False,
 ) -> None:
     """Make the dataset and show its funnel; nothing is trained."""
     from academy.commands import stages as commands
 
-    commands.curate(repo or [], limit, form, base_model, as_json=json)
+    commands.curate(repo or [], limit, form, workers, base_model, as_json=json)
 
 
 @app.command()

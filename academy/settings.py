@@ -59,6 +59,11 @@ class Settings(BaseSettings):
         description="since the last verdict",
     )
     max_lessons: int = Field(5000, ge=1, validation_alias=_names("MAX_LESSONS"), description="the newest are kept")
+    ray_address: str = Field(
+        "",
+        validation_alias=_names("RAY_ADDRESS"),
+        description="a Ray cluster; empty: a local one where one is asked for",
+    )
     trusted_authors: Annotated[tuple[str, ...], NoDecode] = Field(
         (), validation_alias=_names("TRUSTED_AUTHORS"), description="names or addresses, by commas; empty: everybody"
     )

@@ -22,6 +22,7 @@ from academy.artifacts import Record, digest_of_file, sweep
 from academy.curriculum import replay
 from academy.curriculum.curator import DatasetCurator, refuse_overlap_of_texts
 from academy.curriculum.dataset import Dataset, read_dataset, read_rows
+from academy.curriculum.sharding import Run, in_process
 from academy.errors import AdapterError, ExaminationError, InputError, TrainingError
 from academy.experience.commits import is_repository, open_repository
 from academy.experience.conversations import Wanted
@@ -107,8 +108,14 @@ def repositories(given: Sequence[Path], here: Path) -> list[Path]:
     return []
 
 
-def curate(work: Workplace, repos: Sequence[Path], lessons_limit: int | None = None) -> Dataset:
-    """Experience to a dataset under its digest."""
+def curate(
+    work: Workplace,
+    repos: Sequence[Path],
+    lessons_limit: int | None = None,
+    shards: int = 1,
+    run: Run = in_process,
+) -> Dataset:
+    """Experience to a dataset under its digest; the same one in any number of shards, whoever runs them."""
     curator = DatasetCurator(
         work.store,
         work.base.count_tokens,
@@ -117,6 +124,8 @@ def curate(work: Workplace, repos: Sequence[Path], lessons_limit: int | None = N
         base=work.base.digest,
         replay=replay_share(work),
         allowed=allowed(work),
+        shards=shards,
+        run=run,
         commits_cache=work.settings.folder("git"),
         trusted=work.settings.trusted_authors,
         per_source=work.settings.max_per_source,

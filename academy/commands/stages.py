@@ -7,16 +7,24 @@ from pathlib import Path
 from academy import stages
 from academy.commands.output import emit, listen, say, table
 from academy.curriculum.dataset import read_dataset
+from academy.curriculum.sharding import on_ray
 from academy.errors import InputError
 from academy.professor import SMALLEST_DATASET
 from academy.stages import Overrides
 from academy.workplace import Workplace
 
 
-def curate(repos: list[Path], limit: int | None, form: str, base_model: str | None, *, as_json: bool) -> None:
+def curate(
+    repos: list[Path], limit: int | None, form: str, workers: int, base_model: str | None, *, as_json: bool
+) -> None:
     """Make the dataset, and write it in another format too if one is named."""
     work = Workplace.open(base_model)
-    found = stages.curate(work, stages.repositories(repos, work.settings.workspace_root), limit)
+    read = stages.repositories(repos, work.settings.workspace_root)
+    if workers > 1:
+        with on_ray(work.settings.ray_address or None, workers) as run_there:
+            found = stages.curate(work, read, limit, workers, run_there)
+    else:
+        found = stages.curate(work, read, limit)
     file = found.export(form) if form else found.train_file
     if as_json:
         emit(found.model_dump(mode="json") | {"file": str(file)})

@@ -16,9 +16,10 @@ from academy.curriculum import replay
 from academy.curriculum.dataset import Contradiction, Dataset, Example, Found, Input, group_of, write_dataset
 from academy.curriculum.decontamination import Guarded, Suite, counted
 from academy.curriculum.filters import clean, reason_to_drop
-from academy.curriculum.nearness import SAME, jaccard, near_between, near_pairs, shingles
+from academy.curriculum.nearness import example_text, near_between
 from academy.curriculum.register import HoldOutRegister, Place, Request, request_key
 from academy.curriculum.replay import Earlier, drawn
+from academy.curriculum.sharding import Run, in_process, merge, near_duplicates, overlapping, shard
 from academy.curriculum.shares import Share, alarms, diversity, drops, opening, sampled
 from academy.errors import ExaminationError
 from academy.experience.commits import CommitsSource
@@ -47,6 +48,8 @@ class DatasetCurator:
         base: str = "",
         guarded: Sequence[Suite] = (),
         allowed: Collection[str] = (),
+        shards: int = 1,
+        run: Run = in_process,
         commits_cache: Path | None = None,
         trusted: Sequence[str] = (),
         per_source: int | None = None,
@@ -60,6 +63,8 @@ class DatasetCurator:
         self.base = base
         self.guarded = tuple(guarded)
         self.allowed = frozenset(allowed)
+        self.shards = shards
+        self.run = run
         self.commits_cache = commits_cache
         self.trusted = tuple(trusted)
         self.per_source = per_source
@@ -110,13 +115,14 @@ class DatasetCurator:
 
     def filter_low_quality(self) -> int:
         """Drop what the filters refuse and what says the same twice. Returns how many were dropped."""
-        kept: dict[tuple[str, str], Experience] = {}
         before = len(self._experience)
-        for raw in sorted(self._experience, key=lambda e: e.seq):  # commits (0) keep their order
-            if reason := reason_to_drop(raw):
+        ranked = sorted(self._experience, key=lambda e: e.seq)  # commits (0) keep their order
+        judged = merge(self.run(judge, [(part,) for part in shard(ranked, self.shards)]))
+        kept: dict[tuple[str, str], Experience] = {}
+        for experience, reason, taken_out in judged:
+            if reason:
                 self._count(reason, 1)
                 continue
-            experience, taken_out = clean(raw)
             for kind, number in taken_out.items():
                 self.funnel[f"taken out: {kind}"] += number
             same = (normalised(experience.request), experience.answer)
@@ -239,12 +245,9 @@ class DatasetCurator:
 
         Wordings that differ are wanted, however long the answer that they share; so both sides are compared.
         """
-        gone: dict[str, str] = {}
-        for i, j, _ in near_pairs([e.request for e in self._experience], threshold=SAME):
-            first, second = self._experience[i], self._experience[j]
-            if first.id not in gone and jaccard(shingles(first.answer), shingles(second.answer)) >= SAME:
-                gone[second.id] = "near duplicate"
-        return gone
+        texts = [example_text(one.request, one.answer) for one in self._experience]
+        found = near_duplicates(texts, shards=self.shards, run=self.run)
+        return {self._experience[one.number].id: "near duplicate" for one in found}
 
     def _too_many(self) -> dict[str, str]:
         """Those over the quotas of source and author, and over the share of model-made ones."""
@@ -264,7 +267,8 @@ class DatasetCurator:
     def _decontaminate(self, train: list[tuple[Example, int]], held_out: list[Example]) -> list[tuple[Example, int]]:
         """Training examples without those that overlap with what is examined, here or in another suite."""
         guarded = guard(held_out, self.guarded, self.allowed)
-        found = guarded.scan([(example.request, example.answer) for example, _ in train])
+        asked = [(example.request, example.answer) for example, _ in train]
+        found = overlapping(guarded, asked, shards=self.shards, run=self.run)
         self.overlaps = [Found(example=train[n][0].id, overlaps=overlaps) for n, overlaps in sorted(found.items())]
         for reason, number in counted(found.values()).items():
             self.funnel[reason] = number
@@ -330,6 +334,16 @@ class DatasetCurator:
             ]
         if self.contradictions:
             self.funnel["contradictions"] = len(self.contradictions)
+
+
+def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict[str, int]]]:
+    """Each experience with the reason against it, or cleaned, with what was taken out: the filters' part of a shard."""
+    found = []
+    for raw in experiences:
+        reason = reason_to_drop(raw)
+        experience, taken_out = (raw, Counter[str]()) if reason else clean(raw)
+        found.append((experience, reason, dict(taken_out)))
+    return found
 
 
 def _seed_tokens() -> CountTokens:

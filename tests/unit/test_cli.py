@@ -345,3 +345,8 @@ def test_a_base_model_that_the_hub_does_not_have_is_refused_without_a_network(tm
     assert done.returncode == 2
     assert done.stderr.startswith("The base model 'nobody/has-this-model' could not be found")
     assert done.stderr.count("\n") == 1
+
+
+def test_workers_without_ray_are_refused(academy: Academy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "Ray is not installed" in refused(academy("curate", "--workers", "2"))

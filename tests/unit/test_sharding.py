@@ -1,64 +1,63 @@
-"""The same result in any number of shards, whoever runs them."""
+"""The same dataset in any number of shards, whoever runs them."""
 
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from academy.artifacts import Record
-from academy.curriculum.decontamination import Guarded, Suite
+from academy.curriculum.curator import DatasetCurator
+from academy.curriculum.dataset import Dataset
+from academy.curriculum.decontamination import Suite
 from academy.curriculum.nearness import Deduplicator, example_text
-from academy.curriculum.sharding import Sifted, in_process, merge, near_duplicates, on_ray, shard, sift
+from academy.curriculum.register import HoldOutRegister
+from academy.curriculum.sharding import Run, in_process, merge, near_duplicates, on_ray, shard
+from academy.database import Database
 from academy.errors import InputError
+from academy.experience.lessons import LessonsStore
 
-GUARDED = Guarded([
-    Suite("recall", ["Which port does the billing service listen on in the staging environment?"], requests_only=True),
-    Suite("coding", ["def total(prices, tax): net = sum(prices); return round(net * (1 + tax), 2)"]),
-])  # fmt: skip
+TASK = "def total(prices, tax): net = sum(prices); return round(net * (1 + tax), 2)"
 
 
-class Lesson(Record):
-    """The least that can be curated."""
-
-    id: str
-    request: str
-    answer: str
-
-
-def too_short(lesson: Lesson) -> str:
-    return "answer too short" if len(lesson.answer) < 3 else ""
-
-
-def lessons(count: int = 400) -> list[Lesson]:
-    """Some that are short, some near to another, some that overlap with a guarded text."""
+@pytest.fixture
+def store(database: Database) -> LessonsStore:
+    """Lessons of which some are short, some near to another, some hold a secret, some overlap with a guarded text."""
     chance = random.Random(7)
-    made = []
-    for n in range(count):
+    store = LessonsStore(database)
+    request = answer = "nothing"
+    for n in range(300):
+        before = (request, answer)
         request = " ".join("".join(chance.choices("abcdefghij", k=6)) for _ in range(12))
-        answer = " ".join("".join(chance.choices("klmnopqr", k=6)) for _ in range(6))
+        answer = " ".join("".join(chance.choices("klmnopqr", k=6)) for _ in range(6)) if n % 3 == 0 else answer
         kind = n % 10
         if kind == 0:
-            answer = "ok"
-        elif kind == 1 and made:
-            request, answer = made[-1].request + "!", made[-1].answer.upper()
+            answer = "k"
+        elif kind == 6:
+            request, answer = before[0] + " !?!", before[1].upper()
         elif kind == 2:
-            request = f"{GUARDED.suites[0].texts[0]} {n}"
+            answer = f"{answer}\n> {TASK}"
         elif kind == 3:
-            answer = f"{answer}\n> {GUARDED.suites[1].texts[0]}"
-        elif kind == 4 and made:
-            request, answer = made[-1].request, made[-1].answer + " but not this one, number " + str(n)
-        made.append(Lesson(id=f"{chance.getrandbits(64):016x}", request=request, answer=answer))
-    return made
+            answer += " with the password " + "Kaffee" + str(2000 + n)
+        store.add_lesson(request, answer, "success")
+    return store
 
 
-def sifted(items: Sequence[Lesson], shards: int = 1, run: Any = in_process) -> Sifted:
-    return sift(items, too_short, GUARDED, shards=shards, run=run)
+def curated(store: LessonsStore, place: Path, shards: int = 1, run: Run = in_process) -> Dataset:
+    curator = DatasetCurator(
+        store,
+        lambda texts: [len(text) // 4 for text in texts],
+        guarded=[Suite("coding", [TASK])],
+        shards=shards,
+        run=run,
+    )
+    curator.collect_from_lessons()
+    curator.filter_low_quality()
+    return curator.save(place / f"{shards}-{run.__name__}", HoldOutRegister(store.database))
 
 
 @given(st.lists(st.integers()), st.integers(1, 12))
@@ -74,56 +73,38 @@ def test_no_shards_are_refused() -> None:
         shard([1], 0)
 
 
-def test_the_number_of_shards_and_the_order_change_nothing() -> None:
-    made = lessons()
-    first = sifted(made)
-    assert set(first.funnel) == {
-        "answer too short",
-        "near duplicate",
-        "overlaps with coding (exact)",
-        "overlaps with recall (exact)",
-    }
-    assert len(first.kept) + len(first.dropped) == len(made)
+def test_the_number_of_shards_changes_nothing(store: LessonsStore, tmp_path: Path) -> None:
+    first = curated(store, tmp_path)
+    assert {"dropped: answer too short", "dropped: near duplicate", "dropped: overlap with an examination"} <= set(
+        first.funnel
+    )
+    assert first.funnel["taken out: secret: password"] >= 10
     for shards in (2, 3, 7, 500):
-        random.Random(shards).shuffle(made)
-        again = sifted(made, shards)
-        assert again == first
-        assert again.digest == first.digest
-    assert sifted(made[1:]).digest != first.digest
+        again = curated(store, tmp_path, shards)
+        assert (again.digest, again.funnel, again.overlaps) == (first.digest, first.funnel, first.overlaps)
 
 
-def test_each_shard_is_one_call_that_another_process_could_take() -> None:
+def test_each_shard_is_one_call_that_another_process_could_take(store: LessonsStore, tmp_path: Path) -> None:
     sizes: list[int] = []
 
     def watched(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         sizes.append(len(calls))
         return in_process(function, calls)
 
-    sifted(lessons(40), 4, watched)
+    curated(store, tmp_path, 4, watched)
     assert sizes == [4, 4, 4]
 
 
-def test_shards_find_the_duplicates_that_one_stream_finds() -> None:
-    texts = [example_text(one.request, one.answer) for one in lessons()]
+def test_shards_find_the_duplicates_that_one_stream_finds(store: LessonsStore) -> None:
+    texts = [example_text(one.request, one.answer) for one in store.read()]
     one_stream = Deduplicator(lambda numbers: [texts[n] for n in numbers]).add(texts)
     assert near_duplicates(texts, shards=3) == one_stream
     assert one_stream
 
 
-def test_the_same_question_with_another_answer_stays() -> None:
-    question = GUARDED.suites[0].texts[0].replace("billing", "search").replace("staging", "test")
-    pair = [Lesson(id=answer, request=question, answer=answer) for answer in ("8080", "8081")]
-    assert sifted(pair).kept == ("8080", "8081")
-
-
-def test_nothing_sifts_to_nothing() -> None:
-    assert sifted([], 3).kept == ()
-
-
-def test_two_workers_of_a_ray_cluster_give_the_same_digest() -> None:
-    ray = pytest.importorskip("ray")
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers have no tests
-    made = lessons()
+def test_two_workers_of_a_ray_cluster_give_the_same_digest(store: LessonsStore, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    first = curated(store, tmp_path)
     with on_ray(workers=2) as run:
-        assert sifted(made, 2, run).digest == sifted(made).digest
-        assert sifted(made, 5, run) == sifted(made)
+        again = curated(store, tmp_path, 2, run)
+    assert (again.digest, again.funnel) == (first.digest, first.funnel)
