@@ -80,10 +80,11 @@ HEAD = "0002"
 class Database:
     """One engine; `read()` and `write()` give connections inside a transaction."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, patience: float = 60) -> None:
+        """The database at a URL. `patience` is how many seconds to wait for another's transaction (SQLite)."""
         self.url = url
         try:
-            self.engine = sa.create_engine(url, connect_args={"timeout": 60} if url.startswith("sqlite") else {})
+            self.engine = sa.create_engine(url, connect_args={"timeout": patience} if url.startswith("sqlite") else {})
         except (sa.exc.ArgumentError, ModuleNotFoundError) as problem:
             raise HomeError(
                 f"'{url.partition('://')[0]}' is no database address that can be used here.",

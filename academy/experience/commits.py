@@ -25,7 +25,7 @@ LONGEST_REQUEST = 700
 """Characters of a change that are shown to the model: the file names and the first changed lines."""
 LARGEST_PATCH = 200_000
 """Bytes of a patch above which a commit is left out."""
-RULES = 3
+RULES = 4
 """Changes with what is extracted and why: what was kept by other rules is read again."""
 BOT = re.compile(r"\[bot\]|dependabot|renovate|github-actions|greenkeeper|snyk-bot|-bot@|^bot\b", re.IGNORECASE)
 EMPTY = re.compile(
@@ -50,6 +50,7 @@ class _Kept(NamedTuple):
     answer: str = ""
     author: str = ""
     at: str = ""
+    id: str = ""  # of the experience
 
 
 class CommitsSource:
@@ -84,9 +85,7 @@ class CommitsSource:
                 yield Skipped(what=str(self.repository), because="the history is empty")
                 return
             place = self._place(str(repo.common_dir))
-            key = digest_of(
-                [RULES, self.limit, sorted(self.trusted), repo.git.rev_parse("HEAD"), sorted(boundary(repo))]
-            )
+            key = digest_of([RULES, self.limit, sorted(self.trusted), repo.head.commit.hexsha, sorted(boundary(repo))])
             found = _known(place, key) if place and not self.only else None
             if found is None:
                 found = list(self._extract(repo, _texts(place)))
@@ -136,7 +135,7 @@ class CommitsSource:
 def _experience(one: _Kept, repository: str) -> Experience:
     # our own values, checked when they were read: validating each again costs more than reading it did
     return Experience.model_construct(
-        id=digest_of(["commit", one.sha]),
+        id=one.id,
         kind="commit",
         request=one.request,
         answer=one.answer,
@@ -153,7 +152,8 @@ def _kept(head: Head, patch: str, whole: bool) -> _Kept:
     because = "patch too large" if not whole else "" if request.count("\n") else "no text changed"
     if because:
         return _Kept(sha=head.sha, because=because)
-    return _Kept(sha=head.sha, request=request, answer=head.subject, author=head.author, at=head.at)
+    name = digest_of(["commit", head.sha])
+    return _Kept(head.sha, "", request, head.subject, head.author, head.at, name)
 
 
 def _known(place: Path, key: str) -> list[_Kept] | None:

@@ -72,6 +72,11 @@ class LessonsStore:
             "".join((situation, action, result, feedback, *tags)).encode()
         except UnicodeEncodeError as problem:
             raise InputError("The lesson holds bytes that are no text.", "Give it in UTF-8.") from problem
+        if (size := sum(map(len, (situation, action, result, feedback)))) > LONGEST_LINE:
+            raise InputError(
+                f"A lesson of {size:,} characters is too long; {LONGEST_LINE:,} can be kept.",
+                "Keep what was learned of it.",
+            )
         extra = dict(metadata or {})
         extras = rated(extra)
         if isinstance(extras, str):

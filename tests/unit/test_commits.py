@@ -334,7 +334,7 @@ def test_a_damaged_or_foreign_cache_is_read_past(repository: Repository, tmp_pat
     repository.commit("Start", "one\n")
     first = kept(repository, tmp_path / "kept")
     (file,) = (tmp_path / "kept").iterdir()
-    for content in (b"", b"{}", b"[1]", b'{"key": 1, "rules": 3, "commits": 3}', file.read_bytes()[:-9]):
+    for content in (b"", b"{}", b"[1]", b'{"key": 1, "rules": 4, "commits": 3}', file.read_bytes()[:-9]):
         file.write_bytes(content)
         assert kept(repository, tmp_path / "kept") == first
     assert kept(repository, tmp_path / "kept", limit=1) == first

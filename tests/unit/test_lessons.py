@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -478,3 +479,79 @@ def test_a_home_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> N
     database.migrate()
     (kept,) = LessonsStore(database).read()
     assert (kept.request, kept.rating, kept.gold, kept.context) == ("how?", 0, False, ())
+
+
+# --- bad circumstances ---------------------------------------------------------------------------------------------
+
+
+def test_a_lesson_of_ten_megabytes_is_refused_by_hand_and_set_aside_in_a_file(
+    store: LessonsStore, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"10,000,0.. characters is too long"):
+        store.add_lesson("how?", "a" * 10_000_000, "success")
+    found = store.import_file(
+        write_lines(tmp_path / "big.jsonl", lesson(1), lesson(2, action="a" * 10_000_000)), tmp_path
+    )
+    assert (found.admitted, len(found.unreadable)) == (1, 1)
+    assert "longer than" in found.unreadable[0]
+
+
+def test_windows_line_ends_and_a_cut_off_last_line(store: LessonsStore, tmp_path: Path) -> None:
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(b"\r\n".join(orjson.dumps(lesson(n)) for n in range(3)) + b'\r\n{"situation": "cut o')
+    found = store.import_file(path, tmp_path / "quarantine")
+    assert (found.admitted, len(found.unreadable)) == (3, 1)
+    assert ":4: no JSON" in found.unreadable[0]
+
+
+def test_a_line_of_a_gigabyte_needs_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "long.jsonl"
+    with path.open("wb") as stream:
+        stream.write(orjson.dumps(lesson(1)) + b"\n")
+        stream.seek(1_000_000_000, os.SEEK_CUR)  # a hole: no disk is used
+        stream.write(b"\n" + orjson.dumps(lesson(2)) + b"\n")
+    script = (
+        "import resource, sys; from pathlib import Path\n"
+        "from academy.database import Database; from academy.experience.lessons import LessonsStore\n"
+        "database = Database('sqlite:///' + sys.argv[2]); database.migrate()\n"
+        "found = LessonsStore(database).import_file(Path(sys.argv[1]), Path(sys.argv[2]).parent / 'q')\n"
+        "print(found.admitted, len(found.unreadable), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(path), str(tmp_path / "own.db")], capture_output=True, text=True, check=True
+    )
+    admitted, unreadable, megabytes = map(int, done.stdout.split())
+    assert (admitted, unreadable) == (2, 1)
+    assert megabytes < 200
+
+
+def test_a_database_that_is_locked_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlite3
+
+    from academy.errors import HomeError
+
+    database = Database(f"sqlite:///{tmp_path / 'own.db'}")
+    database.migrate()
+    database.engine.dispose()
+    impatient = Database(f"sqlite:///{tmp_path / 'own.db'}", patience=0.2)
+    other = sqlite3.connect(tmp_path / "own.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(HomeError, match="cannot be used: database is locked"):
+        LessonsStore(impatient).add_lesson("how?", "so", "success")
+    other.execute("ROLLBACK")
+    other.close()
+    assert LessonsStore(impatient).add_lesson("how?", "so", "success")
+
+
+def test_a_database_on_a_read_only_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
+    from academy.errors import HomeError
+
+    path = tmp_path / "own.db"
+    database = Database(f"sqlite:///{path}")
+    database.migrate()
+    LessonsStore(database).add_lesson("how?", "so", "success")
+    database.engine.dispose()
+    read_only = Database(f"sqlite:///file:{path}?mode=ro&uri=true")
+    with pytest.raises(HomeError, match="readonly"):
+        LessonsStore(read_only).add_lesson("how?", "otherwise", "success")
+    assert len(list(LessonsStore(read_only).read())) == 1
