@@ -22,7 +22,7 @@ from academy.curriculum.replay import Earlier, drawn
 from academy.curriculum.sharding import Run, in_process, merge, near_duplicates, overlapping, shard
 from academy.curriculum.shares import Share, alarms, diversity, drops, opening, sampled
 from academy.errors import ExaminationError
-from academy.experience.commits import CommitsSource
+from academy.experience.commits import ASKED, CommitsSource
 from academy.experience.lessons import LessonsStore, normalised
 from academy.experience.source import Experience, Skipped
 
@@ -360,7 +360,9 @@ def guard(held_out: Sequence[Example], others: Sequence[Suite] = (), allowed: Co
     # What is near to one otherwise is the register's matter.
     asked = [example.request for example in held_out if example.suite == "recall"]
     recall = Suite("recall", asked, requests_only=True, shared_runs=False)
-    return Guarded([recall, *others], allowed)
+    subjects = [f"{example.request}\n{example.answer}" for example in held_out if example.suite == "commits"]
+    commits = Suite("commits", subjects, shared_runs=False)  # changes share lines by their nature
+    return Guarded([recall, commits, *others], allowed, boilerplate=(ASKED,))
 
 
 def refuse_overlap(

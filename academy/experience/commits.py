@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LONGEST_REQUEST = 700
 """Characters of a change that are shown to the model: the file names and the first changed lines."""
+ASKED = "Write the subject line for this change: "
+"""How every request of a commit begins."""
 LARGEST_PATCH = 200_000
 """Bytes of a patch above which a commit is left out."""
 RULES = 4
@@ -245,7 +247,7 @@ def _request(patch: str) -> str:
     lines = patch.splitlines()
     files = [_changed_file(line) for line in lines if line.startswith("diff --git ")]
     changed = [line for line in _hunks(lines) if line[:1] in ("+", "-") and line[1:].strip()]
-    text = "Write the subject line for this change: " + ", ".join(files[:6]) + (" ..." if len(files) > 6 else "")
+    text = ASKED + ", ".join(files[:6]) + (" ..." if len(files) > 6 else "")
     for line in changed:
         if len(text) + len(line) + 1 > LONGEST_REQUEST:
             break
