@@ -143,14 +143,14 @@ def publish_folder(place: Path) -> Iterator[Path]:
             shutil.rmtree(staged, ignore_errors=True)
 
 
-def sweep(folder: Path, older_than: float = 24 * 3600) -> int:
-    """Remove what killed processes left half-written in a folder. Returns how many.
+def sweep(home: Path, older_than: float = 24 * 3600) -> int:
+    """Remove what killed processes left half-written in a home and in the folders of two levels. Returns how many.
 
     What is younger than so many seconds is left alone: another process may be writing it just now.
     """
     until = time.time() - older_than
     left = []
-    for path in folder.glob(STAGING + "*"):
+    for path in (path for depth in ("", "*/", "*/*/") for path in home.glob(f"{depth}{STAGING}*")):
         with suppress(FileNotFoundError):  # it got its name this very moment
             if path.stat().st_mtime < until:
                 left.append(path)

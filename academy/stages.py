@@ -350,8 +350,7 @@ def settle(work: Workplace) -> None:
 
     A winner that is damaged by now is not promoted, and does not stop the loop either.
     """
-    for name in ("datasets", "adapters", "examinations", "answers"):
-        sweep(work.settings.folder(name))
+    sweep(work.settings.home)
     verdicts = list(work.ledger.rows("verdict"))
     if verdicts:
         last = verdicts[-1]

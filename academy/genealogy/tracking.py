@@ -9,11 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import orjson
+import sqlalchemy as sa
 
+from academy.artifacts import STAGING, said_plainly
 from academy.curriculum.dataset import Dataset
 from academy.errors import HomeError
 from academy.habitat.backend import TrainingEvent, TrainingOrder
@@ -38,6 +43,7 @@ def open_mlflow(settings: Settings) -> Any:
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    _make_database(settings)
     try:
         client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
         if client.get_experiment_by_name(EXPERIMENT) is None:
@@ -46,12 +52,38 @@ def open_mlflow(settings: Settings) -> Any:
             except MlflowException as problem:
                 if problem.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-    except MlflowException as problem:
+    except (MlflowException, sa.exc.SQLAlchemyError) as problem:
         raise HomeError(
             f"MLflow at {settings.tracking_uri} cannot be used: {str(problem).splitlines()[0]}.",
             "Check that its database can be written, or set ACADEMY_MLFLOW_TRACKING_URI.",
         ) from problem
     return client
+
+
+def _make_database(settings: Settings) -> None:
+    """MLflow's tables in a new SQLite file, all or nothing.
+
+    MLflow makes them in place, migration by migration and each by itself: a process that is killed meanwhile leaves
+    a file that no later start can finish.
+    """
+    if not settings.tracking_uri.startswith("sqlite:///"):
+        return
+    place = Path(sa.make_url(settings.tracking_uri).database or "").absolute()
+    if place.exists():
+        return
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    with said_plainly(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with said_plainly(place.parent), tempfile.TemporaryDirectory(dir=place.parent, prefix=STAGING) as folder:
+        draft = Path(folder) / "mlflow.db"
+        engine = create_sqlalchemy_engine(f"sqlite:///{draft}")
+        try:
+            _initialize_tables(engine)
+        finally:
+            engine.dispose()
+        with suppress(FileExistsError):  # another process was quicker
+            os.link(draft, place)
 
 
 def _artifacts(settings: Settings) -> str | None:

@@ -117,6 +117,8 @@ class Cut:
 IMPORT = Cut("import", "", lambda w: w.there("academy.db"), lambda w: w.said("training: "), least=0.5)
 START = Cut("decision, server", "imported", lambda w: w.said("training: "), lambda w: w.there("locks/evolve"))
 DATASET = Cut("dataset", "imported", lambda w: w.there("locks/evolve"), lambda w: w.there("runs/*/order.json"))
+# the first start of MLflow makes its tables while the trainer starts
+TABLES = Cut("MLflow's tables", "imported", lambda w: w.there(".staging-*"), lambda w: w.there("mlflow.db"), least=1.0)
 TRAINING = Cut("training", "imported", lambda w: w.told("contract"), lambda w: w.told("done"))
 REGISTRY = Cut(
     "registry", "trained", lambda w: w.told("done") and w.touched("mlflow.db"), lambda w: w.said("is registered")
@@ -126,7 +128,7 @@ PROMOTION = Cut("promotion", "answered", Watch.judged, Watch.over, least=1.0)
 ALONE = Cut("trainer alone", "imported", lambda w: w.told("contract"), lambda w: w.told("done"), TRAINER)
 SERVERLESS = Cut("server alone", "imported", lambda w: w.told("started"), lambda w: w.told("done"), SERVER)
 
-ONE_OF_EACH = (PROMOTION, REGISTRY, ARENA, TRAINING, ALONE, IMPORT, START, DATASET, SERVERLESS)
+ONE_OF_EACH = (PROMOTION, REGISTRY, ARENA, TRAINING, TABLES, ALONE, IMPORT, START, DATASET, SERVERLESS)
 IN_A_ROW = (TRAINING, ARENA, PROMOTION)
 COPIES: tuple[tuple[str, Callable[[Watch], bool]], ...] = (
     ("imported", lambda w: w.said("training: ")),
@@ -270,6 +272,7 @@ class Matrix:
         """Run again until the end, and compare with the control."""
         line.reruns += 1
         line.checked += 1
+        self.home.let_a_day_pass()
         ended = self._again()
         found = [f"left behind: {one.command}" for one in self.home.left_behind()]
         if ended.code != 0:

@@ -78,12 +78,15 @@ def test_a_killed_writer_leaves_no_half_file_and_sweep_removes_its_rest(tmp_path
         "with publish_folder(Path(sys.argv[1]) / 'place') as staged:\n"
         "    (staged / 'file').write_text('half'); os.kill(os.getpid(), 9)\n"
     )
-    assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False).returncode == -9
-    assert not (tmp_path / "place").exists()
-    assert [path.name.startswith(STAGING) for path in tmp_path.iterdir()] == [True]
+    folders = [tmp_path, tmp_path / "runs", tmp_path / "runs" / "one"]
+    folders[-1].mkdir(parents=True)
+    for folder in folders:
+        assert subprocess.run([sys.executable, "-c", script, str(folder)], check=False).returncode == -9
+        assert not (folder / "place").exists()
+        assert len(list(folder.glob(STAGING + "*"))) == 1
     assert sweep(tmp_path) == 0, "somebody may be writing it"
-    assert sweep(tmp_path, older_than=-1) == 1
-    assert list(tmp_path.iterdir()) == []
+    assert sweep(tmp_path, older_than=-1) == 3
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["one", "runs"]
 
 
 def test_a_lock_is_refused_to_the_second_and_free_again_afterwards(tmp_path: Path) -> None:
