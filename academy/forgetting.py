@@ -127,9 +127,14 @@ def _forget_in(dataset: Dataset, lesson: str) -> bool:
 def _forget_answers(folder: Path, text: _Text) -> None:
     for path in folder.glob("*.json"):
         known = orjson.loads(path.read_bytes())
-        kept = {asked: said for asked, said in known.items() if not text.asks(asked) and not text.quotes(said)}
+        kept = {asked: said for asked, said in known.items() if not text.asks(asked) and not text.quotes(_text_of(said))}
         if len(kept) != len(known):
             write_file(path, orjson.dumps(kept, option=orjson.OPT_SORT_KEYS))
+
+
+def _text_of(kept: Any) -> str:
+    """The text of a kept answer: [text, tokens, stopped]; earlier ones were the text alone."""
+    return str(kept[0]) if isinstance(kept, list) else str(kept)
 
 
 def _forget_examination(path: Path, text: _Text) -> None:

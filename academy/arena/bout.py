@@ -1,34 +1,46 @@
-"""Champion against challenger on suites, with a proof beforehand that the examination is alive.
+"""Champion against challenger on suites, look by look, with a proof beforehand that the examination is alive.
 
 Answers are kept by (player, generation settings, request): an examination that was killed goes on where it stopped,
-and the champion answers each question once in its life.
+and the champion answers each question once in its life. At each look the next groups of every suite are asked; the
+examination ends as soon as the verdict can fall.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import orjson
 
-from academy.arena.suite import Answer, Generation, Player, Question, Suite
-from academy.arena.verdict import Item, Verdict, cannot_decide, judge
-from academy.artifacts import Record, canonical, digest_of, stable_fraction, write_file
-
-CHUNK = 64
-"""Questions answered between two savings of the answers."""
+from academy.arena.answers import KeptAnswers
+from academy.arena.liveness import why_dead
+from academy.arena.signflip import LOOKS, asked_until, place
+from academy.arena.suite import Answer, Generation, Player, Question, Reply, Role, Suite
+from academy.arena.verdict import FEWEST_GROUPS, Item, Paired, Verdict, cannot_decide, judge
+from academy.artifacts import Record, canonical, digest_of, write_file
+from academy.errors import ExaminationError
 
 
 class Result(Record):
-    """Both players on one suite."""
+    """Both players on one suite, as far as it was asked. A leak suite's answers are not kept."""
 
     suite: str
     digest: str
-    decisive: bool
+    role: Role
     generation: Generation
+    groups: int  # of the whole suite
     items: tuple[Item, ...]
     champion: tuple[Answer, ...]
     challenger: tuple[Answer, ...]
+
+    @property
+    def paired(self) -> Paired:
+        """What the verdict is computed from."""
+        return Paired(suite=self.suite, role=self.role, groups=self.groups, items=self.items)
 
     @property
     def lost(self) -> list[tuple[str, str]]:
@@ -37,7 +49,7 @@ class Result(Record):
         return [
             (item.question, said[item.question])
             for item in self.items
-            if item.slice == "guard" and item.challenger < item.champion
+            if (item.slice == "guard" or self.role == "guard") and item.challenger < item.champion
         ]
 
 
@@ -59,6 +71,22 @@ class Examination(Record):
         return write_file(folder / f"{self.digest[:16]}.json", canonical(self))
 
 
+class Cost(Record):
+    """What a player's answers cost. It depends on the machine, so it is no part of the record."""
+
+    player: str
+    asked: int = 0  # questions answered just now
+    kept: int = 0  # answered in an earlier examination
+    tokens: int = 0
+    seconds: float = 0.0
+    first_token: float | None = None  # median seconds until the first token of an answer
+
+    @property
+    def rate(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
 def examination_digest(champion: str, challenger: str, suites: Sequence[str]) -> str:
     """What makes an examination the same one."""
     return digest_of([champion, challenger, list(suites)])
@@ -71,85 +99,160 @@ def examine(
     *,
     looks_before: int,
     answers: Path,
-) -> Examination:
-    """Let both players answer every suite and judge the decisive ones together.
+) -> tuple[Examination, tuple[Cost, Cost]]:
+    """Let both players answer until the verdict can fall; returns the record and what it cost.
 
-    `answers` is the folder in which answers are kept. A broken grader or an examination that cannot tell a better
-    player from a worse one ends in CANNOT DECIDE.
+    `answers` is the folder in which answers are kept. A broken grader, a player that goes away or an examination that
+    cannot tell a better player from a worse one ends in CANNOT DECIDE.
     """
-    results = tuple(_play(champion, challenger, suite, generation, answers) for suite, generation in suites)
-    items = [item for result in results if result.decisive for item in result.items]
-    broken = next((reason for suite, _ in suites if suite.decisive and (reason := why_dead(suite))), "")
-    verdict = cannot_decide(broken, looks_before) if broken else judge(items, looks_before)
-    return Examination(champion=champion.identity, challenger=challenger.identity, results=results, verdict=verdict)
+    sides = (_Side(champion, answers), _Side(challenger, answers))
+    tables = [_Table(suite, generation) for suite, generation in suites]
+    verdict = _until_decided(tables, sides, looks_before)
+    results = tuple(table.result() for table in tables)
+    held = Examination(
+        champion=champion.identity, challenger=challenger.identity, results=results, verdict=verdict
+    )  # fmt: skip
+    return held, (sides[0].cost(), sides[1].cost())
 
 
-def why_dead(suite: Suite) -> str:
-    """Liveness: why a suite cannot tell players apart; empty where it can.
+def read_examination(path: Path) -> Examination:
+    """A record that was saved. Raises ExaminationError where it is not there or damaged."""
+    try:
+        return Examination.model_validate(orjson.loads(path.read_bytes()))
+    except (OSError, ValueError) as problem:
+        raise ExaminationError(f"The record {path} cannot be read.", "Hold the examination again.") from problem
 
-    A stand-in champion that answers a seeded half of the questions rightly must hold against itself, lose against a
-    player that answers all of them, and win against one that answers none: through the same grader and verdict.
-    """
-    questions = suite.questions()
-    if not questions:
-        return "there are no held-out questions"
-    half = {q.id for q in questions if stable_fraction("stand-in", q.id) < 0.5}
 
-    def scores(right: set[str]) -> list[float]:
-        return [suite.grade(q, q.reference if q.id in right else "") for q in questions]
+def _until_decided(tables: Sequence[_Table], sides: tuple[_Side, _Side], looks_before: int) -> Verdict:
+    for look in range(len(LOOKS)):
+        for table in tables:
+            if reason := table.go_on(sides, look):
+                return cannot_decide(reason, looks_before)
+        verdict = judge([table.paired() for table in tables], looks_before, look)
+        if verdict.outcome != "GO ON":
+            return verdict
+    raise AssertionError("the last look always decides")
 
-    stand_in, best, worst = scores(half), scores({q.id for q in questions}), scores(set())
-    for name, other, wanted in (
-        ("an equal", stand_in, "HOLD"),
-        ("a better", best, "PROMOTE"),
-        ("a worse", worst, "REJECT"),
-    ):
-        found = judge(_pair(questions, stand_in, other), 0).outcome
-        if found != wanted:
-            groups = len({q.group for q in questions})
-            return (
-                f"the examination is not alive: {name} stand-in gave {found} where {wanted} was due "
-                f"({len(questions)} questions on {groups} answers)"
+
+class _Side:
+    """A player, its kept answers, and what it costs."""
+
+    def __init__(self, player: Player, folder: Path) -> None:
+        self.player = player
+        self.folder = folder
+        self.asked = self.kept = self.tokens = 0
+        self.seconds = 0.0
+        self.first: list[float] = []
+
+    def replies(self, questions: Sequence[Question], generation: Generation, *, keep: bool) -> list[Reply]:
+        """The player's replies, from the folder where they are known."""
+        kept = KeptAnswers(self.folder if keep else None, self.player.identity, generation)
+        wanted = [q.request for q in questions]
+        missing = kept.missing(wanted)
+        self.kept += len(set(wanted)) - len(missing)
+        for chunk in kept.chunks(missing):
+            began = time.perf_counter()
+            found = self.player.answer(chunk, generation)
+            self.seconds += time.perf_counter() - began
+            if len(found) != len(chunk):
+                raise ExaminationError(
+                    f"The player {self.player.identity[:12]} gave {len(found)} answers to {len(chunk)} questions.",
+                    "Hold the examination again; what was answered is kept.",
+                )
+            self.asked += len(chunk)
+            self.tokens += sum(reply.tokens for reply in found)
+            self.first += [reply.first for reply in found if reply.first is not None]
+            kept.add(chunk, found)
+        return [kept[request] for request in wanted]
+
+    def cost(self) -> Cost:
+        """What was spent so far."""
+        return Cost(
+            player=self.player.identity, asked=self.asked, kept=self.kept, tokens=self.tokens, seconds=self.seconds,
+            first_token=statistics.median(self.first) if self.first else None,
+        )  # fmt: skip
+
+
+class _Table:
+    """One suite and what was answered to it so far."""
+
+    def __init__(self, suite: Suite, generation: Generation) -> None:
+        self.suite = suite
+        self.generation = generation
+        self.questions = suite.questions()
+        self.order = sorted({q.group for q in self.questions}, key=lambda group: (place(group), group))
+        self.scores: tuple[dict[str, Answer], dict[str, Answer]] = ({}, {})
+        self.proven = False
+
+    def go_on(self, sides: tuple[_Side, _Side], look: int) -> str:
+        """Ask what is due at a look. Returns why nothing can be decided, or nothing.
+
+        What can move the champion is proven alive before anybody is asked; a guard once it has something to guard.
+        """
+        role = self.suite.role
+        if role in ("target", "leak") and (reason := self._prove()):
+            return reason
+        try:
+            self._ask(sides, look)
+        except ExaminationError as problem:
+            return f"{self.suite.name}: {problem}"
+        except Exception as problem:  # noqa: BLE001  whatever a grader raises, nothing is promoted on it
+            return f"the grader of {self.suite.name} failed ({type(problem).__name__}: {problem})"
+        guards = role == "guard" and len(self.order) >= FEWEST_GROUPS and any(self._told())
+        return self._prove() if guards else ""
+
+    def _prove(self) -> str:
+        if self.proven:
+            return ""
+        self.proven = True
+        return why_dead(self.suite)
+
+    def _ask(self, sides: tuple[_Side, _Side], look: int) -> None:
+        """Let both sides answer the groups that are due at a look."""
+        known = self.scores[0]
+        due = self._due(look)
+        fresh = [q for q in self.questions if q.group in due and q.id not in known]
+        keep = self.suite.role != "leak"
+        for side, scores in zip(sides, self.scores, strict=True):
+            replies = side.replies(fresh, self.generation, keep=keep)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                graded = pool.map(self._graded, fresh, replies)
+                scores.update({answer.question: answer for answer in graded})
+
+    def _due(self, look: int) -> set[str]:
+        if self.suite.role == "leak":
+            return set(self.order)
+        if look and self.suite.role in ("guard", "told") and not any(self._told()):
+            return set()  # neither player could do anything: asking more would tell nothing
+        return set(self.order[: asked_until(look, len(self.order))])
+
+    def _told(self) -> Iterator[float]:
+        for scores in self.scores:
+            yield from (answer.score for answer in scores.values())
+
+    def _graded(self, question: Question, reply: Reply) -> Answer:
+        score = self.suite.grade(question, reply)
+        if not 0.0 <= score <= 1.0:
+            raise ExaminationError(
+                f"The grader gave {score} for {question.id}.", "A score is a number from 0 to 1; mend the grader."
             )
-    return ""
+        shown = "" if self.suite.role == "leak" else reply.text
+        return Answer(question=question.id, text=shown, score=score, details=self.suite.details(question, reply))
 
+    def paired(self) -> Paired:
+        """What was scored so far, for the verdict."""
+        return self.result().paired
 
-def _play(champion: Player, challenger: Player, suite: Suite, generation: Generation, folder: Path) -> Result:
-    questions = suite.questions()
-    first_texts = _answers(champion, questions, generation, folder)
-    second_texts = _answers(challenger, questions, generation, folder)
-    first = [suite.grade(q, text) for q, text in zip(questions, first_texts, strict=True)]
-    second = [suite.grade(q, text) for q, text in zip(questions, second_texts, strict=True)]
-    return Result(
-        suite=suite.name,
-        digest=suite.digest,
-        decisive=suite.decisive,
-        generation=generation,
-        items=tuple(_pair(questions, first, second)),
-        champion=_told(questions, first_texts, first),
-        challenger=_told(questions, second_texts, second),
-    )
-
-
-def _answers(player: Player, questions: Sequence[Question], generation: Generation, folder: Path) -> list[str]:
-    """The player's answers, from the folder where they are known."""
-    path = folder / f"{player.identity[:16]}-{generation.digest}.json"
-    known: dict[str, str] = orjson.loads(path.read_bytes()) if path.is_file() else {}
-    # asked in an order that does not depend on what is known already, so that batches are the same every time
-    missing = sorted({q.request for q in questions} - known.keys(), key=lambda text: (len(text), text))
-    for start in range(0, len(missing), CHUNK):
-        asked = missing[start : start + CHUNK]
-        known.update(zip(asked, player.answer(asked, generation), strict=True))
-        write_file(path, canonical(known))
-    return [known[q.request] for q in questions]
-
-
-def _pair(questions: Sequence[Question], champion: Sequence[float], challenger: Sequence[float]) -> list[Item]:
-    return [
-        Item(question=q.id, group=q.group, slice=q.slice, champion=a, challenger=b)
-        for q, a, b in zip(questions, champion, challenger, strict=True)
-    ]
-
-
-def _told(questions: Sequence[Question], texts: Sequence[str], scores: Sequence[float]) -> tuple[Answer, ...]:
-    return tuple(Answer(question=q.id, text=t, score=s) for q, t, s in zip(questions, texts, scores, strict=True))
+    def result(self) -> Result:
+        """What was answered so far, for the record."""
+        both = [q for q in self.questions if q.id in self.scores[0] and q.id in self.scores[1]]
+        first, second = ([side[q.id] for q in both] for side in self.scores)
+        return Result(
+            suite=self.suite.name, digest=self.suite.digest, role=self.suite.role, generation=self.generation,
+            groups=len(self.order),
+            items=tuple(
+                Item(question=q.id, group=q.group, slice=q.slice, champion=a.score, challenger=b.score)
+                for q, a, b in zip(both, first, second, strict=True)
+            ),
+            champion=tuple(first), challenger=tuple(second),
+        )  # fmt: skip

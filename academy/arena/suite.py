@@ -8,6 +8,8 @@ from typing import Literal, Protocol
 from academy.artifacts import Record, digest_of
 
 Slice = Literal["guard", "new"]
+Role = Literal["target", "guard", "leak", "told"]
+"""What a suite does to the verdict: a target can promote, a guard can only block, one leak rejects, told is shown."""
 
 
 class Question(Record):
@@ -33,29 +35,45 @@ class Generation(Record):
         return digest_of(self)[:16]
 
 
+class Reply(Record):
+    """What a player said. `stopped`: it ended by itself and was not cut off; `first`: seconds until its first token."""
+
+    text: str
+    tokens: int = 0
+    stopped: bool = True
+    first: float | None = None
+
+
 class Answer(Record):
-    """A player's answer to one question, scored from 0 to 1 by the suite."""
+    """A reply to one question, scored from 0 to 1 by the suite; `details` are finer scores that decide nothing."""
 
     question: str
     text: str
     score: float
+    details: dict[str, float] = {}
 
 
 class Player(Protocol):
-    """Answers requests. Promises one answer for each request, in order; the same request gives the same answer."""
+    """Answers requests. Promises one reply for each request, in order; the same request gives the same reply.
+
+    Raises ExaminationError where it cannot go on; what it had answered in earlier calls is kept.
+    """
 
     @property
     def identity(self) -> str:
-        """An adapter's digest, or the base model's."""
+        """Whatever decides the answers: an adapter's digest, the base model's, an endpoint's address and model."""
         ...
 
-    def answer(self, requests: Sequence[str], generation: Generation) -> list[str]:
-        """Answers without special tokens."""
+    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
+        """Replies without special tokens."""
         ...
 
 
 class Suite(Protocol):
-    """Questions and their grader together."""
+    """Questions and their grader together.
+
+    `grade` may be called from several threads. Whatever it raises makes the examination CANNOT DECIDE.
+    """
 
     @property
     def name(self) -> str:
@@ -68,14 +86,22 @@ class Suite(Protocol):
         ...
 
     @property
-    def decisive(self) -> bool:
-        """Whether it may decide a verdict, or is only told."""
+    def role(self) -> Role:
+        """What it does to the verdict."""
         ...
 
     def questions(self) -> Sequence[Question]:
         """All questions, in a stable order."""
         ...
 
-    def grade(self, question: Question, answer: str) -> float:
+    def grade(self, question: Question, reply: Reply) -> float:
         """A score from 0 (wrong) to 1 (right)."""
+        ...
+
+    def details(self, question: Question, reply: Reply) -> dict[str, float]:
+        """Finer scores, for the report alone."""
+        ...
+
+    def planted(self, question: Question, *, right: bool) -> Reply:
+        """A reply that is right, or one that is wrong: the stand-in players of the liveness proof say these."""
         ...

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteria
 from transformers.utils.logging import disable_progress_bar
 
+from academy.arena.suite import Reply
 from academy.base_model import BaseModel
 from academy.errors import AdapterError
 from academy.habitat.adapter import Adapter, read_adapter
 from academy.ledger import BASE
-from academy.template import ChatTemplate
+from academy.serving.runtime import Request
+from academy.template import ChatTemplate, Message
 
 BATCH = 32
 CANARY_TOKENS = 48
@@ -49,21 +52,25 @@ class PeftRuntime:
             self._adapters[found.digest] = found
         return found.digest
 
-    def generate(self, requests: Sequence[str], adapter: str, max_new_tokens: int) -> list[str]:
-        """Greedy answers in batches of similar length."""
+    def generate(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[str]:
+        """The texts of `replies`."""
+        return [reply.text for reply in self.replies(requests, adapter, max_new_tokens)]
+
+    def replies(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[Reply]:
+        """Greedy answers in batches of similar length. A request is a text, or a conversation that ends with one."""
         if adapter not in self._templates:
             raise AdapterError(f"The adapter {adapter[:12]} is not loaded.", "Load it first.")
         template = self._templates[adapter]
-        prompts = [template.prompt([{"role": "user", "content": request}]) for request in requests]
-        answers = [""] * len(prompts)
+        prompts = [template.prompt(as_messages(request)) for request in requests]
+        found: list[Reply | None] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
         for start in range(0, len(order), BATCH):
             batch = order[start : start + BATCH]
-            for i, text in zip(
+            for i, reply in zip(
                 batch, self._batch([prompts[i] for i in batch], adapter, template, max_new_tokens), strict=True
             ):
-                answers[i] = text
-        return answers
+                found[i] = reply
+        return [reply for reply in found if reply is not None]
 
     def verify(self, adapter: str) -> None:
         """The canaries of the adapter's manifest, answered again here."""
@@ -79,18 +86,46 @@ class PeftRuntime:
                     "It is not served. Train again, or look for another base model or template.",
                 )
 
-    def _batch(self, prompts: list[list[int]], adapter: str, template: ChatTemplate, limit: int) -> list[str]:
+    def _batch(self, prompts: list[list[int]], adapter: str, template: ChatTemplate, limit: int) -> list[Reply]:
         pad, end = template.tokenizer.pad_token_id, template.tokenizer.eos_token_id
         width = max(len(prompt) for prompt in prompts)
         ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device)
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device)
         settings = GenerationConfig(max_new_tokens=limit, do_sample=False, pad_token_id=pad, eos_token_id=end)
+        clock = _FirstToken()
+        wanted: dict[str, Any] = {
+            "input_ids": ids, "attention_mask": mask, "generation_config": settings, "stopping_criteria": [clock],
+        }  # fmt: skip
         with torch.inference_mode():
             if isinstance(self._model, PeftModel) and adapter == BASE:
                 with self._model.disable_adapter():
-                    out = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
+                    out = self._model.generate(**wanted)
             else:
                 if adapter != BASE:
                     self._model.set_adapter(adapter)
-                out = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-        return [text.strip() for text in template.tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)]
+                out = self._model.generate(**wanted)
+        replies = []
+        for row in out[:, width:].tolist():
+            stopped = end in row
+            tokens = row.index(end) + 1 if stopped else len(row)
+            text = template.tokenizer.decode(row[:tokens], skip_special_tokens=True).strip()
+            replies.append(Reply(text=text, tokens=tokens, stopped=stopped, first=clock.seconds))
+        return replies
+
+
+def as_messages(request: Request) -> list[Message]:
+    """A request as a conversation."""
+    return [{"role": "user", "content": request}] if isinstance(request, str) else list(request)
+
+
+class _FirstToken(StoppingCriteria):  # type: ignore[misc]
+    """Stops nothing; notes when a batch had its first token."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self.seconds: float | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        if self.seconds is None:
+            self.seconds = time.perf_counter() - self._began
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from academy.arena.suite import Reply
+from academy.template import Message
+
+Request = str | Sequence[Message]
+"""What is asked: a text, or a conversation that ends with it."""
+
 
 class Runtime(Protocol):
     """A base model with adapters beside it.
@@ -18,8 +24,12 @@ class Runtime(Protocol):
         """Check and load an adapter; returns its digest. Loading it again is free."""
         ...
 
-    def generate(self, requests: Sequence[str], adapter: str, max_new_tokens: int) -> list[str]:
+    def generate(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[str]:
         """Greedy answers by the named adapter, or by the base model for "base"."""
+        ...
+
+    def replies(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[Reply]:
+        """The same with what they took: tokens, whether they ended by themselves, seconds to the first token."""
         ...
 
     def verify(self, adapter: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
-from academy.arena.suite import Question
+from academy.arena.scores import word_f1
+from academy.arena.suite import Question, Reply, Role
 from academy.artifacts import digest_of
 from academy.curriculum.dataset import Example
 
-GRADER = "F1 of lower-case words, 1"
+GRADER = "F1 of lower-case words, 2"
 MOST = 24
 """Questions at most; the suite decides nothing, so it must not cost much."""
 
@@ -18,7 +18,7 @@ class CommitsSuite:
     """Held-out commits of a dataset."""
 
     name = "commits"
-    decisive = False
+    role: Role = "told"
 
     def __init__(self, held_out: Sequence[Example]) -> None:
         commits = sorted((example for example in held_out if example.suite == "commits"), key=lambda e: e.id)
@@ -36,8 +36,14 @@ class CommitsSuite:
         """In the order of their ids."""
         return self._questions
 
-    def grade(self, question: Question, answer: str) -> float:
+    def grade(self, question: Question, reply: Reply) -> float:
         """F1 of the words of answer and reference."""
-        said, wanted = Counter(answer.lower().split()), Counter(question.reference.lower().split())
-        shared = (said & wanted).total()
-        return 2 * shared / (said.total() + wanted.total()) if shared else 0.0
+        return word_f1(reply.text, question.reference)
+
+    def details(self, question: Question, reply: Reply) -> dict[str, float]:
+        """`exact`: the very subject line."""
+        return {"exact": float(reply.text.split() == question.reference.split())}
+
+    def planted(self, question: Question, *, right: bool) -> Reply:
+        """The reference, or nothing."""
+        return Reply(text=question.reference if right else "")

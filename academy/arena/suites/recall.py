@@ -1,24 +1,26 @@
 """Recall: held-out wordings of lessons, answered exactly as the team answers.
 
-Right means the same answer, white space apart: a command that is nearly right is wrong.
+Right means the same answer, white space apart: a command that is nearly right is wrong. Told beside it: the same
+answer but for case and punctuation, and the F1 of its words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from academy.arena.suite import Question
+from academy.arena.scores import normalised, same_text, word_f1
+from academy.arena.suite import Question, Reply, Role
 from academy.artifacts import digest_of
 from academy.curriculum.dataset import Example
 
-GRADER = "exact match, white space apart, 1"
+GRADER = "exact match, white space apart, 2"
 
 
 class RecallSuite:
     """Held-out lessons of a dataset; those known before `cursor` are the guard slice."""
 
     name = "recall"
-    decisive = True
+    role: Role = "target"
 
     def __init__(self, held_out: Sequence[Example], cursor: int) -> None:
         self._questions = tuple(
@@ -43,6 +45,17 @@ class RecallSuite:
         """In the order of their ids."""
         return self._questions
 
-    def grade(self, question: Question, answer: str) -> float:
+    def grade(self, question: Question, reply: Reply) -> float:
         """1 for the team's own answer, 0 for any other."""
-        return float(answer.split() == question.reference.split())
+        return float(same_text(reply.text, question.reference))
+
+    def details(self, question: Question, reply: Reply) -> dict[str, float]:
+        """`normalised` (1 or 0) and `words` (F1)."""
+        return {
+            "normalised": float(normalised(reply.text) == normalised(question.reference)),
+            "words": word_f1(reply.text, question.reference),
+        }
+
+    def planted(self, question: Question, *, right: bool) -> Reply:
+        """The reference, or nothing."""
+        return Reply(text=question.reference if right else "")
