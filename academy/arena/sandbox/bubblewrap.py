@@ -116,7 +116,7 @@ class BubblewrapSandbox:
         return [*frame, "--unshare-user", "--disable-userns", "--uid", "60000", "--gid", "60000"]
 
     def _files(self) -> list[str]:
-        frame = ["--ro-bind", "/usr/lib", "/usr/lib", "--ro-bind-try", "/usr/lib64", "/usr/lib64"]
+        frame = [*_folders("/usr"), "--ro-bind", "/usr/lib", "/usr/lib", "--ro-bind-try", "/usr/lib64", "/usr/lib64"]
         for name in ("/lib", "/lib64"):
             if Path(name).is_symlink():
                 frame += ["--symlink", str(Path(name).readlink()), name]
