@@ -6,6 +6,7 @@ and time of the processor, Docker's own seccomp profile. The interpreter is the 
 
 from __future__ import annotations
 
+import os
 import secrets
 import select
 import socket
@@ -13,6 +14,7 @@ import struct
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from academy.arena.sandbox.answer import SOURCE, Heard, request
@@ -151,12 +153,15 @@ def _engine() -> Any:
         raise ExaminationError(
             "The Docker SDK is not installed.", "pip install 'the-academy[docker]'."
         ) from problem
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     try:
+        if host.startswith("unix://") and not Path(host.removeprefix("unix://")).is_socket():
+            raise FileNotFoundError(host)
         client = docker.from_env(timeout=ENGINE_SECONDS)
         client.ping()
     except Exception as problem:
         raise ExaminationError(
-            "No Docker engine answers.", "Start one, or set DOCKER_HOST to one that runs."
+            f"No Docker engine answers at {host}.", "Start one, or set DOCKER_HOST to one that runs."
         ) from problem
     return client
 

@@ -120,7 +120,7 @@ def _run(program: str, calls: list[tuple[str, str]], characters: int) -> dict[st
             values.append({"kind": "raised", "value": name_of(problem)})
         else:
             if plain(value, characters):
-                values.append({"kind": "value", "value": value})
+                values.append({"kind": "value", "value": json.loads(json.dumps(value))})  # a later call may alter it
             else:
                 values.append({"kind": "not plain", "value": None})
     return {"ended": ended, "values": values}
