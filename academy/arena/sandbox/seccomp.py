@@ -1,0 +1,62 @@
+"""System calls that no examined program needs, refused by the kernel (libseccomp through pyseccomp).
+
+A list of refusals: everything else passes. Sockets cannot be made at all; a pair of connected ones can, for asyncio
+wants one. `clone` may not ask for a namespace, and `clone3`, whose wishes a filter cannot read, does not exist, upon
+which the C library falls back to `clone`.
+"""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from functools import cache
+
+REFUSED = """
+    socket connect bind listen accept accept4
+    ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_getfd
+    mount umount umount2 mount_setattr move_mount open_tree fsopen fsconfig fsmount fspick pivot_root chroot
+    unshare setns
+    keyctl add_key request_key
+    bpf perf_event_open userfaultfd
+    io_uring_setup io_uring_enter io_uring_register
+    kexec_load kexec_file_load reboot swapon swapoff
+    init_module finit_module delete_module
+    open_by_handle_at name_to_handle_at
+    personality modify_ldt vm86 vm86old iopl ioperm
+    acct quotactl quotactl_fd syslog settimeofday clock_settime clock_adjtime adjtimex stime
+    sethostname setdomainname vhangup nfsservctl lookup_dcookie uselib ustat sysfs
+    memfd_create memfd_secret
+    mknod mknodat
+    shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semtimedop semctl
+    mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr
+    fanotify_init fanotify_mark inotify_init inotify_init1
+    mbind set_mempolicy migrate_pages move_pages set_mempolicy_home_node
+    landlock_create_ruleset seccomp vmsplice
+""".split()
+NAMESPACES = 0x7E020080
+"""CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET,TIME} together."""
+TIOCSTI, TIOCLINUX = 0x5412, 0x541C
+
+
+@cache
+def seccomp_filter() -> bytes | None:
+    """The filter as the kernel reads it, or None where pyseccomp or libseccomp is not there."""
+    try:
+        import pyseccomp
+    except (ImportError, OSError, RuntimeError):  # RuntimeError: the package is there, its library is not
+        return None
+    refused = pyseccomp.ERRNO(errno.EPERM)
+    filters = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
+    for name in REFUSED:
+        number = pyseccomp.resolve_syscall(pyseccomp.system_arch(), name)
+        if number >= 0:  # below: not a call of this machine, or not known to this library
+            filters.add_rule(refused, number)
+    for flag in (1 << bit for bit in range(32) if NAMESPACES >> bit & 1):
+        filters.add_rule(refused, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag))
+    filters.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
+    for request in (TIOCSTI, TIOCLINUX):
+        filters.add_rule(refused, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request))
+    with tempfile.TemporaryFile() as stream:
+        filters.export_bpf(stream)
+        stream.seek(0)
+        return stream.read()

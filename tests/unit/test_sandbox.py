@@ -1,0 +1,289 @@
+"""Harmless programs in the sandbox. The hostile ones are in tests/campaign/hostile.py, never here."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from academy.arena.sandbox import BubblewrapSandbox, Call, DockerSandbox, Limits, Sandbox, Unavailable, find_sandbox
+from academy.arena.sandbox.answer import Heard, request
+from academy.arena.sandbox.container import take_frames
+from academy.arena.sandbox.harness import ITEMS, plain
+from academy.arena.sandbox.memory import PREFIX, find_cgroups
+from academy.errors import ExaminationError
+
+QUICK = Limits(seconds=1.0, cpu_seconds=2)
+NONCE = "n0"
+
+
+@pytest.fixture(scope="module")
+def room() -> Sandbox:
+    found = find_sandbox(limits=QUICK)
+    if isinstance(found, Unavailable):
+        pytest.skip(found.because)
+    return found
+
+
+def values(room: Sandbox, program: str, *calls: Call) -> list[tuple[str, Any]]:
+    ran = room.run(program, calls)
+    assert ran.ended == "done", ran
+    return [(value.kind, value.value) for value in ran.values]
+
+
+def test_several_calls_give_plain_values_and_names_of_exceptions(room: Sandbox) -> None:
+    program = """
+import asyncio, dataclasses
+@dataclasses.dataclass
+class Point:
+    x: int
+seen = []
+def add(a, b): return a + b
+def fail(kind): raise {"v": ValueError("no"), "exit": SystemExit(3), "stop": KeyboardInterrupt()}[kind]
+def remember(x): seen.append(x); return seen
+def later():
+    async def work(): return 7
+    return asyncio.run(work())
+"""
+    calls = [Call(function="add", args=(1, 2)), Call(function="add", args=("gr", "üße 🎓")),
+             Call(function="add", args=([1.5, None], [True, {"k": []}])), Call(function="fail", args=("v",)),
+             Call(function="fail", args=("exit",)), Call(function="fail", args=("stop",)),
+             Call(function="remember", args=(1,)), Call(function="remember", args=(2,)),
+             Call(function="absent"), Call(function="later"), Call(function="Point", args=(1,))]  # fmt: skip
+    assert values(room, program, *calls) == [
+        ("value", 3), ("value", "grüße 🎓"), ("value", [1.5, None, True, {"k": []}]), ("raised", "ValueError"),
+        ("raised", "SystemExit"), ("raised", "KeyboardInterrupt"), ("value", [1]), ("value", [1, 2]),
+        ("raised", "NameError"), ("value", 7), ("not plain", None),
+    ]  # fmt: skip
+
+
+def test_what_is_not_exactly_plain_is_not_given(room: Sandbox) -> None:
+    program = """
+class Same(int):
+    def __eq__(self, other): return True
+    __hash__ = int.__hash__
+def deep(n):
+    made = []
+    for _ in range(n): made = [made]
+    return made
+GIVEN = [Same(3), (1, 2), {1: 2}, {"a": {3}}, float("nan"), float("inf"), b"x", 1j, object, (n for n in [1]),
+         10 ** 4200, "\\ud800", deep(40), [0] * 30000, {"x" * 70000: 1}]
+def give(n): return GIVEN[n]
+"""
+    given = values(room, program, *(Call(function="give", args=(n,)) for n in range(15)))
+    assert given == [("not plain", None)] * 15
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [("def f(:", "SyntaxError"), ("raise ValueError('early')", "ValueError: early"), ("import os; os._exit(0)", "")],
+)
+def test_a_program_that_does_not_come_to_its_calls_has_crashed(room: Sandbox, program: str, said: str) -> None:
+    ran = room.run(program, [Call(function="f")])
+    assert (ran.ended, ran.values) == ("crashed", ())
+    assert ran.said.startswith(said)
+
+
+def test_time_is_bounded_by_the_wall_and_by_the_processor(room: Sandbox) -> None:
+    assert room.run("def f():\n    while True: pass", [Call(function="f")]).ended == "time"
+    assert room.run("import time\ntime.sleep(60)", []).ended == "time"
+
+
+def test_prints_are_thrown_away_and_a_flood_of_stderr_ends_it(room: Sandbox) -> None:
+    program = "import sys\ndef f(n):\n    print('x' * n)\n    sys.stderr.write('\\x1b[31m' + 'y' * n)\n    return n"
+    ran = room.run(program, [Call(function="f", args=(9_000,))])
+    assert (ran.ended, ran.values[0].value, len(ran.said), ran.said[:6]) == ("done", 9_000, 500, "\ufffd[31my")
+    assert room.run(program, [Call(function="f", args=(10**6,))]).ended == "output"
+    quiet = "def f(n):\n    for _ in range(n): print('x' * 1000)\n    return n"
+    assert values(room, quiet, Call(function="f", args=(5_000,))) == [("value", 5_000)]
+
+
+def test_mild_versions_of_the_limits(room: Sandbox) -> None:
+    program = """
+import os, threading
+def allocate(n): return len(bytearray(n))
+def fill(folder, n):
+    with open(folder + "/file", "wb") as stream: stream.write(bytes(n))
+def fork(n):
+    made = []
+    try:
+        for _ in range(n):
+            child = os.fork()
+            if not child:
+                import time; time.sleep(5); os._exit(0)
+            made.append(child)
+    finally:
+        for child in made: os.kill(child, 9)
+    return len(made)
+"""
+    limits = Limits(seconds=3.0, memory_bytes=100 * 2**20, processes=6, file_bytes=2**20)
+    small = BubblewrapSandbox(limits) if room.name == "bubblewrap" else DockerSandbox(limits)
+    assert small.run(program, [Call(function="allocate", args=(200 * 2**20,))]).ended == "memory"
+    assert values(small, program, Call(function="allocate", args=(2**20,))) == [("value", 2**20)]
+    calls = [Call(function="fill", args=("/tmp", 2**21)), Call(function="fill", args=("/etc", 1))]
+    calls += [Call(function="fork", args=(3,)), Call(function="fork", args=(20,))]
+    assert values(small, program, *calls) == [
+        ("raised", "OSError"), ("raised", "OSError"), ("value", 3), ("raised", "BlockingIOError")
+    ]  # fmt: skip
+
+
+def test_the_layers_are_in_force(room: Sandbox) -> None:
+    if room.name != "bubblewrap":
+        pytest.skip("these are the layers of bubblewrap")
+    program = """
+import ctypes, os, resource
+libc = ctypes.CDLL(None, use_errno=True)
+def look():
+    sockets = []
+    libc.socket(1, 1, 0)
+    return {"caps": sum(libc.prctl(23, n, 0, 0, 0) == 1 for n in range(41)), "no new": libc.prctl(39, 0, 0, 0, 0),
+            "seccomp": libc.prctl(21, 0, 0, 0, 0), "socket": ctypes.get_errno(), "root": sorted(os.listdir("/")),
+            "uid": os.getuid(), "groups": os.getgroups(), "environ": sorted(os.environ), "net": os.path.exists("/sys"),
+            "core": resource.getrlimit(resource.RLIMIT_CORE)[1], "etc": os.listdir("/etc")}
+"""
+    ((kind, seen),) = values(room, program, Call(function="look"))
+    words = room.limits_in_force
+    assert kind == "value"
+    assert (seen["caps"], seen["no new"], seen["net"], seen["core"], seen["etc"]) == (0, 1, False, 0, [])
+    assert seen["uid"] >= 60_000
+    if "own uid" in words:
+        assert seen["groups"] == []
+    assert ("seccomp" in words) == (seen["seccomp"] == 2) == (seen["socket"] == 1)
+    assert not {"proc", "sys", "root", "work", "run", "var"} & set(seen["root"])
+    assert set(seen["environ"]) <= {"HOME", "MALLOC_ARENA_MAX", "LD_LIBRARY_PATH", "PWD", "LC_CTYPE"}
+
+
+def test_nothing_is_left_behind(room: Sandbox) -> None:
+    program = "import os, time\ndef f():\n    if not os.fork():\n        os.setsid(); time.sleep(60)\n    return 1"
+    handles = len(os.listdir("/proc/self/fd"))
+    before = cgroups_of_mine()
+    assert values(room, program, Call(function="f")) == [("value", 1)]
+    assert len(os.listdir("/proc/self/fd")) == handles
+    assert cgroups_of_mine() == before
+    assert not Path(f"/proc/self/task/{os.getpid()}/children").read_text().strip()
+    assert threading.active_count() == 1
+
+
+def cgroups_of_mine() -> list[Path]:
+    return [*Path("/sys/fs/cgroup").glob(f"**/{PREFIX}{os.getpid()}-*")]
+
+
+def test_two_at_once_have_different_users(room: Sandbox) -> None:
+    seen: list[Any] = []
+    program = "import os, time\ndef f():\n    time.sleep(0.3)\n    return os.getuid()"
+    work: Callable[[], None] = lambda: seen.extend(values(room, program, Call(function="f")))  # noqa: E731
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(seen) == 2
+    assert len(set(seen)) == (2 if "own uid" in room.limits_in_force else 1)
+
+
+def test_no_is_a_value_with_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    none = find_sandbox()
+    assert isinstance(none, Unavailable)
+    assert "bubblewrap (bwrap) is not on the PATH. Install it" in none.because
+    assert "Docker" in none.because
+    assert "no sandbox called" in getattr(find_sandbox("vmware"), "because", "")
+    assert "Docker" not in getattr(find_sandbox("bubblewrap"), "because", "Docker")
+
+
+def test_a_sandbox_that_does_not_start_is_no_verdict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    false = tmp_path / "bwrap"
+    false.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
+    false.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    room = BubblewrapSandbox()
+    with pytest.raises(ExaminationError, match="No permissions to create new namespace"):
+        room.run("", [])
+    assert "No permissions" in getattr(find_sandbox("bubblewrap"), "because", "")
+
+
+def heard(channel: str, calls: int = 1, limits: Limits = QUICK) -> Any:
+    told = Heard(NONCE, calls, limits)
+    told.channel += channel.encode()
+    return told.ran(None)
+
+
+def answer(*given: Any, ended: str = "done") -> str:
+    return f"{NONCE} ready\n{NONCE} {json.dumps({'ended': ended, 'values': given})}\n"
+
+
+RIGHT = {"kind": "value", "value": [1, {"a": None}]}
+
+
+def test_only_one_whole_line_with_the_nonce_is_believed() -> None:
+    good = heard(answer(RIGHT))
+    assert (good.ended, good.values[0].value) == ("done", RIGHT["value"])
+    forged = [
+        answer(RIGHT) + answer(RIGHT),
+        answer(RIGHT) + "x",
+        answer(RIGHT)[:-1],
+        answer(RIGHT, RIGHT),
+        answer(),
+        answer(RIGHT, ended="passed"),
+        answer({"kind": "value"}),
+        answer({"kind": "raised", "value": "not a name"}),
+        answer({"kind": "not plain", "value": 1}),
+        answer({"kind": "value", "value": float("nan")}),
+        answer({"kind": "value", "value": "\ud800"}),
+        f"{NONCE} ready\nother {json.dumps({'ended': 'done', 'values': [RIGHT]})}\n",
+        f"{NONCE} ready\n{NONCE} " + "[" * 5000 + "\n",
+        f"{NONCE} ready\n{NONCE} [1]\n",
+        f"{NONCE} ready\n{NONCE} {{\n",
+    ]
+    assert [heard(text).ended for text in forged] == ["forged"] * len(forged)
+    assert heard(answer(RIGHT, ended="memory")).values == ()
+    assert heard(f"{NONCE} ready\n").ended == "crashed"
+    assert heard(f"{NONCE} ready\n" + "x" * (2**16 + 1)).ended == "output"
+
+
+def test_plain_has_bounds() -> None:
+    assert plain([0] * (ITEMS - 1), 10)
+    assert not plain([0] * (ITEMS + 1), 10)
+    assert not plain(["abc"] * 4, 10)
+    looped: list[Any] = []
+    looped.append(looped)
+    assert not plain(looped, 10)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        request(NONCE, "", [Call(function="f", args=(float("nan"),))], QUICK)
+
+
+def test_frames_of_docker_come_in_pieces() -> None:
+    told = Heard(NONCE, 1, QUICK)
+    sent = b"".join(struct.pack(">BxxxL", kind, len(text)) + text for kind, text in
+                    ((1, f"{NONCE} ready\n".encode()), (2, b"words"), (1, answer(RIGHT).encode()[9:])))  # fmt: skip
+    frames = bytearray()
+    for n in range(len(sent)):
+        frames += sent[n : n + 1]
+        take_frames(frames, told)
+    assert not frames
+    assert told.ran(None).ended == "done"
+    assert told.said() == "words"
+    flood = bytearray(struct.pack(">BxxxL", 2, 10**9) + bytes(2**17))
+    take_frames(flood, told)
+    assert len(flood) == 8
+    assert told.too_much
+
+
+def test_cgroups_of_the_second_kind(tmp_path: Path) -> None:
+    """In a folder that only looks like one: the kernel here has the first kind."""
+    own = tmp_path / "own"
+    own.write_text("0::/slice/mine\n")
+    root = tmp_path / "root"
+    place = root / "slice" / "mine"
+    place.mkdir(parents=True)
+    (root / "cgroup.controllers").write_text("cpu memory pids\n")
+    assert find_cgroups(root, own) is None  # no subtree_control: nothing is granted
+
+
