@@ -25,6 +25,8 @@ dataset_app = typer.Typer(
     help="Look at datasets, compare and rebuild them.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(dataset_app, name="dataset")
+holdout_app = typer.Typer(help="The questions that are held out.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(holdout_app, name="holdout")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Base = Annotated[str | None, typer.Option("--base-model", help="'seed', a folder or a Hugging Face name.")]
@@ -299,15 +301,55 @@ def train(
 
 @app.command()
 def examine(
-    challenger: Annotated[str, typer.Argument(help="A version: 2 or v2.")],
-    champion: Annotated[str | None, typer.Argument(help="Another version or 'base'; without it the champion.")] = None,
+    challenger: Annotated[
+        str, typer.Argument(help="A version (2 or v2), 'base', 'few-shot' or http://host:port/v1#model.")
+    ],
+    champion: Annotated[str | None, typer.Argument(help="The same; without it the champion.")] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", help="Only this suite, or a .jsonl file of your own; repeatable.")
+    ] = None,
     base_model: Base = None,
     json: Json = False,
 ) -> None:
-    """Examine a version. Against the champion the verdict is recorded; against another it is only told."""
-    from academy.commands import stages as commands
+    """Examine a version. Against the champion on all suites the verdict is recorded; anything else is only told."""
+    from academy.commands import arena as commands
 
-    commands.examine(challenger, champion, base_model, as_json=json)
+    commands.examine(challenger, champion, suite or [], base_model, as_json=json)
+
+
+@app.command()
+def suites(json: Json = False) -> None:
+    """What can be asked in an examination, and what is."""
+    from academy.commands import arena as commands
+
+    commands.suites(as_json=json)
+
+
+@app.command()
+def budget(base_model: Base = None, json: Json = False) -> None:
+    """How many examinations can still promote."""
+    from academy.commands import arena as commands
+
+    commands.budget(base_model, as_json=json)
+
+
+@holdout_app.command("renew")
+def holdout_renew(base_model: Base = None, json: Json = False) -> None:
+    """Retire the held-out questions that were used, take fresh ones from lessons that no training has seen."""
+    from academy.commands import arena as commands
+
+    commands.renew(base_model, as_json=json)
+
+
+@app.command()
+def comparisons(
+    export: Annotated[Path | None, typer.Option("--export", help="Write them to this file, one a line.")] = None,
+    json: Json = False,
+) -> None:
+    """All examinations that were held here, with win rates and ratings."""
+    from academy.commands import arena as commands
+
+    commands.comparisons(export, as_json=json)
 
 
 @app.command()

@@ -127,7 +127,9 @@ def _forget_in(dataset: Dataset, lesson: str) -> bool:
 def _forget_answers(folder: Path, text: _Text) -> None:
     for path in folder.glob("*.json"):
         known = orjson.loads(path.read_bytes())
-        kept = {asked: said for asked, said in known.items() if not text.asks(asked) and not text.quotes(_text_of(said))}
+        kept = {
+            asked: said for asked, said in known.items() if not text.asks(asked) and not text.quotes(_text_of(said))
+        }
         if len(kept) != len(known):
             write_file(path, orjson.dumps(kept, option=orjson.OPT_SORT_KEYS))
 

@@ -16,7 +16,7 @@ from academy.artifacts import Record
 from academy.database import Database, ledger
 from academy.errors import PromotionError
 
-Kind = Literal["verdict", "promotion", "rollback", "release", "supersede", "undo", "allow"]
+Kind = Literal["verdict", "promotion", "rollback", "release", "supersede", "undo", "allow", "renewal"]
 BASE = "base"
 """What stands for "no adapter" wherever an adapter's digest or version is expected."""
 
@@ -104,8 +104,15 @@ class Ledger:
         )
 
     def verdicts_spent(self) -> int:
-        """Examinations that could have promoted: each spends a share of the error budget."""
-        return sum(1 for row in self.rows("verdict") if row.body.get("spends", True))
+        """Examinations that could have promoted since the hold-out was renewed: each spends a share of the budget."""
+        spent = 0
+        for row in self.rows("verdict", "renewal"):
+            spent = 0 if row.kind == "renewal" else spent + bool(row.body.get("spends", True))
+        return spent
+
+    def budget_left(self, horizon: int) -> int:
+        """Examinations that may still promote, of so many."""
+        return max(0, horizon - self.verdicts_spent())
 
     def _champion(self, connection: sa.Connection) -> Champion:
         row = connection.execute(

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AliasChoices, Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, field_validator, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from academy.errors import HomeError, InputError
@@ -89,6 +89,20 @@ class Settings(BaseSettings):
     num_epochs: int | None = Field(
         None, ge=1, le=20, validation_alias=_names("NUM_EPOCHS", "DEFAULT_NUM_EPOCHS"), description="empty: chosen"
     )
+    suites: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("recall", "style", "regression", "leak", "coding", "commits"),
+        validation_alias=_names("SUITES"),
+        description="what every examination asks, by commas; a .jsonl file is a suite of your own",
+    )
+    sandbox: str = Field(
+        "", validation_alias=_names("SANDBOX"), description="bubblewrap or docker; empty: the first that runs here"
+    )
+    judge: str = Field(
+        "", validation_alias=_names("JUDGE"), description="http://host:port/v1#model that compares answers; told only"
+    )
+    endpoint_key: SecretStr = Field(
+        SecretStr(""), validation_alias=_names("ENDPOINT_KEY"), description="bearer token for judges and endpoints"
+    )
     enable_gpu: bool = Field(
         True, validation_alias=_names("ENABLE_GPU", "ENABLE_GPU"), description="use a GPU where there is one"
     )
@@ -99,7 +113,7 @@ class Settings(BaseSettings):
         """A `~` in .env, where no shell has seen it."""
         return path.expanduser()
 
-    @field_validator("trusted_authors", mode="before")
+    @field_validator("trusted_authors", "suites", mode="before")
     @classmethod
     def _by_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -13,29 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from academy import professor
-from academy.arena.bout import Examination, examination_digest, examine
-from academy.arena.suite import Generation, Suite
-from academy.arena.suites.commits import CommitsSuite
-from academy.arena.suites.recall import RecallSuite
-from academy.arena.verdict import HORIZON
+from academy.arena.verdict import FEWEST_GROUPS, HORIZON
 from academy.artifacts import Record, digest_of_file, sweep
 from academy.curriculum import replay
 from academy.curriculum.curator import DatasetCurator, refuse_overlap_of_texts
-from academy.curriculum.dataset import Dataset, read_dataset, read_rows
+from academy.curriculum.dataset import Dataset, Example, all_datasets, read_rows
+from academy.curriculum.filters import reason_to_drop
+from academy.curriculum.register import Renewal, Request
 from academy.curriculum.sharding import Run, in_process
-from academy.errors import AdapterError, ExaminationError, InputError, TrainingError
+from academy.errors import AdapterError, InputError, TrainingError
+from academy.examining import publish_verdict
 from academy.experience.commits import is_repository, open_repository
 from academy.experience.conversations import Wanted
 from academy.experience.lessons import Import
-from academy.experience.source import Experience, Kind
+from academy.experience.source import Kind
 from academy.genealogy.tracking import TrackedRun
 from academy.genealogy.versions import Version
 from academy.habitat.adapter import Adapter, read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.process import ProcessBackend, read_events
-from academy.ledger import BASE, Champion, Row
+from academy.ledger import BASE, Row
 from academy.professor import Decision, Recipe
-from academy.promotion import promote, reconcile, record_verdict
+from academy.promotion import promote, reconcile
 from academy.workplace import Workplace
 
 log = logging.getLogger("academy")
@@ -50,22 +49,6 @@ class Overrides(Record):
     learning_rate: float | None = None
     epochs: int | None = None
     batch_size: int | None = None
-
-
-class RuntimePlayer:
-    """A version of the running base model as a player in the arena."""
-
-    def __init__(self, work: Workplace, adapter: str) -> None:
-        self.identity = work.base.digest if adapter == BASE else adapter
-        self._work = work
-        self._adapter = adapter
-
-    def answer(self, requests: Sequence[str], generation: Generation) -> list[str]:
-        """Greedy answers by the adapter, which is checked, loaded and verified when it is first asked."""
-        if self._adapter != BASE:
-            self._work.runtime.load(self._work.adapters / self._adapter[:16])
-            self._work.runtime.verify(self._adapter)
-        return self._work.runtime.generate(requests, self._adapter, generation.max_new_tokens)
 
 
 def admit(
@@ -164,37 +147,6 @@ def allowed(work: Workplace) -> set[str]:
     return {row.body["overlap"] for row in work.ledger.rows("allow")}
 
 
-class Clash(Record):
-    """A held-out request with its answer, and what a lesson of a batch teaches instead."""
-
-    request: str
-    answer: str
-    taught: str
-    batch: str
-
-
-def clashes(work: Workplace, pairs: Iterable[tuple[str, str]]) -> list[Clash]:
-    """Pairs of lessons (ids) in words; those of which one was forgotten since are left out."""
-    wanted = list(pairs)
-    lessons = work.store.by_id(one for pair in wanted for one in pair)
-    return [
-        Clash(
-            request=lessons[first].request,
-            answer=lessons[first].answer,
-            taught=lessons[second].answer,
-            batch=lessons[second].batch,
-        )
-        for first, second in wanted
-        if first in lessons and second in lessons
-    ]
-
-
-def in_words(work: Workplace, verdict: dict[str, Any]) -> dict[str, Any]:
-    """A verdict's body with its contradicting lessons in words."""
-    pairs = [(one["lesson"], one["against"]) for one in verdict["contradicted"]]
-    return {**verdict, "contradicted": [clash.model_dump() for clash in clashes(work, pairs)]}
-
-
 def choose(work: Workplace, dataset: Dataset, overrides: Overrides) -> Recipe:
     """The professor's recipe for a dataset, with what the settings and a person fixed."""
     fixed = work.settings
@@ -283,68 +235,6 @@ def train(
     return version
 
 
-def hold_examination(
-    work: Workplace, challenger: Version, *, against: str | None = None, decision: Decision | None = None
-) -> tuple[Row | None, Examination | None]:
-    """Examine a version against the champion (or another version) on the challenger's held-out questions.
-
-    Against the champion it is of record: one ledger row, written once, and after REJECT the new lessons are set
-    aside. Against any other it is only told: no row, nothing spent. Returns the row and, where the examination was
-    held just now, its record.
-    """
-    champion = work.ledger.champion()
-    rival = champion.adapter if against is None else _identity(work, against)
-    of_record = rival == champion.adapter
-    dataset = read_dataset(work.datasets, challenger.dataset)
-    suites = _suites(work, dataset, champion)
-    rival_identity = work.base.digest if rival == BASE else rival
-    key = f"verdict:{work.base.digest}:" + examination_digest(
-        rival_identity, challenger.adapter, [suite.digest for suite, _ in suites]
-    )
-    if of_record and (known := work.ledger.find(key)):
-        return known, None
-    held = examine(
-        RuntimePlayer(work, rival),
-        RuntimePlayer(work, challenger.adapter),
-        suites,
-        looks_before=work.ledger.verdicts_spent(),
-        answers=work.settings.folder("answers"),
-    )
-    record = held.save(work.settings.folder("examinations"))
-    verdict = held.verdict
-    log.info("%s: %s", verdict.outcome, verdict.because)
-    if not of_record:
-        return None, held
-    body = {
-        **verdict.model_dump(mode="json"),
-        "challenger": challenger.adapter,
-        "version": challenger.version,
-        "champion": champion.adapter,
-        "champion_version": champion.version,
-        "dataset": dataset.digest,
-        "order": challenger.order,
-        "cursor": dataset.cursor,
-        "decision": decision.model_dump(mode="json") if decision else None,
-        "contradicted": _contradicted(work, held, champion, dataset) if verdict.outcome == "REJECT" else [],
-        "record": record.name,
-    }
-    row = record_verdict(work.ledger, key, body, (champion.cursor, dataset.cursor))
-    return row, held
-
-
-def publish_verdict(work: Workplace, challenger: Version, row: Row) -> None:
-    """Write a verdict into the registry, where people browse. Repeating it is harmless."""
-    target = row.body["target"] or {}
-    scores = {
-        "score_champion": f"{target.get('champion', 0):.4f}",
-        "score_challenger": f"{target.get('challenger', 0):.4f}",
-        "score_difference": f"{target.get('difference', 0):+.4f}",
-        "score_interval": f"{target.get('low', 0):+.4f} to {target.get('high', 0):+.4f}",
-        "examined_against": row.body["champion_version"],
-    }
-    work.versions.note_verdict(challenger.version, row.body["outcome"], row.body["because"], scores)
-
-
 def settle(work: Workplace) -> None:
     """Finish what an evolution that was killed after its verdict had left open: registry, crown, alias.
 
@@ -365,6 +255,31 @@ def settle(work: Workplace) -> None:
                 log.warning("%s won its examination and is not promoted: %s", version.name, problem)
     if work.ledger.champion().seq:
         reconcile(work.ledger, work.versions)
+
+
+def renew_holdout(work: Workplace) -> Renewal:
+    """Retire the questions that were examined and hold out fresh ones that no training has seen; a ledger row.
+
+    Raises InputError where too few unseen lessons are there.
+    """
+    trained = max((one.cursor for one in all_datasets(work.datasets)), default=0)
+    examined = max((row.body["cursor"] for row in work.ledger.rows("verdict")), default=0)
+    used, unseen = [], []
+    for lesson in work.store.read():
+        example = Example.of(lesson, origin="")
+        request = Request(text=example.opening, suite=example.suite, group=example.group)
+        if lesson.seq <= examined:
+            used.append(request)
+        elif lesson.seq > trained and not reason_to_drop(lesson):
+            unseen.append(request)
+    work.register.assign(unseen)
+    with work.database.write() as connection:
+        found = work.register.renew(used, unseen, FEWEST_GROUPS, connection)
+        rows = sum(1 for _ in work.ledger.rows("verdict"))
+        key = f"renewal:{work.base.digest}:{rows}"
+        work.ledger.append("renewal", key, {**found.model_dump(), "after": rows}, connection)
+    log.info("hold-out renewed: %d retired, %d fresh", found.retired, found.fresh)
+    return found
 
 
 def act(work: Workplace, challenger: Version, row: Row) -> bool:
@@ -388,47 +303,8 @@ def _verify_with(work: Workplace) -> Callable[[Path], None]:
     return verify
 
 
-def _suites(work: Workplace, dataset: Dataset, champion: Champion) -> list[tuple[Suite, Generation]]:
-    held_out = dataset.held_out({lesson.id: lesson.seq for lesson in work.store.read()})
-    found: list[Suite] = [RecallSuite(held_out, champion.cursor), CommitsSuite(held_out)]
-    return [(suite, _generation(work, suite)) for suite in found if suite.decisive or suite.questions()]
-
-
-def _generation(work: Workplace, suite: Suite) -> Generation:
-    """Room for the longest reference, in steps of 32 tokens, so that kept answers stay valid."""
-    longest = max(work.base.count_tokens([q.reference for q in suite.questions()]), default=0)
-    return Generation(max_new_tokens=32 * (1 + (longest + 1) // 32))
-
-
-def _identity(work: Workplace, name: str) -> str:
-    return BASE if name == BASE else work.versions.get(name).adapter
-
-
 def _adapter(work: Workplace, digest: str) -> Adapter:
     return read_adapter(work.adapters / digest[:16], base_digest=work.base.digest, digest=digest)
-
-
-def _contradicted(work: Workplace, held: Examination, champion: Champion, dataset: Dataset) -> list[dict[str, str]]:
-    """The new lessons that teach what the challenger wrongly said on the guard questions it lost: ids, no texts."""
-    references = {example.id for example in dataset.held_out()}
-    taught: dict[str, Experience] = {}
-    for lesson in work.store.read(since=champion.cursor):
-        if lesson.seq <= dataset.cursor:
-            taught.setdefault(lesson.answer, lesson)
-    return [
-        {"lesson": question, "against": taught[said].id, "batch": taught[said].batch}
-        for result in held.results
-        if result.decisive
-        for question, said in result.lost
-        if said in taught and question in references
-    ]
-
-
-def require_verdict(row: Row | None) -> Row:
-    """The row of an examination of record."""
-    if row is None:
-        raise ExaminationError("This examination was not held against the champion.", "Leave the second version out.")
-    return row
 
 
 def _tell(event: TrainingEvent, before: TrainingEvent) -> None:
@@ -460,7 +336,7 @@ def summary(work: Workplace) -> dict[str, Any]:
         "base_model": {"name": work.base.name, "digest": work.base.digest, "family": work.base.family},
         "lessons": statistics | {"new": work.store.trainable(since=champion.cursor)},
         "last_verdict": {"at": verdicts[-1].at, **_short(verdicts[-1])} if verdicts else None,
-        "budget": {"spent": work.ledger.verdicts_spent(), "horizon": HORIZON},
+        "budget": {"spent": work.ledger.verdicts_spent(), "left": work.ledger.budget_left(HORIZON), "horizon": HORIZON},
         "home": str(work.settings.home),
     }
 

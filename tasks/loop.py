@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
+from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from academy import stages
 from academy.curriculum.dataset import Dataset
 from academy.errors import AcademyError
+from academy.examining import brief_report, hold_examination, publish_verdict, require_verdict
 from academy.experience.lessons import Import
 from academy.genealogy.versions import Version
 from academy.habitat.backend import TrainingOrder
@@ -76,10 +78,32 @@ def train_challenger(dataset: Dataset, recipe: Recipe, decision: Decision, base_
 def examine_challenger(challenger: Version, decision: Decision, base_model: str | None) -> Row:
     """Champion against challenger; the verdict is a ledger row."""
     work = Workplace.open(base_model)
-    row, _ = stages.hold_examination(work, challenger, decision=decision)
-    found = stages.require_verdict(row)
-    stages.publish_verdict(work, challenger, found)
+    row, _ = hold_examination(work, challenger.version, decision=decision)
+    found = require_verdict(row)
+    publish_verdict(work, challenger, found)
+    _show(work, f"v{challenger.version}", found)
     return found
+
+
+@task(name="examine players", timeout_seconds=6 * 3600, persist_result=True, **_again)
+def examine_players(
+    challenger: str, champion: str | None, suites: list[str], base_model: str | None
+) -> dict[str, Any]:  # fmt: skip
+    """Any player against any other; of record where it is a version against the champion on all suites."""
+    work = Workplace.open(base_model)
+    row, held = hold_examination(work, challenger, champion, wanted=suites)
+    if row is not None:
+        publish_verdict(work, work.versions.get(challenger), row)
+        _show(work, challenger, row)
+    verdict = row.body if row is not None else held.examination.verdict.model_dump(mode="json") if held else {}
+    return {"verdict": verdict, "of_record": row is not None, "report": str(held.report) if held else None}
+
+
+def _show(work: Workplace, name: str, row: Row) -> None:
+    """The report among Prefect's artifacts. It quotes no lesson: what Prefect keeps could not be forgotten."""
+    create_markdown_artifact(
+        brief_report(work, row), key=f"examination-{name.lower()}", description=row.body["outcome"]
+    )  # fmt: skip
 
 
 @task(name="promote", timeout_seconds=1800, persist_result=True, **_again)

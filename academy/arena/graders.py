@@ -1,11 +1,11 @@
 """Graders of user suites: each a record that was read from a line of JSON, with one function that scores an answer.
 
-    {"grader": "exact", "reference": "..."}                     the same text, white space apart
-    {"grader": "regex", "pattern": "..."}                       found anywhere in the answer, within a second
-    {"grader": "json", "fields": {"a.b": 1}}                    the share of fields that have these values
-    {"grader": "tool call", "tool": "...", "arguments": {...}}  half for the tool, half for the share of arguments
-    {"grader": "unit test", "function": "f", "cases": [...]}    all cases pass, run in the sandbox
-    {"grader": "similarity", "reference": "...", "least": 0.9}  alike by edits, from 0 to 1; below `least` it is 0
+{"grader": "exact", "reference": "..."}                     the same text, white space apart
+{"grader": "regex", "pattern": "..."}                       found anywhere in the answer, within a second
+{"grader": "json", "fields": {"a.b": 1}}                    the share of fields that have these values
+{"grader": "tool call", "tool": "...", "arguments": {...}}  half for the tool, half for the share of arguments
+{"grader": "unit test", "function": "f", "cases": [...]}    all cases pass, run in the sandbox
+{"grader": "similarity", "reference": "...", "least": 0.9}  alike by edits, from 0 to 1; below `least` it is 0
 """
 
 from __future__ import annotations

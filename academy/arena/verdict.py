@@ -156,9 +156,7 @@ def _decide(seen: Sequence[_Seen], targets: Sequence[_Seen], level: float, look:
     if not level:
         return "HOLD", f"the error budget of {HORIZON} examinations is used up; renew the hold-out"
     gain = targets[0].gain("whole", level / len(targets))
-    return "HOLD", (
-        f"{CHANCE}: {targets[0].points('whole')} (p = {gain.p:.2g}, {gain.allowed:.2g} allowed)."
-    )
+    return "HOLD", (f"{CHANCE}: {targets[0].points('whole')} (p = {gain.p:.2g}, {gain.allowed:.2g} allowed).")
 
 
 def _nothing_to_go_by(seen: Sequence[_Seen], looks_before: int, look: int) -> Verdict:
@@ -318,6 +316,15 @@ class _Seen:
             p_gain=self.gain(part, level).p if resample else 1.0,
             p_loss=self.loss(part, FALL_LEVEL).p if resample else 1.0,
         )
+
+
+def interval_of(items: Sequence[Item]) -> tuple[float, float, float]:
+    """The mean difference of some items with its 95 % interval, groups drawn again."""
+    groups: dict[str, list[float]] = defaultdict(list)
+    for item in items:
+        groups[item.group].append(item.challenger - item.champion)
+    difference = np.array([np.mean(found) for _, found in sorted(groups.items())])
+    return float(difference.mean()), *_interval(difference, items)
 
 
 def _interval(difference: NDArray[np.float64], items: Sequence[Item]) -> tuple[float, float]:

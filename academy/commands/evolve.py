@@ -10,6 +10,7 @@ from typing import Any
 from academy import stages
 from academy.artifacts import Record
 from academy.commands.output import emit, listen, say, table
+from academy.examining import in_words
 from academy.professor import Decision
 from academy.stages import Overrides
 from academy.workplace import Workplace
@@ -45,7 +46,7 @@ def run(request: Request, *, dry_run: bool, as_json: bool) -> None:
     else:
         result = _in_prefect(work, repos, request)
         if result["verdict"]:
-            result["verdict"] = stages.in_words(work, result["verdict"])
+            result["verdict"] = in_words(work, result["verdict"])
         result["stages"]["start"] = round(time.monotonic() - started - sum(result["stages"].values()), 1)
     if as_json:
         emit(result)

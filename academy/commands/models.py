@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from academy import stages
+from academy.commands.arena import LOW_BUDGET
 from academy.commands.output import console, emit, listen, say, table
 from academy.errors import PromotionError
 from academy.genealogy.versions import Version
@@ -147,11 +148,8 @@ def status(base_model: str | None, *, as_json: bool) -> None:
         say(f"Last verdict ({last['at']}): v{last['version']} {last['outcome']}: {last['because']}")
     budget = found["budget"]
     say(f"Examinations spent: {budget['spent']} of {budget['horizon']}.")
-    if budget["horizon"] - budget["spent"] <= LOW_BUDGET:
-        say("Few examinations are left before nothing can be promoted any more.")
-
-
-LOW_BUDGET = 5
+    if budget["left"] <= LOW_BUDGET:
+        say("Few are left before nothing can be promoted any more: import new lessons, then `academy holdout renew`.")
 
 
 def _story(row: Row) -> str:
@@ -168,6 +166,8 @@ def _story(row: Row) -> str:
             return f"{body['lessons']} lessons" + (f" of {body['batch']}" if body["batch"] else "")
         case "allow":
             return f"the overlap {body['overlap'][:12]} may be trained on"
+        case "renewal":
+            return f"{body['retired']} questions retired, {body['fresh']} fresh ones on {body['groups']} answers"
         case "undo":
             return f"{body['lessons']} lessons of {body['batch']} {'put back' if body['restored'] else 'taken out'}"
         case _:

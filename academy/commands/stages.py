@@ -1,4 +1,4 @@
-"""`academy curate | decide | train | examine`: single stages by hand."""
+"""`academy curate | decide | train`: single stages by hand."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from academy.commands.output import emit, listen, say, table
 from academy.curriculum.dataset import read_dataset
 from academy.curriculum.sharding import on_ray
 from academy.errors import InputError
+from academy.examining import clashes
 from academy.professor import SMALLEST_DATASET
 from academy.stages import Overrides
 from academy.workplace import Workplace
@@ -31,7 +32,7 @@ def curate(
         return
     say(f"Written to {file}.")
     table(f"Dataset {found.digest[:12]} in {found.path}", ("what", "how many"), list(found.funnel.items()))
-    for one in stages.clashes(work, [(pair.first, pair.second) for pair in found.contradictions[:10]]):
+    for one in clashes(work, [(pair.first, pair.second) for pair in found.contradictions[:10]]):
         say(f"contradiction: '{one.request}': '{one.answer}', and {one.batch} teaches '{one.taught}'")
 
 
@@ -78,24 +79,3 @@ def train(
         )
     else:
         say(f"{version.name} is registered. Examine it: academy examine {version.name}")
-
-
-def examine(challenger: str, champion: str | None, base_model: str | None, *, as_json: bool) -> None:
-    """Hold an examination."""
-    listen()
-    work = Workplace.open(base_model)
-    version = work.versions.get(challenger)
-    row, held = stages.hold_examination(work, version, against=champion)
-    if row is not None:
-        stages.publish_verdict(work, version, row)
-    found = stages.in_words(work, row.body) if row is not None else held.verdict.model_dump(mode="json") if held else {}
-    if as_json:
-        emit({"verdict": found, "of_record": row is not None})
-        return
-    say(f"{found['outcome']}: {found['because']}")
-    if row is None:
-        say("Told only: it was not held against the champion, so it changes nothing and spends nothing.")
-    elif found["outcome"] == "PROMOTE":
-        say(f"Promote it: academy promote {version.name}")
-    for one in found.get("contradicted", [])[:5]:
-        say(f"  '{one['request']}': '{one['answer']}', but {one['batch']} teaches '{one['taught']}'")

@@ -298,6 +298,8 @@ class DatasetCurator:
                 self._count("longer than the model's context", 1)
             elif place.side == "neither":
                 self._count("near both a trained and a held-out request", 1)
+            elif place.side == "retired":
+                self._count("retired from the hold-out", 1)
             else:
                 placed = example.model_copy(update={"origin": place.origin})
                 self._examples.append((placed, place, length + TEMPLATE_TOKENS))

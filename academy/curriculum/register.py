@@ -16,10 +16,13 @@ import sqlalchemy as sa
 
 from academy.artifacts import Record, digest_of, stable_fraction
 from academy.curriculum.nearness import CHUNK, NEAR, Index, pairs_within, signatures, verified
+from academy.curriculum.dataset import Example
 from academy.database import Database, register
+from academy.errors import InputError
 from academy.experience.lessons import normalised
 
-Side = Literal["train", "holdout", "neither"]
+Side = Literal["train", "holdout", "neither", "retired"]
+"""`retired`: it was examined until the hold-out was renewed. It is not trained on either; regression still asks it."""
 HELD_OUT = 0.22
 """Share of an answer's wordings that are held out: two of nine."""
 
@@ -37,6 +40,14 @@ class Place(Record):
 
     origin: str
     side: Side
+
+
+class Renewal(Record):
+    """What a renewal of the hold-out changed: origins, and the answers that the fresh ones have."""
+
+    retired: int
+    fresh: int
+    groups: int
 
 
 def request_key(suite: str, text: str) -> str:
@@ -75,6 +86,61 @@ class HoldOutRegister:
             if rows:
                 connection.execute(sa.insert(register), rows)
         return {key: places[key] for key in wanted}
+
+    def examined(self, examples: Iterable[Example]) -> list[Example]:
+        """Those of some held-out examples that are held out still: a renewal retires the others."""
+        found = list(examples)
+        keys = [request_key(example.suite, example.opening) for example in found]
+        with self.database.read() as connection:
+            retired = {
+                row["request"] for row in _rows(connection, register.c.request, keys) if row["side"] == "retired"
+            }
+        return [example for example, key in zip(found, keys, strict=True) if key not in retired]
+
+    def renew(
+        self, used: Iterable[Request], unseen: Iterable[Request], fewest: int, connection: sa.Connection
+    ) -> Renewal:
+        """Retire what was examined, and hold out fresh requests in its place: whole origins that nobody trained on.
+
+        At most half of the unseen origins of an answer are held out, as many in all as are retired. Raises InputError
+        where they have fewer than `fewest` answers.
+        """
+        old = {request_key(one.suite, one.text) for one in used}
+        new = {request_key(one.suite, one.text): one for one in unseen}
+        rows = list(_rows(connection, register.c.request, sorted(old | new.keys())))
+        retired = {row["origin"] for row in rows if row["request"] in old and row["side"] == "holdout"}
+        tainted = {row["origin"] for row in rows if row["request"] in old}
+        by_group: dict[str, set[str]] = defaultdict(set)
+        fresh: set[str] = set()
+        for row in rows:
+            if row["request"] in new and row["origin"] not in tainted:
+                group = by_group[new[row["request"]].group]
+                if row["side"] == "holdout":
+                    fresh.add(row["origin"])
+                elif row["side"] == "train":
+                    group.add(row["origin"])
+        chosen = [
+            (n, stable_fraction("renewed", origin), origin)
+            for group in by_group.values()
+            for n, origin in enumerate(
+                sorted(group, key=lambda one: stable_fraction("renewed", one))[: -(-len(group) // 2)]
+            )
+        ]
+        wanted = max(0, len(retired) - len(fresh))
+        moved = {origin for _, _, origin in sorted(chosen)[:wanted]}
+        groups = {new[row["request"]].group for row in rows if row["request"] in new and row["origin"] in fresh | moved}
+        if len(groups) < fewest:
+            raise InputError(
+                f"Only {len(groups)} answers among the lessons that no training has seen; {fewest} are needed to "
+                "examine with.",
+                "Import new lessons with answers of their own, and renew before you train on them.",
+            )
+        for origins, side in ((retired, "retired"), (moved, "holdout")):
+            ordered = sorted(origins)
+            for begin in range(0, len(ordered), 500):
+                chunk = register.c.origin.in_(ordered[begin : begin + 500])
+                connection.execute(sa.update(register).where(chunk, register.c.suite == "recall").values(side=side))
+        return Renewal(retired=len(retired), fresh=len(fresh | moved), groups=len(groups))
 
     def _sign(self, connection: sa.Connection) -> None:
         """Sign what was stored since the last time, by whomever."""

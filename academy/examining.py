@@ -1,0 +1,422 @@
+"""The examination as a stage of the loop: which suites, which players, what is recorded, and the report of it.
+
+The arena itself knows neither runtimes nor the registry; they meet here.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from academy.arena.bout import Cost, Examination, examination_digest, examine, read_examination
+from academy.arena.endpoint import Endpoint, EndpointPlayer, Opinion, opinion
+from academy.arena.report import Context, render
+from academy.arena.sandbox import Sandbox, Unavailable, find_sandbox
+from academy.arena.suite import Generation, Player, Question, Reply, Suite
+from academy.arena.suites.coding import coding
+from academy.arena.suites.commits import CommitsSuite
+from academy.arena.suites.leak import LeakSuite
+from academy.arena.suites.recall import RecallSuite
+from academy.arena.suites.regression import regression
+from academy.arena.suites.style import StyleSuite
+from academy.arena.suites.user import UserSuite
+from academy.arena.verdict import HORIZON
+from academy.artifacts import Record, digest_of, write_file
+from academy.curriculum.dataset import Dataset, Example, read_dataset, read_rows
+from academy.errors import ExaminationError, InputError
+from academy.experience.source import Experience
+from academy.genealogy.versions import Version
+from academy.ledger import BASE, Champion, Row
+from academy.professor import Decision
+from academy.promotion import record_verdict
+from academy.template import Message
+from academy.workplace import Workplace
+
+log = logging.getLogger("academy")
+FEW_SHOT = "few-shot"
+SHOTS = 4
+LONGEST_ANSWER = 0.5
+"""Share of the model's context that an answer may take."""
+GOLD_ASKED = 20
+"""Gold answers that a judge is checked by."""
+SUITES = {
+    "recall": "held-out wordings of lessons, answered exactly; the target",
+    "style": "whether those answers end by themselves, keep form and length; a guard",
+    "regression": "general skills, and what earlier champions could do; a guard",
+    "leak": "secrets and personal data that curation took out: one that comes back rejects",
+    "coding": "functions to be written, run in the sandbox; a guard",
+    "commits": "from a change to its subject line; told only",
+}
+
+
+class RuntimePlayer:
+    """A version of the running base model, or the base model itself."""
+
+    def __init__(self, work: Workplace, adapter: str) -> None:
+        self.identity = work.base.digest if adapter == BASE else adapter
+        self._work = work
+        self._adapter = adapter
+
+    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
+        """Greedy answers by the adapter, which is checked, loaded and verified when it is first asked."""
+        if self._adapter != BASE:
+            self._work.runtime.load(self._work.adapters / self._adapter[:16])
+            self._work.runtime.verify(self._adapter)
+        return self._work.runtime.replies(requests, self._adapter, generation.max_new_tokens)
+
+
+class FewShotPlayer:
+    """The base model, shown the lessons that are nearest to each request. Where it does as well, training is idle."""
+
+    def __init__(self, work: Workplace, dataset: Dataset) -> None:
+        self.identity = digest_of([FEW_SHOT, SHOTS, work.base.digest, dataset.digest])
+        self._work = work
+        self._dataset = dataset
+
+    @cached_property
+    def _shots(self) -> list[tuple[str, str]]:
+        rows = (row["messages"] for row in read_rows(self._dataset.train_file))
+        return [(turns[-2]["content"], turns[-1]["content"]) for turns in rows if len(turns) > 1]
+
+    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
+        """Greedy answers by the base model, with as many shots before each request as fit."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        known = vectors.fit_transform([request for request, _ in self._shots])
+        alike = (vectors.transform(requests) @ known.T).toarray()
+        room = self._work.base.context - generation.max_new_tokens
+        asked: list[list[Message]] = []
+        for request, row in zip(requests, alike, strict=True):
+            best = [self._shots[n] for n in row.argsort(kind="stable")[::-1][:SHOTS]]
+            while best and self._length([*best, (request, "")]) > room:
+                best.pop()
+            turns: list[Message] = []
+            for shot, answer in reversed(best):  # the nearest stands last, beside the request
+                turns += [{"role": "user", "content": shot}, {"role": "assistant", "content": answer}]
+            asked.append([*turns, {"role": "user", "content": request}])
+        return self._work.runtime.replies(asked, BASE, generation.max_new_tokens)
+
+    def _length(self, turns: Iterable[tuple[str, str]]) -> int:
+        texts = [text for turn in turns for text in turn]
+        return sum(self._work.base.count_tokens(texts)) + 8 * len(texts)
+
+
+class Held(Record):
+    """An examination that was held just now, and what it cost."""
+
+    examination: Examination
+    costs: tuple[Cost, Cost]
+    left_out: dict[str, str]
+    opinion: Opinion | None
+    report: Path  # the HTML; the markdown lies beside it
+
+
+def hold_examination(
+    work: Workplace,
+    challenger: str,
+    against: str | None = None,
+    *,
+    decision: Decision | None = None,
+    wanted: Sequence[str] = (),
+) -> tuple[Row | None, Held | None]:
+    """Examine a player against the champion, or against another one.
+
+    A version against the champion on the suites of the settings is of record: one ledger row, written once, and after
+    REJECT the new lessons are set aside. Anything else is only told: no row, nothing spent. Players are versions,
+    `base`, `champion`, `few-shot` and `http://host:port/v1#model`. Returns the row, and what was held just now.
+    """
+    champion = work.ledger.champion()
+    version = work.versions.get(challenger) if _is_version(challenger) else None
+    dataset = read_dataset(work.datasets, version.dataset if version else _newest_dataset(work))
+    rival = champion.adapter if against in (None, "champion") else against or BASE
+    players = (_player(work, rival, dataset, champion), _player(work, challenger, dataset, champion))
+    of_record = version is not None and not wanted and players[0].identity in (champion.adapter, _own(work, champion))
+    entries, left_out = choose_suites(work, dataset, champion, wanted or work.settings.suites)
+    questions = {suite.name: suite.questions() for suite, _ in entries}
+    key = f"verdict:{work.base.digest}:" + examination_digest(
+        players[0].identity, players[1].identity, [suite.digest for suite, _ in entries]
+    )
+    if of_record and (known := work.ledger.find(key)):
+        return known, None
+    looks_before = work.ledger.verdicts_spent()
+    examination, costs = examine(
+        *players, entries, looks_before=looks_before, answers=work.settings.folder("answers")
+    )  # fmt: skip
+    verdict = examination.verdict
+    log.info("%s: %s", verdict.outcome, verdict.because)
+    record = examination.save(work.settings.folder("examinations"))
+    said = _opinion(work, examination, questions, dataset)
+    row = None
+    if of_record and version is not None:
+        body = {
+            **verdict.model_dump(mode="json"),
+            "challenger": version.adapter,
+            "version": version.version,
+            "champion": champion.adapter,
+            "champion_version": champion.version,
+            "dataset": dataset.digest,
+            "order": version.order,
+            "cursor": dataset.cursor,
+            "decision": decision.model_dump(mode="json") if decision else None,
+            "contradicted": _contradicted(work, examination, champion, dataset) if verdict.outcome == "REJECT" else [],
+            "record": record.name,
+            "left_out": left_out,
+        }
+        if verdict.outcome == "CANNOT DECIDE":  # what stood in the way may be gone tomorrow: it may be held again
+            key += f":undecided:{sum(1 for _ in work.ledger.rows('verdict'))}"
+        row = record_verdict(work.ledger, key, body, (champion.cursor, dataset.cursor))
+    names = (_shown(rival, champion), _shown(challenger, champion))
+    context = Context(
+        names=names, base=work.base.name, costs=costs, memory=_peak_memory(work), left_out=left_out, opinion=said,
+        contradicted=tuple(in_words(work, row.body)["contradicted"]) if row else (),
+        budget_left=work.ledger.budget_left(HORIZON), told_only=row is None,
+    )  # fmt: skip
+    report = _write_report(record, examination, questions, context)
+    if version is not None and version.run:
+        for path in (report, report.with_suffix(".md")):
+            work.mlflow.log_artifact(version.run, str(path), "examination")
+    return row, Held(examination=examination, costs=costs, left_out=left_out, opinion=said, report=report)
+
+
+def choose_suites(
+    work: Workplace, dataset: Dataset, champion: Champion, wanted: Sequence[str]
+) -> tuple[list[tuple[Suite, Generation]], dict[str, str]]:
+    """The suites of these names or files, each with its generation settings; and why others were left out.
+
+    Raises InputError for a name that means nothing and for a file that cannot be read.
+    """
+    held_out = work.register.examined(dataset.held_out({lesson.id: lesson.seq for lesson in work.store.read()}))
+    recall = RecallSuite(held_out, champion.cursor)
+    found: list[Suite] = []
+    left_out: dict[str, str] = {}
+    sandbox: Sandbox | Unavailable | None = None
+    for name in dict.fromkeys(wanted):
+        suite: Suite
+        match name:
+            case "recall":
+                suite = recall
+            case "style":
+                suite = StyleSuite(recall.questions())
+            case "regression":
+                suite = regression(_known_earlier(work, {example.id for example in held_out}))
+            case "leak":
+                suite = LeakSuite(lesson for lesson in work.store.read() if lesson.seq <= dataset.cursor)
+            case "commits":
+                suite = CommitsSuite(held_out)
+            case "coding":
+                sandbox = sandbox or find_sandbox(work.settings.sandbox)
+                if isinstance(sandbox, Unavailable):
+                    left_out[name] = sandbox.because
+                    continue
+                suite = coding(sandbox)
+            case _:
+                suite = UserSuite.read(_suite_file(name))
+                if suite.needs_sandbox:
+                    sandbox = sandbox or find_sandbox(work.settings.sandbox)
+                    if isinstance(sandbox, Unavailable):
+                        left_out[suite.name] = sandbox.because
+                        continue
+                    suite = UserSuite.read(_suite_file(name), sandbox)
+        if any(suite.name == other.name for other in found):
+            raise InputError(f"Two suites are called {suite.name}.", "Give each a name of its own, in its first line.")
+        if suite.questions() or suite.role == "target":
+            found.append(suite)
+        else:
+            left_out[suite.name] = "it has no questions here"
+    return [(suite, _generation(work, suite)) for suite in found], left_out
+
+
+def publish_verdict(work: Workplace, challenger: Version, row: Row) -> None:
+    """Write a verdict into the registry, where people browse. Repeating it is harmless."""
+    target = row.body["target"] or {}
+    scores = {
+        "score_champion": f"{target.get('champion', 0):.4f}",
+        "score_challenger": f"{target.get('challenger', 0):.4f}",
+        "score_difference": f"{target.get('difference', 0):+.4f}",
+        "score_interval": f"{target.get('low', 0):+.4f} to {target.get('high', 0):+.4f}",
+        "examined_against": row.body["champion_version"],
+    }
+    work.versions.note_verdict(challenger.version, row.body["outcome"], row.body["because"], scores)
+
+
+def require_verdict(row: Row | None) -> Row:
+    """The row of an examination of record."""
+    if row is None:
+        raise ExaminationError("This examination was not held against the champion.", "Leave the second version out.")
+    return row
+
+
+def brief_report(work: Workplace, row: Row) -> str:
+    """The report of an examination of record as markdown without any lesson's text: for pages that keep it."""
+    record = work.settings.folder("examinations") / str(row.body["record"])
+    champion = row.body["champion_version"]
+    names = (champion if champion == BASE else f"v{champion}", f"v{row.body['version']}")
+    context = Context(
+        names=names, base=work.base.name, left_out=row.body.get("left_out", {}),
+        budget_left=work.ledger.budget_left(HORIZON),
+    )  # fmt: skip
+    return render(read_examination(record), {}, context, form="md", texts=False)
+
+
+class Clash(Record):
+    """A held-out request with its answer, and what a lesson of a batch teaches instead."""
+
+    request: str
+    answer: str
+    taught: str
+    batch: str
+
+
+def clashes(work: Workplace, pairs: Iterable[tuple[str, str]]) -> list[Clash]:
+    """Pairs of lessons (ids) in words; those of which one was forgotten since are left out."""
+    wanted = list(pairs)
+    lessons = work.store.by_id(one for pair in wanted for one in pair)
+    return [
+        Clash(
+            request=lessons[first].request,
+            answer=lessons[first].answer,
+            taught=lessons[second].answer,
+            batch=lessons[second].batch,
+        )
+        for first, second in wanted
+        if first in lessons and second in lessons
+    ]
+
+
+def in_words(work: Workplace, verdict: dict[str, Any]) -> dict[str, Any]:
+    """A verdict's body with its contradicting lessons in words."""
+    pairs = [(one["lesson"], one["against"]) for one in verdict["contradicted"]]
+    return {**verdict, "contradicted": [clash.model_dump() for clash in clashes(work, pairs)]}
+
+
+def _is_version(name: str) -> bool:
+    return name.removeprefix("v").isdigit()
+
+
+def _own(work: Workplace, champion: Champion) -> str:
+    return work.base.digest if champion.adapter == BASE else champion.adapter
+
+
+def _player(work: Workplace, name: str, dataset: Dataset, champion: Champion) -> Player:
+    if name in (champion.adapter, "champion"):
+        return RuntimePlayer(work, champion.adapter)
+    if name == BASE:
+        return RuntimePlayer(work, BASE)
+    if name == FEW_SHOT:
+        return FewShotPlayer(work, dataset)
+    if "://" in name:
+        return EndpointPlayer(Endpoint.parse(name, work.settings.endpoint_key.get_secret_value()))
+    return RuntimePlayer(work, work.versions.get(name).adapter)
+
+
+def _shown(name: str, champion: Champion) -> str:
+    if name in (champion.adapter, "champion"):
+        return champion.name
+    return f"v{name.removeprefix('v')}" if _is_version(name) else name
+
+
+def _newest_dataset(work: Workplace) -> str:
+    versions = work.versions.all()
+    if not versions:
+        raise ExaminationError("There is no dataset to examine on yet.", "Run `academy evolve` first.")
+    return versions[-1].dataset
+
+
+def _suite_file(name: str) -> Path:
+    path = Path(name).expanduser()
+    if path.suffix != ".jsonl":
+        raise InputError(f"There is no suite {name}.", f"Choose {', '.join(SUITES)} or a .jsonl file.")
+    return path
+
+
+def _generation(work: Workplace, suite: Suite) -> Generation:
+    """Room for the longest reference, in steps of 32 tokens, so that kept answers stay valid."""
+    longest = max(work.base.count_tokens([q.reference for q in suite.questions()]), default=0)
+    most = max(32, int(work.base.context * LONGEST_ANSWER) // 32 * 32)
+    return Generation(max_new_tokens=min(most, 32 * (1 + (longest + 1) // 32)))
+
+
+def _known_earlier(work: Workplace, asked_anyway: set[str]) -> list[Experience]:
+    """Lessons that a champion of this family answered rightly in the examination that made it one."""
+    crowned = {row.body["adapter"] for row in work.ledger.rows("promotion")}
+    ids: set[str] = set()
+    for row in work.ledger.rows("verdict"):
+        path = work.settings.folder("examinations") / str(row.body["record"])
+        if row.body["outcome"] != "PROMOTE" or row.body["challenger"] not in crowned or not path.is_file():
+            continue
+        for result in read_examination(path).results:
+            if result.suite in ("recall", "regression"):
+                ids |= {answer.question for answer in result.challenger if answer.score == 1}
+    return [lesson for lesson in work.store.read() if lesson.id in ids and lesson.id not in asked_anyway]
+
+
+def _contradicted(
+    work: Workplace, held: Examination, champion: Champion, dataset: Dataset
+) -> list[dict[str, str]]:  # fmt: skip
+    """The new lessons that teach what the challenger wrongly said on the guard questions it lost: ids, no texts."""
+    references = {example.id for example in dataset.held_out()}
+    taught: dict[str, Experience] = {}
+    for lesson in work.store.read(since=champion.cursor):
+        if lesson.seq <= dataset.cursor:
+            taught.setdefault(lesson.answer, lesson)
+    return [
+        {"lesson": question, "against": taught[said].id, "batch": taught[said].batch}
+        for result in held.results
+        if result.role == "target"
+        for question, said in result.lost
+        if said in taught and question in references
+    ]
+
+
+def _opinion(
+    work: Workplace, held: Examination, questions: dict[str, Sequence[Question]], dataset: Dataset
+) -> Opinion | None:
+    """What the judge of the settings says of the target's answers; its failure is told and stops nothing."""
+    if not work.settings.judge:
+        return None
+    judge = Endpoint.parse(work.settings.judge, work.settings.endpoint_key.get_secret_value())
+    asked = {q.id: q for q in questions.get("recall", ())}
+    pairs = [
+        (asked[a.question], a.text, b.text)
+        for result in held.results
+        if result.suite == "recall"
+        for a, b in zip(result.champion, result.challenger, strict=True)
+    ]
+    try:
+        return opinion(judge, pairs, _gold(work, dataset.held_out()))
+    except ExaminationError as problem:
+        log.warning("the judge was left out: %s", problem)
+        return None
+
+
+def _gold(work: Workplace, held_out: Sequence[Example]) -> list[tuple[str, str, str]]:
+    """Gold answers, each beside another lesson's answer: (request, gold, another)."""
+    starred = [lesson for lesson in work.store.by_id(e.id for e in held_out).values() if lesson.gold]
+    others = sorted({example.answer for example in held_out})
+    return [
+        (lesson.request, lesson.answer, next(answer for answer in others if answer != lesson.answer))
+        for lesson in sorted(starred, key=lambda one: one.id)[:GOLD_ASKED]
+        if any(answer != lesson.answer for answer in others)
+    ]
+
+
+def _write_report(
+    record: Path, held: Examination, questions: dict[str, Sequence[Question]], context: Context
+) -> Path:  # fmt: skip
+    write_file(record.with_suffix(".md"), render(held, questions, context, form="md").encode())
+    return write_file(record.with_suffix(".html"), render(held, questions, context, form="html").encode())
+
+
+def _peak_memory(work: Workplace) -> int:
+    """Bytes: of the GPU where the runtime has one, else of this process."""
+    if "torch" in sys.modules and work.runtime.device == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,27 @@
+"""An examination by hand, as a flow of its own: any player against any other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from tasks import loop
+
+
+@flow(name="examine", persist_result=True, validate_parameters=True)
+def examine(
+    challenger: str,
+    champion: str | None = None,
+    suites: list[str] = [],  # noqa: B006  Prefect shows the default in its form
+    base_model: str | None = None,
+) -> dict[str, Any]:
+    """Examine a player against the champion or another player.
+
+    Args:
+        challenger: A version (2 or v2), 'base', 'few-shot' or http://host:port/v1#model.
+        champion: The same; empty for the champion.
+        suites: Names of suites or .jsonl files; empty for those of ACADEMY_SUITES, of record against the champion.
+        base_model: 'seed', a folder or a Hugging Face name; empty for ACADEMY_BASE_MODEL.
+    """
+    return loop.examine_players(challenger, champion, suites, base_model)
