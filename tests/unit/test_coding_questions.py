@@ -1,0 +1,165 @@
+"""Every coding question is proved: its solution passes all hidden cases, and each of its mutants fails at least one.
+
+Solutions and mutants are the project's own text. All of them run in one process without the sandbox, for speed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import academy.arena.suites
+
+FILE = Path(academy.arena.suites.__file__).with_name("coding.jsonl")
+KEYS = {"id", "tags", "request", "function", "cases", "solution", "mutants"}
+LEVELS = {"easy", "medium", "hard"}
+TOPICS = {
+    *("strings", "lists", "dicts", "dates", "parsing", "math", "recursion", "intervals", "graphs", "text", "state"),
+    *("sorting", "bits", "matrices"),
+}
+SECONDS = 30
+"""For all programs of all questions together; they take a fraction of one."""
+
+HARNESS = """
+import copy, json, sys
+
+def same(given, wanted):
+    if type(given) is not type(wanted):
+        return False
+    if isinstance(given, dict):
+        return given.keys() == wanted.keys() and all(same(given[key], wanted[key]) for key in given)
+    if isinstance(given, list):
+        return len(given) == len(wanted) and all(map(same, given, wanted))
+    return given == wanted
+
+def run(program, question):
+    space = {"__name__": "answer"}
+    exec(compile(program, question["id"], "exec"), space)
+    for case in question["cases"]:
+        arguments = copy.deepcopy(case["args"])
+        try:
+            result = space[question["function"]](*arguments)
+        except Exception as error:
+            yield "raised", repr(error)
+        else:
+            kept = "" if arguments == case["args"] else ", arguments changed"
+            yield "right" if same(result, case["result"]) else "wrong", repr(result) + kept
+
+json.dump(
+    [[list(run(program, q)) for program in (q["solution"], *q["mutants"])] for q in json.load(sys.stdin)], sys.stdout
+)
+"""
+"""Prints, for each question and each of its four programs, what came of every case: [how, what]."""
+
+Question = dict[str, Any]
+Run = list[list[str]]
+
+QUESTIONS: list[Question] = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
+
+
+def run_all(questions: list[Question]) -> list[list[Run]]:
+    """Solution and mutants of every question, over all its cases."""
+    ended = subprocess.run(
+        [sys.executable, "-I", "-c", HARNESS],
+        input=json.dumps(questions),
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    runs: list[list[Run]] = json.loads(ended.stdout)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def runs() -> dict[str, list[Run]]:
+    """By question: what came of its solution, then of its three mutants."""
+    return dict(zip((question["id"] for question in QUESTIONS), run_all(QUESTIONS), strict=True))
+
+
+def failed(run: Run) -> set[int]:
+    """The places of the cases that a program did not pass."""
+    return {place for place, (how, _) in enumerate(run) if how != "right"}
+
+
+def test_there_are_enough_of_each_kind() -> None:
+    tags = Counter(tag for question in QUESTIONS for tag in question["tags"])
+    assert len(QUESTIONS) >= 60
+    assert tags["first-ten"] == 10
+    assert tags["easy"] >= 20
+    assert tags["medium"] >= 35
+    assert tags["hard"] >= 15
+    assert set(tags) == {"first-ten"} | LEVELS | TOPICS
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=[question["id"] for question in QUESTIONS])
+def test_its_form(question: Question) -> None:
+    assert set(question) == KEYS
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", question["id"])
+    assert len(LEVELS & set(question["tags"])) == 1
+    assert TOPICS & set(question["tags"])
+    assert len(question["tags"]) == len(set(question["tags"]))
+    assert f"`{question['function']}(" in question["request"]
+    assert question["request"] == " ".join(question["request"].split())
+    assert f"\ndef {question['function']}(" in "\n" + question["solution"]
+    assert len(question["mutants"]) == 3
+    assert len({question["solution"], *question["mutants"]}) == 4
+    assert len(question["cases"]) >= 6
+    assert all(set(case) == {"args", "result"} for case in question["cases"])
+    arguments = [json.dumps(case["args"]) for case in question["cases"]]
+    assert len(arguments) == len(set(arguments))
+
+
+def test_no_two_ask_the_same() -> None:
+    for key in ("id", "request", "function", "solution"):
+        assert len({question[key] for question in QUESTIONS}) == len(QUESTIONS), key
+    runs_of_words = {}
+    for question in QUESTIONS:
+        words = re.findall(r"\w+", question["request"].lower())
+        runs_of_words[question["id"]] = set(zip(words, words[1:], words[2:], strict=False))
+    for (one, here), (other, there) in itertools.combinations(runs_of_words.items(), 2):
+        assert len(here & there) < 0.2 * len(here | there), (one, other)
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=[question["id"] for question in QUESTIONS])
+def test_its_hidden_cases_tell_right_from_wrong(question: Question, runs: dict[str, list[Run]]) -> None:
+    solution, *mutants = runs[question["id"]]
+    cases = question["cases"]
+    assert not failed(solution), [(cases[place]["args"], solution[place]) for place in failed(solution)]
+    assert not any("arguments changed" in what for _, what in solution)
+    for run in mutants:
+        assert failed(run), "a wrong solution passes every case"
+        assert len(failed(run)) < len(cases), "a mutant that is never right is not plausible"
+        assert any(how == "wrong" for how, _ in run), "it only raises"
+        assert len({what for _, what in run}) > 1, "it returns a constant"
+    assert len({tuple(sorted(failed(run))) for run in mutants}) > 1
+    assert len({json.dumps(run) for run in mutants}) == 3, "two mutants behave the same"
+
+
+@pytest.mark.parametrize(
+    ("program", "result", "how"),
+    [
+        ("return 1", 1, "right"),
+        ("return True", 1, "wrong"),
+        ("return 1", True, "wrong"),
+        ("return 1.0", 1, "wrong"),
+        ("return (1, 2)", [1, 2], "wrong"),
+        ("return [1, True]", [1, 1], "wrong"),
+        ("return {'a': [0]}", {"a": [False]}, "wrong"),
+        ("return {'b': 1, 'a': 2}", {"a": 2, "b": 1}, "right"),
+        ("return 1 // 0", 1, "raised"),
+    ],
+)
+def test_types_count(program: str, result: object, how: str) -> None:
+    question = {"id": "q", "function": "f", "cases": [{"args": [], "result": result}], "mutants": []}
+    [[[[came, _]]]] = run_all([{**question, "solution": f"def f():\n    {program}\n"}])
+    assert came == how
