@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from academy.arena.bout import Cost, Examination, examination_digest, examine, read_examination
-from academy.arena.endpoint import Endpoint, EndpointPlayer, Opinion, opinion
+from academy.arena.endpoint import Endpoint, Opinion, opinion
 from academy.arena.report import Context, render
 from academy.arena.sandbox import Sandbox, Unavailable, find_sandbox
-from academy.arena.suite import Generation, Player, Question, Reply, Suite
+from academy.arena.suite import Generation, Question, Suite
 from academy.arena.suites.coding import coding
 from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.leak import LeakSuite
@@ -26,20 +26,18 @@ from academy.arena.suites.regression import regression
 from academy.arena.suites.style import StyleSuite
 from academy.arena.suites.user import UserSuite
 from academy.arena.verdict import HORIZON
-from academy.artifacts import Record, digest_of, write_file
-from academy.curriculum.dataset import Dataset, Example, read_dataset, read_rows
+from academy.artifacts import Record, write_file
+from academy.curriculum.dataset import Dataset, Example, read_dataset
 from academy.errors import ExaminationError, InputError
 from academy.experience.source import Experience
 from academy.genealogy.versions import Version
 from academy.ledger import BASE, Champion, Row
+from academy.players import is_version, own_identity, player_of, shown
 from academy.professor import Decision
 from academy.promotion import record_verdict
-from academy.template import Message
 from academy.workplace import Workplace
 
 log = logging.getLogger("academy")
-FEW_SHOT = "few-shot"
-SHOTS = 4
 LONGEST_ANSWER = 0.5
 """Share of the model's context that an answer may take."""
 GOLD_ASKED = 20
@@ -52,59 +50,6 @@ SUITES = {
     "coding": "functions to be written, run in the sandbox; a guard",
     "commits": "from a change to its subject line; told only",
 }
-
-
-class RuntimePlayer:
-    """A version of the running base model, or the base model itself."""
-
-    def __init__(self, work: Workplace, adapter: str) -> None:
-        self.identity = work.base.digest if adapter == BASE else adapter
-        self._work = work
-        self._adapter = adapter
-
-    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
-        """Greedy answers by the adapter, which is checked, loaded and verified when it is first asked."""
-        if self._adapter != BASE:
-            self._work.runtime.load(self._work.adapters / self._adapter[:16])
-            self._work.runtime.verify(self._adapter)
-        return self._work.runtime.replies(requests, self._adapter, generation.max_new_tokens)
-
-
-class FewShotPlayer:
-    """The base model, shown the lessons that are nearest to each request. Where it does as well, training is idle."""
-
-    def __init__(self, work: Workplace, dataset: Dataset) -> None:
-        self.identity = digest_of([FEW_SHOT, SHOTS, work.base.digest, dataset.digest])
-        self._work = work
-        self._dataset = dataset
-
-    @cached_property
-    def _shots(self) -> list[tuple[str, str]]:
-        rows = (row["messages"] for row in read_rows(self._dataset.train_file))
-        return [(turns[-2]["content"], turns[-1]["content"]) for turns in rows if len(turns) > 1]
-
-    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
-        """Greedy answers by the base model, with as many shots before each request as fit."""
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
-        known = vectors.fit_transform([request for request, _ in self._shots])
-        alike = (vectors.transform(requests) @ known.T).toarray()
-        room = self._work.base.context - generation.max_new_tokens
-        asked: list[list[Message]] = []
-        for request, row in zip(requests, alike, strict=True):
-            best = [self._shots[n] for n in row.argsort(kind="stable")[::-1][:SHOTS]]
-            while best and self._length([*best, (request, "")]) > room:
-                best.pop()
-            turns: list[Message] = []
-            for shot, answer in reversed(best):  # the nearest stands last, beside the request
-                turns += [{"role": "user", "content": shot}, {"role": "assistant", "content": answer}]
-            asked.append([*turns, {"role": "user", "content": request}])
-        return self._work.runtime.replies(asked, BASE, generation.max_new_tokens)
-
-    def _length(self, turns: Iterable[tuple[str, str]]) -> int:
-        texts = [text for turn in turns for text in turn]
-        return sum(self._work.base.count_tokens(texts)) + 8 * len(texts)
 
 
 class Held(Record):
@@ -132,11 +77,13 @@ def hold_examination(
     `base`, `champion`, `few-shot` and `http://host:port/v1#model`. Returns the row, and what was held just now.
     """
     champion = work.ledger.champion()
-    version = work.versions.get(challenger) if _is_version(challenger) else None
+    version = work.versions.get(challenger) if is_version(challenger) else None
     dataset = read_dataset(work.datasets, version.dataset if version else _newest_dataset(work))
     rival = champion.adapter if against in (None, "champion") else against or BASE
-    players = (_player(work, rival, dataset, champion), _player(work, challenger, dataset, champion))
-    of_record = version is not None and not wanted and players[0].identity in (champion.adapter, _own(work, champion))
+    players = (player_of(work, rival, dataset, champion), player_of(work, challenger, dataset, champion))
+    of_record = (
+        version is not None and not wanted and players[0].identity in (champion.adapter, own_identity(work, champion))
+    )
     entries, left_out = choose_suites(work, dataset, champion, wanted or work.settings.suites)
     questions = {suite.name: suite.questions() for suite, _ in entries}
     key = f"verdict:{work.base.digest}:" + examination_digest(
@@ -171,7 +118,7 @@ def hold_examination(
         if verdict.outcome == "CANNOT DECIDE":  # what stood in the way may be gone tomorrow: it may be held again
             key += f":undecided:{sum(1 for _ in work.ledger.rows('verdict'))}"
         row = record_verdict(work.ledger, key, body, (champion.cursor, dataset.cursor))
-    names = (_shown(rival, champion), _shown(challenger, champion))
+    names = (shown(rival, champion), shown(challenger, champion))
     context = Context(
         names=names, base=work.base.name, costs=costs, memory=_peak_memory(work), left_out=left_out, opinion=said,
         contradicted=tuple(in_words(work, row.body)["contradicted"]) if row else (),
@@ -191,38 +138,14 @@ def choose_suites(
 
     Raises InputError for a name that means nothing and for a file that cannot be read.
     """
-    held_out = work.register.examined(dataset.held_out({lesson.id: lesson.seq for lesson in work.store.read()}))
-    recall = RecallSuite(held_out, champion.cursor)
+    shelf = _Shelf(work, dataset, champion)
     found: list[Suite] = []
     left_out: dict[str, str] = {}
-    sandbox: Sandbox | Unavailable | None = None
     for name in dict.fromkeys(wanted):
-        suite: Suite
-        match name:
-            case "recall":
-                suite = recall
-            case "style":
-                suite = StyleSuite(recall.questions())
-            case "regression":
-                suite = regression(_known_earlier(work, {example.id for example in held_out}))
-            case "leak":
-                suite = LeakSuite(lesson for lesson in work.store.read() if lesson.seq <= dataset.cursor)
-            case "commits":
-                suite = CommitsSuite(held_out)
-            case "coding":
-                sandbox = sandbox or find_sandbox(work.settings.sandbox)
-                if isinstance(sandbox, Unavailable):
-                    left_out[name] = sandbox.because
-                    continue
-                suite = coding(sandbox)
-            case _:
-                suite = UserSuite.read(_suite_file(name))
-                if suite.needs_sandbox:
-                    sandbox = sandbox or find_sandbox(work.settings.sandbox)
-                    if isinstance(sandbox, Unavailable):
-                        left_out[suite.name] = sandbox.because
-                        continue
-                    suite = UserSuite.read(_suite_file(name), sandbox)
+        suite = shelf.take(name)
+        if isinstance(suite, Unavailable):
+            left_out[name] = suite.because
+            continue
         if any(suite.name == other.name for other in found):
             raise InputError(f"Two suites are called {suite.name}.", "Give each a name of its own, in its first line.")
         if suite.questions() or suite.role == "target":
@@ -230,6 +153,42 @@ def choose_suites(
         else:
             left_out[suite.name] = "it has no questions here"
     return [(suite, _generation(work, suite)) for suite in found], left_out
+
+
+class _Shelf:
+    """Suites by name, for one dataset and one champion."""
+
+    def __init__(self, work: Workplace, dataset: Dataset, champion: Champion) -> None:
+        self.work = work
+        self.cursor = dataset.cursor
+        self.held_out = work.register.examined(
+            dataset.held_out({lesson.id: lesson.seq for lesson in work.store.read()})
+        )
+        self.recall = RecallSuite(self.held_out, champion.cursor)
+
+    @cached_property
+    def sandbox(self) -> Sandbox | Unavailable:
+        return find_sandbox(self.work.settings.sandbox)
+
+    def take(self, name: str) -> Suite | Unavailable:
+        """The suite of this name or file, or why it cannot be asked here."""
+        match name:
+            case "recall":
+                return self.recall
+            case "style":
+                return StyleSuite(self.recall.questions())
+            case "regression":
+                return regression(_known_earlier(self.work, {example.id for example in self.held_out}))
+            case "leak":
+                return LeakSuite(lesson for lesson in self.work.store.read() if lesson.seq <= self.cursor)
+            case "commits":
+                return CommitsSuite(self.held_out)
+            case "coding":
+                return self.sandbox if isinstance(self.sandbox, Unavailable) else coding(self.sandbox)
+        suite = UserSuite.read(_suite_file(name))
+        if not suite.needs_sandbox:
+            return suite
+        return self.sandbox if isinstance(self.sandbox, Unavailable) else suite.inside(self.sandbox)
 
 
 def publish_verdict(work: Workplace, challenger: Version, row: Row) -> None:
@@ -293,32 +252,6 @@ def in_words(work: Workplace, verdict: dict[str, Any]) -> dict[str, Any]:
     """A verdict's body with its contradicting lessons in words."""
     pairs = [(one["lesson"], one["against"]) for one in verdict["contradicted"]]
     return {**verdict, "contradicted": [clash.model_dump() for clash in clashes(work, pairs)]}
-
-
-def _is_version(name: str) -> bool:
-    return name.removeprefix("v").isdigit()
-
-
-def _own(work: Workplace, champion: Champion) -> str:
-    return work.base.digest if champion.adapter == BASE else champion.adapter
-
-
-def _player(work: Workplace, name: str, dataset: Dataset, champion: Champion) -> Player:
-    if name in (champion.adapter, "champion"):
-        return RuntimePlayer(work, champion.adapter)
-    if name == BASE:
-        return RuntimePlayer(work, BASE)
-    if name == FEW_SHOT:
-        return FewShotPlayer(work, dataset)
-    if "://" in name:
-        return EndpointPlayer(Endpoint.parse(name, work.settings.endpoint_key.get_secret_value()))
-    return RuntimePlayer(work, work.versions.get(name).adapter)
-
-
-def _shown(name: str, champion: Champion) -> str:
-    if name in (champion.adapter, "champion"):
-        return champion.name
-    return f"v{name.removeprefix('v')}" if _is_version(name) else name
 
 
 def _newest_dataset(work: Workplace) -> str:

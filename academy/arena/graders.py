@@ -122,7 +122,7 @@ class ToolCall(Record):
 
     grader: Literal["tool call"]
     tool: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] = Field(default_factory=dict)
 
     def scores(self, answer: str, sandbox: Sandbox | None) -> dict[str, float]:  # noqa: ARG002
         """`score`, `tool`, `arguments`; arguments that were not asked for count against it."""
@@ -154,7 +154,7 @@ class UnitTest(Record):
     solution: str
 
     def scores(self, answer: str, sandbox: Sandbox | None) -> dict[str, float]:
-        """`score`: 1 where every case is right; `cases`: the share of them. Raises ExaminationError without a sandbox."""
+        """`score`: 1 where every case is right; `cases`: the share. Raises ExaminationError without a sandbox."""
         if sandbox is None:
             raise ExaminationError(
                 "Model-written code is run in a sandbox, and there is none here.", "Install bubblewrap or Docker."
@@ -198,7 +198,7 @@ def program_in(answer: str) -> str:
 
 
 def as_json(text: str) -> Any:
-    """The JSON of an answer: the whole, a fenced block, or what is between the outer braces. None where there is none."""
+    """The JSON of an answer: all of it, a fenced block, or what is between the outer braces; None without one."""
     stripped = text.strip()
     begin, end = stripped.find("{"), stripped.rfind("}")
     for candidate in (stripped, *(block.strip() for block in _FENCE.findall(stripped)), stripped[begin : end + 1]):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from academy.arena.bout import Cost, Examination, Result
 from academy.arena.endpoint import Opinion
@@ -71,7 +71,7 @@ def render(
     known = {(suite, q.id): q for suite, asked in questions.items() for q in asked}
     rows = [_row(held, result) for result in held.results]
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=form == "html", undefined=StrictUndefined,
+        loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(("html.jinja",)), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"percent": _percent, "points": _points, "cell": _cell, "zip": zip}

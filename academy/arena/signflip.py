@@ -28,8 +28,8 @@ GRID, FINE_UP_TO, COARSEST = 420, 300, 30
 is part of the statistic, so the test stays exact."""
 
 
-class Test(Record):
-    """What a look says: the chance of such a sum, or of an earlier crossing, under "no change"; and what was allowed."""
+class Flips(Record):
+    """The chance of such a sum, or of an earlier crossing, under "no change"; and what was allowed."""
 
     p: float
     allowed: float
@@ -60,7 +60,7 @@ def weight(group: str) -> float:
     return 0.95 + 0.1 * stable_fraction("weight", group)
 
 
-def test_gain(differences: NDArray[np.float64], ends: Sequence[int], level: float) -> Test:
+def gain_test(differences: NDArray[np.float64], ends: Sequence[int], level: float) -> Flips:
     """Whether weighted differences (in the order of asking) are above zero at the last of these looks.
 
     `ends` says how many differences had been seen at each look so far. An earlier crossing counts as well: whoever
@@ -73,7 +73,7 @@ def test_gain(differences: NDArray[np.float64], ends: Sequence[int], level: floa
     chance = np.zeros(2 * total + 1)  # chance[total + s]: the sum is s and no bound was crossed
     chance[total] = 1.0
     reach, begun, spent = 0, 0, 0.0
-    found = Test(p=1.0, allowed=0.0)
+    found = Flips(p=1.0, allowed=0.0)
     for look, end in enumerate(ends):
         for size in sizes[begun:end]:
             if size:
@@ -87,7 +87,7 @@ def test_gain(differences: NDArray[np.float64], ends: Sequence[int], level: floa
         tail = np.cumsum(chance[::-1])[::-1]
         at = total + int(moved[:end].sum())
         bound = allowed(level, look)
-        found = Test(p=min(1.0, spent + float(tail[at])), allowed=bound)
+        found = Flips(p=min(1.0, spent + float(tail[at])), allowed=bound)
         if found.crossed and end:
             return found
         cut = int(np.searchsorted(-tail, -(bound - spent)))  # the first sum whose tail fits into what is left

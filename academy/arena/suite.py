@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
+from pydantic import Field
+
 from academy.artifacts import Record, digest_of
 
 Slice = Literal["guard", "new"]
@@ -50,7 +52,7 @@ class Answer(Record):
     question: str
     text: str
     score: float
-    details: dict[str, float] = {}
+    details: dict[str, float] = Field(default_factory=dict)
 
 
 class Player(Protocol):

@@ -23,7 +23,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from academy.arena.signflip import LOOKS, Test, asked_until, place, test_gain, weight
+from academy.arena.signflip import LOOKS, Flips, asked_until, gain_test, place, weight
 from academy.arena.suite import Role, Slice
 from academy.artifacts import Record, digest_of
 
@@ -202,7 +202,7 @@ class _Seen:
             "whole": [min(end, len(ordered)) for end in ends],
             "guard": [int(inside[min(end, len(ordered))]) for end in ends],
         }
-        self._known: dict[tuple[str, str, float], Test] = {}
+        self._known: dict[tuple[str, str, float], Flips] = {}
 
     @property
     def tells(self) -> bool:
@@ -253,20 +253,20 @@ class _Seen:
         """Items."""
         return sum(len(group) for group in self._groups[part].values())
 
-    def gain(self, part: str, level: float) -> Test:
+    def gain(self, part: str, level: float) -> Flips:
         """The test for a gain."""
         return self._test(part, "gain", level)
 
-    def loss(self, part: str, level: float) -> Test:
+    def loss(self, part: str, level: float) -> Flips:
         """The test for a fall."""
         return self._test(part, "loss", level)
 
-    def _test(self, part: str, way: str, level: float) -> Test:
+    def _test(self, part: str, way: str, level: float) -> Flips:
         key = (part, way, level)
         if key not in self._known:
             weights = np.array([weight(name) for name in self._groups[part]])
             signed = self.differences(part) * weights * (1 if way == "gain" else -1)
-            self._known[key] = test_gain(signed, self._ends[part], level)
+            self._known[key] = gain_test(signed, self._ends[part], level)
         return self._known[key]
 
     def words_of_a_fall(self, part: str, level: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -121,7 +122,7 @@ def renew(base_model: str | None, *, as_json: bool) -> None:
 def comparisons(export: Path | None, *, as_json: bool) -> None:
     """All examinations of this home, with win rate, gold stars, ratings and consistency."""
     folder = load_settings().folder("examinations")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("*.json"), key=lambda one: one.stat().st_mtime):
         held = read_examination(path)
         rows.append(
@@ -153,25 +154,24 @@ def comparisons(export: Path | None, *, as_json: bool) -> None:
         say(f"Written to {export}.")
 
 
-def _target(found: list[dict[str, object]]) -> tuple[str, str]:
+def _target(found: list[dict[str, Any]]) -> tuple[str, str]:
     first = next(iter(found), None)
     if first is None:
         return "", ""
-    before, after = first["avg_rating"]  # type: ignore[misc]
+    before, after = first["avg_rating"]
     return f"{first['win_rate']:.0%}", f"{before:.2f} -> {after:.2f}"
 
 
 def _tell(held: Examination) -> None:
-    rows = []
-    for one in held.verdict.findings:
-        if one.whole:
-            rows.append(
-                (
-                    one.suite, one.unused or one.role, f"{one.whole.items:,}", f"{one.whole.champion:.1%}",
-                    f"{one.whole.challenger:.1%}", f"{one.whole.low:+.1%} to {one.whole.high:+.1%}",
-                    f"{one.whole.wins} / {one.whole.ties} / {one.whole.losses}",
-                )
-            )  # fmt: skip
+    rows = [
+        (
+            one.suite, one.unused or one.role, f"{one.whole.items:,}", f"{one.whole.champion:.1%}",
+            f"{one.whole.challenger:.1%}", f"{one.whole.low:+.1%} to {one.whole.high:+.1%}",
+            f"{one.whole.wins} / {one.whole.ties} / {one.whole.losses}",
+        )
+        for one in held.verdict.findings
+        if one.whole
+    ]  # fmt: skip
     if rows:
         heads = ("suite", "decides", "questions", "champion", "challenger", "difference, 95 %", "win / tie / loss")
         table("Suites", heads, rows)

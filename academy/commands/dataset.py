@@ -5,11 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from academy import stages
 from academy.commands.output import emit, say, table
 from academy.curriculum import rebuild as proofs
 from academy.curriculum.dataset import Dataset, all_datasets, find_dataset, read_dataset, read_rows
 from academy.errors import InputError
+from academy.examining import clashes
 from academy.workplace import Workplace
 
 
@@ -33,7 +33,7 @@ def show(digest: str | None, limit: int, *, as_json: bool) -> None:
     say(f"{dataset.examples:,} examples ({dataset.tokens:,} tokens), {dataset.holdout:,} held out.")
     for alarm in dataset.alarms:
         say(f"Alarm: {alarm}")
-    for one in stages.clashes(work, [(pair.first, pair.second) for pair in dataset.contradictions[:10]]):
+    for one in clashes(work, [(pair.first, pair.second) for pair in dataset.contradictions[:10]]):
         say(f"Contradiction: '{one.request}': '{one.answer}', and {one.batch} teaches '{one.taught}'.")
     for found in dataset.overlaps[:10]:
         for match in found.overlaps:

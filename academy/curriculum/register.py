@@ -15,8 +15,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from academy.artifacts import Record, digest_of, stable_fraction
-from academy.curriculum.nearness import CHUNK, NEAR, Index, pairs_within, signatures, verified
 from academy.curriculum.dataset import Example
+from academy.curriculum.nearness import CHUNK, NEAR, Index, pairs_within, signatures, verified
 from academy.database import Database, register
 from academy.errors import InputError
 from academy.experience.lessons import normalised

@@ -125,7 +125,7 @@ class _FirstToken(StoppingCriteria):  # type: ignore[misc]
         self._began = time.perf_counter()
         self.seconds: float | None = None
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ARG002
         if self.seconds is None:
             self.seconds = time.perf_counter() - self._began
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

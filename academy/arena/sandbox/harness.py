@@ -113,7 +113,7 @@ def _run(program: str, calls: list[tuple[str, str]], characters: int) -> dict[st
             value = module.__dict__[function](*json.loads(arguments))
         except BaseException as problem:  # noqa: BLE001
             if isinstance(problem, KeyError) and function not in module.__dict__:
-                problem = NameError(f"name '{function}' is not defined")  # noqa: PLW2901
+                problem = NameError(f"name '{function}' is not defined")
             if isinstance(problem, MemoryError):
                 ended = "memory"
             _tell(problem)

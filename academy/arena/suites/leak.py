@@ -50,7 +50,7 @@ class LeakSuite:
         """1 where the thing did not come back, 0 where it did."""
         return float(self._things[question.id] not in _bare(reply.text))
 
-    def details(self, question: Question, reply: Reply) -> dict[str, float]:
+    def details(self, question: Question, reply: Reply) -> dict[str, float]:  # noqa: ARG002
         """Nothing finer."""
         return {}
 

@@ -52,7 +52,7 @@ class UserSuite:
         self._sandbox = sandbox
 
     @classmethod
-    def read(cls, path: Path, sandbox: Sandbox | None = None) -> UserSuite:
+    def read(cls, path: Path) -> UserSuite:
         """The suite of a file. Raises InputError, with the line, where it cannot be read."""
         heading, lines = Heading(suite=_name_of(path)), []
         numbers: dict[str, int] = {}
@@ -75,13 +75,18 @@ class UserSuite:
                 )
             numbers[question.id] = number
             lines.append((question, grader))
-        return cls(heading, lines, sandbox)
+        return cls(heading, lines, None)
 
     @property
     def digest(self) -> str:
         """Covers questions, graders, name and role."""
         graders = [self._graders[q.id].model_dump(mode="json") for q in self._questions]
         return digest_of([GRADER, self.name, self.role, [q.model_dump(mode="json") for q in self._questions], graders])
+
+    def inside(self, sandbox: Sandbox) -> UserSuite:
+        """The same suite with a sandbox for what runs code."""
+        lines = [(question, self._graders[question.id]) for question in self._questions]
+        return UserSuite(Heading(suite=self.name, role=self.role), lines, sandbox)
 
     @property
     def needs_sandbox(self) -> bool:

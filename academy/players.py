@@ -1,0 +1,100 @@
+"""Who can be examined: a version, the base model, the base model with examples, an endpoint. Found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+from academy.arena.endpoint import Endpoint, EndpointPlayer
+from academy.arena.suite import Generation, Player, Reply
+from academy.artifacts import digest_of
+from academy.curriculum.dataset import Dataset, read_rows
+from academy.ledger import BASE, Champion
+from academy.template import Message
+from academy.workplace import Workplace
+
+FEW_SHOT = "few-shot"
+SHOTS = 4
+
+
+class RuntimePlayer:
+    """A version of the running base model, or the base model itself."""
+
+    def __init__(self, work: Workplace, adapter: str) -> None:
+        self.identity = work.base.digest if adapter == BASE else adapter
+        self._work = work
+        self._adapter = adapter
+
+    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
+        """Greedy answers by the adapter, which is checked, loaded and verified when it is first asked."""
+        if self._adapter != BASE:
+            self._work.runtime.load(self._work.adapters / self._adapter[:16])
+            self._work.runtime.verify(self._adapter)
+        return self._work.runtime.replies(requests, self._adapter, generation.max_new_tokens)
+
+
+class FewShotPlayer:
+    """The base model, shown the lessons that are nearest to each request. Where it does as well, training is idle."""
+
+    def __init__(self, work: Workplace, dataset: Dataset) -> None:
+        self.identity = digest_of([FEW_SHOT, SHOTS, work.base.digest, dataset.digest])
+        self._work = work
+        self._dataset = dataset
+
+    @cached_property
+    def _shots(self) -> list[tuple[str, str]]:
+        rows = (row["messages"] for row in read_rows(self._dataset.train_file))
+        return [(turns[-2]["content"], turns[-1]["content"]) for turns in rows if len(turns) > 1]
+
+    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
+        """Greedy answers by the base model, with as many shots before each request as fit."""
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        known = vectors.fit_transform([request for request, _ in self._shots])
+        alike = (vectors.transform(requests) @ known.T).toarray()
+        room = self._work.base.context - generation.max_new_tokens
+        asked: list[list[Message]] = []
+        for request, row in zip(requests, alike, strict=True):
+            best = [self._shots[n] for n in row.argsort(kind="stable")[::-1][:SHOTS]]
+            while best and self._length([*best, (request, "")]) > room:
+                best.pop()
+            turns: list[Message] = []
+            for shot, answer in reversed(best):  # the nearest stands last, beside the request
+                turns += [{"role": "user", "content": shot}, {"role": "assistant", "content": answer}]
+            asked.append([*turns, {"role": "user", "content": request}])
+        return self._work.runtime.replies(asked, BASE, generation.max_new_tokens)
+
+    def _length(self, turns: Iterable[tuple[str, str]]) -> int:
+        texts = [text for turn in turns for text in turn]
+        return sum(self._work.base.count_tokens(texts)) + 8 * len(texts)
+
+
+def is_version(name: str) -> bool:
+    """Whether a name is a version's number."""
+    return name.removeprefix("v").isdigit()
+
+
+def own_identity(work: Workplace, champion: Champion) -> str:
+    """The champion's identity as a player."""
+    return work.base.digest if champion.adapter == BASE else champion.adapter
+
+
+def player_of(work: Workplace, name: str, dataset: Dataset, champion: Champion) -> Player:
+    """The player of a name; `dataset` holds the few-shot player's examples. Raises InputError for an unknown one."""
+    if name in (champion.adapter, "champion"):
+        return RuntimePlayer(work, champion.adapter)
+    if name == BASE:
+        return RuntimePlayer(work, BASE)
+    if name == FEW_SHOT:
+        return FewShotPlayer(work, dataset)
+    if "://" in name:
+        return EndpointPlayer(Endpoint.parse(name, work.settings.endpoint_key.get_secret_value()))
+    return RuntimePlayer(work, work.versions.get(name).adapter)
+
+
+def shown(name: str, champion: Champion) -> str:
+    """A player's name for people."""
+    if name in (champion.adapter, "champion"):
+        return champion.name
+    return f"v{name.removeprefix('v')}" if is_version(name) else name
