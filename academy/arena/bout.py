@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import orjson
 
 from academy.arena.answers import KeptAnswers
-from academy.arena.liveness import why_dead
+from academy.arena.liveness import scored, why_dead
 from academy.arena.signflip import LOOKS, asked_until, place
 from academy.arena.suite import Answer, Generation, Player, Question, Reply, Role, Suite
 from academy.arena.verdict import FEWEST_GROUPS, Item, Paired, Verdict, cannot_decide, judge
@@ -196,9 +196,7 @@ class _Table:
             self._ask(sides, look)
         except ExaminationError as problem:
             return f"{self.suite.name}: {problem}"
-        except Exception as problem:  # noqa: BLE001  whatever a grader raises, nothing is promoted on it
-            return f"the grader of {self.suite.name} failed ({type(problem).__name__}: {problem})"
-        guards = role == "guard" and len(self.order) >= FEWEST_GROUPS and any(self._told())
+        guards = role == "guard" and len(self.order) >= FEWEST_GROUPS and self.paired().informative
         return self._prove() if guards else ""
 
     def _prove(self) -> str:
@@ -222,20 +220,12 @@ class _Table:
     def _due(self, look: int) -> set[str]:
         if self.suite.role == "leak":
             return set(self.order)
-        if look and self.suite.role in ("guard", "told") and not any(self._told()):
-            return set()  # neither player could do anything: asking more would tell nothing
+        if look and self.suite.role in ("guard", "told") and not self.paired().informative:
+            return set()  # neither player could do it: asking more would tell nothing
         return set(self.order[: asked_until(look, len(self.order))])
 
-    def _told(self) -> Iterator[float]:
-        for scores in self.scores:
-            yield from (answer.score for answer in scores.values())
-
     def _graded(self, question: Question, reply: Reply) -> Answer:
-        score = self.suite.grade(question, reply)
-        if not 0.0 <= score <= 1.0:
-            raise ExaminationError(
-                f"The grader gave {score} for {question.id}.", "A score is a number from 0 to 1; mend the grader."
-            )
+        score = scored(self.suite, question, reply)
         shown = "" if self.suite.role == "leak" else reply.text
         return Answer(question=question.id, text=shown, score=score, details=self.suite.details(question, reply))
 

@@ -11,9 +11,10 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from academy.arena.suite import Question, Suite
+from academy.arena.suite import Question, Reply, Suite
 from academy.arena.verdict import Item, Paired, judge
 from academy.artifacts import stable_fraction
+from academy.errors import ExaminationError
 
 
 def why_dead(suite: Suite) -> str:
@@ -22,9 +23,10 @@ def why_dead(suite: Suite) -> str:
     if not questions:
         return "there are no held-out questions" if suite.role == "target" else ""
     try:
-        right, wrong = (_scores(suite, questions, right=right) for right in (True, False))
-    except Exception as problem:  # noqa: BLE001  a crashed grader is the first thing to be found here
-        return f"the grader of {suite.name} failed on a planted answer ({type(problem).__name__}: {problem})"
+        # the wrong ones first: a grader that takes whatever it sees first for right is found by that
+        wrong, right = (_scores(suite, questions, right=right) for right in (False, True))
+    except ExaminationError as problem:
+        return f"{suite.name} failed on a planted answer: {problem}"
     if suite.role == "leak":
         blind = sum(1 for score in wrong if score >= 1) + sum(1 for score in right if score < 1)
         return f"{suite.name} is not alive: it misjudged {blind} planted answers" if blind else ""
@@ -46,9 +48,26 @@ def why_dead(suite: Suite) -> str:
     return ""
 
 
+def scored(suite: Suite, question: Question, reply: Reply) -> float:
+    """A reply's score. Raises ExaminationError for whatever the grader raises, and for a score that is none."""
+    try:
+        score = suite.grade(question, reply)
+    except ExaminationError:
+        raise
+    except Exception as problem:
+        raise ExaminationError(
+            f"The grader failed on {question.id} ({type(problem).__name__}: {problem}).", "Mend the grader."
+        ) from problem
+    if not 0.0 <= score <= 1.0:
+        raise ExaminationError(
+            f"The grader gave {score} for {question.id}.", "A score is a number from 0 to 1; mend the grader."
+        )
+    return score
+
+
 def _scores(suite: Suite, questions: Sequence[Question], *, right: bool) -> list[float]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(lambda q: suite.grade(q, suite.planted(q, right=right)), questions))
+        return list(pool.map(lambda q: scored(suite, q, suite.planted(q, right=right)), questions))
 
 
 def _paired(questions: Sequence[Question], champion: Sequence[float], challenger: Sequence[float]) -> Paired:

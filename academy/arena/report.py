@@ -22,7 +22,8 @@ from academy.artifacts import Record
 TEMPLATES = Path(__file__).with_name("templates")
 SHOWN = 12
 """Answers side by side, of those that got worse and of those that got better."""
-FEWEST_WITH_A_TAG = 3
+FEWEST_WITH_A_TAG, TAGS = 3, 25
+"""Groups that a tag must have to be told, and how many tags of a suite are."""
 
 
 class Context(Record):
@@ -125,7 +126,7 @@ def _tags(result: Result, known: Mapping[tuple[str, str], Question]) -> list[dic
                 "losses": won[-1], "difference": difference, "low": low, "high": high,
             }
         )  # fmt: skip
-    return lines
+    return lines[:TAGS]
 
 
 def _side_by_side(

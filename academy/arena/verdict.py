@@ -36,6 +36,8 @@ MARGIN = 0.05
 """A fall beyond this on a guard holds, significant or not."""
 FEWEST_GROUPS = 20
 """A guard with fewer groups is only told: a fall in half of them could not be seen."""
+LEAST_SKILL = 0.2
+"""A guard at which neither player reaches this guards nothing: what moves there is luck."""
 RESAMPLES = 10_000
 LAST = len(LOOKS) - 1
 CHANCE = "the gain cannot be told from chance"
@@ -58,6 +60,14 @@ class Paired(Record):
     role: Role
     groups: int  # of the whole suite
     items: tuple[Item, ...]
+
+    @property
+    def informative(self) -> bool:
+        """Whether the players can do enough of it for a difference to tell anything."""
+        if self.role != "guard":
+            return any(item.champion or item.challenger for item in self.items)
+        best = max(sum(item.champion for item in self.items), sum(item.challenger for item in self.items))
+        return best > 0 and best >= LEAST_SKILL * len(self.items)
 
 
 class Estimate(Record):
@@ -106,7 +116,7 @@ class Verdict(Record):
 def judge(suites: Sequence[Paired], looks_before: int, look: int = LAST) -> Verdict:
     """The verdict at a look, given how many examinations spent from the budget before. GO ON where it is too early."""
     seen = [_Seen(paired, look) for paired in suites]
-    targets = [one for one in seen if one.paired.role == "target" and one.tells]
+    targets = [one for one in seen if one.paired.role == "target" and one.paired.informative]
     if not targets:
         return _nothing_to_go_by(seen, looks_before, look)
     level = BUDGET / HORIZON if looks_before < HORIZON else 0.0
@@ -205,19 +215,15 @@ class _Seen:
         self._known: dict[tuple[str, str, float], Flips] = {}
 
     @property
-    def tells(self) -> bool:
-        """Whether either player answered something rightly."""
-        return any(item.champion or item.challenger for item in self.paired.items)
-
-    @property
     def unused(self) -> str:
         """Why the suite neither helps nor blocks."""
         if self.paired.role == "told":
             return "only told"
         if not self.paired.items:
             return "it has no questions"
-        if not self.tells and self.paired.role != "leak":
-            return "uninformative: neither player could do anything"
+        if not self.paired.informative and self.paired.role != "leak":
+            least = f" {LEAST_SKILL:.0%}" if self.paired.role == "guard" else " anything"
+            return f"uninformative: neither player could do{least}"
         if self.paired.role == "guard" and self.paired.groups < FEWEST_GROUPS:
             return f"only told: {self.paired.groups} independent groups are too few to see a fall"
         return ""

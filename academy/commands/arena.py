@@ -165,7 +165,7 @@ def _target(found: list[dict[str, Any]]) -> tuple[str, str]:
 def _tell(held: Examination) -> None:
     rows = [
         (
-            one.suite, one.unused or one.role, f"{one.whole.items:,}", f"{one.whole.champion:.1%}",
+            one.suite, one.unused.partition(":")[0] or one.role, f"{one.whole.items:,}", f"{one.whole.champion:.1%}",
             f"{one.whole.challenger:.1%}", f"{one.whole.low:+.1%} to {one.whole.high:+.1%}",
             f"{one.whole.wins} / {one.whole.ties} / {one.whole.losses}",
         )

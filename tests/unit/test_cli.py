@@ -120,7 +120,7 @@ def test_the_status_of_an_empty_home(academy: Academy) -> None:
     assert (told.code, told.err) == (0, "")
     assert (found["champion"], found["generation"], found["adapter"]) == ("base", 0, "base")
     assert (found["lessons"]["total_lessons"], found["last_verdict"]) == (0, None)
-    assert found["budget"] == {"spent": 0, "horizon": 26}
+    assert found["budget"] == {"spent": 0, "left": 26, "horizon": 26}
     assert academy("status").out.startswith("Champion: base (generation 0)")
 
 

@@ -17,6 +17,7 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
+from academy.arena.suite import Reply
 from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.curriculum.curator import COMMITS_SHARE, TEMPLATE_TOKENS, DatasetCurator, refuse_overlap
@@ -603,11 +604,12 @@ def test_commits_have_a_suite_of_their_own_that_decides_nothing(here: Curation, 
     add(here, 30, 5)
     held = here.curate(history(tmp_path / "repository", 80, 300)).held_out()
     commits, recall = CommitsSuite(held), RecallSuite(held, 0)
-    assert (commits.decisive, recall.decisive) == (False, True)
+    assert (commits.role, recall.role) == ("told", "target")
     assert {q.reference.split()[0] for q in commits.questions()} == {"Subject"}
     assert len(commits.questions()) + len(recall.questions()) == len(held)
     first = commits.questions()[0]
-    assert (commits.grade(first, first.reference.upper()), commits.grade(first, "nothing of it")) == (1.0, 0.0)
+    said = [Reply(text=first.reference.upper()), Reply(text="nothing of it")]
+    assert [commits.grade(first, reply) for reply in said] == [1.0, 0.0]
 
 
 def test_an_exact_answer_is_right_and_a_near_one_wrong(here: Curation) -> None:
@@ -615,9 +617,9 @@ def test_an_exact_answer_is_right_and_a_near_one_wrong(here: Curation) -> None:
     numbers = {lesson.id: lesson.seq for lesson in here.store.read()}
     suite = RecallSuite(here.curate().held_out(numbers), cursor=25)
     first = suite.questions()[0]
-    assert suite.grade(first, f"  {first.reference}\n") == 1
+    assert suite.grade(first, Reply(text=f"  {first.reference}\n")) == 1
     for wrong in ("", first.reference + "x", first.reference.upper(), first.reference[:-1]):
-        assert suite.grade(first, wrong) == 0
+        assert suite.grade(first, Reply(text=wrong)) == 0
     assert {q.slice for q in suite.questions()} == {"guard", "new"}
     assert suite.digest != RecallSuite(here.curate().held_out(numbers), cursor=0).digest
 
