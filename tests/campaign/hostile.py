@@ -155,8 +155,7 @@ def _one(sandbox: Sandbox, hostile: Hostile, outside: Outside, chance: random.Ra
     told = ran.model_dump_json()
     if outside.secret in told or outside.secret[::-1] in told:
         found.append("the secret came out")
-    if "BREACH" in told:
-        found.append(told[told.index("BREACH") :][:300])
+    found += _words(ran)
     if after := _files(outside) ^ before:
         found.append(f"files changed outside: {sorted(after)[:3]}")
     if left := _stays(strangers):
@@ -172,6 +171,22 @@ def _one(sandbox: Sandbox, hostile: Hostile, outside: Outside, chance: random.Ra
     outcome.breach = "; ".join(found)
     outcome.forged = _graded(ran, asked)
     return outcome
+
+
+FAULTS = ("NameError", "TypeError", "AttributeError", "KeyError", "IndexError", "error", "SyntaxError")
+"""What ends an attack that is at fault itself."""
+
+
+def _words(ran: Ran) -> list[str]:
+    """What the program says of its own success; a program at fault, and a character that steers a terminal, count."""
+    told = [line for line in ran.said.splitlines() if line.startswith(("BREACH", "WRONG"))]
+    if ran.values and isinstance(ran.values[0].value, list):
+        told += [word for word in ran.values[0].value if isinstance(word, str) and word.startswith("BREACH")]
+    if ran.values and ran.values[0].kind == "raised" and ran.values[0].value in FAULTS:
+        told.append(f"WRONG {ran.said[:100]}")
+    if any(not (letter.isprintable() or letter in "\n\t") for letter in ran.said):
+        told.append("a character that steers a terminal came out")
+    return list(dict.fromkeys(told))
 
 
 def _expected(n: int) -> int:

@@ -1,7 +1,8 @@
 """Programs that mean harm, as text: they are run by tests/campaign/hostile.py, inside a sandbox, and nowhere else.
 
 Each has a name, what a breach would look like, and its source. The source defines `attack(place)`, which may give back
-words; a word that begins with BREACH tells of a success that cannot be seen from outside. `place` says where things
+words; a word that begins with BREACH tells of a success that cannot be seen from outside, and WRONG on stderr of a
+program that is itself at fault and proves nothing. `place` says where things
 are outside: port, udp, abstract, socket, secret (a path), pid, marks (folders), mark (a name), seccomp. Those that
 forge a verdict define `answer(n)` too; what is expected of it is not in here, and none computes it.
 
@@ -31,11 +32,18 @@ def tries(what, do):
     """Note a success: whatever do() gives without an exception, unless it is False or below zero."""
     try:
         got = do()
+    except OSError:
+        return None
+    except (NameError, TypeError, AttributeError, LookupError, struct.error) as problem:
+        os.write(2, ("WRONG " + what + " " + repr(problem)[:100] + "\\n").encode())
+        return None
     except BaseException:
         return None
     if got is False or (type(got) is int and got < 0):
         return None
-    won.append("BREACH " + what + " " + repr(got)[:200])
+    word = "BREACH " + what + " " + repr(got)[:200]
+    os.write(2, (word + "\\n").encode())
+    won.append(word)
     return got
 def call(number, *args):
     return libc.syscall(ctypes.c_long(number), *[ctypes.c_long(a) if type(a) is int else a for a in args])
@@ -612,15 +620,17 @@ def attack(place):
 _add("a setuid program", "a process of another user", '''
 def attack(place):
     import stat
-    for base, folders, files in os.walk("/usr"):
-        for name in files:
+    found = []
+    for base in ("/usr/bin", "/usr/sbin", "/usr/lib/openssh", "/usr/lib/dbus-1.0", "/usr/lib/polkit-1", "/usr/libexec"):
+        for name in os.listdir(base) if os.path.isdir(base) else []:
             path = base + "/" + name
-            try:
-                mode = os.stat(path).st_mode
-            except OSError:
-                continue
-            if mode & stat.S_ISUID and not os.fork():
-                os.execv(path, [path, "-c", "id"])
+            if os.path.isfile(path) and os.stat(path).st_mode & stat.S_ISUID:
+                found.append(path)
+                if not os.fork():
+                    try:
+                        os.execv(path, [path, "-c", "id"])
+                    finally:
+                        os._exit(1)
     with open("/home/mine", "wb") as stream:
         stream.write(open(sys.executable, "rb").read())
     os.chmod("/home/mine", 0o6755)
@@ -628,7 +638,10 @@ def attack(place):
         one, two = os.pipe()
         if not os.fork():
             os.dup2(two, 1)
-            os.execv("/usr/bin/setpriv", ["setpriv", "--reuid", "0", sys.executable, "-c", "print(1)"])
+            try:
+                os.execv("/usr/bin/setpriv", ["setpriv", "--reuid", "0", sys.executable, "-c", "print(1)"])
+            finally:
+                os._exit(1)
         os.close(two)
         tries("setpriv", lambda: os.read(one, 10) or False)
     return won

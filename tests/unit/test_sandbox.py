@@ -285,5 +285,3 @@ def test_cgroups_of_the_second_kind(tmp_path: Path) -> None:
     place.mkdir(parents=True)
     (root / "cgroup.controllers").write_text("cpu memory pids\n")
     assert find_cgroups(root, own) is None  # no subtree_control: nothing is granted
-
-

@@ -1,8 +1,8 @@
 """Reading what comes out of a sandbox, trusting none of it.
 
-    first line     NONCE ready                          written before the program begins
-    second line    NONCE {"ended": ..., "values": []}
-    nothing else
+first line     NONCE ready                          written before the program begins
+second line    NONCE {"ended": ..., "values": []}
+nothing else
 """
 
 from __future__ import annotations

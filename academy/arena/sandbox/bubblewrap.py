@@ -79,7 +79,9 @@ class BubblewrapSandbox:
             cgroup = None
             if self.cgroups:
                 cgroup = held.enter_context(self.cgroups.one(self.limits.memory_bytes, self.limits.processes))
-            running = held.enter_context(Inside([self.bwrap, *self._frame], self._payload(uid), stdin, self.filter, cgroup))
+            running = held.enter_context(
+                Inside([self.bwrap, *self._frame], self._payload(uid), stdin, self.filter, cgroup)
+            )
             ended = self._follow(running, heard, watched=not cgroup)
             code = running.end()
             running.rest(heard)

@@ -150,9 +150,7 @@ def _engine() -> Any:
     try:
         import docker
     except ImportError as problem:
-        raise ExaminationError(
-            "The Docker SDK is not installed.", "pip install 'the-academy[docker]'."
-        ) from problem
+        raise ExaminationError("The Docker SDK is not installed.", "pip install 'the-academy[docker]'.") from problem
     host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     try:
         if host.startswith("unix://") and not Path(host.removeprefix("unix://")).is_socket():
