@@ -1,8 +1,8 @@
 """Runs inside the sandbox: a program's text, then the calls, then one line with what they gave.
 
 Its source goes in as it is. The request comes on stdin: a line with a number of bytes, and so many bytes of JSON with
-the keys nonce, program, calls ([function, arguments] each), limits ([resource, soft, hard] each), output_bytes. What was
-stdout carries two lines: `NONCE ready` before the program begins, and `NONCE {"ended": ..., "values": [...]}`. The
+the keys nonce, program, calls ([function, arguments] each), limits ([resource, soft, hard] each), output_bytes. What
+was stdout carries two lines: `NONCE ready` before the program begins, and `NONCE {"ended": ..., "values": [...]}`. The
 program's own stdout goes nowhere.
 
 Nothing here keeps a program from writing these lines itself: it runs in the same process. It gains nothing, for what
@@ -11,6 +11,7 @@ is expected of it is not in here. Uses the standard library alone; `plain` and `
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -23,7 +24,7 @@ DEPTH, ITEMS, BITS = 32, 20_000, 13_000
 """Lists in lists, things in all, and bits of a whole number: Python writes 4,300 digits and no more."""
 
 
-def plain(value: Any, characters: int) -> bool:
+def plain(value: Any, characters: int) -> bool:  # noqa: PLR0912 - a branch for each kind
     """Whether a value is of None, bool, int, float, str, list and dict with str keys, exactly, and of bounded size."""
     left = ITEMS
     waiting = [(value, 0)]
@@ -108,14 +109,14 @@ def _run(program: str, calls: list[tuple[str, str]], characters: int) -> dict[st
     except BaseException as problem:  # noqa: BLE001 - SystemExit too
         _tell(problem)
         return {"ended": "memory" if isinstance(problem, MemoryError) else "crashed", "values": []}
-    values = []
+    values: list[dict[str, Any]] = []
     ended = "done"
     for function, arguments in calls:
         try:
             value = module.__dict__[function](*json.loads(arguments))
         except BaseException as problem:  # noqa: BLE001
             if isinstance(problem, KeyError) and function not in module.__dict__:
-                problem = NameError(f"name '{function}' is not defined")  # noqa: PLW2901
+                problem = NameError(f"name '{function}' is not defined")
             if isinstance(problem, MemoryError):
                 ended = "memory"
             _tell(problem)
@@ -130,10 +131,8 @@ def _run(program: str, calls: list[tuple[str, str]], characters: int) -> dict[st
 
 def _tell(problem: BaseException) -> None:
     """A few words on stderr; a program's own class may fail at that."""
-    try:
+    with contextlib.suppress(BaseException):
         os.write(2, f"{name_of(problem)}: {str(problem)[:300]}\n".encode("utf-8", "replace"))
-    except BaseException:  # noqa: BLE001, S110 - what is said is a courtesy
-        pass
 
 
 def _write(channel: int, line: str) -> None:

@@ -139,10 +139,12 @@ class Inside:
         try:
             chunk = os.read(handle, CHUNK)
         except BlockingIOError:
-            chunk = b"" if to_the_end else None
+            if not to_the_end:
+                return
+            chunk = b""
         if chunk:
             (heard.channel if self._open[handle] == "channel" else heard.stderr).extend(chunk)
-        elif chunk is not None:
+        else:
             del self._open[handle]
 
 

@@ -32,7 +32,7 @@ REFUSED = """
     fanotify_init fanotify_mark inotify_init inotify_init1
     mbind set_mempolicy migrate_pages move_pages set_mempolicy_home_node
     landlock_create_ruleset seccomp vmsplice
-""".split()
+""".split()  # noqa: SIM905 - a line for each kind
 NAMESPACES = 0x7E020080
 """CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET,TIME} together."""
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
