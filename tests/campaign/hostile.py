@@ -259,11 +259,16 @@ def _files(outside: Outside) -> set[tuple[str, int]]:
 
 
 def _strangers() -> set[str]:
-    """Processes with the user number of a sandbox, or in a process namespace that is not ours."""
+    """Processes with the user number of a sandbox, or in a process namespace that is not ours.
+
+    One that has ended and waits for the machine's init to fetch its code (Z) is none: it holds nothing any more.
+    """
     own, found = _namespace("self"), set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             with suppress(OSError):
+                if "State:\tZ" in (folder / "status").read_text(encoding="utf-8", errors="replace"):
+                    continue
                 if FIRST_UID <= folder.stat().st_uid < FIRST_UID + UIDS or _namespace(folder.name) not in ("", own):
                     found.add(folder.name)
     return found

@@ -73,10 +73,14 @@ class Inside:
         if self._process.poll() is None and self._hold < 0:
             self._process.kill()
         try:
-            return self._process.wait(PATIENCE_SECONDS)
+            code = self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return self._process.wait()
+            code = self._process.wait()
+        if self.first:  # where this process is number 1 of a container, the orphan is ours to fetch
+            with suppress(ChildProcessError):
+                os.waitpid(self.first, os.WNOHANG)
+        return code
 
     def _start(self, bwrap: list[str], payload: list[str], stdin: int, seccomp: bytes | None) -> None:
         with ExitStack() as theirs:
