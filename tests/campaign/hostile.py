@@ -173,7 +173,7 @@ def _one(sandbox: Sandbox, hostile: Hostile, outside: Outside, chance: random.Ra
     return outcome
 
 
-FAULTS = ("NameError", "TypeError", "AttributeError", "KeyError", "IndexError", "error", "SyntaxError")
+FAULTS = ("NameError", "TypeError", "AttributeError", "KeyError", "IndexError", "error", "SyntaxError", "ArgumentError")
 """What ends an attack that is at fault itself."""
 
 

@@ -34,7 +34,7 @@ def tries(what, do):
         got = do()
     except OSError:
         return None
-    except (NameError, TypeError, AttributeError, LookupError, struct.error) as problem:
+    except (NameError, TypeError, AttributeError, LookupError, struct.error, ctypes.ArgumentError) as problem:
         os.write(2, ("WRONG " + what + " " + repr(problem)[:100] + "\\n").encode())
         return None
     except BaseException:

@@ -49,7 +49,7 @@ class Inside:
 
     def wait(self, heard: Heard, seconds: float) -> bool:
         """Read what comes for at most so many seconds. Gives whether bubblewrap has ended."""
-        ready, _, _ = select.select([*self._open, self._ending], [], [], seconds)
+        ready = _readable([*self._open, self._ending], seconds)
         for handle in ready:
             if handle != self._ending:
                 self._read(handle, heard)
@@ -66,7 +66,7 @@ class Inside:
         if self._hold >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._hold, signal.SIGKILL)
-            if not select.select([self._hold], [], [], PATIENCE_SECONDS)[0]:
+            if not _readable([self._hold], PATIENCE_SECONDS):
                 raise ExaminationError("A program in the sandbox could not be ended.", "Look at the machine's log.")
         if self._process is None:
             return 0
@@ -130,7 +130,7 @@ class Inside:
         told = b""
         until = time.monotonic() + PATIENCE_SECONDS
         while (left := until - time.monotonic()) > 0:
-            if select.select([self._info], [], [], left)[0]:
+            if _readable([self._info], left):
                 chunk = os.read(self._info, CHUNK)
                 told += chunk
                 if told.rstrip().endswith(b"}"):
@@ -150,6 +150,14 @@ class Inside:
             (heard.channel if self._open[handle] == "channel" else heard.stderr).extend(chunk)
         else:
             del self._open[handle]
+
+
+def _readable(handles: list[int], seconds: float) -> list[int]:
+    """Those that can be read or are at their end; poll, for select knows no handle above 1,023."""
+    waiting = select.poll()
+    for handle in handles:
+        waiting.register(handle, select.POLLIN)
+    return [handle for handle, _ in waiting.poll(1000 * seconds)]
 
 
 @contextmanager
