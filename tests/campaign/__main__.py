@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.campaign import kills, marked, postgres, store, tutorial
+from tests.campaign import hostile, kills, marked, postgres, store, tutorial
 from tests.campaign.kills import Line
 
 
@@ -30,6 +30,7 @@ PARTS = (
     Part("marked tests", 1.0, marked.run),
     Part("PostgreSQL", 1.0, postgres.run),
     Part("store", 0.5, store.run),
+    Part("hostile", 0.5, hostile.run),
     Part("kills", 1.0, kills.run),
 )
 

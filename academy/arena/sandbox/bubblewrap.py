@@ -125,7 +125,7 @@ class BubblewrapSandbox:
             elif Path(name).is_dir():
                 frame += ["--ro-bind", name, name]
         if self.own_uid:
-            frame += _folders("/usr/bin") + ["--ro-bind", self.setpriv, "/usr/bin/setpriv"]
+            frame += [*_folders("/usr/bin"), "--ro-bind", self.setpriv, "/usr/bin/setpriv"]
         frame += _folders("/python", "/python/bin", "/etc", "/dev")
         python = Path(self.python)
         frame += ["--ro-bind", self.python, f"/python/bin/{python.name}"]

@@ -67,18 +67,16 @@ class DockerSandbox:
                 ended = self._follow(line, request(nonce, program, calls, self.limits), heard)
             finally:
                 stream.close()  # first of all: an engine that still feeds a reader is slow to remove
-            if not heard.ready:
-                raise ExaminationError(f"The container did not start: {heard.said()}", "Look at `docker info`.")
             if ended is None:
                 ended = _ended_by_engine(container)
-            return heard.ran(ended)
-        except ExaminationError:
-            raise
         except Exception as problem:
             raise ExaminationError(f"Docker failed: {problem}", "Look at `docker info`.") from problem
         finally:
             with suppress(Exception):
                 container.remove(force=True, v=True)
+        if not heard.ready:
+            raise ExaminationError(f"The container did not start: {heard.said()}", "Look at `docker info`.")
+        return heard.ran(ended)
 
     def _settings(self) -> dict[str, Any]:
         limits = self.limits
@@ -152,15 +150,14 @@ def _engine() -> Any:
     except ImportError as problem:
         raise ExaminationError("The Docker SDK is not installed.", "pip install 'the-academy[docker]'.") from problem
     host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    silent = ExaminationError(f"No Docker engine answers at {host}.", "Start one, or set DOCKER_HOST to one that runs.")
+    if host.startswith("unix://") and not Path(host.removeprefix("unix://")).is_socket():
+        raise silent
     try:
-        if host.startswith("unix://") and not Path(host.removeprefix("unix://")).is_socket():
-            raise FileNotFoundError(host)
         client = docker.from_env(timeout=ENGINE_SECONDS)
         client.ping()
     except Exception as problem:
-        raise ExaminationError(
-            f"No Docker engine answers at {host}.", "Start one, or set DOCKER_HOST to one that runs."
-        ) from problem
+        raise silent from problem
     return client
 
 

@@ -1,8 +1,8 @@
 """Runs inside the sandbox: a program's text, then the calls, then one line with what they gave.
 
 Its source goes in as it is. The request comes on stdin: a line with a number of bytes, and so many bytes of JSON with
-the keys nonce, program, calls ([function, arguments] each), limits ([resource, soft, hard] each), output_bytes. What was
-stdout carries two lines: `NONCE ready` before the program begins, and `NONCE {"ended": ..., "values": [...]}`. The
+the keys nonce, program, calls ([function, arguments] each), limits ([resource, soft, hard] each), output_bytes. What
+was stdout carries two lines: `NONCE ready` before the program begins, and `NONCE {"ended": ..., "values": [...]}`. The
 program's own stdout goes nowhere.
 
 Nothing here keeps a program from writing these lines itself: it runs in the same process. It gains nothing, for what
@@ -11,6 +11,7 @@ is expected of it is not in here. Uses the standard library alone; `plain` and `
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -23,7 +24,7 @@ DEPTH, ITEMS, BITS = 32, 20_000, 13_000
 """Lists in lists, things in all, and bits of a whole number: Python writes 4,300 digits and no more."""
 
 
-def plain(value: Any, characters: int) -> bool:
+def plain(value: Any, characters: int) -> bool:  # noqa: PLR0912 - a branch for each kind
     """Whether a value is of None, bool, int, float, str, list and dict with str keys, exactly, and of bounded size."""
     left = ITEMS
     waiting = [(value, 0)]
@@ -81,9 +82,11 @@ def main() -> None:
     os.closerange(max(nothing, channel) + 1, 256)
     os.close(nothing)
     _confine(request["limits"])
-    nonce = request["nonce"]
+    nonce, me = request["nonce"], os.getpid()
     _write(channel, f"{nonce} ready\n")
     answer = _run(request["program"], request["calls"], request["output_bytes"])
+    if os.getpid() != me:  # a child that the program made and forgot
+        os._exit(1)
     _write(channel, f"{nonce} {json.dumps(answer, allow_nan=False)}\n")
     os._exit(0)
 
@@ -106,7 +109,7 @@ def _run(program: str, calls: list[tuple[str, str]], characters: int) -> dict[st
     except BaseException as problem:  # noqa: BLE001 - SystemExit too
         _tell(problem)
         return {"ended": "memory" if isinstance(problem, MemoryError) else "crashed", "values": []}
-    values = []
+    values: list[dict[str, Any]] = []
     ended = "done"
     for function, arguments in calls:
         try:
@@ -128,10 +131,8 @@ def _run(program: str, calls: list[tuple[str, str]], characters: int) -> dict[st
 
 def _tell(problem: BaseException) -> None:
     """A few words on stderr; a program's own class may fail at that."""
-    try:
+    with contextlib.suppress(BaseException):
         os.write(2, f"{name_of(problem)}: {str(problem)[:300]}\n".encode("utf-8", "replace"))
-    except BaseException:  # noqa: BLE001, S110 - what is said is a courtesy
-        pass
 
 
 def _write(channel: int, line: str) -> None:

@@ -49,7 +49,7 @@ class Inside:
 
     def wait(self, heard: Heard, seconds: float) -> bool:
         """Read what comes for at most so many seconds. Gives whether bubblewrap has ended."""
-        ready, _, _ = select.select([*self._open, self._ending], [], [], seconds)
+        ready = _readable([*self._open, self._ending], seconds)
         for handle in ready:
             if handle != self._ending:
                 self._read(handle, heard)
@@ -66,17 +66,21 @@ class Inside:
         if self._hold >= 0:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._hold, signal.SIGKILL)
-            if not select.select([self._hold], [], [], PATIENCE_SECONDS)[0]:
+            if not _readable([self._hold], PATIENCE_SECONDS):
                 raise ExaminationError("A program in the sandbox could not be ended.", "Look at the machine's log.")
         if self._process is None:
             return 0
         if self._process.poll() is None and self._hold < 0:
             self._process.kill()
         try:
-            return self._process.wait(PATIENCE_SECONDS)
+            code = self._process.wait(PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return self._process.wait()
+            code = self._process.wait()
+        if self.first:  # where this process is number 1 of a container, the orphan is ours to fetch
+            with suppress(ChildProcessError):
+                os.waitpid(self.first, os.WNOHANG)
+        return code
 
     def _start(self, bwrap: list[str], payload: list[str], stdin: int, seccomp: bytes | None) -> None:
         with ExitStack() as theirs:
@@ -126,7 +130,7 @@ class Inside:
         told = b""
         until = time.monotonic() + PATIENCE_SECONDS
         while (left := until - time.monotonic()) > 0:
-            if select.select([self._info], [], [], left)[0]:
+            if _readable([self._info], left):
                 chunk = os.read(self._info, CHUNK)
                 told += chunk
                 if told.rstrip().endswith(b"}"):
@@ -139,11 +143,21 @@ class Inside:
         try:
             chunk = os.read(handle, CHUNK)
         except BlockingIOError:
-            chunk = b"" if to_the_end else None
+            if not to_the_end:
+                return
+            chunk = b""
         if chunk:
             (heard.channel if self._open[handle] == "channel" else heard.stderr).extend(chunk)
-        elif chunk is not None:
+        else:
             del self._open[handle]
+
+
+def _readable(handles: list[int], seconds: float) -> list[int]:
+    """Those that can be read or are at their end; poll, for select knows no handle above 1,023."""
+    waiting = select.poll()
+    for handle in handles:
+        waiting.register(handle, select.POLLIN)
+    return [handle for handle, _ in waiting.poll(1000 * seconds)]
 
 
 @contextmanager

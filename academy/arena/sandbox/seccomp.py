@@ -11,109 +11,28 @@ import errno
 import tempfile
 from functools import cache
 
-REFUSED = [
-    "socket",
-    "connect",
-    "bind",
-    "listen",
-    "accept",
-    "accept4",
-    "ptrace",
-    "process_vm_readv",
-    "process_vm_writev",
-    "process_madvise",
-    "kcmp",
-    "pidfd_getfd",
-    "mount",
-    "umount",
-    "umount2",
-    "mount_setattr",
-    "move_mount",
-    "open_tree",
-    "fsopen",
-    "fsconfig",
-    "fsmount",
-    "fspick",
-    "pivot_root",
-    "chroot",
-    "unshare",
-    "setns",
-    "keyctl",
-    "add_key",
-    "request_key",
-    "bpf",
-    "perf_event_open",
-    "userfaultfd",
-    "io_uring_setup",
-    "io_uring_enter",
-    "io_uring_register",
-    "kexec_load",
-    "kexec_file_load",
-    "reboot",
-    "swapon",
-    "swapoff",
-    "init_module",
-    "finit_module",
-    "delete_module",
-    "open_by_handle_at",
-    "name_to_handle_at",
-    "personality",
-    "modify_ldt",
-    "vm86",
-    "vm86old",
-    "iopl",
-    "ioperm",
-    "acct",
-    "quotactl",
-    "quotactl_fd",
-    "syslog",
-    "settimeofday",
-    "clock_settime",
-    "clock_adjtime",
-    "adjtimex",
-    "stime",
-    "sethostname",
-    "setdomainname",
-    "vhangup",
-    "nfsservctl",
-    "lookup_dcookie",
-    "uselib",
-    "ustat",
-    "sysfs",
-    "memfd_create",
-    "memfd_secret",
-    "mknod",
-    "mknodat",
-    "shmget",
-    "shmat",
-    "shmctl",
-    "msgget",
-    "msgsnd",
-    "msgrcv",
-    "msgctl",
-    "semget",
-    "semop",
-    "semtimedop",
-    "semctl",
-    "mq_open",
-    "mq_unlink",
-    "mq_timedsend",
-    "mq_timedreceive",
-    "mq_notify",
-    "mq_getsetattr",
-    "fanotify_init",
-    "fanotify_mark",
-    "inotify_init",
-    "inotify_init1",
-    "mbind",
-    "set_mempolicy",
-    "migrate_pages",
-    "move_pages",
-    "set_mempolicy_home_node",
-    "landlock_create_ruleset",
-    "seccomp",
-    "vmsplice",
-]
+REFUSED = """
+    socket connect bind listen accept accept4
+    ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_getfd
+    mount umount umount2 mount_setattr move_mount open_tree fsopen fsconfig fsmount fspick pivot_root chroot
+    unshare setns
+    keyctl add_key request_key
+    bpf perf_event_open userfaultfd
+    io_uring_setup io_uring_enter io_uring_register
+    kexec_load kexec_file_load reboot swapon swapoff
+    init_module finit_module delete_module
+    open_by_handle_at name_to_handle_at
+    personality modify_ldt vm86 vm86old iopl ioperm
+    acct quotactl quotactl_fd syslog settimeofday clock_settime clock_adjtime adjtimex stime
+    sethostname setdomainname vhangup nfsservctl lookup_dcookie uselib ustat sysfs
+    memfd_create memfd_secret
+    mknod mknodat
+    shmget shmat shmctl msgget msgsnd msgrcv msgctl semget semop semtimedop semctl
+    mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr
+    fanotify_init fanotify_mark inotify_init inotify_init1
+    mbind set_mempolicy migrate_pages move_pages set_mempolicy_home_node
+    landlock_create_ruleset seccomp vmsplice
+""".split()  # noqa: SIM905 - a line for each kind
 NAMESPACES = 0x7E020080
 """CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET,TIME} together."""
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
