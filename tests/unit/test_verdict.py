@@ -285,7 +285,7 @@ def test_two_targets_share_the_level_of_an_examination() -> None:
     # ten groups that all gain have a chance of 2 ** -10: allowed for one target, not for half of the level
     one, other = items((10, 0, 1), (30, 1, 1)), items((40, 1, 1), name="y")
     assert judged(one, 0).outcome == "PROMOTE"
-    assert 2**-10 > BUDGET / HORIZON / 2
+    assert BUDGET / HORIZON / 2 < 2**-10
     assert judged(one, 0, paired(other, "target", "second")).outcome == "HOLD"
     stronger = items((14, 0, 1), (30, 1, 1))
     assert judged(stronger, 0, paired(other, "target", "second")).outcome == "PROMOTE"
