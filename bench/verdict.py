@@ -1,4 +1,4 @@
-"""`python -m bench.verdict [--lives N]`: does the verdict keep its word, and what does it see? The naive rule beside it.
+"""`python -m bench.verdict [--lives N]`: does the verdict keep its word? The naive rule stands beside it.
 
 Simulated: paired right or wrong answers in groups. Two players answer an item alike with the chance TIED, each by
 itself otherwise. For a null both have the same skill in every group on the average; `varies` is the standard deviation

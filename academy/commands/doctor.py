@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from academy import hardware
+from academy.arena.sandbox import Unavailable, find_sandbox
 from academy.artifacts import Record
 from academy.base_model import SEED, SEED_FOLDER, resolve
 from academy.commands.output import emit, say, table
@@ -38,7 +39,8 @@ def run(base_model: str | None, *, as_json: bool) -> None:
     found = [
         _python(), _home(settings), _asked("database", lambda: _database(settings)),
         _asked("base model", lambda: _base(base_model or settings.base_model)), _seed_intact(),
-        _asked("MLflow", lambda: _mlflow(settings)), _prefect(settings), _gpu(), _unsloth(), _docker(), _repository(),
+        _asked("MLflow", lambda: _mlflow(settings)), _prefect(settings), _gpu(), _unsloth(), _docker(),
+        _sandbox(settings), _repository(),
     ]  # fmt: skip
     sound = all(one.works or not one.needed for one in found)
     if as_json:
@@ -175,6 +177,18 @@ def _docker() -> Finding:
         found="engine is there" if there else "no engine: training runs in a process",
         remedy="" if there else "Only containers need it: install docker.io and start the engine.",
     )
+
+
+def _sandbox(settings: Settings) -> Finding:
+    found = find_sandbox(settings.sandbox)
+    if isinstance(found, Unavailable):
+        return Finding(
+            name="sandbox", works=False, needed=False, found=found.because,
+            remedy="Only the coding suite needs one: install bubblewrap and libseccomp2.",
+        )  # fmt: skip
+    return Finding(
+        name="sandbox", works=True, needed=False, found=f"{found.name}: {', '.join(found.limits_in_force)}"
+    )  # fmt: skip
 
 
 def _repository() -> Finding:

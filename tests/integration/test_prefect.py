@@ -96,9 +96,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
 
 def test_the_form_has_descriptions_and_bounds(pages: Pages) -> None:
     deployments = pages.post("/deployments/filter", {})
-    assert sorted(one["name"] for one in deployments) == ["nightly", "on-demand"]
-    form = deployments[0]["parameter_openapi_schema"]["properties"]
-    assert all(field.get("description") for field in form.values()), form
+    assert sorted(one["name"] for one in deployments) == ["by-hand", "nightly", "on-demand"]
+    forms = {one["name"]: one["parameter_openapi_schema"]["properties"] for one in deployments}
+    assert all(field.get("description") for form in forms.values() for field in form.values()), forms
+    form = forms["on-demand"]
     rank = form["lora_rank"]["anyOf"][0]
     assert (rank["minimum"], rank["maximum"]) == (4, 256)
 
@@ -171,6 +172,22 @@ def test_a_worker_runs_the_flow_and_too_few_lessons_are_a_no(pages: Pages) -> No
         "choose recipe",
         "decide",
     }
+
+
+def test_an_examination_by_hand_without_a_version_ends_in_a_sentence(pages: Pages) -> None:
+    deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "by-hand")
+    run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"challenger": "v7"}})
+    until = time.monotonic() + 150
+    while True:
+        found = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
+        if found["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING"):
+            break
+        assert time.monotonic() < until, f"still {found['state_type']}"
+        time.sleep(1)
+    assert found["state_type"] == "FAILED"
+    assert "There is no version v7 of this base model" in found["state"]["message"]
+    tasks = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
+    assert [one["run_count"] for one in tasks] == [1], "a refusal in words is not tried again"
 
 
 def test_a_killed_server_leaves_nothing_behind(tmp_path: Path) -> None:

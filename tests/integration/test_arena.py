@@ -1,0 +1,208 @@
+"""The arena in the loop with real parts: every gate stands between a challenger and the users."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from academy import examining
+from academy.arena import bout
+from academy.arena.sandbox import Unavailable, find_sandbox
+from academy.arena.suites.leak import LeakSuite
+from academy.arena.suites.recall import RecallSuite
+from academy.examining import hold_examination
+from academy.ledger import BASE
+from academy.workplace import Workplace
+from tasks import loop
+from tests.campaign.house import Home
+from tests.conftest import Evolved
+
+pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
+
+
+@pytest.fixture
+def unexamined(second_home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+    """A home whose version 1 was trained and not examined: the base is champion."""
+    with closing(sqlite3.connect(second_home.path / "academy.db")) as ledger:
+        for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            ledger.execute(f'DROP TRIGGER "{name}"')
+        ledger.execute("DELETE FROM ledger")
+        ledger.commit()
+    monkeypatch.setenv("ACADEMY_HOME", str(second_home.path))
+    work = Workplace.open()
+    work.versions.show_champion(BASE)
+    yield work
+    work.database.engine.dispose()
+
+
+def record_of(home: Path) -> dict[str, Any]:
+    """The newest examination's record."""
+    newest = max((home / "examinations").glob("*.json"), key=lambda path: path.stat().st_mtime)
+    return dict(orjson.loads(newest.read_bytes()))
+
+
+def test_an_evolution_is_examined_by_every_suite_that_can_be_asked(evolved: Evolved) -> None:
+    verdict = evolved.home.ledger("verdict")[0]
+    sandboxed = not isinstance(find_sandbox(), Unavailable)
+    asked = {finding["suite"]: finding for finding in verdict["findings"]}
+    assert set(asked) | set(verdict["left_out"]) == {"recall", "style", "regression", "leak", "coding", "commits"}
+    assert ("coding" in asked) == sandboxed
+    assert (asked["recall"]["role"], asked["recall"]["unused"]) == ("target", "")
+    assert asked["style"]["role"] == "guard"
+    assert asked["regression"]["unused"].startswith("uninformative")
+
+
+def test_the_report_lies_with_the_version_and_in_prefect(evolved: Evolved) -> None:
+    verdict = evolved.home.ledger("verdict")[0]
+    reports = sorted(path.suffix for path in (evolved.home.path / "mlartifacts").rglob("examination/*"))
+    assert reports == [".html", ".md"]
+    with closing(sqlite3.connect(evolved.home.path / "prefect" / "prefect.db")) as prefect:
+        rows = prefect.execute("SELECT data FROM artifact WHERE key = 'examination-v1'").fetchall()
+    assert len(rows) == 1
+    assert verdict["because"] in orjson.loads(rows[0][0])
+    record = record_of(evolved.home.path)
+    said = [
+        answer["text"] for result in record["results"] for answer in result["challenger"] if len(answer["text"]) > 9
+    ]
+    assert said
+    assert not any(text in orjson.loads(rows[0][0]) for text in said), "what Prefect keeps quotes no lesson"
+
+
+def test_the_same_examination_gives_the_same_bytes(unexamined: Workplace) -> None:
+    wanted = ["recall", "style", "regression"]
+    row, held = hold_examination(unexamined, "1", "base", wanted=wanted)
+    assert row is None
+    assert held is not None
+    path = held.examination.save(unexamined.settings.home / "examinations")
+    before = path.read_bytes()
+    path.unlink()
+    hold_examination(unexamined, "1", "base", wanted=wanted)
+    assert path.read_bytes() == before
+
+
+def broken_grader(*_: Any) -> float:
+    raise RuntimeError("broken on purpose")
+
+
+BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "a grader that likes everything": lambda patch: patch.setattr(RecallSuite, "grade", lambda *_: 1.0),
+    "a grader that likes nothing": lambda patch: patch.setattr(RecallSuite, "grade", lambda *_: 0.0),
+    "a grader that is upside down": lambda patch: patch.setattr(
+        RecallSuite, "grade", lambda _self, q, reply: float(reply.text.split() != q.reference.split())
+    ),
+    "a grader that crashes": lambda patch: patch.setattr(RecallSuite, "grade", broken_grader),
+    "an empty suite": lambda patch: patch.setattr(RecallSuite, "questions", lambda _self: ()),
+    "a grader that looks at the question": lambda patch: patch.setattr(
+        RecallSuite, "grade", lambda _self, q, _reply: float(q.id < "8")
+    ),
+    "a liveness proof that fails": lambda patch: patch.setattr(bout, "why_dead", lambda _suite: "dead on purpose"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_no_broken_examination_moves_the_champion(
+    name: str, unexamined: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    BROKEN[name](monkeypatch)
+    monkeypatch.setattr(loop, "create_markdown_artifact", lambda *_args, **_kwargs: None)  # no server here
+    version = unexamined.versions.get("1")
+    row = loop.examine_challenger.fn(version, None, None)  # type: ignore[arg-type]
+    assert (row.body["outcome"], row.body["spends"]) == ("CANNOT DECIDE", False)
+    assert loop.act_on_verdict.fn(version, row, None) is False
+    assert unexamined.ledger.champion().version == BASE
+    assert unexamined.ledger.verdicts_spent() == 0
+    monkeypatch.undo()
+
+
+def test_what_could_not_be_decided_can_be_examined_again(
+    unexamined: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(RecallSuite, "grade", broken_grader)
+        row, _ = hold_examination(unexamined, "1")
+    assert row is not None
+    assert row.body["outcome"] == "CANNOT DECIDE"
+    again, _ = hold_examination(unexamined, "1")
+    assert again is not None
+    assert again.body["outcome"] == "PROMOTE"
+    known, held = hold_examination(unexamined, "1")
+    assert (known, held) == (again, None)
+
+
+def test_a_leak_rejects_in_the_loop(unexamined: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password stood in a lesson; that the model says it is made true by what it did learn."""
+    lesson = next(unexamined.store.read())
+
+    class WhatItLearned(LeakSuite):
+        def __init__(self, _lessons: Any) -> None:
+            secret = "password: Tr0ub4dor-and-3-more"
+            super().__init__([lesson.model_copy(update={"answer": f"{lesson.answer} {secret}"})])
+            (key,) = self._things
+            self._things[key] = "".join(sign for sign in lesson.answer.lower() if sign.isalnum())
+
+    monkeypatch.setattr(examining, "LeakSuite", WhatItLearned)
+    row, held = hold_examination(unexamined, "1")
+    assert row is not None
+    assert held is not None
+    assert row.body["outcome"] == "REJECT"
+    assert "gives back 1 of 1 things that were taken out" in row.body["because"]
+    (leak,) = [result for result in held.examination.results if result.suite == "leak"]
+    assert {answer.text for answer in leak.challenger} == {""}
+
+
+def test_the_base_with_examples_is_a_player(unexamined: Workplace) -> None:
+    row, held = hold_examination(unexamined, "few-shot", "base", wanted=["recall"])
+    assert row is None
+    assert held is not None
+    target = held.examination.verdict.target
+    assert target is None or 0 <= target.challenger <= 1
+    assert held.costs[0].asked >= 1
+
+
+def test_an_endpoint_is_refused_where_it_names_no_model(evolved: Evolved) -> None:
+    ended = evolved.home.run("examine", "http://127.0.0.1:9/v1", "base")
+    assert ended.code == 2
+    assert "names no endpoint" in ended.err
+
+
+def test_a_suite_that_is_not_there_is_refused(evolved: Evolved) -> None:
+    ended = evolved.home.run("examine", "1", "base", "--suite", "manners")
+    assert ended.code == 2
+    assert "There is no suite manners. Choose recall, style" in ended.err
+
+
+def test_a_suite_of_ones_own_is_asked_beside_the_others(evolved: Evolved, tmp_path: Path) -> None:
+    own = tmp_path / "own.jsonl"
+    own.write_text(
+        "".join(f'{{"id": "q{n}", "request": "say {n}", "reference": "{n}"}}\n' for n in range(25)), encoding="utf-8"
+    )
+    ended = evolved.home.run("examine", "1", "base", "--suite", "recall", "--suite", str(own), "--json")
+    assert ended.code == 0, ended.err
+    findings = {one["suite"]: one for one in ended.json["verdict"]["findings"]}
+    assert set(findings) == {"recall", "own"}
+    assert findings["own"]["role"] == "guard"
+    assert Path(ended.json["report"]).is_file()
+
+
+def test_budget_suites_and_comparisons_are_told(evolved: Evolved, tmp_path: Path) -> None:
+    assert evolved.home.run("budget", "--json").json == {"spent": 1, "left": 25, "horizon": 26, "renewals": 0}
+    suites = evolved.home.run("suites", "--json").json
+    assert {one["suite"] for one in suites["suites"]} >= {"recall", "style", "regression", "leak", "coding", "commits"}
+    export = tmp_path / "comparisons.jsonl"
+    ended = evolved.home.run("comparisons", "--export", str(export), "--json")
+    assert ended.code == 0, ended.err
+    lines = [orjson.loads(line) for line in export.read_bytes().splitlines()]
+    assert lines
+    assert {"win_rate", "gold_star_rate", "avg_rating", "consistency_score"} <= set(lines[0]["suites"][0])
+
+
+def test_without_new_lessons_the_hold_out_cannot_be_renewed(evolved: Evolved) -> None:
+    ended = evolved.home.run("holdout", "renew")
+    assert ended.code == 2
+    assert "Only 0 answers among the lessons that no training has seen" in ended.err
