@@ -24,6 +24,10 @@ from academy.arena.verdict import FEWEST_GROUPS, Item, Paired, Verdict, cannot_d
 from academy.artifacts import Record, canonical, digest_of, write_file
 from academy.errors import ExaminationError
 
+PROBE = 16
+"""Groups of a guard that are asked first: where neither player can do one of them, no more is asked. A player who can
+do a fifth of such questions fails all of them once in 35 times."""
+
 
 class Result(Record):
     """Both players on one suite, as far as it was asked. A leak suite's answers are not kept."""
@@ -206,10 +210,15 @@ class _Table:
         return why_dead(self.suite)
 
     def _ask(self, sides: tuple[_Side, _Side], look: int) -> None:
-        """Let both sides answer the groups that are due at a look."""
-        known = self.scores[0]
         due = self._due(look)
-        fresh = [q for q in self.questions if q.group in due and q.id not in known]
+        if not look and self.suite.role == "guard" and len(due) > PROBE:
+            self._let_answer(sides, set(self.order[:PROBE]))
+            if not any(answer.score for scores in self.scores for answer in scores.values()):
+                return
+        self._let_answer(sides, due)
+
+    def _let_answer(self, sides: tuple[_Side, _Side], groups: set[str]) -> None:
+        fresh = [q for q in self.questions if q.group in groups and q.id not in self.scores[0]]
         keep = self.suite.role != "leak"
         for side, scores in zip(sides, self.scores, strict=True):
             replies = side.replies(fresh, self.generation, keep=keep)

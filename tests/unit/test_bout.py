@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from academy.arena.answers import CHUNK
-from academy.arena.bout import Cost, Examination, examine, read_examination
+from academy.arena.bout import PROBE, Cost, Examination, examine, read_examination
 from academy.arena.liveness import why_dead
 from academy.arena.suite import Generation, Player, Question, Reply, Role
 from academy.arena.verdict import Verdict
@@ -302,7 +302,7 @@ def test_a_guard_that_nobody_can_do_is_asked_no_further(tmp_path: Path) -> None:
     found, _ = examined(champion, challenger, [suite, hopeless], tmp_path)
     assert found.verdict.outcome == "HOLD"
     assert len(found.results[0].items) == 120
-    assert len(found.results[1].items) == 80
+    assert len(found.results[1].items) == 2 * PROBE
     assert found.verdict.findings[1].unused.startswith("uninformative")
 
 
