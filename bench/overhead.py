@@ -1,7 +1,7 @@
 """`python -m bench.overhead`: wall time of the whole loop beside bare training and bare evaluation, in one run.
 
 Bare means: the trainer's own process on the same order, and a process that imports, loads and lets both players answer
-the same questions; each with its imports. Creating databases is set-up and not counted. Refuses on a busy machine.
+all held-out questions (and what else the examination asked); each with its imports. Creating databases is set-up and not counted. Refuses on a busy machine.
 Beside it the peak memory of all processes of the loop together (proportional set size: shared pages count once), and
 the time of a second `academy evolve` with nothing new.
 """
@@ -24,15 +24,22 @@ BUSY = 0.5
 EVALUATE = """
 import sys
 from pathlib import Path
-from academy.stages import RuntimePlayer, _suites
-from academy.workplace import Workplace
+from academy.arena.bout import read_examination
 from academy.curriculum.dataset import read_dataset
+from academy.examining import choose_suites
 from academy.ledger import Champion
+from academy.players import RuntimePlayer
+from academy.workplace import Workplace
 work = Workplace.open()
+(record,) = (work.settings.home / "examinations").glob("*.json")
+asked = {(result.suite, item.question) for result in read_examination(record).results for item in result.items}
+suites, _ = choose_suites(work, read_dataset(work.datasets, sys.argv[1]), Champion(), work.settings.suites)
 for adapter in ("base", sys.argv[2]):
-    player = RuntimePlayer(work, adapter)
-    for suite, generation in _suites(work, read_dataset(work.datasets, sys.argv[1]), Champion()):
-        player.answer([q.request for q in suite.questions()], generation)
+    player, known = RuntimePlayer(work, work.versions.get("1").adapter if adapter != "base" else adapter), set()
+    for suite, generation in suites:
+        wanted = {q.request for q in suite.questions() if suite.name == "recall" or (suite.name, q.id) in asked}
+        player.answer(sorted(wanted - known), generation) if wanted - known else None
+        known |= wanted
 """
 
 
