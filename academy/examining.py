@@ -13,21 +13,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from academy.arena.bout import Cost, Examination, examination_digest, examine, read_examination
 from academy.arena.endpoint import Endpoint, Opinion, opinion
 from academy.arena.report import Context, render
 from academy.arena.sandbox import Sandbox, Unavailable, find_sandbox
 from academy.arena.suite import Generation, Question, Suite
+from academy.arena.suites.coding import FILE as CODING
 from academy.arena.suites.coding import coding
 from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.leak import LeakSuite
 from academy.arena.suites.recall import RecallSuite
+from academy.arena.suites.regression import FILE as GENERAL
 from academy.arena.suites.regression import regression
 from academy.arena.suites.style import StyleSuite
 from academy.arena.suites.user import UserSuite
 from academy.arena.verdict import HORIZON
 from academy.artifacts import Record, write_file
 from academy.curriculum.dataset import Dataset, Example, read_dataset
+from academy.curriculum.decontamination import Suite as Guarded
 from academy.errors import ExaminationError, InputError
 from academy.experience.source import Experience
 from academy.genealogy.versions import Version
@@ -35,6 +40,7 @@ from academy.ledger import BASE, Champion, Row
 from academy.players import is_version, own_identity, player_of, shown
 from academy.professor import Decision
 from academy.promotion import record_verdict
+from academy.settings import Settings
 from academy.workplace import Workplace
 
 log = logging.getLogger("academy")
@@ -189,6 +195,22 @@ class _Shelf:
         if not suite.needs_sandbox:
             return suite
         return self.sandbox if isinstance(self.sandbox, Unavailable) else suite.inside(self.sandbox)
+
+
+def guarded_texts(settings: Settings) -> list[Guarded]:
+    """What the suites of the settings ask, for curation to keep out of training. The hold-out is guarded by itself."""
+    found = []
+    for name in settings.suites:
+        if name == "coding":
+            rows = [orjson.loads(line) for line in CODING.read_bytes().splitlines()]
+            found.append(Guarded(name, [row[part] for row in rows for part in ("request", "solution")]))
+        elif name == "regression":  # short questions: only a whole one that is quoted counts
+            asked = [question.request for question in UserSuite.read(GENERAL).questions()]
+            found.append(Guarded("general", asked, shared_runs=False))
+        elif name not in SUITES:
+            suite = UserSuite.read(_suite_file(name))
+            found.append(Guarded(suite.name, [question.request for question in suite.questions()]))
+    return found
 
 
 def publish_verdict(work: Workplace, challenger: Version, row: Row) -> None:

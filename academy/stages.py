@@ -22,7 +22,7 @@ from academy.curriculum.filters import reason_to_drop
 from academy.curriculum.register import Renewal, Request
 from academy.curriculum.sharding import Run, in_process
 from academy.errors import AdapterError, InputError, TrainingError
-from academy.examining import publish_verdict
+from academy.examining import guarded_texts, publish_verdict
 from academy.experience.commits import is_repository, open_repository
 from academy.experience.conversations import Wanted
 from academy.experience.lessons import Import
@@ -107,6 +107,7 @@ def curate(
         base=work.base.digest,
         replay=replay_share(work),
         allowed=allowed(work),
+        guarded=guarded_texts(work.settings),
         shards=shards,
         run=run,
         commits_cache=work.settings.folder("git"),
@@ -213,7 +214,8 @@ def train(
     ExaminationError where the dataset overlaps with what is examined.
     """
     rows = read_rows(dataset.train_file)
-    refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), allowed=allowed(work))
+    others = guarded_texts(work.settings)
+    refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), others, allowed(work))
     events = ProcessBackend().train(order)
     first = next(events)
     meanwhile()

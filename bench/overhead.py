@@ -1,7 +1,8 @@
 """`python -m bench.overhead`: wall time of the whole loop beside bare training and bare evaluation, in one run.
 
 Bare means: the trainer's own process on the same order, and a process that imports, loads and lets both players answer
-all held-out questions (and what else the examination asked); each with its imports. Creating databases is set-up and not counted. Refuses on a busy machine.
+all held-out questions (and what else the examination asked); each with its imports. Creating databases is set-up and
+not counted. Refuses on a busy machine.
 Beside it the peak memory of all processes of the loop together (proportional set size: shared pages count once), and
 the time of a second `academy evolve` with nothing new.
 """

@@ -9,7 +9,7 @@ from academy.commands.output import emit, say, table
 from academy.curriculum import rebuild as proofs
 from academy.curriculum.dataset import Dataset, all_datasets, find_dataset, read_dataset, read_rows
 from academy.errors import InputError
-from academy.examining import clashes
+from academy.examining import clashes, guarded_texts
 from academy.workplace import Workplace
 
 
@@ -105,7 +105,8 @@ def rebuild(digest: str | None, base_model: str | None, *, as_json: bool) -> Non
             f"The dataset {dataset.digest[:12]} was made for another base model.", "Name it with --base-model."
         )
     with tempfile.TemporaryDirectory(dir=work.settings.folder("datasets").parent, prefix=".staging-") as scratch:
-        found = proofs.rebuild(work.store, work.register, work.base.count_tokens, dataset, Path(scratch))
+        guarded = guarded_texts(work.settings)
+        found = proofs.rebuild(work.store, work.register, work.base.count_tokens, dataset, Path(scratch), guarded)
     if as_json:
         emit(found.model_dump(mode="json"))
         return

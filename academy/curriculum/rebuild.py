@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from academy import __version__
 from academy.artifacts import Record
 from academy.curriculum.curator import CountTokens, DatasetCurator
 from academy.curriculum.dataset import INPUTS, Dataset, Input, read_rows
+from academy.curriculum.decontamination import Suite
 from academy.curriculum.register import HoldOutRegister
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
@@ -31,7 +33,12 @@ class Difference(Record):
 
 
 def rebuild(
-    store: LessonsStore, register: HoldOutRegister, count_tokens: CountTokens, dataset: Dataset, scratch: Path
+    store: LessonsStore,
+    register: HoldOutRegister,
+    count_tokens: CountTokens,
+    dataset: Dataset,
+    scratch: Path,
+    guarded: Sequence[Suite] = (),
 ) -> Rebuilt:
     """Curate exactly the same lessons and commits again, in `scratch`, and compare the digests.
 
@@ -43,7 +50,7 @@ def rebuild(
             f"The dataset {dataset.digest[:12]} does not say what it was made of.", "`academy curate` again."
         )
     inputs = [Input.model_validate(row) for row in read_rows(dataset.path / INPUTS)]
-    curator = DatasetCurator(store, count_tokens, context=dataset.context, base=dataset.base)
+    curator = DatasetCurator(store, count_tokens, context=dataset.context, base=dataset.base, guarded=guarded)
     curator.cursor = dataset.cursor
     gone = curator.collect_again(inputs)
     curator.filter_low_quality()
@@ -56,7 +63,7 @@ def rebuild(
     elif dataset.version != __version__:
         because = f"It was made by version {dataset.version}, and this is {__version__}: the rules have changed."
     else:
-        because = "The same lessons and commits gave other bytes."
+        because = "The same lessons and commits gave other bytes, or other suites are asked now."
     return Rebuilt(digest=dataset.digest, again=again, same=same, because=because)
 
 

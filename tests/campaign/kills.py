@@ -6,7 +6,7 @@ with all its processes stopped (SIGSTOP), so that a copy is exactly what a kill 
     imported    the first decision was told; no Prefect server yet
     trained     the trainer wrote "done"; nothing is registered
     registered  the version is in MLflow; no question was asked
-    answered    both players' answers are on the disk; no verdict yet
+    answered    both players' answers to the first suite are on the disk; no verdict yet
 
 A kill in the arena then begins in the copy `registered` and needs no new training; kills in the import begin in an
 empty home, those in server start, dataset and training in `imported`, in the registry in `trained`, in the promotion
@@ -82,8 +82,8 @@ class Watch:
         return bool(self.home.ledger("verdict"))
 
     def answered(self) -> bool:
-        """Whether both players have answered all questions (fewer than one chunk: a file is written once)."""
-        return len([path for path in self.home.path.glob("answers/*.json") if path.name[0] != "."]) == 2
+        """Whether both players have answered the first suite (fewer than one chunk: a file is written once)."""
+        return len([path for path in self.home.path.glob("answers/*.json") if path.name[0] != "."]) >= 2
 
     def over(self) -> bool:
         """Whether the process ended."""

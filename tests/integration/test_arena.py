@@ -11,9 +11,13 @@ from typing import Any
 import orjson
 import pytest
 
-from academy import examining
+from academy import examining, stages
 from academy.arena import bout
+from academy.arena.liveness import why_dead
 from academy.arena.sandbox import Unavailable, find_sandbox
+from academy.arena.suite import Reply
+from academy.arena.suites.coding import FILE as CODING
+from academy.arena.suites.coding import coding
 from academy.arena.suites.leak import LeakSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.examining import hold_examination
@@ -206,3 +210,32 @@ def test_without_new_lessons_the_hold_out_cannot_be_renewed(evolved: Evolved) ->
     ended = evolved.home.run("holdout", "renew")
     assert ended.code == 2
     assert "Only 0 answers among the lessons that no training has seen" in ended.err
+
+
+def test_what_a_suite_asks_is_kept_out_of_training(unexamined: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    question = orjson.loads(CODING.read_bytes().splitlines()[0])
+    unexamined.store.add_lesson(f"Please: {question['request']}", question["solution"], "success")
+    unexamined.store.add_lesson("how do I name the harbour branch", "harbour, and the ticket's number", "success")
+    made = stages.curate(unexamined, [])
+    assert made.funnel["dropped: overlap with an examination"] == 1
+    (overlap,) = made.overlaps
+    assert {one.suite for one in overlap.overlaps} == {"coding"}
+
+
+@pytest.mark.skipif(isinstance(find_sandbox(), Unavailable), reason="no sandbox can run here")
+def test_the_coding_exam_is_alive_in_the_sandbox() -> None:
+    sandbox = find_sandbox()
+    assert not isinstance(sandbox, Unavailable)
+    assert why_dead(coding(sandbox)) == ""
+
+
+@pytest.mark.campaign
+@pytest.mark.skipif(isinstance(find_sandbox(), Unavailable), reason="no sandbox can run here")
+def test_every_mutant_fails_in_the_sandbox() -> None:
+    sandbox = find_sandbox()
+    assert not isinstance(sandbox, Unavailable)
+    suite = coding(sandbox)
+    rows = {row["id"]: row for row in map(orjson.loads, CODING.read_bytes().splitlines())}
+    for question in suite.questions():
+        for mutant in rows[question.id]["mutants"]:
+            assert suite.grade(question, Reply(text=f"```python\n{mutant}\n```")) == 0, (question.id, mutant)
