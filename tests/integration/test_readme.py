@@ -49,6 +49,18 @@ def test_the_commands_for_ones_own_lessons_run(desk: Path) -> None:
         assert "Traceback" not in ended.err
 
 
+def test_the_examinations_of_the_readme_are_held(second_home: Home, tmp_path: Path) -> None:
+    block = README.partition("<!-- examinations")[2].partition("```sh\n")[2].partition("```")[0]
+    lines = [shlex.split(line, comments=True) for line in block.splitlines() if line]
+    assert len(lines) >= 4
+    second_home.desk = tmp_path
+    for words in lines:
+        assert words[0] == "academy"
+        ended = second_home.run(*words[1:])
+        assert ended.code == 0, ended.err
+    assert (tmp_path / "comparisons.jsonl").stat().st_size
+
+
 def test_every_command_that_is_named_exists(tmp_path: Path) -> None:
     named = {
         match.strip()
@@ -56,7 +68,7 @@ def test_every_command_that_is_named_exists(tmp_path: Path) -> None:
     }
     words = {word for found in named for word in re.split(r"[ ,]+", found) if word}
     home = Home(tmp_path / "home")
-    listed = "".join(home.run(*group, "--help").out for group in ([], ["lessons"], ["dataset"]))
+    listed = "".join(home.run(*group, "--help").out for group in ([], ["lessons"], ["dataset"], ["holdout"]))
     assert {word for word in words if re.search(rf"\b{word}\b", listed)} == words
 
 
