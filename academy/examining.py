@@ -76,6 +76,7 @@ def hold_examination(
     REJECT the new lessons are set aside. Anything else is only told: no row, nothing spent. Players are versions,
     `base`, `champion`, `few-shot` and `http://host:port/v1#model`. Returns the row, and what was held just now.
     """
+    judge = _judge(work)  # first: a wrong address is not found after hours of answering
     champion = work.ledger.champion()
     version = work.versions.get(challenger) if is_version(challenger) else None
     dataset = read_dataset(work.datasets, version.dataset if version else _newest_dataset(work))
@@ -98,7 +99,7 @@ def hold_examination(
     verdict = examination.verdict
     log.info("%s: %s", verdict.outcome, verdict.because)
     record = examination.save(work.settings.folder("examinations"))
-    said = _opinion(work, examination, questions, dataset)
+    said = _opinion(work, judge, examination, questions, dataset)
     row = None
     if of_record and version is not None:
         body = {
@@ -185,7 +186,7 @@ class _Shelf:
                 return CommitsSuite(self.held_out)
             case "coding":
                 return self.sandbox if isinstance(self.sandbox, Unavailable) else coding(self.sandbox)
-        suite = UserSuite.read(_suite_file(name))
+        suite = UserSuite.read(suite_file(name))
         if not suite.needs_sandbox:
             return suite
         return self.sandbox if isinstance(self.sandbox, Unavailable) else suite.inside(self.sandbox)
@@ -261,7 +262,8 @@ def _newest_dataset(work: Workplace) -> str:
     return versions[-1].dataset
 
 
-def _suite_file(name: str) -> Path:
+def suite_file(name: str) -> Path:
+    """The file of a suite of one's own. Raises InputError for a name that is none."""
     path = Path(name).expanduser()
     if path.suffix != ".jsonl":
         raise InputError(f"There is no suite {name}.", f"Choose {', '.join(SUITES)} or a .jsonl file.")
@@ -307,13 +309,22 @@ def _contradicted(
     ]
 
 
+def _judge(work: Workplace) -> Endpoint | None:
+    """The judge of the settings. Raises InputError for an address that is none."""
+    key = work.settings.endpoint_key.get_secret_value()
+    return Endpoint.parse(work.settings.judge, key) if work.settings.judge else None
+
+
 def _opinion(
-    work: Workplace, held: Examination, questions: dict[str, Sequence[Question]], dataset: Dataset
+    work: Workplace,
+    judge: Endpoint | None,
+    held: Examination,
+    questions: dict[str, Sequence[Question]],
+    dataset: Dataset,
 ) -> Opinion | None:
     """What the judge of the settings says of the target's answers; its failure is told and stops nothing."""
-    if not work.settings.judge:
+    if judge is None:
         return None
-    judge = Endpoint.parse(work.settings.judge, work.settings.endpoint_key.get_secret_value())
     asked = {q.id: q for q in questions.get("recall", ())}
     pairs = [
         (asked[a.question], a.text, b.text)
