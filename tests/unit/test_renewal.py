@@ -142,8 +142,8 @@ def test_examined_questions_retire_and_fresh_ones_take_their_place(work: Workpla
 
 
 def test_every_fresh_answer_is_still_taught_by_another_wording(work: Workplace) -> None:
-    examined_once(work)
-    teach(work, 30, wordings=2, seed=1)
+    examined_once(work, answers=40)  # more than the new answers have questions: one of their two wordings each
+    teach(work, 24, wordings=2, seed=1)
     stages.renew_holdout(work)
     second = curate(work)
     answers = {json.loads(line)["messages"][1]["content"] for line in second.train_file.read_text().splitlines()}
@@ -255,8 +255,8 @@ def test_a_lesson_that_was_released_has_been_seen(work: Workplace) -> None:
 
 def test_what_is_near_to_a_trained_request_is_not_fresh(work: Workplace) -> None:
     """It shares the origin of what was trained on, and that would be held out with it."""
-    examined_once(work)
-    middle = teach(work, 24, seed=1)
+    examined_once(work, answers=80)
+    middle = teach(work, 20, seed=1)
     curate(work)  # trained, perhaps, and never examined
     learn(work, ((request + end, f"Another answer {n}.") for n, request in enumerate(middle) for end in "sz"))
     before = sides(work)
@@ -272,8 +272,10 @@ def test_what_is_near_to_a_trained_request_is_not_fresh(work: Workplace) -> None
 
 def test_the_answer_that_superseded_another_one_is_not_fresh(work: Workplace) -> None:
     """Its request was trained on with the wrong answer."""
-    first = examined_once(work)
-    trained = sorted(texts(first)[0])
+    first = examined_once(work, answers=50)
+    of = {example.answer for example in sorted(first.held_out(), key=lambda one: one.id)[:25]}
+    rows = map(json.loads, first.train_file.read_text().splitlines())
+    trained = [row["messages"][0]["content"] for row in rows if row["messages"][1]["content"] in of]
     with work.database.write() as connection:
         for n, request in enumerate(trained):
             assert work.store.supersede(request, f"Right answer {n // 2}.", connection) >= 0
