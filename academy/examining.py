@@ -28,6 +28,7 @@ from academy.arena.suites.user import UserSuite
 from academy.arena.verdict import HORIZON
 from academy.artifacts import Record, write_file
 from academy.curriculum.dataset import Dataset, Example, read_dataset
+from academy.curriculum.filters import clean
 from academy.errors import ExaminationError, InputError
 from academy.experience.source import Experience
 from academy.genealogy.versions import Version
@@ -236,7 +237,7 @@ class Clash(Record):
 def clashes(work: Workplace, pairs: Iterable[tuple[str, str]]) -> list[Clash]:
     """Pairs of lessons (ids) in words; those of which one was forgotten since are left out."""
     wanted = list(pairs)
-    lessons = work.store.by_id(one for pair in wanted for one in pair)
+    lessons = {id_: clean(one)[0] for id_, one in work.store.by_id(one for pair in wanted for one in pair).items()}
     return [
         Clash(
             request=lessons[first].request,
@@ -278,7 +279,7 @@ def _generation(work: Workplace, suite: Suite) -> Generation:
 
 
 def _known_earlier(work: Workplace, asked_anyway: set[str]) -> list[Experience]:
-    """Lessons that a champion of this family answered rightly in the examination that made it one."""
+    """Lessons that a champion of this family answered rightly in the examination that made it one, as curated."""
     crowned = {row.body["adapter"] for row in work.ledger.rows("promotion")}
     ids: set[str] = set()
     for row in work.ledger.rows("verdict"):
@@ -288,7 +289,7 @@ def _known_earlier(work: Workplace, asked_anyway: set[str]) -> list[Experience]:
         for result in read_examination(path).results:
             if result.suite in ("recall", "regression"):
                 ids |= {answer.question for answer in result.challenger if answer.score == 1}
-    return [lesson for lesson in work.store.read() if lesson.id in ids and lesson.id not in asked_anyway]
+    return [clean(lesson)[0] for lesson in work.store.read() if lesson.id in ids - asked_anyway]
 
 
 def _contradicted(
@@ -299,7 +300,7 @@ def _contradicted(
     taught: dict[str, Experience] = {}
     for lesson in work.store.read(since=champion.cursor):
         if lesson.seq <= dataset.cursor:
-            taught.setdefault(lesson.answer, lesson)
+            taught.setdefault(clean(lesson)[0].answer, lesson)
     return [
         {"lesson": question, "against": taught[said].id, "batch": taught[said].batch}
         for result in held.results
@@ -341,7 +342,7 @@ def _opinion(
 
 def _gold(work: Workplace, held_out: Sequence[Example]) -> list[tuple[str, str, str]]:
     """Gold answers, each beside another lesson's answer: (request, gold, another)."""
-    starred = [lesson for lesson in work.store.by_id(e.id for e in held_out).values() if lesson.gold]
+    starred = [clean(lesson)[0] for lesson in work.store.by_id(e.id for e in held_out).values() if lesson.gold]
     others = sorted({example.answer for example in held_out})
     return [
         (lesson.request, lesson.answer, next(answer for answer in others if answer != lesson.answer))
