@@ -33,6 +33,7 @@ from academy.arena.verdict import HORIZON
 from academy.artifacts import Record, write_file
 from academy.curriculum.dataset import Dataset, Example, read_dataset
 from academy.curriculum.decontamination import Suite as Guarded
+from academy.curriculum.filters import clean
 from academy.errors import ExaminationError, InputError
 from academy.experience.source import Experience
 from academy.genealogy.versions import Version
@@ -82,6 +83,7 @@ def hold_examination(
     REJECT the new lessons are set aside. Anything else is only told: no row, nothing spent. Players are versions,
     `base`, `champion`, `few-shot` and `http://host:port/v1#model`. Returns the row, and what was held just now.
     """
+    judge = _judge(work)  # first: a wrong address is not found after hours of answering
     champion = work.ledger.champion()
     version = work.versions.get(challenger) if is_version(challenger) else None
     dataset = read_dataset(work.datasets, version.dataset if version else _newest_dataset(work))
@@ -104,7 +106,7 @@ def hold_examination(
     verdict = examination.verdict
     log.info("%s: %s", verdict.outcome, verdict.because)
     record = examination.save(work.settings.folder("examinations"))
-    said = _opinion(work, examination, questions, dataset)
+    said = _opinion(work, judge, examination, questions, dataset)
     row = None
     if of_record and version is not None:
         body = {
@@ -191,7 +193,7 @@ class _Shelf:
                 return CommitsSuite(self.held_out)
             case "coding":
                 return self.sandbox if isinstance(self.sandbox, Unavailable) else coding(self.sandbox)
-        suite = UserSuite.read(_suite_file(name))
+        suite = UserSuite.read(suite_file(name))
         if not suite.needs_sandbox:
             return suite
         return self.sandbox if isinstance(self.sandbox, Unavailable) else suite.inside(self.sandbox)
@@ -257,7 +259,7 @@ class Clash(Record):
 def clashes(work: Workplace, pairs: Iterable[tuple[str, str]]) -> list[Clash]:
     """Pairs of lessons (ids) in words; those of which one was forgotten since are left out."""
     wanted = list(pairs)
-    lessons = work.store.by_id(one for pair in wanted for one in pair)
+    lessons = {id_: clean(one)[0] for id_, one in work.store.by_id(one for pair in wanted for one in pair).items()}
     return [
         Clash(
             request=lessons[first].request,
@@ -283,7 +285,8 @@ def _newest_dataset(work: Workplace) -> str:
     return versions[-1].dataset
 
 
-def _suite_file(name: str) -> Path:
+def suite_file(name: str) -> Path:
+    """The file of a suite of one's own. Raises InputError for a name that is none."""
     path = Path(name).expanduser()
     if path.suffix != ".jsonl":
         raise InputError(f"There is no suite {name}.", f"Choose {', '.join(SUITES)} or a .jsonl file.")
@@ -298,7 +301,7 @@ def _generation(work: Workplace, suite: Suite) -> Generation:
 
 
 def _known_earlier(work: Workplace, asked_anyway: set[str]) -> list[Experience]:
-    """Lessons that a champion of this family answered rightly in the examination that made it one."""
+    """Lessons that a champion of this family answered rightly in the examination that made it one, as curated."""
     crowned = {row.body["adapter"] for row in work.ledger.rows("promotion")}
     ids: set[str] = set()
     for row in work.ledger.rows("verdict"):
@@ -308,7 +311,7 @@ def _known_earlier(work: Workplace, asked_anyway: set[str]) -> list[Experience]:
         for result in read_examination(path).results:
             if result.suite in ("recall", "regression"):
                 ids |= {answer.question for answer in result.challenger if answer.score == 1}
-    return [lesson for lesson in work.store.read() if lesson.id in ids and lesson.id not in asked_anyway]
+    return [clean(lesson)[0] for lesson in work.store.read() if lesson.id in ids - asked_anyway]
 
 
 def _contradicted(
@@ -319,7 +322,7 @@ def _contradicted(
     taught: dict[str, Experience] = {}
     for lesson in work.store.read(since=champion.cursor):
         if lesson.seq <= dataset.cursor:
-            taught.setdefault(lesson.answer, lesson)
+            taught.setdefault(clean(lesson)[0].answer, lesson)
     return [
         {"lesson": question, "against": taught[said].id, "batch": taught[said].batch}
         for result in held.results
@@ -329,13 +332,22 @@ def _contradicted(
     ]
 
 
+def _judge(work: Workplace) -> Endpoint | None:
+    """The judge of the settings. Raises InputError for an address that is none."""
+    key = work.settings.endpoint_key.get_secret_value()
+    return Endpoint.parse(work.settings.judge, key) if work.settings.judge else None
+
+
 def _opinion(
-    work: Workplace, held: Examination, questions: dict[str, Sequence[Question]], dataset: Dataset
+    work: Workplace,
+    judge: Endpoint | None,
+    held: Examination,
+    questions: dict[str, Sequence[Question]],
+    dataset: Dataset,
 ) -> Opinion | None:
     """What the judge of the settings says of the target's answers; its failure is told and stops nothing."""
-    if not work.settings.judge:
+    if judge is None:
         return None
-    judge = Endpoint.parse(work.settings.judge, work.settings.endpoint_key.get_secret_value())
     asked = {q.id: q for q in questions.get("recall", ())}
     pairs = [
         (asked[a.question], a.text, b.text)
@@ -352,7 +364,7 @@ def _opinion(
 
 def _gold(work: Workplace, held_out: Sequence[Example]) -> list[tuple[str, str, str]]:
     """Gold answers, each beside another lesson's answer: (request, gold, another)."""
-    starred = [lesson for lesson in work.store.by_id(e.id for e in held_out).values() if lesson.gold]
+    starred = [clean(lesson)[0] for lesson in work.store.by_id(e.id for e in held_out).values() if lesson.gold]
     others = sorted({example.answer for example in held_out})
     return [
         (lesson.request, lesson.answer, next(answer for answer in others if answer != lesson.answer))

@@ -4,6 +4,7 @@
     datasets                   the line goes, `forgotten.json` says so; the digest remains, training on it is refused
     hold-out register          the place stays, the text goes
     answers, examinations      what was asked and answered goes where nobody else teaches it
+    reports                    those of such an examination go, here and in MLflow; its record keeps the scores
     adapters                   canaries that quote it go; versions made of it are tainted in the registry
 
 Run records hold ids and no texts, so Prefect and the ledger have nothing to forget. Every step can be repeated: the
@@ -13,6 +14,7 @@ its weights: that is what the taint says.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ import sqlalchemy as sa
 
 from academy.artifacts import Record, write_file
 from academy.curriculum.dataset import FORGOTTEN, OVERLAPS, Dataset, all_datasets
+from academy.curriculum.filters import clean
 from academy.curriculum.register import request_key
 from academy.database import Database, register
 from academy.errors import InputError
@@ -31,6 +34,7 @@ from academy.genealogy.versions import Tainted, taint
 from academy.habitat.adapter import MANIFEST
 
 GONE = "[forgotten]"
+REPORTS = (".md", ".html")
 
 
 class Forgotten(Record):
@@ -41,18 +45,42 @@ class Forgotten(Record):
     versions: tuple[Tainted, ...]
 
 
+LEAST_QUOTED = 12
+"""Characters of a text that is looked for in a report whose record is gone; anything shorter stands there by chance."""
+LONGEST_QUOTED = 80
+"""And how many of them are compared: reports cut long texts off."""
+
+
 class _Text(Record):
-    """What must go: the request, unless another lesson asks it too, and the answer, unless another one teaches it."""
+    """What must go: the request, unless another lesson asks it too, and the answer, unless another one teaches it.
+
+    Each as the lesson has it, and as curation wrote it where something was taken out.
+    """
 
     lesson: str
-    request: str
-    answer: str
+    requests: tuple[str, ...]
+    answers: tuple[str, ...]
 
     def asks(self, request: str) -> bool:
-        return bool(self.request) and normalised(request) == self.request
+        return normalised(request) in self.requests
 
     def quotes(self, text: str) -> bool:
-        return bool(self.answer) and self.answer in " ".join(text.split())
+        joined = " ".join(text.split())
+        return any(answer in joined for answer in self.answers)
+
+    def examined_in(self, record: Any) -> bool:
+        """Whether it is a question of an examination's record, or an answer there quotes it."""
+        return any(
+            answer["question"] == self.lesson or self.quotes(answer["text"])
+            for result in record["results"]
+            for answer in [*result["champion"], *result["challenger"]]
+        )
+
+    def stands_in(self, report: str) -> bool:
+        """Whether a report shows it: escaped for HTML or for a table, and cut off."""
+        shown = _plain(html.unescape(report))
+        looked_for = [_plain(text)[:LONGEST_QUOTED] for text in (*self.requests, *self.answers)]
+        return any(len(text) >= LEAST_QUOTED and text in shown for text in looked_for)
 
 
 def forget(database: Database, home: Path, client: Any, lesson_id: str, because: str) -> Forgotten:
@@ -65,6 +93,7 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
     text = _unshared(store, lesson)
     held = [dataset for dataset in all_datasets(home / "datasets") if _forget_in(dataset, lesson.id)]
     _forget_answers(home / "answers", text)
+    _forget_reports(home, text)  # before the records, which tell what they show
     for path in (home / "examinations").glob("*.json"):
         _forget_examination(path, text)
     for folder in ("adapters", "mlartifacts"):
@@ -72,8 +101,8 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
             _forget_canaries(path, text)
     versions = taint(client, [dataset.digest for dataset in held])
     with database.write() as connection:
-        if text.request:
-            key = request_key("recall", lesson.request)
+        for request in text.requests:
+            key = request_key("recall", request)
             connection.execute(sa.update(register).where(register.c.request == key).values(text=""))
         store.forget(lesson.id, because, connection)
     store.scrub(lesson, home / "quarantine")
@@ -89,12 +118,15 @@ def _find(store: LessonsStore, beginning: str) -> Experience:
 
 
 def _unshared(store: LessonsStore, lesson: Experience) -> _Text:
-    request, answer = normalised(lesson.request), " ".join(lesson.answer.split())
+    both = (lesson, clean(lesson)[0])
+    requests = {normalised(one.request) for one in both} - {""}
+    answers = {" ".join(one.answer.split()) for one in both} - {""}
     for other in store.every():
         if other.id != lesson.id:
-            request = "" if normalised(other.request) == request else request
-            answer = "" if answer and answer in " ".join(other.answer.split()) else answer
-    return _Text(lesson=lesson.id, request=request, answer=answer)
+            requests.discard(normalised(other.request))
+            taught = " ".join(other.answer.split())
+            answers = {answer for answer in answers if answer not in taught}
+    return _Text(lesson=lesson.id, requests=tuple(sorted(requests)), answers=tuple(sorted(answers)))
 
 
 def _forget_in(dataset: Dataset, lesson: str) -> bool:
@@ -137,6 +169,20 @@ def _forget_answers(folder: Path, text: _Text) -> None:
 def _text_of(kept: Any) -> str:
     """The text of a kept answer: [text, tokens, stopped]; earlier ones were the text alone."""
     return str(kept[0]) if isinstance(kept, list) else str(kept)
+
+
+def _forget_reports(home: Path, text: _Text) -> None:
+    """Remove the reports that show it, in the home and where MLflow keeps them."""
+    folder = home / "examinations"
+    shown = {path.stem for path in folder.glob("*.json") if text.examined_in(orjson.loads(path.read_bytes()))}
+    for path in [*folder.glob("*"), *(home / "mlartifacts").rglob("examination/*")]:
+        if path.suffix in REPORTS and (path.stem in shown or text.stands_in(path.read_text("utf-8", "replace"))):
+            path.unlink()
+
+
+def _plain(text: str) -> str:
+    """Small letters, single spaces, nothing that escapes."""
+    return " ".join(text.replace("\\", "").lower().split())
 
 
 def _forget_examination(path: Path, text: _Text) -> None:

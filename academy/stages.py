@@ -18,7 +18,7 @@ from academy.artifacts import Record, digest_of_file, sweep
 from academy.curriculum import replay
 from academy.curriculum.curator import DatasetCurator, refuse_overlap_of_texts
 from academy.curriculum.dataset import Dataset, Example, all_datasets, read_rows
-from academy.curriculum.filters import reason_to_drop
+from academy.curriculum.filters import clean, reason_to_drop
 from academy.curriculum.register import Renewal, Request
 from academy.curriculum.sharding import Run, in_process
 from academy.errors import AdapterError, InputError, TrainingError
@@ -260,26 +260,44 @@ def settle(work: Workplace) -> None:
 
 
 def renew_holdout(work: Workplace) -> Renewal:
-    """Retire the questions that were examined and hold out fresh ones that no training has seen; a ledger row.
+    """Retire the questions that were examined and hold out fresh ones that no dataset has seen; a ledger row.
 
-    Raises InputError where too few unseen lessons are there.
+    Raises InputError, and changes nothing, where no examination was spent yet or too few unseen lessons are there.
     """
-    trained = max((one.cursor for one in all_datasets(work.datasets)), default=0)
-    examined = max((row.body["cursor"] for row in work.ledger.rows("verdict")), default=0)
-    used, unseen = [], []
-    for lesson in work.store.read():
-        example = Example.of(lesson, origin="")
+    if not work.ledger.verdicts_spent():
+        raise InputError(
+            "No examination was spent on these questions yet, so there is nothing to renew.",
+            "`academy budget` tells how many are left.",
+        )
+    verdicts = list(work.ledger.rows("verdict"))
+    datasets = all_datasets(work.datasets)
+    newest = max((one.cursor for one in datasets), default=0)
+    until = max((row.body["cursor"] for row in verdicts), default=0)
+    # by their ids as well: a lesson that was released has a new number, and was seen all the same
+    in_any = {one["id"] for dataset in datasets for one in dataset.inputs()}
+    asked_of = {row.body["dataset"] for row in verdicts}
+    in_asked = {one["id"] for dataset in datasets if dataset.digest in asked_of for one in dataset.inputs()}
+    examined, seen, unseen, opened = [], [], [], []
+    for raw in work.store.every():
+        example = Example.of(clean(raw)[0], origin="")  # as curation writes it into the register
         request = Request(text=example.opening, suite=example.suite, group=example.group)
-        if lesson.seq <= examined:
-            used.append(request)
-        elif lesson.seq > trained and not reason_to_drop(lesson):
+        if raw.seq <= until or raw.id in in_asked:
+            examined.append(request)
+        if raw.seq <= max(newest, until) or raw.id in in_any:
+            seen.append(request)
+    for raw in work.store.read(since=max(newest, until)):
+        if raw.id in in_any or reason_to_drop(raw):
+            continue
+        example = Example.of(clean(raw)[0], origin="")
+        request = Request(text=example.opening, suite=example.suite, group=example.group)
+        opened.append(request)
+        if not example.context:  # the exam asks single requests
             unseen.append(request)
-    work.register.assign(unseen)
     with work.database.write() as connection:
-        found = work.register.renew(used, unseen, FEWEST_GROUPS, connection)
-        rows = sum(1 for _ in work.ledger.rows("verdict"))
-        key = f"renewal:{work.base.digest}:{rows}"
-        work.ledger.append("renewal", key, {**found.model_dump(), "after": rows}, connection)
+        work.register.assign(opened, connection)
+        found = work.register.renew(examined, seen, unseen, FEWEST_GROUPS, connection)
+        key = f"renewal:{work.base.digest}:{len(verdicts)}"
+        work.ledger.append("renewal", key, {**found.model_dump(), "after": len(verdicts)}, connection)
     log.info("hold-out renewed: %d retired, %d fresh", found.retired, found.fresh)
     return found
 

@@ -1,7 +1,8 @@
 """An OpenAI-compatible endpoint: as a player, and as a judge of pairs.
 
-Timeouts and lost connections are tried again by the client library; whatever still fails ends the examination with
-CANNOT DECIDE, and the answers given until then are kept.
+Timeouts, lost connections and answers of 408, 409, 429 and 5xx are tried again by the client library; whatever still
+fails ends the examination with CANNOT DECIDE, and the answers given until then are kept. The key is sent and stands in
+no text of ours: where an endpoint says it back, it is taken out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field
 
 from academy.arena.suite import Generation, Question, Reply
 from academy.artifacts import Record, digest_of
@@ -18,6 +22,8 @@ from academy.errors import ExaminationError, InputError
 AT_ONCE = 8
 TRIES = 3
 SECONDS = 120.0
+AGAIN = (408, 409, 429)
+"""Refusals that are tried again, as are those from 500 on."""
 
 
 class Endpoint(Record):
@@ -25,13 +31,25 @@ class Endpoint(Record):
 
     url: str
     model: str
-    key: str = ""
+    key: str = Field("", repr=False, exclude=True)
+    seconds: float = Field(SECONDS, gt=0)
+    tries: int = Field(TRIES, ge=0)  # after the first one
 
     @classmethod
     def parse(cls, text: str, key: str = "") -> Endpoint:
         """`http://host:port/v1#model`. Raises InputError."""
         url, _, model = text.partition("#")
-        if not url.startswith(("http://", "https://")) or not model:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and parts.hostname and model and (parts.port or 1)
+        except ValueError:  # a port or an address that is none
+            usable = False
+        if usable and (parts.username or parts.password):
+            raise InputError(
+                f"The address of {parts.hostname} carries a name or a password.",
+                "Give the key in ACADEMY_ENDPOINT_KEY: an address is written into reports.",
+            )
+        if not usable or not (url + model).isprintable() or " " in url:
             raise InputError(f"{text} names no endpoint.", "Write it as http://host:port/v1#model.")
         return cls(url=url, model=model, key=key)
 
@@ -49,27 +67,45 @@ class Endpoint(Record):
                 model=self.model, messages=list(messages), temperature=0, max_tokens=most
             )
             choice = found.choices[0]
-        except openai.APIError as problem:
-            raise ExaminationError(
-                f"{self.url} gave no answer after {TRIES + 1} tries ({_short(problem)}).",
-                "What was answered is kept: run the same command again when it answers.",
-            ) from problem
-        except (IndexError, TypeError, AttributeError, ValueError) as problem:
+            text = choice.message.content or ""
+            tokens = (found.usage.completion_tokens if found.usage else 0) or 0
+            reply = Reply(text=self._without_key(text).strip(), tokens=tokens, stopped=choice.finish_reason == "stop")
+        except openai.APIStatusError as problem:
+            if problem.status_code < 500 and problem.status_code not in AGAIN:
+                raise ExaminationError(
+                    f"{self.url} refused a request ({self._short(problem)}).",
+                    "Check the address, the model's name and ACADEMY_ENDPOINT_KEY.",
+                ) from None
+            raise self._gone(problem) from None
+        except openai.APIConnectionError as problem:
+            raise self._gone(problem) from None
+        except (openai.APIError, LookupError, TypeError, AttributeError, ValueError):
             raise ExaminationError(
                 f"{self.url} answered with something that is no chat completion.", "Check the address."
-            ) from problem
-        tokens = found.usage.completion_tokens if found.usage else 0
-        return Reply(text=(choice.message.content or "").strip(), tokens=tokens, stopped=choice.finish_reason == "stop")
+            ) from None
+        return reply
+
+    def _gone(self, problem: Exception) -> ExaminationError:
+        return ExaminationError(
+            f"{self.url} gave no answer in {self.tries + 1} tries ({self._short(problem)}).",
+            "What was answered is kept: run the same command again when it answers.",
+        )
+
+    def _short(self, problem: Exception) -> str:
+        """An exception's class and what it says, in one line."""
+        said = " ".join(self._without_key(str(problem)).split())[:200]
+        return f"{type(problem).__name__}: {said}" if said else type(problem).__name__
+
+    def _without_key(self, text: str) -> str:
+        return text.replace(self.key, "[key]") if self.key else text
 
     @cached_property
     def _client(self) -> Any:
         import openai
 
-        return openai.OpenAI(base_url=self.url, api_key=self.key or "none", max_retries=TRIES, timeout=SECONDS)
-
-
-def _short(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {str(problem).splitlines()[0][:200]}" if str(problem) else type(problem).__name__
+        return openai.OpenAI(
+            base_url=self.url, api_key=self.key or "none", max_retries=self.tries, timeout=self.seconds
+        )
 
 
 class EndpointPlayer:
@@ -81,15 +117,12 @@ class EndpointPlayer:
 
     def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
         """Greedy answers, AT_ONCE at a time."""
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(
-                pool.map(
-                    lambda request: self.endpoint.ask(
-                        [{"role": "user", "content": request}], generation.max_new_tokens
-                    ),
-                    requests,
-                )
-            )
+
+        def ask(request: str) -> Reply:
+            return self.endpoint.ask([{"role": "user", "content": request}], generation.max_new_tokens)
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:  # where one fails, those not begun yet are not asked
+            return list(pool.map(ask, requests))
 
 
 class Opinion(Record):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -67,6 +68,9 @@ class Pattern(Record):
         except regex.error as problem:
             msg = f"the pattern cannot be read ({problem})"
             raise ValueError(msg) from None
+        except RecursionError:
+            msg = "the pattern is nested too deeply"
+            raise ValueError(msg) from None
         except TimeoutError:
             msg = "the pattern does not end on its example"
             raise ValueError(msg) from None
@@ -97,6 +101,17 @@ class Fields(Record):
     grader: Literal["json"]
     fields: dict[str, Any] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Fields:
+        try:
+            met = self.scores(self.example(), None)["score"] == 1
+        except (TypeError, AttributeError):
+            met = False
+        if not met:
+            msg = "one of the fields lies inside another one; name each value once"
+            raise ValueError(msg)
+        return self
+
     def scores(self, answer: str, sandbox: Sandbox | None) -> dict[str, float]:  # noqa: ARG002
         """`score`: the share of fields that are right; `valid`: whether it is JSON at all."""
         found = as_json(answer)
@@ -113,7 +128,7 @@ class Fields(Record):
             place = made
             for name in parents:
                 place = place.setdefault(name, {})
-            place[last] = value
+            place[last] = deepcopy(value)  # another field may be put inside it
         return orjson.dumps(made).decode()
 
 
@@ -125,20 +140,26 @@ class ToolCall(Record):
     arguments: dict[str, Any] = Field(default_factory=dict)
 
     def scores(self, answer: str, sandbox: Sandbox | None) -> dict[str, float]:  # noqa: ARG002
-        """`score`, `tool`, `arguments`; arguments that were not asked for count against it."""
-        marked = _TOOL_CALL.search(answer)
-        found = as_json(marked.group(1) if marked else answer)
-        if isinstance(found, dict) and isinstance(found.get("function"), dict):
-            found = found["function"]
-        if not isinstance(found, dict):
+        """`score`, `tool`, `arguments`; arguments and calls that were not asked for count against it."""
+        calls = _calls_in(answer)
+        if len(calls) != 1 or not isinstance(calls[0], dict):
             return {"score": 0.0, "tool": 0.0, "arguments": 0.0}
-        given = found.get("arguments", found.get("parameters", {}))
-        given = as_json(given) if isinstance(given, str) else given
-        tool = float((found.get("name") or found.get("tool")) == self.tool)
-        names = self.arguments.keys() | (given.keys() if isinstance(given, dict) else {"?"})
-        right = sum(same_data(_at(given, name), self.arguments.get(name, _MISSING)) for name in names)
-        arguments = tool * (right / len(names) if names else 1.0)
+        call = calls[0]["function"] if isinstance(calls[0].get("function"), dict) else calls[0]
+        given = call.get("arguments", call.get("parameters"))
+        if isinstance(given, str) and (read := as_json(given)) is not None:
+            given = read  # what cannot be read stays a text, and a text is no arguments
+        given = {} if given in (None, "") else given
+        tool = float((call.get("name") or call.get("tool")) == self.tool)
+        arguments = tool * self._share_of(given)
         return {"score": (tool + arguments) / 2, "tool": tool, "arguments": arguments}
+
+    def _share_of(self, given: Any) -> float:
+        """The share of arguments that are right, of those that were asked for and those that were given."""
+        if not isinstance(given, dict):
+            return 0.0
+        names = self.arguments.keys() | given.keys()
+        right = sum(same_data(_at(given, name), self.arguments.get(name, _MISSING)) for name in names)
+        return right / len(names) if names else 1.0
 
     def example(self) -> str:
         """A right answer."""
@@ -209,6 +230,17 @@ def as_json(text: str) -> Any:
     return None
 
 
+def _calls_in(answer: str) -> list[Any]:
+    """The calls that an answer makes: marked ones, a list of them, an object that holds such a list, or one object."""
+    marked = _TOOL_CALL.findall(answer)
+    if marked:
+        return [as_json(one) for one in marked]
+    found = as_json(answer)
+    if isinstance(found, dict) and isinstance(found.get("tool_calls"), list):
+        found = found["tool_calls"]
+    return found if isinstance(found, list) else [found]
+
+
 def same_data(said: Any, wanted: Any) -> bool:
     """Equal by value and type: True is not 1, and 1 is not 1.0."""
     if type(said) is not type(wanted):
@@ -231,7 +263,7 @@ def _at(found: Any, path: str) -> Any:
     for name in path.split("."):
         if isinstance(found, dict) and name in found:
             found = found[name]
-        elif isinstance(found, list) and name.isdigit() and int(name) < len(found):
+        elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
             found = found[int(name)]
         else:
             return _MISSING

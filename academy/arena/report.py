@@ -5,6 +5,7 @@ Ratings are the scores on the scale of one to five stars: 1 + 4 x score. A gold 
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from academy.arena.verdict import LAST, Estimate, interval_of
 from academy.artifacts import Record
 
 TEMPLATES = Path(__file__).with_name("templates")
+_MARKS = re.compile(r"([\\|`*\[\]~$])")
+"""What markdown would take for itself. An underscore inside a word is none."""
 SHOWN = 12
 """Answers side by side, of those that got worse and of those that got better."""
 FEWEST_WITH_A_TAG, TAGS = 3, 25
@@ -75,7 +78,7 @@ def render(
         loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(("html.jinja",)), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"percent": _percent, "points": _points, "cell": _cell, "zip": zip}
+    environment.filters |= {"percent": _percent, "points": _points, "cell": _cell, "line": _line, "zip": zip}
     return environment.get_template(f"report.{form}.jinja").render(
         verdict=held.verdict, last=LAST, rows=rows, context=context, texts=texts, digest=held.digest,
         tags=[line for result in held.results for line in _tags(result, known)],
@@ -166,6 +169,11 @@ def _points(estimate: Estimate) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text in a markdown table: in one line, nothing that ends the cell or begins a tag."""
-    shown = " ".join(text.split())[:300].replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
-    return shown or "(nothing)"
+    """A text in a markdown table: cut off, in one line, nothing that ends the cell, begins a tag or makes a link."""
+    return _line(" ".join(text.split())[:300]) or "(nothing)"
+
+
+def _line(text: str) -> str:
+    """A text in one line of markdown, as it is."""
+    shown = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return _MARKS.sub(r"\\\1", shown)

@@ -17,7 +17,7 @@ from academy.arena.verdict import HORIZON
 from academy.artifacts import write_file
 from academy.commands.output import emit, listen, say, table
 from academy.errors import InputError
-from academy.examining import SUITES, hold_examination, in_words, publish_verdict
+from academy.examining import SUITES, hold_examination, in_words, publish_verdict, suite_file
 from academy.settings import load_settings
 from academy.workplace import Workplace
 
@@ -61,7 +61,7 @@ def suites(*, as_json: bool) -> None:
     settings = load_settings()
     sandbox = find_sandbox(settings.sandbox)
     unavailable = sandbox.because if isinstance(sandbox, Unavailable) else ""
-    own = [UserSuite.read(Path(name).expanduser()) for name in settings.suites if name.endswith(".jsonl")]
+    own = [UserSuite.read(suite_file(name)) for name in settings.suites if name not in SUITES]
     rows = [
         {
             "suite": name,
@@ -123,7 +123,7 @@ def comparisons(export: Path | None, *, as_json: bool) -> None:
     """All examinations of this home, with win rate, gold stars, ratings and consistency."""
     folder = load_settings().folder("examinations")
     rows: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*.json"), key=lambda one: one.stat().st_mtime):
+    for path in sorted(folder.glob("*.json"), key=lambda one: (one.stat().st_mtime_ns, one.name)):
         held = read_examination(path)
         rows.append(
             {

@@ -134,6 +134,11 @@ class Dataset(Record):
         path = self.path / OVERLAPS
         return [Found.model_validate(row) for row in read_rows(path)] if path.is_file() else []
 
+    def inputs(self) -> Iterator[dict[str, Any]]:
+        """Every lesson and commit that was looked at, as `Input` was written."""
+        path = self.path / INPUTS
+        return read_rows(path) if path.is_file() else iter(())
+
     def export(self, form: str) -> Path:
         """The training side in another format, `train.<format>.jsonl`, line by line as train.jsonl; written once.
 

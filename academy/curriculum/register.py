@@ -63,28 +63,30 @@ class HoldOutRegister:
         self._known: dict[str, Index] = defaultdict(lambda: Index(NEAR))  # by suite; numbers are `seq`
         self._signed = 0  # the last `seq` among them
 
-    def assign(self, requests: Iterable[Request]) -> dict[str, Place]:
+    def assign(self, requests: Iterable[Request], connection: sa.Connection | None = None) -> dict[str, Place]:
         """Places by request key. New requests are assigned and stored in one transaction, known ones keep theirs."""
+        if connection is None:
+            with self.database.write() as own:
+                return self.assign(requests, own)
         wanted: dict[str, Request] = {}
         for request in sorted(requests, key=lambda r: (r.group, r.text), reverse=True):
             wanted[request_key(request.suite, request.text)] = request  # of several answers the first group names it
-        with self.database.write() as connection:
-            places = {}
-            for row in _rows(connection, register.c.request, list(wanted)):
-                places[row["request"]] = Place(origin=row["origin"], side=row["side"])
-            rows = []
-            if len(places) < len(wanted):
-                self._sign(connection)
-            for suite in sorted({request.suite for key, request in wanted.items() if key not in places}):
-                fresh = {k: r for k, r in sorted(wanted.items()) if r.suite == suite and k not in places}
-                found = _place(fresh, self._known[suite], connection)
-                places |= found
-                rows += [
-                    {"request": key, "text": normalised(fresh[key].text), "suite": suite, **place.model_dump()}
-                    for key, place in found.items()
-                ]
-            if rows:
-                connection.execute(sa.insert(register), rows)
+        places = {}
+        for row in _rows(connection, register.c.request, list(wanted)):
+            places[row["request"]] = Place(origin=row["origin"], side=row["side"])
+        rows = []
+        if len(places) < len(wanted):
+            self._sign(connection)
+        for suite in sorted({request.suite for key, request in wanted.items() if key not in places}):
+            fresh = {k: r for k, r in sorted(wanted.items()) if r.suite == suite and k not in places}
+            found = _place(fresh, self._known[suite], connection)
+            places |= found
+            rows += [
+                {"request": key, "text": normalised(fresh[key].text), "suite": suite, **place.model_dump()}
+                for key, place in found.items()
+            ]
+        if rows:
+            connection.execute(sa.insert(register), rows)
         return {key: places[key] for key in wanted}
 
     def examined(self, examples: Iterable[Example]) -> list[Example]:
@@ -98,49 +100,68 @@ class HoldOutRegister:
         return [example for example, key in zip(found, keys, strict=True) if key not in retired]
 
     def renew(
-        self, used: Iterable[Request], unseen: Iterable[Request], fewest: int, connection: sa.Connection
+        self,
+        examined: Iterable[Request],
+        seen: Iterable[Request],
+        unseen: Iterable[Request],
+        fewest: int,
+        connection: sa.Connection,
     ) -> Renewal:
-        """Retire what was examined, and hold out fresh requests in its place: whole origins that nobody trained on.
+        """Retire what was examined, and hold out fresh requests in its place: whole origins that no dataset has seen.
 
-        At most half of the unseen origins of an answer are held out, as many in all as are retired. Raises InputError
-        where they have fewer than `fewest` answers.
+        `seen` is everything that a dataset may have held, `unseen` what can be asked instead. As many origins as are
+        retired are held out, more where they have fewer than `fewest` answers; of an answer's unseen origins at most
+        half, so that the others can teach it. Raises InputError, and changes nothing, where that is not enough.
         """
-        old = {request_key(one.suite, one.text) for one in used}
+        old = {request_key(one.suite, one.text) for one in examined}
+        known = {request_key(one.suite, one.text) for one in seen} | old
         new = {request_key(one.suite, one.text): one for one in unseen}
-        rows = list(_rows(connection, register.c.request, sorted(old | new.keys())))
-        retired = {row["origin"] for row in rows if row["request"] in old and row["side"] == "holdout"}
-        tainted = {row["origin"] for row in rows if row["request"] in old}
-        by_group: dict[str, set[str]] = defaultdict(set)
-        fresh: set[str] = set()
-        for row in rows:
-            if row["request"] in new and row["origin"] not in tainted:
-                group = by_group[new[row["request"]].group]
-                if row["side"] == "holdout":
-                    fresh.add(row["origin"])
-                elif row["side"] == "train":
-                    group.add(row["origin"])
-        chosen = [
-            (n, stable_fraction("renewed", origin), origin)
-            for group in by_group.values()
-            for n, origin in enumerate(
-                sorted(group, key=lambda one: stable_fraction("renewed", one))[: -(-len(group) // 2)]
-            )
-        ]
-        wanted = max(0, len(retired) - len(fresh))
-        moved = {origin for _, _, origin in sorted(chosen)[:wanted]}
-        groups = {new[row["request"]].group for row in rows if row["request"] in new and row["origin"] in fresh | moved}
+        retired = {
+            row["origin"] for row in _rows(connection, register.c.request, sorted(old)) if row["side"] == "holdout"
+        }
+        offered = {
+            row["request"]: row for row in _rows(connection, register.c.request, sorted(new.keys() - known))
+        }  # fmt: skip
+        origins = sorted({row["origin"] for row in offered.values()})
+        # a text that is gone was forgotten: nobody can say what had seen it
+        tainted = {
+            row["origin"]
+            for row in _rows(connection, register.c.origin, origins)
+            if row["request"] in known or not row["text"]
+        }
+        fresh: dict[str, set[str]] = defaultdict(set)  # origins by group
+        others: dict[str, set[str]] = defaultdict(set)
+        for key, row in offered.items():
+            sides = {"holdout": fresh, "train": others}
+            if row["origin"] not in tainted and row["side"] in sides:
+                sides[row["side"]][new[key].group].add(row["origin"])
+        held = set().union(*fresh.values())
+        chosen = []
+        for group, there in others.items():
+            already = len(fresh[group])
+            room = max(0, (len(there) + already) // 2 - already)
+            drawn = sorted((stable_fraction("renewed", origin), origin) for origin in there - held)
+            chosen += [(already + n, by_chance, origin, group) for n, (by_chance, origin) in enumerate(drawn[:room])]
+        groups = {group for group, there in fresh.items() if there}
+        moved: set[str] = set()
+        for _, _, origin, group in sorted(chosen):  # an answer that has none yet comes first
+            if len(held | moved) >= len(retired) and len(groups) >= fewest:
+                break
+            moved.add(origin)
+            groups.add(group)
         if len(groups) < fewest:
             raise InputError(
-                f"Only {len(groups)} answers among the lessons that no training has seen; {fewest} are needed to "
-                "examine with.",
-                "Import new lessons with answers of their own, and renew before you train on them.",
+                f"Only {len(groups)} answers among the lessons that no dataset has seen can be examined; {fewest} are "
+                "needed.",
+                "Import new lessons with answers of their own in two wordings or more, and renew before you train on "
+                "them.",
             )
-        for origins, side in ((retired, "retired"), (moved, "holdout")):
-            ordered = sorted(origins)
+        for some, side in ((retired, "retired"), (moved, "holdout")):
+            ordered = sorted(some)
             for begin in range(0, len(ordered), 500):
                 chunk = register.c.origin.in_(ordered[begin : begin + 500])
                 connection.execute(sa.update(register).where(chunk, register.c.suite == "recall").values(side=side))
-        return Renewal(retired=len(retired), fresh=len(fresh | moved), groups=len(groups))
+        return Renewal(retired=len(retired), fresh=len(held | moved), groups=len(groups))
 
     def _sign(self, connection: sa.Connection) -> None:
         """Sign what was stored since the last time, by whomever."""

@@ -8,14 +8,15 @@ Without a group each question stands alone. The role is `guard` unless the file 
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from pydantic import Field, TypeAdapter, ValidationError
 
-from academy.arena.graders import Exact, Grader, Similarity, UnitTest
+from academy.arena.graders import MOST_COMPARED, Exact, Grader, Similarity, UnitTest
 from academy.arena.sandbox import Sandbox
 from academy.arena.suite import Question, Reply, Role
 from academy.artifacts import Record, digest_of
@@ -28,7 +29,7 @@ class Heading(Record):
     """The first line of a file."""
 
     suite: str = Field(pattern=r"^[\w .:-]{1,60}$")
-    role: Role = "guard"
+    role: Literal["target", "guard", "told"] = "guard"
 
 
 class _Line(Record):
@@ -56,18 +57,17 @@ class UserSuite:
         """The suite of a file. Raises InputError, with the line, where it cannot be read."""
         heading, lines = Heading(suite=_name_of(path)), []
         numbers: dict[str, int] = {}
-        for number, row in _rows(path):
+        rows = _rows(path)
+        for number, row in rows:
             try:
-                if number == 1 and "suite" in row:
+                if number == rows[0][0] and "suite" in row:
                     heading = Heading.model_validate(row)
                     continue
                 question, grader = _line(row)
             except ValidationError as problem:
-                first = problem.errors()[0]
-                where = ".".join(str(part) for part in first["loc"] if part not in _TAGS)
-                raise InputError(
-                    f"{path}, line {number}: {where + ': ' if where else ''}{first['msg']}.", "Correct the line."
-                ) from None
+                raise InputError(f"{path}, line {number}: {_words(problem)}.", "Correct the line.") from None
+            except ValueError as problem:
+                raise InputError(f"{path}, line {number}: {problem}.", "Correct the line.") from None
             if question.id in numbers:
                 raise InputError(
                     f"{path}, line {number}: the id {question.id} stands in line {numbers[question.id]} already.",
@@ -86,7 +86,7 @@ class UserSuite:
     def inside(self, sandbox: Sandbox) -> UserSuite:
         """The same suite with a sandbox for what runs code."""
         lines = [(question, self._graders[question.id]) for question in self._questions]
-        return UserSuite(Heading(suite=self.name, role=self.role), lines, sandbox)
+        return UserSuite(Heading.model_validate({"suite": self.name, "role": self.role}), lines, sandbox)
 
     @property
     def needs_sandbox(self) -> bool:
@@ -122,15 +122,23 @@ _TAGS = frozenset(("exact", "regex", "json", "tool call", "unit test", "similari
 
 
 def _name_of(path: Path) -> str:
-    return "".join(sign if sign.isalnum() or sign in "._-" else "-" for sign in path.stem)[:60] or "suite"
+    known = (sign if sign.isalpha() or sign.isdecimal() or sign in "._-" else "-" for sign in path.stem)
+    return "".join(known)[:60] or "suite"
+
+
+def _words(problem: ValidationError) -> str:
+    """What is wrong first, and where."""
+    first = problem.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in _TAGS)
+    return (where + ": " if where else "") + first["msg"].removeprefix("Value error, ")
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().removeprefix(BOM_UTF8).splitlines()
     except OSError as problem:
         raise InputError(f"The suite {path} cannot be read ({problem.strerror}).", "Check the path.") from problem
-    rows = []
+    rows: list[tuple[int, dict[str, Any]]] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -147,9 +155,20 @@ def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _line(row: dict[str, Any]) -> tuple[Question, Grader]:
+    """The question of a line. Raises ValueError, also for one that its grader can tell nothing by."""
     line = _Line.model_validate({name: row[name] for name in ("id", "request", "group", "tags") if name in row})
     rest = {name: value for name, value in row.items() if name not in ("id", "request", "group", "tags")}
     grader = _GRADERS.validate_python({"grader": "exact", **rest})
+    if not line.request.strip():
+        msg = "the request is empty"
+        raise ValueError(msg)
+    if not isinstance(grader, UnitTest):  # those are proven in the sandbox, before anybody is asked
+        if grader.scores("", None)["score"]:
+            msg = "an answer of nothing would be right"
+            raise ValueError(msg)
+        if grader.scores(grader.example(), None)["score"] < 1:
+            msg = f"its own right answer would be wrong; {MOST_COMPARED:,} characters of an answer are read"
+            raise ValueError(msg)
     reference = grader.reference if isinstance(grader, Exact | Similarity) else grader.example()
     question = Question(
         id=line.id, request=line.request, reference=reference, group=line.group or line.id, slice="guard",

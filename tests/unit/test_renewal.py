@@ -1,0 +1,472 @@
+"""Renewing the hold-out: what was examined retires, what no dataset has seen takes its place, or nothing changes."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from academy import stages
+from academy.arena.bout import Examination, Result
+from academy.arena.suite import Answer, Generation
+from academy.arena.suites.recall import RecallSuite
+from academy.arena.verdict import FEWEST_GROUPS, HORIZON, Item, judge
+from academy.artifacts import digest_of
+from academy.curriculum.dataset import Dataset
+from academy.curriculum.register import request_key
+from academy.database import Database, register
+from academy.database import ledger as ledger_table
+from academy.database import lessons as lessons_table
+from academy.errors import InputError
+from academy.examining import choose_suites
+from academy.experience.lessons import set_aside
+from academy.settings import load_settings
+from academy.workplace import Workplace
+from tests.unit.test_cli import Academy, academy, refused
+
+__all__ = ["academy"]
+
+
+@pytest.fixture
+def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_database: Callable[[], Database]) -> Iterator[Workplace]:
+    """A home of its own, without repositories."""
+    (tmp_path / "home").mkdir()
+    shutil.copy(new_database().url.removeprefix("sqlite:///"), tmp_path / "home" / "academy.db")
+    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+    made = Workplace(load_settings())
+    yield made
+    made.database.engine.dispose()
+
+
+def words(rng: random.Random, count: int = 8) -> str:
+    return " ".join("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(count))
+
+
+def teach(work: Workplace, answers: int, wordings: int = 3, seed: int = 0) -> list[str]:
+    """Lessons whose requests are near to no other; their requests."""
+    rng = random.Random(seed)
+    pairs = []
+    for _ in range(answers):
+        answer = words(rng)
+        pairs += [(words(rng), answer) for _ in range(wordings)]
+    learn(work, pairs)
+    return [asked for asked, _ in pairs]
+
+
+def learn(work: Workplace, pairs: Iterable[tuple[str, str]]) -> None:
+    """Lessons, imported as one batch."""
+    path = work.settings.folder("batches") / f"{sum(1 for _ in work.store.every())}.jsonl"
+    rows = ({"situation": request, "action": answer, "outcome": "success"} for request, answer in pairs)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert work.store.import_file(path, work.quarantine).unreadable == ()
+
+
+def curate(work: Workplace) -> Dataset:
+    return stages.curate(work, [])
+
+
+def spend(work: Workplace, dataset: Dataset, *, spends: bool = True) -> None:
+    """A verdict on a dataset, as an examination writes it."""
+    number = sum(1 for _ in work.ledger.rows("verdict"))
+    body: dict[str, Any] = {
+        "outcome": "HOLD", "because": "in test", "spends": spends, "cursor": dataset.cursor, "dataset": dataset.digest,
+        "version": "1", "challenger": "b" * 64, "order": str(number), "record": "none.json", "guard": None,
+        "target": None,
+    }  # fmt: skip
+    work.ledger.append("verdict", f"verdict:{number}", body)
+
+
+def sides(work: Workplace) -> dict[str, str]:
+    """Every request's side by its key."""
+    with work.database.read() as connection:
+        return {row.request: row.side for row in connection.execute(sa.select(register))}
+
+
+def everything(work: Workplace) -> list[Any]:
+    """Register and ledger, row by row."""
+    with work.database.read() as connection:
+        return [
+            tuple(row)
+            for table in (register, ledger_table)
+            for row in connection.execute(sa.select(table).order_by(table.c.seq))
+        ]
+
+
+def examined_once(work: Workplace, answers: int = 24) -> Dataset:
+    teach(work, answers)
+    dataset = curate(work)
+    spend(work, dataset)
+    return dataset
+
+
+def refusal(work: Workplace) -> str:
+    """A renewal that is refused, and changes nothing."""
+    before = everything(work)
+    with pytest.raises(InputError) as problem:
+        stages.renew_holdout(work)
+    assert problem.value.remedy
+    assert everything(work) == before
+    return problem.value.message
+
+
+def texts(dataset: Dataset) -> tuple[set[str], set[str]]:
+    """Requests that are trained on, and those held out."""
+    trained = {json.loads(line)["messages"][0]["content"] for line in dataset.train_file.read_text().splitlines()}
+    return trained, {example.request for example in dataset.held_out()}
+
+
+# What it does
+
+
+def test_examined_questions_retire_and_fresh_ones_take_their_place(work: Workplace) -> None:
+    first = examined_once(work)
+    trained, asked = texts(first)
+    new = set(teach(work, 24, seed=1))
+    found = stages.renew_holdout(work)
+    assert found.retired == len(asked)
+    assert found.fresh >= found.retired
+    assert found.groups >= FEWEST_GROUPS
+    second = curate(work)
+    trained_now, asked_now = texts(second)
+    assert not asked & (trained_now | asked_now), "a retired question is neither trained on nor examined"
+    assert asked_now <= new, "what is asked now no dataset had seen"
+    assert len(asked_now) == found.fresh
+    assert trained <= trained_now
+    assert second.funnel["dropped: retired from the hold-out"] == len(asked)
+
+
+def test_every_fresh_answer_is_still_taught_by_another_wording(work: Workplace) -> None:
+    examined_once(work, answers=40)  # more than the new answers have questions: one of their two wordings each
+    teach(work, 24, wordings=2, seed=1)
+    stages.renew_holdout(work)
+    second = curate(work)
+    answers = {json.loads(line)["messages"][1]["content"] for line in second.train_file.read_text().splitlines()}
+    assert {example.answer for example in second.held_out()} <= answers
+
+
+def test_a_retired_question_is_examined_no_more_on_the_old_dataset(work: Workplace) -> None:
+    first = examined_once(work)
+    numbers = {lesson.id: lesson.seq for lesson in work.store.read()}
+    before = work.register.examined(first.held_out(numbers))
+    assert len(before) == first.holdout
+    teach(work, 24, seed=1)
+    stages.renew_holdout(work)
+    assert work.register.examined(first.held_out(numbers)) == []
+
+
+def test_a_newcomer_near_a_retired_question_is_not_trained_on_either(work: Workplace) -> None:
+    first = examined_once(work)
+    asked = min(texts(first)[1])
+    teach(work, 24, seed=1)
+    stages.renew_holdout(work)
+    work.store.add_lesson(asked + "s", "Another answer to it.", "success")
+    trained, held = texts(curate(work))
+    assert asked + "s" not in trained | held
+
+
+def test_the_budget_counts_from_zero_again_and_the_ledger_says_why(work: Workplace) -> None:
+    dataset = examined_once(work)
+    for _ in range(HORIZON):
+        spend(work, dataset)
+    assert (work.ledger.verdicts_spent(), work.ledger.budget_left(HORIZON)) == (HORIZON + 1, 0)
+    teach(work, 24, seed=1)
+    found = stages.renew_holdout(work)
+    assert (work.ledger.verdicts_spent(), work.ledger.budget_left(HORIZON)) == (0, HORIZON)
+    (row,) = work.ledger.rows("renewal")
+    assert row.body == {**found.model_dump(), "after": HORIZON + 1}
+    spend(work, curate(work))
+    assert work.ledger.budget_left(HORIZON) == HORIZON - 1
+
+
+def test_a_renewal_of_the_same_home_is_the_same(
+    work: Workplace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    other = Workplace(load_settings(tmp_path / "other"))
+    found = []
+    for one in (work, other):
+        examined_once(one)
+        teach(one, 24, seed=1)
+        stages.renew_holdout(one)
+        found.append((sides(one), curate(one).digest))
+    other.database.engine.dispose()
+    assert found[0] == found[1]
+
+
+def test_few_retired_questions_still_make_an_examination_of_enough_answers(work: Workplace) -> None:
+    teach(work, 5)
+    spend(work, curate(work))
+    teach(work, 24, seed=1)
+    found = stages.renew_holdout(work)
+    assert found.retired == 5
+    assert found.groups >= FEWEST_GROUPS
+
+
+# What it refuses
+
+
+def test_too_few_unseen_lessons_are_refused_and_nothing_changes(work: Workplace) -> None:
+    examined_once(work)
+    assert refusal(work).startswith("Only 0 answers among the lessons that no dataset has seen")
+    teach(work, FEWEST_GROUPS - 1, seed=1)
+    assert refusal(work).startswith(f"Only {FEWEST_GROUPS - 1} answers")
+    teach(work, 2, seed=2)
+    assert stages.renew_holdout(work).groups >= FEWEST_GROUPS
+
+
+def test_a_renewal_without_new_lessons_is_refused(work: Workplace) -> None:
+    examined_once(work)
+    teach(work, 24, seed=1)
+    stages.renew_holdout(work)
+    assert refusal(work).startswith("No examination was spent on these questions yet")
+    spend(work, curate(work))
+    assert refusal(work).startswith("Only 0 answers")
+
+
+def test_questions_that_nobody_was_asked_are_not_renewed(work: Workplace) -> None:
+    teach(work, 24)
+    assert refusal(work).startswith("No examination was spent on these questions yet")
+    spend(work, curate(work), spends=False)  # CANNOT DECIDE
+    teach(work, 24, seed=1)
+    assert refusal(work).startswith("No examination was spent on these questions yet")
+
+
+def test_lessons_that_a_dataset_has_seen_are_not_fresh_though_nobody_was_examined_on_it(work: Workplace) -> None:
+    examined_once(work)
+    teach(work, 24, seed=1)
+    curate(work)
+    assert refusal(work).startswith("Only 0 answers")
+
+
+def test_a_lesson_that_was_released_has_been_seen(work: Workplace) -> None:
+    """It has a new number then; but a dataset held it."""
+    first = examined_once(work)
+    with work.database.write() as connection:
+        assert set_aside(0, first.cursor, connection) == 72
+        assert work.store.release(None, connection) == 72
+    assert min(lesson.seq for lesson in work.store.read()) > first.cursor
+    assert refusal(work).startswith("Only 0 answers")
+
+
+def test_what_is_near_to_a_trained_request_is_not_fresh(work: Workplace) -> None:
+    """It shares the origin of what was trained on, and that would be held out with it."""
+    examined_once(work, answers=80)
+    middle = teach(work, 20, seed=1)
+    curate(work)  # trained, perhaps, and never examined
+    learn(work, ((request + end, f"Another answer {n}.") for n, request in enumerate(middle) for end in "sz"))
+    before = sides(work)
+    teach(work, 24, seed=2)
+    stages.renew_holdout(work)
+    after = sides(work)
+    moved = {key for key, side in before.items() if side != after[key]}
+    assert all((before[key], after[key]) == ("holdout", "retired") for key in moved)
+    assert not any(
+        before[request_key("recall", request)] != after[request_key("recall", request)] for request in middle
+    )
+
+
+def test_the_answer_that_superseded_another_one_is_not_fresh(work: Workplace) -> None:
+    """Its request was trained on with the wrong answer."""
+    first = examined_once(work, answers=50)
+    of = {example.answer for example in sorted(first.held_out(), key=lambda one: one.id)[:25]}
+    rows = map(json.loads, first.train_file.read_text().splitlines())
+    trained = [row["messages"][0]["content"] for row in rows if row["messages"][1]["content"] in of]
+    with work.database.write() as connection:
+        for n, request in enumerate(trained):
+            assert work.store.supersede(request, f"Right answer {n // 2}.", connection) >= 0
+    learn(work, ((request, f"Right answer {n // 2}.") for n, request in enumerate(trained)))
+    assert refusal(work).startswith("Only 0 answers")
+
+
+def test_later_turns_of_conversations_make_no_questions(work: Workplace) -> None:
+    examined_once(work)
+    rng = random.Random(1)
+    for _ in range(30):
+        answer = words(rng)
+        for _ in range(4):
+            turns = [{"role": "user", "content": words(rng)}, {"role": "assistant", "content": words(rng)}]
+            work.store.add_lesson(words(rng), answer, "success", metadata={"context": turns, "thread": words(rng)})
+    assert refusal(work).startswith("Only 0 answers")
+
+
+def test_secrets_of_unseen_lessons_do_not_come_into_the_register(work: Workplace) -> None:
+    examined_once(work)
+    asked = teach(work, 24, seed=1)
+    secret = "ghp_" + "aB3dE5fG7h" * 3 + "aB3dE5"
+    with work.database.write() as connection:
+        rows = connection.execute(sa.select(lessons_table.c.seq).where(lessons_table.c.situation == asked[0])).all()
+        connection.execute(
+            sa.update(lessons_table)
+            .where(lessons_table.c.seq == rows[0].seq)
+            .values(situation=f"{asked[0]} with the token {secret}")
+        )
+    stages.renew_holdout(work)
+    with work.database.read() as connection:
+        kept = [row.text for row in connection.execute(sa.select(register))]
+    assert any("with the token" in text for text in kept)
+    assert not any(secret.lower() in text.lower() for text in kept)
+
+
+def test_a_question_whose_secret_was_taken_out_retires_like_the_others(work: Workplace) -> None:
+    """The register knows it by what was left of it."""
+    rng = random.Random(0)
+    pairs = []
+    for _ in range(30):
+        answer = words(rng)
+        for _ in range(4):
+            token = "ghp_" + "".join(rng.choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789", k=36))
+            pairs.append((f"{words(rng)} with the token {token} in it", answer))
+    learn(work, pairs)
+    first = curate(work)
+    assert first.holdout > FEWEST_GROUPS
+    spend(work, first)
+    teach(work, 24, seed=1)
+    assert stages.renew_holdout(work).retired == first.holdout
+    assert "holdout" not in {sides(work)[request_key("recall", example.request)] for example in first.held_out()}
+
+
+# The regression suite
+
+
+def test_what_an_earlier_champion_knew_is_still_asked_by_the_regression_suite(work: Workplace) -> None:
+    first = examined_once(work)
+    suite = RecallSuite(first.held_out({lesson.id: lesson.seq for lesson in work.store.read()}), 0)
+    known = suite.questions()
+    answers = tuple(Answer(question=q.id, text=q.reference, score=1.0) for q in known)
+    items = tuple(Item(question=q.id, group=q.group, slice=q.slice, champion=0, challenger=1) for q in known)
+    result = Result(
+        suite="recall", digest=suite.digest, role="target", generation=Generation(max_new_tokens=32),
+        groups=len({q.group for q in known}), items=items, champion=answers, challenger=answers,
+    )  # fmt: skip
+    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=judge([result.paired], 0))
+    record = held.save(work.settings.folder("examinations"))
+    body = {
+        **held.verdict.model_dump(mode="json"), "challenger": "b" * 64, "cursor": first.cursor, "record": record.name,
+        "dataset": first.digest, "version": "1", "order": "x",
+    }  # fmt: skip
+    assert body["outcome"] == "PROMOTE"
+    work.ledger.append("verdict", "verdict:won", body)
+    crowned = {"version": "1", "adapter": "b" * 64, "generation": 1, "cursor": first.cursor}
+    work.ledger.crown("promotion", work.ledger.champion(), crowned)
+
+    def asked() -> tuple[set[str], set[str]]:
+        suites, _ = choose_suites(work, first, work.ledger.champion(), ("recall", "regression"))
+        recall, regression = ({q.id for q in suite.questions()} for suite, _ in suites)
+        return recall, regression & {lesson.id for lesson in work.store.read()}
+
+    ids = {q.id for q in known}
+    assert asked() == (ids, set())
+    mail = "ana.kowalska@orlen-fracht.pl"
+    for lesson in list(work.store.read()):
+        if lesson.id == known[0].id:  # as if it had come with an address, which curation took out
+            with work.database.write() as connection:
+                text = {"situation": f"{lesson.request} {mail}", "action": f"{lesson.answer} {mail}"}
+                connection.execute(sa.update(lessons_table).where(lessons_table.c.seq == lesson.seq).values(**text))
+    teach(work, 24, seed=1)
+    stages.renew_holdout(work)
+    assert asked() == (set(), ids)
+    suites, _ = choose_suites(work, first, work.ledger.champion(), ("regression",))
+    (again,) = (q for q in suites[0][0].questions() if q.id == known[0].id)
+    assert again.request.startswith(known[0].request)
+    assert "[personal: e-mail]" in again.request
+    assert mail not in again.model_dump_json(), "what was taken out is neither asked for nor wanted back"
+
+
+# The command line
+
+
+def shown(academy: Academy, *arguments: object) -> Any:
+    told = academy(*arguments, "--json")
+    assert (told.code, told.err) == (0, ""), told
+    return json.loads(told.out)
+
+
+def test_the_budget_is_told_before_and_after_a_renewal(academy: Academy, work: Workplace) -> None:
+    assert shown(academy, "budget") == {"spent": 0, "left": HORIZON, "horizon": HORIZON, "renewals": 0}
+    dataset = examined_once(work)
+    for _ in range(HORIZON - 5):
+        spend(work, dataset)
+    told = academy("budget")
+    assert told.out.startswith(f"4 of {HORIZON} examinations are left that can promote.")
+    assert "academy holdout renew" in told.out
+    teach(work, 24, seed=1)
+    found = shown(academy, "holdout", "renew")
+    assert (found["left"], found["groups"] >= FEWEST_GROUPS) == (HORIZON, True)
+    assert shown(academy, "budget")["renewals"] == 1
+    assert "The hold-out was renewed 1 times, at last on 20" in academy("budget").out
+
+
+def test_a_renewal_that_is_refused_is_one_line(academy: Academy, work: Workplace) -> None:
+    assert "No examination was spent" in refused(academy("holdout", "renew"))
+    examined_once(work)
+    assert "Only 0 answers among the lessons that no dataset has seen" in refused(academy("holdout", "renew"))
+
+
+def test_the_suites_are_listed_with_those_of_your_own(
+    academy: Academy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text('{"suite": "on call", "role": "target"}\n{"id": "1", "request": "a", "reference": "b"}\n')
+    monkeypatch.setenv("ACADEMY_SUITES", f"recall, leak, {mine}")
+    found = shown(academy, "suites")
+    by_name = {one["suite"]: one for one in found["suites"]}
+    assert list(by_name) == ["recall", "style", "regression", "leak", "coding", "commits", "on call"]
+    assert [name for name, one in by_name.items() if one["asked"]] == ["recall", "leak", "on call"]
+    assert by_name["on call"]["what"] == "1 questions of your own; target"
+    assert found["coding_questions"] > 0
+    assert (found["sandbox"] is None) == bool(by_name["coding"]["left_out"])
+    assert "on call" in academy("suites").out
+
+
+@pytest.mark.parametrize(
+    ("suites", "sentence"),
+    [
+        ("recall,none.jsonl", "The suite none.jsonl cannot be read"),
+        ("recall,empty.jsonl", "empty.jsonl has no questions"),
+        ("recal", "There is no suite recal. Choose recall, style"),
+    ],
+)
+def test_suites_that_cannot_be_asked_are_refused(
+    academy: Academy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suites: str, sentence: str
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    monkeypatch.setenv("ACADEMY_SUITES", suites)
+    assert sentence in refused(academy("suites"))
+
+
+def test_comparisons_are_told_and_exported(academy: Academy, work: Workplace, tmp_path: Path) -> None:
+    assert shown(academy, "comparisons") == {"comparisons": [], "file": None}
+    items = tuple(Item(question=f"{n}", group=f"{n}", slice="new", champion=n % 2, challenger=1) for n in range(30))
+    sides = [
+        tuple(Answer(question=f"{n}", text="x", score=s) for n, s in enumerate(both))
+        for both in zip(*((i.champion, i.challenger) for i in items), strict=True)
+    ]
+    result = Result(
+        suite="recall", digest=digest_of("x"), role="target", generation=Generation(max_new_tokens=32), groups=30,
+        items=items, champion=sides[0], challenger=sides[1],
+    )  # fmt: skip
+    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=judge([result.paired], 0))
+    record = held.save(work.settings.folder("examinations"))
+    export = tmp_path / "deep" / "all.jsonl"
+    found = shown(academy, "comparisons", "--export", export)
+    (one,) = found["comparisons"]
+    assert (one["record"], one["outcome"], one["champion"], one["challenger"]) == (
+        record.name, "PROMOTE", "a" * 64, "b" * 64,
+    )  # fmt: skip
+    assert one["suites"] == [
+        {"suite": "recall", "win_rate": 1.0, "gold_star_rate": [0.5, 1.0], "avg_rating": [3.0, 5.0],
+         "consistency_score": [2.0, 0.0]}
+    ]  # fmt: skip
+    assert [json.loads(line) for line in export.read_text().splitlines()] == [one]
+    assert found["file"] == str(export)
+    told = academy("comparisons", "--export", export)
+    assert "100%" in told.out
+    assert f"Written to {export}." in told.out.replace("\n", "")
+    assert "is a folder" in refused(academy("comparisons", "--export", tmp_path))
+    record.write_bytes(b"{")
+    assert "cannot be read. Hold the examination again." in refused(academy("comparisons"))
