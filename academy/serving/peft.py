@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from academy.errors import AdapterError
 from academy.habitat.adapter import Adapter, read_adapter
 from academy.ledger import BASE
 from academy.serving.runtime import Request
+from academy.serving.scoring import Pair, as_answer, as_text, scores
 from academy.template import ChatTemplate, Message
 
 BATCH = 32
@@ -58,9 +60,7 @@ class PeftRuntime:
 
     def replies(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[Reply]:
         """Greedy answers in batches of similar length. A request is a text, or a conversation that ends with one."""
-        if adapter not in self._templates:
-            raise AdapterError(f"The adapter {adapter[:12]} is not loaded.", "Load it first.")
-        template = self._templates[adapter]
+        template = self._template(adapter)
         prompts = [template.prompt(as_messages(request)) for request in requests]
         found: list[Reply | None] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
@@ -71,6 +71,26 @@ class PeftRuntime:
             ):
                 found[i] = reply
         return [reply for reply in found if reply is not None]
+
+    def loglikelihoods(self, pairs: Sequence[tuple[Request, str]], adapter: str, *, raw: bool = False) -> list[float]:
+        """The log-probability of each continuation: as the answer to a request, or after a text as it stands (`raw`).
+
+        Raw pairs are encoded as lm-eval encodes them. A continuation's end token is not counted.
+        """
+        template = self._template(adapter)
+        encoded: list[Pair] = []
+        prompts: dict[str, list[int]] = {}  # rendered once, however many continuations it has
+        for request, continuation in pairs:
+            if raw and isinstance(request, str):
+                encoded.append(as_text(template, request, continuation))
+                continue
+            messages = as_messages(request)
+            key = repr(messages)
+            if key not in prompts:
+                prompts[key] = template.prompt(messages)
+            encoded.append(as_answer(template, prompts[key], continuation))
+        with self._as(adapter):
+            return scores(self._model, encoded, template.tokenizer.pad_token_id, self.base.context)
 
     def verify(self, adapter: str) -> None:
         """The canaries of the adapter's manifest, answered again here."""
@@ -86,6 +106,22 @@ class PeftRuntime:
                     "It is not served. Train again, or look for another base model or template.",
                 )
 
+    def _template(self, adapter: str) -> ChatTemplate:
+        if adapter not in self._templates:
+            raise AdapterError(f"The adapter {adapter[:12]} is not loaded.", "Load it first.")
+        return self._templates[adapter]
+
+    @contextmanager
+    def _as(self, adapter: str) -> Iterator[None]:
+        """Let the model be what the name says."""
+        if isinstance(self._model, PeftModel) and adapter == BASE:
+            with self._model.disable_adapter():
+                yield
+            return
+        if adapter != BASE:
+            self._model.set_adapter(adapter)
+        yield
+
     def _batch(self, prompts: list[list[int]], adapter: str, template: ChatTemplate, limit: int) -> list[Reply]:
         pad, end = template.tokenizer.pad_token_id, template.tokenizer.eos_token_id
         width = max(len(prompt) for prompt in prompts)
@@ -96,14 +132,8 @@ class PeftRuntime:
         wanted: dict[str, Any] = {
             "input_ids": ids, "attention_mask": mask, "generation_config": settings, "stopping_criteria": [clock],
         }  # fmt: skip
-        with torch.inference_mode():
-            if isinstance(self._model, PeftModel) and adapter == BASE:
-                with self._model.disable_adapter():
-                    out = self._model.generate(**wanted)
-            else:
-                if adapter != BASE:
-                    self._model.set_adapter(adapter)
-                out = self._model.generate(**wanted)
+        with torch.inference_mode(), self._as(adapter):
+            out = self._model.generate(**wanted)
         replies = []
         for row in out[:, width:].tolist():
             stopped = end in row
