@@ -19,7 +19,7 @@ from academy.errors import AdapterError
 from academy.habitat.adapter import Adapter, read_adapter
 from academy.ledger import BASE
 from academy.serving.runtime import Request
-from academy.serving.scoring import Pair, as_answer, as_text, scores
+from academy.serving.scoring import as_answers, as_texts, scores
 from academy.template import ChatTemplate, Message
 
 BATCH = 32
@@ -78,17 +78,10 @@ class PeftRuntime:
         Raw pairs are encoded as lm-eval encodes them. A continuation's end token is not counted.
         """
         template = self._template(adapter)
-        encoded: list[Pair] = []
-        prompts: dict[str, list[int]] = {}  # rendered once, however many continuations it has
-        for request, continuation in pairs:
-            if raw and isinstance(request, str):
-                encoded.append(as_text(template, request, continuation))
-                continue
-            messages = as_messages(request)
-            key = repr(messages)
-            if key not in prompts:
-                prompts[key] = template.prompt(messages)
-            encoded.append(as_answer(template, prompts[key], continuation))
+        if raw:
+            encoded = as_texts(template, [(str(request), continuation) for request, continuation in pairs])
+        else:
+            encoded = as_answers(template, [(as_messages(request), continuation) for request, continuation in pairs])
         with self._as(adapter):
             return scores(self._model, encoded, template.tokenizer.pad_token_id, self.base.context)
 
