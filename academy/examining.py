@@ -21,6 +21,7 @@ from academy.arena.suite import Generation, Question, Suite
 from academy.arena.suites.coding import coding
 from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.leak import LeakSuite
+from academy.arena.suites.lm_eval import PREFIX, LmEvalSuite, lm_eval_suite
 from academy.arena.suites.recall import RecallSuite
 from academy.arena.suites.regression import regression
 from academy.arena.suites.style import StyleSuite
@@ -185,6 +186,8 @@ class _Shelf:
                 return CommitsSuite(self.held_out)
             case "coding":
                 return self.sandbox if isinstance(self.sandbox, Unavailable) else coding(self.sandbox)
+        if name.startswith(PREFIX):
+            return lm_eval_suite(name.removeprefix(PREFIX))
         suite = UserSuite.read(_suite_file(name))
         if not suite.needs_sandbox:
             return suite
@@ -264,13 +267,15 @@ def _newest_dataset(work: Workplace) -> str:
 def _suite_file(name: str) -> Path:
     path = Path(name).expanduser()
     if path.suffix != ".jsonl":
-        raise InputError(f"There is no suite {name}.", f"Choose {', '.join(SUITES)} or a .jsonl file.")
+        raise InputError(f"There is no suite {name}.", f"Choose {', '.join(SUITES)}, a .jsonl file or {PREFIX}TASK.")
     return path
 
 
 def _generation(work: Workplace, suite: Suite) -> Generation:
-    """Room for the longest reference, in steps of 32 tokens, so that kept answers stay valid."""
+    """Room for the longest reference or what a task wants, in steps of 32 tokens, so that kept answers stay valid."""
     longest = max(work.base.count_tokens([q.reference for q in suite.questions()]), default=0)
+    if isinstance(suite, LmEvalSuite):
+        longest = max(longest, suite.max_new_tokens - 1)
     most = max(32, int(work.base.context * LONGEST_ANSWER) // 32 * 32)
     return Generation(max_new_tokens=min(most, 32 * (1 + (longest + 1) // 32)))
 

@@ -71,8 +71,9 @@ def scores(model: Any, pairs: Sequence[Pair], pad: int, context: int) -> list[fl
     """
     fitting = [_fitting(prompt, follower, context) for prompt, follower in pairs]
     found: dict[Pair, float] = {}
-    for batch in _batches(fitting):
-        found |= zip(batch, _scored(model, batch, pad), strict=True)
+    with torch.inference_mode():
+        for batch in _batches(fitting):
+            found |= zip(batch, _scored(model, batch, pad), strict=True)
     return [found.get(pair, 0.0) for pair in fitting]  # nothing at all is certain to follow
 
 
@@ -101,7 +102,6 @@ def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
         yield batch
 
 
-@torch.inference_mode()
 def _scored(model: Any, batch: Sequence[Pair], pad: int) -> list[float]:
     """The same for pairs that go through the model together."""
     numbers = {prompt: n for n, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in batch))}
