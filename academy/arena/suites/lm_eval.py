@@ -30,7 +30,7 @@ FIRST = ("exact_match", "acc")
 """Metrics that go before a task's others."""
 SEED = 1234
 UNLIKELY = -1e9
-INSTALL = "Install the extra: pip install 'academy[lm-eval]'."
+INSTALL = "Install the extra: pip install 'the-academy[lm-eval]'."
 Doc = dict[str, Any]
 
 
@@ -47,14 +47,11 @@ def lm_eval_suite(task: str, role: Role = "told", most: int = MOST) -> LmEvalSui
     with _quiet():
         name, manager = _manager(library, task)
         try:
-            found = _load(manager, name)
+            return LmEvalSuite(name, _only(task, _load(manager, name)), role, most)
+        except InputError:
+            raise
         except Exception as problem:  # noqa: BLE001 - a task is foreign code, and its data may be anywhere
             return Unavailable(because=f"lm-eval's {task} could not be loaded ({_line(problem)}).")
-        if len(found) != 1:
-            raise InputError(
-                f"lm-eval's {task} is a group of {len(found)} tasks.", f"Choose one: {', '.join(sorted(found)[:5])}."
-            )
-        return LmEvalSuite(name, next(iter(found.values())), role, most)
 
 
 class LmEvalSuite:
@@ -225,6 +222,15 @@ def _load(manager: Any, name: str) -> dict[str, Any]:
             else:
                 tasks[str(key)] = value[1] if isinstance(value, tuple) else value
     return tasks
+
+
+def _only(name: str, tasks: dict[str, Any]) -> Any:
+    """The task, where it is one. Raises InputError."""
+    if len(tasks) != 1:
+        raise InputError(
+            f"lm-eval's {name} is a group of {len(tasks)} tasks.", f"Choose one: {', '.join(sorted(tasks)[:5])}."
+        )
+    return next(iter(tasks.values()))
 
 
 def _target(task: Any, doc: Doc) -> str:
