@@ -114,7 +114,7 @@ def _scored(model: Any, batch: Sequence[Pair], pad: int) -> list[float]:
     )  # fmt: skip
     rows = torch.tensor([numbers[prompt] for prompt, _ in batch], device=model.device)
     firsts = torch.tensor([follower[0] for _, follower in batch], device=model.device)
-    totals = log_softmax(out.logits[:, -1].float(), dim=-1)[rows, firsts]
+    totals = log_softmax(out.logits[:, -1].float(), dim=-1)[rows, firsts].double()
     if longer:
         fed, real = _padded([batch[n][1] for n in longer], pad, left=False)
         fed, real = fed.to(model.device), real.to(model.device)
@@ -128,7 +128,7 @@ def _scored(model: Any, batch: Sequence[Pair], pad: int) -> list[float]:
         )  # fmt: skip
         row, column = real[:, 1:].nonzero(as_tuple=True)
         found = log_softmax(out.logits[row, column].float(), dim=-1)
-        said = found.gather(1, fed[row, column + 1, None])[:, 0]
+        said = found.gather(1, fed[row, column + 1, None])[:, 0].double()
         totals.index_add_(0, torch.tensor(longer, device=model.device)[row], said)
     return [float(total) for total in totals]
 

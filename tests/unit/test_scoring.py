@@ -20,7 +20,7 @@ from academy.errors import AdapterError, ExaminationError
 from academy.players import likeliest
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
-WORDS = "how do we restart the billing service after a deployment and what is to be checked first".split()
+WORDS = ("how", "do", "we", "restart", "the", "billing", "service", "after", "a", "deployment", "and", "what", "first")
 GENERATION = Generation(max_new_tokens=32)
 
 

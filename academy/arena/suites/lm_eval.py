@@ -42,12 +42,14 @@ def lm_eval_suite(task: str, role: Role = "told", most: int = MOST) -> LmEvalSui
     """
     try:
         import lm_eval.tasks as library
-    except ImportError:
+    except ModuleNotFoundError:
         return Unavailable(because=f"lm-eval is not installed here. {INSTALL}")
+    except (ImportError, AttributeError) as problem:  # one that does not go with our transformers
+        return Unavailable(because=f"lm-eval cannot be used here ({_line(problem)}). {INSTALL}")
     with _quiet():
         name, manager = _manager(library, task)
         try:
-            return LmEvalSuite(name, _only(task, _load(manager, name)), role, most)
+            return LmEvalSuite(name, _only(task, manager.load([name])["tasks"]), role, most)
         except InputError:
             raise
         except Exception as problem:  # noqa: BLE001 - a task is foreign code, and its data may be anywhere
@@ -206,22 +208,6 @@ def _manager(library: Any, task: str) -> tuple[str, Any]:
 def _file_of(manager: Any, name: str) -> Path:
     entry = manager.task_index[name]
     return Path(str(entry["yaml_path"] if isinstance(entry, dict) else entry.yaml_path)).resolve()
-
-
-def _load(manager: Any, name: str) -> dict[str, Any]:
-    """Tasks by name."""
-    if hasattr(manager, "load"):
-        return dict(manager.load([name])["tasks"])
-    found: dict[Any, Any] = manager.load_task_or_group([name])  # before 0.4.12
-    tasks: dict[str, Any] = {}
-    waiting = [found]
-    while waiting:
-        for key, value in waiting.pop().items():
-            if isinstance(value, dict):
-                waiting.append(value)
-            else:
-                tasks[str(key)] = value[1] if isinstance(value, tuple) else value
-    return tasks
 
 
 def _only(name: str, tasks: dict[str, Any]) -> Any:
