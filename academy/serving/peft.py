@@ -18,6 +18,7 @@ from academy.base_model import BaseModel
 from academy.errors import AdapterError
 from academy.habitat.adapter import Adapter, read_adapter
 from academy.ledger import BASE
+from academy.serving.greedy import greedy, is_plain, padded
 from academy.serving.runtime import Request
 from academy.serving.scoring import as_answers, as_texts, scores
 from academy.template import ChatTemplate, Message
@@ -38,6 +39,7 @@ class PeftRuntime:
             base.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
         ).to(self.device)
         self._model.eval()
+        self._plain = is_plain(self._model)
         self._adapters: dict[str, Adapter] = {}
         self._templates: dict[str, ChatTemplate] = {BASE: ChatTemplate.of(base.path)}
 
@@ -117,28 +119,33 @@ class PeftRuntime:
 
     def _batch(self, prompts: list[list[int]], adapter: str, template: ChatTemplate, limit: int) -> list[Reply]:
         pad, end = template.tokenizer.pad_token_id, template.tokenizer.eos_token_id
-        width = max(len(prompt) for prompt in prompts)
-        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device)
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device)
-        settings = GenerationConfig(max_new_tokens=limit, do_sample=False, pad_token_id=pad, eos_token_id=end)
-        clock = _FirstToken()
-        wanted: dict[str, Any] = {
-            "input_ids": ids, "attention_mask": mask, "generation_config": settings, "stopping_criteria": [clock],
-        }  # fmt: skip
-        with torch.inference_mode(), self._as(adapter):
-            out = self._model.generate(**wanted)
-        replies = []
-        for row in out[:, width:].tolist():
-            stopped = end in row
-            tokens = row.index(end) + 1 if stopped else len(row)
-            text = template.tokenizer.decode(row[:tokens], skip_special_tokens=True).strip()
-            replies.append(Reply(text=text, tokens=tokens, stopped=stopped, first=clock.seconds))
-        return replies
+        with self._as(adapter):
+            rows, first = (greedy if self._plain else _generated)(self._model, prompts, pad, end, limit)
+        texts = template.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [
+            Reply(text=text.strip(), tokens=len(row), stopped=row[-1:] == [end], first=first)
+            for row, text in zip(rows, texts, strict=True)
+        ]
 
 
 def as_messages(request: Request) -> list[Message]:
     """A request as a conversation."""
     return [{"role": "user", "content": request}] if isinstance(request, str) else list(request)
+
+
+def _generated(
+    model: Any, prompts: list[list[int]], pad: int, end: int, limit: int
+) -> tuple[list[list[int]], float | None]:
+    """The same as `greedy`, by transformers' own generation with the model's own settings."""
+    clock = _FirstToken()
+    ids, mask = padded(prompts, pad, model.device, left=True)
+    settings = GenerationConfig(max_new_tokens=limit, do_sample=False, pad_token_id=pad, eos_token_id=end)
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=settings, stopping_criteria=[clock]
+        )  # fmt: skip
+    rows = out[:, ids.shape[1] :].tolist()
+    return [row[: row.index(end) + 1] if end in row else row for row in rows], clock.seconds
 
 
 class _FirstToken(StoppingCriteria):  # type: ignore[misc]

@@ -1,26 +1,31 @@
-"""How likely a model holds a continuation to be: one pass over each prompt, one over all that may follow it.
+"""How likely a model holds a continuation to be, with no token fed twice where that can be helped.
 
-Prompts are padded on the left, so that all end at the same place and the logits of that place alone are computed;
-what they left in the cache is then shared by their continuations, which are padded on the right.
+A prompt with one continuation goes through the model in one pass with it. What a prompt with several left in the cache
+is shared by them; they follow in a second pass, grouped by length. Logits are computed where a continuation stands and
+nowhere else. The last token of a continuation is never fed, so those that differ in it alone cost as much as one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.functional import log_softmax
 
 from academy.errors import ExaminationError
+from academy.serving.greedy import padded
 from academy.template import ChatTemplate, Message
 
 BATCH = 32
-"""Prompts that go through the model at a time."""
-TOKENS = 16_384
-"""What the cache holds at most: the prompt's tokens, once for each continuation."""
-Pair = tuple[tuple[int, ...], tuple[int, ...]]
+"""Rows that go through the model at a time."""
+Tokens = tuple[int, ...]
+Pair = tuple[Tokens, Tokens]
 """Tokens of a prompt, and of what may follow it."""
+Wanted = tuple[int, Tokens]
+"""The number of a pair, and tokens whose log-probabilities are added up for it."""
+Row = TypeVar("Row")
 
 
 def as_answers(template: ChatTemplate, pairs: Sequence[tuple[Sequence[Message], str]]) -> list[Pair]:
@@ -70,11 +75,23 @@ def scores(model: Any, pairs: Sequence[Pair], pad: int, context: int) -> list[fl
     continuation that is longer than the context by itself.
     """
     fitting = [_fitting(prompt, follower, context) for prompt, follower in pairs]
-    found: dict[Pair, float] = {}
+    numbers = {
+        pair: n for n, pair in enumerate(sorted(set(fitting)))
+    }  # batches depend on the pairs, not on their order
+    prompts: dict[Tokens, dict[Tokens, list[Wanted]]] = {}
+    for (prompt, follower), n in numbers.items():
+        if follower:  # nothing at all is certain to follow
+            prompts.setdefault(prompt, {}).setdefault(follower[:-1], []).append((n, follower))
+    totals = torch.zeros(len(numbers), dtype=torch.float64, device=model.device)
     with torch.inference_mode():
-        for batch in _batches(fitting):
-            found |= zip(batch, _scored(model, batch, pad), strict=True)
-    return [found.get(pair, 0.0) for pair in fitting]  # nothing at all is certain to follow
+        single = [(prompt, *next(iter(fed.items()))) for prompt, fed in prompts.items() if len(fed) == 1]
+        for some in _by_length(single, lambda one: len(one[0]) + len(one[1])):
+            _in_one_pass(model, some, pad, totals)
+        several = [(prompt, fed) for prompt, fed in prompts.items() if len(fed) > 1]
+        for more in _by_length(several, lambda one: len(one[0])):
+            _in_two_passes(model, more, pad, totals)
+    found = totals.tolist()
+    return [found[numbers[pair]] for pair in fitting]
 
 
 def _fitting(prompt: Sequence[int], follower: Sequence[int], context: int) -> Pair:
@@ -87,56 +104,66 @@ def _fitting(prompt: Sequence[int], follower: Sequence[int], context: int) -> Pa
     return tuple(prompt[-room:]), tuple(follower)
 
 
-def _batches(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
-    """Prompts of similar length, each with its continuations beside it; the order depends on the pairs alone."""
-    batch: list[Pair] = []
-    prompts: set[tuple[int, ...]] = set()
-    for pair in sorted({pair for pair in pairs if pair[1]}, key=lambda pair: (len(pair[0]), *pair)):
-        full = len(prompts | {pair[0]}) > BATCH or (len(batch) + 1) * len(pair[0]) > TOKENS
-        if full and batch:
-            yield batch
-            batch, prompts = [], set()
-        batch.append(pair)
-        prompts.add(pair[0])
-    if batch:
-        yield batch
+def _by_length(rows: Sequence[Row], length: Callable[[Row], int]) -> Iterator[Sequence[Row]]:
+    ordered = sorted(rows, key=length)
+    for start in range(0, len(ordered), BATCH):
+        yield ordered[start : start + BATCH]
 
 
-def _scored(model: Any, batch: Sequence[Pair], pad: int) -> list[float]:
-    """The same for pairs that go through the model together."""
-    numbers = {prompt: n for n, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in batch))}
-    longer = [n for n, (_, follower) in enumerate(batch) if len(follower) > 1]
-    ids, mask = _padded(list(numbers), pad, left=True)
-    ids, mask = ids.to(model.device), mask.to(model.device)
-    out = model(
-        input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-        use_cache=bool(longer), logits_to_keep=1,
-    )  # fmt: skip
-    rows = torch.tensor([numbers[prompt] for prompt, _ in batch], device=model.device)
-    firsts = torch.tensor([follower[0] for _, follower in batch], device=model.device)
-    totals = log_softmax(out.logits[:, -1].float(), dim=-1)[rows, firsts].double()
-    if longer:
-        fed, real = _padded([batch[n][1] for n in longer], pad, left=False)
-        fed, real = fed.to(model.device), real.to(model.device)
-        rows = rows[longer]
-        if len(rows) != len(numbers) or len(rows) != len(rows.unique()):
-            out.past_key_values.batch_select_indices(rows)
-        positions = mask.sum(-1)[rows, None] + torch.arange(fed.shape[1] - 1, device=model.device)
-        out = model(
-            input_ids=fed[:, :-1], attention_mask=torch.cat((mask[rows], real[:, 1:]), dim=1), position_ids=positions,
-            past_key_values=out.past_key_values,
+def _in_one_pass(
+    model: Any, rows: Sequence[tuple[Tokens, Tokens, list[Wanted]]], pad: int, totals: torch.Tensor
+) -> None:  # fmt: skip
+    """Prompts with what is fed behind them; the end of every row is at the same place."""
+    ids, mask = padded([prompt + fed for prompt, fed, _ in rows], pad, totals.device, left=True)
+    kept = 1 + max(len(fed) for _, fed, _ in rows)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, logits_to_keep=kept)
+    _add(totals, out.logits, [(kept - 1 - len(fed), wanted) for _, fed, wanted in rows])
+
+
+def _in_two_passes(
+    model: Any, rows: Sequence[tuple[Tokens, dict[Tokens, list[Wanted]]]], pad: int, totals: torch.Tensor
+) -> None:  # fmt: skip
+    """Prompts, whose last place tells of the first tokens; then what follows each, from the prompts' cache."""
+    ids, mask = padded([prompt for prompt, _ in rows], pad, totals.device, left=True)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    out = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+    _add(totals, out.logits, [(0, [(n, all_[:1]) for one in fed.values() for n, all_ in one]) for _, fed in rows])
+    behind = [(row, tokens, wanted) for row, (_, fed) in enumerate(rows) for tokens, wanted in fed.items() if tokens]
+    for some in _by_length(behind, lambda one: len(one[1])):
+        chosen = torch.tensor([row for row, _, _ in some], device=totals.device)
+        ids, real = padded([tokens for _, tokens, _ in some], pad, totals.device, left=False)
+        last = positions[chosen, -1:]
+        after = model(
+            input_ids=ids, attention_mask=torch.cat((mask[chosen], real), dim=1),
+            position_ids=last + 1 + torch.arange(ids.shape[1], device=totals.device),
+            past_key_values=_rows_of(out.past_key_values, chosen),
         )  # fmt: skip
-        row, column = real[:, 1:].nonzero(as_tuple=True)
-        found = log_softmax(out.logits[row, column].float(), dim=-1)
-        said = found.gather(1, fed[row, column + 1, None])[:, 0].double()
-        totals.index_add_(0, torch.tensor(longer, device=model.device)[row], said)
-    return [float(total) for total in totals]
+        _add(totals, after.logits, [(0, [(n, follower[1:]) for n, follower in wanted]) for _, _, wanted in some])
 
 
-def _padded(rows: Sequence[Sequence[int]], pad: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows of one length, and a mask that is 1 where there is something."""
-    width = max(map(len, rows))
-    gaps = [width - len(row) for row in rows]
-    ids = [[pad] * gap + list(row) if left else [*row, *[pad] * gap] for row, gap in zip(rows, gaps, strict=True)]
-    mask = [[0] * gap + [1] * (width - gap) if left else [1] * (width - gap) + [0] * gap for gap in gaps]
-    return torch.tensor(ids), torch.tensor(mask)
+def _rows_of(cache: Any, rows: torch.Tensor) -> Any:
+    """Some rows of a cache, which itself stays as it is."""
+    found = copy.copy(cache)
+    found.layers = [copy.copy(layer) for layer in cache.layers]
+    found.batch_select_indices(rows)
+    return found
+
+
+def _add(totals: torch.Tensor, logits: torch.Tensor, rows: Sequence[tuple[int, Sequence[Wanted]]]) -> None:
+    """For each row the column where its tokens begin, and for each of its pairs the tokens; added up by the pair."""
+    row: list[int] = []
+    column: list[int] = []
+    place: list[int] = []
+    token: list[int] = []
+    number: list[int] = []
+    for n, (first, wanted) in enumerate(rows):
+        most = max(len(tokens) for _, tokens in wanted)
+        for pair, tokens in wanted:
+            place += range(len(row), len(row) + len(tokens))
+            token += tokens
+            number += [pair] * len(tokens)
+        row += [n] * most
+        column += range(first, first + most)
+    found = log_softmax(logits[row, column].float(), dim=-1)[place, token]
+    totals.index_add_(0, torch.tensor(number, device=totals.device), found.double())
