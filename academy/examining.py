@@ -24,6 +24,7 @@ from academy.arena.suites.coding import FILE as CODING
 from academy.arena.suites.coding import coding
 from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.leak import LeakSuite
+from academy.arena.suites.lm_eval import PREFIX, LmEvalSuite, lm_eval_suite
 from academy.arena.suites.recall import RecallSuite
 from academy.arena.suites.regression import FILE as GENERAL
 from academy.arena.suites.regression import regression
@@ -193,6 +194,8 @@ class _Shelf:
                 return CommitsSuite(self.held_out)
             case "coding":
                 return self.sandbox if isinstance(self.sandbox, Unavailable) else coding(self.sandbox)
+        if name.startswith(PREFIX):
+            return lm_eval_suite(name.removeprefix(PREFIX))
         suite = UserSuite.read(suite_file(name))
         if not suite.needs_sandbox:
             return suite
@@ -209,8 +212,8 @@ def guarded_texts(settings: Settings) -> list[Guarded]:
         elif name == "regression":  # short questions: only a whole one that is quoted counts
             asked = [question.request for question in UserSuite.read(GENERAL).questions()]
             found.append(Guarded("general", asked, shared_runs=False))
-        elif name not in SUITES:
-            suite = UserSuite.read(_suite_file(name))
+        elif name not in SUITES and not name.startswith(PREFIX):
+            suite = UserSuite.read(suite_file(name))
             found.append(Guarded(suite.name, [question.request for question in suite.questions()]))
     return found
 
@@ -289,13 +292,15 @@ def suite_file(name: str) -> Path:
     """The file of a suite of one's own. Raises InputError for a name that is none."""
     path = Path(name).expanduser()
     if path.suffix != ".jsonl":
-        raise InputError(f"There is no suite {name}.", f"Choose {', '.join(SUITES)} or a .jsonl file.")
+        raise InputError(f"There is no suite {name}.", f"Choose {', '.join(SUITES)}, a .jsonl file or {PREFIX}TASK.")
     return path
 
 
 def _generation(work: Workplace, suite: Suite) -> Generation:
-    """Room for the longest reference, in steps of 32 tokens, so that kept answers stay valid."""
+    """Room for the longest reference or what a task wants, in steps of 32 tokens, so that kept answers stay valid."""
     longest = max(work.base.count_tokens([q.reference for q in suite.questions()]), default=0)
+    if isinstance(suite, LmEvalSuite):
+        longest = max(longest, suite.max_new_tokens - 1)
     most = max(32, int(work.base.context * LONGEST_ANSWER) // 32 * 32)
     return Generation(max_new_tokens=min(most, 32 * (1 + (longest + 1) // 32)))
 

@@ -10,6 +10,7 @@ from academy.arena.suite import Generation, Player, Reply
 from academy.artifacts import digest_of
 from academy.curriculum.dataset import Dataset, read_rows
 from academy.ledger import BASE, Champion
+from academy.serving.runtime import Request, Runtime
 from academy.template import Message
 from academy.workplace import Workplace
 
@@ -27,10 +28,18 @@ class RuntimePlayer:
 
     def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
         """Greedy answers by the adapter, which is checked, loaded and verified when it is first asked."""
+        self._prepare()
+        return self._work.runtime.replies(requests, self._adapter, generation.max_new_tokens)
+
+    def choose(self, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[Reply]:
+        """The likeliest choices."""
+        self._prepare()
+        return likeliest(self._work.runtime, asked, self._adapter)
+
+    def _prepare(self) -> None:
         if self._adapter != BASE:
             self._work.runtime.load(self._work.adapters / self._adapter[:16])
             self._work.runtime.verify(self._adapter)
-        return self._work.runtime.replies(requests, self._adapter, generation.max_new_tokens)
 
 
 class FewShotPlayer:
@@ -48,12 +57,23 @@ class FewShotPlayer:
 
     def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
         """Greedy answers by the base model, with as many shots before each request as fit."""
+        asked = self._with_shots(requests, self._work.base.context - generation.max_new_tokens)
+        return self._work.runtime.replies(asked, BASE, generation.max_new_tokens)
+
+    def choose(self, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[Reply]:
+        """The likeliest choices after the same shots."""
+        longest = max(self._work.base.count_tokens([choice for _, choices in asked for choice in choices]))
+        shown = self._with_shots([request for request, _ in asked], self._work.base.context - longest)
+        pairs = [(turns, choices) for turns, (_, choices) in zip(shown, asked, strict=True)]
+        return likeliest(self._work.runtime, pairs, BASE)
+
+    def _with_shots(self, requests: Sequence[str], room: int) -> list[list[Message]]:
+        """Requests as conversations of at most `room` tokens."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
         known = vectors.fit_transform([request for request, _ in self._shots])
         alike = (vectors.transform(requests) @ known.T).toarray()
-        room = self._work.base.context - generation.max_new_tokens
         asked: list[list[Message]] = []
         for request, row in zip(requests, alike, strict=True):
             best = [self._shots[n] for n in row.argsort(kind="stable")[::-1][:SHOTS]]
@@ -63,11 +83,22 @@ class FewShotPlayer:
             for shot, answer in reversed(best):  # the nearest stands last, beside the request
                 turns += [{"role": "user", "content": shot}, {"role": "assistant", "content": answer}]
             asked.append([*turns, {"role": "user", "content": request}])
-        return self._work.runtime.replies(asked, BASE, generation.max_new_tokens)
+        return asked
 
     def _length(self, turns: Iterable[tuple[str, str]]) -> int:
         texts = [text for turn in turns for text in turn]
         return sum(self._work.base.count_tokens(texts)) + 8 * len(texts)
+
+
+def likeliest(runtime: Runtime, asked: Sequence[tuple[Request, tuple[str, ...]]], adapter: str) -> list[Reply]:
+    """For each request the choice of the highest log-probability, the first of equals."""
+    pairs = [(request, choice) for request, choices in asked for choice in choices]
+    found = iter(runtime.loglikelihoods(pairs, adapter))
+    replies = []
+    for _, choices in asked:
+        likely = [next(found) for _ in choices]
+        replies.append(Reply(text=choices[likely.index(max(likely))]))
+    return replies
 
 
 def is_version(name: str) -> bool:

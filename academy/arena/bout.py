@@ -151,12 +151,13 @@ class _Side:
     def replies(self, questions: Sequence[Question], generation: Generation, *, keep: bool) -> list[Reply]:
         """The player's replies, from the folder where they are known."""
         kept = KeptAnswers(self.folder if keep else None, self.player.identity, generation)
-        wanted = [q.request for q in questions]
-        missing = kept.missing(wanted)
-        self.kept += len(set(wanted)) - len(missing)
-        for chunk in kept.chunks(missing):
+        asked = {q.key: q for q in questions}
+        missing = kept.missing(list(asked))
+        self.kept += len(asked) - len(missing)
+        written, chosen = ([key for key in missing if bool(asked[key].choices) is among] for among in (False, True))
+        for chunk in (*kept.chunks(written), *kept.chunks(chosen)):
             began = time.perf_counter()
-            found = self.player.answer(chunk, generation)
+            found = self._found([asked[key] for key in chunk], generation)
             self.seconds += time.perf_counter() - began
             if len(found) != len(chunk):
                 raise ExaminationError(
@@ -167,7 +168,12 @@ class _Side:
             self.tokens += sum(reply.tokens for reply in found)
             self.first += [reply.first for reply in found if reply.first is not None]
             kept.add(chunk, found)
-        return [kept[request] for request in wanted]
+        return [kept[q.key] for q in questions]
+
+    def _found(self, questions: Sequence[Question], generation: Generation) -> list[Reply]:
+        if questions[0].choices:
+            return self.player.choose([(q.request, q.choices) for q in questions])
+        return self.player.answer([q.request for q in questions], generation)
 
     def cost(self) -> Cost:
         """What was spent so far."""

@@ -124,6 +124,13 @@ class EndpointPlayer:
         with ThreadPoolExecutor(AT_ONCE) as pool:  # where one fails, those not begun yet are not asked
             return list(pool.map(ask, requests))
 
+    def choose(self, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[Reply]:
+        """Refused: a chat completion does not tell how likely an answer that it did not give would have been."""
+        raise ExaminationError(
+            f"{self.endpoint.url} cannot be asked to choose among {len(asked[0][1])} answers: it tells no likelihoods.",
+            "Leave out suites of choices, or examine the model as a version or as the base model.",
+        )
+
 
 class Opinion(Record):
     """What a judge made of pairs, each shown in both orders. It decides nothing."""

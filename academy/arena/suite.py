@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from pydantic import Field
 
-from academy.artifacts import Record, digest_of
+from academy.artifacts import Record, canonical, digest_of
 
 Slice = Literal["guard", "new"]
 Role = Literal["target", "guard", "leak", "told"]
@@ -16,7 +16,7 @@ Role = Literal["target", "guard", "leak", "told"]
 
 class Question(Record):
     """One item. `group` is the unit of independence (for lessons: the answer); `slice` says whether it was held out
-    before the lessons that the challenger learned anew."""
+    before the lessons that the challenger learned anew. With `choices` it is answered by the one held most likely."""
 
     id: str
     request: str
@@ -24,6 +24,12 @@ class Question(Record):
     group: str
     slice: Slice
     tags: tuple[str, ...] = ()
+    choices: tuple[str, ...] = Field(default=(), exclude_if=lambda choices: not choices)
+
+    @property
+    def key(self) -> str:
+        """What an answer is kept under: among other choices it is another question."""
+        return f"\0choose {canonical([self.request, self.choices]).decode()}" if self.choices else self.request
 
 
 class Generation(Record):
@@ -68,6 +74,10 @@ class Player(Protocol):
 
     def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
         """Replies without special tokens."""
+        ...
+
+    def choose(self, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[Reply]:
+        """For each request with its choices, the choice that is the likeliest answer; the first of equals."""
         ...
 
 

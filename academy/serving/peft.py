@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from academy.base_model import BaseModel
 from academy.errors import AdapterError
 from academy.habitat.adapter import Adapter, read_adapter
 from academy.ledger import BASE
+from academy.serving.greedy import greedy, is_plain, padded
 from academy.serving.runtime import Request
+from academy.serving.scoring import as_answers, as_texts, scores
 from academy.template import ChatTemplate, Message
 
 BATCH = 32
@@ -36,6 +39,7 @@ class PeftRuntime:
             base.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
         ).to(self.device)
         self._model.eval()
+        self._plain = is_plain(self._model)
         self._adapters: dict[str, Adapter] = {}
         self._templates: dict[str, ChatTemplate] = {BASE: ChatTemplate.of(base.path)}
 
@@ -58,9 +62,7 @@ class PeftRuntime:
 
     def replies(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[Reply]:
         """Greedy answers in batches of similar length. A request is a text, or a conversation that ends with one."""
-        if adapter not in self._templates:
-            raise AdapterError(f"The adapter {adapter[:12]} is not loaded.", "Load it first.")
-        template = self._templates[adapter]
+        template = self._template(adapter)
         prompts = [template.prompt(as_messages(request)) for request in requests]
         found: list[Reply | None] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
@@ -71,6 +73,19 @@ class PeftRuntime:
             ):
                 found[i] = reply
         return [reply for reply in found if reply is not None]
+
+    def loglikelihoods(self, pairs: Sequence[tuple[Request, str]], adapter: str, *, raw: bool = False) -> list[float]:
+        """The log-probability of each continuation: as the answer to a request, or after a text as it stands (`raw`).
+
+        Raw pairs are encoded as lm-eval encodes them. A continuation's end token is not counted.
+        """
+        template = self._template(adapter)
+        if raw:
+            encoded = as_texts(template, [(str(request), continuation) for request, continuation in pairs])
+        else:
+            encoded = as_answers(template, [(as_messages(request), continuation) for request, continuation in pairs])
+        with self._as(adapter):
+            return scores(self._model, encoded, template.tokenizer.pad_token_id, self.base.context)
 
     def verify(self, adapter: str) -> None:
         """The canaries of the adapter's manifest, answered again here."""
@@ -86,36 +101,51 @@ class PeftRuntime:
                     "It is not served. Train again, or look for another base model or template.",
                 )
 
+    def _template(self, adapter: str) -> ChatTemplate:
+        if adapter not in self._templates:
+            raise AdapterError(f"The adapter {adapter[:12]} is not loaded.", "Load it first.")
+        return self._templates[adapter]
+
+    @contextmanager
+    def _as(self, adapter: str) -> Iterator[None]:
+        """Let the model be what the name says."""
+        if isinstance(self._model, PeftModel) and adapter == BASE:
+            with self._model.disable_adapter():
+                yield
+            return
+        if adapter != BASE:
+            self._model.set_adapter(adapter)
+        yield
+
     def _batch(self, prompts: list[list[int]], adapter: str, template: ChatTemplate, limit: int) -> list[Reply]:
         pad, end = template.tokenizer.pad_token_id, template.tokenizer.eos_token_id
-        width = max(len(prompt) for prompt in prompts)
-        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=self.device)
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=self.device)
-        settings = GenerationConfig(max_new_tokens=limit, do_sample=False, pad_token_id=pad, eos_token_id=end)
-        clock = _FirstToken()
-        wanted: dict[str, Any] = {
-            "input_ids": ids, "attention_mask": mask, "generation_config": settings, "stopping_criteria": [clock],
-        }  # fmt: skip
-        with torch.inference_mode():
-            if isinstance(self._model, PeftModel) and adapter == BASE:
-                with self._model.disable_adapter():
-                    out = self._model.generate(**wanted)
-            else:
-                if adapter != BASE:
-                    self._model.set_adapter(adapter)
-                out = self._model.generate(**wanted)
-        replies = []
-        for row in out[:, width:].tolist():
-            stopped = end in row
-            tokens = row.index(end) + 1 if stopped else len(row)
-            text = template.tokenizer.decode(row[:tokens], skip_special_tokens=True).strip()
-            replies.append(Reply(text=text, tokens=tokens, stopped=stopped, first=clock.seconds))
-        return replies
+        with self._as(adapter):
+            rows, first = (greedy if self._plain else _generated)(self._model, prompts, pad, end, limit)
+        texts = template.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return [
+            Reply(text=text.strip(), tokens=len(row), stopped=row[-1:] == [end], first=first)
+            for row, text in zip(rows, texts, strict=True)
+        ]
 
 
 def as_messages(request: Request) -> list[Message]:
     """A request as a conversation."""
     return [{"role": "user", "content": request}] if isinstance(request, str) else list(request)
+
+
+def _generated(
+    model: Any, prompts: list[list[int]], pad: int, end: int, limit: int
+) -> tuple[list[list[int]], float | None]:
+    """The same as `greedy`, by transformers' own generation with the model's own settings."""
+    clock = _FirstToken()
+    ids, mask = padded(prompts, pad, model.device, left=True)
+    settings = GenerationConfig(max_new_tokens=limit, do_sample=False, pad_token_id=pad, eos_token_id=end)
+    with torch.inference_mode():
+        out = model.generate(
+            input_ids=ids, attention_mask=mask, generation_config=settings, stopping_criteria=[clock]
+        )  # fmt: skip
+    rows = out[:, ids.shape[1] :].tolist()
+    return [row[: row.index(end) + 1] if end in row else row for row in rows], clock.seconds
 
 
 class _FirstToken(StoppingCriteria):  # type: ignore[misc]

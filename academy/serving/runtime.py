@@ -32,6 +32,10 @@ class Runtime(Protocol):
         """The same with what they took: tokens, whether they ended by themselves, seconds to the first token."""
         ...
 
+    def loglikelihoods(self, pairs: Sequence[tuple[Request, str]], adapter: str, *, raw: bool = False) -> list[float]:
+        """The log-probability of each continuation as the answer to a request, or after a text as it stands."""
+        ...
+
     def verify(self, adapter: str) -> None:
         """Replay the adapter's canaries. Raises AdapterError where an answer is not the one of its training."""
         ...

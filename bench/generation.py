@@ -1,0 +1,249 @@
+"""`python -m bench.generation`: what examining costs, in CPU seconds, beside lm-eval's own HFLM in the same run.
+
+The shipped seed model answers a local lm-eval task that is written here. Both sides have one thread (with more, threads
+that wait for each other are counted as work on a busy machine), batches of the same size, float32, and the same
+prompts: the chat template is rendered before the clock starts for HFLM, and within it for us. Medians of several
+rounds, side after side. `--short` takes a quarter of the questions.
+
+    batches      64 requests together, against one by one
+    generation   against HFLM.generate_until: same prompts, same most tokens; answers and scores are compared
+    likelihoods  against HFLM.loglikelihood: choices of some words, choices of one letter, and one continuation a prompt
+    champion     an examination, and a second one with another challenger: the champion's answers are kept
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from academy.arena.bout import examine
+from academy.arena.suite import Generation, Reply
+from academy.arena.suites.lm_eval import LmEvalSuite, lm_eval_suite
+from academy.arena.suites.regression import FILE as GENERAL
+from academy.base_model import resolve
+from academy.players import likeliest
+
+BUSY = 0.5
+LESSONS = sorted((Path(__file__).parent.parent / "examples/lessons").glob("*.jsonl"))
+QUESTIONS, TOKENS, ROUNDS, BATCH = 64, 48, 5, 32
+Pairs = list[tuple[str, str]]
+TASK = """
+task: bench-{kind}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: {kind}
+doc_to_text: request
+doc_to_target: {target}
+{more}
+metric_list:
+  - {{metric: {metric}, aggregation: mean, higher_is_better: true}}
+"""
+KINDS = {
+    "generate_until": {
+        "target": "answer", "metric": "exact_match",
+        "more": f"generation_kwargs: {{until: [], max_gen_toks: {TOKENS}, do_sample: false}}",
+    },
+    "multiple_choice": {"target": "number", "metric": "acc", "more": "doc_to_choice: choices"},
+}  # fmt: skip
+
+
+def main() -> int:
+    """Measure and print a table."""
+    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
+        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or say --anyway.")
+        return 2
+    logging.disable(logging.WARNING)
+    os.environ["TQDM_DISABLE"] = "1"  # before the libraries that read it
+    import torch
+
+    from academy.serving.peft import PeftRuntime
+
+    torch.set_num_threads(1)
+    runtime = PeftRuntime(resolve("seed"))
+    with tempfile.TemporaryDirectory(prefix="academy-bench-") as place:
+        try:
+            peer: Any = Peer(str(runtime.base.path))
+        except ModuleNotFoundError:
+            print("lm-eval is not installed here: nothing to compare with. pip install 'the-academy[lm-eval]'.")
+            return 2
+        count = QUESTIONS // 4 if "--short" in sys.argv else QUESTIONS
+        paths = {kind: write_task(Path(place), kind, count) for kind in KINDS}
+        suites: dict[str, Any] = {kind: lm_eval_suite(str(path), role="target") for kind, path in paths.items()}
+        print(f"{count} questions, load {os.getloadavg()[0]:.1f}, one thread, CPU seconds, median of {ROUNDS} rounds")
+        print(f"{'':38}{'ours':>9}{'other':>9}{'ratio':>8}  goal")
+        batches(runtime, suites["generate_until"])
+        generation(runtime, peer, suites["generate_until"], paths["generate_until"])
+        likelihoods(runtime, peer, suites["multiple_choice"], paths["multiple_choice"], count)
+        champion(runtime, suites["generate_until"], Path(place) / "answers")
+    return 0
+
+
+class Peer:
+    """lm-eval's HFLM on the same folder."""
+
+    def __init__(self, path: str) -> None:
+        from lm_eval.api.instance import Instance
+        from lm_eval.models.huggingface import HFLM
+
+        self.instance = Instance
+        self.model: Any = HFLM(pretrained=path, device="cpu", dtype="float32", batch_size=BATCH)
+
+    def written(self, prompts: Sequence[str]) -> list[str]:
+        """Greedy answers to rendered prompts."""
+        settings = {"until": [], "max_gen_toks": TOKENS, "do_sample": False}
+        found = self.model.generate_until(self._instances("generate_until", [(p, settings) for p in prompts]), True)
+        return list(found)
+
+    def likely(self, pairs: Pairs) -> list[float]:
+        """Log-probabilities."""
+        return [score for score, _ in self.model.loglikelihood(self._instances("loglikelihood", pairs), True)]
+
+    def rendered(self, text: str) -> str:
+        """A text in the user's turn."""
+        return str(self.model.apply_chat_template([{"role": "user", "content": text}]))
+
+    def scored(self, path: Path, metric: str) -> float:
+        """What the library itself makes of the task."""
+        from lm_eval import simple_evaluate
+        from lm_eval.tasks import TaskManager
+
+        manager = TaskManager(include_path=str(path.parent), include_defaults=False)
+        name = f"bench-{path.stem}"
+        found = simple_evaluate(
+            self.model, tasks=[name], task_manager=manager, apply_chat_template=True, bootstrap_iters=0
+        )
+        return float(found["results"][name][f"{metric},none"])
+
+    def _instances(self, kind: str, arguments: Sequence[Any]) -> list[Any]:
+        return [self.instance(kind, {}, one, n) for n, one in enumerate(arguments)]
+
+
+def batches(runtime: Any, suite: LmEvalSuite) -> None:
+    """All together, and one by one."""
+    requests = [q.request for q in suite.questions()]
+    (ours, alone), (said, by_one) = timed(
+        lambda: [reply.text for reply in runtime.replies(requests, "base", TOKENS)],
+        lambda: [runtime.replies([request], "base", TOKENS)[0].text for request in requests],
+    )
+    show("batches against one by one", ours, alone, 4.0, f"{unlike(said, by_one)} answers differ")
+
+
+def generation(runtime: Any, peer: Peer, suite: LmEvalSuite, path: Path) -> None:
+    """Written answers."""
+    questions = suite.questions()
+    prompts = [peer.rendered(q.request) for q in questions]
+    (ours, theirs), (said, heard) = timed(
+        lambda: [reply.text for reply in runtime.replies([q.request for q in questions], "base", TOKENS)],
+        lambda: [text.strip() for text in peer.written(prompts)],
+    )
+    mine = statistics.mean(suite.grade(q, Reply(text=text)) for q, text in zip(questions, said, strict=True))
+    scores = f"exact_match {mine:.4f}, by lm-eval {peer.scored(path, 'exact_match'):.4f}"
+    show("generation against HFLM", ours, theirs, 0.95, f"{unlike(said, heard)} answers differ; {scores}")
+
+
+def likelihoods(runtime: Any, peer: Peer, suite: LmEvalSuite, path: Path, count: int) -> None:
+    """Log-probabilities of raw pairs, so that both encode the same texts."""
+    questions = suite.questions()
+    words = [(peer.rendered(q.request), choice) for q in questions for choice in q.choices]
+    letters = [(peer.rendered(q.request), letter) for q in questions for letter in "ABCD"]
+    single = [(peer.rendered(request), answer) for request, answer in lessons(2 * count)]
+    for name, pairs in (("choices of words", words), ("choices of a letter", letters), ("one continuation", single)):
+        (ours, theirs), (mine, other) = timed(
+            lambda some=pairs: runtime.loglikelihoods(some, "base", raw=True), lambda some=pairs: peer.likely(some)
+        )
+        apart = max(abs(a - b) for a, b in zip(mine, other, strict=True))
+        goal = 1.2 if name == "choices of words" else None
+        show(f"likelihoods, {name}", ours, theirs, goal, f"{len(pairs)} pairs, at most {apart:.1e} apart")
+    chosen = likeliest(runtime, [(q.request, q.choices) for q in questions], "base")
+    mine = statistics.mean(suite.grade(q, reply) for q, reply in zip(questions, chosen, strict=True))
+    print(f"{'':38}acc {mine:.4f} (answers encoded as in training), by lm-eval {peer.scored(path, 'acc'):.4f}")
+
+
+def champion(runtime: Any, suite: LmEvalSuite, answers: Path) -> None:
+    """Two examinations of one champion."""
+
+    class Player:
+        def __init__(self, name: str) -> None:
+            self.identity = name * 64
+
+        def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
+            return list(runtime.replies(requests, "base", generation.max_new_tokens))
+
+    seconds, asked = [], []
+    for challenger in "bc":
+        players: Any = (Player("a"), Player(challenger))
+        began = time.process_time()
+        _, costs = examine(
+            *players, [(suite, Generation(max_new_tokens=TOKENS))], looks_before=0, answers=answers
+        )  # fmt: skip
+        seconds.append(time.process_time() - began)
+        asked.append([cost.asked for cost in costs])
+    note = f"questions asked: {sum(asked[0])}, then {sum(asked[1])} (champion {asked[1][0]})"
+    show("champion kept against asked anew", seconds[1], seconds[0], 1.8, note)
+
+
+def lessons(count: int) -> list[tuple[str, str]]:
+    """Requests and answers, in a mixed order: general ones first, some of which the seed model knows, then lessons."""
+    found: list[tuple[str, str]] = []
+    for paths in ([GENERAL], LESSONS):
+        rows = [orjson.loads(line) for path in paths for line in path.read_bytes().splitlines()]
+        pairs = {
+            (row.get("request") or row.get("situation"), row.get("reference") or row.get("action")) for row in rows
+        }
+        known = sorted((request, answer) for request, answer in pairs if request and answer)
+        found += random.Random(1).sample(known, min(len(known), count - len(found)))
+    return random.Random(1).sample(found, count)
+
+
+def write_task(place: Path, kind: str, count: int) -> Path:
+    """A task of lessons: written answers, or the right one of four."""
+    chance = random.Random(2)
+    taken = lessons(count)
+    rows = []
+    for request, answer in taken:
+        others = chance.sample(sorted({other for _, other in taken} - {answer}), 3)
+        choices = chance.sample([answer, *others], 4)
+        rows.append({"request": request, "answer": answer, "choices": choices, "number": choices.index(answer)})
+    data = place / f"{kind}.jsonl"
+    data.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    path = place / f"{kind}.yaml"
+    path.write_text(TASK.format(kind=kind, data=data, **KINDS[kind]), encoding="utf-8")
+    return path
+
+
+def timed(*sides: Callable[[], Any]) -> tuple[list[float], list[Any]]:
+    """Median CPU seconds of each side, and what it gave. Each is run once before."""
+    found = [side() for side in sides]
+    seconds: list[list[float]] = [[] for _ in sides]
+    for _ in range(ROUNDS):
+        for side, times in zip(sides, seconds, strict=True):
+            began = time.process_time()
+            side()
+            times.append(time.process_time() - began)
+    return [statistics.median(times) for times in seconds], found
+
+
+def unlike(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many texts differ."""
+    return sum(a != b for a, b in zip(one, other, strict=True))
+
+
+def show(name: str, ours: float, other: float, goal: float | None, note: str) -> None:
+    """A line of the table."""
+    wanted = "" if goal is None else f"{goal:.2f} {'kept' if other / ours >= goal else 'MISSED'}"
+    print(f"{name:38}{ours:9.2f}{other:9.2f}{other / ours:8.2f}  {wanted:12} {note}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
