@@ -197,6 +197,13 @@ def test_html_escapes_whatever_is_said(held: Held) -> None:
     assert not re.search(r"\b(?:src|href)=", page), "a report loads nothing"
 
 
+def test_marks_of_whole_gains_and_falls_are_inside_their_picture(held: Held) -> None:
+    page = shown(held, "html")
+    middles = [float(found) for found in re.findall(r'cx="([^"]*)"', page)]
+    assert max(middles) > 150, "one suite went from nothing to everything"
+    assert all(4 <= middle <= 156 for middle in middles)
+
+
 def test_markdown_keeps_what_is_said_inside_its_cell(held: Held) -> None:
     page = shown(held, "md")
     assert not re.search(r"<(?:script|request|b|i|u|sandbox|/td)\b", page)
