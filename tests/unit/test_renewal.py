@@ -361,15 +361,15 @@ def test_what_an_earlier_champion_knew_is_still_asked_by_the_regression_suite(wo
 
     ids = {q.id for q in known}
     assert asked() == (ids, set())
+    teach(work, 24, seed=1)
+    stages.renew_holdout(work)
+    assert asked() == (set(), ids)
     mail = "ana.kowalska@orlen-fracht.pl"
     for lesson in list(work.store.read()):
         if lesson.id == known[0].id:  # as if it had come with an address, which curation took out
             with work.database.write() as connection:
                 text = {"situation": f"{lesson.request} {mail}", "action": f"{lesson.answer} {mail}"}
                 connection.execute(sa.update(lessons_table).where(lessons_table.c.seq == lesson.seq).values(**text))
-    teach(work, 24, seed=1)
-    stages.renew_holdout(work)
-    assert asked() == (set(), ids)
     suites, _ = choose_suites(work, first, work.ledger.champion(), ("regression",))
     (again,) = (q for q in suites[0][0].questions() if q.id == known[0].id)
     assert again.request.startswith(known[0].request)
