@@ -5,7 +5,7 @@ that wait for each other are counted as work on a busy machine), batches of the 
 prompts: the chat template is rendered before the clock starts for HFLM, and within it for us. Medians of several
 rounds, side after side. `--short` takes a quarter of the questions.
 
-    batches      64 requests together, against one by one
+    batches      all requests together, against one by one
     generation   against HFLM.generate_until: same prompts, same most tokens; answers and scores are compared
     likelihoods  against HFLM.loglikelihood: choices of some words, choices of one letter, and one continuation a prompt
     champion     an examination, and a second one with another challenger: the champion's answers are kept
@@ -35,7 +35,7 @@ from academy.players import likeliest
 
 BUSY = 0.5
 LESSONS = sorted((Path(__file__).parent.parent / "examples/lessons").glob("*.jsonl"))
-QUESTIONS, TOKENS, ROUNDS, BATCH = 64, 48, 5, 32
+QUESTIONS, TOKENS, ROUNDS, BATCH = 128, 48, 5, 64
 Pairs = list[tuple[str, str]]
 TASK = """
 task: bench-{kind}
@@ -115,6 +115,9 @@ class Peer:
 
     def scored(self, path: Path, metric: str) -> float:
         """What the library itself makes of the task."""
+        import datasets
+
+        datasets.disable_progress_bars()
         from lm_eval import simple_evaluate
         from lm_eval.tasks import TaskManager
 

@@ -23,7 +23,9 @@ from academy.serving.runtime import Request
 from academy.serving.scoring import as_answers, as_texts, scores
 from academy.template import ChatTemplate, Message
 
-BATCH = 32
+BATCH = 64
+CACHE_TOKENS = 32_768
+"""What a batch may hold at most, prompts and answers together: long conversations go in smaller batches."""
 CANARY_TOKENS = 48
 
 
@@ -66,8 +68,7 @@ class PeftRuntime:
         prompts = [template.prompt(as_messages(request)) for request in requests]
         found: list[Reply | None] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
-        for start in range(0, len(order), BATCH):
-            batch = order[start : start + BATCH]
+        for batch in _in_batches(order, [len(prompt) + max_new_tokens for prompt in prompts]):
             for i, reply in zip(
                 batch, self._batch([prompts[i] for i in batch], adapter, template, max_new_tokens), strict=True
             ):
@@ -131,6 +132,18 @@ class PeftRuntime:
 def as_messages(request: Request) -> list[Message]:
     """A request as a conversation."""
     return [{"role": "user", "content": request}] if isinstance(request, str) else list(request)
+
+
+def _in_batches(order: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Numbers in their order, from the shortest on: at most BATCH at a time, and of CACHE_TOKENS together."""
+    batch: list[int] = []
+    for n in order:
+        if batch and (len(batch) == BATCH or (len(batch) + 1) * sizes[n] > CACHE_TOKENS):
+            yield batch
+            batch = []
+        batch.append(n)
+    if batch:
+        yield batch
 
 
 def _generated(

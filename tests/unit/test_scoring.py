@@ -129,6 +129,42 @@ def test_the_likeliest_is_chosen(runtime: Any) -> None:
     assert [reply.text for reply in likeliest(equal, [("q", ("a", "b")), ("r", ("c",))], "base")] == ["a", "c"]
 
 
+# Written answers
+
+
+def test_greedy_answers_are_those_of_transformers(runtime: Any) -> None:
+    from academy.serving.peft import _in_batches
+
+    requests = [prompt for prompt, _ in some_pairs(24, 1)] + [
+        "Repeat exactly: lantern",
+        "Repeat exactly: " + "ab " * 30,
+    ]
+    assert runtime._plain
+    ours = runtime.replies(requests, "base", 24)
+    runtime._plain = False
+    try:
+        theirs = runtime.replies(requests, "base", 24)
+    finally:
+        runtime._plain = True
+    assert [r.model_copy(update={"first": None}) for r in ours] == [
+        r.model_copy(update={"first": None}) for r in theirs
+    ]
+    assert {reply.stopped for reply in ours} == {True, False}
+    assert list(_in_batches(range(3), [10, 20_000, 20_000])) == [[0], [1], [2]]
+
+
+def test_a_model_with_settings_of_its_own_is_left_to_transformers(runtime: Any) -> None:
+    from academy.serving.greedy import is_plain
+
+    settings = runtime._model.generation_config
+    settings.repetition_penalty = 1.1
+    try:
+        assert not is_plain(runtime._model)
+    finally:
+        settings.repetition_penalty = None
+    assert is_plain(runtime._model)
+
+
 # In the arena
 
 
