@@ -197,6 +197,8 @@ class _Shelf:
         if name.startswith(PREFIX):
             return lm_eval_suite(name.removeprefix(PREFIX))
         suite = UserSuite.read(suite_file(name))
+        if suite.name in SUITES:
+            raise InputError(f"{name} calls itself {suite.name}, as a suite of the Academy.", "Give it another name.")
         if not suite.needs_sandbox:
             return suite
         return self.sandbox if isinstance(self.sandbox, Unavailable) else suite.inside(self.sandbox)

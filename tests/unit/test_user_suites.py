@@ -385,3 +385,11 @@ def test_lessons_that_an_earlier_champion_knew_join_the_general_questions() -> N
         == regression([lesson(1, "Switch it off."), lesson(3, "Call Ana."), lesson(2, "Switch it off.")]).digest
     )
     assert suite.digest != regression([lesson(1, "Switch it off.")]).digest
+
+
+def test_a_target_of_ones_own_has_no_guard_slice_and_a_guard_is_all_of_it(tmp_path: Path) -> None:
+    line = '{"id": "q1", "request": "say one", "reference": "one"}\n'
+    for role, wanted in (("target", "new"), ("guard", "guard")):
+        path = tmp_path / f"{role}.jsonl"
+        path.write_text(f'{{"suite": "own", "role": "{role}"}}\n{line}', encoding="utf-8")
+        assert {question.slice for question in UserSuite.read(path).questions()} == {wanted}
