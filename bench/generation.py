@@ -35,7 +35,7 @@ from academy.players import likeliest
 
 BUSY = 0.5
 LESSONS = sorted((Path(__file__).parent.parent / "examples/lessons").glob("*.jsonl"))
-QUESTIONS, TOKENS, ROUNDS, BATCH = 128, 48, 5, 64
+QUESTIONS, TOKENS, ROUNDS, BATCH = 128, 64, 5, 64  # 64 tokens: the arena's limit for these; HFLM takes no less
 Pairs = list[tuple[str, str]]
 TASK = """
 task: bench-{kind}
