@@ -60,7 +60,7 @@ class TrainingBackend(Protocol):
 
     Promises: the events of one run are numbered without gaps over all attempts; the last one is "done" with the
     adapter published, or "failed" with a cause; nothing is left running afterwards. An order that was done before
-    gives its "done" again and trains nothing. A caller must tolerate that it stops reading at any time.
+    gives its events again and trains nothing. A caller must tolerate that it stops reading at any time.
     """
 
     def train(self, order: TrainingOrder) -> Iterator[TrainingEvent]:

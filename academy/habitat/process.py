@@ -36,6 +36,7 @@ class ProcessBackend:
         folder = order.folder
         with only_one(folder / LOCK, "This very training is running already."):
             if done := _done_before(order):
+                yield from (one for one in read_events(folder / EVENTS) if one.phase not in ("done", "failed"))
                 yield done
                 return
             write_file(folder / ORDER, canonical(order))
