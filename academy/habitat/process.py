@@ -67,10 +67,12 @@ class ProcessBackend:
             )
         self._running[order.digest] = process
         heard = time.monotonic()
+        place = 0  # where the events end that were read; a new attempt cuts off a torn line before it writes
         try:
             while True:
                 running = process.poll() is None
-                fresh = [event for event in read_events(folder / EVENTS) if event.n > count]
+                found, place = read_events_from(folder / EVENTS, place)
+                fresh = [event for event in found if event.n > count]
                 for event in fresh:
                     count, heard = event.n, time.monotonic()
                     yield event
@@ -98,12 +100,17 @@ _ENVIRONMENT = {
 
 def read_events(path: Path) -> Iterator[TrainingEvent]:
     """The whole lines of an events file; a line that is still being written is left for the next reading."""
+    yield from read_events_from(path, 0)[0]
+
+
+def read_events_from(path: Path, place: int) -> tuple[list[TrainingEvent], int]:
+    """The whole lines behind a place in the file (in bytes), and the place behind them."""
     if not path.is_file():
-        return
+        return [], place
     with path.open("rb") as stream:
-        for line in stream:
-            if line.endswith(b"\n"):
-                yield TrainingEvent.model_validate_json(line)
+        stream.seek(place)
+        whole, newline, _ = stream.read().rpartition(b"\n")
+    return [TrainingEvent.model_validate_json(line) for line in whole.splitlines()], place + len(whole) + len(newline)
 
 
 def _done_before(order: TrainingOrder) -> TrainingEvent | None:
