@@ -183,7 +183,12 @@ def decide(
     champion = work.ledger.champion()
     verdicts = list(work.ledger.rows("verdict"))
     examined = next(
-        (row.body["outcome"] for row in reversed(verdicts) if order and row.body["order"] == order.digest), ""
+        (
+            row.body["outcome"]
+            for row in reversed(verdicts)
+            if order and row.body["order"] == order.digest and row.body["outcome"] != "CANNOT DECIDE"
+        ),
+        "",
     )
     decision = professor.decide(
         lessons=work.store.trainable(),

@@ -21,6 +21,7 @@ from academy.arena.suites.coding import coding
 from academy.arena.suites.leak import LeakSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.examining import hold_examination
+from academy.habitat.adapter import read_adapter
 from academy.ledger import BASE
 from academy.workplace import Workplace
 from tasks import loop
@@ -124,6 +125,16 @@ def test_no_broken_examination_moves_the_champion(
     monkeypatch.undo()
 
 
+def examined_already(work: Workplace) -> bool:
+    """Whether the decision says so of the order of version 1."""
+    version = work.versions.get("1")
+    dataset = examining.read_dataset(work.datasets, version.dataset)
+    recipe = read_adapter(work.adapters / version.adapter[:16]).manifest.recipe
+    order = stages.place_order(work, dataset, recipe)
+    assert order.digest == version.order
+    return "examined already" in stages.decide(work, force=False, order=order, dataset=dataset).because
+
+
 def test_what_could_not_be_decided_can_be_examined_again(
     unexamined: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,9 +143,11 @@ def test_what_could_not_be_decided_can_be_examined_again(
         row, _ = hold_examination(unexamined, "1")
     assert row is not None
     assert row.body["outcome"] == "CANNOT DECIDE"
+    assert not examined_already(unexamined)
     again, _ = hold_examination(unexamined, "1")
     assert again is not None
     assert again.body["outcome"] == "PROMOTE"
+    assert examined_already(unexamined)
     known, held = hold_examination(unexamined, "1")
     assert (known, held) == (again, None)
 
