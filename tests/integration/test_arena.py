@@ -222,7 +222,7 @@ def test_budget_suites_and_comparisons_are_told(evolved: Evolved, tmp_path: Path
 def test_without_new_lessons_the_hold_out_cannot_be_renewed(evolved: Evolved) -> None:
     ended = evolved.home.run("holdout", "renew")
     assert ended.code == 2
-    assert "Only 0 answers among the lessons that no training has seen" in ended.err
+    assert "Only 0 answers among the lessons that no dataset has seen" in ended.err
 
 
 def test_what_a_suite_asks_is_kept_out_of_training(unexamined: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:

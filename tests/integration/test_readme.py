@@ -49,6 +49,7 @@ def test_the_commands_for_ones_own_lessons_run(desk: Path) -> None:
         assert "Traceback" not in ended.err
 
 
+@pytest.mark.campaign
 def test_the_examinations_of_the_readme_are_held(second_home: Home, tmp_path: Path) -> None:
     block = README.partition("<!-- examinations")[2].partition("```sh\n")[2].partition("```")[0]
     lines = [shlex.split(line, comments=True) for line in block.splitlines() if line]
