@@ -128,7 +128,7 @@ PROMOTION = Cut("promotion", "answered", Watch.judged, Watch.over, least=1.0)
 ALONE = Cut("trainer alone", "imported", lambda w: w.told("contract"), lambda w: w.told("done"), TRAINER)
 SERVERLESS = Cut("server alone", "imported", lambda w: w.told("started"), lambda w: w.told("done"), SERVER)
 
-ONE_OF_EACH = (PROMOTION, REGISTRY, ARENA, TRAINING, TABLES, ALONE, IMPORT, START, DATASET, SERVERLESS)
+ONE_OF_EACH = (TABLES, PROMOTION, REGISTRY, ARENA, TRAINING, ALONE, IMPORT, START, DATASET, SERVERLESS)
 IN_A_ROW = (TRAINING, ARENA, PROMOTION)
 COPIES: tuple[tuple[str, Callable[[Watch], bool]], ...] = (
     ("imported", lambda w: w.said("training: ")),
