@@ -6,8 +6,6 @@ The arena itself knows neither runtimes nor the registry; they meet here.
 from __future__ import annotations
 
 import logging
-import resource
-import sys
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +38,7 @@ from academy.experience.source import Experience
 from academy.genealogy.versions import Version
 from academy.ledger import BASE, Champion, Row
 from academy.players import is_version, own_identity, player_of, shown
+from academy.processes import peak_memory
 from academy.professor import Decision
 from academy.promotion import record_verdict
 from academy.settings import Settings
@@ -88,11 +87,9 @@ def hold_examination(
     champion = work.ledger.champion()
     version = work.versions.get(challenger) if is_version(challenger) else None
     dataset = read_dataset(work.datasets, version.dataset if version else _newest_dataset(work))
-    rival = champion.adapter if against in (None, "champion") else against or BASE
+    rival = against if against and against != "champion" else champion.adapter
     players = (player_of(work, rival, dataset, champion), player_of(work, challenger, dataset, champion))
-    of_record = (
-        version is not None and not wanted and players[0].identity in (champion.adapter, own_identity(work, champion))
-    )
+    of_record = version is not None and not wanted and players[0].identity == own_identity(work, champion)
     entries, left_out = choose_suites(work, dataset, champion, wanted or work.settings.suites)
     questions = {suite.name: suite.questions() for suite, _ in entries}
     key = f"verdict:{work.base.digest}:" + examination_digest(
@@ -108,8 +105,21 @@ def hold_examination(
     log.info("%s: %s", verdict.outcome, verdict.because)
     record = examination.save(work.settings.folder("examinations"))
     said = _opinion(work, judge, examination, questions, dataset)
+    contradicted = (
+        _contradicted(work, examination, champion, dataset) if of_record and verdict.outcome == "REJECT" else []
+    )
+    context = Context(
+        names=(shown(rival, champion), shown(challenger, champion)), base=work.base.name, costs=costs,
+        memory=peak_memory(), left_out=left_out, opinion=said,
+        contradicted=tuple(in_words(work, {"contradicted": contradicted})["contradicted"]),
+        budget_left=work.ledger.budget_left(HORIZON) - (of_record and verdict.spends), told_only=not of_record,
+    )  # fmt: skip
+    report = _write_report(record, examination, questions, context)
+    if version is not None and version.run:
+        for path in (report, report.with_suffix(".md")):
+            work.mlflow.log_artifact(version.run, str(path), "examination")
     row = None
-    if of_record and version is not None:
+    if of_record and version is not None:  # last: until it is written, all of the above is done again after a kill
         body = {
             **verdict.model_dump(mode="json"),
             "challenger": version.adapter,
@@ -120,23 +130,13 @@ def hold_examination(
             "order": version.order,
             "cursor": dataset.cursor,
             "decision": decision.model_dump(mode="json") if decision else None,
-            "contradicted": _contradicted(work, examination, champion, dataset) if verdict.outcome == "REJECT" else [],
+            "contradicted": contradicted,
             "record": record.name,
             "left_out": left_out,
         }
         if verdict.outcome == "CANNOT DECIDE":  # what stood in the way may be gone tomorrow: it may be held again
             key += f":undecided:{sum(1 for _ in work.ledger.rows('verdict'))}"
         row = record_verdict(work.ledger, key, body, (champion.cursor, dataset.cursor))
-    names = (shown(rival, champion), shown(challenger, champion))
-    context = Context(
-        names=names, base=work.base.name, costs=costs, memory=_peak_memory(work), left_out=left_out, opinion=said,
-        contradicted=tuple(in_words(work, row.body)["contradicted"]) if row else (),
-        budget_left=work.ledger.budget_left(HORIZON), told_only=row is None,
-    )  # fmt: skip
-    report = _write_report(record, examination, questions, context)
-    if version is not None and version.run:
-        for path in (report, report.with_suffix(".md")):
-            work.mlflow.log_artifact(version.run, str(path), "examination")
     return row, Held(examination=examination, costs=costs, left_out=left_out, opinion=said, report=report)
 
 
@@ -169,10 +169,9 @@ class _Shelf:
 
     def __init__(self, work: Workplace, dataset: Dataset, champion: Champion) -> None:
         self.work = work
-        self.cursor = dataset.cursor
-        self.held_out = work.register.examined(
-            dataset.held_out({lesson.id: lesson.seq for lesson in work.store.read()})
-        )
+        self.dataset = dataset
+        self.active = {lesson.id: lesson.seq for lesson in work.store.read()}
+        self.held_out = work.register.examined(dataset.held_out(self.active))
         self.recall = RecallSuite(self.held_out, champion.cursor)
 
     @cached_property
@@ -187,9 +186,10 @@ class _Shelf:
             case "style":
                 return StyleSuite(self.recall.questions())
             case "regression":
-                return regression(_known_earlier(self.work, {example.id for example in self.held_out}))
-            case "leak":
-                return LeakSuite(lesson for lesson in self.work.store.read() if lesson.seq <= self.cursor)
+                known = (_known_earlier(self.work) & self.active.keys()) - {example.id for example in self.held_out}
+                return regression(clean(lesson)[0] for lesson in self.work.store.by_id(known).values())
+            case "leak":  # whatever the dataset was made of, trained on or not
+                return LeakSuite(self.work.store.by_id(one["id"] for one in self.dataset.inputs()).values())
             case "commits":
                 return CommitsSuite(self.held_out)
             case "coding":
@@ -307,18 +307,23 @@ def _generation(work: Workplace, suite: Suite) -> Generation:
     return Generation(max_new_tokens=min(most, 32 * (1 + (longest + 1) // 32)))
 
 
-def _known_earlier(work: Workplace, asked_anyway: set[str]) -> list[Experience]:
-    """Lessons that a champion of this family answered rightly in the examination that made it one, as curated."""
+def _known_earlier(work: Workplace) -> set[str]:
+    """Lessons that a champion of this family answered rightly in the examination that made it one."""
     crowned = {row.body["adapter"] for row in work.ledger.rows("promotion")}
     ids: set[str] = set()
     for row in work.ledger.rows("verdict"):
         path = work.settings.folder("examinations") / str(row.body["record"])
-        if row.body["outcome"] != "PROMOTE" or row.body["challenger"] not in crowned or not path.is_file():
+        if row.body["outcome"] != "PROMOTE" or row.body["challenger"] not in crowned:
             continue
-        for result in read_examination(path).results:
+        try:
+            results = read_examination(path).results
+        except ExaminationError as problem:  # nobody can mend it, and it must not end the loop for ever
+            log.warning("what v%s knew is not asked again: %s", row.body["version"], problem.message)
+            continue
+        for result in results:
             if result.suite in ("recall", "regression"):
                 ids |= {answer.question for answer in result.challenger if answer.score == 1}
-    return [clean(lesson)[0] for lesson in work.store.read() if lesson.id in ids - asked_anyway]
+    return ids
 
 
 def _contradicted(
@@ -385,12 +390,3 @@ def _write_report(
 ) -> Path:  # fmt: skip
     write_file(record.with_suffix(".md"), render(held, questions, context, form="md").encode())
     return write_file(record.with_suffix(".html"), render(held, questions, context, form="html").encode())
-
-
-def _peak_memory(work: Workplace) -> int:
-    """Bytes: of the GPU where the runtime has one, else of this process."""
-    if "torch" in sys.modules and work.runtime.device == "cuda":
-        import torch
-
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -25,6 +25,7 @@ class RuntimePlayer:
         self.identity = work.base.digest if adapter == BASE else adapter
         self._work = work
         self._adapter = adapter
+        self._ready = adapter == BASE
 
     def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
         """Greedy answers by the adapter, which is checked, loaded and verified when it is first asked."""
@@ -37,9 +38,10 @@ class RuntimePlayer:
         return likeliest(self._work.runtime, asked, self._adapter)
 
     def _prepare(self) -> None:
-        if self._adapter != BASE:
+        if not self._ready:
             self._work.runtime.load(self._work.adapters / self._adapter[:16])
             self._work.runtime.verify(self._adapter)
+            self._ready = True
 
 
 class FewShotPlayer:

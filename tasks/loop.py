@@ -81,7 +81,7 @@ def examine_challenger(challenger: Version, decision: Decision, base_model: str 
     row, _ = hold_examination(work, challenger.version, decision=decision)
     found = require_verdict(row)
     publish_verdict(work, challenger, found)
-    _show(work, f"v{challenger.version}", found)
+    _show(work, found)
     return found
 
 
@@ -94,15 +94,15 @@ def examine_players(
     row, held = hold_examination(work, challenger, champion, wanted=suites)
     if row is not None:
         publish_verdict(work, work.versions.get(challenger), row)
-        _show(work, challenger, row)
+        _show(work, row)
     verdict = row.body if row is not None else held.examination.verdict.model_dump(mode="json") if held else {}
     return {"verdict": verdict, "of_record": row is not None, "report": str(held.report) if held else None}
 
 
-def _show(work: Workplace, name: str, row: Row) -> None:
+def _show(work: Workplace, row: Row) -> None:
     """The report among Prefect's artifacts. It quotes no lesson: what Prefect keeps could not be forgotten."""
     create_markdown_artifact(
-        brief_report(work, row), key=f"examination-{name.lower()}", description=row.body["outcome"]
+        brief_report(work, row), key=f"examination-v{row.body['version']}", description=row.body["outcome"]
     )  # fmt: skip
 
 

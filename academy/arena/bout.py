@@ -70,9 +70,14 @@ class Examination(Record):
         """Names the examination by players and questions."""
         return examination_digest(self.champion, self.challenger, [result.digest for result in self.results])
 
+    @property
+    def record(self) -> str:
+        """Names the record by all its bytes: another examination of the same players never takes its place."""
+        return digest_of(self)[:16]
+
     def save(self, folder: Path) -> Path:
-        """Write the record under its digest."""
-        return write_file(folder / f"{self.digest[:16]}.json", canonical(self))
+        """Write the record under its name."""
+        return write_file(folder / f"{self.record}.json", canonical(self))
 
 
 class Cost(Record):
@@ -246,18 +251,27 @@ class _Table:
 
     def paired(self) -> Paired:
         """What was scored so far, for the verdict."""
-        return self.result().paired
+        return Paired(suite=self.suite.name, role=self.suite.role, groups=len(self.order), items=self._items())
 
     def result(self) -> Result:
         """What was answered so far, for the record."""
-        both = [q for q in self.questions if q.id in self.scores[0] and q.id in self.scores[1]]
-        first, second = ([side[q.id] for q in both] for side in self.scores)
+        both = self._both()
+        first, second = (tuple(side[q.id] for q in both) for side in self.scores)
         return Result(
             suite=self.suite.name, digest=self.suite.digest, role=self.suite.role, generation=self.generation,
-            groups=len(self.order),
-            items=tuple(
-                Item(question=q.id, group=q.group, slice=q.slice, champion=a.score, challenger=b.score)
-                for q, a, b in zip(both, first, second, strict=True)
-            ),
-            champion=tuple(first), challenger=tuple(second),
+            groups=len(self.order), items=self._items(), champion=first, challenger=second,
         )  # fmt: skip
+
+    def _items(self) -> tuple[Item, ...]:
+        first, second = self.scores
+        return tuple(
+            Item(
+                question=q.id, group=q.group, slice=q.slice,
+                champion=first[q.id].score, challenger=second[q.id].score,
+            )
+            for q in self._both()
+        )  # fmt: skip
+
+    def _both(self) -> list[Question]:
+        """What both have answered: where a player went away, one of them is ahead."""
+        return [q for q in self.questions if q.id in self.scores[0] and q.id in self.scores[1]]

@@ -80,7 +80,7 @@ def render(
     )  # fmt: skip
     environment.filters |= {"percent": _percent, "points": _points, "cell": _cell, "line": _line, "zip": zip}
     return environment.get_template(f"report.{form}.jinja").render(
-        verdict=held.verdict, last=LAST, rows=rows, context=context, texts=texts, digest=held.digest,
+        verdict=held.verdict, last=LAST, rows=rows, context=context, texts=texts, digest=held.record,
         tags=[line for result in held.results for line in _tags(result, known)],
         worse=_side_by_side(held, known, better=False), better=_side_by_side(held, known, better=True),
         comparisons=[compare(result) for result in held.results if result.items and result.role != "leak"],
