@@ -91,6 +91,37 @@ def test_the_same_examination_gives_the_same_bytes(unexamined: Workplace) -> Non
     assert path.read_bytes() == before
 
 
+def test_a_later_look_at_the_same_players_leaves_the_record_of_record_alone(
+    evolved: Evolved, second_home: Home
+) -> None:
+    row = evolved.home.ledger("verdict")[0]
+    before = (second_home.path / "examinations" / row["record"]).read_bytes()
+    ended = second_home.run("examine", "1", "base", "--json")
+    assert ended.code == 0, ended.err
+    assert (second_home.path / "examinations" / row["record"]).read_bytes() == before
+    assert len(list((second_home.path / "examinations").glob("*.json"))) == 2
+
+
+def test_a_kill_before_the_row_leaves_the_report_to_be_written_again(
+    unexamined: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(*_args: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(examining, "record_verdict", killed)
+        with pytest.raises(Killed):
+            hold_examination(unexamined, "1")
+    row, held = hold_examination(unexamined, "1")
+    assert row is not None
+    assert held is not None
+    assert held.report.is_file()
+    assert [cost.asked for cost in held.costs] == [0, 0], "every answer was kept"
+
+
 def broken_grader(*_: Any) -> float:
     raise RuntimeError("broken on purpose")
 

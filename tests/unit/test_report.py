@@ -96,7 +96,7 @@ def test_a_report_says_the_verdict_and_what_it_spent(held: Held, form: str) -> N
     assert verdict.because.split(" (p =")[0] in page
     assert "It spent one of the examinations that can promote; 22 are left." in page
     assert "Told only" not in page
-    assert held[0].digest[:16] in page
+    assert held[0].record in page
     assert f"{100 * verdict.smallest_gain:+.1f} points" in page
     assert (f"after {100 * verdict.asked:.0f} % of the questions" in page) == (verdict.look < 5)
 
