@@ -8,6 +8,7 @@
     ├── TrainingError           the trainer ended without an adapter; `cause` names the class of cause
     ├── AdapterError            an adapter that is damaged, altered or made for another base model
     ├── ExaminationError        an examination that cannot be held: nothing is decided
+    ├── ServingError            a runtime or gateway that is not there, has died or cannot take more
     └── PromotionError          a promotion or rollback that was refused; the champion stays
 
 "No" is no error: a decision not to train and the verdicts HOLD and REJECT are values with reasons.
@@ -60,6 +61,10 @@ class AdapterError(AcademyError):
 
 class ExaminationError(AcademyError):
     """An examination that cannot be held."""
+
+
+class ServingError(AcademyError):
+    """A runtime or gateway that is not there, has died or cannot take more."""
 
 
 class PromotionError(AcademyError):

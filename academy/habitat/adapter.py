@@ -22,10 +22,13 @@ FILES = (WEIGHTS, CONFIG, TEMPLATE_FILE)
 
 
 class Canary(Record):
-    """A prompt and what the adapter answered to it, greedily, at the end of its training."""
+    """A prompt and what the adapter answered to it, greedily, at the end of its training; and what the base said."""
 
     prompt: str
     answer: str
+    logprobs: tuple[float, ...] = ()  # natural, of each token that was generated, the end token among them
+    base_answer: str = ""
+    base_logprobs: tuple[float, ...] = ()  # what the base alone gives the adapter's tokens
 
 
 class Manifest(Record):
