@@ -22,6 +22,7 @@ from academy.serving.decoding import BATCH, CACHE_TOKENS, greedy, is_plain, padd
 from academy.serving.lora import Adapters
 from academy.serving.runtime import Request
 from academy.serving.scoring import as_answers, as_texts, scores
+from academy.template import FILE as TEMPLATE_FILE
 from academy.template import ChatTemplate, Message
 
 CANARY_TOKENS = 48
@@ -44,7 +45,8 @@ class PeftRuntime:
         if found.digest not in self._adapters:
             config = orjson.loads((adapter / CONFIG).read_bytes())
             self._beside.attach(found.digest, config, tensors_of((adapter / WEIGHTS).read_bytes()))
-            self._templates[found.digest] = ChatTemplate.of(self.base.path, adapter)
+            text = (adapter / TEMPLATE_FILE).read_text(encoding="utf-8")
+            self._templates[found.digest] = ChatTemplate(self._templates[BASE].tokenizer, text)
             self._adapters[found.digest] = found
         return found.digest
 
