@@ -212,37 +212,43 @@ class OllamaRuntime:
     async def _create(self, adapter: Adapter, template: ChatTemplate) -> None:
         """A tag of the base model with the adapter beside it, or of both merged, whichever this version takes."""
         config = read_config(adapter.path)
-        converts = self._version < ADAPTERS_UNTIL and self._architecture in CONVERTED
-        plain = not config.get("use_rslora") and not config.get("use_dora")
-        body: dict[str, Any] = {
+        head: dict[str, Any] = {
             "model": self.tag(adapter.digest),
             "license": [_licence(adapter.digest)],
             "parameters": {"num_ctx": self.base.context, "stop": [str(template.tokenizer.eos_token)]},
         }
-        if converts and plain:
+        version = ".".join(map(str, self._version))
+        refusal = f"version {version} converts no adapters of the architecture '{self._architecture}'"
+        if config.get("use_rslora") or config.get("use_dora"):
+            refusal = "it converts plain LoRA alone"
+        elif self._version < ADAPTERS_UNTIL and self._architecture in CONVERTED:
             files = {name: await self._uploaded(adapter.path / name) for name in (CONFIG, WEIGHTS)}
-            body |= {"from": self._model, "adapters": files}
-        elif self._merged_gguf is not None:
+            refusal = await self._refusal_of({**head, "from": self._model, "adapters": files})
+        if refusal and self._merged_gguf is not None:
             merged = await asyncio.to_thread(self._merged_gguf, adapter.path)
-            body |= {"files": {merged.name: await self._uploaded(merged)}}
-        else:
-            version = ".".join(map(str, self._version))
+            refusal = await self._refusal_of({**head, "files": {merged.name: await self._uploaded(merged)}})
+        if refusal:
             raise AdapterError(
-                f"Ollama {version} takes no adapter of the architecture {self._architecture or 'of this model'}"
-                f"{'' if plain else ' with another scale than plain LoRA'}.",
-                "Install the extra `gguf`: then the adapter is merged into the base model before it is sent.",
+                f"The Ollama server at {self._wire.url} did not take the adapter {adapter.digest[:12]}: {refusal}.",
+                "Look at its log."
+                if self._merged_gguf
+                else "Install the extra `gguf`: the adapter is merged into the base model then.",
             )
+
+    async def _refusal_of(self, body: dict[str, Any]) -> str:
+        """Create a model; "" where the server did, or why it would not."""
         async with self._wire.lines("/api/create", body) as (answer, lines):
             if not answer.is_success:
-                raise self._not_made(adapter.digest, words(answer))
+                return words(answer)
             status = ""
             async for line in lines:
                 said = self._wire.parsed(line)
                 if "error" in said:
-                    raise self._not_made(adapter.digest, str(said["error"]))
+                    return str(said["error"])
                 status = said.get("status", status)
             if status != "success":
                 raise self._wire.ended_early("the model was not made")
+        return ""
 
     async def _uploaded(self, path: Path) -> str:
         """Have the server hold a file. Returns how it is named there."""
@@ -300,12 +306,6 @@ class OllamaRuntime:
             if tag not in {one.get("model") for one in running}:
                 return
             await asyncio.sleep(LOOK_SECONDS)
-
-    def _not_made(self, digest: str, said: str) -> AdapterError:
-        return AdapterError(
-            f"The Ollama server at {self._wire.url} did not take the adapter {digest[:12]}: {said}",
-            "Install the extra `gguf` for a merged model, or use another version of Ollama.",
-        )
 
     def _refused(self, answer: httpx.Response, adapter: str) -> AdapterError | ServingError:
         if answer.status_code == httpx.codes.NOT_FOUND and adapter != BASE:
