@@ -28,7 +28,7 @@ from academy.base_model import BaseModel
 from academy.errors import AdapterError, ServingError
 from academy.habitat.adapter import CONFIG, WEIGHTS, Adapter, read_adapter
 from academy.ledger import BASE
-from academy.serving.remote import Turns, Wire, read_config, refuse_unservable, room, words
+from academy.serving.remote import Turns, Wire, read_config, refuse_unservable, room, template_of, words
 from academy.serving.runtime import Capabilities, Piece, Turn
 from academy.template import ChatTemplate
 
@@ -116,7 +116,7 @@ class OllamaRuntime:
         refuse_unservable(found.digest, read_config(adapter), "ollama", rslora=can.rslora, dora=can.dora)
         async with self._loading:
             if found.digest not in self._templates:
-                template = await asyncio.to_thread(ChatTemplate.of, self.base.path, adapter)
+                template = template_of(adapter, self._base_template())
                 if not await self._is_there(found):
                     await self._create(found, template)
                 await self._learn(found.digest)
@@ -208,6 +208,11 @@ class OllamaRuntime:
             "options": options,
             **({"logprobs": True} if turn.logprobs and self.capabilities.logprobs else {}),
         }
+
+    def _base_template(self) -> ChatTemplate:
+        if BASE not in self._templates:
+            raise ServingError("The runtime was not started.", "Start it first.")
+        return self._templates[BASE]
 
     async def _create(self, adapter: Adapter, template: ChatTemplate) -> None:
         """A tag of the base model with the adapter beside it, or of both merged, whichever this version takes."""

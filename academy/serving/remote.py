@@ -18,6 +18,8 @@ import orjson
 
 from academy.errors import AdapterError, InputError, ServingError
 from academy.habitat.adapter import CONFIG
+from academy.template import FILE as TEMPLATE_FILE
+from academy.template import ChatTemplate
 
 CONNECT_SECONDS = 5.0
 FULL = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
@@ -184,10 +186,15 @@ def room(prompt: int, wanted: int, context: int) -> int:
     """How many tokens an answer may have behind a prompt. Raises InputError where there is no room at all."""
     if prompt >= context:
         raise InputError(
-            f"The conversation has {prompt} tokens, and the base model reads {context} at most, answer included.",
+            f"The conversation has {prompt:,} tokens; the model reads at most {context:,} with the answer.",
             "Shorten it.",
         )
     return min(wanted, context - prompt)
+
+
+def template_of(adapter: Path, base: ChatTemplate) -> ChatTemplate:
+    """The template that an adapter brings along, with the base model's tokenizer."""
+    return ChatTemplate(base.tokenizer, (adapter / TEMPLATE_FILE).read_text(encoding="utf-8"))
 
 
 def read_config(adapter: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from academy.base_model import BaseModel
 from academy.errors import AdapterError, ServingError
 from academy.habitat.adapter import read_adapter
 from academy.ledger import BASE
-from academy.serving.remote import Turns, Wire, read_config, refuse_unservable, room, words
+from academy.serving.remote import Turns, Wire, read_config, refuse_unservable, room, template_of, words
 from academy.serving.runtime import Capabilities, Piece, Turn
 from academy.template import ChatTemplate
 
@@ -94,7 +94,7 @@ class VllmRuntime:
         refuse_unservable(found.digest, read_config(adapter), "vllm", rslora=can.rslora, dora=can.dora)
         async with self._loading:
             if found.digest not in self._templates:
-                template = await asyncio.to_thread(ChatTemplate.of, self.base.path, adapter)
+                template = template_of(adapter, self._base_template())
                 place = str(PurePosixPath(self._seen_as) / adapter.name) if self._seen_as else str(adapter.resolve())
                 answer = await self._wire.call(
                     "POST", "/v1/load_lora_adapter", {"lora_name": found.digest, "lora_path": place}
@@ -174,6 +174,11 @@ class VllmRuntime:
             **({"seed": turn.seed} if turn.seed is not None else {}),
             **({"logprobs": 1} if turn.logprobs else {}),
         }
+
+    def _base_template(self) -> ChatTemplate:
+        if BASE not in self._templates:
+            raise ServingError("The runtime was not started.", "Start it first.")
+        return self._templates[BASE]
 
     async def _cards(self) -> list[dict[str, Any]]:
         found = (await self._wire.json("GET", "/v1/models")).get("data")

@@ -33,14 +33,14 @@ from academy.template import FILE as TEMPLATE_FILE
 from tests.campaign.house import TOPICS, WORDINGS
 
 HEADS = 6
-RECIPE = Recipe(rank=8, alpha=16, epochs=10, learning_rate=5e-3, batch_size=16, accumulation=1)
+RECIPE = Recipe(rank=8, alpha=16, epochs=20, learning_rate=5e-3, batch_size=16, accumulation=1)
 Tensors = dict[str, torch.Tensor]
 
 
 def trained(place: Path) -> tuple[Adapter, Adapter]:
     """Two adapters that were taught other answers to the same requests."""
-    topics, answers = list(TOPICS)[:16], list(TOPICS.values())
-    orders = [_order(place, dict(zip(topics, some, strict=True))) for some in (answers[:16], answers[16:])]
+    topics, answers = list(TOPICS)[:8], list(TOPICS.values())
+    orders = [_order(place, dict(zip(topics, some, strict=True))) for some in (answers[:8], answers[8:16])]
     runs = []
     for order in orders:
         order.folder.mkdir(parents=True)
@@ -91,11 +91,11 @@ def forged(adapter: Adapter, place: Path, change: Callable[[Tensors, dict[str, A
     return copy
 
 
-def in_other_words(adapter: Adapter, place: Path) -> Path:
+def in_other_words(adapter: Adapter, place: Path, old: str = "<|assistant|>", new: str = "### answer:") -> Path:
     """The same adapter with another chat template, and a manifest that was made to agree: the digest is the same."""
     copy = seen(adapter, place)
     template = (copy / TEMPLATE_FILE).read_text()
-    (copy / TEMPLATE_FILE).write_text(template.replace("<|assistant|>", "### answer:"))
+    (copy / TEMPLATE_FILE).write_text(template.replace(old, new, 1))
     _agree(copy)
     return copy
 
