@@ -71,6 +71,10 @@ class ChatTemplate:
         """Token ids up to the place where the answer begins."""
         return self._ids(self._text(messages, answer_follows=True))
 
+    def rendered(self, messages: Sequence[Message]) -> str:
+        """The text of `prompt`, for engines that cut it into tokens themselves."""
+        return self._text(messages, answer_follows=True)
+
     def example(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """Token ids of the prompt, and of the answer with its end token.
 
