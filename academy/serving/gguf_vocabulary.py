@@ -70,9 +70,9 @@ def vocabulary(folder: Path, size: int, template: str | None = None) -> Vocabula
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    stored = orjson.loads(backend.to_str()) if backend is not None else {"model": {"type": "none"}, "decoder": None}
-    model = stored["model"]
-    if model["type"] != "BPE" or "ByteLevel" not in str(stored["decoder"]) or model.get("byte_fallback"):
+    stored: dict[str, Any] = orjson.loads(backend.to_str()) if backend is not None else {}
+    model = stored.get("model", {})
+    if model.get("type") != "BPE" or "ByteLevel" not in str(stored["decoder"]) or model.get("byte_fallback"):
         raise BaseModelError(
             "This base model's tokenizer cannot be written as GGUF: it is no byte-level BPE.",
             "Serve it with PEFT, or use llama.cpp's own converter.",
