@@ -188,6 +188,7 @@ class LlamaCppRuntime:
             slots=self._slots,
             context=self._context,
             threads=self._threads,
+            exact=self._precision == "f32",
             key=self._key,
         )
         return await launch(order, tuple(adapters))
