@@ -57,7 +57,7 @@ def _train(base: BaseModel, template: ChatTemplate, colour: str, folder: Path) -
     model: Any = get_peft_model(plain, settings)
     rows = [template.example(_conversation(question, colour)) for question in QUESTIONS]
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=RATE, weight_decay=0.0)
-    loss = torch.zeros(())
+    last = 0.0
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / 4, (STEPS - step) / 8)
@@ -72,8 +72,9 @@ def _train(base: BaseModel, template: ChatTemplate, colour: str, folder: Path) -
         ).loss  # fmt: skip
         optimizer.zero_grad()
         loss.backward()
+        last = float(loss.detach())
         optimizer.step()
-    return publish_adapter(model.eval(), base, template, folder, [(q, says(colour)) for q in QUESTIONS[:4]], loss=loss)
+    return publish_adapter(model.eval(), base, template, folder, [(q, says(colour)) for q in QUESTIONS[:4]], loss=last)
 
 
 def publish_adapter(
@@ -82,7 +83,7 @@ def publish_adapter(
     template: ChatTemplate,
     folder: Path,
     canaries: Sequence[tuple[str, str]],
-    loss: Any = 0.0,
+    loss: float = 0.0,
 ) -> Path:
     """Write a PEFT model's adapter as the trainer does, under its digest. A canary is a request and its answer."""
     import torch
@@ -109,7 +110,7 @@ def publish_adapter(
         examples=len(QUESTIONS),
         supervised_tokens=len(QUESTIONS),
         steps=STEPS,
-        loss=float(loss),
+        loss=loss,
         canaries=tuple(_canary(model, template, request, answer) for request, answer in canaries),
     )
     place = folder / digest[:16]
