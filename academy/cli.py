@@ -410,6 +410,25 @@ def ask(
 
 
 @app.command()
+def export(
+    version: Annotated[str, typer.Argument(help="A version (2 or v2).")],
+    form: Annotated[
+        str, typer.Option("--format", help="adapter (PEFT), merged (transformers), gguf or merged-gguf (llama.cpp).")
+    ] = "adapter",
+    to: Annotated[Path | None, typer.Option("--to", help="A new folder; without it one in the home.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="f32, bf16 or f16 for the model's weights; without it f32 in GGUF, else its own.")
+    ] = None,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Write a version as other tools load it."""
+    from academy.commands import models as commands
+
+    commands.export(version, form, to, precision, base_model, as_json=json)
+
+
+@app.command()
 def status(base_model: Base = None, json: Json = False) -> None:
     """Who is champion, what is waiting, what the last verdict was."""
     from academy.commands import models as commands

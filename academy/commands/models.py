@@ -1,8 +1,9 @@
-"""`academy promote | rollback | models | genealogy | ask | status`."""
+"""`academy promote | rollback | models | genealogy | ask | export | status`."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from academy import stages
@@ -10,6 +11,7 @@ from academy.commands.arena import LOW_BUDGET
 from academy.commands.output import console, emit, listen, say, table
 from academy.errors import PromotionError
 from academy.genealogy.versions import Version
+from academy.habitat.adapter import read_adapter
 from academy.ledger import BASE, Row
 from academy.promotion import reconcile
 from academy.promotion import rollback as go_back
@@ -124,6 +126,27 @@ def ask(request: str, version: str | None, max_new_tokens: int, base_model: str 
     else:
         say(answer or "(no answer)")
         console().print(f"[dim]answered by {name}[/dim]")
+
+
+def export(
+    name: str, form: str, to: Path | None, precision: str | None, base_model: str | None, *, as_json: bool
+) -> None:
+    """Write a version for other tools."""
+    from academy.export import export as write
+    from academy.export import wanted
+
+    order = wanted(form, precision)
+    work = Workplace.open(base_model)
+    version = work.versions.get(name)
+    adapter = read_adapter(work.adapters / version.adapter[:16], base_digest=work.base.digest, digest=version.adapter)
+    place = to or work.settings.folder("exports") / f"{work.base.family}-{version.name}-{form}"
+    found = write(adapter, work.base, place.expanduser(), order)
+    if as_json:
+        emit({"version": version.version, **found.model_dump(mode="json")})
+        return
+    say(f"{version.name} is in {found.folder}: {', '.join(found.files)}.")
+    for note in found.notes:
+        say(note)
 
 
 def status(base_model: str | None, *, as_json: bool) -> None:
