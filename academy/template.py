@@ -7,7 +7,7 @@ adapter's manifest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -24,6 +24,11 @@ PLAIN = (
     "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
 )
 """For base models that bring no chat template of their own."""
+
+
+def digest_of_template(text: str, special_tokens: Mapping[str, str]) -> str:
+    """sha256 of a template's text and of the special tokens (names and texts) it is rendered with."""
+    return digest_of({"template": text, "special": dict(special_tokens)})
 
 
 class Message(TypedDict):
@@ -47,18 +52,23 @@ class ChatTemplate:
             tokenizer.pad_token = tokenizer.eos_token
 
     @classmethod
-    def of(cls, base: Path, adapter: Path | None = None) -> ChatTemplate:
-        """The template stored with the adapter, or the base model's own."""
+    def of(cls, base: Path, adapter: Path | None = None, *, text: str | None = None) -> ChatTemplate:
+        """The template stored with the adapter, or the one whose `text` was read before, or the base model's own.
+
+        transformers renders it in jinja's immutable sandbox.
+        """
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         stored = adapter / FILE if adapter else None
-        return cls(tokenizer, stored.read_text(encoding="utf-8") if stored and stored.is_file() else None)
+        if stored and stored.is_file():
+            text = stored.read_text(encoding="utf-8")
+        return cls(tokenizer, text)
 
     @property
     def digest(self) -> str:
         """sha256 of the template's text and of the special tokens it is rendered with."""
-        return digest_of({"template": self.text, "special": self.special_tokens})
+        return digest_of_template(self.text, self.special_tokens)
 
     @property
     def special_tokens(self) -> dict[str, str]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, set_peft_model_state_dict
 from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteria
 from transformers.utils.logging import disable_progress_bar
 
 from academy.arena.suite import Reply
 from academy.base_model import BaseModel
 from academy.errors import AdapterError
-from academy.habitat.adapter import Adapter, read_adapter
+from academy.habitat.adapter import Adapter, Opened, open_adapter
 from academy.ledger import BASE
 from academy.serving.greedy import greedy, is_plain, padded
 from academy.serving.runtime import Request
@@ -32,8 +33,10 @@ CANARY_TOKENS = 48
 class PeftRuntime:
     """A Runtime: one base model, any number of adapters, each request answered by the one it names."""
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, admit: Callable[[Path], Opened] | None = None) -> None:
+        """`admit` reads and checks what is loaded; without it the files are checked, and not who made them."""
         self.base = base
+        self._admit = admit or partial(open_adapter, base_digest=base.digest)
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         disable_progress_bar()
         dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
@@ -46,15 +49,23 @@ class PeftRuntime:
         self._templates: dict[str, ChatTemplate] = {BASE: ChatTemplate.of(base.path)}
 
     def load(self, adapter: Path) -> str:
-        """Check an adapter's files and load it beside the others."""
-        found = read_adapter(adapter, base_digest=self.base.digest)
+        """Check an adapter's files and load it beside the others, from the very bytes that were checked."""
+        opened = self._admit(adapter)
+        found = opened.adapter
         if found.digest not in self._adapters:
-            if isinstance(self._model, PeftModel):
-                self._model.load_adapter(str(adapter), adapter_name=found.digest, is_trainable=False)
-            else:
-                self._model = PeftModel.from_pretrained(self._model, str(adapter), adapter_name=found.digest)
-                self._model.eval()
-            self._templates[found.digest] = ChatTemplate.of(self.base.path, adapter)
+            config = LoraConfig(**{**opened.config, "inference_mode": True})
+            try:
+                if isinstance(self._model, PeftModel):
+                    self._model.add_adapter(found.digest, config)
+                else:
+                    self._model = PeftModel(self._model, config, adapter_name=found.digest)
+                set_peft_model_state_dict(self._model, dict(opened.tensors), adapter_name=found.digest)
+            except (RuntimeError, ValueError) as problem:  # PEFT's words for modules and shapes that are not there
+                raise AdapterError(
+                    f"The adapter {found.digest[:12]} does not fit the base model.", "Train it on this one."
+                ) from problem
+            self._model.eval()
+            self._templates[found.digest] = ChatTemplate.of(self.base.path, text=opened.template)
             self._adapters[found.digest] = found
         return found.digest
 
