@@ -73,7 +73,9 @@ def make_adapter(
         save_file(dict(tensors or make_tensors(value)), folder / WEIGHTS, metadata={"format": "pt"})
     else:
         (folder / WEIGHTS).write_bytes(weights)
-    (folder / CONFIG).write_bytes(orjson.dumps({**orjson.loads(canonical_config(PEFT_CONFIG, "seed")), **(config or {})}))
+    (folder / CONFIG).write_bytes(
+        orjson.dumps({**orjson.loads(canonical_config(PEFT_CONFIG, "seed")), **(config or {})})
+    )
     (folder / TEMPLATE_FILE).write_bytes(template)
     manifest = {
         "adapter": digest_of_adapter(folder), "files": {name: digest_of_file(folder / name) for name in FILES},

@@ -25,7 +25,12 @@ def show(*, as_json: bool) -> None:
             "Keys of this home",
             ("key", "of", "standing", "because"),
             [
-                (one.id, "" if one.revoked else "this home" if one.own else "another home", _standing(one.revoked, one.current), one.because)
+                (
+                    one.id,
+                    "" if one.revoked else "this home" if one.own else "another home",
+                    _standing(one.revoked, one.current),
+                    one.because,
+                )
                 for one in found
             ],
         )

@@ -117,7 +117,7 @@ def _place(name: str, entry: Any, start: int) -> Place:
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         _refuse(f"what it says of {name} is not type, shape and place.")
     kind, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         _refuse(f"{name} has a type other than {', '.join(KINDS)}.")
     if not _whole_numbers(shape, 1) or not 1 <= len(shape) <= 2:
         _refuse(f"{name} has no shape of one or two numbers.")
