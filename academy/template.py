@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from typing_extensions import TypedDict  # pydantic takes the standard one from Python 3.12 on
+
 from academy.artifacts import digest_of
 from academy.errors import TemplateError
 
@@ -39,7 +41,7 @@ class Message(TypedDict):
 
 
 class ChatTemplate:
-    """A tokenizer with a fixed template."""
+    """A tokenizer with a fixed template, which transformers renders in jinja's immutable sandbox."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None) -> None:
         self.tokenizer: Any = tokenizer
@@ -52,18 +54,13 @@ class ChatTemplate:
             tokenizer.pad_token = tokenizer.eos_token
 
     @classmethod
-    def of(cls, base: Path, adapter: Path | None = None, *, text: str | None = None) -> ChatTemplate:
-        """The template stored with the adapter, or the one whose `text` was read before, or the base model's own.
-
-        transformers renders it in jinja's immutable sandbox.
-        """
+    def of(cls, base: Path, adapter: Path | None = None) -> ChatTemplate:
+        """The template stored with the adapter, or the base model's own."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
         stored = adapter / FILE if adapter else None
-        if stored and stored.is_file():
-            text = stored.read_text(encoding="utf-8")
-        return cls(tokenizer, text)
+        return cls(tokenizer, stored.read_text(encoding="utf-8") if stored and stored.is_file() else None)
 
     @property
     def digest(self) -> str:

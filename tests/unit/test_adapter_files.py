@@ -448,7 +448,8 @@ def test_a_template_reaches_nothing_but_the_messages() -> None:
     from academy.base_model import SEED_FOLDER
     from academy.template import ChatTemplate
 
-    template = ChatTemplate.of(SEED_FOLDER, text="{{ messages.__class__.__mro__[1].__subclasses__() }}")
+    tokenizer = ChatTemplate.of(SEED_FOLDER).tokenizer
+    template = ChatTemplate(tokenizer, "{{ messages.__class__.__mro__[1].__subclasses__() }}")
     with pytest.raises(SecurityError):
         template.prompt([{"role": "user", "content": "a"}])
 
