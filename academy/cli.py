@@ -27,6 +27,14 @@ dataset_app = typer.Typer(
 app.add_typer(dataset_app, name="dataset")
 holdout_app = typer.Typer(help="The questions that are held out.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(holdout_app, name="holdout")
+models_app = typer.Typer(
+    help="List the versions of this base model; refuse one.", invoke_without_command=True, rich_markup_mode=None
+)
+app.add_typer(models_app, name="models")
+keys_app = typer.Typer(
+    help="The keys that sign adapters, and those that are trusted.", invoke_without_command=True, rich_markup_mode=None
+)
+app.add_typer(keys_app, name="keys")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Base = Annotated[str | None, typer.Option("--base-model", help="'seed', a folder or a Hugging Face name.")]
@@ -379,12 +387,115 @@ def rollback(
     commands.rollback(to, because, base_model, as_json=json)
 
 
-@app.command()
-def models(base_model: Base = None, json: Json = False) -> None:
-    """List the versions of this base model."""
+@models_app.callback()
+def models(context: typer.Context, base_model: Base = None, json: Json = False) -> None:
+    """List the versions of this base model; refuse one."""
+    if context.invoked_subcommand is None:
+        from academy.commands import models as commands
+
+        commands.show(base_model, as_json=json)
+
+
+@models_app.command("refuse")
+def models_refuse(
+    version: Annotated[str, typer.Argument(help="A version, as `academy models` lists it.")],
+    because: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
+    older: Annotated[bool, typer.Option("--older", help="Refuse all versions before this one instead.")] = False,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Never serve or promote a version from now on."""
     from academy.commands import models as commands
 
-    commands.show(base_model, as_json=json)
+    commands.refuse(version, because, base_model, older=older, as_json=json)
+
+
+@models_app.command("readmit")
+def models_readmit(
+    version: Annotated[str, typer.Argument(help="A version that was refused.")],
+    because: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Take back that a version was refused."""
+    from academy.commands import models as commands
+
+    commands.readmit(version, because, base_model, as_json=json)
+
+
+@app.command()
+def verify(
+    versions: Annotated[list[str] | None, typer.Argument(help="Versions; without any the champion.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All versions of this base model.")] = False,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Verify signature, files, numbers, base model, registry and dataset of a version, offline."""
+    from academy.commands import models as commands
+
+    commands.verify(versions or [], base_model, all_of_them=every, as_json=json)
+
+
+@keys_app.callback()
+def keys(context: typer.Context, json: Json = False) -> None:
+    """List the keys that sign adapters, and those that are trusted."""
+    if context.invoked_subcommand is None:
+        from academy.commands import keys as commands
+
+        commands.show(as_json=json)
+
+
+@keys_app.command("rotate")
+def keys_rotate(json: Json = False) -> None:
+    """Sign with a new key from now on; what the old one signed stays valid."""
+    from academy.commands import keys as commands
+
+    commands.rotate(as_json=json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="A key's id, or its beginning.")],
+    because: Annotated[str, typer.Option(help="Why; kept with the key.")] = "",
+    json: Json = False,
+) -> None:
+    """Refuse what a key signed, until it is signed again."""
+    from academy.commands import keys as commands
+
+    commands.revoke(key, because, as_json=json)
+
+
+@keys_app.command("resign")
+def keys_resign(
+    versions: Annotated[
+        list[str] | None, typer.Argument(help="Versions that you vouch for, unsigned ones too.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that a key of this home signed.")] = False,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Sign adapters with the present key: unsigned ones, and those of a revoked key."""
+    from academy.commands import keys as commands
+
+    commands.resign(versions or [], base_model, all_of_them=every, as_json=json)
+
+
+@keys_app.command("export")
+def keys_export(file: Annotated[Path, typer.Argument(help="The file to write.")], json: Json = False) -> None:
+    """Write the present public key to a file that other homes can trust."""
+    from academy.commands import keys as commands
+
+    commands.export(file, as_json=json)
+
+
+@keys_app.command("trust")
+def keys_trust(
+    file: Annotated[Path, typer.Argument(help="A file of `academy keys export`.")], json: Json = False
+) -> None:
+    """Trust what another home's key signed."""
+    from academy.commands import keys as commands
+
+    commands.trust(file, as_json=json)
 
 
 @app.command()

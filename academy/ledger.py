@@ -16,7 +16,7 @@ from academy.artifacts import Record
 from academy.database import Database, ledger
 from academy.errors import PromotionError
 
-Kind = Literal["verdict", "promotion", "rollback", "release", "supersede", "undo", "allow", "renewal"]
+Kind = Literal["verdict", "promotion", "rollback", "release", "supersede", "undo", "allow", "renewal", "refuse"]
 BASE = "base"
 """What stands for "no adapter" wherever an adapter's digest or version is expected."""
 

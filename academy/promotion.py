@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from academy.admission import Gate, admit_adapter
 from academy.errors import PromotionError
 from academy.experience.lessons import set_aside
 from academy.genealogy.versions import Version, Versions
-from academy.habitat.adapter import read_adapter
 from academy.ledger import BASE, Champion, Ledger, Row
 
 Verify = Callable[[Path], None]
@@ -30,12 +30,12 @@ def record_verdict(ledger: Ledger, key: str, body: dict[str, Any], lessons: tupl
 
 
 def promote(
-    ledger: Ledger, versions: Versions, version: Version, adapters: Path, verdict: Row, verify: Verify | None
+    ledger: Ledger, versions: Versions, version: Version, gate: Gate, verdict: Row, verify: Verify | None
 ) -> Row:
     """Make a version champion on the strength of a PROMOTE verdict against the present champion.
 
     Raises PromotionError where the verdict says otherwise or the champion has changed since, AdapterError where the
-    adapter is not the one that was examined. Repeating it after a crash changes nothing twice.
+    adapter is not the one that was examined or is not admitted. Repeating it after a crash changes nothing twice.
     """
     done = next((row for row in ledger.rows("promotion") if row.body.get("verdict") == verdict.seq), None)
     if done is None:
@@ -54,10 +54,9 @@ def promote(
             raise PromotionError(
                 f"{version.name} was made of lessons that were forgotten since.", "Train again without them."
             )
-        folder = adapters / version.adapter[:16]
-        read_adapter(folder, base_digest=ledger.family, digest=version.adapter)
+        admitted = admit_adapter(gate, version.adapter, version)
         if verify is not None:
-            verify(folder)
+            verify(admitted.folder)
         done = ledger.crown(
             "promotion",
             champion,
@@ -78,7 +77,7 @@ def promote(
     return done
 
 
-def rollback(ledger: Ledger, versions: Versions, adapters: Path, to: str | None, because: str) -> Champion:
+def rollback(ledger: Ledger, versions: Versions, gate: Gate, to: str | None, because: str) -> Champion:
     """Go back to the champion before this one, or to a named version or "base". Returns the new champion."""
     champion = ledger.champion()
     crowned = list(ledger.rows("promotion", "rollback"))
@@ -99,7 +98,7 @@ def rollback(ledger: Ledger, versions: Versions, adapters: Path, to: str | None,
             raise PromotionError(
                 f"v{to} was never champion.", "Only an examined and promoted version can be gone back to."
             )
-        read_adapter(adapters / version.adapter[:16], base_digest=ledger.family, digest=version.adapter)
+        admit_adapter(gate, version.adapter, version)
         body = {name: was[name] for name in ("version", "adapter", "generation", "cursor")}
     ledger.crown("rollback", champion, {**body, "because": because})
     reconcile(ledger, versions)

@@ -29,7 +29,7 @@ from academy.experience.lessons import Import
 from academy.experience.source import Kind
 from academy.genealogy.tracking import TrackedRun
 from academy.genealogy.versions import Version
-from academy.habitat.adapter import Adapter, read_adapter
+from academy.habitat.adapter import sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.process import ProcessBackend, read_events
 from academy.ledger import BASE, Row
@@ -236,7 +236,10 @@ def train(
             last.message, "Run the same command again: it goes on from the last checkpoint.", last.cause
         )
     champion = work.ledger.champion()
-    adapter = _adapter(work, last.adapter)
+    # here and not in the trainer: that one may run in a container, and has no key
+    adapter = sign_adapter(
+        work.adapters / last.adapter[:16], work.keys, base_digest=work.base.digest, digest=last.adapter
+    )
     version = work.versions.register(adapter, run, parent=champion.version, generation=champion.generation + 1)
     log.info("%s is registered: adapter %s", version.name, version.adapter[:12])
     return version
@@ -314,7 +317,7 @@ def act(work: Workplace, challenger: Version, row: Row) -> bool:
         return False
     before = work.ledger.champion()
     if before.adapter != challenger.adapter:
-        promote(work.ledger, work.versions, challenger, work.adapters, row, _verify_with(work))
+        promote(work.ledger, work.versions, challenger, work.gate, row, _verify_with(work))
         log.info("%s is champion; before it was %s", challenger.name, before.name)
     else:
         reconcile(work.ledger, work.versions)
@@ -326,10 +329,6 @@ def _verify_with(work: Workplace) -> Callable[[Path], None]:
         work.runtime.verify(work.runtime.load(folder))
 
     return verify
-
-
-def _adapter(work: Workplace, digest: str) -> Adapter:
-    return read_adapter(work.adapters / digest[:16], base_digest=work.base.digest, digest=digest)
 
 
 def _tell(event: TrainingEvent, before: TrainingEvent) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,10 @@ from academy.database import Database
 from academy.experience.lessons import LessonsStore
 from academy.ledger import Ledger
 from academy.settings import Settings, load_settings
+from academy.signing import Keys
 
 if TYPE_CHECKING:
+    from academy.admission import Gate
     from academy.genealogy.versions import Versions
     from academy.serving.peft import PeftRuntime
 
@@ -61,9 +63,28 @@ class Workplace:
     @cached_property
     def runtime(self) -> PeftRuntime:
         """The runtime that answers."""
+        from academy.admission import admit_adapter
         from academy.serving.peft import PeftRuntime
 
-        return PeftRuntime(self.base)
+        return PeftRuntime(self.base, partial(admit_adapter, self.gate))
+
+    @property
+    def keys(self) -> Keys:
+        """The keys that sign adapters, and those that are trusted."""
+        return Keys(self.settings.home.resolve() / "keys")
+
+    @cached_property
+    def gate(self) -> Gate:
+        """What decides which adapters may be served and promoted."""
+        from academy.admission import Gate
+
+        return Gate(
+            ledger=self.ledger,
+            keys=self.keys,
+            adapters=self.adapters,
+            versions=lambda: self.versions,
+            modules=self.base.modules,
+        )
 
     @property
     def adapters(self) -> Path:

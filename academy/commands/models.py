@@ -1,15 +1,17 @@
-"""`academy promote | rollback | models | genealogy | ask | export | status`."""
+"""`academy promote | rollback | models | verify | genealogy | ask | export | status`."""
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from academy import stages
+from academy.admission import readmit_adapter, refusal, refuse_adapter, verify_version
 from academy.commands.arena import LOW_BUDGET
 from academy.commands.output import console, emit, listen, say, table
-from academy.errors import PromotionError
+from academy.errors import InputError, PromotionError
 from academy.genealogy.versions import Version
 from academy.habitat.adapter import read_adapter
 from academy.ledger import BASE, Row
@@ -45,7 +47,7 @@ def rollback(to: str | None, because: str, base_model: str | None, *, as_json: b
     """Go back."""
     work = Workplace.open(base_model)
     before = work.ledger.champion()
-    champion = go_back(work.ledger, work.versions, work.adapters, to, because)
+    champion = go_back(work.ledger, work.versions, work.gate, to, because)
     if as_json:
         emit({"champion": champion.version, "adapter": champion.adapter, "before": before.version})
     else:
@@ -53,21 +55,22 @@ def rollback(to: str | None, because: str, base_model: str | None, *, as_json: b
 
 
 def show(base_model: str | None, *, as_json: bool) -> None:
-    """The versions."""
+    """The versions, each with whether it can be verified."""
     work = Workplace.open(base_model)
     found = work.versions.all(work.ledger.champion().version)
+    sound = {one.version: verify_version(work.gate, one, work.datasets).ok for one in found}
     if as_json:
-        emit([one.model_dump(mode="json") for one in found])
+        emit([{**one.model_dump(mode="json"), "verified": sound[one.version]} for one in found])
         return
     if not found:
         say("No versions yet: the base model answers.")
         return
     table(
         f"Versions of {work.base.family}",
-        ("version", "champion", "generation", "parent", "verdict", "dataset", "adapter", "made"),
+        ("version", "standing", "generation", "parent", "verdict", "dataset", "adapter", "made"),
         [
             (
-                one.name, _standing(one), one.generation, _name(one.parent), one.verdict,
+                one.name, _standing(one, verified=sound[one.version]), one.generation, _name(one.parent), one.verdict,
                 one.dataset[:12], one.adapter[:12],
                 datetime.fromtimestamp(one.created / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
             )
@@ -76,12 +79,63 @@ def show(base_model: str | None, *, as_json: bool) -> None:
     )  # fmt: skip
 
 
+def refuse(name: str, because: str, base_model: str | None, *, older: bool, as_json: bool) -> None:
+    """Refuse a version, or all before it: from now on none of them is served or promoted."""
+    work = Workplace.open(base_model)
+    version = work.versions.get(name)
+    row = refuse_adapter(work.ledger, version, because, older=older)
+    _tell_refusal(work, row, as_json=as_json)
+
+
+def readmit(name: str, because: str, base_model: str | None, *, as_json: bool) -> None:
+    """Take a refusal back."""
+    work = Workplace.open(base_model)
+    _tell_refusal(work, readmit_adapter(work.ledger, work.versions.get(name), because), as_json=as_json)
+
+
+def _tell_refusal(work: Workplace, row: Row, *, as_json: bool) -> None:
+    champion = work.ledger.champion()
+    gone = champion.version != BASE and bool(refusal(work.ledger, champion.adapter, [champion.version]))
+    if as_json:
+        emit({**row.body, "champion_refused": gone})
+        return
+    say(f"{_story(row)}.")
+    if gone:
+        say(f"The champion {champion.name} is refused: `academy rollback` goes back to another one.")
+
+
+def verify(names: list[str], base_model: str | None, *, all_of_them: bool, as_json: bool) -> None:
+    """Verify versions without a network or a server; without a name the champion. Exit code 2 where anything fails."""
+    work = Workplace.open(base_model)
+    champion = work.ledger.champion()
+    if all_of_them:
+        versions = work.versions.all(champion.version)
+    elif names:
+        versions = [work.versions.get(name) for name in names]
+    elif champion.version != BASE:
+        versions = [work.versions.get(champion.version)]
+    else:
+        raise InputError("The base model is the champion, and no version was named.", "`academy models` lists them.")
+    found = [verify_version(work.gate, one, work.datasets) for one in versions]
+    sound = all(one.ok for one in found)
+    if as_json:
+        emit({"ok": sound, "versions": [{"ok": one.ok, **one.model_dump(mode="json")} for one in found]})
+    for one in [] if as_json else found:
+        say(f"v{one.version}  adapter {one.adapter[:12]}: {'verified' if one.ok else 'NOT VERIFIED'}")
+        for check in one.checks:
+            say(f"  {'✓' if check.ok else '✗'} {check.name}" + (f": {check.sentence}" if check.sentence else ""))
+    if not sound:
+        sys.exit(2)
+
+
 def genealogy(base_model: str | None, *, as_json: bool) -> None:
     """The family tree, and what happened to the crown."""
     work = Workplace.open(base_model)
     champion = work.ledger.champion()
     versions = work.versions.all(champion.version)
-    history = list(work.ledger.rows("verdict", "promotion", "rollback", "release", "supersede", "undo", "allow"))
+    history = list(
+        work.ledger.rows("verdict", "promotion", "rollback", "release", "supersede", "undo", "allow", "refuse")
+    )
     if as_json:
         emit(
             {
@@ -183,22 +237,28 @@ def _story(row: Row) -> str:
         case "promotion":
             return f"{_name(body['version'])} replaces {_name(body['replaces'])}"
         case "rollback":
-            why = f" ({body['because']})" if body.get("because") else ""
-            return f"back to {_name(body['version'])} from {_name(body['replaces'])}{why}"
+            return f"back to {_name(body['version'])} from {_name(body['replaces'])}{_why(body)}"
         case "release":
             return f"{body['lessons']} lessons" + (f" of {body['batch']}" if body["batch"] else "")
         case "allow":
             return f"the overlap {body['overlap'][:12]} may be trained on"
         case "renewal":
             return f"{body['retired']} questions retired, {body['fresh']} fresh ones on {body['groups']} answers"
+        case "refuse":
+            who = f"all before v{body['older_than']}" if "older_than" in body else _name(body["version"])
+            return f"{who} {'is served again' if body.get('refused') is False else 'must not be served'}{_why(body)}"
         case "undo":
             return f"{body['lessons']} lessons of {body['batch']} {'put back' if body['restored'] else 'taken out'}"
         case _:
             return f"another answer is right for a request; {body['retired']} lessons retired"
 
 
-def _standing(version: Version) -> str:
-    words = (("champion", version.champion), ("tainted", version.tainted))
+def _why(body: dict[str, Any]) -> str:
+    return f" ({body['because']})" if body.get("because") else ""
+
+
+def _standing(version: Version, *, verified: bool) -> str:
+    words = (("champion", version.champion), ("tainted", version.tainted), ("unverified", not verified))
     return ", ".join(word for word, so in words if so)
 
 

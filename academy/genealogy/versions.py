@@ -90,6 +90,10 @@ class Versions:
         found.sort(key=lambda one: int(one.version))
         return [one.model_copy(update={"champion": one.version == champion}) for one in found]
 
+    def of_adapter(self, digest: str) -> list[Version]:
+        """The versions that name this adapter (a digest); as a rule one."""
+        return [_version(one) for one in _pages(self.client, f"name = '{self.family}' AND tags.adapter = '{digest}'")]
+
     def note_verdict(self, version: str, outcome: str, because: str, scores: dict[str, str]) -> None:
         """Write an examination's outcome where people browse."""
         for name, value in {"verdict": outcome, "verdict_because": because[:4900], **scores}.items():
