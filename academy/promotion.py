@@ -1,21 +1,28 @@
-"""Promotion and rollback, each one transaction on one screen.
+"""Promotion, activation by hand and rollback, each one transaction on one screen.
 
 The ledger's row is the moment at which the champion changes; everything before it can be repeated, and everything
-after it (the alias that MLflow shows) is made true again by `reconcile` at the next start.
+after it (the alias and the description that MLflow shows) is made true again by `reconcile` at the next start.
+Whoever changes the champion uses the adapter meanwhile, so that it cannot be archived under their hands.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from academy.errors import PromotionError
+from academy.approval import standing
+from academy.errors import AdapterError, PromotionError
 from academy.experience.lessons import set_aside
-from academy.genealogy.versions import Version, Versions
-from academy.habitat.adapter import read_adapter
+from academy.genealogy.description import describe
+from academy.genealogy.versions import Shown, Version, Versions
+from academy.habitat.adapter import Adapter, read_adapter
+from academy.habitat.archive import AdapterStore
 from academy.ledger import BASE, Champion, Ledger, Row
+from academy.retention import restore
 
+log = logging.getLogger("academy")
 Verify = Callable[[Path], None]
 """Loads an adapter and replays its canaries; raises AdapterError."""
 
@@ -30,12 +37,21 @@ def record_verdict(ledger: Ledger, key: str, body: dict[str, Any], lessons: tupl
 
 
 def promote(
-    ledger: Ledger, versions: Versions, version: Version, adapters: Path, verdict: Row, verify: Verify | None
+    ledger: Ledger,
+    versions: Versions,
+    version: Version,
+    adapters: Path,
+    verdict: Row,
+    verify: Verify | None,
+    *,
+    by: str = "",
+    approval: bool = False,
 ) -> Row:
     """Make a version champion on the strength of a PROMOTE verdict against the present champion.
 
-    Raises PromotionError where the verdict says otherwise or the champion has changed since, AdapterError where the
-    adapter is not the one that was examined. Repeating it after a crash changes nothing twice.
+    `by` is who did it; with `approval` a person's word on this verdict must be there. Raises PromotionError where
+    the verdict or a person says otherwise or the champion has changed since, AdapterError where the adapter is not
+    the one that was examined. Repeating it after a crash changes nothing twice.
     """
     done = next((row for row in ledger.rows("promotion") if row.body.get("verdict") == verdict.seq), None)
     if done is None:
@@ -50,73 +66,156 @@ def promote(
                 f"{version.name} was examined against another champion than {champion.name}.",
                 f"Run `academy examine {version.name}` again.",
             )
-        if version.tainted:
+        _refuse_tainted(version)
+        said = standing(ledger, verdict)
+        if said == "declined" or (approval and said == "undecided"):
             raise PromotionError(
-                f"{version.name} was made of lessons that were forgotten since.", "Train again without them."
+                f"{version.name} " + ("was declined." if said == "declined" else "waits for approval."),
+                f"Approve it with `academy approve {version.name}`." if said == "undecided" else "Its verdict is spent.",
             )
-        folder = adapters / version.adapter[:16]
-        read_adapter(folder, base_digest=ledger.family, digest=version.adapter)
-        if verify is not None:
-            verify(folder)
-        done = ledger.crown(
-            "promotion",
-            champion,
-            {
-                "version": version.version,
-                "adapter": version.adapter,
-                "generation": champion.generation + 1,
-                "cursor": verdict.body["cursor"],
-                "verdict": verdict.seq,
-            },
-        )
+        body = {"cursor": verdict.body["cursor"], "verdict": verdict.seq, "by": by}
+        done = _crown(ledger, champion, version, adapters, verify, body)
     if ledger.champion().adapter != version.adapter:
         raise PromotionError(
             f"{version.name} was promoted on this verdict before, and was rolled back since.",
             f"Make it champion again with `academy rollback {version.name}`.",
         )
-    reconcile(ledger, versions)
+    _show(ledger, versions)
     return done
 
 
-def rollback(ledger: Ledger, versions: Versions, adapters: Path, to: str | None, because: str) -> Champion:
-    """Go back to the champion before this one, or to a named version or "base". Returns the new champion."""
+def activate(
+    ledger: Ledger, versions: Versions, version: Version, adapters: Path, verify: Verify, *, by: str, because: str = ""
+) -> Champion:
+    """Make a version champion because a person says so, without a verdict; the history tells it as that.
+
+    The adapter is checked and its canaries are replayed as for a promotion. Raises AdapterError where it is not
+    verified, PromotionError where it is champion already or tainted. One that was champion before is gone back to.
+    """
+    champion = ledger.champion()
+    if champion.adapter == version.adapter:
+        raise PromotionError(f"{version.name} is the champion already.", "`academy models` lists the versions.")
+    if version.unverified or not version.adapter:
+        raise AdapterError(
+            f"{version.name} is unverified: {version.unverified or 'it has no adapter'}",
+            "Register an adapter that passes its checks.",
+        )
+    if version.adapter == BASE:
+        return rollback(ledger, versions, adapters, BASE, because, by=by)
+    _refuse_tainted(version)
+    _bring_back(ledger, versions, adapters, version.version, version.adapter, by)
+    if any(row.body["adapter"] == version.adapter for row in ledger.rows("promotion", "rollback")):
+        with AdapterStore(adapters).using(version.adapter) as folder:
+            read_adapter(folder, base_digest=ledger.family, digest=version.adapter)
+            verify(folder)
+            return rollback(ledger, versions, adapters, version.version, because, by=by)
+    verdicts = [row for row in ledger.rows("verdict") if row.body["challenger"] == version.adapter]
+    notes = because or (f"its last verdict was {verdicts[-1].body['outcome']}" if verdicts else "")
+    # what it was trained on is not proven here: no lesson counts as learned that did not count before
+    body = {"cursor": champion.cursor, "verdict": None, "by": by, "because": notes}
+    _crown(ledger, champion, version, adapters, verify, body)
+    _show(ledger, versions)
+    return ledger.champion()
+
+
+def rollback(
+    ledger: Ledger, versions: Versions, adapters: Path, to: str | None, because: str, *, by: str = ""
+) -> Champion:
+    """Go back to the champion before this one, or to a named version or "base". Returns the new champion.
+
+    The ledger knows all that is needed: a version that was deleted in MLflow can be gone back to. An archived one is
+    restored first.
+    """
     champion = ledger.champion()
     crowned = list(ledger.rows("promotion", "rollback"))
+    to = to or ledger.way_back()
     if to is None:
-        if not crowned:
-            raise PromotionError(
-                "There is nothing to go back to: the base model is the champion.", "Promote a version first."
-            )
-        to = str(crowned[-1].body["replaces"]) if crowned[-1].kind == "promotion" else _parent(crowned, champion)
-    to = to.removeprefix("v")
-    if to == champion.version:
+        raise PromotionError(
+            "There is nothing to go back to: the base model is the champion.", "Promote a version first."
+        )
+    number = to.removeprefix("v")
+    if number != BASE and not number.isdecimal():
+        number = versions.get(to).version  # a name that a person gave it
+    if number == champion.version:
         raise PromotionError(f"{champion.name} is the champion already.", "`academy models` lists the versions.")
-    body: dict[str, Any] = {"version": BASE, "adapter": BASE, "generation": 0, "cursor": 0}
-    if to != BASE:
-        version = versions.get(to)
-        was = next((row.body for row in reversed(crowned) if row.body["version"] == version.version), None)
+    body: dict[str, Any] = {"version": BASE, "adapter": BASE, "generation": 0, "cursor": 0, "config": {}}
+    if number == BASE:
+        ledger.crown("rollback", champion, {**body, "because": because, "by": by})
+    else:
+        was = next((row.body for row in reversed(crowned) if row.body["version"] == number), None)
         if was is None:
+            known = versions.get(number)
             raise PromotionError(
-                f"v{to} was never champion.", "Only an examined and promoted version can be gone back to."
+                f"{known.name} was never champion.", "Only an examined and promoted version can be gone back to."
             )
-        read_adapter(adapters / version.adapter[:16], base_digest=ledger.family, digest=version.adapter)
-        body = {name: was[name] for name in ("version", "adapter", "generation", "cursor")}
-    ledger.crown("rollback", champion, {**body, "because": because})
-    reconcile(ledger, versions)
+        with AdapterStore(adapters).using(was["adapter"]) as folder:
+            _bring_back(ledger, versions, adapters, number, was["adapter"], by)
+            adapter = read_adapter(folder, base_digest=ledger.family, digest=was["adapter"])
+            body = {name: was[name] for name in ("version", "adapter", "generation", "cursor")}
+            body["config"] = _config(adapter)
+            ledger.crown("rollback", champion, {**body, "because": because, "by": by})
+    _show(ledger, versions)
     return ledger.champion()
 
 
 def reconcile(ledger: Ledger, versions: Versions) -> Champion:
-    """Make MLflow's alias say what the ledger says. Called at every start and after every change."""
+    """Make MLflow say what the ledger says, and tell what was found otherwise. Called at every start."""
     champion = ledger.champion()
-    if champion.seq:
-        versions.show_champion(champion.version)
+    if not champion.seq:
+        return champion
+    match _show(ledger, versions):
+        case "gone":
+            log.warning(
+                "%s, the champion, is no longer in MLflow's registry; its adapter %s answers all the same",
+                champion.name, champion.adapter[:12],
+            )  # fmt: skip
+        case "mended":
+            log.info("MLflow's alias is %s again, as the ledger says", champion.name)
+        case "as it was":
+            pass
     return champion
 
 
-def _parent(crowned: list[Row], champion: Champion) -> str:
-    """Whom the present champion replaced when it was promoted: a second rollback goes one step further back."""
-    for row in reversed(crowned):
-        if row.kind == "promotion" and row.body["version"] == champion.version:
-            return str(row.body["replaces"])
-    raise PromotionError("There is nothing to go back to: the base model is the champion.", "Promote a version first.")
+def _crown(
+    ledger: Ledger, champion: Champion, version: Version, adapters: Path, verify: Verify | None, body: dict[str, Any]
+) -> Row:
+    """Check the adapter, replay its canaries, and write the row that makes it champion instead of `champion`."""
+    with AdapterStore(adapters).using(version.adapter) as folder:
+        adapter = read_adapter(folder, base_digest=ledger.family, digest=version.adapter)
+        if verify is not None:
+            verify(folder)
+        facts = {
+            "version": version.version,
+            "adapter": version.adapter,
+            "generation": champion.generation + 1,
+            "config": _config(adapter),
+        }
+        return ledger.crown("promotion", champion, {**facts, **body})
+
+
+def _show(ledger: Ledger, versions: Versions) -> Shown:
+    """Alias and descriptions in MLflow: of the champion, and of whom it replaced."""
+    champion = ledger.champion()
+    found = versions.show_champion(champion.version, champion.adapter)
+    for row in ledger.latest("promotion", "rollback", limit=1):
+        describe(versions, ledger, champion.version, str(row.body["replaces"]))
+    return found
+
+
+def _bring_back(ledger: Ledger, versions: Versions, adapters: Path, version: str, adapter: str, by: str) -> None:
+    """Restore an archived adapter. One that is nowhere is told by whoever reads it next."""
+    store = AdapterStore(adapters)
+    if not store.here(adapter) and store.packed(adapter) is not None:
+        restore(ledger, versions, store, version, adapter, by=by, because="it is to be champion")
+
+
+def _refuse_tainted(version: Version) -> None:
+    if version.tainted:
+        raise PromotionError(
+            f"{version.name} was made of lessons that were forgotten since.", "Train again without them."
+        )
+
+
+def _config(adapter: Adapter) -> dict[str, Any]:
+    """What answers from now on, for the history."""
+    return {"base_model": adapter.manifest.base_name, "recipe": adapter.manifest.recipe.model_dump(mode="json")}
