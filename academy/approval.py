@@ -54,7 +54,8 @@ def decide(ledger: Ledger, verdict: Row, *, approved: bool, by: str, note: str =
         )
     if verdict.body["champion"] != champion.adapter:
         raise PromotionError(
-            f"{name} was examined against another champion than {champion.name}.", f"Run `academy examine {name}` again."
+            f"{name} was examined against another champion than {champion.name}.",
+            f"Run `academy examine {name}` again.",
         )
     if verdict.seq in _carried_out(ledger):
         raise PromotionError(

@@ -71,7 +71,9 @@ def promote(
         if said == "declined" or (approval and said == "undecided"):
             raise PromotionError(
                 f"{version.name} " + ("was declined." if said == "declined" else "waits for approval."),
-                f"Approve it with `academy approve {version.name}`." if said == "undecided" else "Its verdict is spent.",
+                f"Approve it with `academy approve {version.name}`."
+                if said == "undecided"
+                else "Its verdict is spent.",
             )
         body = {"cursor": verdict.body["cursor"], "verdict": verdict.seq, "by": by}
         done = _crown(ledger, champion, version, adapters, verify, body)

@@ -70,8 +70,9 @@ def archive(
             return known
         raise AdapterError(f"The adapter of {version.name} is not on the disk.", "Train it again.")
     lock = store.adapters.parent / "locks" / "evolve"
-    with only_one(lock, "An evolution is running in this home; nothing is archived meanwhile."), store.alone(
-        version.adapter
+    with (
+        only_one(lock, "An evolution is running in this home; nothing is archived meanwhile."),
+        store.alone(version.adapter),
     ):
         # nobody can make it champion between this look and the end: who does that uses the adapter
         if (reason := protected(ledger).get(version.adapter)) is not None:
@@ -146,13 +147,13 @@ def prune(
             except AdapterError as problem:  # loaded or damaged: it stays, and the others go on
                 reason = because = problem.message.rstrip(".")
         action: Literal["stays", "archive"] = "stays" if reason else "archive"
-        found.append(
-            Kept(version=version.version, adapter=version.adapter, action=action, because=because, bytes=size)
-        )
+        found.append(Kept(version=version.version, adapter=version.adapter, action=action, because=because, bytes=size))
     return found
 
 
-def _row(ledger: Ledger, kind: Literal["archive", "restore"], version: str, found: Packed, by: str, because: str) -> Row:
+def _row(
+    ledger: Ledger, kind: Literal["archive", "restore"], version: str, found: Packed, by: str, because: str
+) -> Row:
     """A history row. A second one of the same kind in a row is the first one's: it was killed before its end."""
     rows = [row for row in ledger.latest("archive", "restore") if row.body["adapter"] == found.adapter]
     if rows and rows[0].kind == kind:

@@ -75,7 +75,7 @@ class Workplace:
         return self.settings.folder("adapters")
 
     def use_adapter(self, digest: str, *, by: str = "") -> Path:
-        """An adapter's folder for reading: restored where it was archived, and not archived while this process lives."""
+        """An adapter's folder to read: restored where it was archived, and not archived while this process lives."""
         from academy.retention import restore
 
         if digest not in self._used:

@@ -40,7 +40,9 @@ def description(versions: Versions, ledger: Ledger, version: Version) -> str:
         lines.append(f"- run: [{version.run[:8]}](#/experiments/{versions.experiment}/runs/{version.run})")
     for name, digest in (("dataset", version.dataset), ("adapter", version.adapter)):
         lines += [f"- {name}: `{plain(digest[:64])}`"] if digest else []
-    lines.append(f"- verdict: **{plain(version.verdict)}**" + (f": {plain(version.because)}" if version.because else ""))
+    lines.append(
+        f"- verdict: **{plain(version.verdict)}**" + (f": {plain(version.because)}" if version.because else "")
+    )
     lines += [f"- {plain(name)}: {value:g}" for name, value in sorted(version.metrics.items())]
     events = history(ledger, EVENTS, versions=[version.version])
     if events:

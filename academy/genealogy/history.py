@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, Literal
 
+from pydantic import Field
+
 from academy.artifacts import Record
 from academy.ledger import BASE, Kind, Ledger, Row
 
@@ -24,7 +26,7 @@ class Deployment(Record):
     by: str = ""  # a person, or `flow run ID`; empty in rows that were written before this was kept
     verdict: int | None = None  # the row it rests on; a deploy without one is a person's activation by hand
     notes: str = ""
-    config: dict[str, Any] = {}  # base model and recipe of what answers now
+    config: dict[str, Any] = Field(default_factory=dict)  # base model and recipe of what answers now
 
     @property
     def by_hand(self) -> bool:

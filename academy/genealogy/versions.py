@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import Field
+
 from academy.artifacts import Record, canonical
 from academy.errors import InputError
 from academy.genealogy.tracking import EXPERIMENT, ORDER_TAG, TrackedRun
@@ -52,8 +54,8 @@ class Version(Record):
     label: str = ""  # what a person called it
     because: str = ""  # of the verdict
     recipe: str = ""  # canonical JSON; empty for versions registered before it was kept here
-    metrics: dict[str, float] = {}  # what was told at registration
-    scores: dict[str, str] = {}  # of the examination of record
+    metrics: dict[str, float] = Field(default_factory=dict)  # what was told at registration
+    scores: dict[str, str] = Field(default_factory=dict)  # of the examination of record
     unverified: str = ""  # why its adapter could not be verified when it was registered
     archived: bool = False
 
@@ -90,9 +92,9 @@ class Versions:
         return self.get(str(made.version))
 
     def get(self, version: str) -> Version:
-        """A version by its number (`7` or `v7`), its name, its order (job) or its adapter; 12 digits are enough.
+        """A version by its number (`7` or `v7`), its name, its order (job), run or adapter.
 
-        Raises InputError where there is none.
+        Of orders and adapters 12 digits are enough. Raises InputError where there is none.
         """
         number = version.removeprefix("v")
         if number.isdecimal():
@@ -110,7 +112,7 @@ class Versions:
             return None
 
     def page(self, limit: int, before: int | None = None, champion: Champion | None = None) -> list[Version]:
-        """At most `limit` versions, newest first, with smaller numbers than `before`; one query, however many there are.
+        """At most `limit` versions, newest first, with smaller numbers than `before`: one query.
 
         The one that `champion` names is marked, where it is still that adapter.
         """
@@ -174,11 +176,7 @@ class Versions:
 
     def call(self, version: Version, label: str) -> Version:
         """Give a version a name: a tag, and an alias where MLflow takes it. Raises InputError for one that is none."""
-        if not NAME.fullmatch(label) or label.removeprefix("v").isdigit() or label.lower() in (BASE, CHAMPION):
-            raise InputError(
-                f"'{label}' cannot be the name of a version.",
-                "Take letters, digits and . _ - : @ +, and neither a number, base nor champion.",
-            )
+        check_name(label)
         self.note(version.version, {LABEL: label})
         if ALIAS.fullmatch(label):
             self.client.set_registered_model_alias(self.family, label, version.version)
@@ -232,6 +230,8 @@ class Versions:
     def _named(self, name: str) -> Version | None:
         if found := self._one(f"tags.`{LABEL}` = '{name}'"):
             return found
+        if re.fullmatch(r"[0-9a-f]{32}", name) and (found := self._one(f"run_id = '{name}'")):
+            return found
         if re.fullmatch(r"[0-9a-f]{12,64}", name):
             return self._one(f"tags.`{ORDER_TAG}` LIKE '{name}%'") or self._one(f"tags.`adapter` LIKE '{name}%'")
         return self.by_order(name)
@@ -282,6 +282,15 @@ class Versions:
         self.client.log_model_artifacts(model.model_id, str(Path(adapter.path)))
         self.client.finalize_logged_model(model.model_id, "READY")
         return str(model.model_id)
+
+
+def check_name(label: str) -> None:
+    """Raise InputError for what cannot be the name of a version: it would hide a number, or break a query."""
+    if not NAME.fullmatch(label) or label.removeprefix("v").isdecimal() or label.lower() in (BASE, CHAMPION):
+        raise InputError(
+            f"'{label}' cannot be the name of a version.",
+            "Take letters, digits and . _ - : @ +, and neither a number, base nor champion.",
+        )
 
 
 def _version(found: Any) -> Version:

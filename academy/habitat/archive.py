@@ -140,7 +140,8 @@ class AdapterStore:
         found = self.packed(digest)
         if found is None:
             raise AdapterError(
-                f"There is no archive of the adapter {digest[:12]}.", "Train again: the same order gives the same bytes."
+                f"There is no archive of the adapter {digest[:12]}.",
+                "Train again: the same order gives the same bytes.",
             )
         file = self._file(digest)
         if digest_of_file(file) != found.sha256:
