@@ -14,9 +14,14 @@ from academy.artifacts import digest_of_file
 from academy.genealogy.tracking import ORDER_TAG
 from academy.genealogy.versions import CHAMPION, Version, Versions
 from academy.habitat.adapter import CONFIG, FILES, MANIFEST, TEMPLATE_FILE, WEIGHTS, digest_of_adapter
+from academy.habitat.archive import AdapterStore
 from academy.ledger import BASE, Ledger, Row
 from academy.professor import Recipe
 from academy.promotion import promote, record_verdict, rollback
+
+
+def nothing(_folder: Path) -> None:
+    """The canaries of adapters that have none."""
 
 
 @dataclass
@@ -45,7 +50,9 @@ class House:
         (staged / MANIFEST).write_bytes(orjson.dumps(manifest))
         staged.rename(self.adapters / digest[:16])
         made = self.versions.client.create_model_version(
-            self.versions.family, source=self.adapters.as_uri(), tags={"adapter": digest, ORDER_TAG: f"order-{value}"}
+            self.versions.family,
+            source=self.adapters.as_uri(),
+            tags={"adapter": digest, ORDER_TAG: f"order-{value}"},
         )
         return self.versions.get(str(made.version))
 
@@ -66,7 +73,12 @@ class House:
         self.promote(version, self.examine(version))
 
     def rollback(self, to: str | None = None) -> str:
-        return rollback(self.ledger, self.versions, self.adapters, to, "a test").name
+        return rollback(self.ledger, self.versions, self.adapters, to, "a test", by="tester").name
+
+    @property
+    def store(self) -> AdapterStore:
+        """The adapters on the disk and in the archive."""
+        return AdapterStore(self.adapters)
 
     @property
     def alias(self) -> str:

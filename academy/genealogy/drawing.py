@@ -1,6 +1,6 @@
 """The family tree drawn: for a terminal, as SVG and as Mermaid.
 
-One row for each version, oldest first, as `git log --graph` draws commits: a line of descent keeps its lane, the
+One row for each version, oldest first, as `git log --graph` draws commits: a line of champions keeps its lane, the
 others branch off to the right and give their lane back where they end. So one version, ten or 200 in a line stay
 readable, and only as many lanes are used as live side by side. Everything that people can write is escaped.
 """
@@ -113,11 +113,15 @@ def layout(tree: FamilyTree) -> tuple[list[Line], list[Place]]:
     for n, parent in enumerate(parents):
         if parent is not None:
             children.setdefault(parent, []).append(n)
-    heir = {parent: max(born, key=lambda n: (_was(lines[n].node), n)) for parent, born in children.items()}
+    heir = {
+        parent: max(crowned)
+        for parent, born in children.items()
+        if (crowned := [n for n in born if _was(lines[n].node)])
+    }
     chains = []  # each a line of descent: it keeps one lane from its first row to the last that hangs on it
     for n in range(len(lines)):
         parent = parents[n]
-        if parent is None or heir[parent] != n:
+        if parent is None or heir.get(parent) != n:
             chain = list(_descent(n, heir))
             chains.append((chain, max(max(children.get(one, [one])[-1], one) for one in chain)))
     lanes = [0] * len(lines)
