@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from academy.commands.models_app import Base, Before, Json, Limit, models_app
 from academy.errors import AcademyError, HomeError
 
 app = typer.Typer(
@@ -27,17 +28,12 @@ dataset_app = typer.Typer(
 app.add_typer(dataset_app, name="dataset")
 holdout_app = typer.Typer(help="The questions that are held out.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(holdout_app, name="holdout")
-models_app = typer.Typer(
-    help="List the versions of this base model; refuse one.", invoke_without_command=True, rich_markup_mode=None
-)
 app.add_typer(models_app, name="models")
 keys_app = typer.Typer(
     help="The keys that sign adapters, and those that are trusted.", invoke_without_command=True, rich_markup_mode=None
 )
 app.add_typer(keys_app, name="keys")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Base = Annotated[str | None, typer.Option("--base-model", help="'seed', a folder or a Hugging Face name.")]
 Repo = Annotated[list[Path] | None, typer.Option("--repo", help="A git repository to learn from; repeatable.")]
 
 
@@ -387,42 +383,6 @@ def rollback(
     commands.rollback(to, because, base_model, as_json=json)
 
 
-@models_app.callback()
-def models(context: typer.Context, base_model: Base = None, json: Json = False) -> None:
-    """List the versions of this base model; refuse one."""
-    if context.invoked_subcommand is None:
-        from academy.commands import models as commands
-
-        commands.show(base_model, as_json=json)
-
-
-@models_app.command("refuse")
-def models_refuse(
-    version: Annotated[str, typer.Argument(help="A version, as `academy models` lists it.")],
-    because: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
-    older: Annotated[bool, typer.Option("--older", help="Refuse all versions before this one instead.")] = False,
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Never serve or promote a version from now on."""
-    from academy.commands import models as commands
-
-    commands.refuse(version, because, base_model, older=older, as_json=json)
-
-
-@models_app.command("readmit")
-def models_readmit(
-    version: Annotated[str, typer.Argument(help="A version that was refused.")],
-    because: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Take back that a version was refused."""
-    from academy.commands import models as commands
-
-    commands.readmit(version, because, base_model, as_json=json)
-
-
 @app.command()
 def verify(
     versions: Annotated[list[str] | None, typer.Argument(help="Versions; without any the champion.")] = None,
@@ -431,7 +391,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Verify signature, files, numbers, base model, registry and dataset of a version, offline."""
-    from academy.commands import models as commands
+    from academy.commands import admission as commands
 
     commands.verify(versions or [], base_model, all_of_them=every, as_json=json)
 
@@ -499,11 +459,57 @@ def keys_trust(
 
 
 @app.command()
-def genealogy(base_model: Base = None, json: Json = False) -> None:
-    """Show the family tree: parents, datasets, verdicts, promotions and rollbacks."""
-    from academy.commands import models as commands
+def approve(
+    version: Annotated[str, typer.Argument(help="A version whose verdict PROMOTE waits.")],
+    note: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = "",
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Approve a winner, and make it champion (ACADEMY_PROMOTION=approval)."""
+    from academy.commands import genealogy as commands
 
-    commands.genealogy(base_model, as_json=json)
+    commands.approve(version, note, base_model, as_json=json)
+
+
+@app.command()
+def decline(
+    version: Annotated[str, typer.Argument(help="A version whose verdict PROMOTE waits.")],
+    because: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Refuse a winner: its verdict never promotes."""
+    from academy.commands import genealogy as commands
+
+    commands.decline(version, because, base_model, as_json=json)
+
+
+@app.command()
+def genealogy(
+    limit: Limit = 50,
+    before: Before = None,
+    form: Annotated[str, typer.Option("--format", help="text, json, mermaid or svg.")] = "text",
+    to: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Show the family tree: parents, datasets, verdicts, promotions and rollbacks."""
+    from academy.commands import genealogy as commands
+
+    commands.tree(limit, before, form, to, base_model, as_json=json)
+
+
+@app.command()
+def history(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, the newest.")] = 50,
+    before: Annotated[int | None, typer.Option(min=1, help="Only rows with smaller numbers: the page before.")] = None,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Tell every change of the champion and the archive: what, who, when and why."""
+    from academy.commands import genealogy as commands
+
+    commands.changes(limit, before, base_model, as_json=json)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import difflib
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -102,6 +102,9 @@ class Settings(BaseSettings):
     )
     endpoint_key: SecretStr = Field(
         SecretStr(""), validation_alias=_names("ENDPOINT_KEY"), description="bearer token for judges and endpoints"
+    )
+    promotion: Literal["automatic", "approval"] = Field(
+        "automatic", validation_alias=_names("PROMOTION"), description="approval: a winner waits for a person's word"
     )
     enable_gpu: bool = Field(
         True, validation_alias=_names("ENABLE_GPU", "ENABLE_GPU"), description="use a GPU where there is one"

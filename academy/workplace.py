@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from academy.signing import Keys
 if TYPE_CHECKING:
     from academy.admission import Gate
     from academy.genealogy.versions import Versions
+    from academy.habitat.archive import AdapterStore
     from academy.serving.peft import PeftRuntime
 
 
@@ -30,6 +32,8 @@ class Workplace:
         self.database.migrate()
         self.store = LessonsStore(self.database)
         self.register = HoldOutRegister(self.database)
+        self._uses = ExitStack()
+        self._used: set[str] = set()
 
     @classmethod
     def open(cls, base_model: str | None = None, home: Path | None = None) -> Workplace:
@@ -90,6 +94,28 @@ class Workplace:
     def adapters(self) -> Path:
         """Where adapters are published, each under its digest."""
         return self.settings.folder("adapters")
+
+    def use_adapter(self, digest: str, *, by: str = "") -> Path:
+        """An adapter's folder to read: restored where it was archived, and not archived while this process lives."""
+        from academy.retention import restore
+
+        if digest not in self._used:
+            self._uses.enter_context(self.adapter_store.using(digest))
+            self._used.add(digest)
+        found = self.adapter_store.folder(digest)
+        if not found.is_dir() and self.adapter_store.packed(digest) is not None:
+            version = self.versions.get(digest)
+            restore(
+                self.ledger, self.versions, self.adapter_store, version.version, digest, by=by, because="it is asked"
+            )
+        return found
+
+    @cached_property
+    def adapter_store(self) -> AdapterStore:
+        """Adapters on the disk and in the archive."""
+        from academy.habitat.archive import AdapterStore
+
+        return AdapterStore(self.adapters)
 
     @property
     def datasets(self) -> Path:

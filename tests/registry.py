@@ -1,9 +1,9 @@
-"""One family with its ledger, a real MLflow registry, keys and a folder of small signed adapters."""
+"""A family with a real ledger, a real MLflow registry, keys and small signed adapters, for tests that train nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from academy.admission import Gate
 from academy.genealogy.tracking import ORDER_TAG
 from academy.genealogy.versions import CHAMPION, Version, Versions
 from academy.habitat.adapter import read_adapter
+from academy.habitat.archive import AdapterStore
 from academy.ledger import BASE, Ledger, Row
 from academy.promotion import promote, record_verdict, rollback
 from academy.signing import Keys
@@ -18,8 +19,27 @@ from tests.adapters import MODULES, publish
 
 
 @dataclass
+class Standby:
+    """Serves nobody: the adapters here have no canaries. Notes what it was asked for; `check` and `alias` may refuse."""
+
+    check: Callable[[str], None] | None = None
+    alias: Callable[[], None] | None = None
+    asked: list[str] = field(default_factory=list)
+
+    def prepare(self, adapter: str, *, again: bool = False) -> None:
+        self.asked.append(f"again {adapter}" if again else adapter)
+        if self.check is not None:
+            self.check(adapter)
+
+    def follow(self) -> None:
+        self.asked.append("follow")
+        if self.alias is not None:
+            self.alias()
+
+
+@dataclass
 class House:
-    """What promotion and admission work on."""
+    """What promotion, admission and retention work on: one family in a home."""
 
     ledger: Ledger
     versions: Versions
@@ -37,10 +57,18 @@ class House:
     def gate(self) -> Gate:
         return Gate(self.ledger, self.keys, self.adapters, lambda: self.versions, frozenset(MODULES))
 
+    @property
+    def store(self) -> AdapterStore:
+        """The adapters on the disk and in the archive."""
+        return AdapterStore(self.adapters)
+
+    def make(self, value: float, **facts: Any) -> Path:
+        """The folder of a small signed adapter whose tensors hold `value`."""
+        return publish(self.adapters, value, **{"keys": self.keys, "base_digest": self.ledger.family, **facts})
+
     def train(self, value: float, **facts: Any) -> Version:
-        """A registered version with a small adapter whose tensors hold `value`."""
-        folder = publish(self.adapters, value, **{"keys": self.keys, "base_digest": self.ledger.family, **facts})
-        manifest = read_adapter(folder).manifest
+        """A registered version with such an adapter."""
+        manifest = read_adapter(self.make(value, **facts)).manifest
         tags = {"adapter": manifest.adapter, ORDER_TAG: manifest.order, "dataset": manifest.dataset}
         made = self.versions.client.create_model_version(
             self.versions.family, source=self.adapters.as_uri(), tags=tags
@@ -49,7 +77,7 @@ class House:
 
     def folder(self, version: Version) -> Path:
         """Where a version's adapter lies."""
-        return self.adapters / version.adapter[:16]
+        return self.store.folder(version.adapter)
 
     def tag(self, version: Version, **tags: str) -> None:
         """Change what the registry says."""
@@ -62,20 +90,25 @@ class House:
         """A verdict on a version against the present champion."""
         champion = self.ledger.champion().adapter
         body = {
-            "outcome": outcome, "challenger": version.adapter, "version": version.version, "champion": champion,
-            "cursor": cursor, "spends": True,
+            "outcome": outcome, "challenger": version.adapter, "champion": champion, "cursor": cursor, "spends": True,
+            "version": version.version, "champion_version": self.ledger.champion().version, "because": "a test says so",
         }  # fmt: skip
         key = f"verdict:{len(list(self.ledger.rows()))}"
         return record_verdict(self.ledger, key, body, (self.ledger.champion().cursor, cursor))
 
-    def promote(self, version: Version, verdict: Row, verify: Callable[[Path], None] | None = None) -> Row:
-        return promote(self.ledger, self.versions, version, self.gate, verdict, verify)
+    def promote(
+        self, version: Version, verdict: Row, check: Callable[[str], None] | None = None, **more: Any
+    ) -> Row:
+        serving = more.pop("serving", None) or Standby(check)
+        return promote(self.ledger, self.versions, version, self.gate, verdict, serving, **more)
 
     def crown(self, version: Version) -> None:
         self.promote(version, self.examine(version))
 
-    def rollback(self, to: str | None = None) -> str:
-        return rollback(self.ledger, self.versions, self.gate, to, "a test").name
+    def rollback(self, to: str | None = None, serving: Standby | None = None) -> str:
+        return rollback(
+            self.ledger, self.versions, self.gate, to, "a test", serving or Standby(), by="tester"
+        ).name
 
     @property
     def alias(self) -> str:
