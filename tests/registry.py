@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from academy.artifacts import digest_of_file
 from academy.genealogy.tracking import ORDER_TAG
 from academy.genealogy.versions import CHAMPION, Version, Versions
-from academy.habitat.adapter import CONFIG, FILES, MANIFEST, TEMPLATE_FILE, WEIGHTS, digest_of_adapter
+from academy.habitat.adapter import CONFIG, FILES, MANIFEST, TEMPLATE_FILE, WEIGHTS, digest_of_adapter, read_adapter
 from academy.habitat.archive import AdapterStore
 from academy.ledger import BASE, Ledger, Row
 from academy.professor import Recipe
@@ -32,8 +32,8 @@ class House:
     versions: Versions
     adapters: Path
 
-    def train(self, value: float) -> Version:
-        """A registered version with a tiny adapter whose tensors hold `value`."""
+    def make(self, value: float, base_digest: str = "") -> Path:
+        """The folder of a tiny adapter whose tensors hold `value`."""
         staged = self.adapters / f"made-{value}"
         staged.mkdir(parents=True)
         save_file({"layer.lora_A": np.full((2, 4), value, dtype=np.float32)}, staged / WEIGHTS)
@@ -41,14 +41,18 @@ class House:
         (staged / TEMPLATE_FILE).write_text("{{ messages }}", encoding="utf-8")
         digest = digest_of_adapter(staged)
         manifest = {
-            "adapter": digest, "files": {name: digest_of_file(staged / name) for name in FILES}, "base_name": "seed",
-            "base_digest": self.ledger.family, "dataset": "d", "train_digest": "t", "order": f"order-{value}",
+            "adapter": digest, "files": {name: digest_of_file(staged / name) for name in FILES},
+            "base_name": "seed", "base_digest": base_digest or self.ledger.family, "dataset": "d", "train_digest": "t", "order": f"order-{value}",
             "template": "t", "special_tokens": {}, "recipe": Recipe().model_dump(mode="json"), "trainer": "test",
             "versions": {}, "threads": 1, "examples": 50, "supervised_tokens": 500, "steps": 10, "loss": 0.5,
             "canaries": [],
         }  # fmt: skip
         (staged / MANIFEST).write_bytes(orjson.dumps(manifest))
-        staged.rename(self.adapters / digest[:16])
+        return staged.rename(self.adapters / digest[:16])
+
+    def train(self, value: float) -> Version:
+        """A registered version with such an adapter."""
+        digest = read_adapter(self.make(value)).digest
         made = self.versions.client.create_model_version(
             self.versions.family,
             source=self.adapters.as_uri(),
