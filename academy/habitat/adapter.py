@@ -27,8 +27,10 @@ class Canary(Record):
     prompt: str
     answer: str
     logprobs: tuple[float, ...] = ()  # natural, of each token that was generated, the end token among them
+    prompt_tokens: int = 0  # of the prompt as the template renders it
     base_answer: str = ""
     base_logprobs: tuple[float, ...] = ()  # what the base alone gives the adapter's tokens
+    base_answer_logprobs: tuple[float, ...] = ()  # of each token of the base's own answer
 
 
 class Manifest(Record):
