@@ -96,7 +96,7 @@ def is_full(home: Path, problem: BaseException) -> bool:
     return home.is_dir() and shutil.disk_usage(home).free < LEAST_FREE
 
 
-def write_file(path: Path, content: bytes | Iterable[bytes]) -> Path:
+def write_file(path: Path, content: bytes | Iterable[bytes], mode: int = 0o644) -> Path:
     """Write a file completely or not at all, replacing what was there."""
     with said_plainly(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def write_file(path: Path, content: bytes | Iterable[bytes]) -> Path:
                     stream.write(chunk)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(staged).chmod(0o644)
+            Path(staged).chmod(mode)
             Path(staged).replace(path)
             _sync_folder(path.parent)
         finally:

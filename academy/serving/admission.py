@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from academy.artifacts import Record
-from academy.serving.wire import Refused
+from academy.serving.wire import RequestError
 from academy.settings import Settings
 
 
@@ -19,8 +19,8 @@ class Limits(Record):
 
     concurrency: int = 16  # answers that are being made at once
     queue: int = 64  # requests that wait beside them
-    first_token: float = 60.0  # from admission to the first piece of the answer
-    total: float = 600.0  # from admission to its end
+    first_token: float = 60.0  # a place is free within this, and then the first piece of the answer there within this
+    total: float = 600.0  # from its place to its end
     slow_reader: float = 30.0  # a client may leave its answer unread for so long
     drain: float = 30.0  # answers may go on for so long once the gateway is ending
     load: float = 600.0  # an adapter is loaded and checked within
@@ -56,9 +56,9 @@ class Slots:
         return self.running + self.waiting
 
     def refuse_if_full(self) -> None:
-        """Raises Refused (429) where the line is as long as it may be. Nothing may be awaited between this and `one`."""
+        """Raises RequestError (429) where the line is as long as it may be. Nothing is awaited from this to `one`."""
         if self.waiting >= self.limits.queue and self._free.locked():
-            raise Refused(
+            raise RequestError(
                 429,
                 f"The gateway is full: {self.running} answers are being made and {self.waiting} requests wait.",
                 code="queue_full",
@@ -67,14 +67,14 @@ class Slots:
 
     @asynccontextmanager
     async def one(self, until: float) -> AsyncIterator[None]:
-        """Wait for a place and hold it. Raises Refused (503) where none became free until then (the loop's clock)."""
+        """Wait for a place and hold it. Raises RequestError (503) where none was free until then (the loop's clock)."""
         self.waiting += 1
         try:
             try:
                 async with asyncio.timeout_at(until):
                     await self._free.acquire()
             except TimeoutError:
-                raise Refused(503, "No place became free in time.", code="queue_timeout", retry=5) from None
+                raise RequestError(503, "No place became free in time.", code="queue_timeout", retry=5) from None
         finally:
             self.waiting -= 1
         self.running += 1

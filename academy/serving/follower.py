@@ -1,6 +1,6 @@
 """The champion's pointer follows the ledger: looked at twice a second, and at once when somebody says so.
 
-    newer row -> load -> check by its own name -> flip the pointer -> check through the name `champion` -> unload the rest
+    newer row -> load -> check by its own name -> flip the pointer -> check by the name `champion` -> unload the rest
 
 Where any of it fails the champion of before goes on answering, the gateway calls itself degraded in one sentence, and
 it is tried again after growing pauses.
@@ -31,7 +31,7 @@ class Follower:
         self._following = asyncio.Lock()
 
     async def first(self) -> None:
-        """Have the ledger's champion answer before anybody asks. Raises what a person must mend first (AcademyError)."""
+        """Have the ledger's champion answer before anybody asks. Raises AcademyError: a person must mend that first."""
         await self._follow()
 
     async def follow(self) -> Served:

@@ -3,8 +3,8 @@
 A request is pinned when it is admitted, to one adapter and to the ledger's row that vouches for it; what happens to the
 pointer afterwards does not concern it. An adapter that somebody is pinned to is never unloaded.
 
-Everything here runs in one event loop. Looking at the pointer and counting the request are not torn apart by an `await`,
-and that is all the locking a pin needs.
+Everything here runs in one event loop. Looking at the pointer and counting the request are not torn apart by an
+`await`, and that is all the locking a pin needs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from academy.artifacts import Record
 from academy.errors import AdapterError, ServingError
 from academy.ledger import BASE, Champion, Ledger
 from academy.serving.runtime import LiveRuntime
-from academy.serving.wire import Refused
+from academy.serving.wire import RequestError
 
 CHAMPION = "champion"
 """The name that always means the ledger's champion."""
@@ -39,9 +39,7 @@ class Served(Record):
     @classmethod
     def of(cls, champion: Champion) -> Served:
         """The ledger's champion."""
-        return cls(
-            version=champion.version, adapter=champion.adapter, generation=champion.generation, seq=champion.seq
-        )
+        return cls(version=champion.version, adapter=champion.adapter, generation=champion.generation, seq=champion.seq)
 
     @property
     def name(self) -> str:
@@ -58,7 +56,15 @@ class Pinning:
     """The adapters of one live runtime, and who is pinned to them."""
 
     def __init__(
-        self, runtime: LiveRuntime, ledger: Ledger, adapters: Path, check: Check, *, keep: int, guests: int, patience: float
+        self,
+        runtime: LiveRuntime,
+        ledger: Ledger,
+        adapters: Path,
+        check: Check,
+        *,
+        keep: int,
+        guests: int,
+        patience: float,
     ) -> None:
         """`keep` champions stay loaded, the present one among them, and `guests` versions that were asked for by name.
 
@@ -99,7 +105,7 @@ class Pinning:
     async def find(self, name: str) -> Served:
         """Whom a request means: `champion`, `base`, a version (`v7`, `7`), an adapter's digest, a name of the family.
 
-        Raises Refused (404) for what nobody examined and nobody loaded by hand.
+        Raises RequestError (404) for what nobody examined and nobody loaded by hand.
         """
         if name in (CHAMPION, self.ledger.family):
             return self.champion
@@ -112,8 +118,11 @@ class Pinning:
             return known
         if self.is_ready(name):
             return Served(version=name[:12], adapter=name)  # loaded by hand, before its examination
-        raise Refused(
-            404, f"There is no model '{name[:80]}': ask /v1/models for the names.", param="model", code="model_not_found"
+        raise RequestError(
+            404,
+            f"There is no model '{name[:80]}': ask /v1/models for the names.",
+            param="model",
+            code="model_not_found",
         )
 
     def _known_as(self, name: str) -> Served | None:
@@ -141,7 +150,8 @@ class Pinning:
     async def bring(self, adapter: str, *, again: bool = False) -> None:
         """Have an adapter loaded and checked by its own name; `again`: check it although it was.
 
-        Raises AdapterError for one that is not what its name says, and leaves it out; ServingError where it took too long.
+        Raises AdapterError for one that is not what its name says, and leaves it out; ServingError where that took too
+        long.
         """
         if not again and self.is_ready(adapter):
             return
@@ -152,22 +162,28 @@ class Pinning:
                 was_ready = self.is_ready(adapter)
                 self._checked.discard(adapter)
                 try:
-                    found = await self.runtime.load(self.adapters / adapter[:16])
-                    if found != adapter:
-                        await self.runtime.unload(found)
-                        raise AdapterError(
-                            f"The folder of {adapter[:12]} holds the adapter {found[:12]}.", "It is not served; train again."
-                        )
+                    await self._load(adapter)
                     await self.check(adapter)
                 except AdapterError:
-                    if not was_ready:  # else there may be answers that it has begun; `tidy` takes it when they have ended
+                    if (
+                        not was_ready
+                    ):  # else there may be answers that it has begun; `tidy` takes it when they have ended
                         await self.runtime.unload(adapter)
                     raise
                 self._checked.add(adapter)
         except TimeoutError:
             raise ServingError(
-                f"Loading the adapter {adapter[:12]} took more than {self.patience:g} seconds.", "Look at the runtime's log."
+                f"Loading the adapter {adapter[:12]} took more than {self.patience:g} seconds.",
+                "Look at the runtime's log.",
             ) from None
+
+    async def _load(self, adapter: str) -> None:
+        found = await self.runtime.load(self.adapters / adapter[:16])
+        if found != adapter:
+            await self.runtime.unload(found)
+            raise AdapterError(
+                f"The folder of {adapter[:12]} holds the adapter {found[:12]}.", "It is not served; train again."
+            )
 
     def flip(self, served: Served) -> None:
         """Let the name `champion` mean somebody else from this moment on. What was admitted before is not touched."""

@@ -22,11 +22,17 @@ TEMPERATURE = 0.0
 MAX_STOPS = 4
 
 
-class Refused(ServingError):
+class RequestError(ServingError):
     """A request that gets an error for an answer: an HTTP status and OpenAI's error object."""
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry: float | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry: float | None = None,
     ) -> None:
         super().__init__(message)
         self.args = (status, message, param, code, retry)
@@ -128,7 +134,7 @@ class ChatRequest(_Read):
 
 
 def read_request(body: bytes, most_messages: int) -> ChatRequest:
-    """A request from its bytes. Raises Refused (400) naming the field, never its content."""
+    """A request from its bytes. Raises RequestError (400) naming the field, never its content."""
     raw = _object(body)
     _refuse_what_cannot_be_done(raw)
     try:
@@ -136,14 +142,16 @@ def read_request(body: bytes, most_messages: int) -> ChatRequest:
     except ValidationError as problem:
         raise _refused(problem) from None
     if len(found.messages) > most_messages:
-        raise Refused(400, f"{len(found.messages)} messages are too many; {most_messages} can be sent.", param="messages")
+        raise RequestError(
+            400, f"{len(found.messages)} messages are too many; {most_messages} can be sent.", param="messages"
+        )
     if found.messages[-1].role == "assistant":
-        raise Refused(400, "The last message must be one to answer, not the assistant's.", param="messages")
+        raise RequestError(400, "The last message must be one to answer, not the assistant's.", param="messages")
     if not any(one.text.strip() for one in found.messages):
-        raise Refused(400, "The messages hold no text.", param="messages")
+        raise RequestError(400, "The messages hold no text.", param="messages")
     stops = [found.stop] if isinstance(found.stop, str) else found.stop or []
     if len(stops) > MAX_STOPS or not all(stops):
-        raise Refused(400, f"'stop' must be a text or at most {MAX_STOPS} of them, none empty.", param="stop")
+        raise RequestError(400, f"'stop' must be a text or at most {MAX_STOPS} of them, none empty.", param="stop")
     return found
 
 
@@ -151,9 +159,9 @@ def _object(body: bytes) -> dict[str, Any]:
     try:
         raw = orjson.loads(body)
     except orjson.JSONDecodeError:
-        raise Refused(400, "The body is no JSON.", code="invalid_json") from None
+        raise RequestError(400, "The body is no JSON.", code="invalid_json") from None
     if not isinstance(raw, dict):
-        raise Refused(400, "The body must be a JSON object.", code="invalid_json")
+        raise RequestError(400, "The body must be a JSON object.", code="invalid_json")
     return raw
 
 
@@ -181,19 +189,19 @@ def _refuse_what_cannot_be_done(raw: Mapping[str, Any]) -> None:
         value = raw.get(name)
         if value is None or any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless):
             continue
-        raise Refused(
+        raise RequestError(
             400, f"'{name}' is not supported here other than at its default.", param=name, code="unsupported_parameter"
         )
 
 
-def _refused(problem: ValidationError) -> Refused:
+def _refused(problem: ValidationError) -> RequestError:
     """The first fault, by the field's name and pydantic's words for the type; the input itself is not repeated."""
     first = problem.errors(include_input=False, include_url=False)[0]
     place = [str(part) for part in first["loc"] if part not in ("str", "list[TextPart]", "list[str]")]
     param = ".".join(place) or None
     missing = first["type"] == "missing"
     message = f"'{param}' is missing." if missing else f"'{param}' is not valid: {first['msg']}."
-    return Refused(400, message, param=param, code="missing_required_parameter" if missing else "invalid_value")
+    return RequestError(400, message, param=param, code="missing_required_parameter" if missing else "invalid_value")
 
 
 class Envelope:
