@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from typing_extensions import TypedDict  # pydantic takes no other one before Python 3.12
+from typing_extensions import TypedDict  # pydantic takes the standard one from Python 3.12 on
 
 from academy.artifacts import digest_of
 from academy.errors import TemplateError

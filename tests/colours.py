@@ -105,7 +105,7 @@ def publish_adapter(
         examples=len(QUESTIONS),
         supervised_tokens=len(QUESTIONS),
         steps=STEPS,
-        loss=float(loss),
+        loss=float(loss.detach()) if isinstance(loss, torch.Tensor) else loss,
         canaries=tuple(_canary(model, template, request, answer) for request, answer in canaries),
     )
     place = folder / digest[:16]

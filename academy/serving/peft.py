@@ -1,31 +1,30 @@
-"""PEFT in this process, on a GPU or on CPUs."""
+"""Adapters as PEFT writes them, in this process, on a GPU or on CPUs: many requests at once, for examinations."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import orjson
 import torch
-from peft import PeftModel
+from safetensors.torch import load as tensors_of
 from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteria
 from transformers.utils.logging import disable_progress_bar
 
 from academy.arena.suite import Reply
 from academy.base_model import BaseModel
 from academy.errors import AdapterError
-from academy.habitat.adapter import Adapter, read_adapter
+from academy.habitat.adapter import CONFIG, WEIGHTS, Adapter, read_adapter
 from academy.ledger import BASE
-from academy.serving.greedy import greedy, is_plain, padded
+from academy.serving.decoding import BATCH, CACHE_TOKENS, greedy, is_plain, padded
+from academy.serving.lora import Adapters
 from academy.serving.runtime import Request
 from academy.serving.scoring import as_answers, as_texts, scores
+from academy.template import FILE as TEMPLATE_FILE
 from academy.template import ChatTemplate, Message
 
-BATCH = 64
-CACHE_TOKENS = 32_768
-"""What a batch may hold at most, prompts and answers together: long conversations go in smaller batches."""
 CANARY_TOKENS = 48
 
 
@@ -34,14 +33,9 @@ class PeftRuntime:
 
     def __init__(self, base: BaseModel) -> None:
         self.base = base
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        disable_progress_bar()
-        dtype = torch.bfloat16 if self.device == "cuda" else torch.float32
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
-            base.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
-        ).to(self.device)
-        self._model.eval()
+        self._model, self.device = open_model(base)
         self._plain = is_plain(self._model)
+        self._beside = Adapters(self._model)
         self._adapters: dict[str, Adapter] = {}
         self._templates: dict[str, ChatTemplate] = {BASE: ChatTemplate.of(base.path)}
 
@@ -49,12 +43,10 @@ class PeftRuntime:
         """Check an adapter's files and load it beside the others."""
         found = read_adapter(adapter, base_digest=self.base.digest)
         if found.digest not in self._adapters:
-            if isinstance(self._model, PeftModel):
-                self._model.load_adapter(str(adapter), adapter_name=found.digest, is_trainable=False)
-            else:
-                self._model = PeftModel.from_pretrained(self._model, str(adapter), adapter_name=found.digest)
-                self._model.eval()
-            self._templates[found.digest] = ChatTemplate.of(self.base.path, adapter)
+            config = orjson.loads((adapter / CONFIG).read_bytes())
+            self._beside.attach(found.digest, config, tensors_of((adapter / WEIGHTS).read_bytes()))
+            text = (adapter / TEMPLATE_FILE).read_text(encoding="utf-8")
+            self._templates[found.digest] = ChatTemplate(self._templates[BASE].tokenizer, text)
             self._adapters[found.digest] = found
         return found.digest
 
@@ -63,17 +55,20 @@ class PeftRuntime:
         return [reply.text for reply in self.replies(requests, adapter, max_new_tokens)]
 
     def replies(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[Reply]:
-        """Greedy answers in batches of similar length. A request is a text, or a conversation that ends with one."""
+        """Greedy answers. A request is a text, or a conversation that ends with one."""
         template = self._template(adapter)
         prompts = [template.prompt(as_messages(request)) for request in requests]
-        found: list[Reply | None] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
-        for batch in _in_batches(order, [len(prompt) + max_new_tokens for prompt in prompts]):
-            for i, reply in zip(
-                batch, self._batch([prompts[i] for i in batch], adapter, template, max_new_tokens), strict=True
-            ):
-                found[i] = reply
-        return [reply for reply in found if reply is not None]
+        pad, end = template.tokenizer.pad_token_id, template.tokenizer.eos_token_id
+        self._beside.choice.adapter = self._name(adapter)
+        answering = greedy if self._plain else _generated
+        rows, firsts = answering(self._model, [prompts[i] for i in order], pad, end, max_new_tokens)
+        texts = template.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        found = {
+            i: Reply(text=text.strip(), tokens=len(row), stopped=row[-1:] == [end], first=first)
+            for i, row, text, first in zip(order, rows, texts, firsts, strict=True)
+        }
+        return [found[i] for i in range(len(prompts))]
 
     def loglikelihoods(self, pairs: Sequence[tuple[Request, str]], adapter: str, *, raw: bool = False) -> list[float]:
         """The log-probability of each continuation: as the answer to a request, or after a text as it stands (`raw`).
@@ -85,8 +80,8 @@ class PeftRuntime:
             encoded = as_texts(template, [(str(request), continuation) for request, continuation in pairs])
         else:
             encoded = as_answers(template, [(as_messages(request), continuation) for request, continuation in pairs])
-        with self._as(adapter):
-            return scores(self._model, encoded, template.tokenizer.pad_token_id, self.base.context)
+        self._beside.choice.adapter = self._name(adapter)
+        return scores(self._model, encoded, template.tokenizer.pad_token_id, self.base.context)
 
     def verify(self, adapter: str) -> None:
         """The canaries of the adapter's manifest, answered again here."""
@@ -107,26 +102,20 @@ class PeftRuntime:
             raise AdapterError(f"The adapter {adapter[:12]} is not loaded.", "Load it first.")
         return self._templates[adapter]
 
-    @contextmanager
-    def _as(self, adapter: str) -> Iterator[None]:
-        """Let the model be what the name says."""
-        if isinstance(self._model, PeftModel) and adapter == BASE:
-            with self._model.disable_adapter():
-                yield
-            return
-        if adapter != BASE:
-            self._model.set_adapter(adapter)
-        yield
+    @staticmethod
+    def _name(adapter: str) -> str | None:
+        return None if adapter == BASE else adapter
 
-    def _batch(self, prompts: list[list[int]], adapter: str, template: ChatTemplate, limit: int) -> list[Reply]:
-        pad, end = template.tokenizer.pad_token_id, template.tokenizer.eos_token_id
-        with self._as(adapter):
-            rows, first = (greedy if self._plain else _generated)(self._model, prompts, pad, end, limit)
-        texts = template.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return [
-            Reply(text=text.strip(), tokens=len(row), stopped=row[-1:] == [end], first=first)
-            for row, text in zip(rows, texts, strict=True)
-        ]
+
+def open_model(base: BaseModel) -> tuple[Any, str]:
+    """The base model in memory, and the device that it is on."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    disable_progress_bar()
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
+    ).to(device)
+    return model.eval(), device
 
 
 def as_messages(request: Request) -> list[Message]:
@@ -134,31 +123,36 @@ def as_messages(request: Request) -> list[Message]:
     return [{"role": "user", "content": request}] if isinstance(request, str) else list(request)
 
 
-def _in_batches(order: Sequence[int], sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Numbers in their order, from the shortest on: at most BATCH at a time, and of CACHE_TOKENS together."""
-    batch: list[int] = []
-    for n in order:
-        if batch and (len(batch) == BATCH or (len(batch) + 1) * sizes[n] > CACHE_TOKENS):
-            yield batch
-            batch = []
-        batch.append(n)
-    if batch:
-        yield batch
-
-
 def _generated(
     model: Any, prompts: list[list[int]], pad: int, end: int, limit: int
-) -> tuple[list[list[int]], float | None]:
+) -> tuple[list[list[int]], list[float | None]]:
     """The same as `greedy`, by transformers' own generation with the model's own settings."""
-    clock = _FirstToken()
-    ids, mask = padded(prompts, pad, model.device, left=True)
     settings = GenerationConfig(max_new_tokens=limit, do_sample=False, pad_token_id=pad, eos_token_id=end)
-    with torch.inference_mode():
-        out = model.generate(
-            input_ids=ids, attention_mask=mask, generation_config=settings, stopping_criteria=[clock]
-        )  # fmt: skip
-    rows = out[:, ids.shape[1] :].tolist()
-    return [row[: row.index(end) + 1] if end in row else row for row in rows], clock.seconds
+    rows: list[list[int]] = []
+    firsts: list[float | None] = []
+    for batch in _in_batches(prompts, limit):
+        clock = _FirstToken()
+        ids, mask = padded(batch, pad, model.device, left=True)
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=settings, stopping_criteria=[clock]
+            )  # fmt: skip
+        said = out[:, ids.shape[1] :].tolist()
+        rows += [row[: row.index(end) + 1] if end in row else row for row in said]
+        firsts += [clock.seconds] * len(batch)
+    return rows, firsts
+
+
+def _in_batches(prompts: list[list[int]], limit: int) -> Iterator[list[list[int]]]:
+    """In their order: at most BATCH at a time, and of CACHE_TOKENS together."""
+    batch: list[list[int]] = []
+    for prompt in prompts:
+        if batch and (len(batch) == BATCH or (len(batch) + 1) * (len(prompt) + limit) > CACHE_TOKENS):
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield batch
 
 
 class _FirstToken(StoppingCriteria):  # type: ignore[misc]

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import log_softmax
 
 from academy.errors import ExaminationError
-from academy.serving.greedy import padded
+from academy.serving.decoding import padded
 from academy.template import ChatTemplate, Message
 
 BATCH = 32
