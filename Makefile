@@ -8,7 +8,7 @@ export ACADEMY_HOME ?= $(CURDIR)/data
 export DO_NOT_TRACK := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: evolve test check format campaign bench serve deploy clean
+.PHONY: evolve test check format campaign bench serve pages deploy clean
 
 # torch is asked for by its exact version: a looser wish can bring gigabytes of CUDA packages to a machine without a GPU.
 $(READY): pyproject.toml constraints.txt
@@ -46,6 +46,9 @@ bench: $(READY)
 	$(BIN)/python -m bench.overhead
 
 serve: $(READY) $(ACADEMY_HOME)/.ready
+	$(BIN)/academy serve
+
+pages: $(READY) $(ACADEMY_HOME)/.ready
 	$(BIN)/academy pages
 
 deploy: $(READY)

@@ -570,6 +570,23 @@ def init() -> None:
 
 
 @app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The gateway's port; 0: any that is free.")] = 8000,
+    host: Annotated[str, typer.Option(help="Where it listens; beyond this machine it needs ACADEMY_SERVE_KEY.")] = (
+        "127.0.0.1"
+    ),
+    name: Annotated[str, typer.Option(help="Several gateways of one home have several names.")] = "default",
+    base_model: Base = None,
+    runtime: Annotated[str, typer.Option(help="peft, llamacpp, vllm or ollama.")] = "peft",
+    runtime_url: Annotated[str, typer.Option(help="Where the runtime answers, if it runs elsewhere.")] = "",
+) -> None:
+    """Answer users with the champion: an OpenAI-compatible gateway that follows promotions, until Ctrl-C."""
+    from academy.commands.serving import serve as run
+
+    run(port, host, name, base_model, runtime, runtime_url)
+
+
+@app.command()
 def pages(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Prefect's port.")] = 4200,
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="MLflow's port.")] = 5000,

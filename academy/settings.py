@@ -110,6 +110,35 @@ class Settings(BaseSettings):
         True, validation_alias=_names("ENABLE_GPU", "ENABLE_GPU"), description="use a GPU where there is one"
     )
 
+    serve_key: SecretStr = Field(
+        SecretStr(""), validation_alias=_names("SERVE_KEY"), description="bearer token that users of the gateway need"
+    )
+    serve_concurrency: int = Field(
+        16, ge=1, le=1024, validation_alias=_names("SERVE_CONCURRENCY"), description="answers made at once"
+    )
+    serve_queue: int = Field(
+        64, ge=0, le=10_000, validation_alias=_names("SERVE_QUEUE"), description="requests that may wait beside them"
+    )
+    serve_keep: int = Field(
+        2, ge=1, le=64, validation_alias=_names("SERVE_KEEP"), description="champions kept loaded, the present one too"
+    )
+    serve_first_token_seconds: float = Field(
+        60, gt=0, validation_alias=_names("SERVE_FIRST_TOKEN_SECONDS"), description="an answer begins within"
+    )
+    serve_seconds: float = Field(600, gt=0, validation_alias=_names("SERVE_SECONDS"), description="and ends within")
+    serve_slow_reader_seconds: float = Field(
+        30, gt=0, validation_alias=_names("SERVE_SLOW_READER_SECONDS"), description="a client may stop reading for"
+    )
+    serve_drain_seconds: float = Field(
+        30, ge=0, validation_alias=_names("SERVE_DRAIN_SECONDS"), description="answers may go on at the end for"
+    )
+    keep_conversations: Literal["off", "rated", "all"] = Field(
+        "off", validation_alias=_names("KEEP_CONVERSATIONS"), description="off, rated or all: what becomes experience"
+    )
+    keep_share: float = Field(
+        1.0, ge=0, le=1, validation_alias=_names("KEEP_SHARE"), description="of the unrated ones, where all are kept"
+    )
+
     @field_validator("home", "workspace_root")
     @classmethod
     def _expand(cls, path: Path) -> Path:

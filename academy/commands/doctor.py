@@ -142,7 +142,7 @@ def _prefect(settings: Settings) -> Finding:
     url = running(settings)
     return Finding(
         name="Prefect server", works=bool(url), needed=False, found=url or "none is running; evolve starts its own",
-        remedy="" if url else "`make serve` keeps one running, with its pages.",
+        remedy="" if url else "`make pages` keeps one running, with its pages.",
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def deploy() -> None:
     configure(settings)
     url = running(settings)
     if not url or not alive(url):
-        raise HomeError("No Prefect server answers.", "Start one with `make serve`, or set PREFECT_API_URL.")
+        raise HomeError("No Prefect server answers.", "Start one with `make pages`, or set PREFECT_API_URL.")
     os.environ["PREFECT_API_URL"] = url
     os.environ["ACADEMY_HOME"] = str(settings.home.resolve())
     checkout = Path(__file__).parents[2]

@@ -27,6 +27,8 @@ __all__ = ["LONGEST_LINE", "Import", "LessonsStore", "normalised", "set_aside"]
 
 CHUNK = 2_000
 """Rows that are written at once: the memory of an import does not grow with its file."""
+RATED = ("outcome", "rating", "gold", "feedback", "model_made")
+"""What somebody's feedback says of a row."""
 PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 """How packed files begin."""
 
@@ -147,6 +149,22 @@ class LessonsStore:
             unreadable=tuple(f"{path}:{bad['line']}: {bad['because']}" for bad in unreadable),
             quarantine=kept,
         )
+
+    def keep(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+        """Admit rows of conversations; one that is known is replaced where it is rated otherwise now. Returns the ids.
+
+        A rating that comes later, or another one, counts as new: the row gets a new number. What was forgotten stays
+        so, and what nobody rated replaces nothing.
+        """
+        with self.database.write() as connection:
+            for row in rows:
+                known = connection.execute(sa.select(lessons).where(lessons.c.id == row["id"])).mappings().first()
+                if known is None:
+                    _insert(connection, [row])
+                elif _is_rated(row) and any(known[name] != row[name] for name in RATED):
+                    connection.execute(sa.delete(lessons).where(lessons.c.id == row["id"]))
+                    connection.execute(sa.insert(lessons).values({**row, "standing": known["standing"]}))
+        return [str(row["id"]) for row in rows]
 
     def read(self, since: int = 0) -> Iterator[Experience]:
         """Active lessons and tasks, in order of admission (an ExperienceSource)."""
@@ -319,6 +337,10 @@ def _insert(connection: sa.Connection, rows: list[dict[str, Any]]) -> tuple[int,
     if fresh:
         connection.execute(sa.insert(lessons), list(fresh.values()))
     return len(fresh), sum(1 for id_ in ids if id_ in gone)
+
+
+def _is_rated(row: dict[str, Any]) -> bool:
+    return bool(row["rating"] or row["gold"] or row["outcome"] != "unknown")
 
 
 def _counted(connection: sa.Connection, rows: list[dict[str, Any]]) -> tuple[int, int, int]:

@@ -1,0 +1,216 @@
+"""A gateway of a test's own: a real server on a free port of the loopback, a home of its own, any live runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+
+from academy.base_model import resolve
+from academy.database import Database
+from academy.errors import AdapterError, ServingError
+from academy.experience.lessons import LessonsStore
+from academy.habitat.adapter import read_adapter
+from academy.ledger import BASE, Ledger
+from academy.serving.admission import Limits
+from academy.serving.client import Gateway as Client
+from academy.serving.gateway import Gateway
+from academy.serving.identity import check
+from academy.serving.runtime import Capabilities, LiveRuntime, Piece, Turn
+from academy.serving.server import serve
+from academy.settings import Settings
+
+PATIENCE = 60.0
+
+
+@dataclass
+class Running:
+    """A gateway that answers, and what lies behind it."""
+
+    url: str
+    gateway: Gateway
+    ledger: Ledger
+    store: LessonsStore
+    settings: Settings
+    adapters: Path
+
+    @property
+    def openai(self) -> openai.OpenAI:
+        """A client as users have it; it does not try again, so that a refusal is seen."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
+
+    @property
+    def client(self) -> Client:
+        """A client as promotions have it."""
+        found = Client.find(self.settings, self.ledger.family)
+        assert found is not None
+        return found
+
+    def ask(self, text: str, model: str = "champion", **more: Any) -> Any:
+        """A completion by OpenAI's own client, with its headers (`.headers`, `.parse()`)."""
+        return self.openai.chat.completions.with_raw_response.create(
+            model=model, messages=[{"role": "user", "content": text}], **more
+        )
+
+    def crown(self, adapter: str, version: str, kind: Any = "promotion") -> int:
+        """A row of the ledger, as a promotion writes it."""
+        champion = self.ledger.champion()
+        generation = 0 if adapter == BASE else champion.generation + 1
+        body = {"version": version, "adapter": adapter, "generation": generation, "cursor": 0}
+        return self.ledger.crown(kind, champion, body).seq
+
+    def health(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{self.url}/healthz", timeout=PATIENCE).json()
+        return found
+
+
+@contextmanager
+def running(
+    home: Path,
+    runtime: LiveRuntime,
+    adapters: Mapping[str, Path] | None = None,
+    limits: Limits | None = None,
+    before: Callable[[Ledger, Mapping[str, str]], None] = lambda _ledger, _digests: None,
+    **settings: Any,
+) -> Iterator[Running]:
+    """Serve from a thread until the block ends. `adapters` are folders that are copied into the home."""
+    chosen = Settings(_env_file=None).model_copy(update={"home": home, **settings})  # type: ignore[call-arg]
+    chosen.folder(".")
+    database = Database(chosen.database)
+    database.migrate()
+    base = resolve("seed")
+    ledger, place = Ledger(database, base.digest), chosen.folder("adapters")
+    for folder in (adapters or {}).values():
+        shutil.copytree(folder, place / folder.name, dirs_exist_ok=True)
+    before(ledger, {name: digest_of(folder) for name, folder in (adapters or {}).items()})
+
+    async def verify(adapter: str) -> None:
+        if isinstance(runtime, Obedient):
+            await runtime.prove(adapter)
+            return
+        found = await check(runtime, read_adapter(place / adapter[:16], digest=adapter))
+        if not found.holds:
+            raise AdapterError(found.sentence)
+
+    ready, told, failed = threading.Event(), [], []
+
+    def tell(gateway: Gateway, url: str) -> None:
+        told.append((gateway, url))
+        ready.set()
+
+    def run() -> None:
+        try:
+            serve(
+                chosen, base, ledger, LessonsStore(database), runtime, verify,
+                name="default", host="127.0.0.1", port=0, limits=limits, told=tell,
+            )  # fmt: skip
+        except BaseException as problem:
+            failed.append(problem)
+            raise
+        finally:
+            ready.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    ready.wait(PATIENCE)
+    if failed:
+        thread.join()
+        database.engine.dispose()
+        raise failed[0]
+    gateway, url = told[0]
+    try:
+        yield Running(url, gateway, ledger, LessonsStore(database), chosen, place)
+    finally:
+        gateway.draining = True
+        thread.join(PATIENCE)
+        database.engine.dispose()
+    assert not thread.is_alive()
+
+
+def digest_of(folder: Path) -> str:
+    return read_adapter(folder).digest
+
+
+class Obedient:
+    """A live runtime that does what its requests say: for what no model does when it is asked.
+
+    `count N` answers with N numbers, `wait` with nothing until `release` is set, `flood` without end and fast, `die`
+    not at all. Its adapters are folders with any name; what it cannot load or prove is told by `broken` and `forged`.
+    """
+
+    name = "obedient"
+    capabilities = Capabilities(hot=True, rslora=True, dora=True, logprobs=False, tolerance=0.0)
+
+    def __init__(self) -> None:
+        self.adapters: set[str] = set()
+        self.broken: set[str] = set()
+        self.forged: set[str] = set()
+        self.proved: list[str] = []
+        self.unloaded: list[str] = []
+        self.answering = 0
+        self.sent = 0
+        self.release = threading.Event()
+
+    @property
+    def loaded(self) -> frozenset[str]:
+        return frozenset(self.adapters)
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def close(self) -> None:
+        self.adapters.clear()
+
+    async def load(self, adapter: Path) -> str:
+        digest = adapter.name * 4
+        if digest in self.broken:
+            raise AdapterError(f"{adapter.name} is damaged.", "Train again.")
+        self.adapters.add(digest)
+        return digest
+
+    async def prove(self, adapter: str) -> None:
+        """The check of its adapters."""
+        self.proved.append(adapter)
+        if adapter in self.forged:
+            raise AdapterError(f"{adapter[:12]} answers like another one.", "It is not served.")
+
+    async def unload(self, adapter: str) -> None:
+        self.adapters.discard(adapter)
+        self.unloaded.append(adapter)
+
+    async def chat(self, turn: Turn, adapter: str) -> AsyncIterator[Piece]:
+        if adapter != BASE and adapter not in self.adapters:
+            raise AdapterError(f"The adapter {adapter[:12]} is not loaded.", "Load it first.")
+        verb, _, number = turn.messages[-1]["content"].partition(" ")
+        self.answering += 1
+        try:
+            if verb == "die":
+                raise ServingError("The engine has died.", "Start it again.")
+            if verb == "wait":
+                yield Piece(text="one ")
+                while not self.release.is_set():
+                    await asyncio.sleep(0.01)
+            if verb == "silence":
+                await asyncio.sleep(PATIENCE)
+            while verb == "flood":
+                self.sent += 1
+                yield Piece(text="flood " * 2000)
+            for n in range(int(number or 0)):
+                yield Piece(text=f"{n} ")
+                await asyncio.sleep(0)
+            yield Piece(text=adapter[:8], finish="stop", prompt_tokens=3, tokens=int(number or 0) + 1)
+        finally:
+            self.answering -= 1
+
+
+def fake_digest(letter: str) -> str:
+    """The digest of an adapter that only `Obedient` knows."""
+    return letter * 64
