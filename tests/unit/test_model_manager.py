@@ -45,7 +45,7 @@ def test_the_base_model_can_have_a_name_and_is_activated_as_the_base(manager: Mo
 
 
 def test_an_adapter_from_elsewhere_is_copied_and_registered_once(manager: ModelManager, house: House) -> None:
-    folder = house.make(1.0)
+    folder = house.make(1.0, keys=manager.work.keys)
     version = manager.register_version("first", adapter_path=folder, performance_metrics={"f1": 1})
     kept = manager.work.adapter_store.folder(version.adapter)
     assert (kept / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
@@ -54,7 +54,7 @@ def test_an_adapter_from_elsewhere_is_copied_and_registered_once(manager: ModelM
     with pytest.raises(InputError, match="called first already"):
         manager.register_version("second", adapter_path=folder)
     with pytest.raises(InputError, match="taken by"):
-        manager.register_version("first", adapter_path=house.make(2.0))
+        manager.register_version("first", adapter_path=house.make(2.0, keys=manager.work.keys))
     with pytest.raises(InputError, match="taken by"):
         manager.register_version("first")
 
@@ -66,14 +66,14 @@ def test_what_is_no_adapter_is_unverified_until_it_is_one(manager: ModelManager,
         manager.activate_version("later")
     (tmp_path / "file").write_text("x")
     assert manager.register_version("later", adapter_path=tmp_path / "file").version == found.version
-    verified = manager.register_version("later", adapter_path=house.make(3.0))
+    verified = manager.register_version("later", adapter_path=house.make(3.0, keys=manager.work.keys))
     assert (verified.label, verified.unverified) == ("later", "")
     assert verified.version != found.version
     assert manager.work.versions.get("later") == verified
 
 
 def test_an_adapter_of_another_base_model_is_unverified(manager: ModelManager, house: House) -> None:
-    folder = house.make(4.0, base_digest="0" * 64)
+    folder = house.make(4.0, base_digest="0" * 64, keys=manager.work.keys)
     assert "ADAPTER_BASE_MODEL_MISMATCH" in manager.register_version("foreign", adapter_path=folder).unverified
 
 
@@ -113,7 +113,7 @@ def test_the_genealogy_is_read_in_pages(manager: ModelManager) -> None:
 
 
 def test_what_was_made_of_forgotten_lessons_is_not_activated(manager: ModelManager, house: House) -> None:
-    version = manager.register_version("regretted", adapter_path=house.make(5.0))
+    version = manager.register_version("regretted", adapter_path=house.make(5.0, keys=manager.work.keys))
     manager.work.versions.note(version.version, {"tainted": "yes"})
     with pytest.raises(PromotionError, match="forgotten"):
         manager.activate_version("regretted")
