@@ -32,8 +32,8 @@ from pathlib import Path
 from typing import Any
 
 from academy.arena.sandbox import Call, Limits, Ran, Sandbox, Unavailable, find_sandbox
-from academy.arena.sandbox.bubblewrap import FIRST_UID, UIDS
 from academy.arena.sandbox.memory import PREFIX
+from academy.arena.sandbox.users import FIRST_UID, UIDS
 from academy.artifacts import canonical
 from academy.errors import ExaminationError
 from tests.campaign.hostile_programs import TABLE, Hostile
