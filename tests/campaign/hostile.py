@@ -97,11 +97,11 @@ def run(seconds: float, seed: int = 7, _rounds: int = 1) -> list[Line]:
     return lines
 
 
-def here(seconds: float, seed: int = 7) -> list[Outcome]:
+def here(seconds: float, seed: int = 7, prefer: str = "") -> list[Outcome]:
     """Run the table as this user; those that the time does not allow are left out, and it is said."""
     if refusal := _refusal():
         raise SystemExit(refusal)
-    sandbox = find_sandbox(limits=LIMITS)
+    sandbox = find_sandbox(prefer, LIMITS)
     if isinstance(sandbox, Unavailable):
         print(f"  left out: {sandbox.because}", flush=True)
         return []
@@ -110,6 +110,7 @@ def here(seconds: float, seed: int = 7) -> list[Outcome]:
     until, chance = time.monotonic() + seconds, random.Random(seed)
     with _outside() as outside:
         outside.place["seccomp"] = any("seccomp" in word for word in sandbox.limits_in_force)
+        outside.place["proc"] = sandbox.name == "docker"
         for hostile in TABLE:
             if time.monotonic() > until:
                 print(f"  {len(TABLE) - len(outcomes)} programs left out: the time is over", flush=True)
@@ -241,6 +242,7 @@ def _outside() -> Iterator[Outside]:
             "marks": [*MARKS, str(folder)],
             "mark": f"academy-mark-{token}",
             "seccomp": True,
+            "proc": False,
         }
         outside = Outside(folder, secret, place, listeners)
         for number in (signal.SIGUSR1, signal.SIGHUP, signal.SIGIO):

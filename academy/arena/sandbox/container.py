@@ -65,7 +65,7 @@ class DockerSandbox:
     @property
     def limits_in_force(self) -> tuple[str, ...]:
         """What contains a program here, in words."""
-        return ("namespaces", "rlimits", "seccomp", "cgroup", "own uid", f"image {self.image.digest[:19]}")
+        return ("namespaces", "rlimits", "seccomp", "cgroup", "own uid", f"image {self.image.digest}")
 
     def run(self, program: str, calls: Sequence[Call]) -> Ran:
         """Run a program and call its functions. Raises ExaminationError where the engine itself fails."""

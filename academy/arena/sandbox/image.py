@@ -1,14 +1,15 @@
 """The image of the Docker sandbox: one interpreter with its standard library and the libraries that these need.
 
 It is made of the Python that runs this, so no registry is asked; a program finds no shell, no other program and no
-site-packages in it. Its layer is the same for the same Python, whoever makes it and when. An image of a registry, by
-name or digest, serves as well: it needs a `python3` on its PATH and must declare no volumes, for those can be written.
+site-packages in it. A label holds the digest of the files that went in. An image of a registry, by name or digest,
+serves as well: it needs a `python3` on its PATH and must declare no volumes, for those can be written.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import platform
 import py_compile
 import re
@@ -16,19 +17,20 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from academy.arena.sandbox.bubblewrap import find_python
 from academy.arena.sandbox.engine import problems
-from academy.artifacts import Record, digest_of_file
+from academy.artifacts import Record, digest_of, digest_of_file
 from academy.errors import ExaminationError
 
 REPOSITORY, TAG = "academy-sandbox", f"python{sys.version_info.major}.{sys.version_info.minor}"
 IMAGE = f"{REPOSITORY}:{TAG}"
 CONTENT = "academy-sandbox.content"
-"""The label with the digest of the layer's archive."""
+"""The label with the digest of what went in; modules compiled are left out of it, for they come out differently."""
 HOW = "Make it: academy sandbox --make-image. Or name another with ACADEMY_SANDBOX_IMAGE and fetch it: docker pull."
 LEFT_OUT = ("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages",
             "dist-packages", "__pycache__")  # fmt: skip
@@ -61,46 +63,58 @@ def find_image(client: Any, name: str) -> Image:
 
 
 def make_image(client: Any) -> Image:
-    """Make the image of this Python on an engine, in place of an earlier one. Needs `ldd` and a few seconds."""
-    with tempfile.TemporaryDirectory() as place:
-        archive = Path(place) / "root.tar"
-        write_root(archive, Path(find_python()))
-        changes = [
-            "ENV PATH=/python/bin",
-            "ENV LD_LIBRARY_PATH=/python/lib",
-            f"LABEL {CONTENT}={digest_of_file(archive)}",
-        ]
-        try:
-            said = client.api.import_image(str(archive), repository=REPOSITORY, tag=TAG, changes=changes)
-        except problems() as problem:
-            raise ExaminationError(f"Docker took no image: {problem}", "Look at `docker info`.") from problem
-    told = [json.loads(line) for line in said.splitlines()]
-    if refused := [one["error"] for one in told if "error" in one]:
-        raise ExaminationError(f"Docker took no image: {refused[0]}", "Look at `docker info` and at its disk.")
+    """Make the image of this Python on an engine, in place of an earlier one. Needs `ldd` and some ten seconds.
+
+    Where the engine has one of the same files already, that one stays.
+    """
+    files = _files(Path(find_python()))
+    content = digest_of([(name, digest_of_file(path)) for name, path in files.items()])
+    try:
+        earlier = client.images.list(name=IMAGE)
+        if not any(one.labels.get(CONTENT) == content for one in earlier):
+            with tempfile.TemporaryDirectory() as place:
+                _write(Path(place) / "root.tar", files)
+                _import(client, Path(place) / "root.tar", content)
+            for one in earlier:
+                with suppress(*problems()):  # a container that runs may hold it
+                    client.images.remove(one.id)
+    except problems() as problem:
+        raise ExaminationError(f"Docker took no image: {problem}", "Look at `docker info`.") from problem
     return find_image(client, IMAGE)
 
 
-def write_root(archive: Path, python: Path) -> None:
-    """Write the root file system as a tar archive: sorted, owned by root, without times."""
-    version = python.name.removeprefix("python") or TAG.removeprefix("python")
-    library = python.parent.parent / "lib" / f"python{version}"
+def _import(client: Any, archive: Path, content: str) -> None:
+    changes = ["ENV PATH=/python/bin", "ENV LD_LIBRARY_PATH=/python/lib", f"LABEL {CONTENT}={content}"]
+    said = client.api.import_image(str(archive), repository=REPOSITORY, tag=TAG, changes=changes)
+    told = [json.loads(line) for line in said.splitlines()]
+    if refused := [one["error"] for one in told if "error" in one]:
+        raise ExaminationError(f"Docker took no image: {refused[0]}", "Look at `docker info` and at its disk.")
+
+
+def _files(python: Path) -> dict[str, Path]:
+    """What goes in, by its place there: interpreter, loader, libraries, modules."""
+    version = TAG.removeprefix("python")
+    library = python.parent.parent / "lib" / TAG
     if not (library / "os.py").is_file():
-        raise ExaminationError(f"There is no standard library at {library}.", "Install a whole Python.")
+        raise ExaminationError(f"There is no standard library at {library}.", f"Install a whole Python {version}.")
     shared, loader = _shared([python, *sorted(library.glob("lib-dynload/*.so"))])
+    found = {"python/bin/python3": python}
+    if loader:
+        found[loader.lstrip("/")] = Path(loader)
+    found |= {f"python/lib/{name}": path for name, path in sorted(shared.items())}
+    return found | {f"python/lib/{TAG}/{path.relative_to(library)}": path for path in _modules(library)}
+
+
+def _write(archive: Path, files: Mapping[str, Path]) -> None:
+    """The root file system as a tar archive, owned by root and without times; modules lie compiled beside their text."""
     with tarfile.open(archive, "w") as tar:
         root = _Root(tar)
         for folder in FOLDERS:
             root.folder(folder)
-        root.file(f"python/bin/python{version}", python.read_bytes(), 0o755)
-        root.link("python/bin/python3", f"python{version}")
-        if loader:
-            root.file(loader.lstrip("/"), Path(loader).read_bytes(), 0o755)
-        for name, path in sorted(shared.items()):
-            root.file(f"python/lib/{name}", path.read_bytes(), 0o755)
-        for path in _modules(library):
-            name = f"python/lib/python{version}/{path.relative_to(library)}"
-            root.file(name, path.read_bytes(), 0o755 if path.suffix == ".so" else 0o644)
-            if path.suffix == ".py" and (code := _compiled(path, name)):
+        for name, path in files.items():
+            module = path.suffix == ".py"
+            root.file(name, path.read_bytes(), 0o644 if module else 0o755)
+            if module and (code := _compiled(path, name)):
                 folder, _, stem = name.removesuffix(".py").rpartition("/")
                 root.file(f"{folder}/__pycache__/{stem}.{sys.implementation.cache_tag}.pyc", code, 0o644)
 
@@ -120,28 +134,21 @@ class _Root:
     def file(self, name: str, content: bytes, mode: int) -> None:
         self._add(name, tarfile.REGTYPE, mode, content)
 
-    def link(self, name: str, target: str) -> None:
-        self._add(name, tarfile.SYMTYPE, 0o777, target=target)
-
-    def _add(self, name: str, kind: bytes, mode: int, content: bytes = b"", target: str = "") -> None:
+    def _add(self, name: str, kind: bytes, mode: int, content: bytes = b"") -> None:
         self.folder(str(Path(name).parent))
         member = tarfile.TarInfo(name)
-        member.type, member.mode, member.size, member.linkname = kind, mode, len(content), target
+        member.type, member.mode, member.size = kind, mode, len(content)
         self.tar.addfile(member, io.BytesIO(content))
 
 
 def _modules(library: Path) -> Iterator[Path]:
-    for path in sorted(library.rglob("*")):
-        parts = path.relative_to(library).parts
-        if path.suffix in (".py", ".so") and path.is_file() and not any(part in LEFT_OUT for part in parts):
-            if not parts[0].startswith("config-"):
-                yield path
+    for place, folders, files in os.walk(library):
+        folders[:] = sorted(name for name in folders if name not in LEFT_OUT and not name.startswith("config-"))
+        yield from (Path(place, name) for name in sorted(files) if name.endswith((".py", ".so")))
 
 
 def _compiled(path: Path, name: str) -> bytes | None:
-    """The module compiled, valid whatever its time; None where it is no module of this version, or none at all."""
-    if f"/python{sys.version_info.major}.{sys.version_info.minor}/" not in name:
-        return None
+    """The module compiled, valid whatever its time; None for a text that is none, as tests of Python's own have."""
     with tempfile.NamedTemporaryFile(suffix=".pyc") as made:
         try:
             py_compile.compile(
@@ -155,16 +162,12 @@ def _compiled(path: Path, name: str) -> bytes | None:
 
 def _shared(files: list[Path]) -> tuple[dict[str, Path], str]:
     """The shared libraries that files need, by name, and the loader's path. Raises ExaminationError without `ldd`."""
-    shared: dict[str, Path] = {}
-    loader = ""
-    for file in files:
-        try:
-            told = subprocess.run(["ldd", str(file)], capture_output=True, text=True, check=False).stdout
-        except OSError as problem:
-            raise ExaminationError(f"ldd cannot be run: {problem}", "Install libc-bin.") from problem
-        shared |= {name: Path(path) for name, path in NAMED.findall(told)}
-        loader = loader or "".join(LOADER.findall(told)[:1])
+    try:
+        told = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False).stdout
+    except OSError as problem:
+        raise ExaminationError(f"ldd cannot be run: {problem}", "Install libc-bin.") from problem
+    shared = {name: Path(path) for name, path in NAMED.findall(told)}
+    loader = "".join(LOADER.findall(told)[:1])
     if not loader and platform.libc_ver()[0] == "glibc" and shared:
         raise ExaminationError("The loader of this machine's programs was not found.", "Name an image of a registry.")
     return shared, loader
-
