@@ -121,12 +121,13 @@ class DockerSandbox:
             "environment": {"HOME": "/home", "MALLOC_ARENA_MAX": "1"},
             "use_config_proxy": False,  # a proxy's address may hold a password
             "healthcheck": {"test": ["NONE"]},
-            "host_config": self._host(),
+            "host_config": self._host(uid),
         }
 
-    def _host(self) -> dict[str, Any]:
+    def _host(self, uid: int) -> dict[str, Any]:
         limits = self.limits
-        writable = f"rw,noexec,nosuid,nodev,size={limits.file_bytes},nr_inodes={FILES},mode=1777"
+        # its own, for runc gives a folder that the image has the mode that it has there, whatever is asked for
+        writable = f"rw,noexec,nosuid,nodev,size={limits.file_bytes},nr_inodes={FILES},mode=1777,uid={uid},gid={uid}"
         host: dict[str, Any] = self._client.api.create_host_config(
             network_mode="none",
             ipc_mode="none",
