@@ -35,6 +35,7 @@ CHUNK = 2**16
 STDOUT = 1
 HIDDEN = (
     *("/sys", "/dev/pts", "/dev/mqueue", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/.dockerenv"),
+    *("/etc/passwd", "/etc/shadow", "/etc/group", "/etc/gshadow", "/etc/machine-id"),
     *(f"/proc/{name}" for name in """
         acpi asound buddyinfo bus cgroups cmdline config.gz consoles cpuinfo crypto devices diskstats dma driver
         dynamic_debug execdomains fb filesystems fs interrupts iomem ioports irq kallsyms kcore key-users keys kmsg

@@ -106,7 +106,7 @@ def _files(python: Path) -> dict[str, Path]:
 
 
 def _write(archive: Path, files: Mapping[str, Path]) -> None:
-    """The root file system as a tar archive, owned by root and without times; modules lie compiled beside their text."""
+    """The root file system as a tar archive, owned by root and without times; modules come compiled too."""
     with tarfile.open(archive, "w") as tar:
         root = _Root(tar)
         for folder in FOLDERS:
