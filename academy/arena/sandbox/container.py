@@ -53,15 +53,18 @@ class DockerSandbox:
 
     name = "docker"
 
-    def __init__(self, limits: Limits | None = None, image: str = "", client: Any = None) -> None:
+    def __init__(self, limits: Limits | None = None, image: str = "") -> None:
         self.limits = limits or Limits()
-        self._client = client or engine.connect()
-        self.image = find_image(self._client, image or IMAGE)
+        self._client = engine.connect()
         self._profile = docker_profile()
         try:
+            self.image = find_image(self._client, image or IMAGE)
             self.removed = engine.sweep(self._client)
         except engine.problems() as problem:
             raise ExaminationError(f"Docker failed: {problem}", HOW) from problem
+        except ExaminationError:
+            self._client.close()
+            raise
 
     @property
     def limits_in_force(self) -> tuple[str, ...]:
