@@ -330,6 +330,19 @@ def suites(json: Json = False) -> None:
 
 
 @app.command()
+def sandbox(
+    make_image: Annotated[
+        bool, typer.Option("--make-image", help="Make the image of Docker's sandbox, of this Python; asks no registry.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """What contains the programs that a model wrote."""
+    from academy.commands import sandbox as commands
+
+    commands.run(make_image=make_image, as_json=json)
+
+
+@app.command()
 def budget(base_model: Base = None, json: Json = False) -> None:
     """How many examinations can still promote."""
     from academy.commands import arena as commands

@@ -114,6 +114,7 @@ def hold_examination(
         memory=peak_memory(), left_out=left_out, opinion=said,
         contradicted=tuple(in_words(work, {"contradicted": contradicted})["contradicted"]),
         budget_left=work.ledger.budget_left(HORIZON) - (of_record and verdict.spends), told_only=not of_record,
+        sandbox=next((suite.contained_by for suite, _ in entries if isinstance(suite, UserSuite)), ""),
     )  # fmt: skip
     report = _write_report(record, examination, questions, context)
     if version is not None and version.run:
@@ -177,7 +178,7 @@ class _Shelf:
 
     @cached_property
     def sandbox(self) -> Sandbox | Unavailable:
-        return find_sandbox(self.work.settings.sandbox)
+        return find_sandbox(self.work.settings.sandbox, image=self.work.settings.sandbox_image)
 
     def take(self, name: str) -> Suite | Unavailable:
         """The suite of this name or file, or why it cannot be asked here."""

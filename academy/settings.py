@@ -97,6 +97,11 @@ class Settings(BaseSettings):
     sandbox: str = Field(
         "", validation_alias=_names("SANDBOX"), description="bubblewrap or docker; empty: the first that runs here"
     )
+    sandbox_image: str = Field(
+        "",
+        validation_alias=_names("SANDBOX_IMAGE"),
+        description="what Docker's sandbox runs, by name or digest; empty: the image made of this Python",
+    )
     judge: str = Field(
         "", validation_alias=_names("JUDGE"), description="http://host:port/v1#model that compares answers; told only"
     )

@@ -41,6 +41,7 @@ class Context(Record):
     contradicted: tuple[Mapping[str, str], ...] = ()
     budget_left: int | None = None
     told_only: bool = False
+    sandbox: str = ""  # what contained the programs that players wrote
 
 
 class Comparison(Record):

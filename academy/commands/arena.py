@@ -59,7 +59,7 @@ def examine(challenger: str, champion: str | None, suites: list[str], base_model
 def suites(*, as_json: bool) -> None:
     """What can be asked here, and what is asked in every examination."""
     settings = load_settings()
-    sandbox = find_sandbox(settings.sandbox)
+    sandbox = find_sandbox(settings.sandbox, image=settings.sandbox_image)
     unavailable = sandbox.because if isinstance(sandbox, Unavailable) else ""
     own = [UserSuite.read(suite_file(name)) for name in settings.suites if name not in SUITES]
     rows = [

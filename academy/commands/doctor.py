@@ -11,11 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from academy import hardware
-from academy.arena.sandbox import Unavailable, find_sandbox
+from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, engine, find_sandbox
 from academy.artifacts import Record
 from academy.base_model import SEED, SEED_FOLDER, resolve
 from academy.commands.output import emit, say, table
-from academy.errors import AcademyError
+from academy.errors import AcademyError, ExaminationError
 from academy.experience.commits import is_repository
 from academy.settings import Settings, load_settings
 from academy.workplace import Workplace
@@ -40,7 +40,7 @@ def run(base_model: str | None, *, as_json: bool) -> None:
         _python(), _home(settings), _asked("database", lambda: _database(settings)),
         _asked("base model", lambda: _base(base_model or settings.base_model)), _seed_intact(),
         _asked("MLflow", lambda: _mlflow(settings)), _prefect(settings), _gpu(), _unsloth(), _docker(),
-        _sandbox(settings), _repository(),
+        _sandbox(settings), _docker_sandbox(settings), _repository(),
     ]  # fmt: skip
     sound = all(one.works or not one.needed for one in found)
     if as_json:
@@ -169,18 +169,33 @@ def _unsloth() -> Finding:
 
 
 def _docker() -> Finding:
-    there = Path("/var/run/docker.sock").exists()
+    try:
+        engine.connect().close()
+    except ExaminationError as problem:
+        return Finding(
+            name="Docker", works=False, needed=False, found=f"{problem.message} Training runs in a process.",
+            remedy=f"Only containers need it. {problem.remedy}",
+        )  # fmt: skip
+    return Finding(name="Docker", works=True, needed=False, found="engine is there")
+
+
+def _docker_sandbox(settings: Settings) -> Finding:
+    try:
+        sandbox = DockerSandbox(image=settings.sandbox_image)
+        ran = sandbox.run(PROBE, [Call(function="probe")])
+    except ExaminationError as problem:
+        return Finding(
+            name="Docker sandbox", works=False, needed=False, found=problem.message, remedy=problem.remedy,
+        )  # fmt: skip
+    swept = f"; {sandbox.removed} left-over containers removed" if sandbox.removed else ""
     return Finding(
-        name="Docker",
-        works=there,
-        needed=False,
-        found="engine is there" if there else "no engine: training runs in a process",
-        remedy="" if there else "Only containers need it: install docker.io and start the engine.",
-    )
+        name="Docker sandbox", works=ran.ended == "done", needed=False, remedy="",
+        found=f"{sandbox.image.name}, {sandbox.image.digest[:19]}: a program ended as {ran.ended}{swept}",
+    )  # fmt: skip
 
 
 def _sandbox(settings: Settings) -> Finding:
-    found = find_sandbox(settings.sandbox)
+    found = find_sandbox(settings.sandbox, image=settings.sandbox_image)
     if isinstance(found, Unavailable):
         return Finding(
             name="sandbox", works=False, needed=False, found=found.because,

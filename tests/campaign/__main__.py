@@ -31,6 +31,7 @@ PARTS = (
     Part("PostgreSQL", 1.0, postgres.run),
     Part("store", 0.5, store.run),
     Part("hostile", 0.5, hostile.run),
+    Part("hostile, in Docker", 0.12, hostile.run_in_docker),
     Part("kills", 1.0, kills.run),
 )
 

@@ -3,7 +3,8 @@
 Each has a name, what a breach would look like, and its source. The source defines `attack(place)`, which may give back
 words; a word that begins with BREACH tells of a success that cannot be seen from outside, and WRONG on stderr of a
 program that is itself at fault and proves nothing. `place` says where things
-are outside: port, udp, abstract, socket, secret (a path), pid, marks (folders), mark (a name), seccomp. Those that
+are outside: port, udp, abstract, socket, secret (a path), pid, marks (folders), mark (a name), seccomp, and proc:
+whether a program is shown its own processes there, and may thus write its own memory. Those that
 forge a verdict define `answer(n)` too; what is expected of it is not in here, and none computes it.
 
 Numbers of system calls are those of x86-64. Calls that would hurt a machine are made with arguments that the kernel
@@ -266,7 +267,7 @@ def attack(place):
         remote = struct.pack("QQ", 0x400000, 64)
         tries("read %d" % pid, lambda: call(310, pid, local, 1, remote, 1, 0))
         tries("write %d" % pid, lambda: call(311, pid, local, 1, remote, 1, 0))
-        tries("mem %d" % pid, lambda: open("/proc/%d/mem" % pid, "rb").fileno())
+        tries("mem %d" % pid, lambda: open("/proc/%d/mem" % pid, "rb").fileno() if pid != os.getpid() else False)
     return won
 ''')  # fmt: skip
 _add("a handle out of another process", "a file of the parent is open", '''
@@ -420,7 +421,7 @@ def attack(place):
     for path in ("/etc/passwd", "/etc/shadow", "/etc/hostname", "/etc/machine-id", "/root/.bashrc", "/root/.ssh/id_rsa",
                  "/var/run/secrets/kubernetes.io/serviceaccount/token", "/.dockerenv", "/proc/kcore", "/proc/kallsyms",
                  "/proc/cmdline", "/sys/kernel/notes", "/dev/mem", "/dev/vda", "/dev/sda", "/dev/kmsg"):
-        tries(path, lambda: read(path))
+        tries(path, lambda: read(path) or False)  # an empty one stands where something is hidden
     return won
 ''')  # fmt: skip
 _add("environments", SECRET, '''
@@ -488,7 +489,7 @@ def attack(place):
         with open("/proc/self/mem", "r+b", buffering=0) as stream:
             stream.seek(id(len))
             return stream.write(b"\\0")
-    tries("mem", lambda: poke() if place["seccomp"] else False)
+    tries("mem", lambda: poke() if place["seccomp"] and not place["proc"] else False)
     return won
 ''')  # fmt: skip
 _add("knobs of the kernel", "a knob is turned", '''

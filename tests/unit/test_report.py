@@ -69,6 +69,7 @@ def held(tmp_path_factory: pytest.TempPathFactory) -> Held:
         opinion=Opinion(judge="m|<i> at http://h/v1", wins=3, losses=2, ties=4, by_place=1, gold_asked=8,
                         gold_agreed=6),
         contradicted=({"request": "R | <u>", "answer": "A", "batch": "july|", "taught": "T <script>"},),
+        sandbox="docker: namespaces, image sha256:<abc>",
     )  # fmt: skip
     return found, {suite.name: suite.questions() for suite, _ in suites}, context
 
@@ -186,6 +187,11 @@ def test_a_report_without_texts_quotes_no_request_and_no_answer(held: Held, form
     assert "july" in page
     for finding in held[0].verdict.findings:
         assert finding.suite in page
+
+
+@pytest.mark.parametrize("form", ["html", "md"])
+def test_what_contained_the_programs_is_told(held: Held, form: str) -> None:
+    assert "docker: namespaces, image sha256:" in shown(held, form)
 
 
 def test_html_escapes_whatever_is_said(held: Held) -> None:

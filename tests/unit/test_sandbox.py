@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import struct
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +23,9 @@ QUICK = Limits(seconds=1.0, cpu_seconds=2)
 NONCE = "n0"
 
 
-@pytest.fixture(scope="module")
-def room() -> Sandbox:
-    found = find_sandbox(limits=QUICK)
+@pytest.fixture(scope="module", params=["bubblewrap", "docker"])
+def room(request: pytest.FixtureRequest) -> Sandbox:
+    found = find_sandbox(request.param, QUICK)
     if isinstance(found, Unavailable):
         pytest.skip(found.because)
     return found
@@ -276,82 +274,6 @@ def test_frames_of_docker_come_in_pieces() -> None:
     take_frames(flood, told)
     assert len(flood) == 8
     assert told.too_much
-
-
-class Engine:
-    """Looks like the Docker SDK as far as it is used; what runs in the container is told by `speak`."""
-
-    def __init__(self, speak: Callable[[socket.socket, dict[str, Any]], None]) -> None:
-        self.images = self.containers = self
-        self.speak = speak
-        self.settings: dict[str, Any] = {}
-        self.removed = 0
-        self.attrs = {"State": {"OOMKilled": False}}
-
-    def get(self, image: str) -> None:
-        if image != "there":
-            raise LookupError(image)
-
-    def create(self, image: str, **settings: Any) -> Engine:
-        self.settings = settings
-        return self
-
-    def attach_socket(self, params: dict[str, int]) -> socket.socket:
-        mine, self.inside = socket.socketpair()
-        return mine
-
-    def start(self) -> None:
-        self.thread = threading.Thread(target=self._serve)
-        self.thread.start()
-
-    def _serve(self) -> None:
-        with self.inside, self.inside.makefile("rb") as stream:
-            self.speak(self.inside, json.loads(stream.read(int(stream.readline()))))
-
-    def wait(self, timeout: int) -> None:
-        self.thread.join()
-
-    def reload(self) -> None: ...
-
-    def remove(self, force: bool, v: bool) -> None:
-        self.removed += 1
-        self.thread.join()
-
-
-def frame(kind: int, text: str) -> bytes:
-    return struct.pack(">BxxxL", kind, len(text)) + text.encode()
-
-
-def test_docker_as_far_as_it_goes_without_an_engine() -> None:
-    def good(line: socket.socket, told: dict[str, Any]) -> None:
-        given = json.dumps({"ended": "done", "values": [RIGHT]})
-        line.sendall(frame(1, f"{told['nonce']} ready\n") + frame(2, "x") + frame(1, f"{told['nonce']} {given}\n"))
-
-    def sleepy(line: socket.socket, told: dict[str, Any]) -> None:
-        line.sendall(frame(1, f"{told['nonce']} ready\n"))
-        line.recv(1)  # until it is closed
-
-    def flood(line: socket.socket, told: dict[str, Any]) -> None:
-        line.sendall(frame(1, f"{told['nonce']} ready\n"))
-        with suppress(OSError):
-            while True:
-                line.sendall(frame(2, "x" * 10_000))
-
-    ended = []
-    for speak in (good, sleepy, flood):
-        engine = Engine(speak)
-        room = DockerSandbox(QUICK, "there", engine)
-        ended.append(room.run("x" * 300_000, [Call(function="f")]).ended)
-        assert engine.removed == 1
-        assert engine.settings["network_mode"] == "none"
-        assert engine.settings["cap_drop"] == ["ALL"]
-        assert engine.settings["read_only"]
-    assert ended == ["done", "time", "output"]
-    silent = Engine(lambda line, told: line.sendall(frame(2, "exec failed")))
-    with pytest.raises(ExaminationError, match="did not start: exec failed"):
-        DockerSandbox(QUICK, "there", silent).run("", [])
-    with pytest.raises(ExaminationError, match="no image elsewhere"):
-        DockerSandbox(QUICK, "elsewhere", silent)
 
 
 def test_cgroups_of_the_second_kind(tmp_path: Path) -> None:

@@ -4,7 +4,11 @@
     harness     runs inside; its source goes in as it is
     answer      the request, and reading the answer outside with no trust in it
     bubblewrap  Linux namespaces, a user number, seccomp, a cgroup
-    container   a Docker engine
+    container   a Docker engine: a container for each program
+    image       what is in it: this Python and nothing else, or an image of a registry
+    engine      how the engine is reached, and what killed users left there
+    seccomp     the system calls that both refuse
+    users       user numbers of one run each
 
 What is expected of a program never goes in. A program that writes the answer's line itself gains nothing by it.
 """
@@ -28,22 +32,23 @@ __all__ = [
     "find_sandbox",
 ]
 
-MAKERS = {"bubblewrap": BubblewrapSandbox, "docker": DockerSandbox}
+NAMES = ("bubblewrap", "docker")
 PROBE = "def probe():\n    return 1\n"
 
 
-def find_sandbox(prefer: str = "", limits: Limits | None = None) -> Sandbox | Unavailable:
+def find_sandbox(prefer: str = "", limits: Limits | None = None, image: str = "") -> Sandbox | Unavailable:
     """The sandbox of this name, or the first that runs here: bubblewrap, then Docker. Each is tried once, harmlessly.
 
-    A name that is given is the only one tried: nobody gets a weaker containment than was asked for.
+    A name that is given is the only one tried: nobody gets a weaker containment than was asked for. `image` is what
+    Docker runs, by name or digest; empty: the one made of this Python.
     """
-    if prefer and prefer not in MAKERS:
-        return Unavailable(because=f'There is no sandbox called "{prefer}". Choose one of {", ".join(MAKERS)}.')
+    if prefer and prefer not in NAMES:
+        return Unavailable(because=f'There is no sandbox called "{prefer}". Choose one of {", ".join(NAMES)}.')
     reasons = []
-    for name, make in MAKERS.items():
+    for name in NAMES:
         if prefer in ("", name):
             try:
-                sandbox: Sandbox = make(limits)
+                sandbox: Sandbox = BubblewrapSandbox(limits) if name == "bubblewrap" else DockerSandbox(limits, image)
                 ran = sandbox.run(PROBE, [Call(function="probe")])
             except ExaminationError as problem:
                 reasons.append(str(problem))

@@ -17,11 +17,10 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from academy.arena.sandbox.answer import SOURCE, Heard, request
@@ -29,9 +28,9 @@ from academy.arena.sandbox.inside import Inside, memory_file
 from academy.arena.sandbox.memory import find_cgroups, memory_of
 from academy.arena.sandbox.records import Call, Ended, Limits, Ran
 from academy.arena.sandbox.seccomp import seccomp_filter
+from academy.arena.sandbox.users import own_uid
 from academy.errors import ExaminationError
 
-FIRST_UID, UIDS = 60_001, 999
 START_SECONDS = 20.0
 """For the sandbox to stand; the program's own time begins after that."""
 LOOK_SECONDS = 0.05
@@ -75,7 +74,7 @@ class BubblewrapSandbox:
         heard = Heard(nonce, len(calls), self.limits)
         with ExitStack() as held:
             stdin = held.enter_context(memory_file(request(nonce, program, calls, self.limits)))
-            uid = held.enter_context(_own_uid()) if self.own_uid else 0
+            uid = held.enter_context(own_uid()) if self.own_uid else 0
             cgroup = None
             if self.cgroups:
                 cgroup = held.enter_context(self.cgroups.one(self.limits.memory_bytes, self.limits.processes))
@@ -160,20 +159,6 @@ def find_python() -> str:
 def _folders(*paths: str) -> list[str]:
     """Made on purpose: those that bubblewrap makes by itself above a bind are closed to others."""
     return [word for path in paths for word in ("--perms", "0755", "--dir", path)]
-
-
-@contextmanager
-def _own_uid() -> Iterator[int]:
-    """A user number that no other run on this machine has; an abstract socket's name is the lock, no file is left."""
-    for uid in range(FIRST_UID, FIRST_UID + UIDS):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
-            try:
-                lock.bind(f"\0academy-sandbox-uid-{uid}")
-            except OSError:
-                continue
-            yield uid
-            return
-    raise ExaminationError(f"{UIDS} programs run in sandboxes at once.", "Wait until some have ended.")
 
 
 def _did_not_start(said: str, code: int) -> ExaminationError:

@@ -95,6 +95,11 @@ class UserSuite:
         """Whether a grader runs code."""
         return any(isinstance(grader, UnitTest) for grader in self._graders.values())
 
+    @property
+    def contained_by(self) -> str:
+        """What runs the code, in words; empty where nothing runs any."""
+        return f"{self._sandbox.name}: {', '.join(self._sandbox.limits_in_force)}" if self._sandbox else ""
+
     def questions(self) -> Sequence[Question]:
         """In the order of the file."""
         return self._questions
