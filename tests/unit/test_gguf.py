@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,8 +157,8 @@ def test_a_damaged_file_of_the_cache_is_written_again(
     tmp_path: Path, base: BaseModel, damage: Callable[[Path], object]
 ) -> None:
     path = base_file(base, tmp_path)
-    whole, made = path.read_bytes(), os.stat(path).st_ino
-    assert os.stat(base_file(base, tmp_path)).st_ino == made  # a whole one is used as it is
+    whole, made = path.read_bytes(), path.stat().st_ino
+    assert base_file(base, tmp_path).stat().st_ino == made  # a whole one is used as it is
     damage(path)
     assert base_file(base, tmp_path).read_bytes() == whole
     assert sorted(one.name for one in tmp_path.rglob("*") if one.is_file()) == sorted([path.name, NOTE])
