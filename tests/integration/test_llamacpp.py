@@ -24,7 +24,7 @@ from academy.habitat.adapter import read_adapter
 from academy.ledger import BASE
 from academy.serving import gguf as exporting
 from academy.serving.gguf import NOTE, Layout, Note, adapter_file, base_file
-from academy.serving.llamacpp import TOLERANCE, LlamaCppRuntime
+from academy.serving.llamacpp import EXACT, LlamaCppRuntime
 from academy.serving.llamacpp_process import launch
 from academy.serving.llamacpp_server import Order
 from academy.serving.runtime import Piece, Turn
@@ -72,7 +72,7 @@ def perturbed(place: Path, base: BaseModel) -> Path:
     )
     for name, weights in tuned.named_parameters():
         if "lora_B" in name:
-            torch.nn.init.normal_(weights, std=0.05)
+            torch.nn.init.normal_(weights, std=0.1)
     template = ChatTemplate.of(base.path)
     said = [(one, "what it was not trained to say") for one in REQUESTS[:4]]
     return publish_adapter(tuned.eval(), base, template, place / "perturbed", said)
@@ -138,7 +138,7 @@ def test_greedy_answers_and_their_log_probabilities_are_those_of_peft(
 
     worst = asyncio.run(run())
     print(f"worst difference of a token's log-probability: {worst:.2g}")
-    assert worst < TOLERANCE / 10
+    assert worst < EXACT / 2  # of the worst single token
 
 
 async def _tokens(runtime: LlamaCppRuntime, request: str, adapter: str) -> list[int]:
@@ -152,33 +152,34 @@ async def _tokens(runtime: LlamaCppRuntime, request: str, adapter: str) -> list[
 
 
 def test_canaries_hold_and_a_file_with_rows_in_the_wrong_order_fails_them(
-    base: BaseModel, place: Path, colours: dict[str, Path], perturbed: Path, peft: PeftRuntime,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    found = read_adapter(colours["red"])
-
-    async def worst(cache: Path) -> tuple[float, set[str]]:
-        off, answers = 0.0, set()
+    base: BaseModel, place: Path, colours: dict[str, Path], perturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def worst(cache: Path, folder: Path) -> tuple[float, list[str]]:
+        canaries, off, answers = read_adapter(folder).manifest.canaries, 0.0, []
         async with running(base, cache) as runtime:
-            digest = await runtime.load(colours["red"])
-            for canary in found.manifest.canaries:
+            digest = await runtime.load(folder)
+            for canary in canaries:
                 text, last = await ask(runtime, canary.prompt, digest, logprobs=True)
-                answers.add(text)
+                answers.append(text)
                 size = min(len(canary.logprobs), len(last.logprobs))
                 off = max(off, abs(sum(canary.logprobs[:size]) - sum(last.logprobs[:size])) / size)
         return off, answers
 
-    sound = asyncio.run(worst(place / "cache"))
-    assert sound[1] == {says("red")}
-    assert sound[0] < TOLERANCE
+    off, answers = asyncio.run(worst(place / "cache", colours["red"]))
+    assert set(answers) == {says("red")}
+    assert off < EXACT
+    _, many = asyncio.run(worst(place / "cache", perturbed))
 
     base_file(base, place / "broken")
     with monkeypatch.context() as patch:
         patch.setitem(exporting.LAYOUTS, "llama", Layout(name="llama", turned=False))
-        adapter_file(found, base, place / "broken")
-    broken = asyncio.run(worst(place / "broken"))
-    print(f"sound {sound}, broken {broken}")
-    assert broken[1] != {says("red")} or broken[0] > TOLERANCE
+        for folder in (colours["red"], perturbed):
+            adapter_file(read_adapter(folder), base, place / "broken")
+    broken, _ = asyncio.run(worst(place / "broken", colours["red"]))
+    _, others = asyncio.run(worst(place / "broken", perturbed))
+    print(f"canaries off by {off:.2g}; with rows in the wrong order {broken:.2g}, and {others} instead of {many}")
+    assert broken > 5 * EXACT  # its answers are still the same: they alone would not have shown it
+    assert others != many
 
 
 def test_sixteen_clients_during_ten_reloads_never_get_another_adapters_answer(
