@@ -192,8 +192,9 @@ def test_every_known_architecture_is_computed_alike(tmp_path: Path, base: BaseMo
                 for request in ("hello", "Which one?", long):
                     turn = Turn(messages=({"role": "user", "content": request},), max_new_tokens=12)
                     text = "".join([piece.text async for piece in live.chat(turn, adapter)])
-                    # llama.cpp leaves out a character that the limit cut in two
-                    assert text.strip() == runtime.generate([request], adapter, 12)[0].rstrip("\ufffd").strip()
+                    # random bytes: llama.cpp leaves out a character that the limit cut in two
+                    told = runtime.generate([request], adapter, 12)[0]
+                    assert text.rstrip(" \n\ufffd").strip() == told.rstrip(" \n\ufffd").strip()
         finally:
             await live.close()
 
