@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from academy.admission import Gate
     from academy.genealogy.versions import Versions
     from academy.serving.peft import PeftRuntime
+    from academy.serving.runtime import Admit
 
 
 class Workplace:
@@ -63,10 +64,9 @@ class Workplace:
     @cached_property
     def runtime(self) -> PeftRuntime:
         """The runtime that answers."""
-        from academy.admission import admit_adapter
         from academy.serving.peft import PeftRuntime
 
-        return PeftRuntime(self.base, partial(admit_adapter, self.gate))
+        return PeftRuntime(self.base, self.admit)
 
     @property
     def keys(self) -> Keys:
@@ -85,6 +85,13 @@ class Workplace:
             versions=lambda: self.versions,
             modules=self.base.modules,
         )
+
+    @property
+    def admit(self) -> Admit:
+        """The gate, as a runtime takes it."""
+        from academy.admission import admit_adapter
+
+        return partial(admit_adapter, self.gate)
 
     @property
     def adapters(self) -> Path:

@@ -1,7 +1,7 @@
 """Versions in the MLflow registry: an adapter as a LoggedModel, a registered version with tags, the alias `champion`.
 
-The registry is where people browse; nothing here decides who is champion. A version is found again by its order, so
-registering twice gives one version.
+The registry is where people browse; nothing here decides who is champion. A version is found again by its order
+and its adapter, so registering twice gives one version.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ class Versions:
         self.family = family
 
     def register(self, adapter: Adapter, run: TrackedRun, *, parent: str, generation: int) -> Version:
-        """Publish an adapter as a version, once for each order."""
+        """Publish an adapter as a version, once. Other bytes of the same order, of other libraries, are another one."""
         order = adapter.manifest.order
-        if known := self._by_order(order):
-            return known
+        if known := [one for one in self.of_adapter(adapter.digest) if one.order == order]:
+            return known[0]
         self._ensure_family(adapter.manifest.base_name)
         model = self._logged_model(adapter, run, order)
         tags = {
@@ -112,10 +112,6 @@ class Versions:
             if problem.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise
 
-    def _by_order(self, order: str) -> Version | None:
-        found = self.client.search_model_versions(f"name = '{self.family}' AND tags.`{ORDER_TAG}` = '{order}'")
-        return _version(found[0]) if found else None
-
     def _ensure_family(self, base_name: str) -> None:
         from mlflow.exceptions import MlflowException
 
@@ -129,7 +125,8 @@ class Versions:
 
     def _logged_model(self, adapter: Adapter, run: TrackedRun, order: str) -> str:
         """The LoggedModel of an order; a killed attempt's is found again and completed."""
-        found = self.client.search_logged_models([run.experiment], filter_string=f"tags.`{ORDER_TAG}` = '{order}'")
+        wanted = f"tags.`{ORDER_TAG}` = '{order}' AND tags.adapter = '{adapter.digest}'"
+        found = self.client.search_logged_models([run.experiment], filter_string=wanted)
         ready = [model for model in found if str(model.status) in ("READY", "LoggedModelStatus.READY")]
         if ready:
             return str(ready[0].model_id)
