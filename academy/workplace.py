@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from academy.habitat.archive import AdapterStore
     from academy.promotion import Serving
     from academy.serving.peft import PeftRuntime
+    from academy.serving.runtime import Admit
 
 
 class Workplace:
@@ -68,10 +69,9 @@ class Workplace:
     @cached_property
     def runtime(self) -> PeftRuntime:
         """The runtime that answers."""
-        from academy.admission import admit_adapter
         from academy.serving.peft import PeftRuntime
 
-        return PeftRuntime(self.base, partial(admit_adapter, self.gate))
+        return PeftRuntime(self.base, self.admit)
 
     @property
     def serving(self) -> Serving:
@@ -99,6 +99,13 @@ class Workplace:
             versions=lambda: self.versions,
             modules=self.base.modules,
         )
+
+    @property
+    def admit(self) -> Admit:
+        """The gate, as a runtime takes it."""
+        from academy.admission import admit_adapter
+
+        return partial(admit_adapter, self.gate)
 
     @property
     def adapters(self) -> Path:

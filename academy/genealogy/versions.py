@@ -1,7 +1,7 @@
 """Versions in the MLflow registry: an adapter as a LoggedModel, a registered version with tags, the alias `champion`.
 
-The registry is where people browse; nothing here decides who is champion. A version is found again by its order, so
-registering twice gives one version. People may edit or delete there what they like: what is read here is never
+The registry is where people browse; nothing here decides who is champion. A version is found again by its order
+and adapter, so registering twice gives one version. People may edit or delete there what they like: what is read here is never
 trusted further than to be shown, and what is gone is told.
 """
 
@@ -73,14 +73,14 @@ class Versions:
         self.family = family
 
     def register(self, adapter: Adapter, run: TrackedRun, *, parent: str, generation: int) -> Version:
-        """Publish an adapter as a version, once for each order."""
-        if known := self.by_order(adapter.manifest.order):
+        """Publish an adapter as a version, once. Other bytes of the same order are another one."""
+        if known := self._known(adapter):
             return known
         return self._publish(adapter, run.experiment, run.id, parent, generation)
 
     def adopt(self, adapter: Adapter, *, parent: str, generation: int) -> Version:
-        """Publish an adapter that no training of this home made, once for each order."""
-        if known := self.by_order(adapter.manifest.order):
+        """Publish an adapter that no training of this home made, once. Other bytes of the same order are another one."""
+        if known := self._known(adapter):
             return known
         return self._publish(adapter, self.experiment, None, parent, generation)
 
@@ -240,6 +240,10 @@ class Versions:
             return self._one(f"tags.`{ORDER_TAG}` LIKE '{name}%'") or self._one(f"tags.`adapter` LIKE '{name}%'")
         return self.by_order(name)
 
+    def _known(self, adapter: Adapter) -> Version | None:
+        found = [one for one in self.of_adapter(adapter.digest) if one.order == adapter.manifest.order]
+        return found[0] if found else None
+
     def _publish(self, adapter: Adapter, experiment: str, run: str | None, parent: str, generation: int) -> Version:
         manifest = adapter.manifest
         self._ensure_family(manifest.base_name)
@@ -274,7 +278,8 @@ class Versions:
     def _logged_model(self, adapter: Adapter, experiment: str, run: str | None) -> str:
         """The LoggedModel of an order; a killed attempt's is found again and completed."""
         manifest: Manifest = adapter.manifest
-        found = self.client.search_logged_models([experiment], filter_string=f"tags.`{ORDER_TAG}` = '{manifest.order}'")
+        wanted = f"tags.`{ORDER_TAG}` = '{manifest.order}' AND tags.adapter = '{adapter.digest}'"
+        found = self.client.search_logged_models([experiment], filter_string=wanted)
         ready = [model for model in found if str(model.status) in ("READY", "LoggedModelStatus.READY")]
         if ready:
             return str(ready[0].model_id)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from academy.base_model import SEED_FOLDER
-from academy.habitat.adapter import CONFIG, MANIFEST, WEIGHTS
+from academy.base_model import SEED_FOLDER, resolve
+from academy.habitat.adapter import CONFIG, MANIFEST, WEIGHTS, Opened, open_adapter
 from tests.campaign.house import Ended, Home
 from tests.conftest import Evolved
 
@@ -147,3 +149,58 @@ def test_forgetting_what_a_canary_quotes_leaves_a_signed_adapter(evolved: Evolve
     assert manifest["signature"] != before["signature"]
     assert failing(second_home) == set()
     assert told(second_home.run(*ASKED))["version"] == "1"
+
+
+# --- the runtimes --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    from tests.colours import train_colours
+
+    return train_colours(tmp_path_factory.mktemp("colours"), ("blue", "red"))
+
+
+def swapping(colours: dict[str, Path], place: Path) -> tuple[Path, Callable[[Path], Opened]]:
+    """A folder that holds blue until it was checked, and red before it is loaded."""
+    folder = Path(shutil.copytree(colours["blue"], place / colours["blue"].name))
+
+    def admit(asked: Path) -> Opened:
+        opened = open_adapter(asked)
+        for path in colours["red"].iterdir():
+            shutil.copyfile(path, asked / path.name)  # in place, so that a mapped file would change too
+        return opened
+
+    return folder, admit
+
+
+def test_a_swap_between_check_and_load_changes_no_answer(colours: dict[str, Path], tmp_path: Path) -> None:
+    from academy.serving.peft import PeftRuntime
+    from tests.colours import QUESTIONS, says
+
+    folder, admit = swapping(colours, tmp_path)
+    runtime = PeftRuntime(resolve("seed"), admit)
+    digest = runtime.load(folder)
+    assert digest.startswith(colours["blue"].name)
+    assert set(runtime.generate(QUESTIONS, digest, 16)) == {says("blue")}
+    assert set(runtime.generate(QUESTIONS, runtime.load(folder), 16)) == {says("red")}  # its own name now
+
+
+def test_a_swap_between_check_and_load_changes_no_user_s_answer(colours: dict[str, Path], tmp_path: Path) -> None:
+    from academy.serving.live import PeftLive
+    from academy.serving.runtime import Turn
+    from tests.colours import QUESTIONS, says
+
+    folder, admit = swapping(colours, tmp_path)
+
+    async def served() -> set[str]:
+        runtime = PeftLive(resolve("seed"), admit)
+        await runtime.start()
+        try:
+            digest = await runtime.load(folder)
+            turns = [Turn(messages=({"role": "user", "content": text},), max_new_tokens=16) for text in QUESTIONS]
+            return {"".join([piece.text async for piece in runtime.chat(turn, digest)]).strip() for turn in turns}
+        finally:
+            await runtime.close()
+
+    assert asyncio.run(served()) == {says("blue")}
