@@ -42,7 +42,7 @@ CHANGES: dict[str, tuple[Change | None, set[str]]] = {
     "alpha doubled": (scaled(2.0), {"broken weights"}),
     "alpha times 1.1": (scaled(1.1), {"broken weights"}),
     "rows of q and k swapped": (swapped, {"broken weights"}),
-    "upper half of the layers lost": (truncated, {"broken weights", "another adapter"}),
+    "upper half of the layers lost": (truncated, {"broken weights"}),
     "noise of a tenth": (noisy, {"broken weights"}),
 }
 """What is done to the files that the server sees, and the reasons that are right."""

@@ -58,6 +58,7 @@ class Place:
 
     make: Callable[..., Any]
     faults: Faults
+    url: str = ""
     app: Any = None
 
 
@@ -66,7 +67,7 @@ def on_vllm(engine: Engine, **about: Any) -> Iterator[Place]:
     faults = Faults()
     app = vllm(engine, "seed", str(SEED.path), faults=faults, **about)
     with served(app) as url:
-        yield Place(lambda **more: VllmRuntime(url, SEED, **{"patience": 60.0, **more}), faults)
+        yield Place(lambda **more: VllmRuntime(url, SEED, **{"patience": 60.0, **more}), faults, url)
     _emptied(engine)
 
 
@@ -75,7 +76,9 @@ def on_ollama(engine: Engine, **about: Any) -> Iterator[Place]:
     faults = Faults()
     app = ollama(SEED.path, engine, "seed", faults=faults, **about)
     with served(app) as url:
-        yield Place(lambda **more: OllamaRuntime(url, SEED, **{"model": "seed", "patience": 60.0, **more}), faults, app)
+        yield Place(
+            lambda **more: OllamaRuntime(url, SEED, **{"model": "seed", "patience": 60.0, **more}), faults, url, app
+        )
     _emptied(engine)
 
 
@@ -105,8 +108,22 @@ everywhere = pytest.mark.parametrize("made", [*SERVERS, *REAL])
 on_ours = pytest.mark.parametrize("made", SERVERS)
 
 
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(work)
+def run(work: Callable[..., Coroutine[Any, Any, Any]], *given: Any) -> Any:
+    """Do the work with what is given; runtimes among it are closed then."""
+
+    async def whole() -> Any:
+        try:
+            return await work(*given)
+        finally:
+            for one in given:
+                if hasattr(one, "close"):
+                    await one.close()
+
+    return asyncio.run(whole())
+
+
+async def started(runtime: LiveRuntime) -> None:
+    await runtime.start()
 
 
 def turn(request: str, limit: int = 24, **more: Any) -> Turn:
@@ -149,10 +166,9 @@ def test_each_turn_is_answered_by_the_adapter_that_it_names(
             assert said[3 * n + 2] not in ANSWERS
         for adapter in pair:
             await runtime.unload(adapter.digest)
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 @everywhere
@@ -165,10 +181,9 @@ def test_the_healthy_adapter_holds(made: Made, engine: Engine, pair: tuple[Adapt
         assert found.difference is not None
         assert found.difference <= runtime.capabilities.tolerance
         await runtime.unload(pair[0].digest)
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 @everywhere
@@ -181,11 +196,9 @@ def test_loading_again_is_free_and_a_second_runtime_finds_what_the_first_loaded(
             assert await runtime.load(pair[0].path) == await runtime.load(pair[0].path) == pair[0].digest
             assert await answer(runtime, "printer", pair[0].digest) == ANSWERS[0]
         await second.unload(pair[0].digest)
-        await first.close()
-        await second.close()
 
     with made(engine) as place:
-        run(work(place.make(), place.make()))
+        run(work, place.make(), place.make())
 
 
 @everywhere
@@ -202,10 +215,9 @@ def test_an_unloaded_adapter_is_refused_until_it_is_loaded_again(
         await runtime.load(pair[0].path)
         assert await answer(runtime, "printer", name) == ANSWERS[0]
         await runtime.unload(name)
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 @everywhere
@@ -233,10 +245,9 @@ def test_lengths_stops_seeds_and_counts(made: Made, engine: Engine, pair: tuple[
         with refused(InputError, "reads at most 1,024"):
             await answer(runtime, "a b c " * 1000, name)
         await runtime.unload(name)
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 @everywhere
@@ -248,10 +259,9 @@ def test_an_adapter_of_another_base_is_refused_before_anything_is_sent(
         runtime.base = SEED.model_copy(update={"digest": "0" * 64})
         with refused(AdapterError, "ADAPTER_BASE_MODEL_MISMATCH"):
             await runtime.load(pair[0].path)
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 # How a server can fail
@@ -275,10 +285,9 @@ def test_a_server_that_dies_in_the_middle_of_an_answer(
             await answer(runtime, "printer", name)
         faults.dies_after = None
         assert await answer(runtime, "printer", name) == ANSWERS[0]
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make(), place.faults))
+        run(work, place.make(), place.faults)
 
 
 @on_ours
@@ -288,10 +297,9 @@ def test_an_error_in_the_stream_is_told_in_its_words(made: Made, engine: Engine)
         faults.fails_after = 1
         with refused(ServingError, "EngineCore encountered an issue|runner process no longer running"):
             await answer(runtime, "printer", BASE)
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make(), place.faults))
+        run(work, place.make(), place.faults)
 
 
 @on_ours
@@ -301,10 +309,9 @@ def test_a_server_that_is_silent_is_given_up(made: Made, engine: Engine) -> None
         faults.silent_for = 5.0
         with refused(ServingError, "has said nothing for 1 seconds"):
             await answer(runtime, "printer", BASE)
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make(patience=1.0), place.faults))
+        run(work, place.make(patience=1.0), place.faults)
 
 
 @on_ours
@@ -317,10 +324,9 @@ def test_a_full_server_says_so(made: Made, engine: Engine, status: int) -> None:
             await answer(runtime, "printer", BASE)
         faults.status = None
         assert await answer(runtime, "printer", BASE)
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make(), place.faults))
+        run(work, place.make(), place.faults)
 
 
 @on_ours
@@ -333,10 +339,9 @@ def test_a_failed_request_is_told_with_its_status(made: Made, engine: Engine) ->
         faults.status = 401
         with refused(ServingError, "wants another key"):
             await answer(runtime, "printer", BASE)
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make(), place.faults))
+        run(work, place.make(), place.faults)
 
 
 @on_ours
@@ -346,10 +351,9 @@ def test_an_answer_in_shreds_is_the_same_answer(made: Made, engine: Engine, pair
         name = await runtime.load(pair[0].path)
         faults.shredded = True
         assert await answer(runtime, "printer", name) == ANSWERS[0]
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make(), place.faults))
+        run(work, place.make(), place.faults)
 
 
 @on_ours
@@ -366,10 +370,9 @@ def test_whoever_stops_listening_stops_the_answer(made: Made, engine: Engine) ->
                 break
             await asyncio.sleep(0.05)
         assert faults.cancelled == 1
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make(), place.faults))
+        run(work, place.make(), place.faults)
 
 
 @on_ours
@@ -388,10 +391,9 @@ def test_an_adapter_stays_until_its_last_turn_has_ended(
         assert runtime.loaded == frozenset()
         assert await under_way == ANSWERS[0]
         await leaving
-        await runtime.close()
 
     with made(engine) as place:
-        run(work(place.make(), place.faults))
+        run(work, place.make(), place.faults)
 
 
 @pytest.mark.parametrize("kind", [VllmRuntime, OllamaRuntime])
@@ -400,20 +402,20 @@ def test_no_server_at_all(kind: Any) -> None:
         free = taken.getsockname()[1]
     more = {"model": "seed"} if kind is OllamaRuntime else {}
     with refused(ServingError, "There is no (vllm|ollama) server at"):
-        run(kind(f"http://127.0.0.1:{free}", SEED, **more).start())
+        run(started, kind(f"http://127.0.0.1:{free}", SEED, **more))
     with refused(InputError, "is no URL"):
-        run(kind("nowhere", SEED, **more).start())
+        run(started, kind("nowhere", SEED, **more))
 
 
 def test_a_server_of_another_kind(engine: Engine) -> None:
     with on_vllm(engine) as place:
-        url = place.make()._wire.url
+        url = place.url
         with refused(ServingError, r"refused \(404\)"):
-            run(OllamaRuntime(url, SEED, model="seed").start())
+            run(started, OllamaRuntime(url, SEED, model="seed"))
     with on_ollama(engine) as place:
-        url = place.make()._wire.url
+        url = place.url
         with refused(ServingError, r"refused \(404\)"):
-            run(VllmRuntime(url, SEED).start())
+            run(started, VllmRuntime(url, SEED))
 
 
 # vLLM alone
@@ -428,7 +430,7 @@ def test_vllm_is_asked_with_token_ids_and_nothing_is_left_to_its_defaults(
         await answer(runtime, "printer", await runtime.load(pair[0].path))
 
     with on_vllm(engine) as place:
-        run(work(place.make()))
+        run(work, place.make())
         asked = place.faults.asked[0]
     assert asked["model"] == pair[0].digest
     assert all(isinstance(token, int) for token in asked["prompt"])
@@ -446,7 +448,7 @@ def test_a_base_model_that_cannot_be_proven_is_left_to_the_canaries(
         assert (await check(runtime, pair[0])).holds
 
     with served(vllm(engine, "assistant", "/models/assistant")) as url:
-        run(work(VllmRuntime(url, SEED)))
+        run(work, VllmRuntime(url, SEED))
     _emptied(engine)
 
 
@@ -458,7 +460,7 @@ def test_vllm_that_does_not_see_the_adapter(engine: Engine, pair: tuple[Adapter,
         assert runtime.loaded == frozenset()
 
     with on_vllm(engine) as place:
-        run(work(place.make(seen_as="/elsewhere/adapters")))
+        run(work, place.make(seen_as="/elsewhere/adapters"))
 
 
 def test_vllm_reads_the_adapter_where_it_sees_it(engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
@@ -469,7 +471,7 @@ def test_vllm_reads_the_adapter_where_it_sees_it(engine: Engine, pair: tuple[Ada
         return await answer(runtime, "printer", await runtime.load(pair[0].path))
 
     with on_vllm(engine) as place:
-        assert run(work(place.make(seen_as=str(there.parent)))) == ANSWERS[0]
+        assert run(work, place.make(seen_as=str(there.parent))) == ANSWERS[0]
 
 
 def test_a_name_that_stands_for_other_files_is_not_taken_over(
@@ -485,7 +487,7 @@ def test_a_name_that_stands_for_other_files_is_not_taken_over(
             await second.load(pair[0].path)
 
     with on_vllm(engine) as place:
-        run(work(place.make(seen_as=str(tmp_path)), place.make()))
+        run(work, place.make(seen_as=str(tmp_path)), place.make())
 
 
 def test_vllm_without_runtime_updating(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
@@ -495,7 +497,7 @@ def test_vllm_without_runtime_updating(engine: Engine, pair: tuple[Adapter, Adap
             await runtime.load(pair[0].path)
 
     with on_vllm(engine, updating=False) as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 def test_a_rank_that_is_too_large_for_the_server(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
@@ -505,7 +507,7 @@ def test_a_rank_that_is_too_large_for_the_server(engine: Engine, pair: tuple[Ada
             await runtime.load(pair[0].path)
 
     with on_vllm(engine, max_rank=4) as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 def test_dora_is_refused_and_rslora_is_served_by_vllm(
@@ -521,7 +523,7 @@ def test_dora_is_refused_and_rslora_is_served_by_vllm(
         assert await runtime.load(rslora) in runtime.loaded
 
     with on_vllm(engine) as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 def test_a_server_that_was_started_anew_has_forgotten_the_adapter(
@@ -537,7 +539,7 @@ def test_a_server_that_was_started_anew_has_forgotten_the_adapter(
         assert await answer(runtime, "printer", name) == ANSWERS[0]
 
     with on_vllm(engine) as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 # Ollama alone
@@ -565,7 +567,7 @@ def test_ollama_that_takes_no_adapters_any_more_gets_a_merged_model(
         assert await answer(runtime, "printer", BASE) not in ANSWERS
 
     with on_ollama(engine, version="0.34.4") as place:
-        run(work(place.make(merged_gguf=merged)))
+        run(work, place.make(merged_gguf=merged))
 
 
 def test_ollama_that_takes_no_adapters_and_nothing_to_merge_with(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
@@ -577,7 +579,7 @@ def test_ollama_that_takes_no_adapters_and_nothing_to_merge_with(engine: Engine,
         assert runtime.loaded == frozenset()
 
     with on_ollama(engine, version="0.34.4") as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 def test_rslora_is_refused_where_ollama_would_forget_its_scale(
@@ -591,7 +593,7 @@ def test_rslora_is_refused_where_ollama_would_forget_its_scale(
             await runtime.load(rslora)
 
     with on_ollama(engine) as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 def test_ollama_is_asked_raw_by_tag_and_nothing_is_left_to_its_defaults(
@@ -602,7 +604,7 @@ def test_ollama_is_asked_raw_by_tag_and_nothing_is_left_to_its_defaults(
         await answer(runtime, "printer", await runtime.load(pair[0].path))
 
     with on_ollama(engine) as place:
-        run(work(place.make()))
+        run(work, place.make())
         asked, app = place.faults.asked[0], place.app
     assert asked["model"] == f"academy/{SEED.family}:{pair[0].digest[:16]}"
     assert asked["raw"]
@@ -621,7 +623,7 @@ def test_a_tag_that_is_not_known_to_be_the_adapter_is_made_anew(engine: Engine, 
         assert await answer(runtime, "printer", name) == ANSWERS[0]
 
     with on_ollama(engine) as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 def test_the_alias_follows_and_outlives_the_tag(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
@@ -641,7 +643,7 @@ def test_the_alias_follows_and_outlives_the_tag(engine: Engine, pair: tuple[Adap
         assert alias in models
 
     with on_ollama(engine) as place:
-        run(work(place.make(), place.app))
+        run(work, place.make(), place.app)
 
 
 def test_an_old_ollama_tells_no_logprobs_and_the_answers_decide(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
@@ -653,7 +655,7 @@ def test_an_old_ollama_tells_no_logprobs_and_the_answers_decide(engine: Engine, 
         assert (found.holds, found.difference) == (True, None)
 
     with on_ollama(engine, version="0.12.10") as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 def test_a_first_token_that_the_template_does_not_know_is_another_template(
@@ -665,7 +667,7 @@ def test_a_first_token_that_the_template_does_not_know_is_another_template(
         assert (await check(runtime, pair[0])).reason == "another template"
 
     with on_ollama(engine, begins=True) as place:
-        run(work(place.make()))
+        run(work, place.make())
 
 
 def test_a_first_token_that_the_template_sets_too_is_set_once(
@@ -679,11 +681,11 @@ def test_a_first_token_that_the_template_sets_too_is_set_once(
         return (await pieces(runtime, turn("printer"), name))[-1].prompt_tokens
 
     with on_ollama(engine, begins=True) as place:
-        setting = run(work(place.make()))
+        setting = run(work, place.make())
     with on_ollama(engine) as place:
-        assert setting == run(work(place.make()))
+        assert setting == run(work, place.make())
 
 
 def test_a_model_that_ollama_does_not_have(engine: Engine) -> None:
     with on_ollama(engine) as place, refused(ServingError, "has no model llama9"):
-        run(place.make(model="llama9").start())
+        run(started, place.make(model="llama9"))

@@ -61,7 +61,9 @@ class Engine:
     def unload(self, name: str) -> None:
         """Forget an adapter."""
         with self._lock:
-            if len(self.model.peft_config) > 1:
+            others = [one for one in self.model.peft_config if one != name]
+            if others:
+                self.model.set_adapter(others[0])
                 self.model.delete_adapter(name)
             else:
                 self.model = self.model.unload()
@@ -83,14 +85,11 @@ class Engine:
             logprob = float(torch.log_softmax(logits, dim=-1)[token])
             tokens.append(token)
             fed = torch.tensor([[token]])
-            if token == end:
-                yield Token("", logprob, "stop")
-                return
             whole = self.tokenizer.decode(tokens, skip_special_tokens=True)
             cut = min((place for one in stop if (place := whole.find(one)) >= 0), default=-1)
-            finish = "stop" if cut >= 0 else "length" if n + 1 == limit else ""
-            text = whole[len(said) : cut if cut >= 0 else None]
-            said = whole
+            finish = "stop" if cut >= 0 or token == end else "length" if n + 1 == limit else ""
+            sure = cut if cut >= 0 else len(whole) - (0 if finish else _held(whole, stop))
+            text, said = whole[len(said) : sure], whole[: max(sure, len(said))]
             yield Token(text, logprob, finish)
             if finish:
                 return
@@ -102,6 +101,11 @@ class Engine:
             return self.model.disable_adapter()
         self.model.set_adapter(adapter)
         return nullcontext()
+
+
+def _held(said: str, stop: Sequence[str]) -> int:
+    """How many characters at the end may be the beginning of a stop string: engines do not send them yet."""
+    return max((n for one in stop for n in range(1, len(one)) if said.endswith(one[:n])), default=0)
 
 
 def _drawn(logits: torch.Tensor, temperature: float, top_p: float, dice: torch.Generator) -> int:

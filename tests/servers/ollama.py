@@ -163,17 +163,19 @@ def ollama(
         ids = tokenizer(body["prompt"], add_special_tokens=False)["input_ids"]
         ids = [tokenizer.bos_token_id, *ids] if begins else ids
         head = {"model": body["model"], "created_at": "2026-01-01T00:00:00Z"}
-        count, finish = 0, ""
+        count, finish, logprobs = 0, "", []
         tokens = model.engine.stream(
             model.adapter, ids, options["num_predict"], options["temperature"], options["top_p"],
             options.get("seed"), options["stop"],
         )  # fmt: skip
         for token in tokens:
             count, finish = count + 1, token.finish
-            if token.text:
-                logprobs = [{"token": token.text, "logprob": token.logprob}]
+            if token.text or token.finish != "stop":  # the end token has neither text nor a place among them
+                logprobs.append({"token": token.text, "logprob": token.logprob})
+            if token.text or token.finish == "length":
                 told = {"logprobs": logprobs} if body.get("logprobs") and numbers >= (0, 12, 11) else {}
                 yield json.dumps({**head, "response": token.text, "done": False, **told}).encode() + b"\n"
+                logprobs = []
         last = {"done": True, "done_reason": finish, "prompt_eval_count": len(ids), "eval_count": count}
         yield json.dumps({**head, "response": "", **last}).encode() + b"\n"
 
