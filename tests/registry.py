@@ -42,8 +42,9 @@ class House:
         digest = digest_of_adapter(staged)
         manifest = {
             "adapter": digest, "files": {name: digest_of_file(staged / name) for name in FILES},
-            "base_name": "seed", "base_digest": base_digest or self.ledger.family, "dataset": "d", "train_digest": "t", "order": f"order-{value}",
-            "template": "t", "special_tokens": {}, "recipe": Recipe().model_dump(mode="json"), "trainer": "test",
+            "base_name": "seed", "base_digest": base_digest or self.ledger.family, "dataset": "d",
+            "train_digest": "t", "order": f"order-{value}", "template": "t",
+            "special_tokens": {}, "recipe": Recipe().model_dump(mode="json"), "trainer": "test",
             "versions": {}, "threads": 1, "examples": 50, "supervised_tokens": 500, "steps": 10, "loss": 0.5,
             "canaries": [],
         }  # fmt: skip
