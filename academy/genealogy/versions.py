@@ -134,11 +134,6 @@ class Versions:
             yield from page
             before = int(page[-1].version)
 
-    def all(self, champion: str = BASE) -> list[Version]:
-        """All versions, oldest first; the one with the number `champion` is marked. A page is `page`."""
-        found = list(self.newest())[::-1]
-        return [one.model_copy(update={"champion": one.version == champion}) for one in found]
-
     def by_order(self, order: str) -> Version | None:
         """The newest version of a training order."""
         return self._one(f"tags.`{ORDER_TAG}` = '{order}'")
