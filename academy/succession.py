@@ -118,4 +118,5 @@ def settle(work: Workplace) -> None:
             log.warning("%s won its examination and is not promoted: %s", version.name, problem)
         if work.ledger.champion().seq != champion:
             break  # what else was open was an examination against another champion
-    reconcile(work.ledger, work.versions)
+    if work.ledger.champion().seq:  # MLflow is opened only where it has something to show
+        reconcile(work.ledger, work.versions)

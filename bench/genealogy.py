@@ -56,7 +56,7 @@ def main() -> int:
         _timed("the alias, as it was", lambda: versions.show_champion(str(count), f"{count:064x}"))
         _timed("a verdict written", lambda: versions.note("7", {"verdict": str(time.perf_counter())}))
         began = time.perf_counter()
-        found = len(versions.all())
+        found = sum(1 for _ in versions.newest())
         print(f"{'all ' + format(found, ','):<32} {(time.perf_counter() - began) * 1000:8.0f} ms, once")
     good = max(page, middle) < GOAL
     print(f"goal (a page under {GOAL * 1000:.0f} ms): {'held' if good else 'missed'}")

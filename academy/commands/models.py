@@ -131,7 +131,8 @@ def status(base_model: str | None, *, as_json: bool) -> None:
     """The state of the house in a few lines."""
     listen()
     work = Workplace.open(base_model)
-    reconcile(work.ledger, work.versions)
+    if work.ledger.champion().seq:  # MLflow is opened only where it has something to show
+        reconcile(work.ledger, work.versions)
     found = stages.summary(work)
     if as_json:
         emit(found)

@@ -1,8 +1,8 @@
 """Versions in the MLflow registry: an adapter as a LoggedModel, a registered version with tags, the alias `champion`.
 
-The registry is where people browse; nothing here decides who is champion. A version is found again by its order
-and adapter, so registering twice gives one version. People may edit or delete there what they like: what is read here is never
-trusted further than to be shown, and what is gone is told.
+The registry is where people browse; nothing here decides who is champion. A version is found again by its order and
+its adapter, so registering twice gives one version. People may edit or delete there what they like: what is read here
+is never trusted further than to be shown, and what is gone is told.
 """
 
 from __future__ import annotations
@@ -133,11 +133,6 @@ class Versions:
         while page := self.page(PAGE, before, champion):
             yield from page
             before = int(page[-1].version)
-
-    def all(self, champion: str = BASE) -> list[Version]:
-        """All versions, oldest first; the one with the number `champion` is marked. A page is `page`."""
-        found = list(self.newest())[::-1]
-        return [one.model_copy(update={"champion": one.version == champion}) for one in found]
 
     def of_adapter(self, digest: str) -> list[Version]:
         """The versions that name this adapter (a digest); as a rule one."""

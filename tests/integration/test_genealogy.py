@@ -19,6 +19,7 @@ from tests.integration.test_loop import _forget, refused, told
 
 APPROVAL = {"ACADEMY_PROMOTION": "approval", "ACADEMY_TRAINING_INTERVAL_HOURS": "24"}
 KILLED_BEFORE_THE_PROMOTION = """
+import os
 from academy import succession
 from academy.workplace import Workplace
 succession.promote = lambda *_, **__: os.kill(os.getpid(), 9)

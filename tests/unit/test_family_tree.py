@@ -62,7 +62,7 @@ def test_pages_meet_without_gap_or_overlap(house: House) -> None:
     oldest = family_tree(house.versions, house.ledger, "seed", 3, older.before)
     assert [one.version.version for page in (oldest, older) for one in page.nodes] == ["1", "2", "3", "4"]
     assert oldest.before is None
-    assert [one.version for one in house.versions.all("7")] == list("1234567")
+    assert [one.version for one in house.versions.newest()] == list("7654321")
 
 
 def test_a_node_tells_what_happened_to_it(house: House) -> None:

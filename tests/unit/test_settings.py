@@ -59,6 +59,7 @@ def test_a_settings_own_name_wins_over_an_older_spelling(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("ACADEMY_PROMOTION", "never"),
         ("ACADEMY_LORA_RANK", "3"),
         ("ACADEMY_LORA_RANK", "257"),
         ("DEFAULT_LORA_RANK", "512"),
