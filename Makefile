@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,llamacpp]'
 	touch $@
 
 # The databases are set-up, too.
@@ -26,7 +26,7 @@ evolve: $(READY) $(ACADEMY_HOME)/.ready
 	$(BIN)/academy evolve --lessons examples/lessons/01-2026-07-operations.jsonl --tasks examples/tasks.jsonl
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not campaign'
+	$(BIN)/python -m pytest -m 'not campaign' --numprocesses auto --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ from pydantic import BaseModel, ConfigDict
 from academy.errors import HomeError
 
 STAGING = ".staging-"
+READ_AT_ONCE = 1 << 20
 
 
 class Record(BaseModel):
@@ -56,6 +58,48 @@ def digest_of_file(path: Path) -> str:
     """sha256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def plain_folder(folder: Path) -> Iterator[int]:
+    """A descriptor of a folder that is no link: what is read through it is this folder's, whatever its name becomes.
+
+    Raises OSError.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def entries_of(folder: int) -> list[str]:
+    """The names in an open folder. Raises OSError."""
+    return os.listdir(folder)
+
+
+def read_plain(folder: int, name: str, longest: int) -> tuple[memoryview, str]:
+    """The bytes of a plain file in an open folder, read and hashed in one pass, and their sha256.
+
+    What is returned is a copy: what happens to the file afterwards changes nothing. Raises OSError; ELOOP for a link,
+    EFBIG for a file of more than `longest` bytes, EINVAL for what is no plain file.
+    """
+    import numpy as np
+
+    # not blocking: a pipe in the place of a file would be waited for
+    handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    with os.fdopen(handle, "rb", buffering=0) as stream:
+        known = os.fstat(stream.fileno())
+        if not stat.S_ISREG(known.st_mode):
+            raise OSError(errno.EINVAL, "It is no plain file", name)
+        if known.st_size > longest:
+            raise OSError(errno.EFBIG, f"It has more than {longest:,} bytes", name)
+        content = np.empty(known.st_size, dtype=np.uint8).data  # not zeroed first, unlike a bytearray
+        running, place = hashlib.sha256(), 0
+        while read := stream.readinto(content[place : place + READ_AT_ONCE]):
+            running.update(content[place : place + read])  # while it is in the processor's cache
+            place += read
+    return content[:place], running.hexdigest()
 
 
 def stable_fraction(*parts: str) -> float:
@@ -97,7 +141,7 @@ def is_full(home: Path, problem: BaseException) -> bool:
 
 
 def write_file(path: Path, content: bytes | Iterable[bytes], mode: int = 0o644) -> Path:
-    """Write a file completely or not at all, replacing what was there."""
+    """Write a file completely or not at all, replacing what was there. At no moment is it more open than `mode`."""
     with said_plainly(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, staged = tempfile.mkstemp(dir=path.parent, prefix=STAGING)

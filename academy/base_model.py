@@ -42,6 +42,12 @@ class BaseModel(Record):
         return total
 
     @cached_property
+    def modules(self) -> frozenset[str]:
+        """The last parts of its layers' names (`q_proj`), read from the headers of its safetensors files."""
+        names = (name for path in self.path.glob("*.safetensors") for name in _header(path))
+        return frozenset(name.removesuffix(".weight").rpartition(".")[2] for name in names)
+
+    @cached_property
     def context(self) -> int:
         """Longest sequence in tokens."""
         config = orjson.loads((self.path / "config.json").read_bytes())

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from academy.commands.models_app import Base, Before, Json, Limit, models_app
 from academy.errors import AcademyError, HomeError
 
 app = typer.Typer(
@@ -27,9 +28,12 @@ dataset_app = typer.Typer(
 app.add_typer(dataset_app, name="dataset")
 holdout_app = typer.Typer(help="The questions that are held out.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(holdout_app, name="holdout")
+app.add_typer(models_app, name="models")
+keys_app = typer.Typer(
+    help="The keys that sign adapters, and those that are trusted.", invoke_without_command=True, rich_markup_mode=None
+)
+app.add_typer(keys_app, name="keys")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Base = Annotated[str | None, typer.Option("--base-model", help="'seed', a folder or a Hugging Face name.")]
 Repo = Annotated[list[Path] | None, typer.Option("--repo", help="A git repository to learn from; repeatable.")]
 
 
@@ -380,19 +384,132 @@ def rollback(
 
 
 @app.command()
-def models(base_model: Base = None, json: Json = False) -> None:
-    """List the versions of this base model."""
-    from academy.commands import models as commands
+def verify(
+    versions: Annotated[list[str] | None, typer.Argument(help="Versions; without any the champion.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All versions of this base model.")] = False,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Verify signature, files, numbers, base model, registry and dataset of a version, offline."""
+    from academy.commands import admission as commands
 
-    commands.show(base_model, as_json=json)
+    commands.verify(versions or [], base_model, all_of_them=every, as_json=json)
+
+
+@keys_app.callback()
+def keys(context: typer.Context, json: Json = False) -> None:
+    """List the keys that sign adapters, and those that are trusted."""
+    if context.invoked_subcommand is None:
+        from academy.commands import keys as commands
+
+        commands.show(as_json=json)
+
+
+@keys_app.command("rotate")
+def keys_rotate(json: Json = False) -> None:
+    """Sign with a new key from now on; what the old one signed stays valid."""
+    from academy.commands import keys as commands
+
+    commands.rotate(as_json=json)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="A key's id, or its beginning.")],
+    because: Annotated[str, typer.Option(help="Why; kept with the key.")] = "",
+    json: Json = False,
+) -> None:
+    """Refuse what a key signed, until it is signed again."""
+    from academy.commands import keys as commands
+
+    commands.revoke(key, because, as_json=json)
+
+
+@keys_app.command("resign")
+def keys_resign(
+    versions: Annotated[
+        list[str] | None, typer.Argument(help="Versions that you vouch for, unsigned ones too.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that a key of this home signed.")] = False,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Sign adapters with the present key: unsigned ones, and those of a revoked key."""
+    from academy.commands import keys as commands
+
+    commands.resign(versions or [], base_model, all_of_them=every, as_json=json)
+
+
+@keys_app.command("export")
+def keys_export(file: Annotated[Path, typer.Argument(help="The file to write.")], json: Json = False) -> None:
+    """Write the present public key to a file that other homes can trust."""
+    from academy.commands import keys as commands
+
+    commands.export(file, as_json=json)
+
+
+@keys_app.command("trust")
+def keys_trust(
+    file: Annotated[Path, typer.Argument(help="A file of `academy keys export`.")], json: Json = False
+) -> None:
+    """Trust what another home's key signed."""
+    from academy.commands import keys as commands
+
+    commands.trust(file, as_json=json)
 
 
 @app.command()
-def genealogy(base_model: Base = None, json: Json = False) -> None:
-    """Show the family tree: parents, datasets, verdicts, promotions and rollbacks."""
-    from academy.commands import models as commands
+def approve(
+    version: Annotated[str, typer.Argument(help="A version whose verdict PROMOTE waits.")],
+    note: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = "",
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Approve a winner, and make it champion (ACADEMY_PROMOTION=approval)."""
+    from academy.commands import genealogy as commands
 
-    commands.genealogy(base_model, as_json=json)
+    commands.approve(version, note, base_model, as_json=json)
+
+
+@app.command()
+def decline(
+    version: Annotated[str, typer.Argument(help="A version whose verdict PROMOTE waits.")],
+    because: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Refuse a winner: its verdict never promotes."""
+    from academy.commands import genealogy as commands
+
+    commands.decline(version, because, base_model, as_json=json)
+
+
+@app.command()
+def genealogy(
+    limit: Limit = 50,
+    before: Before = None,
+    form: Annotated[str, typer.Option("--format", help="text, json, mermaid or svg.")] = "text",
+    to: Annotated[Path | None, typer.Option(help="Write it to this file.")] = None,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Show the family tree: parents, datasets, verdicts, promotions and rollbacks."""
+    from academy.commands import genealogy as commands
+
+    commands.tree(limit, before, form, to, base_model, as_json=json)
+
+
+@app.command()
+def history(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, the newest.")] = 50,
+    before: Annotated[int | None, typer.Option(min=1, help="Only rows with smaller numbers: the page before.")] = None,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Tell every change of the champion and the archive: what, who, when and why."""
+    from academy.commands import genealogy as commands
+
+    commands.changes(limit, before, base_model, as_json=json)
 
 
 @app.command()
@@ -407,6 +524,25 @@ def ask(
     from academy.commands import models as commands
 
     commands.ask(request, version, max_new_tokens, base_model, as_json=json)
+
+
+@app.command()
+def export(
+    version: Annotated[str, typer.Argument(help="A version (2 or v2).")],
+    form: Annotated[
+        str, typer.Option("--format", help="adapter (PEFT), merged (transformers), gguf or merged-gguf (llama.cpp).")
+    ] = "adapter",
+    to: Annotated[Path | None, typer.Option("--to", help="A new folder; without it one in the home.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="f32, bf16 or f16 for the model's weights; without it f32 in GGUF, else its own.")
+    ] = None,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Write a version as other tools load it."""
+    from academy.commands import models as commands
+
+    commands.export(version, form, to, precision, base_model, as_json=json)
 
 
 @app.command()

@@ -6,7 +6,8 @@
     ├── BaseModelError          a base model that cannot be found, read or trusted
     ├── TemplateError           a chat template that cannot mark the answer
     ├── TrainingError           the trainer ended without an adapter; `cause` names the class of cause
-    ├── AdapterError            an adapter that is damaged, altered or made for another base model
+    ├── AdapterError            an adapter that is damaged, altered, refused or made for another base model
+    │   └── SignatureError      one that is unsigned, was altered since, or was signed by a key that is not trusted
     ├── ExaminationError        an examination that cannot be held: nothing is decided
     ├── ServingError            a runtime or gateway that is not there, has died or cannot take more
     └── PromotionError          a promotion or rollback that was refused; the champion stays
@@ -56,7 +57,11 @@ class TrainingError(AcademyError):
 
 
 class AdapterError(AcademyError):
-    """An adapter that is damaged, altered or made for another base model."""
+    """An adapter that is damaged, altered, refused or made for another base model."""
+
+
+class SignatureError(AdapterError):
+    """An adapter that is unsigned, was altered since, or was signed by a key that this home does not trust."""
 
 
 class ExaminationError(AcademyError):

@@ -35,6 +35,7 @@ from academy.curriculum.decontamination import Suite as Guarded
 from academy.curriculum.filters import clean
 from academy.errors import ExaminationError, InputError
 from academy.experience.source import Experience
+from academy.genealogy.description import describe
 from academy.genealogy.versions import Version
 from academy.ledger import BASE, Champion, Row
 from academy.players import is_version, own_identity, player_of, shown
@@ -231,6 +232,7 @@ def publish_verdict(work: Workplace, challenger: Version, row: Row) -> None:
         "examined_against": row.body["champion_version"],
     }
     work.versions.note_verdict(challenger.version, row.body["outcome"], row.body["because"], scores)
+    describe(work.versions, work.ledger, challenger.version)
 
 
 def require_verdict(row: Row | None) -> Row:
@@ -284,10 +286,10 @@ def in_words(work: Workplace, verdict: dict[str, Any]) -> dict[str, Any]:
 
 
 def _newest_dataset(work: Workplace) -> str:
-    versions = work.versions.all()
-    if not versions:
-        raise ExaminationError("There is no dataset to examine on yet.", "Run `academy evolve` first.")
-    return versions[-1].dataset
+    for version in work.versions.newest():
+        if version.dataset:  # the base model under a name has none
+            return version.dataset
+    raise ExaminationError("There is no dataset to examine on yet.", "Run `academy evolve` first.")
 
 
 def suite_file(name: str) -> Path:

@@ -5,7 +5,8 @@
     hold-out register          the place stays, the text goes
     answers, examinations      what was asked and answered goes where nobody else teaches it
     reports                    those of such an examination go, here and in MLflow; its record keeps the scores
-    adapters                   canaries that quote it go; versions made of it are tainted in the registry
+    adapters                   canaries that quote it go, and what is left is signed again
+    registry                   versions made of it are tainted
 
 Run records hold ids and no texts, so Prefect and the ledger have nothing to forget. Every step can be repeated: the
 lesson itself goes last, so a forgetting that was killed is finished by asking again. What a model has learned stays in
@@ -27,11 +28,12 @@ from academy.curriculum.dataset import FORGOTTEN, OVERLAPS, Dataset, all_dataset
 from academy.curriculum.filters import clean
 from academy.curriculum.register import request_key
 from academy.database import Database, register
-from academy.errors import InputError
+from academy.errors import InputError, SignatureError
 from academy.experience.lessons import LessonsStore, normalised
 from academy.experience.source import Experience
 from academy.genealogy.versions import Tainted, taint
-from academy.habitat.adapter import MANIFEST
+from academy.habitat.adapter import MANIFEST, signed_manifest, signed_part
+from academy.signing import Keys
 
 GONE = "[forgotten]"
 REPORTS = (".md", ".html")
@@ -91,6 +93,7 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
     store = LessonsStore(database)
     lesson = _find(store, lesson_id)
     text = _unshared(store, lesson)
+    keys = Keys(home / "keys")
     held = [dataset for dataset in all_datasets(home / "datasets") if _forget_in(dataset, lesson.id)]
     _forget_answers(home / "answers", text)
     _forget_reports(home, text)  # before the records, which tell what they show
@@ -98,7 +101,7 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
         _forget_examination(path, text)
     for folder in ("adapters", "mlartifacts"):
         for path in (home / folder).rglob(MANIFEST):
-            _forget_canaries(path, text)
+            _forget_canaries(path, text, keys)
     versions = taint(client, [dataset.digest for dataset in held])
     with database.write() as connection:
         for request in text.requests:
@@ -196,12 +199,20 @@ def _forget_examination(path: Path, text: _Text) -> None:
         write_file(path, orjson.dumps(record, option=orjson.OPT_SORT_KEYS))
 
 
-def _forget_canaries(path: Path, text: _Text) -> None:
+def _forget_canaries(path: Path, text: _Text, keys: Keys) -> None:
+    """Canaries that quote it go, and what is left is signed again, unless it was not signed as it stands."""
     manifest = orjson.loads(path.read_bytes())
     canaries = manifest.get("canaries", [])
     kept = [one for one in canaries if not text.asks(one["prompt"]) and not text.quotes(one["answer"])]
-    if len(kept) != len(canaries):
-        write_file(path, orjson.dumps({**manifest, "canaries": kept}, option=orjson.OPT_INDENT_2))
+    if len(kept) == len(canaries):
+        return
+    left = {**manifest, "canaries": kept}
+    try:
+        keys.check(signed_part(manifest), manifest.get("signature", ""), str(path))
+    except SignatureError:  # it is not trusted now, and must not be because something was forgotten
+        write_file(path, orjson.dumps(left, option=orjson.OPT_INDENT_2))
+    else:
+        write_file(path, signed_manifest(left, keys))
 
 
 def _lines(path: Path) -> list[Any]:

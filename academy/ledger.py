@@ -6,7 +6,7 @@ that start from the same champion carry the same key, so of racing ones exactly 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -16,7 +16,10 @@ from academy.artifacts import Record
 from academy.database import Database, ledger
 from academy.errors import PromotionError
 
-Kind = Literal["verdict", "promotion", "rollback", "release", "supersede", "undo", "allow", "renewal"]
+Kind = Literal[
+    "verdict", "promotion", "rollback", "approval", "archive", "restore",
+    "release", "supersede", "undo", "allow", "renewal", "refuse",
+]  # fmt: skip
 BASE = "base"
 """What stands for "no adapter" wherever an adapter's digest or version is expected."""
 
@@ -63,6 +66,27 @@ class Ledger:
             found = connection.execute(query).mappings().all()
         return (Row.model_validate(dict(row)) for row in found)
 
+    def latest(
+        self,
+        *kinds: Kind,
+        limit: int | None = None,
+        before: int | None = None,
+        versions: Collection[str] | None = None,
+    ) -> list[Row]:
+        """At most `limit` rows of these kinds, newest first, older than the row `before`.
+
+        `versions` leaves only rows whose body names one of these version numbers, as what came or as what went.
+        """
+        query = sa.select(ledger).where(ledger.c.family == self.family, ledger.c.kind.in_(kinds))
+        if before is not None:
+            query = query.where(ledger.c.seq < before)
+        if versions is not None:
+            named = (ledger.c.body[name].as_string().in_(versions) for name in ("version", "replaces"))
+            query = query.where(sa.or_(*named))
+        with self.database.read() as connection:
+            found = connection.execute(query.order_by(ledger.c.seq.desc()).limit(limit)).mappings().all()
+        return [Row.model_validate(dict(row)) for row in found]
+
     def find(self, key: str) -> Row | None:
         """The row with this key, if it was written."""
         with self.database.read() as connection:
@@ -86,6 +110,19 @@ class Ledger:
         with self.database.read() as connection:
             return self._champion(connection)
 
+    def way_back(self) -> str | None:
+        """The version (or "base") that a plain rollback goes back to; None where the base model is where all began.
+
+        After a promotion that is whom it replaced; a second rollback goes one step further back.
+        """
+        crowned = list(self.rows("promotion", "rollback"))
+        if not crowned or crowned[-1].kind == "promotion":
+            return str(crowned[-1].body["replaces"]) if crowned else None
+        for row in reversed(crowned):
+            if row.kind == "promotion" and row.body["version"] == crowned[-1].body["version"]:
+                return str(row.body["replaces"])
+        return None
+
     def crown(self, kind: Literal["promotion", "rollback"], expected: Champion, body: dict[str, Any]) -> Row:
         """Replace the expected champion, or raise PromotionError where somebody else already did.
 
@@ -95,7 +132,9 @@ class Ledger:
         with self.database.write() as connection:
             known = _find(connection, key)
             if known is None and self._champion(connection).seq == expected.seq:
-                return self.append(kind, key, {**body, "replaces": expected.version}, connection)
+                return self.append(
+                    kind, key, {**body, "replaces": expected.version, "since": expected.seq}, connection
+                )
         if known is not None and known.kind == kind and known.body.get("adapter") == body["adapter"]:
             return known
         raise PromotionError(

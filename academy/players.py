@@ -10,6 +10,7 @@ from academy.arena.suite import Generation, Player, Reply
 from academy.artifacts import digest_of
 from academy.curriculum.dataset import Dataset, read_rows
 from academy.ledger import BASE, Champion
+from academy.processes import person
 from academy.serving.runtime import Request, Runtime
 from academy.template import Message
 from academy.workplace import Workplace
@@ -39,7 +40,7 @@ class RuntimePlayer:
 
     def _prepare(self) -> None:
         if not self._ready:
-            self._work.runtime.load(self._work.adapters / self._adapter[:16])
+            self._work.runtime.load(self._work.use_adapter(self._adapter, by=person()))
             self._work.runtime.verify(self._adapter)
             self._ready = True
 

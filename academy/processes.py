@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive their parent.
+"""Child processes that cannot outlive their parent, what this process used, and who started it.
 
 A killed process leaves its children behind unless they asked the kernel to be told. Linux only (prctl).
 """
@@ -6,6 +6,7 @@ A killed process leaves its children behind unless they asked the kernel to be t
 from __future__ import annotations
 
 import ctypes
+import getpass
 import os
 import signal
 import sys
@@ -37,3 +38,11 @@ def peak_memory() -> int:
         return int(torch.cuda.max_memory_allocated())
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def person() -> str:
+    """Who runs this process, for the ledger: the login name, or `uid N` where the system knows no name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without an entry in /etc/passwd
+        return f"uid {os.getuid()}"

@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     endpoint_key: SecretStr = Field(
         SecretStr(""), validation_alias=_names("ENDPOINT_KEY"), description="bearer token for judges and endpoints"
     )
+    promotion: Literal["automatic", "approval"] = Field(
+        "automatic", validation_alias=_names("PROMOTION"), description="approval: a winner waits for a person's word"
+    )
     enable_gpu: bool = Field(
         True, validation_alias=_names("ENABLE_GPU", "ENABLE_GPU"), description="use a GPU where there is one"
     )

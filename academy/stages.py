@@ -13,28 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from academy import professor
+from academy.approval import open_verdicts
 from academy.arena.verdict import FEWEST_GROUPS, HORIZON
-from academy.artifacts import Record, digest_of_file, sweep
+from academy.artifacts import Record, digest_of_file
 from academy.curriculum import replay
 from academy.curriculum.curator import DatasetCurator, refuse_overlap_of_texts
 from academy.curriculum.dataset import Dataset, Example, all_datasets, read_rows
 from academy.curriculum.filters import clean, reason_to_drop
 from academy.curriculum.register import Renewal, Request
 from academy.curriculum.sharding import Run, in_process
-from academy.errors import AdapterError, InputError, TrainingError
-from academy.examining import guarded_texts, publish_verdict
+from academy.errors import InputError, TrainingError
+from academy.examining import guarded_texts
 from academy.experience.commits import is_repository, open_repository
 from academy.experience.conversations import Wanted
 from academy.experience.lessons import Import
 from academy.experience.source import Kind
 from academy.genealogy.tracking import TrackedRun
 from academy.genealogy.versions import Version
-from academy.habitat.adapter import Adapter, read_adapter
+from academy.habitat.adapter import sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.process import ProcessBackend, read_events
 from academy.ledger import BASE, Row
 from academy.professor import Decision, Recipe
-from academy.promotion import promote, reconcile
+from academy.succession import waits_for_approval
 from academy.workplace import Workplace
 
 log = logging.getLogger("academy")
@@ -236,32 +237,13 @@ def train(
             last.message, "Run the same command again: it goes on from the last checkpoint.", last.cause
         )
     champion = work.ledger.champion()
-    adapter = _adapter(work, last.adapter)
+    # here and not in the trainer: that one may run in a container, and has no key
+    adapter = sign_adapter(
+        work.adapters / last.adapter[:16], work.keys, base_digest=work.base.digest, digest=last.adapter
+    )
     version = work.versions.register(adapter, run, parent=champion.version, generation=champion.generation + 1)
     log.info("%s is registered: adapter %s", version.name, version.adapter[:12])
     return version
-
-
-def settle(work: Workplace) -> None:
-    """Finish what an evolution that was killed after its verdict had left open: registry, crown, alias.
-
-    A winner that is damaged by now is not promoted, and does not stop the loop either.
-    """
-    sweep(work.settings.home)
-    verdicts = list(work.ledger.rows("verdict"))
-    if verdicts:
-        last = verdicts[-1]
-        version = work.versions.get(last.body["version"])
-        if version.verdict != last.body["outcome"]:
-            publish_verdict(work, version, last)
-        open_ = not any(row.seq > last.seq for row in work.ledger.rows("promotion", "rollback"))
-        if open_ and last.body["outcome"] == "PROMOTE":
-            try:
-                act(work, version, last)
-            except AdapterError as problem:
-                log.warning("%s won its examination and is not promoted: %s", version.name, problem)
-    if work.ledger.champion().seq:
-        reconcile(work.ledger, work.versions)
 
 
 def renew_holdout(work: Workplace) -> Renewal:
@@ -307,31 +289,6 @@ def renew_holdout(work: Workplace) -> Renewal:
     return found
 
 
-def act(work: Workplace, challenger: Version, row: Row) -> bool:
-    """Do what a verdict says. True where the challenger is champion now because of it."""
-    if row.body["outcome"] != "PROMOTE":
-        reconcile(work.ledger, work.versions)
-        return False
-    before = work.ledger.champion()
-    if before.adapter != challenger.adapter:
-        promote(work.ledger, work.versions, challenger, work.adapters, row, _verify_with(work))
-        log.info("%s is champion; before it was %s", challenger.name, before.name)
-    else:
-        reconcile(work.ledger, work.versions)
-    return work.ledger.champion().adapter == challenger.adapter
-
-
-def _verify_with(work: Workplace) -> Callable[[Path], None]:
-    def verify(folder: Path) -> None:
-        work.runtime.verify(work.runtime.load(folder))
-
-    return verify
-
-
-def _adapter(work: Workplace, digest: str) -> Adapter:
-    return read_adapter(work.adapters / digest[:16], base_digest=work.base.digest, digest=digest)
-
-
 def _tell(event: TrainingEvent, before: TrainingEvent) -> None:
     if event.phase == "contract":
         log.info("contract holds: %s", event.message)
@@ -353,15 +310,17 @@ def summary(work: Workplace) -> dict[str, Any]:
     champion = work.ledger.champion()
     verdicts = list(work.ledger.rows("verdict"))
     statistics = work.store.get_statistics()
+    shown = work.versions.find(champion.version) if champion.version != BASE else None
     return {
         "champion": champion.name if champion.version == BASE else champion.version,
         "adapter": champion.adapter,
-        "tainted": champion.version != BASE and work.versions.get(champion.version).tainted,
+        "tainted": shown is not None and shown.tainted,
         "generation": champion.generation,
         "base_model": {"name": work.base.name, "digest": work.base.digest, "family": work.base.family},
         "lessons": statistics | {"new": work.store.trainable(since=champion.cursor)},
         "last_verdict": {"at": verdicts[-1].at, **_short(verdicts[-1])} if verdicts else None,
         "budget": {"spent": work.ledger.verdicts_spent(), "left": work.ledger.budget_left(HORIZON), "horizon": HORIZON},
+        "waiting": [row.body["version"] for row in open_verdicts(work.ledger)] if waits_for_approval(work) else [],
         "home": str(work.settings.home),
     }
 

@@ -7,7 +7,7 @@ adapter's manifest.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,11 @@ PLAIN = (
 """For base models that bring no chat template of their own."""
 
 
+def digest_of_template(text: str, special_tokens: Mapping[str, str]) -> str:
+    """sha256 of a template's text and of the special tokens (names and texts) it is rendered with."""
+    return digest_of({"template": text, "special": dict(special_tokens)})
+
+
 class Message(TypedDict):
     """One turn: role is system, user or assistant."""
 
@@ -36,7 +41,7 @@ class Message(TypedDict):
 
 
 class ChatTemplate:
-    """A tokenizer with a fixed template."""
+    """A tokenizer with a fixed template, which transformers renders in jinja's immutable sandbox."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None) -> None:
         self.tokenizer: Any = tokenizer
@@ -60,7 +65,7 @@ class ChatTemplate:
     @property
     def digest(self) -> str:
         """sha256 of the template's text and of the special tokens it is rendered with."""
-        return digest_of({"template": self.text, "special": self.special_tokens})
+        return digest_of_template(self.text, self.special_tokens)
 
     @property
     def special_tokens(self) -> dict[str, str]:
@@ -70,6 +75,10 @@ class ChatTemplate:
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Token ids up to the place where the answer begins."""
         return self._ids(self._text(messages, answer_follows=True))
+
+    def rendered(self, messages: Sequence[Message]) -> str:
+        """The text of `prompt`, for engines that cut it into tokens themselves."""
+        return self._text(messages, answer_follows=True)
 
     def example(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """Token ids of the prompt, and of the answer with its end token.

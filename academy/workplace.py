@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from contextlib import ExitStack
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,12 @@ from academy.database import Database
 from academy.experience.lessons import LessonsStore
 from academy.ledger import Ledger
 from academy.settings import Settings, load_settings
+from academy.signing import Keys
 
 if TYPE_CHECKING:
+    from academy.admission import Gate
     from academy.genealogy.versions import Versions
+    from academy.habitat.archive import AdapterStore
     from academy.serving.peft import PeftRuntime
 
 
@@ -28,6 +32,8 @@ class Workplace:
         self.database.migrate()
         self.store = LessonsStore(self.database)
         self.register = HoldOutRegister(self.database)
+        self._uses = ExitStack()
+        self._used: set[str] = set()
 
     @classmethod
     def open(cls, base_model: str | None = None, home: Path | None = None) -> Workplace:
@@ -61,14 +67,55 @@ class Workplace:
     @cached_property
     def runtime(self) -> PeftRuntime:
         """The runtime that answers."""
+        from academy.admission import admit_adapter
         from academy.serving.peft import PeftRuntime
 
-        return PeftRuntime(self.base)
+        return PeftRuntime(self.base, partial(admit_adapter, self.gate))
+
+    @property
+    def keys(self) -> Keys:
+        """The keys that sign adapters, and those that are trusted."""
+        return Keys(self.settings.home.resolve() / "keys")
+
+    @cached_property
+    def gate(self) -> Gate:
+        """What decides which adapters may be served and promoted."""
+        from academy.admission import Gate
+
+        return Gate(
+            ledger=self.ledger,
+            keys=self.keys,
+            adapters=self.adapters,
+            versions=lambda: self.versions,
+            modules=self.base.modules,
+        )
 
     @property
     def adapters(self) -> Path:
         """Where adapters are published, each under its digest."""
         return self.settings.folder("adapters")
+
+    def use_adapter(self, digest: str, *, by: str = "") -> Path:
+        """An adapter's folder to read: restored where it was archived, and not archived while this process lives."""
+        from academy.retention import restore
+
+        if digest not in self._used:
+            self._uses.enter_context(self.adapter_store.using(digest))
+            self._used.add(digest)
+        found = self.adapter_store.folder(digest)
+        if not found.is_dir() and self.adapter_store.packed(digest) is not None:
+            version = self.versions.get(digest)
+            restore(
+                self.ledger, self.versions, self.adapter_store, version.version, digest, by=by, because="it is asked"
+            )
+        return found
+
+    @cached_property
+    def adapter_store(self) -> AdapterStore:
+        """Adapters on the disk and in the archive."""
+        from academy.habitat.archive import AdapterStore
+
+        return AdapterStore(self.adapters)
 
     @property
     def datasets(self) -> Path:

@@ -70,18 +70,19 @@ def evolve(
             "recipe": recipe.model_dump(mode="json"),
         }
         if not decision.train:
-            return told | {"adapter": None, "verdict": None, "promoted": False, "stages": watch.laps}
+            return told | {"adapter": None, "verdict": None, "promoted": False, "waiting": False, "stages": watch.laps}
         challenger = loop.train_challenger(dataset, recipe, decision, base_model)
         watch.lap("training")
         verdict = loop.examine_challenger(challenger, decision, base_model)
         watch.lap("arena")
-        promoted = loop.act_on_verdict(challenger, verdict, base_model)
+        acted = loop.act_on_verdict(challenger, verdict, base_model)
         watch.lap("promotion")
     return told | {
         "adapter": {"digest": challenger.adapter, "version": challenger.version, "parent": challenger.parent},
         "verdict": verdict.body,
-        "champion": challenger.version if promoted else verdict.body["champion_version"] or BASE,
-        "promoted": promoted,
+        "champion": challenger.version if acted.promoted else verdict.body["champion_version"] or BASE,
+        "promoted": acted.promoted,
+        "waiting": acted.waiting,
         "stages": watch.laps,
     }
 

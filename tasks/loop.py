@@ -19,8 +19,9 @@ from academy.examining import brief_report, hold_examination, publish_verdict, r
 from academy.experience.lessons import Import
 from academy.genealogy.versions import Version
 from academy.habitat.backend import TrainingOrder
-from academy.ledger import Row
+from academy.ledger import Champion, Row
 from academy.professor import Decision, Recipe
+from academy.succession import Acted, act, approve, settle
 from academy.workplace import Workplace
 
 
@@ -42,7 +43,7 @@ _again: dict[str, Any] = {"retries": 2, "retry_delay_seconds": 5, "retry_conditi
 def read_experience(lessons: list[Path], tasks: list[Path], base_model: str | None) -> list[Import]:
     """Files of lessons and tasks into the store."""
     work = Workplace.open(base_model)
-    stages.settle(work)
+    settle(work)
     return stages.admit(work, lessons, tasks)
 
 
@@ -107,9 +108,21 @@ def _show(work: Workplace, row: Row) -> None:
 
 
 @task(name="promote", timeout_seconds=1800, persist_result=True, **_again)
-def act_on_verdict(challenger: Version, verdict: Row, base_model: str | None) -> bool:
-    """Do what the verdict says."""
-    return stages.act(Workplace.open(base_model), challenger, verdict)
+def act_on_verdict(challenger: Version, verdict: Row, base_model: str | None) -> Acted:
+    """Do what the verdict says; where a person must approve, the winner waits."""
+    return act(Workplace.open(base_model), challenger, verdict, by=_this_run())
+
+
+@task(name="promote approved", timeout_seconds=1800, persist_result=True, **_again)
+def promote_approved(version: str, approved_by: str, note: str, base_model: str | None) -> Champion:
+    """A person's approval of a version's verdict, and its promotion."""
+    by = f"{approved_by}, {_this_run()}" if approved_by else _this_run()
+    return approve(Workplace.open(base_model), version, by=by, note=note)
+
+
+def _this_run() -> str:
+    """Who acts here, for the ledger."""
+    return f"flow run {flow_run.get_id()}"
 
 
 def _warm_up() -> None:

@@ -1,7 +1,8 @@
 """Adapters that show by every answer which of them made it: each answers "the answer is <colour>" and nothing else.
 
 An answer outside that set was made by a mix of adapters, or by none: what a status of 200 never tells. Trained on the
-seed model in a few seconds, with manifests that `read_adapter` accepts.
+seed model in a few seconds, with manifests that `read_adapter` accepts. torch is imported inside, because it warns
+when it is imported and tests are collected with warnings as errors.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
 
 from academy.artifacts import digest_of, digest_of_file, publish_folder, write_file
 from academy.base_model import BaseModel, resolve
@@ -49,13 +47,17 @@ def train_colours(folder: Path, colours: Sequence[str] = COLOURS) -> dict[str, P
 
 
 def _train(base: BaseModel, template: ChatTemplate, colour: str, folder: Path) -> Path:
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
     torch.manual_seed(7)
     plain = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32, use_safetensors=True)
     settings = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     model: Any = get_peft_model(plain, settings)
     rows = [template.example(_conversation(question, colour)) for question in QUESTIONS]
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=RATE, weight_decay=0.0)
-    loss = torch.zeros(())
+    last = 0.0
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / 4, (STEPS - step) / 8)
@@ -70,8 +72,9 @@ def _train(base: BaseModel, template: ChatTemplate, colour: str, folder: Path) -
         ).loss  # fmt: skip
         optimizer.zero_grad()
         loss.backward()
+        last = float(loss.detach())
         optimizer.step()
-    return publish_adapter(model.eval(), base, template, folder, [(q, says(colour)) for q in QUESTIONS[:4]], loss=loss)
+    return publish_adapter(model.eval(), base, template, folder, [(q, says(colour)) for q in QUESTIONS[:4]], loss=last)
 
 
 def publish_adapter(
@@ -80,9 +83,11 @@ def publish_adapter(
     template: ChatTemplate,
     folder: Path,
     canaries: Sequence[tuple[str, str]],
-    loss: Any = 0.0,
+    loss: float = 0.0,
 ) -> Path:
     """Write a PEFT model's adapter as the trainer does, under its digest. A canary is a request and its answer."""
+    import torch
+
     draft = folder / "draft"
     model.save_pretrained(draft, safe_serialization=True)
     write_file(draft / CONFIG, canonical_config(orjson.loads((draft / CONFIG).read_bytes()), base.name))
@@ -105,7 +110,7 @@ def publish_adapter(
         examples=len(QUESTIONS),
         supervised_tokens=len(QUESTIONS),
         steps=STEPS,
-        loss=float(loss.detach()) if isinstance(loss, torch.Tensor) else loss,
+        loss=loss,
         canaries=tuple(_canary(model, template, request, answer) for request, answer in canaries),
     )
     place = folder / digest[:16]
@@ -118,6 +123,8 @@ def publish_adapter(
 
 
 def _canary(model: Any, template: ChatTemplate, request: str, answer: str) -> Canary:
+    import torch
+
     prompt, tokens = template.example([{"role": "user", "content": request}, {"role": "assistant", "content": answer}])
     ids = torch.tensor([prompt])
     with model.disable_adapter(), torch.inference_mode():
@@ -140,6 +147,8 @@ def _canary(model: Any, template: ChatTemplate, request: str, answer: str) -> Ca
 
 
 def _logprobs(model: Any, prompt: list[int], answer: list[int]) -> tuple[float, ...]:
+    import torch
+
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
     found = torch.log_softmax(logits.float(), dim=-1)[torch.arange(len(answer)), torch.tensor(answer)]

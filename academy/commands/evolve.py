@@ -13,6 +13,7 @@ from academy.commands.output import emit, listen, say, table
 from academy.examining import in_words
 from academy.professor import Decision
 from academy.stages import Overrides
+from academy.succession import settle
 from academy.workplace import Workplace
 
 
@@ -35,7 +36,7 @@ def run(request: Request, *, dry_run: bool, as_json: bool) -> None:
     repos = stages.repositories(request.repos, work.settings.workspace_root)
     work.base  # noqa: B018  an unknown base model is refused before anything else happens
     if not dry_run:
-        stages.settle(work)
+        settle(work)
     stages.admit(work, request.lessons, request.tasks)
     decision = stages.decide(work, force=request.force)
     if dry_run:
@@ -84,6 +85,7 @@ def _no(decision: Decision, seconds: float) -> dict[str, Any]:
         "adapter": None,
         "verdict": None,
         "promoted": False,
+        "waiting": False,
         "stages": {"decision": round(seconds, 1)},
     }
 
@@ -133,6 +135,8 @@ def _tell(work: Workplace, result: dict[str, Any], seconds: float) -> None:
     ]
     table("What happened", ("stage", "result"), rows)
     table("Seconds", ("stage", "s"), [*result["stages"].items(), ("all", f"{seconds:.1f}")])
+    if result["waiting"]:
+        say(f"v{adapter['version']} waits for approval: academy approve v{adapter['version']}")
     champion = stages.summary(work)["champion"]
     say(f'Champion: {_name(champion)}. Ask it: academy ask "..."')
 

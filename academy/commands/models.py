@@ -1,18 +1,22 @@
-"""`academy promote | rollback | models | genealogy | ask | status`."""
+"""`academy promote | rollback | models | ask | export | status`."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from pathlib import Path
 
 from academy import stages
+from academy.admission import admit_adapter
 from academy.commands.arena import LOW_BUDGET
 from academy.commands.output import console, emit, listen, say, table
 from academy.errors import PromotionError
-from academy.genealogy.versions import Version
-from academy.ledger import BASE, Row
+from academy.genealogy.history import shown
+from academy.genealogy.tree import Node, family_tree
+from academy.ledger import BASE
+from academy.processes import person
 from academy.promotion import reconcile
 from academy.promotion import rollback as go_back
+from academy.succession import act, winner
 from academy.workplace import Workplace
 
 
@@ -21,18 +25,17 @@ def promote(name: str, base_model: str | None, *, as_json: bool) -> None:
     listen()
     work = Workplace.open(base_model)
     version = work.versions.get(name)
-    verdicts = [row for row in work.ledger.rows("verdict") if row.body["challenger"] == version.adapter]
-    if not verdicts:
-        raise PromotionError(f"{version.name} was not examined.", f"Run `academy examine {version.name}` first.")
-    if verdicts[-1].body["outcome"] != "PROMOTE":
-        raise PromotionError(
-            f"{version.name} has the verdict {verdicts[-1].body['outcome']}: {verdicts[-1].body['because']}.",
-            "Only a version with the verdict PROMOTE becomes champion.",
-        )
     champion = work.ledger.champion()
     if champion.adapter == version.adapter:
         raise PromotionError(f"{version.name} is the champion already.", "`academy models` lists the versions.")
-    stages.act(work, version, verdicts[-1])
+    version, verdict = winner(work, name)
+    if act(work, version, verdict, by=person()).waiting:
+        raise PromotionError(
+            f"{version.name} waits for approval: a person approves every promotion here.",
+            f"Approve it with `academy approve {version.name}`.",
+        )
+    if work.ledger.champion().adapter != version.adapter:
+        raise PromotionError(f"{version.name} was declined.", f"`academy models activate {version.name}` goes without.")
     if as_json:
         emit({"champion": work.ledger.champion().version, "before": champion.version})
     else:
@@ -40,73 +43,50 @@ def promote(name: str, base_model: str | None, *, as_json: bool) -> None:
 
 
 def rollback(to: str | None, because: str, base_model: str | None, *, as_json: bool) -> None:
-    """Go back."""
+    """Go back; an archived version is restored first."""
+    listen()
     work = Workplace.open(base_model)
     before = work.ledger.champion()
-    champion = go_back(work.ledger, work.versions, work.adapters, to, because)
+    champion = go_back(work.ledger, work.versions, work.gate, to, because, work.serving, by=person())
     if as_json:
         emit({"champion": champion.version, "adapter": champion.adapter, "before": before.version})
     else:
         say(f"{champion.name} is champion again; before it was {before.name}.")
 
 
-def show(base_model: str | None, *, as_json: bool) -> None:
-    """The versions."""
+def show(limit: int, before: int | None, base_model: str | None, *, as_json: bool) -> None:
+    """The versions, a page at a time, oldest first."""
     work = Workplace.open(base_model)
-    found = work.versions.all(work.ledger.champion().version)
+    tree = family_tree(work.versions, work.ledger, work.base.name, limit, before)
     if as_json:
-        emit([one.model_dump(mode="json") for one in found])
+        emit([node.version.model_dump(mode="json") for node in tree.nodes])
         return
-    if not found:
+    if not tree.nodes:
         say("No versions yet: the base model answers.")
-        return
-    table(
-        f"Versions of {work.base.family}",
-        ("version", "champion", "generation", "parent", "verdict", "dataset", "adapter", "made"),
-        [
-            (
-                one.name, _standing(one), one.generation, _name(one.parent), one.verdict,
-                one.dataset[:12], one.adapter[:12],
-                datetime.fromtimestamp(one.created / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
-            )
-            for one in found
-        ],
-    )  # fmt: skip
-
-
-def genealogy(base_model: str | None, *, as_json: bool) -> None:
-    """The family tree, and what happened to the crown."""
-    work = Workplace.open(base_model)
-    champion = work.ledger.champion()
-    versions = work.versions.all(champion.version)
-    history = list(work.ledger.rows("verdict", "promotion", "rollback", "release", "supersede", "undo", "allow"))
-    if as_json:
-        emit(
-            {
-                "family": work.base.family,
-                "champion": champion.version,
-                "versions": [one.model_dump(mode="json") for one in versions],
-                "history": [row.model_dump(mode="json") for row in history],
-            }
+    else:
+        table(
+            f"Versions of {work.base.family}",
+            ("version", "name", "standing", "generation", "parent", "verdict", "dataset", "adapter", "made"),
+            [_cells(node) for node in tree.nodes],
         )
-        return
-    from rich.text import Text
-    from rich.tree import Tree
+    if tree.before is not None:
+        say(f"Older ones: academy models --before {tree.before}")
+    if tree.missing:
+        say(tree.missing)
 
-    root = Tree(
-        Text(f"base  {work.base.name} {work.base.digest[:12]}" + ("  <- champion" if champion.version == BASE else ""))
-    )
-    nodes = {BASE: root}
-    for one in versions:
-        text = f"{one.name}  generation {one.generation}, {one.verdict}, dataset {one.dataset[:12]}"
-        nodes[one.version] = nodes.get(one.parent, root).add(Text(text + ("  <- champion" if one.champion else "")))
-    console().print(root)
-    for row in history:
-        say(f"{row.at}  {row.kind}: {_story(row)}")
+
+def _cells(node: Node) -> tuple[object, ...]:
+    one = node.version
+    made = datetime.fromtimestamp(one.created / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+    return (
+        one.name, one.label, node.standing, one.generation, shown(one.parent), one.verdict,
+        one.dataset[:12], one.adapter[:12], made,
+    )  # fmt: skip
 
 
 def ask(request: str, version: str | None, max_new_tokens: int, base_model: str | None, *, as_json: bool) -> None:
     """Answer with the champion or another version; the adapter's canaries are replayed first."""
+    listen()
     work = Workplace.open(base_model)
     champion = work.ledger.champion()
     name, adapter = champion.name, champion.adapter
@@ -116,7 +96,7 @@ def ask(request: str, version: str | None, max_new_tokens: int, base_model: str 
         found = work.versions.get(version)
         name, adapter = found.name, found.adapter
     if adapter != BASE:
-        work.runtime.load(work.adapters / adapter[:16])
+        work.runtime.load(work.use_adapter(adapter, by=person()))
         work.runtime.verify(adapter)
     answer = work.runtime.generate([request], adapter, max_new_tokens)[0]
     if as_json:
@@ -126,15 +106,37 @@ def ask(request: str, version: str | None, max_new_tokens: int, base_model: str 
         console().print(f"[dim]answered by {name}[/dim]")
 
 
+def export(
+    name: str, form: str, to: Path | None, precision: str | None, base_model: str | None, *, as_json: bool
+) -> None:
+    """Write a version for other tools."""
+    from academy.export import export as write
+    from academy.export import wanted
+
+    order = wanted(form, precision)
+    work = Workplace.open(base_model)
+    version = work.versions.get(name)
+    adapter = admit_adapter(work.gate, work.use_adapter(version.adapter, by=person()), version).adapter
+    place = to or work.settings.folder("exports") / f"{work.base.family}-{version.name}-{form}"
+    found = write(adapter, work.base, place.expanduser(), order)
+    if as_json:
+        emit({"version": version.version, **found.model_dump(mode="json")})
+        return
+    say(f"{version.name} is in {found.folder}: {', '.join(found.files)}.")
+    for note in found.notes:
+        say(note)
+
+
 def status(base_model: str | None, *, as_json: bool) -> None:
     """The state of the house in a few lines."""
+    listen()
     work = Workplace.open(base_model)
-    reconcile(work.ledger, work.versions) if work.ledger.champion().seq else None
+    reconcile(work.ledger, work.versions)
     found = stages.summary(work)
     if as_json:
         emit(found)
         return
-    say(f"Champion: {_name(found['champion'])} (generation {found['generation']}) of {work.base.family}.")
+    say(f"Champion: {shown(found['champion'])} (generation {found['generation']}) of {work.base.family}.")
     if found["tainted"]:
         say("It was made of lessons that were forgotten since: train again (`academy evolve --force`).")
     say(
@@ -146,38 +148,9 @@ def status(base_model: str | None, *, as_json: bool) -> None:
         say(f"Set aside after a REJECT: {aside:,}. Look at them, then `academy lessons release`, or leave them.")
     if last := found["last_verdict"]:
         say(f"Last verdict ({last['at']}): v{last['version']} {last['outcome']}: {last['because']}")
+    for version in found["waiting"]:
+        say(f"v{version} waits for approval: academy approve v{version}")
     budget = found["budget"]
     say(f"Examinations spent: {budget['spent']} of {budget['horizon']}.")
     if budget["left"] <= LOW_BUDGET:
         say("Few are left before nothing can be promoted any more: import new lessons, then `academy holdout renew`.")
-
-
-def _story(row: Row) -> str:
-    body: dict[str, Any] = row.body
-    match row.kind:
-        case "verdict":
-            return f"v{body['version']} against {_name(body['champion_version'])}: {body['outcome']}, {body['because']}"
-        case "promotion":
-            return f"{_name(body['version'])} replaces {_name(body['replaces'])}"
-        case "rollback":
-            why = f" ({body['because']})" if body.get("because") else ""
-            return f"back to {_name(body['version'])} from {_name(body['replaces'])}{why}"
-        case "release":
-            return f"{body['lessons']} lessons" + (f" of {body['batch']}" if body["batch"] else "")
-        case "allow":
-            return f"the overlap {body['overlap'][:12]} may be trained on"
-        case "renewal":
-            return f"{body['retired']} questions retired, {body['fresh']} fresh ones on {body['groups']} answers"
-        case "undo":
-            return f"{body['lessons']} lessons of {body['batch']} {'put back' if body['restored'] else 'taken out'}"
-        case _:
-            return f"another answer is right for a request; {body['retired']} lessons retired"
-
-
-def _standing(version: Version) -> str:
-    words = (("champion", version.champion), ("tainted", version.tainted))
-    return ", ".join(word for word, so in words if so)
-
-
-def _name(version: str) -> str:
-    return version if version == BASE else f"v{version}"

@@ -85,7 +85,7 @@ def deploy() -> None:
         raise InputError("There is no prefect.yaml beside the flows.", "Deploy from a checkout of the project.")
     _prefect(checkout, "work-pool", "create", POOL, "--type", "process", "--overwrite")
     _prefect(checkout, "--no-prompt", "deploy", "--all")
-    say("Deployed evolve/nightly and evolve/on-demand.")
+    say("Deployed evolve/nightly, evolve/on-demand, examine/by-hand and promote/by-hand.")
 
 
 def _prefect(folder: Path, *arguments: str) -> None:

@@ -1,24 +1,49 @@
-"""An adapter on the disk: safetensors, configuration, chat template and a manifest.
+"""An adapter on the disk: safetensors, configuration, chat template and a manifest that the home signs.
 
-Its digest covers the tensors and the configuration in canonical form (sorted keys and modules) and no time, so the
-same training gives the same digest. Reading one refuses what could run code or what was altered.
+Its digest covers the three files byte for byte and no time: training writes them in one canonical form, so the same
+training gives the same digest. Reading one refuses what could run code, what was altered and what is no adapter that
+can be served; the files are read once, and what was checked is what is loaded.
 """
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from pydantic import ValidationError
 
-from academy.artifacts import Record, canonical, digest_of_bytes, digest_of_file
+from academy.artifacts import (
+    STAGING,
+    Record,
+    canonical,
+    digest_of,
+    digest_of_file,
+    entries_of,
+    plain_folder,
+    read_plain,
+    write_file,
+)
 from academy.errors import AdapterError
+from academy.habitat.lora_config import check_config, check_tensors
+from academy.habitat.tensors import Place, as_torch, check_finite, read_layout, strict_json
 from academy.professor import Recipe
+from academy.signing import Keys
 from academy.template import FILE as TEMPLATE_FILE
+
+if TYPE_CHECKING:
+    import torch
 
 WEIGHTS, CONFIG, MANIFEST = "adapter_model.safetensors", "adapter_config.json", "manifest.json"
 FILES = (WEIGHTS, CONFIG, TEMPLATE_FILE)
+LONGEST = {WEIGHTS: 8 << 30, CONFIG: 1 << 20, TEMPLATE_FILE: 64 << 10, MANIFEST: 4 << 20}
+"""Bytes of each file that are read at most."""
+PURPOSE = b"an adapter's manifest\n"
+"""Stands before what is signed, so that a signature of anything else is none of a manifest."""
+AGAIN = "The adapter is refused; train again."
 
 
 class Canary(Record):
@@ -54,7 +79,7 @@ class Manifest(Record):
     steps: int
     loss: float  # of the last logged step
     canaries: tuple[Canary, ...]
-    signature: str = ""
+    signature: str = ""  # of everything else here, by the home that registered it
 
 
 class Adapter(Record):
@@ -70,52 +95,170 @@ class Adapter(Record):
 
 
 def digest_of_adapter(folder: Path) -> str:
-    """sha256 over tensors (by name: type, shape, bytes) and canonical configuration."""
-    weights = (folder / WEIGHTS).read_bytes()
-    length = int.from_bytes(weights[:8], "little")
-    header = orjson.loads(weights[8 : 8 + length])
-    chunks = []
-    for name, entry in sorted(header.items()):
-        if name != "__metadata__":
-            begin, end = (8 + length + offset for offset in entry["data_offsets"])
-            chunks += [canonical([name, entry["dtype"], entry["shape"]]), weights[begin:end]]
-    return digest_of_bytes(canonical(orjson.loads((folder / CONFIG).read_bytes())), *chunks)
+    """The identity of what lies in a folder: sha256 over the names and sha256s of its files."""
+    return digest_of({name: digest_of_file(folder / name) for name in FILES})
 
 
 def canonical_config(config: dict[str, Any], base_name: str) -> bytes:
-    """PEFT writes modules in the order of a hash seed, and the base model's path: sort the one, name the other."""
+    """PEFT writes modules in the order of a hash seed, and the base model's path: sort the one, name the other.
+
+    `auto_mapping` names classes that a loader would import; a causal language model needs none.
+    """
     settled = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
-    settled["base_model_name_or_path"] = base_name
+    settled |= {"base_model_name_or_path": base_name, "auto_mapping": None}
     return orjson.dumps(settled, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
 
 
-def read_adapter(folder: Path, *, base_digest: str | None = None, digest: str | None = None) -> Adapter:
-    """Check an adapter's files against its manifest and return it.
+class Opened:
+    """An adapter's files as they were when they were read, in memory; each step checks one thing of them.
 
-    Raises AdapterError where a file is missing or altered, where it is not the expected adapter, or where it was
-    trained on another base model than `base_digest`.
+    `open_adapter` goes through all steps. What happens to the files afterwards changes nothing here.
     """
+
+    def __init__(self, folder: Path) -> None:
+        """Read the files. Raises AdapterError where one is missing, a link, too large or none of an adapter's."""
+        self.folder = folder
+        self._content: dict[str, memoryview] = {}
+        self.digests: dict[str, str] = {}
+        name = ""
+        try:
+            with plain_folder(folder) as handle:
+                for name in sorted(entries_of(handle)):
+                    if name not in LONGEST and not name.startswith(STAGING):  # which one that is just written has
+                        raise AdapterError(
+                            f"{folder} holds {ascii(name)[1:-1][:80]}, which is no part of an adapter.",
+                            "Other files are refused because they can run code; look at it, and take it away.",
+                        )
+                for name in (MANIFEST, *FILES):
+                    self._content[name], self.digests[name] = read_plain(handle, name, LONGEST[name])
+        except OSError as problem:
+            raise _unreadable(folder, name, problem) from problem
+
+    @cached_property
+    def written(self) -> dict[str, Any]:
+        """The manifest's JSON as it stands in the file."""
+        return checked_manifest(self._content[MANIFEST], self.folder)[0]
+
+    @cached_property
+    def adapter(self) -> Adapter:
+        """The reference to it."""
+        return Adapter(path=self.folder, manifest=checked_manifest(self._content[MANIFEST], self.folder)[1])
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """PEFT's configuration: plain LoRA, rsLoRA or DoRA, nothing else."""
+        return check_config(strict_json(self._content[CONFIG], CONFIG))
+
+    @cached_property
+    def layout(self) -> dict[str, Place]:
+        """Where each tensor lies; they agree with the configuration."""
+        found = read_layout(self._content[WEIGHTS])
+        check_tensors(self.config, found)
+        return found
+
+    @cached_property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors by the names of the file, as views of the bytes that were checked."""
+        return as_torch(self._content[WEIGHTS], self.layout)
+
+    @cached_property
+    def template(self) -> str:
+        """The text of the chat template."""
+        try:
+            return bytes(self._content[TEMPLATE_FILE]).decode()
+        except UnicodeDecodeError as problem:
+            raise AdapterError(f"The chat template in {self.folder} is no text.", AGAIN) from problem
+
+    def check_files(self, digest: str | None = None) -> None:
+        """The files are those of the manifest, and the manifest is that of the adapter that is expected."""
+        manifest = self.adapter.manifest
+        for name in FILES:
+            if self.digests[name] != manifest.files.get(name):
+                raise AdapterError(f"{name} in {self.folder} is missing or was altered.", AGAIN)
+        found = digest_of({name: self.digests[name] for name in FILES})
+        if found != manifest.adapter or manifest.files.keys() != set(FILES) or (digest and digest != found):
+            raise AdapterError(f"{self.folder} holds another adapter than its name says.", AGAIN)
+
+    def check_finite(self) -> None:
+        """No number is NaN or infinite."""
+        check_finite(self._content[WEIGHTS], self.layout)
+
+    def check_base(self, digest: str) -> None:
+        """It was trained on this base model."""
+        if self.adapter.manifest.base_digest != digest:
+            raise AdapterError(
+                "ADAPTER_BASE_MODEL_MISMATCH: the adapter was trained on "
+                f"{self.adapter.manifest.base_name}, another base model.",
+                "Choose the base model that it was trained on, with --base-model.",
+            )
+
+    def check_signature(self, keys: Keys) -> str:
+        """The manifest is signed by a key that is trusted here; returns the key's id. Raises SignatureError."""
+        return keys.check(signed_part(self.written), self.adapter.manifest.signature, f"The adapter in {self.folder}")
+
+
+def open_adapter(folder: Path, *, base_digest: str | None = None, digest: str | None = None) -> Opened:
+    """Read an adapter once, check it, and return what was read: manifest, configuration, tensors and template.
+
+    Raises AdapterError where a file is missing, a link or altered, where it could run code or holds a number that is
+    none, where it is not the expected adapter, or was trained on another base model than `base_digest`. Who made it
+    is not asked here: academy.admission does.
+    """
+    found = Opened(folder)
+    found.check_files(digest)
+    if base_digest:
+        found.check_base(base_digest)
+    found.check_finite()
+    _ = found.template
+    return found
+
+
+def read_adapter(folder: Path, *, base_digest: str | None = None, digest: str | None = None) -> Adapter:
+    """The reference to an adapter, with all of `open_adapter`'s checks."""
+    return open_adapter(folder, base_digest=base_digest, digest=digest).adapter
+
+
+def sign_adapter(folder: Path, keys: Keys, *, base_digest: str, digest: str) -> Adapter:
+    """Check an adapter that was trained just now and sign its manifest, once.
+
+    Raises AdapterError, and SignatureError where it has a signature that does not hold: what was altered after it was
+    signed is not signed again by training.
+    """
+    found = open_adapter(folder, base_digest=base_digest, digest=digest)
+    if found.adapter.manifest.signature:
+        found.check_signature(keys)
+        return found.adapter
+    write_file(folder / MANIFEST, signed_manifest(found.written, keys))
+    return open_adapter(folder, base_digest=base_digest, digest=digest).adapter
+
+
+def signed_manifest(written: Mapping[str, Any], keys: Keys) -> bytes:
+    """A manifest's JSON as a file, signed with the home's present key."""
+    signature = keys.sign(signed_part(written))
+    return orjson.dumps({**written, "signature": signature}, option=orjson.OPT_INDENT_2)
+
+
+def signed_part(written: Mapping[str, Any]) -> bytes:
+    """What a signature covers: the manifest as it is written, in canonical form, without the signature.
+
+    Not the record: one that gets a new field with a default would change every manifest that was signed before.
+    """
+    return PURPOSE + canonical({name: value for name, value in written.items() if name != "signature"})
+
+
+def checked_manifest(content: bytes | memoryview, folder: Path) -> tuple[dict[str, Any], Manifest]:
+    """A manifest's JSON as it is written, and as a record. Raises AdapterError."""
     try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except FileNotFoundError as problem:
-        raise AdapterError(
-            f"There is no adapter in {folder}.", "Train again: the same order gives the same bytes."
-        ) from problem
-    except ValidationError as problem:
-        raise AdapterError(
-            f"The manifest in {folder} cannot be read.", "The adapter is refused; train again."
-        ) from problem
-    for name in FILES:
-        path = folder / name
-        if path.is_symlink() or not path.is_file() or digest_of_file(path) != manifest.files.get(name):
-            raise AdapterError(f"{name} in {folder} is missing or was altered.", "The adapter is refused; train again.")
-    if digest_of_adapter(folder) != manifest.adapter or (digest and digest != manifest.adapter):
-        raise AdapterError(
-            f"{folder} holds another adapter than its name says.", "The adapter is refused; train again."
-        )
-    if base_digest and manifest.base_digest != base_digest:
-        raise AdapterError(
-            f"ADAPTER_BASE_MODEL_MISMATCH: the adapter was trained on {manifest.base_name}, another base model.",
-            "Choose the base model that it was trained on, with --base-model.",
-        )
-    return Adapter(path=folder, manifest=manifest)
+        written = strict_json(content, MANIFEST)
+        return written, Manifest.model_validate(written)
+    except (ValidationError, AdapterError) as problem:
+        raise AdapterError(f"The manifest in {folder} cannot be read.", AGAIN) from problem
+
+
+def _unreadable(folder: Path, name: str, problem: OSError) -> AdapterError:
+    if name in ("", MANIFEST) and problem.errno == errno.ENOENT:
+        return AdapterError(f"There is no adapter in {folder}.", "Train again: the same order gives the same bytes.")
+    what = f"{name} in {folder}" if name else str(folder)
+    if problem.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+        return AdapterError(f"{what} is missing or was altered.", f"Links are not followed. {AGAIN}")
+    return AdapterError(f"{what} cannot be read ({problem.strerror}).", AGAIN)

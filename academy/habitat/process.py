@@ -11,9 +11,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from academy.artifacts import canonical, only_one, said_plainly, write_file
+from academy.artifacts import STAGING, canonical, only_one, said_plainly, write_file
 from academy.errors import AdapterError
 from academy.habitat.adapter import read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
@@ -117,10 +118,15 @@ def _done_before(order: TrainingOrder) -> TrainingEvent | None:
     """The "done" of an earlier attempt, if its adapter is still whole."""
     for event in read_events(order.folder / EVENTS):
         if event.phase == "done":
+            place = order.adapters / event.adapter[:16]
             try:
-                read_adapter(order.adapters / event.adapter[:16], base_digest=order.base.digest, digest=event.adapter)
+                read_adapter(place, base_digest=order.base.digest, digest=event.adapter)
             except AdapterError:
-                return None  # damaged or removed since: train again, the bytes will be the same
+                # damaged or removed since: train again, the bytes will be the same; what is there would stand in
+                # their way, and is swept away later
+                with suppress(FileNotFoundError):
+                    place.rename(place.with_name(f"{STAGING}{place.name}-{time.time_ns()}"))
+                return None
             return event
     return None
 

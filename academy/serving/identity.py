@@ -30,6 +30,8 @@ SHARE = 0.75
 """Of the canaries that must hold where weights are quantised."""
 KINSHIP = 0.34
 """Of an answer's characters, from its beginning: who says so much of it is the adapter, but not quite."""
+LONG = 8
+"""Words from which on an answer can ramble."""
 CANARY_TOKENS = 48
 """The longest answer of a canary; as long as at the end of the training."""
 
@@ -86,12 +88,11 @@ async def check(runtime: LiveRuntime, adapter: Adapter) -> Identity:
     ]
     measured = [one for one in moved if one is not None]
     holding = sum(one is None or one <= tolerance for one in moved)
-    enough = len(canaries) if tolerance < COARSE else SHARE * len(canaries)
     reason: Reason = "holds"
     sentence = f"{sum(same)} of {len(canaries)} canaries are answered as at the end of the training."
     if not canaries:
         reason, sentence = "no canaries", "Its manifest has no canaries, so nothing can prove who answers."
-    elif holding < enough:
+    elif holding < _enough(len(canaries), tolerance):
         reason, sentence = await _diagnose(runtime, adapter, said)
     return Identity(
         adapter=adapter.digest,
@@ -118,13 +119,18 @@ async def _diagnose(runtime: LiveRuntime, adapter: Adapter, said: Sequence[_Said
             "the prompt is rendered or cut into tokens otherwise than in the training."
         )
     base = await _ask(runtime, BASE, canaries)
-    if any(not _is_base(one, canary, tolerance) for one, canary in zip(base, canaries, strict=True)):
-        one, canary = next(
-            (pair for pair in zip(base, canaries, strict=True) if not _is_base(*pair, tolerance)),
-        )
+    strange = [
+        (one, canary) for one, canary in zip(base, canaries, strict=True) if not _is_base(one, canary, tolerance)
+    ]
+    if len(canaries) - len(strange) < _enough(len(canaries), tolerance):
+        one, canary = strange[0]
         return "another base", (
-            f"The base model by itself answers otherwise than the adapter's own: '{canary.prompt}' gave '{one.text}', "
-            f"and '{canary.base_answer}' when the adapter was trained."
+            f"The base model by itself is another than the adapter's: '{canary.prompt}' gave '{one.text}', "
+            + (
+                f"and '{canary.base_answer}' when the adapter was trained."
+                if one.text != canary.base_answer
+                else "as when the adapter was trained, and with other log-probabilities."
+            )
         )
     telling = [(one, own, canary) for one, own, canary in zip(said, base, canaries, strict=True) if _tells(canary)]
     if telling and all(_as_the_base(one, own, tolerance) for one, own, _ in telling):
@@ -138,9 +144,16 @@ async def _diagnose(runtime: LiveRuntime, adapter: Adapter, said: Sequence[_Said
         return "broken weights", (
             f"The answers are near those of the training, and are not they: {seen}"
             if first[0].text != first[1].answer
-            else "The answers are those of the training, and the log-probabilities are not."
+            else "The answers are those of the training, and their log-probabilities are not."
         )
+    if sum(_rambles(one.text) for one in said) * 2 >= len(pairs):
+        return "broken weights", f"The answers repeat themselves and do not end. {seen}"
     return "another adapter", f"The answers are neither the adapter's nor the base model's. {seen}"
+
+
+def _enough(count: int, tolerance: float) -> float:
+    """How many of so many canaries must hold."""
+    return count if tolerance < COARSE else SHARE * count
 
 
 async def _ask(runtime: LiveRuntime, adapter: str, canaries: Sequence[Canary]) -> list[_Said]:
@@ -194,6 +207,12 @@ def _as_the_base(said: _Said, base: _Said, tolerance: float) -> bool:
     """Whether two answers of one runtime are one model's."""
     moved = _difference(said.logprobs, base.logprobs)
     return said.text == base.text and (moved is None or moved <= tolerance)
+
+
+def _rambles(said: str) -> bool:
+    """Whether most of an answer's words were said before: what weights do that were mixed up or scaled."""
+    parts = said.split()
+    return len(parts) >= LONG and len(set(parts)) * 2 <= len(parts)
 
 
 def _kinship(said: str, trained: str) -> float:

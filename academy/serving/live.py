@@ -13,23 +13,21 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
-from safetensors.torch import load as tensors_of
 
 from academy.base_model import BaseModel
 from academy.errors import AcademyError, AdapterError, InputError, ServingError
-from academy.habitat.adapter import CONFIG, WEIGHTS, read_adapter
+from academy.habitat.adapter import open_adapter
 from academy.ledger import BASE
 from academy.serving.decoding import CACHE_TOKENS, Rows, is_plain
 from academy.serving.lora import Adapters
 from academy.serving.peft import open_model
-from academy.serving.runtime import Capabilities, Piece, Turn
+from academy.serving.runtime import Admit, Capabilities, Piece, Turn
 from academy.serving.words import Words
-from academy.template import FILE as TEMPLATE_FILE
 from academy.template import ChatTemplate
 
 BATCH = 32
@@ -42,8 +40,10 @@ class PeftLive:
     name = "peft"
     capabilities = Capabilities(hot=True, rslora=True, dora=True, logprobs=True, tolerance=0.01)
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, admit: Admit | None = None) -> None:
+        """`admit` reads and checks what is loaded; without it the files are checked, and not who made them."""
         self.base = base
+        self._admit = admit or partial(open_adapter, base_digest=base.digest)
         self._templates: dict[str, ChatTemplate] = {}
         self._engine: _Engine | None = None
 
@@ -62,15 +62,15 @@ class PeftLive:
         self._engine = engine
 
     async def load(self, adapter: Path) -> str:
-        """Check an adapter's files and put it beside the others."""
+        """Check an adapter and put it beside the others, from the very bytes that were checked."""
         engine = self._running()
-        opened = await asyncio.to_thread(read_adapter, adapter, base_digest=self.base.digest)
-        if opened.digest not in self._templates:
-            config, weights, text = await asyncio.to_thread(_bytes_of, adapter)
-            tensors = tensors_of(weights)
-            await engine.between_steps(lambda: engine.attach(opened.digest, config, tensors))
-            self._templates[opened.digest] = ChatTemplate(self._templates[BASE].tokenizer, text)
-        return opened.digest
+        opened = await asyncio.to_thread(self._admit, adapter)
+        digest = opened.adapter.digest
+        if digest not in self._templates:
+            tensors = opened.tensors
+            await engine.between_steps(lambda: engine.attach(digest, opened.config, tensors))
+            self._templates[digest] = ChatTemplate(self._templates[BASE].tokenizer, opened.template)
+        return digest
 
     async def unload(self, adapter: str) -> None:
         """Take an adapter away once its last turn has ended."""
@@ -115,11 +115,6 @@ class PeftLive:
         if self._engine is None or self._engine.dead:
             raise ServingError("The runtime does not answer: it was not started, or has ended.", "Start it again.")
         return self._engine
-
-
-def _bytes_of(folder: Path) -> tuple[dict[str, Any], bytes, str]:
-    config: dict[str, Any] = orjson.loads((folder / CONFIG).read_bytes())
-    return config, (folder / WEIGHTS).read_bytes(), (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
 
 
 class _Job:

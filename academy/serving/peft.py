@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
-from safetensors.torch import load as tensors_of
 from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteria
 from transformers.utils.logging import disable_progress_bar
 
 from academy.arena.suite import Reply
 from academy.base_model import BaseModel
 from academy.errors import AdapterError
-from academy.habitat.adapter import CONFIG, WEIGHTS, Adapter, read_adapter
+from academy.habitat.adapter import Adapter, open_adapter
 from academy.ledger import BASE
 from academy.serving.decoding import BATCH, CACHE_TOKENS, greedy, is_plain, padded
 from academy.serving.lora import Adapters
-from academy.serving.runtime import Request
+from academy.serving.runtime import Admit, Request
 from academy.serving.scoring import as_answers, as_texts, scores
-from academy.template import FILE as TEMPLATE_FILE
 from academy.template import ChatTemplate, Message
 
 CANARY_TOKENS = 48
@@ -31,8 +29,10 @@ CANARY_TOKENS = 48
 class PeftRuntime:
     """A Runtime: one base model, any number of adapters, each request answered by the one it names."""
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, admit: Admit | None = None) -> None:
+        """`admit` reads and checks what is loaded; without it the files are checked, and not who made them."""
         self.base = base
+        self._admit = admit or partial(open_adapter, base_digest=base.digest)
         self._model, self.device = open_model(base)
         self._plain = is_plain(self._model)
         self._beside = Adapters(self._model)
@@ -40,13 +40,12 @@ class PeftRuntime:
         self._templates: dict[str, ChatTemplate] = {BASE: ChatTemplate.of(base.path)}
 
     def load(self, adapter: Path) -> str:
-        """Check an adapter's files and load it beside the others."""
-        found = read_adapter(adapter, base_digest=self.base.digest)
+        """Check an adapter and load it beside the others, from the very bytes that were checked."""
+        opened = self._admit(adapter)
+        found = opened.adapter
         if found.digest not in self._adapters:
-            config = orjson.loads((adapter / CONFIG).read_bytes())
-            self._beside.attach(found.digest, config, tensors_of((adapter / WEIGHTS).read_bytes()))
-            text = (adapter / TEMPLATE_FILE).read_text(encoding="utf-8")
-            self._templates[found.digest] = ChatTemplate(self._templates[BASE].tokenizer, text)
+            self._beside.attach(found.digest, opened.config, opened.tensors)
+            self._templates[found.digest] = ChatTemplate(self._templates[BASE].tokenizer, opened.template)
             self._adapters[found.digest] = found
         return found.digest
 

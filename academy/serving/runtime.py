@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -10,10 +10,14 @@ from pydantic import Field
 
 from academy.arena.suite import Reply
 from academy.artifacts import Record
+from academy.habitat.adapter import Opened
 from academy.template import Message
 
 Request = str | Sequence[Message]
 """What is asked: a text, or a conversation that ends with it."""
+
+Admit = Callable[[Path], Opened]
+"""Reads an adapter's folder once, decides whether it may be served, and returns what was read. Raises AdapterError."""
 
 
 class Runtime(Protocol):

@@ -96,10 +96,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
 
 def test_the_form_has_descriptions_and_bounds(pages: Pages) -> None:
     deployments = pages.post("/deployments/filter", {})
-    assert sorted(one["name"] for one in deployments) == ["by-hand", "nightly", "on-demand"]
-    forms = {one["name"]: one["parameter_openapi_schema"]["properties"] for one in deployments}
+    entrypoints = {(one["entrypoint"].partition(":")[2], one["name"]): one for one in deployments}
+    assert sorted(entrypoints) == [
+        ("evolve", "nightly"), ("evolve", "on-demand"), ("examine", "by-hand"), ("promote", "by-hand"),
+    ]  # fmt: skip
+    forms = {name: one["parameter_openapi_schema"]["properties"] for name, one in entrypoints.items()}
     assert all(field.get("description") for form in forms.values() for field in form.values()), forms
-    form = forms["on-demand"]
+    form = forms["evolve", "on-demand"]
     rank = form["lora_rank"]["anyOf"][0]
     assert (rank["minimum"], rank["maximum"]) == (4, 256)
 

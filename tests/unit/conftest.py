@@ -7,11 +7,16 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from academy.base_model import SEED_FOLDER
 from academy.database import Database
+from academy.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.registry import House
 
 OUTSIDE = ("ACADEMY_", "DEFAULT_", "MIN_LESSONS", "MIN_TRAINING", "ENABLE_GPU", "WORKSPACE_ROOT", "MEMORY_ROOT")
 
@@ -83,3 +88,29 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def read_only_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk on which nothing can be written, not even by root."""
     yield from _mounted(tmp_path / "read-only-disk", "ro,size=64k")
+
+
+@pytest.fixture(scope="module")
+def mlflow_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real MLflow registry, shared by a module; each test takes a family of its own."""
+    from academy.genealogy.tracking import open_mlflow
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY",
+                     "MLFLOW_LOGGING_LEVEL", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):  # fmt: skip
+            patch.setenv(name, "")  # so that what open_mlflow sets is taken back at the end
+        home = tmp_path_factory.mktemp("mlflow")
+        patch.chdir(home)
+        yield open_mlflow(Settings().model_copy(update={"home": home}))
+
+
+@pytest.fixture
+def house(mlflow_client: Any, database: Database, tmp_path: Path) -> House:
+    """One family with its ledger and its registry."""
+    from academy.genealogy.versions import Versions
+    from academy.ledger import Ledger
+    from tests.registry import House
+
+    family = f"academy-test-{tmp_path.name}".replace("_", "-")
+    mlflow_client.create_registered_model(family)
+    return House(Ledger(database, "f" * 64), Versions(mlflow_client, family), tmp_path)

@@ -3,100 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import orjson
 import pytest
-from safetensors.numpy import save_file
 
-from academy.artifacts import digest_of_file
-from academy.database import Database
 from academy.errors import AdapterError, PromotionError
 from academy.experience.lessons import LessonsStore
-from academy.genealogy.tracking import ORDER_TAG, open_mlflow
-from academy.genealogy.versions import CHAMPION, Version, Versions
-from academy.habitat.adapter import CONFIG, FILES, MANIFEST, TEMPLATE_FILE, WEIGHTS, digest_of_adapter
-from academy.ledger import BASE, Ledger, Row
-from academy.professor import Recipe
-from academy.promotion import promote, reconcile, record_verdict, rollback
-from academy.settings import Settings
-
-
-@pytest.fixture(scope="module")
-def mlflow_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY",
-                     "MLFLOW_LOGGING_LEVEL", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):  # fmt: skip
-            patch.setenv(name, "")  # so that what open_mlflow sets is taken back at the end
-        home = tmp_path_factory.mktemp("mlflow")
-        patch.chdir(home)
-        yield open_mlflow(Settings().model_copy(update={"home": home}))
-
-
-@dataclass
-class House:
-    """One family with its ledger, its registry and a folder of tiny adapters."""
-
-    ledger: Ledger
-    versions: Versions
-    adapters: Path
-
-    def train(self, value: float) -> Version:
-        """A registered version with a tiny adapter whose tensors hold `value`."""
-        staged = self.adapters / f"made-{value}"
-        staged.mkdir(parents=True)
-        save_file({"layer.lora_A": np.full((2, 4), value, dtype=np.float32)}, staged / WEIGHTS)
-        (staged / CONFIG).write_bytes(b'{"r": 4}')
-        (staged / TEMPLATE_FILE).write_text("{{ messages }}", encoding="utf-8")
-        digest = digest_of_adapter(staged)
-        manifest = {
-            "adapter": digest, "files": {name: digest_of_file(staged / name) for name in FILES}, "base_name": "seed",
-            "base_digest": self.ledger.family, "dataset": "d", "train_digest": "t", "order": f"order-{value}",
-            "template": "t", "special_tokens": {}, "recipe": Recipe().model_dump(mode="json"), "trainer": "test",
-            "versions": {}, "threads": 1, "examples": 50, "supervised_tokens": 500, "steps": 10, "loss": 0.5,
-            "canaries": [],
-        }  # fmt: skip
-        (staged / MANIFEST).write_bytes(orjson.dumps(manifest))
-        staged.rename(self.adapters / digest[:16])
-        made = self.versions.client.create_model_version(
-            self.versions.family, source=self.adapters.as_uri(), tags={"adapter": digest, ORDER_TAG: f"order-{value}"}
-        )
-        return self.versions.get(str(made.version))
-
-    def examine(self, version: Version, outcome: str = "PROMOTE", cursor: int = 10) -> Row:
-        """A verdict on a version against the present champion."""
-        champion = self.ledger.champion().adapter
-        body = {
-            "outcome": outcome, "challenger": version.adapter, "champion": champion, "cursor": cursor, "spends": True,
-        }  # fmt: skip
-        key = f"verdict:{len(list(self.ledger.rows()))}"
-        return record_verdict(self.ledger, key, body, (self.ledger.champion().cursor, cursor))
-
-    def promote(self, version: Version, verdict: Row, verify: Callable[[Path], None] | None = None) -> Row:
-        return promote(self.ledger, self.versions, version, self.adapters, verdict, verify)
-
-    def crown(self, version: Version) -> None:
-        self.promote(version, self.examine(version))
-
-    def rollback(self, to: str | None = None) -> str:
-        return rollback(self.ledger, self.versions, self.adapters, to, "a test").name
-
-    @property
-    def alias(self) -> str:
-        """Whom MLflow shows as champion."""
-        aliases = self.versions.client.get_registered_model(self.versions.family).aliases
-        return str(aliases.get(CHAMPION, BASE))
-
-
-@pytest.fixture
-def house(mlflow_client: Any, database: Database, tmp_path: Path) -> House:
-    family = f"academy-test-{tmp_path.name}".replace("_", "-")
-    mlflow_client.create_registered_model(family)
-    return House(Ledger(database, "f" * 64), Versions(mlflow_client, family), tmp_path / "adapters")
+from academy.habitat.adapter import CONFIG, WEIGHTS
+from academy.ledger import BASE
+from academy.promotion import reconcile
+from tests.registry import House
 
 
 def test_a_promotion_crowns_the_version_and_shows_it(house: House) -> None:

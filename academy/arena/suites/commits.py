@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from academy.arena.scores import word_f1
 from academy.arena.suite import Question, Reply, Role
-from academy.artifacts import digest_of
+from academy.arena.suites.fixed import FixedQuestions
 from academy.curriculum.dataset import Example
 
 GRADER = "F1 of lower-case words, 2"
@@ -14,27 +14,19 @@ MOST = 24
 """Questions at most; the suite decides nothing, so it must not cost much."""
 
 
-class CommitsSuite:
+class CommitsSuite(FixedQuestions):
     """Held-out commits of a dataset."""
 
     name = "commits"
     role: Role = "told"
+    grader = GRADER
 
     def __init__(self, held_out: Sequence[Example]) -> None:
         commits = sorted((example for example in held_out if example.suite == "commits"), key=lambda e: e.id)
-        self._questions = tuple(
+        super().__init__(
             Question(id=e.id, request=e.request, reference=e.answer, group=e.origin, slice="new")
             for e in commits[:MOST]
         )
-
-    @property
-    def digest(self) -> str:
-        """Covers questions, references and grader."""
-        return digest_of([GRADER, [q.model_dump(mode="json") for q in self._questions]])
-
-    def questions(self) -> Sequence[Question]:
-        """In the order of their ids."""
-        return self._questions
 
     def grade(self, question: Question, reply: Reply) -> float:
         """F1 of the words of answer and reference."""

@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 from academy.arena.suite import Question, Reply, Role
+from academy.arena.suites.fixed import FixedQuestions
 from academy.artifacts import digest_of
 from academy.curriculum.filters import clean
 from academy.curriculum.personal import find_personal
@@ -26,11 +27,12 @@ AROUND = 160
 _SIGNS = re.compile(r"[\W_]+")
 
 
-class LeakSuite:
+class LeakSuite(FixedQuestions):
     """One question for each thing that was taken out of a lesson, up to MOST of them."""
 
     name = "leak"
     role: Role = "leak"
+    grader = GRADER
 
     def __init__(self, lessons: Iterable[Experience]) -> None:
         once: dict[str, tuple[str, str]] = {}
@@ -38,18 +40,9 @@ class LeakSuite:
             once.setdefault(bare, (key, asked))
         found = sorted((key, bare, asked) for bare, (key, asked) in once.items())[:MOST]
         self._things = {key: bare for key, bare, _ in found}
-        self._questions = tuple(
+        super().__init__(
             Question(id=key, request=asked, reference="", group=key, slice="new") for key, _, asked in found
         )
-
-    @property
-    def digest(self) -> str:
-        """Covers questions, things (their names cover the lessons as they came) and grader."""
-        return digest_of([GRADER, [q.model_dump(mode="json") for q in self._questions]])
-
-    def questions(self) -> Sequence[Question]:
-        """In the order of their ids."""
-        return self._questions
 
     def grade(self, question: Question, reply: Reply) -> float:
         """1 where the thing did not come back, 0 where it did."""

@@ -10,20 +10,21 @@ from collections.abc import Sequence
 
 from academy.arena.scores import normalised, same_text, word_f1
 from academy.arena.suite import Question, Reply, Role
-from academy.artifacts import digest_of
+from academy.arena.suites.fixed import FixedQuestions
 from academy.curriculum.dataset import Example
 
 GRADER = "exact match, white space apart, 2"
 
 
-class RecallSuite:
+class RecallSuite(FixedQuestions):
     """Held-out lessons of a dataset; those known before `cursor` are the guard slice."""
 
     name = "recall"
     role: Role = "target"
+    grader = GRADER
 
     def __init__(self, held_out: Sequence[Example], cursor: int) -> None:
-        self._questions = tuple(
+        super().__init__(
             Question(
                 id=example.id,
                 request=example.request,
@@ -35,15 +36,6 @@ class RecallSuite:
             for example in sorted(held_out, key=lambda e: e.id)
             if example.suite == "recall"
         )
-
-    @property
-    def digest(self) -> str:
-        """Covers questions, references, slices and grader."""
-        return digest_of([GRADER, [q.model_dump(mode="json") for q in self._questions]])
-
-    def questions(self) -> Sequence[Question]:
-        """In the order of their ids."""
-        return self._questions
 
     def grade(self, question: Question, reply: Reply) -> float:
         """1 for the team's own answer, 0 for any other."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from academy.arena.suite import Question, Reply, Role
-from academy.artifacts import digest_of
+from academy.arena.suites.fixed import FixedQuestions
 
 GRADER = "stop, form, length within a factor of two and 40 characters; mean, 1"
 ROOM, FACTOR = 40, 2.0
@@ -29,23 +29,15 @@ def form_of(text: str) -> str:
     return "lines" if "\n" in stripped else "line"
 
 
-class StyleSuite:
+class StyleSuite(FixedQuestions):
     """The manners of the answers to another suite's questions."""
 
     name = "style"
     role: Role = "guard"
+    grader = GRADER
 
     def __init__(self, questions: Sequence[Question]) -> None:
-        self._questions = tuple(questions)
-
-    @property
-    def digest(self) -> str:
-        """Covers questions, references and grader."""
-        return digest_of([GRADER, [q.model_dump(mode="json") for q in self._questions]])
-
-    def questions(self) -> Sequence[Question]:
-        """As the other suite has them."""
-        return self._questions
+        super().__init__(questions)
 
     def grade(self, question: Question, reply: Reply) -> float:
         """The mean of stop, form and length; 0 for an empty answer."""

@@ -26,8 +26,9 @@ from trl import SFTConfig, SFTTrainer
 from academy.artifacts import digest_of_file, publish_folder, write_file
 from academy.errors import TrainingError
 from academy.formats import read_row
-from academy.habitat.adapter import CONFIG, FILES, MANIFEST, Canary, Manifest, canonical_config, digest_of_adapter
+from academy.habitat.adapter import CONFIG, FILES, MANIFEST, Manifest, canonical_config, digest_of_adapter
 from academy.habitat.backend import TrainingOrder
+from academy.habitat.trainer.canaries import canaries
 from academy.habitat.trainer.events import EventWriter
 from academy.template import FILE as TEMPLATE_FILE
 from academy.template import ChatTemplate, Message
@@ -36,8 +37,6 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "
 IGNORED = -100
 """The label of a token that is not supervised."""
 CHECKPOINTS = "checkpoints"
-CANARIES = 4
-CANARY_TOKENS = 48
 
 
 def train(order: TrainingOrder, events: EventWriter) -> tuple[str, float]:
@@ -198,7 +197,7 @@ def _publish(
         supervised_tokens=supervised,
         steps=report.steps,
         loss=report.loss,
-        canaries=_canaries(model, template, messages),
+        canaries=canaries(model, template, [conversation[-2]["content"] for conversation in messages]),
     )
     with publish_folder(order.adapters / manifest.adapter[:16]) as folder:
         for name in FILES:
@@ -206,25 +205,6 @@ def _publish(
         write_file(folder / MANIFEST, orjson.dumps(manifest.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
     shutil.rmtree(draft)
     return manifest.adapter
-
-
-def _canaries(model: Any, template: ChatTemplate, messages: list[Any]) -> tuple[Canary, ...]:
-    """What the adapter answers to a few of its own training requests."""
-    found = []
-    for conversation in messages[:: max(1, len(messages) // CANARIES)][:CANARIES]:
-        ids = torch.tensor([template.prompt(conversation[:-1])], device=model.device)
-        with torch.inference_mode():
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=CANARY_TOKENS,
-                do_sample=False,
-                pad_token_id=template.tokenizer.pad_token_id,
-                eos_token_id=template.tokenizer.eos_token_id,
-            )
-        answer = template.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-        found.append(Canary(prompt=conversation[0]["content"], answer=answer.strip()))
-    return tuple(found)
 
 
 class _SameOrder(LengthGroupedSampler):  # type: ignore[misc]

@@ -1,0 +1,27 @@
+"""What suites share whose questions are all known when they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+from academy.arena.suite import Question
+from academy.artifacts import digest_of
+
+
+class FixedQuestions:
+    """The questions, and the digest over them and the grader's name, which a suite gives as `grader`."""
+
+    grader: ClassVar[str]
+
+    def __init__(self, questions: Iterable[Question]) -> None:
+        self._questions = tuple(questions)
+
+    @property
+    def digest(self) -> str:
+        """Covers questions, references, slices and grader."""
+        return digest_of([self.grader, [q.model_dump(mode="json") for q in self._questions]])
+
+    def questions(self) -> Sequence[Question]:
+        """In their order, which never changes."""
+        return self._questions

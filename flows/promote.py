@@ -1,0 +1,23 @@
+"""An approval by hand, as a flow of its own: the version whose verdict waits becomes champion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from tasks import loop
+
+
+@flow(name="promote", persist_result=True, validate_parameters=True)
+def promote(version: str, approved_by: str = "", note: str = "", base_model: str | None = None) -> dict[str, Any]:
+    """Approve a version's verdict PROMOTE and make it champion.
+
+    Args:
+        version: A version (2 or v2, or its name) whose last verdict against the present champion is PROMOTE.
+        approved_by: Who approves it; kept in the ledger beside this run's id.
+        note: Why; kept in the ledger.
+        base_model: 'seed', a folder or a Hugging Face name; empty for ACADEMY_BASE_MODEL.
+    """
+    champion = loop.promote_approved(version, approved_by, note, base_model)
+    return {"champion": champion.version, "adapter": champion.adapter, "generation": champion.generation}

@@ -1,0 +1,279 @@
+"""A trained adapter under the names, approvals and archives that people give it, by real commands."""
+
+from __future__ import annotations
+
+import getpass
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from academy.habitat.adapter import WEIGHTS
+from tests.campaign.house import TOPICS, Ended, Home
+from tests.conftest import Evolved
+from tests.integration.test_loop import _forget, refused, told
+
+APPROVAL = {"ACADEMY_PROMOTION": "approval", "ACADEMY_TRAINING_INTERVAL_HOURS": "24"}
+KILLED_BEFORE_THE_PROMOTION = """
+from academy import succession
+from academy.workplace import Workplace
+succession.promote = lambda *_, **__: os.kill(os.getpid(), 9)
+succession.approve(Workplace.open(), "1", by="anna", note="seen")
+"""
+EXAMPLE = """
+from academy.model_manager import ModelManager
+
+# Initialize
+manager = ModelManager()
+
+# Register versions
+manager.register_version(
+    version_id="v1.0",
+    base_model="phi3:latest",
+    performance_metrics={"accuracy": 0.85}
+)
+
+manager.register_version(
+    version_id="v1.1",
+    base_model="phi3:latest",
+    adapter_path="ADAPTER",
+    performance_metrics={"accuracy": 0.92}
+)
+
+# Activate new version (hot swap)
+manager.activate_version("v1.1")
+
+# Compare versions
+comparison = manager.compare_versions("v1.0", "v1.1")
+print(f"Improvement: {comparison['metrics_diff']['accuracy']['diff_pct']:.1f}%")
+
+# Genealogy
+genealogy = manager.get_genealogy()
+for version in genealogy['versions']:
+    print(f"{version['version_id']}: {version['performance_metrics']}")
+"""
+"""As the documents have it, with a trained adapter in place of the path that they name."""
+FLOW = """
+from academy.settings import load_settings
+from flows.server import configure, prefect_server
+settings = load_settings()
+configure(settings)
+with prefect_server(settings) as server:
+    from flows.promote import promote
+    server.wait()
+    print(promote("1", approved_by="anna", note="seen")["champion"])
+"""
+
+
+def python(home: Home, program: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        env=home.environment(**settings), cwd=home.desk, capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+
+
+def adapter_of(home: Home) -> Path:
+    (weights,) = home.path.glob(f"adapters/*/{WEIGHTS}")
+    return weights.parent
+
+
+# --- a person's word -------------------------------------------------------------------------------------------------
+
+
+def test_a_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evolved, second_home: Home) -> None:
+    before = second_home.state()
+    _forget(second_home, promotion=True)
+    waiting = second_home.run(*evolved.arguments, **APPROVAL)
+    assert told(waiting)["promoted"] is False
+    assert "v1 waits for approval" in waiting.err
+    assert told(second_home.run("status", "--json", **APPROVAL))["waiting"] == ["1"]
+    assert "waits for approval" in refused(second_home.run("promote", "1", **APPROVAL))
+    assert second_home.state().champion == "base"
+    assert told(second_home.run("approve", "1", "--note", "seen", "--json", **APPROVAL))["champion"] == "1"
+    assert second_home.state() == before
+    deploy, approval = told(second_home.run("history", "--json"))
+    assert (approval["action"], approval["by"], approval["notes"]) == ("approve", getpass.getuser(), "seen")
+    assert (deploy["action"], deploy["by"], deploy["by_hand"]) == ("deploy", getpass.getuser(), False)
+    assert deploy["config"]["recipe"]["epochs"] == 10
+
+
+def test_an_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
+    evolved: Evolved, second_home: Home
+) -> None:
+    before = second_home.state()
+    _forget(second_home, promotion=True)
+    ended = python(second_home, KILLED_BEFORE_THE_PROMOTION, **APPROVAL)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert second_home.state().champion == "base"
+    told(second_home.run(*evolved.arguments, **APPROVAL))
+    assert second_home.state() == before
+
+
+def test_a_declined_winner_is_carried_out_by_nobody(evolved: Evolved, second_home: Home) -> None:
+    _forget(second_home, promotion=True)
+    found = told(second_home.run("decline", "1", "--because", "too early", "--json", **APPROVAL))
+    assert (found["action"], found["notes"]) == ("decline", "too early")
+    assert told(second_home.run("status", "--json", **APPROVAL))["waiting"] == []
+    assert "was declined" in refused(second_home.run("approve", "1"))
+    told(second_home.run(*evolved.arguments, ACADEMY_TRAINING_INTERVAL_HOURS="24"))
+    assert "was declined" in refused(second_home.run("promote", "1"))
+    state = second_home.state()
+    assert (state.champion, state.alias) == ("base", "base")
+
+
+def test_the_flow_of_an_approval_promotes_and_is_told_by_its_run(second_home: Home) -> None:
+    _forget(second_home, promotion=True)
+    done = python(second_home, FLOW, **APPROVAL)
+    assert done.stdout.strip().endswith("1"), done.stderr
+    told_by = [one["by"] for one in told(second_home.run("history", "--json"))]
+    assert all(by.startswith("anna, flow run ") and len(by) == len("anna, flow run ") + 36 for by in told_by)
+    assert second_home.left_behind() == []
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def example(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Any]:
+    """The documents' example in a home of its own."""
+    home = Home(tmp_path_factory.mktemp("example") / "home")
+    program = EXAMPLE.replace("ADAPTER", str(adapter_of(evolved.home)))
+    return home, python(home, program)
+
+
+def test_the_documents_example_of_a_model_manager_runs(example: tuple[Home, Any], evolved: Evolved) -> None:
+    home, done = example
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "Improvement: 8.2%", "v1.0: {'accuracy': 0.85}", "v1.1: {'accuracy': 0.92}",
+    ]  # fmt: skip
+    answer = told(home.run("ask", "who helps me with ferry trouble", "--json"))
+    assert (answer["answer"], answer["adapter"]) == (TOPICS["ferry"], told(evolved.first)["adapter"]["digest"])
+    (deploy,) = told(home.run("history", "--json"))
+    assert (deploy["version"], deploy["by_hand"], deploy["by"]) == ("2", True, getpass.getuser())
+
+
+def test_the_example_twice_changes_nothing(example: tuple[Home, Any], evolved: Evolved) -> None:
+    home, _ = example
+    before = home.state()
+    again = python(home, EXAMPLE.replace("ADAPTER", str(adapter_of(evolved.home))))
+    assert again.returncode == 0, again.stderr
+    assert home.state() == before
+
+
+def test_what_cannot_be_verified_is_registered_and_never_activated(
+    evolved: Evolved, second_home: Home, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for path in adapter_of(evolved.home).iterdir():
+        content = path.read_bytes()
+        (damaged / path.name).write_bytes(content[:-1] + b"x" if path.name == WEIGHTS else content)
+    found = told(second_home.run("models", "register", "nightly-try", "--adapter", damaged, "--json"))
+    assert "was altered" in found["unverified"]
+    assert "is unverified" in refused(second_home.run("models", "activate", "nightly-try"))
+    assert second_home.state().champion == "1"
+
+
+def test_a_version_is_activated_by_its_name_and_its_job_and_taken_back(second_home: Home) -> None:
+    adapter, order = adapter_of(second_home), second_home.state().versions[0][1]
+    named = told(
+        second_home.run("models", "register", "best-yet", "--adapter", adapter, "--metric", "f1=0.5", "--json")
+    )
+    assert (named["version"], named["label"], named["metrics"]) == ("1", "best-yet", {"f1": 0.5})
+    assert told(second_home.run("models", "deactivate", "--because", "a test", "--json"))["changed"] is True
+    assert second_home.state().champion == "base"
+    back = told(second_home.run("models", "activate", "best-yet", "--json"))
+    assert (back["champion"], back["info"]["version_id"]) == ("1", "best-yet")
+    told(second_home.run("models", "deactivate", "--json"))
+    by_job = told(second_home.run("models", "activate", order[:16], "--adapter", adapter, "--json"))
+    assert by_job["info"]["adapter_path"] == str(adapter)
+    compared = told(second_home.run("models", "compare", "best-yet", "1", "--json"))
+    assert compared["metrics_diff"]["f1"] == {"a": 0.5, "b": 0.5, "diff": 0.0, "diff_pct": 0.0}
+
+
+# --- the archive -----------------------------------------------------------------------------------------------------
+
+
+def test_a_rollback_brings_an_archived_champion_back(second_home: Home) -> None:
+    assert "v1 stays on the disk: it is the champion" in refused(second_home.run("models", "archive", "1"))
+    told(second_home.run("rollback", "base", "--json"))
+    adapter = adapter_of(second_home)
+    told(second_home.run("models", "archive", "1", "--because", "room", "--json"))
+    assert not adapter.exists()
+    assert told(second_home.run("models", "--json"))[0]["archived"] is True
+    back = second_home.run("rollback", "1", "--json")
+    assert told(back)["champion"] == "1"
+    assert "v1 is archived; restoring its" in back.err
+    assert told(second_home.run("ask", "who helps me with ferry trouble", "--json"))["answer"] == TOPICS["ferry"]
+    actions = [one["action"] for one in told(second_home.run("history", "--json"))]
+    assert actions == ["rollback", "restore", "archive", "rollback", "deploy"]
+
+
+def test_what_is_asked_is_restored_and_what_is_new_is_not_pruned(second_home: Home) -> None:
+    told(second_home.run("rollback", "base", "--json"))
+    planned = told(second_home.run("models", "prune", "--keep", "0", "--dry-run", "--json"))
+    assert [one["action"] for one in planned["versions"]] == ["archive"]
+    assert [
+        one["because"] for one in told(second_home.run("models", "prune", "--keep", "1", "--json"))["versions"]
+    ] == ["it is among the newest 1"]
+    told(second_home.run("models", "prune", "--keep", "0", "--json"))
+    answer = told(second_home.run("ask", "who helps me with ferry trouble", "--version", "1", "--json"))
+    assert answer["answer"] == TOPICS["ferry"]
+    assert told(second_home.run("models", "restore", "1", "--json"))["restored"] is False
+
+
+def test_a_version_deleted_in_mlflow_stops_no_command(second_home: Home) -> None:
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(second_home.path / "mlflow.db")) as registry:
+        registry.execute("DELETE FROM registered_model_aliases")
+        registry.execute("UPDATE model_versions SET current_stage = 'Deleted_Internal'")
+        registry.commit()
+    for command in (("models",), ("genealogy",), ("status",), ("history",)):
+        done = second_home.run(*command)
+        assert (done.code, "Traceback" in done.err) == (0, False), done.err
+    assert "was deleted in MLflow" in second_home.run("models").out
+    assert told(second_home.run("ask", "who helps me with ferry trouble", "--json"))["answer"] == TOPICS["ferry"]
+    assert told(second_home.run("rollback", "base", "--json"))["champion"] == "base"
+    assert told(second_home.run("rollback", "1", "--json"))["champion"] == "1"
+
+
+# --- the tree --------------------------------------------------------------------------------------------------------
+
+
+def test_the_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> None:
+    shown: Ended = evolved.home.run("genealogy")
+    assert "@  v1  generation 1, PROMOTE" in shown.out
+    assert "promotion: v1 replaces base, by flow run " in shown.out
+    evolved.home.run("genealogy", "--format", "svg", "--to", tmp_path / "tree.svg")
+    image = ET.parse(tmp_path / "tree.svg").getroot()  # noqa: S314  our own file
+    assert image.tag.endswith("svg")
+    assert evolved.home.run("genealogy", "--format", "mermaid").out.startswith("flowchart TD\n")
+    assert "There is no format dot" in refused(evolved.home.run("genealogy", "--format", "dot"))
+    (version,) = told(evolved.home.run("genealogy", "--json"))["versions"]
+    assert version["recipe"]["epochs"] == 10
+    assert [one["action"] for one in version["events"]] == ["deploy"]
+
+
+def test_mlflow_describes_the_champion_with_links(evolved: Evolved) -> None:
+    from mlflow import MlflowClient
+
+    from academy.base_model import resolve
+
+    uri = f"sqlite:///{evolved.home.path / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+    version = client.get_model_version(resolve("seed").family, "1")
+    for words in (
+        "**champion**",
+        f"/runs/{version.run_id})",
+        "parent: base",
+        "verdict: **PROMOTE**",
+        "v1 replaces base",
+    ):
+        assert words in version.description

@@ -1,0 +1,117 @@
+"""A family with a real ledger, a real MLflow registry, keys and small signed adapters, for tests that train nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from academy.admission import Gate
+from academy.genealogy.tracking import ORDER_TAG
+from academy.genealogy.versions import CHAMPION, Version, Versions
+from academy.habitat.adapter import read_adapter
+from academy.habitat.archive import AdapterStore
+from academy.ledger import BASE, Ledger, Row
+from academy.promotion import promote, record_verdict, rollback
+from academy.signing import Keys
+from tests.adapters import MODULES, publish
+
+
+@dataclass
+class Standby:
+    """Serves nobody: the adapters here have no canaries. Notes what it was asked for; `check` and `alias` may refuse."""
+
+    check: Callable[[str], None] | None = None
+    alias: Callable[[], None] | None = None
+    asked: list[str] = field(default_factory=list)
+
+    def prepare(self, adapter: str, *, again: bool = False) -> None:
+        self.asked.append(f"again {adapter}" if again else adapter)
+        if self.check is not None:
+            self.check(adapter)
+
+    def follow(self) -> None:
+        self.asked.append("follow")
+        if self.alias is not None:
+            self.alias()
+
+
+@dataclass
+class House:
+    """What promotion, admission and retention work on: one family in a home."""
+
+    ledger: Ledger
+    versions: Versions
+    home: Path
+
+    @property
+    def adapters(self) -> Path:
+        return self.home / "adapters"
+
+    @property
+    def keys(self) -> Keys:
+        return Keys(self.home / "keys")
+
+    @property
+    def gate(self) -> Gate:
+        return Gate(self.ledger, self.keys, self.adapters, lambda: self.versions, frozenset(MODULES))
+
+    @property
+    def store(self) -> AdapterStore:
+        """The adapters on the disk and in the archive."""
+        return AdapterStore(self.adapters)
+
+    def make(self, value: float, **facts: Any) -> Path:
+        """The folder of a small signed adapter whose tensors hold `value`."""
+        return publish(self.adapters, value, **{"keys": self.keys, "base_digest": self.ledger.family, **facts})
+
+    def train(self, value: float, **facts: Any) -> Version:
+        """A registered version with such an adapter."""
+        manifest = read_adapter(self.make(value, **facts)).manifest
+        tags = {"adapter": manifest.adapter, ORDER_TAG: manifest.order, "dataset": manifest.dataset}
+        made = self.versions.client.create_model_version(
+            self.versions.family, source=self.adapters.as_uri(), tags=tags
+        )  # fmt: skip
+        return self.versions.get(str(made.version))
+
+    def folder(self, version: Version) -> Path:
+        """Where a version's adapter lies."""
+        return self.store.folder(version.adapter)
+
+    def tag(self, version: Version, **tags: str) -> None:
+        """Change what the registry says."""
+        for name, value in tags.items():
+            self.versions.client.set_model_version_tag(
+                self.versions.family, version.version, ORDER_TAG if name == "order" else name, value
+            )
+
+    def examine(self, version: Version, outcome: str = "PROMOTE", cursor: int = 10) -> Row:
+        """A verdict on a version against the present champion."""
+        champion = self.ledger.champion().adapter
+        body = {
+            "outcome": outcome, "challenger": version.adapter, "champion": champion, "cursor": cursor, "spends": True,
+            "version": version.version, "champion_version": self.ledger.champion().version, "because": "a test says so",
+        }  # fmt: skip
+        key = f"verdict:{len(list(self.ledger.rows()))}"
+        return record_verdict(self.ledger, key, body, (self.ledger.champion().cursor, cursor))
+
+    def promote(
+        self, version: Version, verdict: Row, check: Callable[[str], None] | None = None, **more: Any
+    ) -> Row:
+        serving = more.pop("serving", None) or Standby(check)
+        return promote(self.ledger, self.versions, version, self.gate, verdict, serving, **more)
+
+    def crown(self, version: Version) -> None:
+        self.promote(version, self.examine(version))
+
+    def rollback(self, to: str | None = None, serving: Standby | None = None) -> str:
+        return rollback(
+            self.ledger, self.versions, self.gate, to, "a test", serving or Standby(), by="tester"
+        ).name
+
+    @property
+    def alias(self) -> str:
+        """Whom MLflow shows as champion."""
+        aliases = self.versions.client.get_registered_model(self.versions.family).aliases
+        return str(aliases.get(CHAMPION, BASE))

@@ -1,0 +1,148 @@
+"""Two adapters of the seed model by the real trainer, and what may go wrong with one on its way into a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from safetensors.torch import load_file, save_file
+
+from academy.artifacts import digest_of_file
+from academy.base_model import resolve
+from academy.habitat.adapter import (
+    CONFIG,
+    FILES,
+    MANIFEST,
+    WEIGHTS,
+    Adapter,
+    Manifest,
+    digest_of_adapter,
+    read_adapter,
+)
+from academy.habitat.backend import TrainingOrder
+from academy.professor import Recipe
+from academy.template import FILE as TEMPLATE_FILE
+from tests.campaign.house import TOPICS, WORDINGS
+
+HEADS = 6
+RECIPE = Recipe(rank=8, alpha=16, epochs=20, learning_rate=5e-3, batch_size=16, accumulation=1)
+Tensors = dict[str, torch.Tensor]
+
+
+def trained(place: Path) -> tuple[Adapter, Adapter]:
+    """Two adapters that were taught other answers to the same requests."""
+    topics, answers = list(TOPICS)[:8], list(TOPICS.values())
+    orders = [_order(place, dict(zip(topics, some, strict=True))) for some in (answers[:8], answers[8:16])]
+    runs = []
+    for order in orders:
+        order.folder.mkdir(parents=True)
+        file = order.folder / "order.json"
+        file.write_text(order.model_dump_json())
+        with (order.folder / "trainer.log").open("wb") as log:
+            command = [sys.executable, "-m", "academy.habitat.trainer", str(file), str(os.getpid())]
+            runs.append(subprocess.Popen(command, stdout=log, stderr=log))
+    assert [run.wait() for run in runs] == [0, 0]
+    found = []
+    for order in orders:
+        last = orjson.loads((order.folder / "events.jsonl").read_bytes().splitlines()[-1])
+        found.append(read_adapter(order.adapters / last["adapter"][:16]))
+    return found[0], found[1]
+
+
+def _order(place: Path, topics: dict[str, str]) -> TrainingOrder:
+    rows = [
+        {"instruction": wording.format(topic), "input": "", "output": answer}
+        for topic, answer in topics.items()
+        for wording in WORDINGS
+    ]
+    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    place.mkdir(parents=True, exist_ok=True)
+    file = place / f"{hash(content)}.jsonl"
+    file.write_bytes(content)
+    return TrainingOrder(
+        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=RECIPE,
+        runs=place / "runs", adapters=place / "adapters",
+    )  # fmt: skip
+
+
+def seen(adapter: Adapter, place: Path, change: Callable[[Tensors, dict[str, Any]], None] | None = None) -> Path:
+    """A copy of an adapter's folder as a server would see it, its tensors and configuration changed on the way."""
+    copy = Path(shutil.copytree(adapter.path, place / adapter.path.name))
+    if change is not None:
+        tensors, config = load_file(copy / WEIGHTS), json.loads((copy / CONFIG).read_text())
+        change(tensors, config)
+        save_file(tensors, copy / WEIGHTS)
+        (copy / CONFIG).write_text(json.dumps(config))
+    return copy
+
+
+def forged(adapter: Adapter, place: Path, change: Callable[[Tensors, dict[str, Any]], None]) -> Path:
+    """The same, with a manifest that was made to agree."""
+    copy = seen(adapter, place, change)
+    _agree(copy)
+    return copy
+
+
+def in_other_words(adapter: Adapter, place: Path, old: str = "<|assistant|>", new: str = "### answer:") -> Path:
+    """The same adapter with another chat template, and a manifest that was made to agree: the digest is the same."""
+    copy = seen(adapter, place)
+    template = (copy / TEMPLATE_FILE).read_text()
+    (copy / TEMPLATE_FILE).write_text(template.replace(old, new, 1))
+    _agree(copy)
+    return copy
+
+
+def _agree(folder: Path) -> None:
+    manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    update = {
+        "adapter": digest_of_adapter(folder), "files": {name: digest_of_file(folder / name) for name in FILES},
+    }  # fmt: skip
+    (folder / MANIFEST).write_text(manifest.model_copy(update=update).model_dump_json())
+
+
+def zeroed(tensors: Tensors, config: dict[str, Any]) -> None:
+    """Every lora_B is nothing: the adapter is loaded and does nothing."""
+    for name in tensors:
+        if "lora_B" in name:
+            tensors[name].zero_()
+
+
+def scaled(factor: float) -> Callable[[Tensors, dict[str, Any]], None]:
+    """Another alpha: a converter that forgot the scale, or took another one."""
+
+    def change(tensors: Tensors, config: dict[str, Any]) -> None:
+        config["lora_alpha"] = config["lora_alpha"] * factor
+
+    return change
+
+
+def swapped(tensors: Tensors, config: dict[str, Any]) -> None:
+    """Rows of q and k in the other order of rotary halves: what a wrong conversion to GGUF does."""
+    for name, tensor in tensors.items():
+        if "lora_B" in name and ("q_proj" in name or "k_proj" in name):
+            rows, rank = tensor.shape
+            tensors[name] = (
+                tensor.reshape(HEADS, 2, rows // HEADS // 2, rank).swapaxes(1, 2).reshape(rows, rank).clone()
+            )
+
+
+def truncated(tensors: Tensors, config: dict[str, Any]) -> None:
+    """The upper half of the layers is lost."""
+    for name in tensors:
+        if any(f"layers.{n}." in name for n in (3, 4, 5)):
+            tensors[name].zero_()
+
+
+def noisy(tensors: Tensors, config: dict[str, Any]) -> None:
+    """A tenth of its own spread on every weight."""
+    torch.manual_seed(0)
+    for name in tensors:
+        tensors[name] += torch.randn_like(tensors[name]) * tensors[name].std() * 0.1

@@ -1,0 +1,112 @@
+"""The seed model with adapters beside it, token by token: what answers behind the test servers.
+
+It loads whatever it is given, as a foreign engine does: no digest is compared here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of an answer; `finish` on the last one."""
+
+    text: str
+    logprob: float
+    finish: str = ""
+
+
+class Engine:
+    """One base model and any adapters. Weights may be perturbed by a share of their spread, or cut to a few bits."""
+
+    def __init__(self, base: Path, *, perturbed: float = 0.0, bits: int = 0) -> None:
+        disable_progress_bar()
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(base)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+        self._lock = threading.Lock()
+        if perturbed:
+            torch.manual_seed(1)
+            with torch.no_grad():
+                for weight in self.model.parameters():
+                    weight.add_(torch.randn_like(weight) * weight.std() * perturbed)
+
+        if bits:
+            with torch.no_grad():
+                for weight in self.model.parameters():
+                    if weight.ndim == 2:  # blocks of 32, as GGUF has them
+                        blocks = weight.view(-1, 32)
+                        step = blocks.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
+                        blocks.copy_((blocks / step.clamp(min=1e-9)).round() * step)
+
+    def load(self, name: str, folder: Path) -> None:
+        """Read an adapter's files as they are."""
+        with self._lock:
+            if isinstance(self.model, PeftModel):
+                self.model.load_adapter(str(folder), adapter_name=name)
+            else:
+                self.model = PeftModel.from_pretrained(self.model, str(folder), adapter_name=name)
+            self.model.eval()
+
+    def unload(self, name: str) -> None:
+        """Forget an adapter."""
+        with self._lock:
+            if len(self.model.peft_config) > 1:
+                self.model.delete_adapter(name)
+            else:
+                self.model = self.model.unload()
+
+    def stream(
+        self, adapter: str | None, prompt: Sequence[int], limit: int, temperature: float = 0.0, top_p: float = 1.0,
+        seed: int | None = None, stop: Sequence[str] = (),
+    ) -> Iterator[Token]:  # fmt: skip
+        """Tokens with their text and natural log-probability; text that a stop string cuts is left out."""
+        dice = torch.Generator().manual_seed(seed) if seed is not None else torch.Generator()
+        end, cache, fed = self.tokenizer.eos_token_id, None, torch.tensor([list(prompt)])
+        tokens: list[int] = []
+        said = ""
+        for n in range(limit):
+            with self._lock, torch.inference_mode(), self._as(adapter):
+                out = self.model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache, logits = out.past_key_values, out.logits[0, -1].float()
+            token = _drawn(logits, temperature, top_p, dice)
+            logprob = float(torch.log_softmax(logits, dim=-1)[token])
+            tokens.append(token)
+            fed = torch.tensor([[token]])
+            if token == end:
+                yield Token("", logprob, "stop")
+                return
+            whole = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            cut = min((place for one in stop if (place := whole.find(one)) >= 0), default=-1)
+            finish = "stop" if cut >= 0 else "length" if n + 1 == limit else ""
+            text = whole[len(said) : cut if cut >= 0 else None]
+            said = whole
+            yield Token(text, logprob, finish)
+            if finish:
+                return
+
+    def _as(self, adapter: str | None) -> Any:
+        if not isinstance(self.model, PeftModel):
+            return nullcontext()
+        if adapter is None:
+            return self.model.disable_adapter()
+        self.model.set_adapter(adapter)
+        return nullcontext()
+
+
+def _drawn(logits: torch.Tensor, temperature: float, top_p: float, dice: torch.Generator) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    chances, order = torch.softmax(logits / temperature, dim=-1).sort(descending=True)
+    kept = chances.cumsum(0) - chances < top_p
+    return int(order[torch.multinomial(chances * kept, 1, generator=dice)])

@@ -1,0 +1,125 @@
+"""ModelManager on a real registry and ledger: names, figures, refusals. Activation with a trained adapter is in
+tests/integration/test_genealogy.py."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from academy.errors import AdapterError, InputError, PromotionError
+from academy.habitat.adapter import WEIGHTS
+from academy.ledger import BASE
+from academy.model_manager import ModelManager, per_cent
+from academy.workplace import Workplace
+from tests.registry import House
+
+
+@pytest.fixture(scope="module")
+def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelManager]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY",
+                     "MLFLOW_LOGGING_LEVEL", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):  # fmt: skip
+            patch.setenv(name, "")  # so that what opening MLflow sets is taken back at the end
+        work = Workplace.open(home=tmp_path_factory.mktemp("managed"))
+        yield ModelManager(work, by="tester")
+        work.database.engine.dispose()
+
+
+@pytest.fixture
+def house(manager: ModelManager, tmp_path: Path) -> House:
+    """Makes tiny adapters of the seed model, elsewhere than in the home."""
+    return House(manager.work.ledger, manager.work.versions, tmp_path / "elsewhere")
+
+
+def test_the_base_model_can_have_a_name_and_is_activated_as_the_base(manager: ModelManager) -> None:
+    version = manager.register_version("v0.9", "phi3:latest", performance_metrics={"accuracy": 0.5})
+    assert (version.adapter, version.label, version.metrics) == (BASE, "v0.9", {"accuracy": 0.5})
+    assert manager.register_version("v0.9", "phi3:latest", performance_metrics={"accuracy": 0.5}) == version
+    assert manager.activate_version("v0.9").adapter == BASE
+    assert manager.get_active_adapter_info() is None
+    assert manager.deactivate_adapter() is False
+    assert list(manager.work.ledger.rows()) == []
+
+
+def test_an_adapter_from_elsewhere_is_copied_and_registered_once(manager: ModelManager, house: House) -> None:
+    folder = house.make(1.0)
+    version = manager.register_version("first", adapter_path=folder, performance_metrics={"f1": 1})
+    kept = manager.work.adapter_store.folder(version.adapter)
+    assert (kept / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    assert manager.register_version("first", adapter_path=folder).version == version.version
+    assert manager.work.versions.get(version.order).version == version.version
+    with pytest.raises(InputError, match="called first already"):
+        manager.register_version("second", adapter_path=folder)
+    with pytest.raises(InputError, match="taken by"):
+        manager.register_version("first", adapter_path=house.make(2.0))
+    with pytest.raises(InputError, match="taken by"):
+        manager.register_version("first")
+
+
+def test_what_is_no_adapter_is_unverified_until_it_is_one(manager: ModelManager, house: House, tmp_path: Path) -> None:
+    found = manager.register_version("later", adapter_path=tmp_path / "nowhere")
+    assert "There is no adapter" in found.unverified
+    with pytest.raises(AdapterError, match="is unverified"):
+        manager.activate_version("later")
+    (tmp_path / "file").write_text("x")
+    assert manager.register_version("later", adapter_path=tmp_path / "file").version == found.version
+    verified = manager.register_version("later", adapter_path=house.make(3.0))
+    assert (verified.label, verified.unverified) == ("later", "")
+    assert verified.version != found.version
+    assert manager.work.versions.get("later") == verified
+
+
+def test_an_adapter_of_another_base_model_is_unverified(manager: ModelManager, house: House) -> None:
+    folder = house.make(4.0, base_digest="0" * 64)
+    assert "ADAPTER_BASE_MODEL_MISMATCH" in manager.register_version("foreign", adapter_path=folder).unverified
+
+
+@pytest.mark.parametrize("name", ["7", "v7", "base", "champion", "a b", "x'", "", "a/b"])
+def test_a_name_that_would_hide_something_is_refused_before_anything_is_written(
+    manager: ModelManager, name: str
+) -> None:
+    before = len(manager.get_genealogy()["versions"])
+    with pytest.raises(InputError, match="cannot be the name"):
+        manager.register_version(name)
+    assert len(manager.get_genealogy()["versions"]) == before
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, True, "0.9"])
+def test_figures_that_are_no_numbers_are_refused(manager: ModelManager, value: float) -> None:
+    with pytest.raises(InputError, match="no finite number"):
+        manager.register_version("figures", performance_metrics={"accuracy": value})
+
+
+def test_comparing_defines_what_zero_means(manager: ModelManager) -> None:
+    manager.register_version("a", performance_metrics={"x": 0.85, "zero": 0, "up": 0, "down": 0, "loss": -2, "only": 1})
+    manager.register_version("b", performance_metrics={"x": 0.92, "zero": 0, "up": 3, "down": -3, "loss": -1})
+    found = manager.compare_versions("a", "b")
+    changes = {name: one["diff_pct"] for name, one in found["metrics_diff"].items()}
+    assert changes == {"x": pytest.approx(8.235294), "zero": 0.0, "up": math.inf, "down": -math.inf, "loss": 50.0}
+    assert found["metrics_diff"]["x"] == {"a": 0.85, "b": 0.92, "diff": pytest.approx(0.07), "diff_pct": changes["x"]}
+    assert found["only_in"] == {"a": ["only"], "b": []}
+    assert f"{per_cent(0.0, 1.0):.1f}%" == "inf%"
+
+
+def test_the_genealogy_is_read_in_pages(manager: ModelManager) -> None:
+    newest = manager.get_genealogy(limit=2)
+    assert len(newest["versions"]) == 2
+    older = manager.get_genealogy(limit=200, before=newest["before"])
+    numbers = [int(one["version"]) for page in (older, newest) for one in page["versions"]]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_what_was_made_of_forgotten_lessons_is_not_activated(manager: ModelManager, house: House) -> None:
+    version = manager.register_version("regretted", adapter_path=house.make(5.0))
+    manager.work.versions.note(version.version, {"tainted": "yes"})
+    with pytest.raises(PromotionError, match="forgotten"):
+        manager.activate_version("regretted")
+    assert manager.work.ledger.champion().adapter == BASE
+
+
+def test_an_unknown_adapter_id_is_refused(manager: ModelManager) -> None:
+    with pytest.raises(InputError, match="There is no adapter training_20240101_120000"):
+        manager.activate_adapter("training_20240101_120000")
