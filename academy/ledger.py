@@ -132,9 +132,7 @@ class Ledger:
         with self.database.write() as connection:
             known = _find(connection, key)
             if known is None and self._champion(connection).seq == expected.seq:
-                return self.append(
-                    kind, key, {**body, "replaces": expected.version, "since": expected.seq}, connection
-                )
+                return self.append(kind, key, {**body, "replaces": expected.version, "since": expected.seq}, connection)
         if known is not None and known.kind == kind and known.body.get("adapter") == body["adapter"]:
             return known
         raise PromotionError(

@@ -96,9 +96,7 @@ class House:
         key = f"verdict:{len(list(self.ledger.rows()))}"
         return record_verdict(self.ledger, key, body, (self.ledger.champion().cursor, cursor))
 
-    def promote(
-        self, version: Version, verdict: Row, check: Callable[[str], None] | None = None, **more: Any
-    ) -> Row:
+    def promote(self, version: Version, verdict: Row, check: Callable[[str], None] | None = None, **more: Any) -> Row:
         serving = more.pop("serving", None) or Standby(check)
         return promote(self.ledger, self.versions, version, self.gate, verdict, serving, **more)
 
@@ -106,9 +104,7 @@ class House:
         self.promote(version, self.examine(version))
 
     def rollback(self, to: str | None = None, serving: Standby | None = None) -> str:
-        return rollback(
-            self.ledger, self.versions, self.gate, to, "a test", serving or Standby(), by="tester"
-        ).name
+        return rollback(self.ledger, self.versions, self.gate, to, "a test", serving or Standby(), by="tester").name
 
     @property
     def alias(self) -> str:
