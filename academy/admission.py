@@ -216,6 +216,8 @@ def _registered(gate: Gate, opened: Opened, version: Version | None) -> list[Ver
     """The versions that name it. Each must tell what the manifest tells."""
     manifest = opened.adapter.manifest
     found = [version] if version else gate.versions().of_adapter(manifest.adapter)
+    if not found and _was_champion(gate.ledger, manifest.adapter):
+        return []  # people may delete a version in MLflow; what was promoted stays promoted
     if not found:
         raise AdapterError(
             f"The adapter {manifest.adapter[:12]} is registered as no version.", "Train again: that registers it."
@@ -227,6 +229,10 @@ def _registered(gate: Gate, opened: Opened, version: Version | None) -> list[Ver
                 "One of them was altered: `academy verify` tells more. Neither is served.",
             )
     return found
+
+
+def _was_champion(ledger: Ledger, digest: str) -> bool:
+    return any(row.body.get("adapter") == digest for row in ledger.rows("promotion", "rollback"))
 
 
 def _check_ledger(ledger: Ledger, digest: str, versions: Iterable[Version]) -> None:
@@ -242,7 +248,10 @@ def _check_ledger(ledger: Ledger, digest: str, versions: Iterable[Version]) -> N
 
 
 def _check_refusal(ledger: Ledger, digest: str, versions: Iterable[Version]) -> None:
-    if sentence := refusal(ledger, digest, [one.version for one in versions]):
+    numbers = {one.version for one in versions} | {
+        str(row.body["version"]) for row in ledger.rows("promotion") if row.body.get("adapter") == digest
+    }
+    if sentence := refusal(ledger, digest, numbers):
         raise AdapterError(sentence, "`academy rollback` goes back to another champion.")
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from academy.artifacts import Record, publish_folder, write_file
 from academy.base_model import BaseModel
 from academy.errors import InputError
-from academy.habitat.adapter import FILES, MANIFEST, Adapter
+from academy.habitat.adapter import FILES, MANIFEST, Adapter, read_adapter
 from academy.serving.gguf import Precision, write_adapter, write_model
 from academy.serving.gguf_vocabulary import vocabulary
 from academy.template import ChatTemplate
@@ -74,6 +74,16 @@ def export(adapter: Adapter, base: BaseModel, to: Path, order: Wanted) -> Export
         write_file(folder / "README.md", _readme(adapter, order.form, notes).encode())
         files = tuple(sorted(path.name for path in folder.iterdir()))
     return Exported(folder=to, format=order.form, files=files, notes=notes)
+
+
+def merged_file(folder: Path, *, base: BaseModel, cache: Path) -> Path:
+    """The GGUF file of base and adapter (a folder) as one model, kept by its digest. Raises AdapterError."""
+    adapter = read_adapter(folder, base_digest=base.digest)
+    place = cache / f"merged-{adapter.digest[:16]}"
+    if not place.is_dir():
+        with publish_folder(place) as staged:
+            _merged_gguf(adapter, base, ChatTemplate.of(base.path, folder), staged, "f16")
+    return next(place.glob("*.gguf"))
 
 
 def _adapter(adapter: Adapter, base: BaseModel, template: ChatTemplate, folder: Path) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from academy.admission import Gate
     from academy.genealogy.versions import Versions
     from academy.habitat.archive import AdapterStore
+    from academy.promotion import Serving
     from academy.serving.peft import PeftRuntime
 
 
@@ -71,6 +72,15 @@ class Workplace:
         from academy.serving.peft import PeftRuntime
 
         return PeftRuntime(self.base, partial(admit_adapter, self.gate))
+
+    @property
+    def serving(self) -> Serving:
+        """Who answers users now, for a change of the champion: this home's gateway if one runs."""
+        from academy.serving.client import Gateway
+        from academy.serving.following import Alone, AtGateway
+
+        gateway = Gateway.find(self.settings, self.base.digest)
+        return AtGateway(gateway, self.ledger) if gateway else Alone(lambda: self.runtime, self.adapter_store.folder)
 
     @property
     def keys(self) -> Keys:

@@ -20,7 +20,7 @@ from tests.adapters import MODULES, publish
 
 @dataclass
 class Standby:
-    """Serves nobody: the adapters here have no canaries. Notes what it was asked for; `check` and `alias` may refuse."""
+    """Serves nobody: these adapters have no canaries. Notes what it was asked; `check` and `alias` may refuse."""
 
     check: Callable[[str], None] | None = None
     alias: Callable[[], None] | None = None

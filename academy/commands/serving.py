@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
+from functools import partial
 
+from academy.admission import admit_adapter
 from academy.commands.output import listen, say
 from academy.errors import AdapterError, InputError
-from academy.habitat.adapter import read_adapter
+from academy.export import merged_file
 from academy.serving.gateway import Gateway
 from academy.serving.identity import check
 from academy.serving.runtimes import make_runtime
@@ -26,10 +29,14 @@ def serve(port: int, host: str, name: str, base_model: str | None, engine: str, 
             f"At {host} others than this machine can ask, and no key is set.",
             "Set ACADEMY_SERVE_KEY, or leave --host away.",
         )
-    runtime = make_runtime(work.settings, work.base, engine, url)
+    runtime = make_runtime(
+        work.settings, work.base, engine, url, partial(admit_adapter, work.gate),
+        partial(merged_file, base=work.base, cache=work.settings.folder("gguf")),
+    )  # fmt: skip
 
     async def verify(adapter: str) -> None:
-        found = await check(runtime, read_adapter(work.adapters / adapter[:16], digest=adapter))
+        opened = await asyncio.to_thread(admit_adapter, work.gate, adapter)
+        found = await check(runtime, opened.adapter)
         if not found.holds:
             raise AdapterError(
                 f"The adapter {adapter[:12]} is not served: {found.reason}. {found.sentence}",

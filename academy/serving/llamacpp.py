@@ -12,6 +12,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -21,12 +22,12 @@ import orjson
 
 from academy.base_model import BaseModel
 from academy.errors import AdapterError, InputError, ServingError
-from academy.habitat.adapter import CONFIG, Adapter, read_adapter
+from academy.habitat.adapter import CONFIG, Adapter, open_adapter
 from academy.ledger import BASE
 from academy.serving.gguf import Precision, adapter_file, base_file, refuse_other_than_plain
 from academy.serving.llamacpp_process import REMEDY, Server, launch
 from academy.serving.llamacpp_server import Order
-from academy.serving.runtime import Capabilities, Piece, Turn
+from academy.serving.runtime import Admit, Capabilities, Piece, Turn
 from academy.template import ChatTemplate
 
 TOLERANCE = 0.01
@@ -51,8 +52,10 @@ class LlamaCppRuntime:
         context: int = CONTEXT,
         threads: int | None = None,
         precision: Precision = "f32",
+        admit: Admit | None = None,
     ) -> None:
         self.base = base
+        self._admit = admit or partial(open_adapter, base_digest=base.digest)
         self._cache = cache
         self._url = url
         self._key = key if url else secrets.token_urlsafe(32)
@@ -100,7 +103,7 @@ class LlamaCppRuntime:
         Raises AdapterError for one that cannot be served here; ServingError where the second server does not come up:
         the first one goes on.
         """
-        found = await asyncio.to_thread(read_adapter, adapter, base_digest=self.base.digest)
+        found = (await asyncio.to_thread(self._admit, adapter)).adapter
         async with self._lock:
             server = self._running()
             if found.digest in self._adapters:

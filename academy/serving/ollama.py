@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,10 +27,10 @@ import httpx
 from academy.artifacts import digest_of_file
 from academy.base_model import BaseModel
 from academy.errors import AdapterError, ServingError
-from academy.habitat.adapter import CONFIG, WEIGHTS, Adapter, read_adapter
+from academy.habitat.adapter import CONFIG, WEIGHTS, Adapter, open_adapter
 from academy.ledger import BASE
 from academy.serving.remote import Turns, Wire, read_config, refuse_unservable, room, template_of, words
-from academy.serving.runtime import Capabilities, Piece, Turn
+from academy.serving.runtime import Admit, Capabilities, Piece, Turn
 from academy.template import ChatTemplate
 
 PATIENCE_SECONDS = 300.0
@@ -59,8 +60,10 @@ class OllamaRuntime:
         merged_gguf: Callable[[Path], Path] | None = None,
         key: str = "",
         patience: float = PATIENCE_SECONDS,
+        admit: Admit | None = None,
     ) -> None:
         self.base = base
+        self._admit = admit or partial(open_adapter, base_digest=base.digest)
         self._wire = Wire("ollama", url, key, patience)
         self._model = model
         self._merged_gguf = merged_gguf
@@ -111,7 +114,7 @@ class OllamaRuntime:
 
     async def load(self, adapter: Path) -> str:
         """Create the adapter's model under its own tag, unless it is there, and have it brought into memory."""
-        found = await asyncio.to_thread(read_adapter, adapter, base_digest=self.base.digest)
+        found = (await asyncio.to_thread(self._admit, adapter)).adapter
         can = self.capabilities
         refuse_unservable(found.digest, read_config(adapter), "ollama", rslora=can.rslora, dora=can.dora)
         async with self._loading:

@@ -6,25 +6,52 @@ from typing import Literal, get_args
 
 from academy.base_model import BaseModel
 from academy.errors import InputError
-from academy.serving.runtime import LiveRuntime
+from academy.serving.runtime import Admit, LiveRuntime
 from academy.settings import Settings
 
 Engine = Literal["peft", "llamacpp", "vllm", "ollama"]
 ENGINES: tuple[str, ...] = get_args(Engine)
 
 
-def make_runtime(settings: Settings, base: BaseModel, engine: str, url: str = "") -> LiveRuntime:
+def make_runtime(
+    settings: Settings,
+    base: BaseModel,
+    engine: str,
+    url: str = "",
+    admit: Admit | None = None,
+    merged_gguf: Callable[[Path], Path] | None = None,
+) -> LiveRuntime:
     """A runtime of this base model that was not started yet. `url` is where an engine answers that runs elsewhere.
 
-    Raises InputError for an engine that is not there, and for an address where none is wanted.
+    `admit` decides what it loads; `merged_gguf` writes base and adapter as one file for engines that take no adapters.
+    Raises InputError for an engine that is not there, and for an address where none is wanted or one is missing.
     """
-    del settings  # where engines that keep files of their own put them
+    key = settings.endpoint_key.get_secret_value()
     if engine not in ENGINES:
         raise InputError(f"'{engine}' is no runtime.", f"Choose one of {', '.join(ENGINES)}.")
-    if engine != "peft":
-        raise InputError(f"The runtime {engine} cannot be served with yet.", "Choose --runtime peft.")
-    if url:
-        raise InputError("The runtime peft answers in this process.", "Leave --runtime-url away.")
-    from academy.serving.live import PeftLive
+    if engine == "peft":
+        if url:
+            raise InputError("The runtime peft answers in this process.", "Leave --runtime-url away.")
+        from academy.serving.live import PeftLive
 
-    return PeftLive(base)
+        return PeftLive(base, admit)
+    if engine == "llamacpp":
+        from academy.serving.llamacpp import LlamaCppRuntime
+
+        return LlamaCppRuntime(base, settings.folder("gguf"), url=url, key=key, admit=admit)
+    if not url:
+        raise InputError(f"Where {engine} answers is not said.", "Give --runtime-url http://host:port.")
+    if engine == "vllm":
+        from academy.serving.vllm import VllmRuntime
+
+        return VllmRuntime(url, base, key=key, admit=admit)
+    from academy.serving.ollama import OllamaRuntime
+
+    place, _, model = url.partition("#")
+    if not model:
+        raise InputError(
+            "Which of Ollama's models is the base model is not said.", "Give --runtime-url http://host:port#model."
+        )
+    return OllamaRuntime(
+        place, base, model=model, merged_gguf=merged_gguf, key=key, admit=admit,
+    )  # fmt: skip

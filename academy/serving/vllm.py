@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
@@ -22,10 +23,10 @@ import httpx
 
 from academy.base_model import BaseModel
 from academy.errors import AdapterError, ServingError
-from academy.habitat.adapter import read_adapter
+from academy.habitat.adapter import open_adapter
 from academy.ledger import BASE
 from academy.serving.remote import Turns, Wire, read_config, refuse_unservable, room, template_of, words
-from academy.serving.runtime import Capabilities, Piece, Turn
+from academy.serving.runtime import Admit, Capabilities, Piece, Turn
 from academy.template import ChatTemplate
 
 PATIENCE_SECONDS = 120.0
@@ -47,8 +48,10 @@ class VllmRuntime:
         key: str = "",
         patience: float = PATIENCE_SECONDS,
         tolerance: float = TOLERANCE,
+        admit: Admit | None = None,
     ) -> None:
         self.base = base
+        self._admit = admit or partial(open_adapter, base_digest=base.digest)
         self.base_proven = False  # whether the server says by itself that its base model is the family's
         self._wire = Wire("vllm", url, key, patience)
         self._seen_as = seen_as
@@ -89,7 +92,7 @@ class VllmRuntime:
 
     async def load(self, adapter: Path) -> str:
         """Check an adapter's files here, and have the server load them from where it sees them."""
-        found = await asyncio.to_thread(read_adapter, adapter, base_digest=self.base.digest)
+        found = (await asyncio.to_thread(self._admit, adapter)).adapter
         can = self.capabilities
         refuse_unservable(found.digest, read_config(adapter), "vllm", rslora=can.rslora, dora=can.dora)
         async with self._loading:
