@@ -33,14 +33,16 @@ from typing import Any
 
 import httpx
 
+from academy.artifacts import write_file
 from academy.base_model import resolve
 from academy.database import Database
-from academy.habitat.adapter import read_adapter
+from academy.habitat.adapter import MANIFEST, Opened, read_adapter, signed_manifest
 from academy.ledger import Ledger
 from academy.serving.client import Gateway
 from academy.serving.runtime import LiveRuntime, Turn
 from academy.serving.runtimes import make_runtime
 from academy.settings import Settings
+from academy.signing import Keys
 from tests.colours import QUESTIONS, says, train_colours
 
 MOST_TOKENS = 24
@@ -96,6 +98,9 @@ def house(home: Path, engine: str) -> Iterator[House]:
     """A fresh home with four colours and its gateway, as `academy serve` runs it."""
     settings = Settings(_env_file=None).model_copy(update={"home": home, "database_url": ""})
     folders = train_colours(settings.folder("adapters"))
+    keys = Keys(home.resolve() / "keys")
+    for folder in folders.values():  # the command serves nothing that this home has not signed
+        write_file(folder / MANIFEST, signed_manifest(Opened(folder).written, keys))
     database = Database(settings.database)
     database.migrate()
     ledger = Ledger(database, resolve("seed").digest)
