@@ -16,7 +16,7 @@ import openai
 
 from academy.base_model import resolve
 from academy.database import Database
-from academy.errors import AdapterError, ServingError
+from academy.errors import AcademyError, AdapterError, ServingError
 from academy.experience.lessons import LessonsStore
 from academy.habitat.adapter import read_adapter
 from academy.ledger import BASE, Ledger
@@ -28,7 +28,7 @@ from academy.serving.runtime import Capabilities, LiveRuntime, Piece, Turn
 from academy.serving.server import serve
 from academy.settings import Settings
 
-PATIENCE = 60.0
+PATIENCE = 20.0
 
 
 @dataclass
@@ -41,11 +41,7 @@ class Running:
     store: LessonsStore
     settings: Settings
     adapters: Path
-
-    @property
-    def openai(self) -> openai.OpenAI:
-        """A client as users have it; it does not try again, so that a refusal is seen."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0, timeout=PATIENCE)
+    openai: openai.OpenAI  # as users have it; it does not try again, so that a refusal is seen
 
     @property
     def client(self) -> Client:
@@ -112,22 +108,22 @@ def running(
                 chosen, base, ledger, LessonsStore(database), runtime, verify,
                 name="default", host="127.0.0.1", port=0, limits=limits, told=tell,
             )  # fmt: skip
-        except BaseException as problem:
+        except AcademyError as problem:
             failed.append(problem)
-            raise
         finally:
             ready.set()
 
     thread = threading.Thread(target=run)
     thread.start()
-    ready.wait(PATIENCE)
+    ready.wait(10 * PATIENCE)  # the first one of a process imports the tokenizer
     if failed:
         thread.join()
         database.engine.dispose()
         raise failed[0]
     gateway, url = told[0]
     try:
-        yield Running(url, gateway, ledger, LessonsStore(database), chosen, place)
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as user:
+            yield Running(url, gateway, ledger, LessonsStore(database), chosen, place, user)
     finally:
         gateway.draining = True
         thread.join(PATIENCE)

@@ -155,11 +155,15 @@ class Chat:
     async def _unless_it_leaves(self, answering: _Answering, asked: ChatRequest, receive: Receive) -> None:
         """Whichever is first: the answer's end, or the client's leaving, which ends the answer."""
         work = asyncio.create_task(answering.answer(asked))
+        self.gateway.answers.add(work)
+        work.add_done_callback(self.gateway.answers.discard)
         gone = asyncio.create_task(_until_gone(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 raise _GoneError
+            if work.cancelled():
+                raise RequestError(503, "The gateway has ended before the answer.", code="shutting_down", retry=10)
             await work
         finally:
             for task in (work, gone):
@@ -273,6 +277,9 @@ class _Answering:
         try:
             async with asyncio.timeout(self.gateway.limits.slow_reader):
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})
+                await asyncio.sleep(
+                    0
+                )  # neither need wait for anything: others, and the client's leaving, get their turn
         except TimeoutError:
             raise _SlowReaderError from None
 

@@ -52,6 +52,7 @@ class Gateway:
         self.counts: Counter[str] = Counter()
         self.began = time.time()
         self.draining = False
+        self.answers: set[asyncio.Task[None]] = set()
         self.dead = ""
         """Why no runtime answers, in one sentence; empty while one does."""
         self.abort: Callable[[Any], None] = lambda _client: None
@@ -61,6 +62,11 @@ class Gateway:
         """Raises RequestError (503) while the gateway is ending."""
         if self.draining:
             raise RequestError(503, "The gateway is ending and takes no new requests.", code="shutting_down", retry=10)
+
+    def give_up(self) -> None:
+        """End the answers that have not ended by themselves; their clients are told."""
+        for answer in self.answers:
+            answer.cancel()
 
     @asynccontextmanager
     async def admitted(self, asked: ChatRequest) -> AsyncIterator[tuple[Served, AsyncGenerator[Piece]]]:

@@ -12,14 +12,14 @@ import jinja2
 from academy.base_model import BaseModel
 from academy.ledger import BASE
 from academy.serving.wire import RequestError
-from academy.template import ChatTemplate, Message
+from academy.template import FILE, ChatTemplate, Message
 
 INLINE = 4_000
 """Characters up to which counting is quicker than handing it to a thread."""
 
 
 class Prompts:
-    """Counts tokens; one tokenizer for each adapter that was asked."""
+    """Counts tokens with each adapter's own template, once `prepare` has read the tokenizer."""
 
     def __init__(self, base: BaseModel, adapters: Path) -> None:
         self.base = base
@@ -30,7 +30,7 @@ class Prompts:
     async def room(self, messages: Sequence[Message], adapter: str) -> int:
         """How many tokens an answer may have. Raises RequestError (400) where the prompt leaves none."""
         async with self._counting:
-            if adapter in self._templates and sum(len(one["content"]) for one in messages) < INLINE:
+            if sum(len(one["content"]) for one in messages) < INLINE:
                 tokens = self._count(messages, adapter)
             else:
                 tokens = await asyncio.to_thread(self._count, messages, adapter)
@@ -43,17 +43,13 @@ class Prompts:
             )
         return self.base.context - tokens
 
-    def forget(self, adapters: frozenset[str]) -> None:
-        """Keep the tokenizers of these adapters, and the base model's."""
-        for one in self._templates.keys() - adapters - {BASE}:
-            del self._templates[one]
+    async def prepare(self) -> None:
+        """Read the base model's tokenizer, which every adapter's template shares: nobody should wait for that."""
+        self._templates[BASE] = await asyncio.to_thread(ChatTemplate.of, self.base.path)
 
     def _count(self, messages: Sequence[Message], adapter: str) -> int:
-        if adapter not in self._templates:
-            folder = None if adapter == BASE else self.adapters / adapter[:16]
-            self._templates[adapter] = ChatTemplate.of(self.base.path, folder)
         try:
-            return len(self._templates[adapter].prompt(messages))
+            return len(self._template(adapter).prompt(messages))
         except jinja2.TemplateError as problem:
             raise RequestError(
                 400,
@@ -61,3 +57,10 @@ class Prompts:
                 param="messages",
                 code="invalid_value",
             ) from None
+
+    def _template(self, adapter: str) -> ChatTemplate:
+        if adapter not in self._templates:
+            stored = self.adapters / adapter[:16] / FILE
+            text = stored.read_text(encoding="utf-8") if stored.is_file() else None
+            self._templates[adapter] = ChatTemplate(self._templates[BASE].tokenizer, text)
+        return self._templates[adapter]

@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -44,6 +45,8 @@ GUESTS = 2
 LAST_WORDS = 3
 """Seconds for connections to end after the last answer."""
 BACKLOG = 1024
+RESET = struct.pack("ii", 1, 0)
+"""A connection that is closed with this forgets what was not delivered."""
 
 
 class Note(Record):
@@ -84,6 +87,8 @@ class _Server(uvicorn.Server):
         if self.gateway.draining and not self.should_exit:
             now = asyncio.get_running_loop().time()
             self.until = now + self.gateway.limits.drain if self.until is None else self.until
+            if now >= self.until:
+                self.gateway.give_up()
             self.should_exit = now >= self.until or not self.gateway.slots.busy
         return await super().on_tick(counter)
 
@@ -91,6 +96,8 @@ class _Server(uvicorn.Server):
         """End a client's connection with all that waits in its buffers."""
         for connection in list(self.server_state.connections):
             if getattr(connection, "client", None) == client and connection.transport is not None:
+                opened = connection.transport.get_extra_info("socket")
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)  # what the system holds for it goes, too
                 connection.transport.abort()
 
 
@@ -148,6 +155,7 @@ async def _serve(
 
     try:
         await gateway.pinning.runtime.start()
+        await gateway.prompts.prepare()
         await gateway.follower.first()
         app = make_app(gateway, allowed)
         app.router.lifespan_context = _following(gateway)
