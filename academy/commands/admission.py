@@ -31,7 +31,7 @@ def verify(names: list[str], base_model: str | None, *, all_of_them: bool, as_js
     work = Workplace.open(base_model)
     champion = work.ledger.champion()
     if all_of_them:
-        versions = work.versions.all(champion.version)
+        versions = list(work.versions.newest(champion))[::-1]
     elif names:
         versions = [work.versions.get(name) for name in names]
     elif champion.version != BASE:

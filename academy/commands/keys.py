@@ -64,7 +64,7 @@ def resign(names: list[str], base_model: str | None, *, all_of_them: bool, as_js
     work = Workplace.open(base_model)
     if not names and not all_of_them:
         raise InputError("No version was named.", "Name versions that you vouch for, or give --all.")
-    versions = work.versions.all() if all_of_them else [work.versions.get(name) for name in names]
+    versions = list(work.versions.newest()) if all_of_them else [work.versions.get(name) for name in names]
     copies = work.settings.home.resolve() / "mlartifacts"
     signed, refused = [], {}
     for one in versions:
