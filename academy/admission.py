@@ -64,10 +64,11 @@ class Verification(Record):
         return all(check.ok for check in self.checks)
 
 
-def admit_adapter(gate: Gate, adapter: str | Path, version: Version | None = None) -> Opened:
+def admit_adapter(gate: Gate, adapter: str | Path, version: Version | None = None, *, registry: bool = True) -> Opened:
     """Read an adapter by its digest or its folder, and return it if it may be served.
 
-    With a version it must be that one's. Raises AdapterError, SignatureError where it is not signed by a trusted key.
+    With a version it must be that one's. Without the `registry` one that the ledger knows as a champion is not looked
+    up there. Raises AdapterError, SignatureError where it is not signed by a trusted key.
     """
     if isinstance(adapter, Path):
         digest, name = None, adapter.name
@@ -78,8 +79,11 @@ def admit_adapter(gate: Gate, adapter: str | Path, version: Version | None = Non
         if not DIGEST.fullmatch(adapter):
             raise AdapterError(f"{ascii(adapter)[:80]} is no digest of an adapter.", "`academy models` lists them.")
     opened = Opened(gate.adapters / name)
-    for _, step in _steps(gate, opened, digest or opened.adapter.digest, version):
-        step()
+    digest = digest or opened.adapter.digest
+    known = not registry and _was_champion(gate.ledger, digest)
+    for name, step in _steps(gate, opened, digest, version):
+        if not (name == "registry" and known):
+            step()
     return opened
 
 

@@ -100,8 +100,8 @@ def promote(
             f"{version.name} was promoted on this verdict before, and was rolled back since.",
             f"Make it champion again with `academy rollback {version.name}`.",
         )
-    _show(ledger, versions)
     _follow(ledger, versions, serving, done, by)
+    _show(ledger, versions)
     return done
 
 
@@ -132,8 +132,8 @@ def activate(
     # what it was trained on is not proven here: no lesson counts as learned that did not count before
     body = {"cursor": champion.cursor, "verdict": None, "by": by, "because": notes}
     row = _crown(ledger, champion, version, gate, serving, body)
-    _show(ledger, versions)
     _follow(ledger, versions, serving, row, by)
+    _show(ledger, versions)
     return ledger.champion()
 
 
@@ -142,8 +142,8 @@ def rollback(
 ) -> Champion:
     """Go back to the champion before this one, or to a named version or "base". Returns the new champion.
 
-    The ledger knows all that is needed: a version that was deleted in MLflow can be gone back to. An archived one is
-    restored first.
+    The ledger knows all that is needed: a version that was deleted in MLflow can be gone back to, and users have the
+    other champion before MLflow is opened. An archived one is restored first.
     """
     champion = ledger.champion()
     crowned = list(ledger.rows("promotion", "rollback"))
@@ -170,13 +170,13 @@ def rollback(
             )
         with AdapterStore(gate.adapters).using(was["adapter"]):
             _bring_back(ledger, versions, gate, number, was["adapter"], by)
-            opened = admit_adapter(gate, was["adapter"])
+            opened = admit_adapter(gate, was["adapter"], registry=False)
             serving.prepare(was["adapter"], again=True)
             body = {name: was[name] for name in ("version", "adapter", "generation", "cursor")}
             body["config"] = _config(opened.adapter)
             ledger.crown("rollback", champion, {**body, "because": because, "by": by})
+    serving.follow()  # before MLflow is opened, which takes seconds
     _show(ledger, versions)
-    serving.follow()
     return ledger.champion()
 
 

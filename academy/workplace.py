@@ -64,7 +64,7 @@ class Workplace:
         """The family's registered versions."""
         from academy.genealogy.versions import Versions
 
-        return Versions(self.mlflow, self.base.family)
+        return Versions(lambda: self.mlflow, self.base.family)
 
     @cached_property
     def runtime(self) -> PeftRuntime:

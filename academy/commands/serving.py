@@ -11,6 +11,7 @@ from academy.admission import admit_adapter
 from academy.commands.output import listen, say
 from academy.errors import AdapterError, InputError
 from academy.export import merged_file
+from academy.ledger import BASE
 from academy.serving.gateway import Gateway
 from academy.serving.identity import check
 from academy.serving.runtimes import make_runtime
@@ -35,6 +36,8 @@ def serve(port: int, host: str, name: str, base_model: str | None, engine: str, 
     )  # fmt: skip
 
     async def verify(adapter: str) -> None:
+        if adapter == BASE:
+            return
         opened = await asyncio.to_thread(admit_adapter, work.gate, adapter)
         found = await check(runtime, opened.adapter)
         if not found.holds:

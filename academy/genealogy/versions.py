@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -68,9 +68,15 @@ class Version(Record):
 class Versions:
     """The versions of one family (one base model)."""
 
-    def __init__(self, client: Any, family: str) -> None:
-        self.client = client
+    def __init__(self, open_client: Callable[[], Any], family: str) -> None:
+        """`open_client` gives MLflow's client; it is called when it is first needed, because that takes seconds."""
+        self._open_client = open_client
         self.family = family
+
+    @cached_property
+    def client(self) -> Any:
+        """MLflow's client."""
+        return self._open_client()
 
     def register(self, adapter: Adapter, run: TrackedRun, *, parent: str, generation: int) -> Version:
         """Publish an adapter as a version, once. Other bytes of the same order are another one."""
@@ -79,7 +85,7 @@ class Versions:
         return self._publish(adapter, run.experiment, run.id, parent, generation)
 
     def adopt(self, adapter: Adapter, *, parent: str, generation: int) -> Version:
-        """Publish an adapter that no training of this home made, once. Other bytes of the same order are another one."""
+        """Publish an adapter that no training of this home made, once. Other bytes of one order are another version."""
         if known := self._known(adapter):
             return known
         return self._publish(adapter, self.experiment, None, parent, generation)

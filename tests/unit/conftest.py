@@ -113,4 +113,4 @@ def house(mlflow_client: Any, database: Database, tmp_path: Path) -> House:
 
     family = f"academy-test-{tmp_path.name}".replace("_", "-")
     mlflow_client.create_registered_model(family)
-    return House(Ledger(database, "f" * 64), Versions(mlflow_client, family), tmp_path)
+    return House(Ledger(database, "f" * 64), Versions(lambda: mlflow_client, family), tmp_path)

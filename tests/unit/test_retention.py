@@ -351,7 +351,7 @@ def test_in_any_order_the_champion_is_a_verified_adapter_on_the_disk(
         family = f"academy-shelf-{next(numbers)}"
         mlflow_client.create_registered_model(family)
         (place / "adapters").mkdir(parents=True)
-        return House(Ledger(new_database(), "f" * 64), Versions(mlflow_client, family), place / "adapters")
+        return House(Ledger(new_database(), "f" * 64), Versions(lambda: mlflow_client, family), place)
 
     class Machine(Shelf):
         pass
