@@ -110,10 +110,10 @@ class LlamaCppRuntime:
             if found.digest in self._adapters:
                 return found.digest
             template = await asyncio.to_thread(ChatTemplate.of, self.base.path, adapter)
+            refuse_other_than_plain(orjson.loads((adapter / CONFIG).read_bytes()))
             if self._url:
                 await _stand(server, {found.digest})
             elif found.digest not in server.places.values():
-                refuse_other_than_plain(orjson.loads((adapter / CONFIG).read_bytes()))
                 self._server = await self._launch({**self._adapters, found.digest: found})
                 self._retire(server)
             self._templates[found.digest], self._adapters[found.digest] = template, found
