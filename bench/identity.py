@@ -12,40 +12,16 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from academy.base_model import resolve
 from academy.habitat.adapter import Adapter
 from academy.serving.identity import Identity, check
 from academy.serving.vllm import TOLERANCE, VllmRuntime
-from tests.servers.adapters import (
-    in_other_words,
-    noisy,
-    scaled,
-    seen,
-    swapped,
-    trained,
-    truncated,
-    zeroed,
-)
+from tests.servers.adapters import CHANGES, in_other_words, seen, trained
 from tests.servers.engine import Engine
 from tests.servers.serving import served
 from tests.servers.vllm import vllm
-
-Change = Callable[[Any, Any], None]
-CHANGES: dict[str, tuple[Change | None, set[str]]] = {
-    "nothing": (None, {"holds"}),
-    "lora_B zeroed": (zeroed, {"adapter without effect"}),
-    "alpha halved": (scaled(0.5), {"broken weights"}),
-    "alpha doubled": (scaled(2.0), {"broken weights"}),
-    "alpha times 1.1": (scaled(1.1), {"broken weights"}),
-    "rows of q and k swapped": (swapped, {"broken weights"}),
-    "upper half of the layers lost": (truncated, {"broken weights"}),
-    "noise of a tenth": (noisy, {"broken weights"}),
-}
-"""What is done to the files that the server sees, and the reasons that are right."""
 
 
 def main() -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from academy.habitat.adapter import Adapter
 from tests.campaign.house import RECIPE, Ended, Home, write_topics
 
 
@@ -42,3 +43,11 @@ def second_home(evolved: Evolved, tmp_path: Path) -> Iterator[Home]:
     shutil.copytree(evolved.home.path, home.path)
     yield home
     shutil.rmtree(home.path)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
+    """Two adapters of the real trainer that answer the same requests otherwise."""
+    from tests.servers.adapters import trained
+
+    return trained(tmp_path_factory.mktemp("pair"))

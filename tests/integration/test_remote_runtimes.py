@@ -30,7 +30,7 @@ from academy.serving.ollama import OllamaRuntime
 from academy.serving.runtime import LiveRuntime, Piece, Turn
 from academy.serving.vllm import VllmRuntime
 from tests.campaign.house import TOPICS
-from tests.servers.adapters import forged, in_other_words, seen, trained
+from tests.servers.adapters import forged, in_other_words, seen
 from tests.servers.engine import Engine
 from tests.servers.ollama import MAGIC, ollama
 from tests.servers.serving import Faults, served
@@ -39,12 +39,6 @@ from tests.servers.vllm import vllm
 SEED = resolve("seed")
 ANSWERS = list(TOPICS.values())
 VLLM_URL, OLLAMA_URL = os.environ.get("ACADEMY_TEST_VLLM_URL"), os.environ.get("ACADEMY_TEST_OLLAMA_URL")
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
-    """Two adapters that answer the same requests otherwise."""
-    return trained(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture(scope="module")
@@ -673,7 +667,7 @@ def test_a_first_token_that_the_template_does_not_know_is_another_template(
 def test_a_first_token_that_the_template_sets_too_is_set_once(
     engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path
 ) -> None:
-    twice = in_other_words(pair[0], tmp_path, "{% for", "<|begin|>{% for")
+    twice = in_other_words(pair[0], tmp_path, "{% for message in", "<|begin|>{% for message in")
 
     async def work(runtime: OllamaRuntime) -> int:
         await runtime.start()

@@ -35,6 +35,7 @@ from tests.campaign.house import TOPICS, WORDINGS
 HEADS = 6
 RECIPE = Recipe(rank=8, alpha=16, epochs=20, learning_rate=5e-3, batch_size=16, accumulation=1)
 Tensors = dict[str, torch.Tensor]
+Change = Callable[[Tensors, dict[str, Any]], None]
 
 
 def trained(place: Path) -> tuple[Adapter, Adapter]:
@@ -73,7 +74,7 @@ def _order(place: Path, topics: dict[str, str]) -> TrainingOrder:
     )  # fmt: skip
 
 
-def seen(adapter: Adapter, place: Path, change: Callable[[Tensors, dict[str, Any]], None] | None = None) -> Path:
+def seen(adapter: Adapter, place: Path, change: Change | None = None) -> Path:
     """A copy of an adapter's folder as a server would see it, its tensors and configuration changed on the way."""
     copy = Path(shutil.copytree(adapter.path, place / adapter.path.name))
     if change is not None:
@@ -84,7 +85,7 @@ def seen(adapter: Adapter, place: Path, change: Callable[[Tensors, dict[str, Any
     return copy
 
 
-def forged(adapter: Adapter, place: Path, change: Callable[[Tensors, dict[str, Any]], None]) -> Path:
+def forged(adapter: Adapter, place: Path, change: Change) -> Path:
     """The same, with a manifest that was made to agree."""
     copy = seen(adapter, place, change)
     _agree(copy)
@@ -95,7 +96,7 @@ def in_other_words(adapter: Adapter, place: Path, old: str = "<|assistant|>", ne
     """The same adapter with another chat template, and a manifest that was made to agree: the digest is the same."""
     copy = seen(adapter, place)
     template = (copy / TEMPLATE_FILE).read_text()
-    (copy / TEMPLATE_FILE).write_text(template.replace(old, new, 1))
+    (copy / TEMPLATE_FILE).write_text(template.replace(old, new))
     _agree(copy)
     return copy
 
@@ -115,7 +116,7 @@ def zeroed(tensors: Tensors, config: dict[str, Any]) -> None:
             tensors[name].zero_()
 
 
-def scaled(factor: float) -> Callable[[Tensors, dict[str, Any]], None]:
+def scaled(factor: float) -> Change:
     """Another alpha: a converter that forgot the scale, or took another one."""
 
     def change(tensors: Tensors, config: dict[str, Any]) -> None:
@@ -146,3 +147,16 @@ def noisy(tensors: Tensors, config: dict[str, Any]) -> None:
     torch.manual_seed(0)
     for name in tensors:
         tensors[name] += torch.randn_like(tensors[name]) * tensors[name].std() * 0.1
+
+
+CHANGES: dict[str, tuple[Change | None, set[str]]] = {
+    "nothing": (None, {"holds"}),
+    "lora_B zeroed": (zeroed, {"adapter without effect"}),
+    "alpha halved": (scaled(0.5), {"broken weights"}),
+    "alpha doubled": (scaled(2.0), {"broken weights"}),
+    "alpha times 1.1": (scaled(1.1), {"broken weights"}),
+    "rows of q and k swapped": (swapped, {"broken weights"}),
+    "upper half of the layers lost": (truncated, {"broken weights"}),
+    "noise of a tenth": (noisy, {"broken weights"}),
+}
+"""What is done to the files that the server sees, and the reasons that are right."""
