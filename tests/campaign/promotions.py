@@ -1,0 +1,461 @@
+"""Promotions and rollbacks that are killed at named points, and races of eight promoters, before a live gateway.
+
+`python -m tests.campaign.promotions [--kills N] [--races N] [--budget SECONDS]`. In a home with nine adapters that each
+answer one colour, the real gateway runs in a process of its own, and a reader asks it without a pause. Then, again and
+again:
+
+    kill    a process promotes or rolls back by the code that `academy promote` runs, and is killed with SIGKILL at one
+            of the points below; or the gateway is killed at that point. The next start settles what was left open.
+    race    eight processes promote eight versions against the same champion, at once.
+
+What must hold the whole time: the ledger's champion is an adapter on the disk that passes its checks; every answer has
+the colour of the adapter that its headers name; nobody but those nine and the base answers. And after each start:
+MLflow shows the ledger's champion, and the gateway answers with it. Of a race one promotion is in the ledger.
+
+Processes are forked from one that has imported everything and opened nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.campaign.kills import Line
+
+COLOURS = ("blue", "red", "green", "gold", "black", "white", "brown", "silver", "orange")
+POINTS: tuple[tuple[str, str, str], ...] = (
+    ("the adapter is read", "academy.promotion", "admit_adapter"),
+    ("the gateway loads it", "academy.serving.client", "Gateway.load"),
+    ("the champion is compared and set", "academy.ledger", "Ledger.crown"),
+    ("the row is written, not committed", "academy.ledger", "Ledger.append"),
+    ("the gateway follows", "academy.serving.client", "Gateway.follow"),
+    ("the canaries are asked by the name champion", "academy.serving.client", "Gateway.verify"),
+    ("MLflow shows the champion", "academy.genealogy.versions", "Versions.show_champion"),
+    ("MLflow's alias is set", "mlflow.tracking.client", "MlflowClient.set_registered_model_alias"),
+    ("MLflow describes the versions", "academy.promotion", "describe"),
+)
+"""Each is two points: before it and after it."""
+AT_GATEWAY = (1, 2, 4, 5)
+"""Points at which the gateway is killed instead, too."""
+PATIENCE = 60.0
+RACERS = 8
+
+
+@dataclass
+class Tally:
+    """What was seen."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    races: int = 0
+    violations: list[str] = field(default_factory=list)
+    slowest: float = 0.0  # seconds from the next start to the gateway's answer
+
+
+def forked(do: Callable[[], Any]) -> tuple[int, Any]:
+    """Run something in a process of its own. Returns how it ended (negative: the signal) and what it gave."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            os.close(reading)
+            os.write(writing, json.dumps(do()).encode())
+            code = 0
+        except BaseException as problem:  # noqa: BLE001  whatever it is, the parent is told
+            os.write(writing, json.dumps(f"{type(problem).__name__}: {problem}").encode())
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as stream:
+        said = stream.read()
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return code, json.loads(said) if said else None
+
+
+def prepare(home: Path) -> dict[str, str]:
+    """Train, sign and register the colours. Returns colours by digest."""
+    from academy.artifacts import write_file
+    from academy.habitat.adapter import MANIFEST, Opened, read_adapter, signed_manifest
+    from academy.workplace import Workplace
+    from tests.colours import train_colours
+
+    work = Workplace.open(home=home)
+    found = {}
+    for number, (colour, folder) in enumerate(train_colours(work.adapters, COLOURS).items()):
+        write_file(folder / MANIFEST, signed_manifest(Opened(folder).written, work.keys))
+        adapter = read_adapter(folder)
+        version = work.versions.adopt(adapter, parent="base", generation=1)
+        assert version.version == str(number + 1)
+        work.versions.note_verdict(version.version, "PROMOTE", "a colour", {})
+        found[adapter.digest] = colour
+    return found
+
+
+def judge(home: Path, version: str) -> int:
+    """A verdict PROMOTE on a version against the present champion. Returns its row."""
+    from academy.promotion import record_verdict
+    from academy.workplace import Workplace
+
+    work = Workplace.open(home=home)
+    champion = work.ledger.champion()
+    body = {
+        "outcome": "PROMOTE", "because": "a colour", "challenger": work.versions.get(version).adapter,
+        "version": version, "champion": champion.adapter, "champion_version": champion.version, "cursor": 0,
+        "spends": False, "target": None, "guard": None, "order": "", "dataset": "",
+    }  # fmt: skip
+    number = len(work.ledger.latest("verdict"))
+    return record_verdict(work.ledger, f"verdict:campaign:{champion.seq}:{version}:{number}", body, (0, 0)).seq
+
+
+def change(home: Path, version: str, row: int | None) -> str:
+    """Promote a version on a verdict's row, or roll back to it, as the commands do. Returns the champion."""
+    from academy.processes import person
+    from academy.promotion import rollback
+    from academy.succession import act
+    from academy.workplace import Workplace
+
+    work = Workplace.open(home=home)
+    if row is None:
+        rollback(work.ledger, work.versions, work.gate, version, "a campaign", work.serving, by=person())
+    else:
+        verdict = next(one for one in work.ledger.latest("verdict") if one.seq == row)
+        act(work, work.versions.get(version), verdict, by=person())
+    return work.ledger.champion().version
+
+
+def next_start(home: Path) -> dict[str, Any]:
+    """What the next command does first; then who is champion, in the ledger and in MLflow."""
+    from academy.admission import admit_adapter
+    from academy.ledger import BASE
+    from academy.succession import settle
+    from academy.workplace import Workplace
+
+    work = Workplace.open(home=home)
+    settle(work)
+    champion = work.ledger.champion()
+    if champion.adapter != BASE:
+        admit_adapter(work.gate, champion.adapter)
+    model = work.mlflow.get_registered_model(work.base.family)
+    return {
+        "version": champion.version,
+        "adapter": champion.adapter,
+        "row": champion.seq,
+        "alias": model.aliases.get("champion", BASE),
+        "open": len(work.ledger.latest("promotion", "rollback")),
+    }
+
+
+def armed(number: int, when: str, do: Callable[[], None]) -> None:
+    """Have something done before or after a point, the first time it is passed in this process."""
+    _, module, path = POINTS[number]
+    holder: Any = importlib.import_module(module)
+    *names, last = path.split(".")
+    for name in names:
+        holder = getattr(holder, name)
+    original = getattr(holder, last)
+
+    def wrapped(*args: Any, **more: Any) -> Any:
+        if when == "before":
+            do()
+        result = original(*args, **more)
+        if when == "after":
+            do()
+        return result
+
+    setattr(holder, last, wrapped)
+
+
+class House:
+    """The home, its gateway and its reader."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.log = folder / "serve.log"
+        self.seen = folder / "seen.jsonl"
+        self.away = folder / "gateway-is-away"
+        os.environ |= {"ACADEMY_HOME": str(self.home), "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "true"}
+        code, found = forked(lambda: prepare(self.home))
+        if code:
+            raise SystemExit(f"The home could not be made: {found}")
+        self.colours: dict[str, str] = found
+        self.gateway: subprocess.Popen[bytes] | None = None
+        self.url = ""
+        self.start()
+        self.reader = os.fork()
+        if self.reader == 0:
+            self._read()
+
+    def start(self) -> None:
+        """Start the gateway, on the same port each time, and wait until it answers."""
+        port = self.url.rpartition(":")[2] or "0"
+        self.gateway = subprocess.Popen(
+            [sys.executable, "-m", "academy.cli", "serve", "--port", port],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log.open("ab"),
+        )  # fmt: skip
+        until = time.monotonic() + 3 * PATIENCE
+        note = self.home / "serving" / "default.json"
+        while time.monotonic() < until:
+            try:
+                found = json.loads(note.read_bytes())
+                if found["pid"] == self.gateway.pid and httpx.get(f"{found['url']}/healthz", timeout=5).is_success:
+                    self.url = found["url"]
+                    self.away.unlink(missing_ok=True)
+                    return
+            except (OSError, ValueError, httpx.HTTPError):
+                pass
+            time.sleep(0.1)
+        raise SystemExit(f"The gateway did not start:\n{self.log.read_text(encoding='utf-8')[-2000:]}")
+
+    def kill_gateway(self) -> None:
+        """End the gateway as a power cut would."""
+        self.away.touch()
+        assert self.gateway is not None
+        self.gateway.kill()
+
+    def close(self) -> list[str]:
+        """End everything; what the reader saw that must not be."""
+        os.kill(self.reader, signal.SIGTERM)
+        os.waitpid(self.reader, 0)
+        assert self.gateway is not None
+        self.gateway.terminate()
+        self.gateway.wait()
+        lines = self.seen.read_text(encoding="utf-8").splitlines()
+        answered = sum(1 for line in lines if line == '"answered"')
+        print(f"  the reader had {answered:,} answers", flush=True)
+        wrong = [json.loads(line) for line in lines if line != '"answered"']
+        return wrong if answered else ["the reader had no answer at all"]
+
+    def ask(self) -> str | None:
+        """One question to the champion: None where the answer is whose it says, else what is wrong."""
+        from tests.colours import says
+
+        try:
+            response = httpx.post(
+                f"{self.url}/v1/chat/completions", timeout=PATIENCE,
+                json={"model": "champion", "max_tokens": 24, "messages": [{"role": "user", "content": "hello"}]},
+            )  # fmt: skip
+        except httpx.HTTPError as problem:
+            return "" if self.away.exists() else f"no answer: {type(problem).__name__}"
+        if not response.is_success:
+            return "" if self.away.exists() else f"{response.status_code}: {response.text[:200]}"
+        text = response.json()["choices"][0]["message"]["content"].strip()
+        adapter = response.headers["x-academy-adapter"]
+        if adapter == "base":
+            return f"the base says {text}" if text in map(says, COLOURS) else None
+        if adapter not in self.colours:
+            return f"{adapter} answered"
+        return None if text == says(self.colours[adapter]) else f"{self.colours[adapter]} said: {text}"
+
+    def _read(self) -> None:
+        """The reader's process: ask, look at the ledger's champion on the disk, note what is wrong."""
+        import sqlalchemy as sa
+
+        from academy.errors import AcademyError
+        from academy.habitat.adapter import open_adapter
+        from academy.ledger import BASE, Ledger
+        from academy.workplace import Workplace
+
+        work = Workplace.open(home=self.home)
+        ledger = Ledger(work.database, work.base.digest)
+        with self.seen.open("a", encoding="utf-8", buffering=1) as notes:
+            while True:
+                wrong = self.ask()
+                if wrong != "":
+                    notes.write(json.dumps(wrong or "answered") + "\n")
+                try:
+                    champion = ledger.champion()
+                    if champion.adapter != BASE:
+                        folder = work.adapters / champion.adapter[:16]
+                        found = open_adapter(folder, base_digest=work.base.digest)
+                        if found.adapter.digest != champion.adapter:
+                            notes.write(json.dumps(f"{champion.name} is another adapter") + "\n")
+                except (AcademyError, sa.exc.SQLAlchemyError) as problem:
+                    notes.write(json.dumps(f"the champion does not resolve: {problem}") + "\n")
+                time.sleep(0.05)
+
+    def settled(self, tally: Tally, what: str) -> dict[str, Any]:
+        """After the next start, all three tell the same; how long until the gateway does."""
+        code, found = forked(lambda: next_start(self.home))
+        if code:
+            tally.violations.append(f"{what}: the next start ended with {code}: {found}")
+            return {}
+        if found["alias"] != found["version"]:
+            tally.violations.append(f"{what}: MLflow shows {found['alias']}, the ledger says {found['version']}")
+        began = time.monotonic()
+        served: dict[str, Any] = {}
+        while time.monotonic() - began < PATIENCE:
+            served = httpx.get(f"{self.url}/healthz", timeout=PATIENCE).json()
+            if served["champion"]["row"] == found["row"] and served["champion"]["adapter"] == found["adapter"]:
+                break
+            time.sleep(0.05)
+        else:
+            tally.violations.append(f"{what}: the gateway still answers with {served}, the ledger says {found}")
+        tally.slowest = max(tally.slowest, time.monotonic() - began)
+        if wrong := self.ask():
+            tally.violations.append(f"{what}: {wrong}")
+        return found
+
+
+def kill_once(house: House, tally: Tally, number: int, when: str, chance: random.Random, *, gateway: bool) -> None:
+    """One promotion or rollback that is killed at a point, and the start after it."""
+    before = house.settled(tally, "before")
+    back = bool(before) and before["open"] > 2 and chance.random() < 0.4
+    others = [str(n + 1) for n in range(len(COLOURS)) if str(n + 1) != before.get("version")]
+    version, row = chance.choice(others), None
+    if back:
+        known = forked(lambda: sorted(_crowned(house.home) - {before["version"]}))[1]
+        version = chance.choice(known)
+    else:
+        code, row = forked(lambda: judge(house.home, version))
+        if code:
+            tally.violations.append(f"no verdict: {row}")
+            return
+    verb, victim = ("rollback" if back else "promotion"), ("gateway" if gateway else "process")
+    what = f"{verb}, {victim} killed {when} '{POINTS[number][0]}'"
+
+    def changed() -> str:
+        armed(number, when, house.kill_gateway if gateway else lambda: os.kill(os.getpid(), signal.SIGKILL))
+        return change(house.home, version, row)
+
+    code, said = forked(changed)
+    hit = house.away.exists() if gateway else code == -signal.SIGKILL
+    (tally.kills if hit else tally.missed)[what] += 1
+    if gateway and hit:
+        assert house.gateway is not None
+        house.gateway.wait()
+        if code and not str(said).startswith(("ServingError", "PromotionError", "AdapterError")):
+            tally.violations.append(f"{what}: no plain refusal but {said}")
+        house.start()
+    elif not hit and code:
+        tally.violations.append(f"{what}: {said}")
+    after = house.settled(tally, what)
+    if after and after["version"] not in (before.get("version"), version):
+        tally.violations.append(f"{what}: {after['version']} is champion, neither the old nor the new one")
+
+
+def _crowned(home: Path) -> set[str]:
+    from academy.workplace import Workplace
+
+    rows = Workplace.open(home=home).ledger.latest("promotion", "rollback")
+    return {str(row.body["version"]) for row in rows}
+
+
+def race(house: House, tally: Tally, chance: random.Random) -> None:
+    """Eight promoters at once: one row, one champion, and seven plain refusals."""
+    before = house.settled(tally, "before a race")
+    others = [str(n + 1) for n in range(len(COLOURS)) if str(n + 1) != before.get("version")][:RACERS]
+    chance.shuffle(others)
+    rows = forked(lambda: {version: judge(house.home, version) for version in others})[1]
+    gate_reading, gate_writing = os.pipe()
+    racers = []
+    for version in others:
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(gate_writing)
+            os.read(gate_reading, 1)  # returns when the parent closes its end
+            try:
+                said = change(house.home, version, rows[version])
+                os.write(writing, json.dumps(["won", said]).encode())
+            except BaseException as problem:  # noqa: BLE001  the parent is told
+                os.write(writing, json.dumps([type(problem).__name__, str(problem)]).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        racers.append((version, pid, reading))
+    os.close(gate_reading)
+    os.close(gate_writing)
+    ends = {}
+    for version, pid, reading in racers:
+        with os.fdopen(reading, "rb") as stream:
+            ends[version] = json.loads(stream.read() or b'["died", ""]')
+        os.waitpid(pid, 0)
+    after = house.settled(tally, "a race")
+    tally.races += 1
+    winners = [version for version, (end, _) in ends.items() if end == "won"]
+    if after and (after["open"] != before["open"] + 1 or winners != [after["version"]]):
+        tally.violations.append(f"a race: {ends}, {before} -> {after}")
+    if strange := [end for end in ends.values() if end[0] not in ("won", "PromotionError")]:
+        tally.violations.append(f"a race: no plain refusal but {strange}")
+
+
+def run(budget: float, seed: int, rounds: int, kills: int = 500, races: int = 200) -> list[Line]:
+    """Kills and races in turn until both numbers or the time are reached."""
+    del rounds
+    least = 150.0
+    if budget < least:
+        print(f"  left out: it needs {least:.0f} s, {budget:.0f} s are left", flush=True)
+        return []
+    until = time.monotonic() + budget - 15
+    for module in ("mlflow", "mlflow.tracking.client", "academy.succession", "academy.serving.following"):
+        importlib.import_module(module)
+    chance = random.Random(seed)
+    tally = Tally()
+    cases = [(n, when, False) for n in range(len(POINTS)) for when in ("before", "after")]
+    cases += [(n, when, True) for n in AT_GATEWAY for when in ("before", "after")]
+    with tempfile.TemporaryDirectory(prefix="academy-promotions-") as place:
+        house = House(Path(place))
+        turn = 0
+        while time.monotonic() < until and (tally.kills.total() < kills or tally.races < races):
+            if turn % len(cases) == 0:
+                chance.shuffle(cases)
+            if tally.kills.total() < kills:
+                number, when, gateway = cases[turn % len(cases)]
+                if not gateway or turn % (3 * len(cases)) < len(cases):  # a gateway's start takes seconds
+                    kill_once(house, tally, number, when, chance, gateway=gateway)
+            if tally.races < races and (turn % 3 == 0 or tally.kills.total() >= kills):
+                race(house, tally, chance)
+            turn += 1
+        tally.violations += house.close()
+    _table(tally)
+    promoted = Line("promotions and rollbacks", kills=tally.kills.total(), reruns=tally.kills.total())
+    promoted.checked, promoted.violations = tally.kills.total(), tally.violations
+    promoted.failed = min(len(tally.violations), max(1, tally.kills.total()))
+    raced = Line("races of 8 promoters", checked=tally.races)
+    return [promoted, raced]
+
+
+def _table(tally: Tally) -> None:
+    for what, count in sorted(tally.kills.items()):
+        print(f"  {count:>4}  {what}")
+    for what, count in sorted(tally.missed.items()):
+        print(f"  {count:>4}  not reached: {what}")
+    print(
+        f"  {tally.kills.total()} kills at {len(tally.kills)} points, {tally.races} races, "
+        f"{len(tally.violations)} violations; the gateway told the same after at most {tally.slowest:.1f} s",
+        flush=True,
+    )
+    for sentence in tally.violations[:20]:
+        print(f"  violated: {sentence}")
+
+
+def main() -> int:
+    """By itself."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaign.promotions", description=__doc__.partition("\n")[0])
+    parser.add_argument("--budget", type=float, default=3600)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--races", type=int, default=200)
+    given = parser.parse_args()
+    found = run(given.budget, given.seed, 1, given.kills, given.races)
+    return 1 if any(line.failed for line in found) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
