@@ -1,0 +1,126 @@
+"""`python -m bench.loading`: what loading one more adapter costs a running model, in CPU seconds, side by side.
+
+    ours      read and check the adapter (header, numbers, sha256, settings) and put it beside the others
+    PEFT      `load_adapter` of the same folder into a model that has one already
+    bytes     read the weights and copy them once: the least that any loading does
+
+One thread, medians of several rounds. The adapters are random, on the seed model (rank 16) and on a random model of the
+same layout that is wider.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+BUSY = 0.5
+ROUNDS = 7
+
+
+def main() -> int:
+    """Measure and print a table."""
+    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
+        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or say --anyway.")
+        return 2
+    warnings.simplefilter("ignore")
+    import torch
+
+    torch.set_num_threads(1)
+    print(f"load {os.getloadavg()[0]:.1f}, one thread, CPU milliseconds, median of {ROUNDS}")
+    print(f"{'adapter':>12}{'ours':>9}{'PEFT':>9}{'bytes':>9}{'PEFT/ours':>11}{'ours/bytes':>12}  goals 5 and 10")
+    with tempfile.TemporaryDirectory(prefix="academy-bench-") as place:
+        for name, wide in (("seed", 0), ("wider", 768)):
+            row(Path(place) / name, wide)
+    return 0
+
+
+def row(place: Path, wide: int) -> None:
+    """One size of adapter."""
+    from peft import PeftModel
+
+    from academy.base_model import resolve
+    from academy.habitat.adapter import WEIGHTS, open_adapter
+    from academy.serving.lora import Adapters
+    from academy.serving.peft import open_model
+    from academy.template import ChatTemplate
+    from tests.colours import publish_adapter
+
+    base = resolve("seed") if not wide else resolve(str(random_model(place / "base", wide)))
+    template = ChatTemplate.of(base.path)
+    folders = [publish_adapter(random_adapter(base, n), base, template, place / f"a{n}", []) for n in range(ROUNDS + 1)]
+    size = (folders[0] / WEIGHTS).stat().st_size
+    model, _ = open_model(base)
+    beside = Adapters(model)
+
+    def ours(folder: Path) -> None:
+        opened = open_adapter(folder, base_digest=base.digest)
+        beside.attach(opened.adapter.digest, opened.config, opened.tensors)
+
+    theirs_model = PeftModel.from_pretrained(open_model(base)[0], str(folders[0]), adapter_name="first")
+    loads: dict[str, Callable[[Path], object]] = {
+        "ours": ours,
+        "theirs": lambda folder: theirs_model.load_adapter(str(folder), adapter_name=folder.parent.name),
+        "bytes": lambda folder: bytearray((folder / WEIGHTS).read_bytes()),
+    }
+    found = {}
+    for name, load in loads.items():
+        load(folders[0])  # the first one warms up
+        found[name] = 1000 * statistics.median(cpu(load, folder) for folder in folders[1:])
+    mine, theirs, least = found["ours"], found["theirs"], found["bytes"]
+    print(
+        f"{size / 1e6:>9.1f} MB{mine:>9.2f}{theirs:>9.2f}{least:>9.2f}{theirs / mine:>11.1f}{mine / least:>12.1f}",
+        flush=True,
+    )
+
+
+def cpu(do: Callable[[Path], object], folder: Path) -> float:
+    """CPU seconds of one call."""
+    began = time.process_time()
+    do(folder)
+    return time.process_time() - began
+
+
+def random_model(folder: Path, wide: int) -> Path:
+    """A model of the seed's layout with wider layers, never trained."""
+    import shutil
+
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from academy.base_model import SEED_FOLDER
+
+    shutil.copytree(SEED_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    settings = orjson.loads((folder / "config.json").read_bytes())
+    heads = settings["num_attention_heads"]
+    settings |= {"hidden_size": wide, "intermediate_size": 3 * wide, "head_dim": wide // heads}
+    (folder / "config.json").write_bytes(orjson.dumps(settings))
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    return folder
+
+
+def random_adapter(base: Any, seed: int) -> Any:
+    """A PEFT model whose adapter does something."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from academy.serving.peft import open_model
+
+    torch.manual_seed(seed)
+    settings = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(open_model(base)[0], settings)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.01)
+    return model
+
+
+if __name__ == "__main__":
+    sys.exit(main())
