@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.campaign import hostile, kills, marked, postgres, store, tutorial
+from tests.campaign import hostile, kills, marked, postgres, promotions, store, tutorial
 from tests.campaign.kills import Line
 
 
@@ -32,6 +32,7 @@ PARTS = (
     Part("store", 0.5, store.run),
     Part("hostile", 0.5, hostile.run),
     Part("hostile, in Docker", 0.12, hostile.run_in_docker),
+    Part("promotions", 0.5, promotions.run),
     Part("kills", 1.0, kills.run),
 )
 
