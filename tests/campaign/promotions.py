@@ -156,7 +156,7 @@ def next_start(home: Path) -> dict[str, Any]:
         "version": champion.version,
         "adapter": champion.adapter,
         "row": champion.seq,
-        "alias": model.aliases.get("champion", BASE),
+        "alias": str(model.aliases.get("champion", BASE)),
         "open": len(work.ledger.latest("promotion", "rollback")),
     }
 
