@@ -45,7 +45,7 @@ class Verified(Record):
 
 
 def verify_files(work: Workplace, names: Sequence[str], *, all_of_them: bool = False) -> tuple[Verification, ...]:
-    """Versions, without a network or a server; without a name the champion. Raises InputError where that is the base."""
+    """Versions, without a network or a server; without a name the champion. Raises InputError where it is the base."""
     champion = work.ledger.champion()
     if all_of_them:
         versions = list(work.versions.newest(champion))[::-1]
