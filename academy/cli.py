@@ -400,12 +400,19 @@ def rollback(
 def verify(
     versions: Annotated[list[str] | None, typer.Argument(help="Versions; without any the champion.")] = None,
     every: Annotated[bool, typer.Option("--all", help="All versions of this base model.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Ask the running gateway who answers by these names.")] = False,
     base_model: Base = None,
     json: Json = False,
 ) -> None:
-    """Verify signature, files, numbers, base model, registry and dataset of a version, offline."""
+    """Verify signature, files, numbers, base model, registry and dataset of a version, offline; or who answers."""
     from academy.commands import admission as commands
+    from academy.errors import InputError
 
+    if live and every:
+        raise InputError("--live asks for the champion and the versions that are named.", "Leave --all away.")
+    if live:
+        commands.verify_live(versions or [], base_model, as_json=json)
+        return
     commands.verify(versions or [], base_model, all_of_them=every, as_json=json)
 
 
@@ -592,11 +599,12 @@ def serve(
     base_model: Base = None,
     runtime: Annotated[str, typer.Option(help="peft, llamacpp, vllm or ollama.")] = "peft",
     runtime_url: Annotated[str, typer.Option(help="Where the runtime answers, if it runs elsewhere.")] = "",
+    seen_as: Annotated[str, typer.Option(help="Where vLLM's server sees the folder of the adapters.")] = "",
 ) -> None:
     """Answer users with the champion: an OpenAI-compatible gateway that follows promotions, until Ctrl-C."""
     from academy.commands.serving import serve as run
 
-    run(port, host, name, base_model, runtime, runtime_url)
+    run(port, host, name, base_model, runtime, runtime_url, seen_as)
 
 
 @app.command()

@@ -114,18 +114,21 @@ class Workplace:
 
     def use_adapter(self, digest: str, *, by: str = "") -> Path:
         """An adapter's folder to read: restored where it was archived, and not archived while this process lives."""
-        from academy.retention import restore
-
         if digest not in self._used:
             self._uses.enter_context(self.adapter_store.using(digest))
             self._used.add(digest)
-        found = self.adapter_store.folder(digest)
-        if not found.is_dir() and self.adapter_store.packed(digest) is not None:
-            version = self.versions.get(digest)
-            restore(
-                self.ledger, self.versions, self.adapter_store, version.version, digest, by=by, because="it is asked"
-            )
-        return found
+        if not self.adapter_store.here(digest) and self.adapter_store.packed(digest) is not None:
+            self.restore_adapter(digest, by=by, because="it is asked")
+        return self.adapter_store.folder(digest)
+
+    def restore_adapter(self, digest: str, *, by: str, because: str) -> None:
+        """Bring an archived adapter back; the caller uses it. People may have deleted its version in MLflow."""
+        from academy.retention import restore
+
+        rows = self.ledger.latest("promotion", "rollback", "archive")
+        number = next((str(row.body["version"]) for row in rows if row.body["adapter"] == digest), None)
+        number = number or self.versions.get(digest).version
+        restore(self.ledger, self.versions, self.adapter_store, number, digest, by=by, because=because)
 
     @cached_property
     def adapter_store(self) -> AdapterStore:

@@ -12,7 +12,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from academy import stages
+from academy import stages, verification
 from academy.curriculum.dataset import Dataset
 from academy.errors import AcademyError
 from academy.examining import brief_report, hold_examination, publish_verdict, require_verdict
@@ -22,6 +22,7 @@ from academy.habitat.backend import TrainingOrder
 from academy.ledger import Champion, Row
 from academy.professor import Decision, Recipe
 from academy.succession import Acted, act, approve, settle
+from academy.verification import Verified
 from academy.workplace import Workplace
 
 
@@ -118,6 +119,12 @@ def promote_approved(version: str, approved_by: str, note: str, base_model: str 
     """A person's approval of a version's verdict, and its promotion."""
     by = f"{approved_by}, {_this_run()}" if approved_by else _this_run()
     return approve(Workplace.open(base_model), version, by=by, note=note)
+
+
+@task(name="verify", timeout_seconds=3600, persist_result=True, **_again)
+def verify_serving(versions: list[str], base_model: str | None, *, live: bool) -> Verified:
+    """Files and records of champion and versions, and who answers by their names. Fails with what does not hold."""
+    return verification.verify_serving(Workplace.open(base_model), versions, live=live)
 
 
 def _this_run() -> str:

@@ -46,6 +46,17 @@ def second_home(evolved: Evolved, tmp_path: Path) -> Iterator[Home]:
 
 
 @pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of the four adapters that each answer one colour. Nobody writes in them."""
+    import torch
+
+    from tests.colours import train_colours
+
+    torch.set_num_threads(1)
+    return train_colours(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
     """Two adapters of the real trainer that answer the same requests otherwise."""
     from tests.servers.adapters import trained

@@ -8,22 +8,26 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 
+from academy.admission import refusal
 from academy.base_model import resolve
 from academy.database import Database
 from academy.errors import AcademyError, AdapterError, ServingError
 from academy.experience.lessons import LessonsStore
 from academy.habitat.adapter import read_adapter
+from academy.habitat.archive import AdapterStore
 from academy.ledger import BASE, Ledger
 from academy.serving.admission import Limits
 from academy.serving.client import Gateway as Client
 from academy.serving.gateway import Gateway
-from academy.serving.identity import check
+from academy.serving.identity import Identity, check
+from academy.serving.pinning import House
 from academy.serving.runtime import Capabilities, LiveRuntime, Piece, Turn
 from academy.serving.server import serve
 from academy.settings import Settings
@@ -88,13 +92,17 @@ def running(
         shutil.copytree(folder, place / folder.name, dirs_exist_ok=True)
     before(ledger, {name: digest_of(folder) for name, folder in (adapters or {}).items()})
 
-    async def verify(adapter: str) -> None:
+    async def look(adapter: str) -> Identity:
         if isinstance(runtime, Obedient):
-            await runtime.prove(adapter)
-            return
-        found = await check(runtime, read_adapter(place / adapter[:16], digest=adapter))
-        if not found.holds:
-            raise AdapterError(found.sentence)
+            return runtime.look(adapter)
+        return await check(runtime, read_adapter(place / adapter[:16], digest=adapter))
+
+    store = AdapterStore(place)
+
+    def restore(adapter: str) -> None:
+        store.unpack(adapter)
+
+    house = House(look, restore, partial(refusal, ledger))
 
     ready, told, failed = threading.Event(), [], []
 
@@ -105,7 +113,7 @@ def running(
     def run() -> None:
         try:
             serve(
-                chosen, base, ledger, LessonsStore(database), runtime, verify,
+                chosen, base, ledger, LessonsStore(database), runtime, house,
                 name="default", host="127.0.0.1", port=0, limits=limits, told=tell,
             )  # fmt: skip
         except AcademyError as problem:
@@ -151,6 +159,11 @@ class Obedient:
         self.forged: set[str] = set()
         self.proved: list[str] = []
         self.unloaded: list[str] = []
+        self.pointed: list[str] = []
+        self.mute = False
+        self.ended = False
+        self.mortal = False  # it dies as soon as it is started
+        self.started = 0
         self.answering = 0
         self.sent = 0
         self.release = threading.Event()
@@ -160,7 +173,17 @@ class Obedient:
         return frozenset(self.adapters)
 
     async def start(self) -> None:
-        """Nothing to start."""
+        """Its engine is up at once; one that had died has no adapters."""
+        self.started += 1
+        if self.ended:
+            self.adapters.clear()
+            self.ended = self.mortal
+
+    async def point(self, adapter: str) -> str:
+        if self.mute:
+            raise ServingError("It hears nothing.", "Ask again.")
+        self.pointed.append(adapter)
+        return "champion"
 
     async def close(self) -> None:
         self.adapters.clear()
@@ -172,11 +195,15 @@ class Obedient:
         self.adapters.add(digest)
         return digest
 
-    async def prove(self, adapter: str) -> None:
-        """The check of its adapters."""
+    def look(self, adapter: str) -> Identity:
+        """Who answers by the name of one of its adapters."""
         self.proved.append(adapter)
-        if adapter in self.forged:
-            raise AdapterError(f"{adapter[:12]} answers like another one.", "It is not served.")
+        forged = adapter in self.forged
+        return Identity(
+            adapter=adapter, runtime=self.name, reason="another adapter" if forged else "holds",
+            sentence=f"{adapter[:12]} answers like another one." if forged else "It is itself.",
+            asked=1, same=not forged,
+        )  # fmt: skip
 
     async def unload(self, adapter: str) -> None:
         self.adapters.discard(adapter)

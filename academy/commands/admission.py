@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from academy.admission import readmit_adapter, refusal, refuse_adapter, verify_version
+from academy.admission import readmit_adapter, refusal, refuse_adapter
 from academy.commands.output import emit, say
-from academy.errors import InputError
 from academy.genealogy.history import refused
 from academy.ledger import BASE, Row
+from academy.verification import verify_answers, verify_files
 from academy.workplace import Workplace
 
 
@@ -28,17 +28,7 @@ def readmit(name: str, because: str, base_model: str | None, *, as_json: bool) -
 
 def verify(names: list[str], base_model: str | None, *, all_of_them: bool, as_json: bool) -> None:
     """Verify versions without a network or a server; without a name the champion. Exit code 2 where anything fails."""
-    work = Workplace.open(base_model)
-    champion = work.ledger.champion()
-    if all_of_them:
-        versions = list(work.versions.newest(champion))[::-1]
-    elif names:
-        versions = [work.versions.get(name) for name in names]
-    elif champion.version != BASE:
-        versions = [work.versions.get(champion.version)]
-    else:
-        raise InputError("The base model is the champion, and no version was named.", "`academy models` lists them.")
-    found = [verify_version(work.gate, one, work.datasets) for one in versions]
+    found = verify_files(Workplace.open(base_model), names, all_of_them=all_of_them)
     sound = all(one.ok for one in found)
     if as_json:
         emit({"ok": sound, "versions": [{"ok": one.ok, **one.model_dump(mode="json")} for one in found]})
@@ -46,6 +36,21 @@ def verify(names: list[str], base_model: str | None, *, all_of_them: bool, as_js
         say(f"v{one.version}  adapter {one.adapter[:12]}: {'verified' if one.ok else 'NOT VERIFIED'}")
         for check in one.checks:
             say(f"  {'✓' if check.ok else '✗'} {check.name}" + (f": {check.sentence}" if check.sentence else ""))
+    if not sound:
+        sys.exit(2)
+
+
+def verify_live(names: list[str], base_model: str | None, *, as_json: bool) -> None:
+    """Have the running gateway replay canaries: the champion's by the name `champion`, versions' by their own names.
+
+    Exit code 2 where any of them does not hold.
+    """
+    found = verify_answers(Workplace.open(base_model), names)
+    sound = all(one.holds for one in found)
+    if as_json:
+        emit({"ok": sound, "answers": [one.model_dump(mode="json") for one in found]})
+    for one in [] if as_json else found:
+        say(f"{'✓' if one.holds else '✗'} {one.name} ({one.version}): {one.reason}. {one.sentence}")
     if not sound:
         sys.exit(2)
 

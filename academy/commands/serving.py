@@ -7,19 +7,20 @@ import ipaddress
 import re
 from functools import partial
 
-from academy.admission import admit_adapter
+from academy.admission import admit_adapter, refusal
 from academy.commands.output import listen, say
-from academy.errors import AdapterError, InputError
+from academy.errors import InputError
 from academy.export import merged_file
-from academy.ledger import BASE
+from academy.processes import person
 from academy.serving.gateway import Gateway
-from academy.serving.identity import check
+from academy.serving.identity import Identity, check
+from academy.serving.pinning import House
 from academy.serving.runtimes import make_runtime
 from academy.serving.server import serve as serve_gateway
 from academy.workplace import Workplace
 
 
-def serve(port: int, host: str, name: str, base_model: str | None, engine: str, url: str) -> None:
+def serve(port: int, host: str, name: str, base_model: str | None, engine: str, url: str, seen_as: str) -> None:
     """Answer users until Ctrl-C or SIGTERM."""
     listen()
     work = Workplace.open(base_model)
@@ -32,22 +33,20 @@ def serve(port: int, host: str, name: str, base_model: str | None, engine: str, 
         )
     runtime = make_runtime(
         work.settings, work.base, engine, url, partial(admit_adapter, work.gate),
-        partial(merged_file, base=work.base, cache=work.settings.folder("gguf")),
+        partial(merged_file, base=work.base, cache=work.settings.folder("gguf")), seen_as,
     )  # fmt: skip
 
-    async def verify(adapter: str) -> None:
-        if adapter == BASE:
-            return
+    async def look(adapter: str) -> Identity:
         opened = await asyncio.to_thread(admit_adapter, work.gate, adapter)
-        found = await check(runtime, opened.adapter)
-        if not found.holds:
-            raise AdapterError(
-                f"The adapter {adapter[:12]} is not served: {found.reason}. {found.sentence}",
-                "`academy doctor` and the runtime's log may tell more; or train again.",
-            )
+        return await check(runtime, opened.adapter)
 
+    house = House(
+        check=look,
+        restore=lambda adapter: work.restore_adapter(adapter, by=person(), because="it is asked for"),
+        refusal=partial(refusal, work.ledger),
+    )
     serve_gateway(
-        work.settings, work.base, work.ledger, work.store, runtime, verify, name=name, host=host, port=port, told=_told
+        work.settings, work.base, work.ledger, work.store, runtime, house, name=name, host=host, port=port, told=_told
     )
 
 

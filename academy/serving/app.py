@@ -29,6 +29,7 @@ from academy.ledger import BASE
 from academy.serving.admission import Limits
 from academy.serving.gateway import Gateway, access, new_id, told
 from academy.serving.keeping import read_feedback
+from academy.serving.pinning import CHAMPION
 from academy.serving.runtime import Piece
 from academy.serving.wire import DONE, ChatRequest, Envelope, RequestError, event, model_card, model_list, read_request
 
@@ -79,7 +80,7 @@ def make_app(gateway: Gateway, allowed: Access) -> FastAPI:
 
     async def healthz(_request: Request) -> Response:
         found = gateway.health()
-        return _json(found, 503 if gateway.dead or gateway.draining else 200)
+        return _json(found, 503 if gateway.unavailable else 200)
 
     async def status(request: Request) -> Response:
         admin(request)
@@ -92,7 +93,9 @@ def make_app(gateway: Gateway, allowed: Access) -> FastAPI:
 
     async def load(request: Request) -> Response:
         admin(request)
-        adapter = await _adapter(request, gateway.limits)
+        adapter = await _named(request, gateway.limits, "adapter")
+        if adapter and not (len(adapter) == 64 and adapter.isalnum()) and adapter != BASE:
+            raise RequestError(400, "'adapter' must be a digest of 64 digits.", param="adapter", code="invalid_value")
         if not adapter:
             raise RequestError(400, 'Say which: {"adapter": digest}.', param="adapter", code="invalid_value")
         began = time.perf_counter()
@@ -102,13 +105,10 @@ def make_app(gateway: Gateway, allowed: Access) -> FastAPI:
 
     async def verify(request: Request) -> Response:
         admin(request)
-        adapter = await _adapter(request, gateway.limits)
+        name = await _named(request, gateway.limits, "model")
         with _plainly():
-            if adapter:
-                await gateway.pinning.check(adapter)
-            else:
-                await gateway.follower.check_alias()
-        return _json({"verified": adapter or gateway.pinning.champion.adapter})
+            served, found = await gateway.verify(name or CHAMPION)
+        return _json({"version": served.name, "holds": found.holds, **found.model_dump()})
 
     for path, route, methods in (
         ("/v1/models", models, ["GET"]),
@@ -333,17 +333,17 @@ def _is_near(scope: Scope) -> bool:
         return False
 
 
-async def _adapter(request: Request, limits: Limits) -> str:
-    """The digest in the body; empty where there is none."""
+async def _named(request: Request, limits: Limits, field: str) -> str:
+    """A field of the body; empty where there is none."""
     raw = await _body(request.receive, request.scope, limits)
     try:
         found = orjson.loads(raw) if raw else {}
     except orjson.JSONDecodeError:
         raise RequestError(400, "The body is no JSON.", code="invalid_json") from None
-    adapter = found.get("adapter", "") if isinstance(found, dict) else ""
-    if adapter and not (isinstance(adapter, str) and len(adapter) == 64 and adapter.isalnum()) and adapter != BASE:
-        raise RequestError(400, "'adapter' must be a digest of 64 digits.", param="adapter", code="invalid_value")
-    return str(adapter)
+    name = found.get(field, "") if isinstance(found, dict) else ""
+    if not isinstance(name, str):
+        raise RequestError(400, f"'{field}' must be a text.", param=field, code="invalid_value")
+    return name
 
 
 @contextmanager

@@ -9,13 +9,15 @@ import httpx
 from pydantic import ValidationError
 
 from academy.artifacts import Record
-from academy.errors import AdapterError, ServingError
+from academy.errors import AdapterError, ServingError, SignatureError
 from academy.serving.server import FOLDER, Note
 from academy.settings import Settings
 from academy.template import Message
 
 PATIENCE = 10.0
 """Seconds for an answer about its state."""
+REFUSALS = (AdapterError.__name__, SignatureError.__name__, "adapter_refused", "champion_refused")
+"""Codes of a gateway's errors that speak of an adapter."""
 LONG = 900.0
 """Seconds for what loads and checks an adapter."""
 
@@ -46,6 +48,21 @@ class Answer(Record):
     text: str
     adapter: str
     version: str
+
+
+class Proof(Record):
+    """Who answers by a name, as academy.serving.identity tells it."""
+
+    name: str  # as it was asked for
+    version: str
+    adapter: str
+    runtime: str = ""
+    holds: bool
+    reason: str
+    sentence: str
+    asked: int = 0  # canaries
+    same: int = 0
+    difference: float | None = None
 
 
 class Gateway:
@@ -85,9 +102,15 @@ class Gateway:
         """Have it look at the ledger now; returns when the champion has changed, or `because` says why not."""
         return _status(self._admin("POST", "follow", LONG))
 
-    def verify(self, adapter: str = "") -> None:
-        """Replay the canaries of an adapter, or of whoever the name `champion` means. Raises AdapterError."""
-        self._admin("POST", "verify", LONG, {"adapter": adapter} if adapter else {})
+    def look(self, model: str) -> Proof:
+        """Replay the canaries of whoever a name means to users. Raises AdapterError where it is not admitted."""
+        return Proof.model_validate({"name": model, **self._admin("POST", "verify", LONG, {"model": model})})
+
+    def verify(self, model: str = "champion") -> None:
+        """The same. Raises AdapterError where they do not hold."""
+        found = self.look(model)
+        if not found.holds:
+            raise AdapterError(f"{found.version} does not answer as itself: {found.reason}. {found.sentence}")
 
     def ask(self, messages: Sequence[Message], model: str = "champion", max_tokens: int = 256) -> Answer:
         """One greedy answer, as a user gets it. Raises ServingError."""
@@ -128,7 +151,7 @@ class Gateway:
             ) from problem
         if response.is_error:
             error = _error(response)
-            refusal = AdapterError if error.get("code") == AdapterError.__name__ else ServingError
+            refusal = AdapterError if error.get("code") in REFUSALS else ServingError
             raise refusal(str(error.get("message") or f"The gateway refused with {response.status_code}."))
         return response
 

@@ -19,8 +19,9 @@ from academy.base_model import BaseModel
 from academy.errors import AcademyError, AdapterError, ServingError
 from academy.serving.admission import Limits, Slots
 from academy.serving.follower import Follower
+from academy.serving.identity import Identity
 from academy.serving.keeping import Keeper
-from academy.serving.pinning import Pinning, Served
+from academy.serving.pinning import DIED, Pinning, Served
 from academy.serving.prompts import Prompts
 from academy.serving.runtime import Piece
 from academy.serving.wire import ChatRequest, RequestError
@@ -53,8 +54,6 @@ class Gateway:
         self.began = time.time()
         self.draining = False
         self.answers: set[asyncio.Task[None]] = set()
-        self.dead = ""
-        """Why no runtime answers, in one sentence; empty while one does."""
         self.abort: Callable[[Any], None] = lambda _client: None
         """Ends a client's connection at once; set by the server that has it."""
 
@@ -62,6 +61,11 @@ class Gateway:
         """Raises RequestError (503) while the gateway is ending."""
         if self.draining:
             raise RequestError(503, "The gateway is ending and takes no new requests.", code="shutting_down", retry=10)
+
+    def refuse_if_starting(self) -> None:
+        """Raises RequestError (503) while the engine is dead, or is brought up and proved again."""
+        if self.pinning.starting or self.pinning.runtime.ended:
+            raise RequestError(503, f"{DIED} Ask again in a moment.", code="runtime_unavailable", retry=5)
 
     def give_up(self) -> None:
         """End the answers that have not ended by themselves; their clients are told."""
@@ -75,12 +79,23 @@ class Gateway:
         Raises RequestError where it is not admitted; reading the answer raises RequestError for what happens later.
         """
         self.refuse_if_closed()
+        self.refuse_if_starting()
         served = await self.pinning.find(asked.model)
+        self.pinning.refuse(served)
         self.slots.refuse_if_full()
         now = asyncio.get_running_loop().time()
         with self.pinning.pinned(served):
             async with self.slots.one(until=now + self.limits.first_token), aclosing(self._pieces(asked, served)) as it:
                 yield served, it
+
+    async def verify(self, name: str) -> tuple[Served, Identity]:
+        """Look who answers by a name that users give. Raises RequestError, AdapterError, ServingError."""
+        self.refuse_if_starting()
+        served = await self.pinning.find(name)
+        self.pinning.refuse(served)
+        with self.pinning.pinned(served):
+            await self.pinning.invite(served.adapter)
+            return served, await self.pinning.look(served.adapter)
 
     async def _pieces(self, asked: ChatRequest, served: Served) -> AsyncGenerator[Piece]:
         try:
@@ -94,14 +109,14 @@ class Gateway:
                 while not last.finish:
                     last = await self._next(answer, until)
                     until = began + self.limits.total
-                    self.dead = ""
+                    self.pinning.dead = ""
                     yield last
         except RequestError:
             raise
         except AdapterError as problem:
             raise RequestError(503, str(problem), code="adapter_unavailable", retry=5) from problem
         except ServingError as problem:
-            self.dead = str(problem)
+            self.pinning.died(str(problem))
             raise RequestError(503, str(problem), code="runtime_unavailable", retry=5) from problem
         except AcademyError as problem:
             raise RequestError(400, str(problem), code="invalid_value") from problem
@@ -116,10 +131,20 @@ class Gateway:
         except StopAsyncIteration:
             raise ServingError("The runtime stopped in the middle of an answer.", "Ask again.") from None
 
+    @property
+    def unavailable(self) -> bool:
+        """Whether the name `champion` is answered by nobody."""
+        return self.draining or bool(self._silence)
+
+    @property
+    def _silence(self) -> str:
+        pinning = self.pinning
+        return (DIED if pinning.runtime.ended else pinning.dead) or pinning.champion_refused
+
     def health(self) -> dict[str, Any]:
         """What /healthz tells."""
         champion = self.pinning.champion
-        trouble = self.dead or self.follower.trouble
+        trouble = self._silence or self.follower.trouble
         return {
             "status": "ending" if self.draining else "degraded" if trouble else "ready",
             "because": trouble,
@@ -129,6 +154,8 @@ class Gateway:
             },
             "base_model": {"name": self.base.name, "family": self.base.family},
             "runtime": self.pinning.runtime.name,
+            "refused": self.pinning.refusals,
+            "engine_name": self.follower.unpointed or "as the champion",
             "loaded": sorted(self.pinning.runtime.loaded),
             "in_flight": dict(self.pinning.in_flight),
             "running": self.slots.running,

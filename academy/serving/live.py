@@ -46,20 +46,28 @@ class PeftLive:
         self._admit = admit or partial(open_adapter, base_digest=base.digest)
         self._templates: dict[str, ChatTemplate] = {}
         self._engine: _Engine | None = None
+        self._died = False
 
     @property
     def loaded(self) -> frozenset[str]:
         """Digests of the adapters beside the base model."""
         return frozenset(self._templates) - {BASE}
 
+    @property
+    def ended(self) -> bool:
+        """Whether its thread has died."""
+        return self._died or (self._engine is not None and self._engine.dead)
+
     async def start(self) -> None:
-        """Load the base model and begin to answer."""
-        if self._engine is not None:
+        """Load the base model and begin to answer. After a thread that died a new one begins, without adapters."""
+        if self._engine is not None and not self._engine.dead:
             return
-        self._templates[BASE] = ChatTemplate.of(self.base.path)
+        self._died, self._engine = self.ended, None  # one model in memory at a time
+        self._templates.clear()  # no adapter is there until it was attached to the new model
+        self._templates[BASE] = await asyncio.to_thread(ChatTemplate.of, self.base.path)
         engine = await asyncio.to_thread(_Engine, self.base)
         engine.start()
-        self._engine = engine
+        self._engine, self._died = engine, False
 
     async def load(self, adapter: Path) -> str:
         """Check an adapter and put it beside the others, from the very bytes that were checked."""
@@ -77,6 +85,10 @@ class PeftLive:
         if adapter != BASE and self._templates.pop(adapter, None) is not None:
             engine = self._running()
             await engine.between_steps(lambda: engine.forget(adapter))
+
+    async def point(self, adapter: str) -> str:  # noqa: ARG002
+        """Nobody reaches this engine but through us."""
+        return ""
 
     async def chat(self, turn: Turn, adapter: str) -> AsyncIterator[Piece]:
         """Answer with the named adapter."""

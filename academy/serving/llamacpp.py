@@ -85,6 +85,11 @@ class LlamaCppRuntime:
         """Digests that can be named."""
         return frozenset(self._adapters)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the child has died; of a server that runs elsewhere nobody knows."""
+        return self._server is not None and self._server.ended
+
     async def start(self) -> None:
         """Bring the server up; one that has died is started again with the adapters that it had.
 
@@ -123,6 +128,10 @@ class LlamaCppRuntime:
         """Forget an adapter's name. Its memory is given back with the next server."""
         async with self._lock:
             self._adapters.pop(adapter, None)
+
+    async def point(self, adapter: str) -> str:  # noqa: ARG002
+        """The server knows no names; what it was started with decides."""
+        return ""
 
     async def chat(self, turn: Turn, adapter: str) -> AsyncIterator[Piece]:
         """Answer a turn piece by piece; with log-probabilities in one piece at its end.

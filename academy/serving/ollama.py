@@ -97,6 +97,11 @@ class OllamaRuntime:
         """Digests of the adapters that have a tag made or found by us."""
         return frozenset(self._templates) - {BASE}
 
+    @property
+    def ended(self) -> bool:
+        """The server belongs to somebody else."""
+        return False
+
     def tag(self, adapter: str) -> str:
         """What an adapter's model, or the base model, is called on the server."""
         return self._model if adapter == BASE else f"academy/{self.base.family}:{adapter[:16]}"

@@ -1,7 +1,8 @@
 """Who answers whom: loaded adapters, the requests that each of them is answering, and the champion's one pointer.
 
 A request is pinned when it is admitted, to one adapter and to the ledger's row that vouches for it; what happens to the
-pointer afterwards does not concern it. An adapter that somebody is pinned to is never unloaded.
+pointer afterwards does not concern it. An adapter that somebody is pinned to is never unloaded, and one that is loaded
+is never archived.
 
 Everything here runs in one event loop. Looking at the pointer and counting the request are not torn apart by an
 `await`, and that is all the locking a pin needs.
@@ -10,22 +11,39 @@ Everything here runs in one event loop. Looking at the pointer and counting the 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from academy.artifacts import Record
 from academy.errors import AdapterError, ServingError
+from academy.habitat.archive import AdapterStore
 from academy.ledger import BASE, Champion, Ledger
+from academy.serving.identity import Identity
 from academy.serving.runtime import LiveRuntime
+from academy.serving.uses import Uses
 from academy.serving.wire import RequestError
 
+log = logging.getLogger("academy")
 CHAMPION = "champion"
 """The name that always means the ledger's champion."""
-Check = Callable[[str], Awaitable[None]]
-"""Proves that what a runtime calls by a digest is that adapter. Raises AdapterError."""
+DIED = "The engine has died and is started again."
+
+
+@dataclass(frozen=True)
+class House:
+    """What the house behind a gateway knows of adapters. `restore` and `refusal` block: they are called in threads."""
+
+    check: Callable[[str], Awaitable[Identity]]
+    """Looks whether what the runtime calls by a digest is that adapter. Raises AdapterError for one not admitted."""
+    restore: Callable[[str], None]
+    """Brings an archived adapter back. Raises AdapterError."""
+    refusal: Callable[[str, Collection[str]], str]
+    """Why an adapter with these version numbers must not be served, in one sentence; empty where it may."""
 
 
 class Served(Record):
@@ -60,7 +78,7 @@ class Pinning:
         runtime: LiveRuntime,
         ledger: Ledger,
         adapters: Path,
-        check: Check,
+        house: House,
         *,
         keep: int,
         guests: int,
@@ -73,7 +91,14 @@ class Pinning:
         self.runtime = runtime
         self.ledger = ledger
         self.adapters = adapters
-        self.check = check
+        self.house = house
+        self.uses = Uses(AdapterStore(adapters))
+        self.refusals: dict[str, str] = {}
+        """Why adapters that are loaded, or were, may not be served; looked up anew now and then."""
+        self.dead = ""
+        """Why no runtime answers, in one sentence; empty while one does."""
+        self.dead_since = 0.0  # the loop's clock
+        self.starting = False  # the engine, after it had died
         self.keep = keep
         self.most_guests = guests
         self.patience = patience
@@ -97,6 +122,54 @@ class Pinning:
             self.in_flight[served.adapter] -= 1
             if not self.in_flight[served.adapter]:
                 del self.in_flight[served.adapter]
+
+    def died(self, sentence: str) -> None:
+        """Note that the runtime gave no answer."""
+        self.dead, self.dead_since = sentence, asyncio.get_running_loop().time()
+
+    async def revive(self) -> None:
+        """Start an engine that has died, and load and check the champion again. Raises AcademyError."""
+        self.starting = True
+        self._checked.clear()
+        try:
+            await self.runtime.start()
+            if not self.champion_refused:
+                await self.bring(self.champion.adapter, again=True)
+        finally:
+            self.starting = False
+        self.dead = ""
+
+    @property
+    def champion_refused(self) -> str:
+        """Why the champion is not served, with the remedy; empty where nobody refused it."""
+        why = self.refusals.get(self.champion.adapter, "")
+        return why and f"The champion {self.champion.name} is refused: {why} `academy rollback` goes back to another."
+
+    def refuse(self, served: Served) -> None:
+        """Raises RequestError for an adapter that was refused since it was loaded: 503 where it is the champion's."""
+        if served.adapter == self.champion.adapter and (why := self.champion_refused):
+            raise RequestError(503, why, code="champion_refused", retry=30)
+        if why := self.refusals.get(served.adapter, ""):
+            raise _refused(why)
+
+    async def look_for_refusals(self) -> None:
+        """Ask which of the loaded adapters, and of those that were refused before, may not be served now."""
+        asked = {*self.runtime.loaded, *self.refusals, self.champion.adapter} - {BASE}
+        if not all(self._numbers(adapter) for adapter in asked):
+            self._known = await asyncio.to_thread(known_versions, self.ledger)
+        found = {adapter: await self._refusal(adapter) for adapter in sorted(asked)}
+        found = {adapter: why for adapter, why in found.items() if why}
+        for adapter in found.keys() - self.refusals.keys():
+            log.warning("the adapter %s is not served any more: %s", adapter[:12], found[adapter])
+        self.refusals = found
+
+    async def _refusal(self, adapter: str) -> str:
+        return await asyncio.to_thread(self.house.refusal, adapter, self._numbers(adapter))
+
+    def _numbers(self, adapter: str) -> list[str]:
+        """The versions that an adapter is known as."""
+        found = [one.version for one in self._known.values() if one.adapter == adapter]
+        return found or [self.champion.version] * (adapter == self.champion.adapter)
 
     def is_ready(self, adapter: str) -> bool:
         """Whether an adapter is loaded and was checked here."""
@@ -144,6 +217,8 @@ class Pinning:
                 self._guests.remove(adapter)
             self._guests.append(adapter)
         if not self.is_ready(adapter):
+            if adapter != BASE and (why := await self._refusal(adapter)):
+                raise _refused(why)
             await self.bring(adapter)
             await self.tidy()
 
@@ -163,7 +238,7 @@ class Pinning:
                 self._checked.discard(adapter)
                 try:
                     await self._load(adapter)
-                    await self.check(adapter)
+                    await self.prove(adapter)
                 except AdapterError:
                     if (
                         not was_ready
@@ -177,7 +252,28 @@ class Pinning:
                 "Look at the runtime's log.",
             ) from None
 
+    async def look(self, adapter: str) -> Identity:
+        """Look who answers by an adapter's name. Raises AdapterError where it is not admitted or not loaded."""
+        if adapter == BASE:
+            sentence = "The base model answers as itself."
+            return Identity(
+                adapter=BASE, runtime=self.runtime.name, reason="holds", sentence=sentence, asked=0, same=0
+            )  # fmt: skip
+        return await self.house.check(adapter)
+
+    async def prove(self, adapter: str) -> None:
+        """Raises AdapterError where not this adapter answers by its name."""
+        found = await self.look(adapter)
+        if not found.holds:
+            raise AdapterError(
+                f"The adapter {adapter[:12]} is not served: {found.reason}. {found.sentence}",
+                "`academy doctor` and the runtime's log may tell more; or train again.",
+            )
+
     async def _load(self, adapter: str) -> None:
+        await self.uses.hold(adapter)
+        if not self.uses.store.here(adapter) and self.uses.store.packed(adapter) is not None:
+            await asyncio.to_thread(self.house.restore, adapter)
         found = await self.runtime.load(self.adapters / adapter[:16])
         if found != adapter:
             await self.runtime.unload(found)
@@ -200,11 +296,20 @@ class Pinning:
         async with self._loading:
             self._crowned = self._crowned[-self.keep :]
             self._guests = self._guests[-self.most_guests :]
-            kept = {*self._crowned, *self._guests, self.champion.adapter}
+            kept = {*self._crowned, *self._guests, self.champion.adapter} - self.refusals.keys()
             for adapter in sorted(self.runtime.loaded - kept):
                 if not self.in_flight[adapter]:
                     self._checked.discard(adapter)  # whoever asks for it from here on has it loaded again
                     await self.runtime.unload(adapter)
+            self.uses.release_all_but(self.runtime.loaded)
+
+    def close(self) -> None:
+        """Use no adapter any more; the runtime has ended."""
+        self.uses.release_all_but(())
+
+
+def _refused(why: str) -> RequestError:
+    return RequestError(403, f"It may not be served: {why}", param="model", code="adapter_refused")
 
 
 def known_versions(ledger: Ledger) -> dict[str, Served]:

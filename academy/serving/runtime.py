@@ -103,8 +103,16 @@ class LiveRuntime(Protocol):
         """Digests of the adapters that can be named now; the base model is always there."""
         ...
 
+    @property
+    def ended(self) -> bool:
+        """Whether an engine of its own has died since it was started. A server of somebody else's never has."""
+        ...
+
     async def start(self) -> None:
-        """Bring the base model up; returns when it answers. Raises ServingError."""
+        """Bring the base model up; returns when it answers. Raises ServingError.
+
+        Where it answers already that is free; an engine that has died is replaced, with or without its adapters.
+        """
         ...
 
     async def load(self, adapter: Path) -> str:
@@ -113,6 +121,13 @@ class LiveRuntime(Protocol):
 
     async def unload(self, adapter: str) -> None:
         """Drop an adapter that nobody uses any more. Dropping one that is not there is free."""
+        ...
+
+    async def point(self, adapter: str) -> str:
+        """Let a name of the engine's own, for those who ask it directly, mean this adapter. Returns the name.
+
+        Where an engine has no such name, or nobody can reach it, nothing is done and "" is returned.
+        """
         ...
 
     def chat(self, turn: Turn, adapter: str) -> AsyncIterator[Piece]:

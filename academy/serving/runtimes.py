@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
 
 from academy.base_model import BaseModel
@@ -22,15 +22,21 @@ def make_runtime(
     url: str = "",
     admit: Admit | None = None,
     merged_gguf: Callable[[Path], Path] | None = None,
+    seen_as: str = "",
 ) -> LiveRuntime:
     """A runtime of this base model that was not started yet. `url` is where an engine answers that runs elsewhere.
 
-    `admit` decides what it loads; `merged_gguf` writes base and adapter as one file for engines that take no adapters.
-    Raises InputError for an engine that is not there, and for an address where none is wanted or one is missing.
+    `admit` decides what it loads; `merged_gguf` writes base and adapter as one file for engines that take no adapters;
+    `seen_as` is where vLLM's server sees this home's folder of adapters, if that is elsewhere than here. Raises
+    InputError for an engine that is not there, and for an address where none is wanted or one is missing.
     """
     key = settings.endpoint_key.get_secret_value()
     if engine not in ENGINES:
         raise InputError(f"'{engine}' is no runtime.", f"Choose one of {', '.join(ENGINES)}.")
+    if seen_as and engine != "vllm":
+        raise InputError(f"The runtime {engine} reads no folder of adapters elsewhere.", "Leave --seen-as away.")
+    if seen_as and not PurePosixPath(seen_as).is_absolute():
+        raise InputError(f"'{seen_as}' is no absolute path.", "Give the folder as vLLM's server sees it: /adapters.")
     if engine == "peft":
         if url:
             raise InputError("The runtime peft answers in this process.", "Leave --runtime-url away.")
@@ -46,7 +52,7 @@ def make_runtime(
     if engine == "vllm":
         from academy.serving.vllm import VllmRuntime
 
-        return VllmRuntime(url, base, key=key, admit=admit)
+        return VllmRuntime(url, base, seen_as=seen_as or None, key=key, admit=admit)
     from academy.serving.ollama import OllamaRuntime
 
     place, _, model = url.partition("#")

@@ -34,7 +34,7 @@ from academy.serving.app import Access, make_app
 from academy.serving.follower import Follower
 from academy.serving.gateway import Gateway
 from academy.serving.keeping import Keeper
-from academy.serving.pinning import Check, Pinning
+from academy.serving.pinning import House, Pinning
 from academy.serving.runtime import LiveRuntime
 from academy.settings import Settings
 
@@ -107,7 +107,7 @@ def serve(
     ledger: Ledger,
     store: LessonsStore,
     runtime: LiveRuntime,
-    check: Check,
+    house: House,
     *,
     name: str,
     host: str,
@@ -125,7 +125,7 @@ def serve(
     with only_one(folder / f"{name}.lock", busy), listening(host, port) as opened:
         limits = limits or Limits.of(settings)
         pinning = Pinning(
-            runtime, ledger, settings.folder("adapters"), check,
+            runtime, ledger, settings.folder("adapters"), house,
             keep=settings.serve_keep, guests=GUESTS, patience=limits.load,
         )  # fmt: skip
         keeper = Keeper(store, settings.keep_conversations, settings.keep_share)
@@ -167,6 +167,7 @@ async def _serve(
     finally:
         await gateway.keeper.close()
         await gateway.pinning.runtime.close()
+        gateway.pinning.close()
 
 
 def _following(gateway: Gateway) -> Callable[[FastAPI], Any]:

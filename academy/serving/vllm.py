@@ -72,6 +72,11 @@ class VllmRuntime:
         """Digests of the adapters that were loaded from here."""
         return frozenset(self._templates) - {BASE}
 
+    @property
+    def ended(self) -> bool:
+        """The server belongs to somebody else."""
+        return False
+
     async def start(self) -> None:
         """Find the base model among those that the server lists."""
         bases = [card for card in await self._cards() if not card.get("parent")]
@@ -118,6 +123,10 @@ class VllmRuntime:
             answer = await self._wire.call("POST", "/v1/unload_lora_adapter", {"lora_name": adapter})
             if not answer.is_success and answer.status_code != httpx.codes.NOT_FOUND:
                 raise self._wire.failed(answer)
+
+    async def point(self, adapter: str) -> str:  # noqa: ARG002
+        """There is no such name: a second one for the same files would take another place of --max-loras."""
+        return ""
 
     async def chat(self, turn: Turn, adapter: str) -> AsyncIterator[Piece]:
         """Answer by the named adapter; its name goes with the request, so nothing can change under it."""
@@ -206,7 +215,7 @@ class VllmRuntime:
                 )
             return AdapterError(
                 f"The vllm server at {self._wire.url} does not see the adapter {digest[:12]} at {place}.",
-                "Share the folder of the adapters with it, and say where it sees that folder (seen_as).",
+                "Share the folder of the adapters with it, and say where it sees that folder (--seen-as).",
             )
         if answer.is_server_error and not (await self._wire.call("GET", "/health")).is_success:
             return self._wire.failed(answer)

@@ -41,8 +41,8 @@ def one(tmp_path_factory: pytest.TempPathFactory, runtime: Obedient) -> Iterator
         yield found
 
 
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
+def until(holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -15,15 +15,7 @@ from academy.errors import AdapterError, InputError, ServingError
 from academy.serving.live import PeftLive
 from academy.serving.runtime import Piece, Turn
 from academy.serving.words import Words
-from tests.colours import QUESTIONS, says, train_colours
-
-
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    import torch
-
-    torch.set_num_threads(1)
-    return train_colours(tmp_path_factory.mktemp("colours"))
+from tests.colours import QUESTIONS, says
 
 
 def turn(text: str, **more: Any) -> Turn:

@@ -29,7 +29,7 @@ from academy.serving.llamacpp_process import launch
 from academy.serving.llamacpp_server import Order
 from academy.serving.runtime import Piece, Turn
 from academy.template import ChatTemplate
-from tests.colours import QUESTIONS, UNSEEN, publish_adapter, says, train_colours
+from tests.colours import QUESTIONS, UNSEEN, publish_adapter, says
 
 if TYPE_CHECKING:
     from academy.serving.peft import PeftRuntime
@@ -51,11 +51,6 @@ def base() -> BaseModel:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("llamacpp")
-
-
-@pytest.fixture(scope="module")
-def colours(place: Path) -> dict[str, Path]:
-    return train_colours(place / "colours", ("blue", "red", "green"))
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +184,7 @@ def test_sixteen_clients_during_ten_reloads_never_get_another_adapters_answer(
         counts: dict[str, int] = {}
         wrong: list[str] = []
         async with running(base, place / "cache") as runtime:
-            digests = {colour: await runtime.load(folder) for colour, folder in colours.items()}
+            digests = {colour: await runtime.load(colours[colour]) for colour in ("blue", "red", "green")}
             standing = {"blue": digests["blue"], "red": digests["red"], BASE: BASE}
             plain = {request: (await ask(runtime, request, BASE, max_new_tokens=12))[0] for request in QUESTIONS}
             over = asyncio.Event()

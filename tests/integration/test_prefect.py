@@ -99,6 +99,7 @@ def test_the_form_has_descriptions_and_bounds(pages: Pages) -> None:
     entrypoints = {(one["entrypoint"].partition(":")[2], one["name"]): one for one in deployments}
     assert sorted(entrypoints) == [
         ("evolve", "nightly"), ("evolve", "on-demand"), ("examine", "by-hand"), ("promote", "by-hand"),
+        ("verify", "nightly"),
     ]  # fmt: skip
     forms = {name: one["parameter_openapi_schema"]["properties"] for name, one in entrypoints.items()}
     assert all(field.get("description") for form in forms.values() for field in form.values()), forms
@@ -111,11 +112,12 @@ def test_a_deployment_with_a_cron_gets_scheduled_runs(pages: Pages) -> None:
     until = time.monotonic() + 90
     while True:
         runs = pages.post("/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
-        if runs:
+        hours = {run["expected_start_time"][10:19] for run in runs}
+        if len(hours) > 1:
             break
-        assert time.monotonic() < until, "no SCHEDULED run within 90 s"
+        assert time.monotonic() < until, f"SCHEDULED within 90 s: {hours}"
         time.sleep(1)
-    assert all("T03:00:00" in run["expected_start_time"] for run in runs)
+    assert hours == {"T03:00:00", "T04:30:00"}, "the evolution, and then whether it is what answers"
 
 
 def test_the_page_asks_its_own_server(pages: Pages) -> None:
@@ -175,6 +177,20 @@ def test_a_worker_runs_the_flow_and_too_few_lessons_are_a_no(pages: Pages) -> No
         "choose recipe",
         "decide",
     }
+
+
+def test_a_verification_where_nobody_serves_fails_with_the_remedy(pages: Pages) -> None:
+    deployment = next(one for one in pages.post("/deployments/filter", {}) if "verify" in one["entrypoint"])
+    run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {})
+    until = time.monotonic() + 150
+    while True:
+        found = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
+        if found["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING"):
+            break
+        assert time.monotonic() < until, f"still {found['state_type']}"
+        time.sleep(1)
+    assert found["state_type"] == "FAILED"
+    assert "Start it with `academy serve`" in found["state"]["message"]
 
 
 def test_an_examination_by_hand_without_a_version_ends_in_a_sentence(pages: Pages) -> None:

@@ -1,0 +1,25 @@
+"""Is what answers what was promoted? Files, records and answers of the champion, as a flow of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+
+from tasks import loop
+
+
+@flow(name="verify", persist_result=True, validate_parameters=True)
+def verify(
+    versions: list[str] = [],  # noqa: B006  Prefect shows the default in its form
+    live: bool = True,
+    base_model: str | None = None,
+) -> dict[str, Any]:
+    """Verify the champion and named versions offline, and have the running gateway replay their canaries.
+
+    Args:
+        versions: Versions (2 or v2) beside the champion.
+        live: Ask the running gateway as well; where none runs the flow fails.
+        base_model: 'seed', a folder or a Hugging Face name; empty for ACADEMY_BASE_MODEL.
+    """
+    return loop.verify_serving(versions, base_model, live=live).model_dump(mode="json")

@@ -1,0 +1,98 @@
+"""`academy verify --live` and its flow, against the real command that serves: who answers by which name."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from academy.base_model import resolve
+from academy.habitat.adapter import WEIGHTS
+from academy.serving.client import Gateway
+from academy.settings import Settings
+from tests.campaign.house import Home
+from tests.conftest import Evolved
+
+FLOW = "from flows.server import configure, prefect_server; from academy.settings import load_settings; " + (
+    "s = load_settings(); configure(s)\nwith prefect_server(s) as server:\n    server.wait()\n"
+    "    from flows.verify import verify\n    print(verify(versions=['v1'])['answers'][1]['reason'])"
+)
+
+
+@contextmanager
+def serving(home: Home, **settings: str) -> Iterator[Gateway]:
+    """`academy serve` in a process of its own."""
+    known = Settings(_env_file=None).model_copy(update={"home": home.path})  # type: ignore[call-arg]
+    words = home.desk / "serve.err"
+    process = home.start("serve", "--port", "0", stderr=words, **settings)
+    try:
+        until = time.monotonic() + 120
+        while (found := Gateway.find(known, resolve("seed").digest)) is None:
+            assert process.poll() is None, words.read_text(encoding="utf-8")
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        yield found
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def flow(home: Home) -> subprocess.CompletedProcess[str]:
+    """The flow as a worker runs it."""
+    return subprocess.run(
+        [sys.executable, "-c", FLOW], cwd=home.desk, env=home.environment(), capture_output=True, text=True, check=False
+    )
+
+
+def test_without_a_gateway_it_is_one_sentence_with_the_remedy(evolved: Evolved) -> None:
+    done = evolved.home.run("verify", "--live", "v1")
+    assert (done.code, "Traceback" in done.err) == (2, False)
+    assert "No gateway of this home serves" in done.err
+    assert "Start it with `academy serve`" in done.err
+
+
+def test_the_champion_by_its_name_and_a_version_by_its_own_hold_until_it_is_refused(second_home: Home) -> None:
+    home = second_home
+    with serving(home) as gateway:
+        done = home.run("verify", "--live", "v1", "--json")
+        assert done.code == 0, done.err
+        assert [(one["name"], one["version"], one["reason"]) for one in done.json["answers"]] == [
+            ("champion", "v1", "holds"), ("v1", "v1", "holds"),
+        ]  # fmt: skip
+        assert all(one["same"] == one["asked"] == 8 for one in done.json["answers"])
+        assert "loaded by a running process" in _archived_in_vain(home)
+        done = home.run("verify", "--live", "v77")
+        assert (done.code, "✗ v77 (v77): not served. There is no model" in done.out) == (2, True), done.out
+        ran = flow(home)
+        assert ran.stdout.strip().endswith("holds"), ran.stderr
+        assert home.run("models", "refuse", "v1", "--because", "it is rude").code == 0
+        until = time.monotonic() + 30
+        while gateway.status().loaded:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert "academy rollback" in gateway.status().because
+        ran = flow(home)
+        assert ran.returncode == 1
+        assert "v1 is not verified: refusals. v1 was refused" in ran.stderr
+        done = home.run("verify", "--live")
+        assert (done.code, "The champion v1 is refused" in done.out) == (2, True), done.out
+        assert home.run("rollback", "base").code == 0
+        assert gateway.status().status == "ready"
+        assert home.run("verify", "--live").code == 0
+
+
+def _archived_in_vain(home: Home) -> str:
+    """What is said where the champion's adapter would be archived although it is loaded."""
+    from academy.errors import AdapterError
+    from academy.habitat.archive import AdapterStore
+
+    (folder,) = (path for path in (home.path / "adapters").iterdir() if (path / WEIGHTS).is_file())
+    with pytest.raises(AdapterError) as problem, AdapterStore(Path(home.path / "adapters")).alone(folder.name):
+        pass
+    return problem.value.message
