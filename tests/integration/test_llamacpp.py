@@ -101,7 +101,8 @@ def expected_logprobs(peft: PeftRuntime, adapter: str, request: str, tokens: lis
     import torch
 
     prompt = ChatTemplate.of(peft.base.path).prompt([{"role": "user", "content": request}])
-    with peft._as(adapter), torch.inference_mode():
+    peft._beside.choice.adapter = peft._name(adapter)
+    with torch.inference_mode():
         logits = peft._model(input_ids=torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
     found: list[float] = torch.log_softmax(logits, -1)[torch.arange(len(tokens)), torch.tensor(tokens)].tolist()
     return found
