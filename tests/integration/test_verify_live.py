@@ -75,7 +75,7 @@ def test_the_champion_by_its_name_and_a_version_by_its_own_hold_until_it_is_refu
         assert home.run("rollback", "base").code == 0
         assert gateway.status().status == "ready"
         assert gateway.look("champion").holds
-        assert home.run("models", "readmit", "v1").code == 0
+        assert home.run("models", "readmit", "v1", "--because", "it was not").code == 0
         assert home.run("models", "archive", "v1").code == 0
         assert gateway.look("v1").holds, "it was restored, for nobody can load what is not there"
         assert "loaded by a running process" in _archived_in_vain(home)
