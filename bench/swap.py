@@ -20,6 +20,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import statistics
 import subprocess
 import sys
@@ -94,10 +95,14 @@ class House:
 
 
 @contextmanager
-def house(home: Path, engine: str) -> Iterator[House]:
-    """A fresh home with four colours and its gateway, as `academy serve` runs it."""
+def house(home: Path, engine: str, made: Mapping[str, Path] | None = None) -> Iterator[House]:
+    """A fresh home with four colours and its gateway, as `academy serve` runs it. `made`: colours trained before."""
     settings = Settings(_env_file=None).model_copy(update={"home": home, "database_url": ""})
-    folders = train_colours(settings.folder("adapters"))
+    place = settings.folder("adapters")
+    if made is None:
+        folders = train_colours(place)
+    else:
+        folders = {colour: Path(shutil.copytree(one, place / one.name)) for colour, one in made.items()}
     keys = Keys(home.resolve() / "keys")
     for folder in folders.values():  # the command serves nothing that this home has not signed
         write_file(folder / MANIFEST, signed_manifest(Opened(folder).written, keys))

@@ -154,7 +154,7 @@ class Gateway:
             },
             "base_model": {"name": self.base.name, "family": self.base.family},
             "runtime": self.pinning.runtime.name,
-            "refused": self.pinning.refusals,
+            "refused": sorted(self.pinning.refusals),
             "engine_name": self.follower.unpointed or "as the champion",
             "loaded": sorted(self.pinning.runtime.loaded),
             "in_flight": dict(self.pinning.in_flight),

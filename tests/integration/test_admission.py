@@ -154,13 +154,6 @@ def test_forgetting_what_a_canary_quotes_leaves_a_signed_adapter(evolved: Evolve
 # --- the runtimes --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    from tests.colours import train_colours
-
-    return train_colours(tmp_path_factory.mktemp("colours"), ("blue", "red"))
-
-
 def swapping(colours: dict[str, Path], place: Path) -> tuple[Path, Callable[[Path], Opened]]:
     """A folder that holds blue until it was checked, and red before it is loaded."""
     folder = Path(shutil.copytree(colours["blue"], place / colours["blue"].name))

@@ -20,7 +20,7 @@ from academy.serving.llamacpp_process import Server, launch
 from academy.serving.llamacpp_server import Order
 from academy.serving.runtime import Turn
 from academy.template import ChatTemplate
-from tests.colours import UNSEEN, publish_adapter, says, train_colours
+from tests.colours import UNSEEN, publish_adapter, says
 from tests.conftest import Evolved
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ def base() -> BaseModel:
 
 
 @pytest.fixture(scope="module")
-def blue(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_colours(tmp_path_factory.mktemp("colours"), ("blue",))["blue"]
+def blue(colours: dict[str, Path]) -> Path:
+    return colours["blue"]
 
 
 @pytest.fixture(scope="module")

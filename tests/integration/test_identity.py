@@ -6,6 +6,7 @@ The server is vLLM's protocol with the real model behind it, and loads whatever 
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,18 @@ def looked_at(
         await runtime.close()
         return found
 
-    with served(vllm(Engine(SEED.path, **about), "seed", str(SEED.path))) as url:
-        return asyncio.run(work(url))
+    engine = Engine(SEED.path, **about) if about else sound_engine()
+    try:
+        with served(vllm(engine, "seed", str(SEED.path))) as url:
+            return asyncio.run(work(url))
+    finally:
+        for name in list(getattr(engine.model, "peft_config", {})):
+            engine.unload(name)
+
+
+@cache
+def sound_engine() -> Engine:
+    return Engine(SEED.path)
 
 
 def with_canaries(adapter: Adapter, *canaries: Canary) -> Adapter:

@@ -14,15 +14,16 @@ from bench.swap import house, measure
 from tests.campaign.house import Home
 
 
+@pytest.mark.parametrize("swaps", [12, pytest.param(50, marks=pytest.mark.campaign)])
 def test_no_answer_is_dropped_mixed_or_mislabelled_while_champions_change(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, colours: dict[str, Path], swaps: int
 ) -> None:
-    """16 clients, 50 swaps, by the real command in its own process."""
+    """16 clients, by the real command in its own process."""
     monkeypatch.setenv("ACADEMY_SERVE_KEEP", "2")
-    with house(tmp_path / "home", "peft") as found:
-        row = measure(found, clients=16, swaps=50, replies=100)
+    with house(tmp_path / "home", "peft", colours) as found:
+        row = measure(found, clients=16, swaps=swaps, replies=100)
         assert (row["dropped"], row["mixed"], row["mislabelled"]) == (0, 0, 0), row
-        assert (row["swaps"], row["champions seen"]) == (50, 4)
+        assert (row["swaps"], row["champions seen"]) == (swaps, 4)
         assert row["replies"] >= 100
         assert len(found.client.status().loaded) == 2
         note = tmp_path / "home" / "serving" / "default.json"

@@ -60,31 +60,47 @@ def test_without_a_gateway_it_is_one_sentence_with_the_remedy(evolved: Evolved) 
 def test_the_champion_by_its_name_and_a_version_by_its_own_hold_until_it_is_refused(second_home: Home) -> None:
     home = second_home
     with serving(home) as gateway:
-        done = home.run("verify", "--live", "v1", "--json")
-        assert done.code == 0, done.err
+        done = home.run("verify", "--live", "v1", "v77", "--json")
+        assert done.code == 2, "v77 is nobody"
         assert [(one["name"], one["version"], one["reason"]) for one in done.json["answers"]] == [
-            ("champion", "v1", "holds"), ("v1", "v1", "holds"),
+            ("champion", "v1", "holds"), ("v1", "v1", "holds"), ("v77", "v77", "not served"),
         ]  # fmt: skip
-        assert all(one["same"] == one["asked"] == 8 for one in done.json["answers"])
+        assert all(one["same"] == one["asked"] == 8 for one in done.json["answers"][:2])
+        assert "There is no model 'v77'" in done.json["answers"][2]["sentence"]
         assert "loaded by a running process" in _archived_in_vain(home)
-        done = home.run("verify", "--live", "v77")
-        assert (done.code, "✗ v77 (v77): not served. There is no model" in done.out) == (2, True), done.out
-        ran = flow(home)
-        assert ran.stdout.strip().endswith("holds"), ran.stderr
         assert home.run("models", "refuse", "v1", "--because", "it is rude").code == 0
-        until = time.monotonic() + 30
-        while gateway.status().loaded:
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        assert "academy rollback" in gateway.status().because
-        ran = flow(home)
-        assert ran.returncode == 1
-        assert "v1 is not verified: refusals. v1 was refused" in ran.stderr
+        _emptied(gateway)
         done = home.run("verify", "--live")
         assert (done.code, "The champion v1 is refused" in done.out) == (2, True), done.out
         assert home.run("rollback", "base").code == 0
         assert gateway.status().status == "ready"
-        assert home.run("verify", "--live").code == 0
+        assert gateway.look("champion").holds
+        assert home.run("models", "readmit", "v1", "--because", "it was not").code == 0
+        assert home.run("models", "archive", "v1").code == 0
+        assert gateway.look("v1").holds, "it was restored, for nobody can load what is not there"
+        assert "loaded by a running process" in _archived_in_vain(home)
+
+
+@pytest.mark.campaign
+def test_the_flow_holds_and_fails_with_what_does_not(second_home: Home) -> None:
+    home = second_home
+    with serving(home) as gateway:
+        ran = flow(home)
+        assert ran.stdout.strip().endswith("holds"), ran.stderr
+        assert home.run("models", "refuse", "v1", "--because", "it is rude").code == 0
+        _emptied(gateway)
+        ran = flow(home)
+        assert ran.returncode == 1
+        assert "v1 is not verified: refusals. v1 was refused" in ran.stderr
+
+
+def _emptied(gateway: Gateway) -> None:
+    """Wait until it has dropped what was refused."""
+    until = time.monotonic() + 30
+    while gateway.status().loaded:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    assert "academy rollback" in gateway.status().because
 
 
 def _archived_in_vain(home: Home) -> str:
