@@ -32,6 +32,8 @@ from academy.template import ChatTemplate
 
 BATCH = 32
 """Turns of one adapter that are answered together; more wait."""
+COLDEST = 1e-6
+"""The least temperature that is divided by: below it nothing but the likeliest token is left, and then no number."""
 
 
 class PeftLive:
@@ -159,10 +161,13 @@ class _Job:
         return Piece(text=text, logprobs=logprobs) if text or logprobs else None
 
     def _drawn(self, logits: torch.Tensor) -> int:
-        likely = (logits.float().cpu() / self.turn.temperature).softmax(-1)
+        logits = logits.float().cpu()
+        likely = ((logits - logits.max()) / max(self.turn.temperature, COLDEST)).softmax(-1)
         if self.turn.top_p < 1:
             ordered, places = likely.sort(descending=True)
-            ordered[ordered.cumsum(0) - ordered >= self.turn.top_p] = 0  # the likeliest one always stays
+            left_out = ordered.cumsum(0) - ordered >= self.turn.top_p
+            left_out[0] = False  # the likeliest one always stays, however small a share is asked for
+            ordered[left_out] = 0
             return int(places[torch.multinomial(ordered, 1, generator=self.chance)])
         return int(torch.multinomial(likely, 1, generator=self.chance))
 

@@ -115,6 +115,12 @@ def test_text_parts_and_a_developer_are_understood(one: Running) -> None:
         (asked(top_p=-1), 400, "top_p", "invalid_value"),
         (asked(max_tokens=0), 400, "max_tokens", "invalid_value"),
         (asked(seed="a"), 400, "seed", "invalid_value"),
+        (
+            b'{"model":"base","messages":[{"role":"user","content":"x"}],"seed":1180591620717411303424}',
+            400,
+            "seed",
+            "invalid_value",
+        ),
         (asked(stop=["a"] * 5), 400, "stop", None),
         (asked(stream="yes"), 400, "stream", "invalid_value"),
         (asked(n=2), 400, "n", "unsupported_parameter"),

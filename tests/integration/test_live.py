@@ -119,6 +119,10 @@ def test_log_probabilities_counts_and_ends(colours: dict[str, Path]) -> None:
         assert len(set(drawn)) > 1
         careful = await said(runtime.chat(turn("hello", temperature=2.0, top_p=0.001, seed=5), blue))
         assert careful == says("blue")
+        greedy = await said(runtime.chat(turn("hello", limit=5), "base"))
+        for extreme in ({"top_p": 1e-300}, {"temperature": 1e-300}, {"temperature": 5e-324}, {"temperature": 1e-40}):
+            asked = turn("hello", limit=5, **{"temperature": 1.0, "seed": 5} | extreme)
+            assert await said(runtime.chat(asked, "base")) == greedy, "and the next user is answered as well"
 
     served(do)
 
