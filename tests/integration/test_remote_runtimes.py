@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from transformers import AutoModelForCausalLM
 
 from academy.base_model import resolve
 from academy.errors import AcademyError, AdapterError, InputError, ServingError
-from academy.habitat.adapter import Adapter
+from academy.habitat.adapter import Adapter, open_adapter
 from academy.ledger import BASE
 from academy.serving.identity import check
 from academy.serving.ollama import OllamaRuntime
@@ -250,7 +251,7 @@ def test_an_adapter_of_another_base_is_refused_before_anything_is_sent(
 ) -> None:
     async def work(runtime: Any) -> None:
         await runtime.start()
-        runtime.base = SEED.model_copy(update={"digest": "0" * 64})
+        runtime._admit = partial(open_adapter, base_digest="0" * 64)
         with refused(AdapterError, "ADAPTER_BASE_MODEL_MISMATCH"):
             await runtime.load(pair[0].path)
 
@@ -512,7 +513,7 @@ def test_dora_is_refused_and_rslora_is_served_by_vllm(
 
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "is a DoRA adapter, which vllm does not serve"):
+        with refused(AdapterError, "A and B instead of A and B and DoRA"):
             await runtime.load(dora)
         assert await runtime.load(rslora) in runtime.loaded
 
