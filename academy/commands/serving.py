@@ -7,7 +7,7 @@ import ipaddress
 import re
 from functools import partial
 
-from academy.admission import admit_adapter
+from academy.admission import Watch, admit_adapter
 from academy.commands.output import listen, say
 from academy.errors import AdapterError, InputError
 from academy.export import merged_file
@@ -30,8 +30,9 @@ def serve(port: int, host: str, name: str, base_model: str | None, engine: str, 
             f"At {host} others than this machine can ask, and no key is set.",
             "Set ACADEMY_SERVE_KEY, or leave --host away.",
         )
+    watch = Watch(work.gate)
     runtime = make_runtime(
-        work.settings, work.base, engine, url, partial(admit_adapter, work.gate),
+        work.settings, work.base, engine, url, watch.admit,
         partial(merged_file, base=work.base, cache=work.settings.folder("gguf")),
     )  # fmt: skip
 
@@ -47,8 +48,9 @@ def serve(port: int, host: str, name: str, base_model: str | None, engine: str, 
             )
 
     serve_gateway(
-        work.settings, work.base, work.ledger, work.store, runtime, verify, name=name, host=host, port=port, told=_told
-    )
+        work.settings, work.base, work.ledger, work.store, runtime, verify,
+        name=name, host=host, port=port, withdrawn=watch.withdrawn, told=_told,
+    )  # fmt: skip
 
 
 def is_loopback(host: str) -> bool:

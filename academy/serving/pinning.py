@@ -13,11 +13,12 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from academy.artifacts import Record
 from academy.errors import AdapterError, ServingError
+from academy.habitat.archive import AdapterStore
 from academy.ledger import BASE, Champion, Ledger
 from academy.serving.runtime import LiveRuntime
 from academy.serving.wire import RequestError
@@ -65,10 +66,12 @@ class Pinning:
         keep: int,
         guests: int,
         patience: float,
+        withdrawn: Callable[[str], str] = lambda _adapter: "",
     ) -> None:
         """`keep` champions stay loaded, the present one among them, and `guests` versions that were asked for by name.
 
-        `patience` is how many seconds loading and checking one adapter may take.
+        `patience` is how many seconds loading and checking one adapter may take. `withdrawn` says of a loaded adapter
+        (a digest) why it must not be served any more; such a one is unloaded, but for the champion.
         """
         self.runtime = runtime
         self.ledger = ledger
@@ -77,6 +80,7 @@ class Pinning:
         self.keep = keep
         self.most_guests = guests
         self.patience = patience
+        self.withdrawn = withdrawn
         self.champion = Served()
         self.in_flight: Counter[str] = Counter()
         self.swaps = 0
@@ -85,6 +89,7 @@ class Pinning:
         self._guests: list[str] = []  # adapters asked for by name, the last used last
         self._checked: set[str] = set()
         self._known: dict[str, Served] = {}
+        self._uses: dict[str, ExitStack] = {}  # of each loaded adapter: nobody puts it away meanwhile
         self._loading = asyncio.Lock()
 
     @contextmanager
@@ -168,7 +173,7 @@ class Pinning:
                     if (
                         not was_ready
                     ):  # else there may be answers that it has begun; `tidy` takes it when they have ended
-                        await self.runtime.unload(adapter)
+                        await self._unload(adapter)
                     raise
                 self._checked.add(adapter)
         except TimeoutError:
@@ -178,12 +183,21 @@ class Pinning:
             ) from None
 
     async def _load(self, adapter: str) -> None:
+        if adapter not in self._uses:
+            use = ExitStack()
+            await asyncio.to_thread(use.enter_context, AdapterStore(self.adapters).using(adapter))
+            self._uses[adapter] = use
         found = await self.runtime.load(self.adapters / adapter[:16])
         if found != adapter:
             await self.runtime.unload(found)
             raise AdapterError(
                 f"The folder of {adapter[:12]} holds the adapter {found[:12]}.", "It is not served; train again."
             )
+
+    async def _unload(self, adapter: str) -> None:
+        await self.runtime.unload(adapter)
+        if (use := self._uses.pop(adapter, None)) is not None:
+            use.close()
 
     def flip(self, served: Served) -> None:
         """Let the name `champion` mean somebody else from this moment on. What was admitted before is not touched."""
@@ -198,13 +212,20 @@ class Pinning:
     async def tidy(self) -> None:
         """Unload what is neither kept nor used by anybody. Called after every change and every now and then."""
         async with self._loading:
+            withdrawn = {
+                adapter
+                for adapter in self.runtime.loaded
+                if adapter != self.champion.adapter and await asyncio.to_thread(self.withdrawn, adapter)
+            } - {self.champion.adapter}
             self._crowned = self._crowned[-self.keep :]
             self._guests = self._guests[-self.most_guests :]
-            kept = {*self._crowned, *self._guests, self.champion.adapter}
+            kept = {*self._crowned, *self._guests, self.champion.adapter} - withdrawn
             for adapter in sorted(self.runtime.loaded - kept):
                 if not self.in_flight[adapter]:
                     self._checked.discard(adapter)  # whoever asks for it from here on has it loaded again
-                    await self.runtime.unload(adapter)
+                    await self._unload(adapter)
+            for adapter in self._uses.keys() - self.runtime.loaded:  # what could not be loaded is not used either
+                self._uses.pop(adapter).close()
 
 
 def known_versions(ledger: Ledger) -> dict[str, Served]:

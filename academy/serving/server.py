@@ -113,9 +113,12 @@ def serve(
     host: str,
     port: int,
     limits: Limits | None = None,
+    withdrawn: Callable[[str], str] = lambda _adapter: "",
     told: Callable[[Gateway, str], None] = lambda _gateway, _url: None,
 ) -> None:
     """Serve until a signal comes. `told` is called once the port is open.
+
+    `withdrawn` says of a loaded adapter (a digest) why it must not be served any more; empty where it may.
 
     Raises InputError for a port that is taken, HomeError where a gateway of this name runs in this home already,
     AdapterError where the ledger's champion cannot be served, ServingError where the runtime does not start.
@@ -126,7 +129,7 @@ def serve(
         limits = limits or Limits.of(settings)
         pinning = Pinning(
             runtime, ledger, settings.folder("adapters"), check,
-            keep=settings.serve_keep, guests=GUESTS, patience=limits.load,
+            keep=settings.serve_keep, guests=GUESTS, patience=limits.load, withdrawn=withdrawn,
         )  # fmt: skip
         keeper = Keeper(store, settings.keep_conversations, settings.keep_share)
         gateway = Gateway(base, pinning, Follower(pinning), keeper, limits, name)

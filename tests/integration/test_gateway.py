@@ -20,6 +20,7 @@ import pytest
 
 from academy.artifacts import only_one
 from academy.errors import AdapterError, HomeError, ServingError
+from academy.habitat.archive import AdapterStore
 from academy.ledger import BASE
 from academy.serving.admission import Limits
 from academy.serving.client import Gateway as Client
@@ -329,6 +330,21 @@ def test_versions_by_name_are_loaded_when_asked_for_and_two_of_them_are_kept(one
     for version, adapter in (("v1", A), ("v2", B)):
         assert one.ask("count 0", version).parse().choices[0].message.content == adapter[:8]
     assert set(one.health()["loaded"]) >= {A, B, D}
+
+
+def test_what_is_loaded_is_in_use_and_what_is_withdrawn_is_not_served_by_name(
+    one: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = AdapterStore(one.adapters)
+    guest = fake_digest("8")
+    one.client.load(guest)
+    with pytest.raises(AdapterError, match="loaded by a running process"), store.alone(guest):
+        pass
+    monkeypatch.setattr(one.gateway.pinning, "withdrawn", lambda adapter: "It lies." if adapter == guest else "")
+    until(lambda: guest not in one.health()["loaded"])
+    with store.alone(guest):
+        pass
+    assert one.ask("count 0").headers["x-academy-adapter"] == one.ledger.champion().adapter
 
 
 @pytest.mark.parametrize("trouble", ["broken", "forged"])
