@@ -1,4 +1,7 @@
-"""A running gateway as promotions see it: found by its home, told what to load and when to look at the ledger."""
+"""A running gateway as promotions see it: found by its home, told what to load and when to look at the ledger.
+
+It is on this machine: no proxy of the environment is asked, which would be told the token.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,15 @@ import httpx
 from pydantic import ValidationError
 
 from academy.artifacts import Record
-from academy.errors import AdapterError, ServingError
+from academy.errors import AdapterError, ServingError, SignatureError
 from academy.serving.server import FOLDER, Note
 from academy.settings import Settings
 from academy.template import Message
 
 PATIENCE = 10.0
 """Seconds for an answer about its state."""
+REFUSALS = (AdapterError.__name__, SignatureError.__name__)
+"""What a gateway calls a refusal of the adapter itself."""
 LONG = 900.0
 """Seconds for what loads and checks an adapter."""
 
@@ -102,7 +107,9 @@ class Gateway:
 
     def _answers(self) -> bool:
         try:
-            response = httpx.get(f"{self.note.url}/admin/status", headers=_bearer(self.note.token), timeout=PATIENCE)
+            response = httpx.get(
+                f"{self.note.url}/admin/status", headers=_bearer(self.note.token), timeout=PATIENCE, trust_env=False
+            )
         except httpx.TimeoutException as problem:
             raise ServingError(
                 f"The gateway '{self.note.name}' (process {self.note.pid}) does not answer.",
@@ -119,8 +126,8 @@ class Gateway:
     def _send(self, method: str, path: str, token: str, seconds: float, body: Any) -> httpx.Response:
         try:
             response = httpx.request(
-                method, self.note.url + path, headers=_bearer(token), timeout=seconds, json=body
-            )  # fmt: skip
+                method, self.note.url + path, headers=_bearer(token), timeout=seconds, json=body, trust_env=False
+            )
         except httpx.TransportError as problem:
             raise ServingError(
                 f"The gateway '{self.note.name}' gave no answer ({type(problem).__name__}).",
@@ -128,7 +135,7 @@ class Gateway:
             ) from problem
         if response.is_error:
             error = _error(response)
-            refusal = AdapterError if error.get("code") == AdapterError.__name__ else ServingError
+            refusal = AdapterError if error.get("code") in REFUSALS else ServingError
             raise refusal(str(error.get("message") or f"The gateway refused with {response.status_code}."))
         return response
 

@@ -19,7 +19,7 @@ import orjson
 import pytest
 
 from academy.artifacts import only_one
-from academy.errors import AdapterError, HomeError, ServingError
+from academy.errors import AdapterError, HomeError, ServingError, SignatureError
 from academy.habitat.archive import AdapterStore
 from academy.ledger import BASE
 from academy.serving.admission import Limits
@@ -382,6 +382,23 @@ def test_promotion_finds_the_gateway_loads_and_asks(one: Running, runtime: Obedi
     with pytest.raises(ServingError, match="no model"):
         one.client.ask([{"role": "user", "content": "count 1"}], "v77")
     assert Client.find(one.settings, "another family") is None
+
+
+def test_no_proxy_is_told_the_token(one: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert one.client.status().status == "ready"
+
+
+def test_a_signature_that_does_not_hold_is_a_refusal_of_the_adapter(
+    one: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_adapter: str) -> None:
+        raise SignatureError("It was signed by a key that was revoked.")
+
+    monkeypatch.setattr(one.gateway.pinning, "check", refuse)
+    with pytest.raises(AdapterError, match="revoked"):
+        one.client.verify(fake_digest("7"))
 
 
 def test_a_second_gateway_of_one_name_is_refused(one: Running) -> None:

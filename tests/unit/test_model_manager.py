@@ -72,6 +72,12 @@ def test_what_is_no_adapter_is_unverified_until_it_is_one(manager: ModelManager,
     assert manager.work.versions.get("later") == verified
 
 
+def test_what_has_no_adapter_cannot_be_used(manager: ModelManager) -> None:
+    for adapter in ("", BASE, "../keys"):
+        with pytest.raises(AdapterError, match="no adapter that could be used"):
+            manager.work.use_adapter(adapter)
+
+
 def test_an_adapter_of_another_base_model_is_unverified(manager: ModelManager, house: House) -> None:
     folder = house.make(4.0, base_digest="0" * 64, keys=manager.work.keys)
     assert "ADAPTER_BASE_MODEL_MISMATCH" in manager.register_version("foreign", adapter_path=folder).unverified
