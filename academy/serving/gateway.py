@@ -119,7 +119,7 @@ class Gateway:
     def health(self) -> dict[str, Any]:
         """What /healthz tells."""
         champion = self.pinning.champion
-        trouble = self.dead or self.follower.trouble
+        trouble = self.dead or self.follower.trouble or self.pinning.warning
         return {
             "status": "ending" if self.draining else "degraded" if trouble else "ready",
             "because": trouble,

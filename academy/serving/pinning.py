@@ -71,7 +71,7 @@ class Pinning:
         """`keep` champions stay loaded, the present one among them, and `guests` versions that were asked for by name.
 
         `patience` is how many seconds loading and checking one adapter may take. `withdrawn` says of a loaded adapter
-        (a digest) why it must not be served any more; such a one is unloaded, but for the champion.
+        (a digest) why it must not be served any more; such a one is unloaded. The champion goes on, and it is told.
         """
         self.runtime = runtime
         self.ledger = ledger
@@ -83,6 +83,8 @@ class Pinning:
         self.withdrawn = withdrawn
         self.champion = Served()
         self.in_flight: Counter[str] = Counter()
+        self.warning = ""
+        """Why the champion should not be one any more, in one sentence; empty as a rule."""
         self.swaps = 0
         self.flip_seconds = 0.0  # what the last change of the pointer took
         self._crowned: list[str] = []  # champions' adapters, the newest last
@@ -212,11 +214,9 @@ class Pinning:
     async def tidy(self) -> None:
         """Unload what is neither kept nor used by anybody. Called after every change and every now and then."""
         async with self._loading:
-            withdrawn = {
-                adapter
-                for adapter in self.runtime.loaded
-                if adapter != self.champion.adapter and await asyncio.to_thread(self.withdrawn, adapter)
-            } - {self.champion.adapter}
+            why = {adapter: await asyncio.to_thread(self.withdrawn, adapter) for adapter in self.runtime.loaded}
+            withdrawn = {adapter for adapter, sentence in why.items() if sentence} - {self.champion.adapter}
+            self.warning = why.get(self.champion.adapter, "")
             self._crowned = self._crowned[-self.keep :]
             self._guests = self._guests[-self.most_guests :]
             kept = {*self._crowned, *self._guests, self.champion.adapter} - withdrawn

@@ -344,7 +344,13 @@ def test_what_is_loaded_is_in_use_and_what_is_withdrawn_is_not_served_by_name(
     until(lambda: guest not in one.health()["loaded"])
     with store.alone(guest):
         pass
-    assert one.ask("count 0").headers["x-academy-adapter"] == one.ledger.champion().adapter
+    champion = one.ledger.champion().adapter
+    monkeypatch.setattr(one.gateway.pinning, "withdrawn", lambda adapter: "It lies." if adapter == champion else "")
+    until(lambda: one.health()["because"] == "It lies.")
+    assert one.health()["status"] == "degraded"
+    assert one.ask("count 0").headers["x-academy-adapter"] == champion, "a person decides who comes instead"
+    monkeypatch.undo()
+    until(lambda: one.health()["status"] == "ready")
 
 
 @pytest.mark.parametrize("trouble", ["broken", "forged"])
