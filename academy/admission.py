@@ -18,7 +18,7 @@ from typing import Any
 
 from academy.artifacts import Record, write_file
 from academy.curriculum.dataset import FORGOTTEN, find_dataset, read_dataset
-from academy.errors import AcademyError, AdapterError
+from academy.errors import AcademyError, AdapterError, InputError
 from academy.genealogy.versions import Version, Versions
 from academy.habitat.adapter import MANIFEST, Opened, signed_manifest, signed_part
 from academy.habitat.tensors import strict_json
@@ -87,6 +87,38 @@ def admit_adapter(gate: Gate, adapter: str | Path, version: Version | None = Non
     return opened
 
 
+class Watch:
+    """The gate, for whoever keeps adapters loaded: of what it let in it says later whether that still holds."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._signers: dict[str, str] = {}
+        self._refused: dict[tuple[str, int], str] = {}
+
+    def admit(self, adapter: Path) -> Opened:
+        """As `admit_adapter`."""
+        opened = admit_adapter(self._gate, adapter)
+        self._signers[opened.adapter.digest] = opened.check_signature(self._gate.keys)
+        return opened
+
+    def withdrawn(self, digest: str) -> str:
+        """Why what was let in would not be now: refused since, or its key revoked. Empty where it would; reads no file
+        of the adapter, and of the ledger one row where nobody was refused since the last time."""
+        if (key := self._signers.get(digest)) is not None and self._gate.keys.is_revoked(key):
+            return f"It was signed by the key {key}, which was revoked."
+        for newest in self._gate.ledger.latest("refuse", limit=1):
+            if (digest, newest.seq) not in self._refused:
+                self._refused[digest, newest.seq] = refusal(self._gate.ledger, digest, self._numbers(digest))
+            return self._refused[digest, newest.seq]
+        return ""
+
+    def _numbers(self, digest: str) -> set[str]:
+        rows = self._gate.ledger.rows("verdict", "promotion")
+        return {
+            str(row.body["version"]) for row in rows if digest in (row.body.get("challenger"), row.body.get("adapter"))
+        }
+
+
 def verify_version(gate: Gate, version: Version, datasets: Path) -> Verification:
     """Everything about a version that can be shown without running it, each told."""
     checks: list[Check] = []
@@ -131,7 +163,12 @@ def resign_adapter(gate: Gate, version: Version, copies: Path, *, unsigned: bool
 
 
 def refuse_adapter(ledger: Ledger, version: Version, because: str, *, older: bool = False) -> Row:
-    """Refuse a version from now on, or with `older` all versions before it; that cannot be taken back."""
+    """Refuse a version from now on, or with `older` all versions before it; that cannot be taken back.
+
+    Raises InputError for a version without an adapter: the base model is nobody's to refuse.
+    """
+    if not older and not DIGEST.fullmatch(version.adapter):
+        raise InputError(f"{version.name} has no adapter.", "There is nothing to refuse.")
     if older:
         return _append(ledger, {"older_than": int(version.version), "because": because})
     return _append(ledger, {**_named(version), "refused": True, "because": because})
@@ -145,7 +182,7 @@ def readmit_adapter(ledger: Ledger, version: Version, because: str) -> Row:
 def refusal(ledger: Ledger, digest: str, versions: Iterable[str]) -> str:
     """Why an adapter with these version numbers must not be served, as one sentence; empty where it may.
 
-    One query: whoever keeps an adapter loaded asks again now and then.
+    One query: `Watch` asks it again of adapters that stay loaded.
     """
     newest = max((int(one) for one in versions), default=0)
     found = ""

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from academy.commands.models_app import Base, Before, Json, Limit, models_app
+from academy.commands.models_app import MOST, Base, Before, Json, Limit, models_app
 from academy.errors import AcademyError, HomeError
 
 app = typer.Typer(
@@ -522,7 +522,9 @@ def genealogy(
 @app.command()
 def history(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many, the newest.")] = 50,
-    before: Annotated[int | None, typer.Option(min=1, help="Only rows with smaller numbers: the page before.")] = None,
+    before: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="Only rows with smaller numbers: the page before.")
+    ] = None,
     base_model: Base = None,
     json: Json = False,
 ) -> None:

@@ -13,13 +13,14 @@ from typing import Any, Literal, get_args
 
 from academy.artifacts import Record, publish_folder, write_file
 from academy.base_model import BaseModel
-from academy.errors import InputError
+from academy.errors import AdapterError, InputError
 from academy.habitat.adapter import FILES, MANIFEST, Adapter, read_adapter
 from academy.serving.gguf import Precision, write_adapter, write_model
 from academy.serving.gguf_vocabulary import vocabulary
 from academy.template import ChatTemplate
 
 Form = Literal["adapter", "merged", "gguf", "merged-gguf"]
+CHECKED = "checked"
 TORCH_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
@@ -60,8 +61,9 @@ def export(adapter: Adapter, base: BaseModel, to: Path, order: Wanted) -> Export
     """
     if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
         raise InputError(f"{to} is there already.", "Choose a new folder with --to.")
-    template = ChatTemplate.of(base.path, adapter.path)
     with publish_folder(to.absolute()) as folder:
+        adapter = _own_copy(adapter, base, folder / CHECKED)
+        template = ChatTemplate.of(base.path, adapter.path)
         match order.form:
             case "adapter":
                 notes = _adapter(adapter, base, template, folder)
@@ -71,6 +73,7 @@ def export(adapter: Adapter, base: BaseModel, to: Path, order: Wanted) -> Export
                 notes = _gguf(adapter, base, template, folder, order.precision or "f32")
             case "merged-gguf":
                 notes = _merged_gguf(adapter, base, template, folder, order.precision or "f32")
+        shutil.rmtree(folder / CHECKED)
         write_file(folder / "README.md", _readme(adapter, order.form, notes).encode())
         files = tuple(sorted(path.name for path in folder.iterdir()))
     return Exported(folder=to, format=order.form, files=files, notes=notes)
@@ -84,6 +87,17 @@ def merged_file(folder: Path, *, base: BaseModel, cache: Path) -> Path:
         with publish_folder(place) as staged:
             _merged_gguf(adapter, base, ChatTemplate.of(base.path, folder), staged, "f16")
     return next(place.glob("*.gguf"))
+
+
+def _own_copy(adapter: Adapter, base: BaseModel, place: Path) -> Adapter:
+    """A copy that is the adapter that was checked: what happens to the home's files from here on changes nothing."""
+    place.mkdir()
+    for name in (*FILES, MANIFEST):
+        shutil.copyfile(adapter.path / name, place / name)
+    copied = read_adapter(place, base_digest=base.digest, digest=adapter.digest)
+    if copied.manifest != adapter.manifest:
+        raise AdapterError(f"The manifest in {adapter.path} was altered just now.", "It is not exported; train again.")
+    return copied
 
 
 def _adapter(adapter: Adapter, base: BaseModel, template: ChatTemplate, folder: Path) -> tuple[str, ...]:

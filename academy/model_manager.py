@@ -18,7 +18,7 @@ from academy.errors import AdapterError, InputError
 from academy.genealogy.description import describe
 from academy.genealogy.history import history
 from academy.genealogy.versions import METRIC, NAME, UNVERIFIED, Version, check_name
-from academy.habitat.adapter import Adapter, Opened, read_adapter
+from academy.habitat.adapter import BESIDE, FILES, MANIFEST, Adapter, open_adapter, read_adapter
 from academy.ledger import BASE, Champion
 from academy.processes import person
 from academy.promotion import activate, rollback
@@ -159,7 +159,7 @@ class ModelManager:
             version = self.register_version(adapter_id, base_model, adapter_path)
         elif adapter_path is not None and not version.unverified:
             path = Path(adapter_path).expanduser()
-            read_adapter(path, base_digest=self.work.base.digest, digest=version.adapter)
+            read_adapter(path, base_digest=self.work.base.digest, digest=version.adapter, beside=BESIDE)
         return self.activate_version(version.version, because)
 
     def deactivate_adapter(self, because: str = "") -> bool:
@@ -177,8 +177,9 @@ class ModelManager:
 
     def _adapter(self, version_id: str, label: str, path: Path, known: Version | None) -> Version:
         try:
-            adapter = read_adapter(path, base_digest=self.work.base.digest)
-            Opened(path).check_signature(self.work.keys)
+            opened = open_adapter(path, base_digest=self.work.base.digest, beside=BESIDE)
+            opened.check_signature(self.work.keys)
+            adapter = opened.adapter
         except (AdapterError, NotADirectoryError) as problem:
             because = problem.message if isinstance(problem, AdapterError) else f"{path} is no folder."
             if known is not None and not known.unverified:
@@ -208,9 +209,8 @@ class ModelManager:
         place = self.work.adapter_store.folder(adapter.digest)
         if adapter.path.resolve() != place and not place.is_dir():
             with publish_folder(place) as staged:
-                for path in sorted(adapter.path.iterdir()):
-                    if path.is_file() and not path.is_symlink():
-                        (staged / path.name).write_bytes(path.read_bytes())
+                for name in (*FILES, MANIFEST):
+                    (staged / name).write_bytes((adapter.path / name).read_bytes())
                 read_adapter(staged, base_digest=self.work.base.digest, digest=adapter.digest)
         return read_adapter(place, base_digest=self.work.base.digest, digest=adapter.digest)
 

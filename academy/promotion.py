@@ -138,14 +138,29 @@ def activate(
 
 
 def rollback(
-    ledger: Ledger, versions: Versions, gate: Gate, to: str | None, because: str, serving: Serving, *, by: str = ""
+    ledger: Ledger,
+    versions: Versions,
+    gate: Gate,
+    to: str | None,
+    because: str,
+    serving: Serving,
+    *,
+    by: str = "",
+    expected: Champion | None = None,
 ) -> Champion:
     """Go back to the champion before this one, or to a named version or "base". Returns the new champion.
 
+    `expected` is whom the caller saw as champion: where another one is by now, PromotionError (of two people who go
+    back at once, one does).
     The ledger knows all that is needed: a version that was deleted in MLflow can be gone back to, and users have the
     other champion before MLflow is opened. An archived one is restored first.
     """
     champion = ledger.champion()
+    if expected is not None and expected.seq != champion.seq:
+        raise PromotionError(
+            f"The champion is no longer {expected.name} but {champion.name}: somebody else came first.",
+            "Look at `academy status` and decide again.",
+        )
     crowned = list(ledger.rows("promotion", "rollback"))
     to = to or ledger.way_back()
     if to is None:

@@ -87,7 +87,12 @@ def archive(
 def restore(
     ledger: Ledger, versions: Versions, store: AdapterStore, version: str, adapter: str, *, by: str, because: str = ""
 ) -> Packed | None:
-    """Bring an archived adapter back, having said how long it will take. None where it is on the disk already."""
+    """Bring an archived adapter back, having said how long it will take. None where it is on the disk already.
+
+    Raises InputError for a version without an adapter, AdapterError for one that is nowhere or was altered.
+    """
+    if adapter == BASE or not adapter:
+        raise InputError(f"v{version} has no adapter.", "There is nothing to restore.")
     if store.here(adapter):
         return None
     if store.packed(adapter) is None:

@@ -84,7 +84,7 @@ def winner(work: Workplace, name: str) -> tuple[Version, Row]:
         raise PromotionError(f"{version.name} was not examined.", f"Run `academy examine {version.name}` first.")
     if verdicts[0].body["outcome"] != "PROMOTE":
         raise PromotionError(
-            f"{version.name} has the verdict {verdicts[0].body['outcome']}: {verdicts[0].body['because']}.",
+            f"{version.name} has the verdict {verdicts[0].body['outcome']}: {verdicts[0].body['because'].rstrip('.')}.",
             "Only a version with the verdict PROMOTE becomes champion.",
         )
     return version, verdicts[0]

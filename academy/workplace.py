@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from academy.base_model import BaseModel, resolve
 from academy.curriculum.register import HoldOutRegister
 from academy.database import Database
+from academy.errors import AdapterError
 from academy.experience.lessons import LessonsStore
 from academy.ledger import Ledger
 from academy.settings import Settings, load_settings
@@ -114,6 +115,12 @@ class Workplace:
 
     def use_adapter(self, digest: str, *, by: str = "") -> Path:
         """An adapter's folder to read: restored where it was archived, and not archived while this process lives."""
+        from academy.admission import DIGEST
+
+        if not DIGEST.fullmatch(digest):  # the base model under a name, or what was registered as unverified
+            raise AdapterError(
+                "This version has no adapter that could be used.", "`academy models` lists the versions."
+            )
         if digest not in self._used:
             self._uses.enter_context(self.adapter_store.using(digest))
             self._used.add(digest)

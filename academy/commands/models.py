@@ -47,7 +47,7 @@ def rollback(to: str | None, because: str, base_model: str | None, *, as_json: b
     listen()
     work = Workplace.open(base_model)
     before = work.ledger.champion()
-    champion = go_back(work.ledger, work.versions, work.gate, to, because, work.serving, by=person())
+    champion = go_back(work.ledger, work.versions, work.gate, to, because, work.serving, by=person(), expected=before)
     if as_json:
         emit({"champion": champion.version, "adapter": champion.adapter, "before": before.version})
     else:

@@ -13,7 +13,10 @@ Base = Annotated[str | None, typer.Option("--base-model", help="'seed', a folder
 Name = Annotated[str, typer.Argument(help="A version (7 or v7), its name, or its order.")]
 Because = Annotated[str, typer.Option(help="Why; kept in the ledger.")]
 Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest.")]
-Before = Annotated[int | None, typer.Option(min=1, help="Only versions with smaller numbers: the page before.")]
+MOST = 2**63 - 1  # a database's integer
+Before = Annotated[
+    int | None, typer.Option(min=1, max=MOST, help="Only versions with smaller numbers: the page before.")
+]
 
 
 @models_app.callback(invoke_without_command=True)

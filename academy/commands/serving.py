@@ -7,7 +7,7 @@ import ipaddress
 import re
 from functools import partial
 
-from academy.admission import admit_adapter, refusal
+from academy.admission import Watch, admit_adapter, refusal
 from academy.commands.output import listen, say
 from academy.errors import InputError
 from academy.export import merged_file
@@ -31,8 +31,9 @@ def serve(port: int, host: str, name: str, base_model: str | None, engine: str, 
             f"At {host} others than this machine can ask, and no key is set.",
             "Set ACADEMY_SERVE_KEY, or leave --host away.",
         )
+    watch = Watch(work.gate)
     runtime = make_runtime(
-        work.settings, work.base, engine, url, partial(admit_adapter, work.gate),
+        work.settings, work.base, engine, url, watch.admit,
         partial(merged_file, base=work.base, cache=work.settings.folder("gguf")), seen_as,
     )  # fmt: skip
 
@@ -43,7 +44,7 @@ def serve(port: int, host: str, name: str, base_model: str | None, engine: str, 
     house = House(
         check=look,
         restore=lambda adapter: work.restore_adapter(adapter, by=person(), because="it is asked for"),
-        refusal=partial(refusal, work.ledger),
+        refusal=lambda adapter, versions: refusal(work.ledger, adapter, versions) or watch.withdrawn(adapter),
     )
     serve_gateway(
         work.settings, work.base, work.ledger, work.store, runtime, house, name=name, host=host, port=port, told=_told

@@ -30,6 +30,8 @@ ARCHIVED = "archived"
 METRIC = "metric."
 PAGE = 200
 GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+LONGEST_NUMBER = 18
+"""Digits of a version's number: longer ones are none, and no database takes them."""
 NAME = re.compile(r"[A-Za-z0-9_][\w.:@+\-]{0,99}", re.ASCII)
 """What a person may call a version."""
 ALIAS = re.compile(r"(?!latest$|v\d+$)[\w\-]+", re.ASCII | re.IGNORECASE)
@@ -104,7 +106,7 @@ class Versions:
         """
         number = version.removeprefix("v")
         if number.isdecimal():
-            if (row := self._row(number)) is not None:
+            if len(number) <= LONGEST_NUMBER and (row := self._row(number)) is not None:
                 return _version(row)
         elif NAME.fullmatch(version) and (found := self._named(version)):
             return found

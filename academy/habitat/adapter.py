@@ -41,6 +41,11 @@ WEIGHTS, CONFIG, MANIFEST = "adapter_model.safetensors", "adapter_config.json", 
 FILES = (WEIGHTS, CONFIG, TEMPLATE_FILE)
 LONGEST = {WEIGHTS: 8 << 30, CONFIG: 1 << 20, TEMPLATE_FILE: 64 << 10, MANIFEST: 4 << 20}
 """Bytes of each file that are read at most."""
+BESIDE = frozenset((
+    "README.md", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "tokenizer.model", "vocab.json", "merges.txt",
+))  # fmt: skip
+"""What an export lays beside an adapter for other tools. Nothing of it is read here, and none of it lies in a home."""
 PURPOSE = b"an adapter's manifest\n"
 """Stands before what is signed, so that a signature of anything else is none of a manifest."""
 AGAIN = "The adapter is refused; train again."
@@ -115,8 +120,11 @@ class Opened:
     `open_adapter` goes through all steps. What happens to the files afterwards changes nothing here.
     """
 
-    def __init__(self, folder: Path) -> None:
-        """Read the files. Raises AdapterError where one is missing, a link, too large or none of an adapter's."""
+    def __init__(self, folder: Path, beside: frozenset[str] = frozenset()) -> None:
+        """Read the files. Raises AdapterError where one is missing, a link, too large or none of an adapter's.
+
+        Files named in `beside` may lie there as well; they are not read.
+        """
         self.folder = folder
         self._content: dict[str, memoryview] = {}
         self.digests: dict[str, str] = {}
@@ -124,7 +132,9 @@ class Opened:
         try:
             with plain_folder(folder) as handle:
                 for name in sorted(entries_of(handle)):
-                    if name not in LONGEST and not name.startswith(STAGING):  # which one that is just written has
+                    if (
+                        name not in LONGEST and name not in beside and not name.startswith(STAGING)
+                    ):  # which one that is just written has
                         raise AdapterError(
                             f"{folder} holds {ascii(name)[1:-1][:80]}, which is no part of an adapter.",
                             "Other files are refused because they can run code; look at it, and take it away.",
@@ -197,14 +207,20 @@ class Opened:
         return keys.check(signed_part(self.written), self.adapter.manifest.signature, f"The adapter in {self.folder}")
 
 
-def open_adapter(folder: Path, *, base_digest: str | None = None, digest: str | None = None) -> Opened:
+def open_adapter(
+    folder: Path,
+    *,
+    base_digest: str | None = None,
+    digest: str | None = None,
+    beside: frozenset[str] = frozenset(),
+) -> Opened:
     """Read an adapter once, check it, and return what was read: manifest, configuration, tensors and template.
 
     Raises AdapterError where a file is missing, a link or altered, where it could run code or holds a number that is
     none, where it is not the expected adapter, or was trained on another base model than `base_digest`. Who made it
     is not asked here: academy.admission does.
     """
-    found = Opened(folder)
+    found = Opened(folder, beside)
     found.check_files(digest)
     if base_digest:
         found.check_base(base_digest)
@@ -213,9 +229,15 @@ def open_adapter(folder: Path, *, base_digest: str | None = None, digest: str | 
     return found
 
 
-def read_adapter(folder: Path, *, base_digest: str | None = None, digest: str | None = None) -> Adapter:
+def read_adapter(
+    folder: Path,
+    *,
+    base_digest: str | None = None,
+    digest: str | None = None,
+    beside: frozenset[str] = frozenset(),
+) -> Adapter:
     """The reference to an adapter, with all of `open_adapter`'s checks."""
-    return open_adapter(folder, base_digest=base_digest, digest=digest).adapter
+    return open_adapter(folder, base_digest=base_digest, digest=digest, beside=beside).adapter
 
 
 def sign_adapter(folder: Path, keys: Keys, *, base_digest: str, digest: str) -> Adapter:

@@ -1,4 +1,7 @@
-"""A running gateway as promotions see it: found by its home, told what to load and when to look at the ledger."""
+"""A running gateway as promotions see it: found by its home, told what to load and when to look at the ledger.
+
+It is on this machine: no proxy of the environment is asked, which would be told the token.
+"""
 
 from __future__ import annotations
 
@@ -125,7 +128,9 @@ class Gateway:
 
     def _answers(self) -> bool:
         try:
-            response = httpx.get(f"{self.note.url}/admin/status", headers=_bearer(self.note.token), timeout=PATIENCE)
+            response = httpx.get(
+                f"{self.note.url}/admin/status", headers=_bearer(self.note.token), timeout=PATIENCE, trust_env=False
+            )
         except httpx.TimeoutException as problem:
             raise ServingError(
                 f"The gateway '{self.note.name}' (process {self.note.pid}) does not answer.",
@@ -142,8 +147,8 @@ class Gateway:
     def _send(self, method: str, path: str, token: str, seconds: float, body: Any) -> httpx.Response:
         try:
             response = httpx.request(
-                method, self.note.url + path, headers=_bearer(token), timeout=seconds, json=body
-            )  # fmt: skip
+                method, self.note.url + path, headers=_bearer(token), timeout=seconds, json=body, trust_env=False
+            )
         except httpx.TransportError as problem:
             raise ServingError(
                 f"The gateway '{self.note.name}' gave no answer ({type(problem).__name__}).",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,9 @@ import orjson
 import pytest
 
 from academy.base_model import BaseModel, resolve
-from academy.errors import InputError
+from academy.errors import AdapterError, InputError
 from academy.export import export, wanted
-from academy.habitat.adapter import read_adapter
+from academy.habitat.adapter import BESIDE, MANIFEST, WEIGHTS, read_adapter
 from academy.ledger import BASE
 from academy.serving.gguf import base_file
 from academy.serving.llamacpp import LlamaCppRuntime
@@ -94,7 +95,10 @@ def test_an_exported_adapter_is_loaded_by_peft_alone(
 
     adapter = read_adapter(blue)
     found = export(adapter, base, tmp_path / "out", wanted("adapter", None))
-    assert read_adapter(found.folder, base_digest=base.digest) == adapter.model_copy(update={"path": found.folder})
+    again = read_adapter(found.folder, base_digest=base.digest, beside=BESIDE)
+    assert again == adapter.model_copy(update={"path": found.folder})
+    with pytest.raises(AdapterError, match="no part of an adapter"):  # in a home nothing lies beside it
+        read_adapter(found.folder)
     model = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(base.path, dtype="float32"), str(found.folder)
     )
@@ -200,6 +204,25 @@ def test_every_known_architecture_is_computed_alike(tmp_path: Path, base: BaseMo
 
     asyncio.run(run())
     assert runtime.generate(["hello"], BASE, 12) != runtime.generate(["hello"], digest, 12)
+
+
+@pytest.mark.parametrize("form", ["adapter", "merged", "gguf", "merged-gguf"])
+@pytest.mark.parametrize("name", [WEIGHTS, MANIFEST])
+def test_what_was_altered_after_it_was_checked_is_not_exported(
+    tmp_path: Path, base: BaseModel, blue: Path, form: str, name: str
+) -> None:
+    shutil.copytree(blue, tmp_path / "home")
+    adapter = read_adapter(tmp_path / "home")
+    file = tmp_path / "home" / name
+    content = bytearray(file.read_bytes())
+    if name == MANIFEST:
+        content = bytearray(content.replace(adapter.manifest.dataset.encode(), b"0" * 64, 1))
+    else:
+        content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(AdapterError, match="altered"):
+        export(adapter, base, tmp_path / "out", wanted(form, None))
+    assert {path.name for path in tmp_path.iterdir()} == {"home"}
 
 
 def test_a_folder_that_holds_something_is_refused_and_kept(tmp_path: Path, base: BaseModel, blue: Path) -> None:

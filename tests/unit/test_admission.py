@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from academy.admission import (
+    Watch,
     admit_adapter,
     readmit_adapter,
     refusal,
@@ -256,6 +257,25 @@ def test_versions_before_one_are_refused_for_good(house: House) -> None:
             admit_adapter(house.gate, version.adapter)
         assert list(failing(house, version)) == ["refusals"]
     admit_adapter(house.gate, versions[2].adapter)
+
+
+def test_what_was_let_in_is_withdrawn_when_it_is_refused_or_its_key_revoked(house: House) -> None:
+    first, second, champion = house.train(1.0), house.train(2.0), house.train(3.0)
+    for version in (first, second, champion):
+        house.examine(version)
+    watch = Watch(house.gate)
+    for version in (first, second, champion):
+        watch.admit(house.folder(version))
+    assert not watch.withdrawn(first.adapter)
+    refuse_adapter(house.ledger, first, "it lies")
+    assert "it lies" in watch.withdrawn(first.adapter)
+    assert not watch.withdrawn(second.adapter)
+    readmit_adapter(house.ledger, first, "it does not")
+    assert not watch.withdrawn(first.adapter)
+    refuse_adapter(house.ledger, champion, "too old", older=True)
+    assert [bool(watch.withdrawn(one.adapter)) for one in (first, second, champion)] == [True, True, False]
+    house.keys.revoke(house.keys.all()[0].id, "stolen")
+    assert "revoked" in watch.withdrawn(champion.adapter)
 
 
 def test_refusals_of_one_family_say_nothing_of_another(house: House) -> None:

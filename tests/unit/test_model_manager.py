@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from academy.errors import AdapterError, InputError, PromotionError
-from academy.habitat.adapter import WEIGHTS
+from academy.habitat.adapter import FILES, MANIFEST, WEIGHTS
 from academy.ledger import BASE
 from academy.model_manager import ModelManager, per_cent
 from academy.workplace import Workplace
@@ -59,6 +59,18 @@ def test_an_adapter_from_elsewhere_is_copied_and_registered_once(manager: ModelM
         manager.register_version("first")
 
 
+def test_an_exported_adapter_is_registered_without_what_lies_beside_it(manager: ModelManager, house: House) -> None:
+    folder = house.make(7.0, keys=manager.work.keys)
+    for name in ("README.md", "tokenizer.json"):
+        (folder / name).write_text("for other tools", encoding="utf-8")
+    found = manager.register_version("exported", adapter_path=folder)
+    assert not found.unverified
+    kept = manager.work.adapter_store.folder(found.adapter)
+    assert {path.name for path in kept.iterdir()} == {*FILES, MANIFEST}
+    (folder / "x.py").write_text("", encoding="utf-8")
+    assert "x.py, which is no part" in manager.register_version("other", adapter_path=folder).unverified
+
+
 def test_what_is_no_adapter_is_unverified_until_it_is_one(manager: ModelManager, house: House, tmp_path: Path) -> None:
     found = manager.register_version("later", adapter_path=tmp_path / "nowhere")
     assert "There is no adapter" in found.unverified
@@ -70,6 +82,12 @@ def test_what_is_no_adapter_is_unverified_until_it_is_one(manager: ModelManager,
     assert (verified.label, verified.unverified) == ("later", "")
     assert verified.version != found.version
     assert manager.work.versions.get("later") == verified
+
+
+def test_what_has_no_adapter_cannot_be_used(manager: ModelManager) -> None:
+    for adapter in ("", BASE, "../keys"):
+        with pytest.raises(AdapterError, match="no adapter that could be used"):
+            manager.work.use_adapter(adapter)
 
 
 def test_an_adapter_of_another_base_model_is_unverified(manager: ModelManager, house: House) -> None:

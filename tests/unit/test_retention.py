@@ -18,16 +18,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from academy.admission import refuse_adapter
 from academy.approval import decide
 from academy.artifacts import STAGING, only_one
 from academy.database import Database
-from academy.errors import AcademyError, AdapterError, HomeError, InputError
+from academy.errors import AcademyError, AdapterError, HomeError, InputError, PromotionError
 from academy.genealogy.history import history
 from academy.genealogy.versions import Version, Versions
 from academy.habitat.adapter import MANIFEST, WEIGHTS, read_adapter
 from academy.habitat.archive import AdapterStore
 from academy.ledger import BASE, Ledger
-from academy.promotion import activate, reconcile
+from academy.promotion import activate, reconcile, rollback
 from academy.retention import archive, estimate, protected, prune, restore
 from tests.registry import House, Standby
 
@@ -150,6 +151,29 @@ def test_what_a_process_has_loaded_is_not_archived_until_it_ends(house: House, o
         held.wait()
         held.stdout.close()
     put_away(house, old)
+
+
+@pytest.mark.parametrize("tags", [{"unverified": "There is no adapter."}, {"adapter": BASE}])
+def test_a_version_without_an_adapter_has_nothing_to_restore_or_refuse(house: House, tags: dict[str, str]) -> None:
+    version = house.versions.enter("seed", tags, "file:///nowhere", parent=BASE, generation=0)
+    with pytest.raises(InputError, match="has no adapter"):
+        bring_back(house, version)
+    with pytest.raises(InputError, match="has no adapter"):
+        refuse_adapter(house.ledger, version, "it lies")
+
+
+def test_of_two_who_go_back_at_once_one_does(house: House) -> None:
+    for value in (1.0, 2.0, 3.0):
+        house.crown(house.train(value))
+    seen = house.ledger.champion()
+    house.rollback()
+    with pytest.raises(PromotionError, match="somebody else came first"):
+        rollback(house.ledger, house.versions, house.gate, None, "", Standby(), expected=seen)
+    assert [row.kind for row in house.ledger.rows("promotion", "rollback")].count("rollback") == 1
+
+
+def test_a_number_that_no_database_takes_is_no_version(house: House) -> None:
+    assert house.versions.find("9" * 25) is None
 
 
 def test_nothing_is_archived_while_an_evolution_runs(house: House, old: Version) -> None:
