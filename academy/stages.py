@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from academy import professor
+from academy.admission import refusal
 from academy.approval import open_verdicts
 from academy.arena.verdict import FEWEST_GROUPS, HORIZON
 from academy.artifacts import Record, digest_of_file
@@ -315,6 +316,7 @@ def summary(work: Workplace) -> dict[str, Any]:
         "champion": champion.name if champion.version == BASE else champion.version,
         "adapter": champion.adapter,
         "tainted": shown is not None and shown.tainted,
+        "refused": refusal(work.ledger, champion.adapter, [champion.version]) if champion.version != BASE else "",
         "generation": champion.generation,
         "base_model": {"name": work.base.name, "digest": work.base.digest, "family": work.base.family},
         "lessons": statistics | {"new": work.store.trainable(since=champion.cursor)},

@@ -138,6 +138,8 @@ def status(base_model: str | None, *, as_json: bool) -> None:
         emit(found)
         return
     say(f"Champion: {shown(found['champion'])} (generation {found['generation']}) of {work.base.family}.")
+    if found["refused"]:
+        say(f"{found['refused']} `academy rollback` goes back to another champion.")
     if found["tainted"]:
         say("It was made of lessons that were forgotten since: train again (`academy evolve --force`).")
     say(

@@ -86,6 +86,7 @@ def test_a_refused_champion_answers_no_more(second_home: Home) -> None:
     found = told(second_home.run("models", "refuse", "1", "--because", "it lies", "--json"))
     assert found["champion_refused"] is True
     assert "v1 was refused" in refused(second_home.run(*ASKED))
+    assert "it lies" in told(second_home.run("status", "--json"))["refused"]
     assert failing(second_home) == {"refusals"}
     assert told(second_home.run("rollback", "base", "--json"))["champion"] == "base"
     assert "v1 was refused" in refused(second_home.run("rollback", "1"))
