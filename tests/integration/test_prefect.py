@@ -162,13 +162,7 @@ def test_a_worker_runs_the_flow_and_too_few_lessons_are_a_no(pages: Pages) -> No
     )
     deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"lessons": [str(lessons)]}})
-    until = time.monotonic() + 150
-    while True:
-        found = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
-        if found["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING"):
-            break
-        assert time.monotonic() < until, f"still {found['state_type']}"
-        time.sleep(1)
+    found = ended(pages, run)
     assert found["state_type"] == "COMPLETED", found["state"]
     tasks = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
     assert {one["name"].rsplit("-", 1)[0] for one in tasks} == {
@@ -179,16 +173,21 @@ def test_a_worker_runs_the_flow_and_too_few_lessons_are_a_no(pages: Pages) -> No
     }
 
 
+def ended(pages: Pages, run: dict[str, Any], patience: float = 400) -> dict[str, Any]:
+    """A flow run once it has ended."""
+    until = time.monotonic() + patience
+    while True:
+        found: dict[str, Any] = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
+        if found["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING"):
+            return found
+        assert time.monotonic() < until, f"still {found['state_type']}"
+        time.sleep(1)
+
+
 def test_a_verification_where_nobody_serves_fails_with_the_remedy(pages: Pages) -> None:
     deployment = next(one for one in pages.post("/deployments/filter", {}) if "verify" in one["entrypoint"])
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {})
-    until = time.monotonic() + 150
-    while True:
-        found = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
-        if found["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING"):
-            break
-        assert time.monotonic() < until, f"still {found['state_type']}"
-        time.sleep(1)
+    found = ended(pages, run)
     assert found["state_type"] == "FAILED"
     assert "Start it with `academy serve`" in found["state"]["message"]
 
@@ -196,13 +195,7 @@ def test_a_verification_where_nobody_serves_fails_with_the_remedy(pages: Pages) 
 def test_an_examination_by_hand_without_a_version_ends_in_a_sentence(pages: Pages) -> None:
     deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "by-hand")
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"challenger": "v7"}})
-    until = time.monotonic() + 150
-    while True:
-        found = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
-        if found["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING"):
-            break
-        assert time.monotonic() < until, f"still {found['state_type']}"
-        time.sleep(1)
+    found = ended(pages, run)
     assert found["state_type"] == "FAILED"
     assert "There is no version v7 of this base model" in found["state"]["message"]
     tasks = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
