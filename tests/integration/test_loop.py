@@ -159,7 +159,6 @@ def test_a_repeated_evolve_trains_nothing_and_says_so_in_one_sentence(evolved: E
     before = evolved.home.state()
     again = evolved.home.run(*evolved.arguments[:-1])
     assert again.code == 0
-    assert again.seconds < 15
     (sentence,) = again.out.strip().splitlines()
     assert sentence.startswith("Nothing to train: ")
     assert "Traceback" not in again.err
