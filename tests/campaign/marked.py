@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tests.campaign.kills import Line
 
-SECONDS = 480.0
-"""What they take on two free cores, with room."""
+SECONDS = 1200.0
+"""What they may take; not measured as a whole since the engines of others joined them."""
 
 
 def run(seconds: float, _seed: int, _rounds: int) -> list[Line]:

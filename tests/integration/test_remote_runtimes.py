@@ -37,6 +37,8 @@ from tests.servers.ollama import MAGIC, ollama
 from tests.servers.serving import Faults, served
 from tests.servers.vllm import vllm
 
+pytestmark = pytest.mark.campaign  # engines that are imitated, or killed: too long for every change
+
 SEED = resolve("seed")
 ANSWERS = list(TOPICS.values())
 VLLM_URL, OLLAMA_URL = os.environ.get("ACADEMY_TEST_VLLM_URL"), os.environ.get("ACADEMY_TEST_OLLAMA_URL")
