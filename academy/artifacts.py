@@ -60,6 +60,16 @@ def digest_of_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def content_digest_of(path: Path) -> str:
+    """BLAKE3 of a file's bytes, 64 hexadecimal digits: for what is read again and again, and may be large.
+
+    On a processor without instructions for SHA it takes a tenth of sha256's time.
+    """
+    from blake3 import blake3
+
+    return blake3().update_mmap(path).hexdigest()
+
+
 @contextmanager
 def plain_folder(folder: Path) -> Iterator[int]:
     """A descriptor of a folder that is no link: what is read through it is this folder's, whatever its name becomes.
@@ -79,12 +89,13 @@ def entries_of(folder: int) -> list[str]:
 
 
 def read_plain(folder: int, name: str, longest: int) -> tuple[memoryview, str]:
-    """The bytes of a plain file in an open folder, read and hashed in one pass, and their sha256.
+    """The bytes of a plain file in an open folder, read and hashed in one pass, and their BLAKE3.
 
     What is returned is a copy: what happens to the file afterwards changes nothing. Raises OSError; ELOOP for a link,
     EFBIG for a file of more than `longest` bytes, EINVAL for what is no plain file.
     """
     import numpy as np
+    from blake3 import blake3
 
     # not blocking: a pipe in the place of a file would be waited for
     handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
@@ -95,7 +106,7 @@ def read_plain(folder: int, name: str, longest: int) -> tuple[memoryview, str]:
         if known.st_size > longest:
             raise OSError(errno.EFBIG, f"It has more than {longest:,} bytes", name)
         content = np.empty(known.st_size, dtype=np.uint8).data  # not zeroed first, unlike a bytearray
-        running, place = hashlib.sha256(), 0
+        running, place = blake3(), 0
         while read := stream.readinto(content[place : place + READ_AT_ONCE]):
             running.update(content[place : place + read])  # while it is in the processor's cache
             place += read

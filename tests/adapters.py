@@ -10,14 +10,13 @@ import numpy as np
 import orjson
 from safetensors.numpy import save_file
 
-from academy.artifacts import digest_of_file
 from academy.habitat.adapter import (
     CONFIG,
-    FILES,
     MANIFEST,
     WEIGHTS,
     canonical_config,
     digest_of_adapter,
+    digests_of_files,
     signed_manifest,
 )
 from academy.professor import Recipe
@@ -78,7 +77,7 @@ def make_adapter(
     )
     (folder / TEMPLATE_FILE).write_bytes(template)
     manifest = {
-        "adapter": digest_of_adapter(folder), "files": {name: digest_of_file(folder / name) for name in FILES},
+        "adapter": digest_of_adapter(folder), "files": digests_of_files(folder),
         "base_name": "seed", "base_digest": BASE_DIGEST, "dataset": "d", "train_digest": "t", "order": f"order-{value}",
         "template": digest_of_template(template.decode(errors="replace"), SPECIAL), "special_tokens": SPECIAL,
         "recipe": Recipe().model_dump(mode="json"), "trainer": "test", "versions": {}, "threads": 1, "examples": 50,

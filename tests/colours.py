@@ -14,9 +14,18 @@ from typing import Any
 
 import orjson
 
-from academy.artifacts import digest_of, digest_of_file, publish_folder, write_file
+from academy.artifacts import digest_of, publish_folder, write_file
 from academy.base_model import BaseModel, resolve
-from academy.habitat.adapter import CONFIG, FILES, MANIFEST, Canary, Manifest, canonical_config, digest_of_adapter
+from academy.habitat.adapter import (
+    CONFIG,
+    FILES,
+    MANIFEST,
+    Canary,
+    Manifest,
+    canonical_config,
+    digest_of_adapter,
+    digests_of_files,
+)
 from academy.professor import Recipe
 from academy.template import FILE as TEMPLATE_FILE
 from academy.template import ChatTemplate
@@ -95,7 +104,7 @@ def publish_adapter(
     digest = digest_of_adapter(draft)
     manifest = Manifest(
         adapter=digest,
-        files={name: digest_of_file(draft / name) for name in FILES},
+        files=digests_of_files(draft),
         base_name=base.name,
         base_digest=base.digest,
         dataset=digest_of("colours"),

@@ -20,8 +20,8 @@ from academy.artifacts import (
     STAGING,
     Record,
     canonical,
+    content_digest_of,
     digest_of,
-    digest_of_file,
     entries_of,
     plain_folder,
     read_plain,
@@ -67,7 +67,7 @@ class Manifest(Record):
     """What an adapter is made of. It holds no time: the same training writes the same manifest."""
 
     adapter: str  # the digest
-    files: dict[str, str]  # name -> sha256
+    files: dict[str, str]  # name -> BLAKE3
     base_name: str
     base_digest: str
     dataset: str
@@ -99,9 +99,14 @@ class Adapter(Record):
         return self.manifest.adapter
 
 
+def digests_of_files(folder: Path) -> dict[str, str]:
+    """The BLAKE3 of each of an adapter's files, by name, as a manifest has them."""
+    return {name: content_digest_of(folder / name) for name in FILES}
+
+
 def digest_of_adapter(folder: Path) -> str:
-    """The identity of what lies in a folder: sha256 over the names and sha256s of its files."""
-    return digest_of({name: digest_of_file(folder / name) for name in FILES})
+    """The identity of what lies in a folder: sha256 over the names of its files and their BLAKE3."""
+    return digest_of(digests_of_files(folder))
 
 
 def canonical_config(config: dict[str, Any], base_name: str) -> bytes:

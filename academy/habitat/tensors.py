@@ -86,16 +86,29 @@ def check_finite(content: memoryview, layout: Mapping[str, Place]) -> None:
     import numpy as np
 
     room = np.empty(AT_ONCE, dtype=np.uint32)
-    for name, place in layout.items():
-        form, bits = KINDS[place.kind]
-        numbers = np.frombuffer(content[place.begin : place.end], dtype=form)
-        masked = room.view(form)[: min(len(numbers), AT_ONCE)]
+    for kind, begin, end in _runs(layout):
+        form, bits = KINDS[kind]
+        numbers = np.frombuffer(content[begin:end], dtype=form)
         for first in range(0, len(numbers), AT_ONCE):
             part = numbers[first : first + AT_ONCE]
-            if np.bitwise_and(part, bits, out=masked[: len(part)]).max() == bits:
+            masked = np.bitwise_and(part, bits, out=room.view(form)[: len(part)])
+            if masked.max() == bits:
+                at = begin + (first + int(masked.argmax())) * part.itemsize
+                name = next(name for name, place in layout.items() if place.begin <= at < place.end)
                 raise AdapterError(
                     f"{name} holds a number that is NaN or infinite.", "The adapter is refused; train again."
                 )
+
+
+def _runs(layout: Mapping[str, Place]) -> list[tuple[str, int, int]]:
+    """Type, begin and end of what lies side by side and has one type: mostly the whole file."""
+    runs: list[tuple[str, int, int]] = []
+    for place in sorted(layout.values(), key=lambda one: one.begin):
+        if runs and runs[-1][0] == place.kind and runs[-1][2] == place.begin:
+            runs[-1] = (place.kind, runs[-1][1], place.end)
+        else:
+            runs.append((place.kind, place.begin, place.end))
+    return runs
 
 
 def as_torch(content: memoryview, layout: Mapping[str, Place]) -> dict[str, torch.Tensor]:

@@ -140,8 +140,11 @@ def test_the_flow_of_an_approval_promotes_and_is_told_by_its_run(second_home: Ho
 
 @pytest.fixture(scope="module")
 def example(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Any]:
-    """The documents' example in a home of its own."""
-    home = Home(tmp_path_factory.mktemp("example") / "home")
+    """The documents' example in a home of its own, which trusts the home that trained the adapter."""
+    place = tmp_path_factory.mktemp("example")
+    home, key = Home(place / "home"), place / "key.pub"
+    told(evolved.home.run("keys", "export", key, "--json"))
+    told(home.run("keys", "trust", key, "--json"))
     program = EXAMPLE.replace("ADAPTER", str(adapter_of(evolved.home)))
     return home, python(home, program)
 

@@ -18,7 +18,7 @@ from academy.habitat.adapter import WEIGHTS, Adapter, Canary, read_adapter
 from academy.serving.identity import Identity, check
 from academy.serving.peft import PeftRuntime
 from academy.serving.vllm import TOLERANCE, VllmRuntime
-from tests.servers.adapters import CHANGES, in_other_words, seen, zeroed
+from tests.servers.adapters import CHANGES, FINE, SUBTLE, in_other_words, seen, zeroed
 from tests.servers.engine import Engine
 from tests.servers.serving import served
 from tests.servers.vllm import vllm
@@ -84,10 +84,16 @@ def test_what_happened_to_the_files_on_their_way_is_found(
     name: str, pair: tuple[Adapter, Adapter], tmp_path: Path
 ) -> None:
     change, right = CHANGES[name]
-    found = looked_at(pair[0], seen(pair[0], tmp_path, change))
+    tolerance = FINE if name in SUBTLE else TOLERANCE
+    found = looked_at(pair[0], seen(pair[0], tmp_path, change), tolerance=tolerance)
     assert found.reason in right, found
     assert found.holds == (name == "nothing")
     assert found.sentence
+
+
+def test_nothing_wrong_holds_within_the_fine_tolerance_too(pair: tuple[Adapter, Adapter]) -> None:
+    found = looked_at(pair[0], pair[0].path, tolerance=FINE)
+    assert found.holds, found
 
 
 def test_another_adapter_under_the_name(pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:

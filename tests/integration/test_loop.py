@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.artifacts import digest_of_file
+from academy.artifacts import content_digest_of, digest_of_file
 from academy.base_model import SEED_FOLDER, resolve
 from academy.curriculum.dataset import Dataset, read_dataset
 from academy.errors import AdapterError
@@ -491,7 +491,7 @@ def test_a_flipped_byte_is_refused(runtime: Any, copied: Path) -> None:
 def test_a_flipped_byte_is_refused_although_the_manifest_was_made_to_agree(runtime: Any, copied: Path) -> None:
     _flip(copied / WEIGHTS)
     manifest = Manifest.model_validate_json((copied / MANIFEST).read_bytes())
-    files = manifest.files | {WEIGHTS: digest_of_file(copied / WEIGHTS)}
+    files = manifest.files | {WEIGHTS: content_digest_of(copied / WEIGHTS)}
     (copied / MANIFEST).write_text(manifest.model_copy(update={"files": files}).model_dump_json())
     with pytest.raises(AdapterError, match="another adapter than its name says"):
         runtime.load(copied)

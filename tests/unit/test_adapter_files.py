@@ -26,6 +26,7 @@ from academy.habitat.adapter import (
     WEIGHTS,
     canonical_config,
     digest_of_adapter,
+    digests_of_files,
     open_adapter,
     read_adapter,
 )
@@ -391,10 +392,8 @@ def test_a_configuration_that_could_do_harm_is_refused_by_name(tmp_path: Path, k
 
 def with_config(folder: Path) -> Path:
     """The manifest made to agree with the files as they are now."""
-    from academy.artifacts import digest_of_file
-
     manifest = orjson.loads((folder / MANIFEST).read_bytes())
-    manifest |= {"adapter": digest_of_adapter(folder), "files": {name: digest_of_file(folder / name) for name in FILES}}
+    manifest |= {"adapter": digest_of_adapter(folder), "files": digests_of_files(folder)}
     (folder / MANIFEST).write_bytes(orjson.dumps(manifest))
     return folder
 

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from academy.artifacts import (
     STAGING,
     canonical,
+    content_digest_of,
     digest_of,
     digest_of_bytes,
     digest_of_file,
     only_one,
+    plain_folder,
     publish_folder,
+    read_plain,
     stable_fraction,
     sweep,
     write_file,
@@ -150,6 +153,16 @@ def test_digests_are_sha256_of_the_canonical_bytes(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert digest_of_file(tmp_path / "file") == digest_of_bytes(b"a", b"bc") == known
+
+
+def test_the_digest_of_content_is_blake3_however_it_is_read(tmp_path: Path) -> None:
+    known = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"  # b3sum's
+    (tmp_path / "file").write_bytes(b"abc")
+    with plain_folder(tmp_path) as folder:
+        assert read_plain(folder, "file", 3)[1] == content_digest_of(tmp_path / "file") == known
+    (tmp_path / "file").write_bytes(bytes(range(256)) * 20_000)  # more than is read at once
+    with plain_folder(tmp_path) as folder:
+        assert read_plain(folder, "file", 1 << 23)[1] == content_digest_of(tmp_path / "file")
 
 
 def test_a_stable_fraction_is_even_and_keeps_its_parts_apart() -> None:

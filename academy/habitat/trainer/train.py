@@ -26,7 +26,15 @@ from trl import SFTConfig, SFTTrainer
 from academy.artifacts import digest_of_file, publish_folder, write_file
 from academy.errors import TrainingError
 from academy.formats import read_row
-from academy.habitat.adapter import CONFIG, FILES, MANIFEST, Manifest, canonical_config, digest_of_adapter
+from academy.habitat.adapter import (
+    CONFIG,
+    FILES,
+    MANIFEST,
+    Manifest,
+    canonical_config,
+    digest_of_adapter,
+    digests_of_files,
+)
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.trainer.canaries import canaries
 from academy.habitat.trainer.events import EventWriter
@@ -181,7 +189,7 @@ def _publish(
     write_file(draft / TEMPLATE_FILE, template.text.encode())
     manifest = Manifest(
         adapter=digest_of_adapter(draft),
-        files={name: digest_of_file(draft / name) for name in FILES},
+        files=digests_of_files(draft),
         base_name=order.base.name,
         base_digest=order.base.digest,
         dataset=order.dataset,
