@@ -7,13 +7,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 
 from academy.habitat.adapter import Adapter
-from tests.campaign.house import RECIPE, Ended, Home, write_topics
+from tests.campaign.house import RECIPE, Ended, Home, bare, write_topics
+from tests.forks import Forks
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,31 @@ class Evolved:
         return ("evolve", "--lessons", self.lessons, *RECIPE, "--json")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Commands are forks. The first one waits for what all of them import."""
+    quiet = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR"}
+    Home.forks = Forks(bare() | quiet | {"OMP_WAIT_POLICY": "PASSIVE"}, tmp_path_factory.mktemp("forks"))
+    yield
+    Home.forks.end()
+    Home.forks = None
+
+
 @pytest.fixture(scope="session")
 def evolved(tmp_path_factory: pytest.TempPathFactory) -> Evolved:
-    """32 answers in five wordings, trained until they are known: about a minute."""
-    place = tmp_path_factory.mktemp("evolved")
-    home = Home(place / "home")
-    lessons = write_topics(place / "topics.jsonl")
-    return Evolved(home, lessons, home.run("evolve", "--lessons", lessons, *RECIPE, "--json"))
+    """32 answers in five wordings, trained until they are known: about a minute. Each worker has its own copy."""
+
+    def make(place: Path) -> list[Path]:
+        home = Home(place / "home")
+        lessons = write_topics(place / "topics.jsonl")
+        first = home.run("evolve", "--lessons", lessons, *RECIPE, "--json")
+        (place / "first.json").write_text(json.dumps(asdict(first)), encoding="utf-8")
+        return [home.path, lessons, place / "first.json"]
+
+    made, lessons, first = made_once(tmp_path_factory, "evolved", make)
+    home = Home(tmp_path_factory.mktemp("evolved") / "home")
+    shutil.copytree(made, home.path)
+    return Evolved(home, lessons, Ended(**json.loads(first.read_text(encoding="utf-8"))))
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ def open_mlflow(settings: Settings) -> Any:
         "MLFLOW_REGISTRY_URI": settings.tracking_uri,
     }
     logging.getLogger("alembic").setLevel(logging.ERROR)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs with a traceback
     import mlflow
     from mlflow.exceptions import MlflowException
 

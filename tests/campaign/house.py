@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from academy.habitat.adapter import digest_of_adapter
+from tests.forks import Forks
 
 ACADEMY = (sys.executable, "-m", "academy.cli")
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,12 @@ def write_topics(path: Path, wordings: tuple[str, ...] = WORDINGS) -> Path:
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def bare() -> dict[str, str]:
+    """An environment that names no home: the path, and one thread."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    return inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,9 @@ class State:
 class Home:
     """A folder as ACADEMY_HOME; commands run in the folder beside it, which is no git repository."""
 
+    forks: Forks | None = None
+    """Who starts commands where the tests have one; else each is started from nothing."""
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.desk = path.parent / f"{path.name}-desk"
@@ -115,15 +125,7 @@ class Home:
 
     def environment(self, **settings: str) -> dict[str, str]:
         """Nothing of the person who runs it but the path, and one thread."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-        fixed = {
-            "ACADEMY_HOME": str(self.path),
-            "ACADEMY_TRAINING_INTERVAL_HOURS": "0",
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
-            "COLUMNS": "200",
-        }
-        return inherited | fixed | settings
+        return bare() | {"ACADEMY_HOME": str(self.path), "ACADEMY_TRAINING_INTERVAL_HOURS": "0"} | settings
 
     def start(self, *arguments: str | Path, stderr: Path, **settings: str) -> subprocess.Popen[bytes]:
         """Start `academy ...` with its words in a file."""
@@ -136,6 +138,11 @@ class Home:
     def run(self, *arguments: str | Path, timeout: float = 600, **settings: str) -> Ended:
         """Run `academy ...` to its end."""
         began = time.monotonic()
+        if self.forks is not None and all(name.startswith(OURS) for name in settings):
+            code, out, err = self.forks.run(
+                [*map(str, arguments)], folder=self.desk, environment=self.environment(**settings), timeout=timeout
+            )
+            return Ended(code, out, err, time.monotonic() - began)
         done = subprocess.run(
             [*ACADEMY, *map(str, arguments)],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
