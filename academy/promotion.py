@@ -190,8 +190,10 @@ def rollback(
             body = {name: was[name] for name in ("version", "adapter", "generation", "cursor")}
             body["config"] = _config(opened.adapter)
             ledger.crown("rollback", champion, {**body, "because": because, "by": by})
-    serving.follow()  # before MLflow is opened, which takes seconds
-    _show(ledger, versions)
+    try:
+        serving.follow()  # before MLflow is opened, which takes seconds
+    finally:
+        _show(ledger, versions)  # the row stands, whoever refuses to follow it
     return ledger.champion()
 
 

@@ -169,6 +169,7 @@ class Settings(BaseSettings):
         """A folder of the home, made when it is first asked for."""
         path = self.home.resolve() / name
         try:
+            self.home.resolve().mkdir(mode=0o700, parents=True, exist_ok=True)  # lessons are nobody else's to read
             path.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise HomeError(

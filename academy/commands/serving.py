@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import re
 from functools import partial
 
@@ -15,6 +14,7 @@ from academy.processes import person
 from academy.serving.gateway import Gateway
 from academy.serving.identity import Identity, check
 from academy.serving.pinning import House
+from academy.serving.remote import is_loopback
 from academy.serving.runtimes import make_runtime
 from academy.serving.server import serve as serve_gateway
 from academy.workplace import Workplace
@@ -49,16 +49,6 @@ def serve(port: int, host: str, name: str, base_model: str | None, engine: str, 
     serve_gateway(
         work.settings, work.base, work.ledger, work.store, runtime, house, name=name, host=host, port=port, told=_told
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _told(gateway: Gateway, url: str) -> None:

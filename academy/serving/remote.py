@@ -7,6 +7,7 @@ is gone in the middle of an answer. What a status means for an adapter is the ru
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -26,6 +27,16 @@ FULL = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 BARRED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class Wire:
     """One HTTP server. `patience` is how many seconds it may be silent, between two pieces of an answer as well."""
 
@@ -36,6 +47,7 @@ class Wire:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(patience, connect=CONNECT_SECONDS, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
+            trust_env=not is_loopback(httpx.URL(self.url).host),  # no proxy stands before the loopback
         )
 
     async def call(

@@ -12,7 +12,7 @@ from academy.experience.lessons import LessonsStore
 from academy.habitat.adapter import CONFIG, WEIGHTS
 from academy.ledger import BASE
 from academy.promotion import reconcile
-from tests.registry import House
+from tests.registry import House, Standby
 
 
 def test_a_promotion_crowns_the_version_and_shows_it(house: House) -> None:
@@ -117,6 +117,17 @@ def test_rollback_refuses_the_present_champion_and_one_that_never_was(house: Hou
     with pytest.raises(PromotionError, match="v2 was never champion"):
         house.rollback("2")
     assert house.ledger.champion().version == "1"
+
+
+def test_mlflow_tells_of_a_rollback_that_the_gateway_refused_to_follow(house: House) -> None:
+    def refuse() -> None:
+        raise AdapterError("Another one answers.")
+
+    house.crown(house.train(1.0))
+    house.crown(house.train(2.0))
+    with pytest.raises(AdapterError, match="Another one answers"):
+        house.rollback(serving=Standby(alias=refuse))
+    assert (house.ledger.champion().version, house.alias) == ("1", "1")
 
 
 def test_rollback_to_a_damaged_adapter_is_refused_and_the_champion_stays(house: House) -> None:

@@ -20,6 +20,12 @@ def test_everything_lies_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["runs"]
 
 
+def test_a_new_home_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+    load_settings()
+    assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
+
+
 def test_the_defaults_are_the_settled_ones() -> None:
     settings = load_settings()
     assert (settings.min_lessons, settings.min_new_lessons, settings.training_interval_hours) == (100, 50, 24)

@@ -1,0 +1,43 @@
+"""The connection to a server of another process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+from academy.serving.remote import Wire, is_loopback
+from tests.servers.serving import served
+
+
+def test_a_server_on_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment's proxy is one that nobody answers at."""
+    app = FastAPI()
+
+    @app.get("/here")
+    def here() -> dict[str, bool]:
+        return {"here": True}
+
+    async def asked(url: str) -> Any:
+        wire = Wire("a server", url, "", 5.0)
+        try:
+            return await wire.json("GET", "/here")
+        finally:
+            await wire.close()
+
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with served(app) as url:
+        assert asyncio.run(asked(url)) == {"here": True}
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [("localhost", True), ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("10.0.0.1", False), ("", False)],
+)
+def test_what_only_this_machine_can_reach(host: str, here: bool) -> None:
+    assert is_loopback(host) is here
