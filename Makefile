@@ -26,7 +26,7 @@ evolve: $(READY) $(ACADEMY_HOME)/.ready
 	$(BIN)/academy evolve --lessons examples/lessons/01-2026-07-operations.jsonl --tasks examples/tasks.jsonl
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not campaign' --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m 'not campaign' --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -31,6 +31,15 @@ class Evolved:
         return ("evolve", "--lessons", self.lessons, *RECIPE, "--json")
 
 
+FIRST = ("test_loop.py", "test_identity.py", "test_prefect.py")
+"""The long files, so that no worker is left with one at the end; neighbours wait for no training of each other's."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, then the other integration tests, the unit tests last."""
+    items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Commands are forks. The first one waits for what all of them import."""
