@@ -18,6 +18,7 @@ Processes are forked from one that has imported everything and opened nothing.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -405,6 +406,8 @@ def run(budget: float, seed: int, rounds: int, kills: int = 500, races: int = 20
     until = time.monotonic() + budget - 15
     for module in ("mlflow", "mlflow.tracking.client", "academy.succession", "academy.serving.following"):
         importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # or each fork's first collection would copy all of it
     chance = random.Random(seed)
     tally = Tally()
     cases = [(n, when, False) for n in range(len(POINTS)) for when in ("before", "after")]
