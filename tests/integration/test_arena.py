@@ -65,7 +65,8 @@ def test_an_evolution_is_examined_by_every_suite_that_can_be_asked(evolved: Evol
 
 def test_the_report_lies_with_the_version_and_in_prefect(evolved: Evolved) -> None:
     verdict = evolved.home.ledger("verdict")[0]
-    reports = sorted(path.suffix for path in (evolved.home.path / "mlartifacts").rglob("examination/*"))
+    of_this = Path(verdict["record"]).stem
+    reports = sorted(path.suffix for path in (evolved.home.path / "mlartifacts").rglob(f"examination/{of_this}.*"))
     assert reports == [".html", ".md"]
     with closing(sqlite3.connect(evolved.home.path / "prefect" / "prefect.db")) as prefect:
         rows = prefect.execute("SELECT data FROM artifact WHERE key = 'examination-v1'").fetchall()
