@@ -197,7 +197,9 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket with the port, on which nobody is heard yet. Raises InputError."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        opened = socket.socket(family[0], socket.SOCK_STREAM)
+        # by its number: asyncio sends at once only what it knows to be TCP, and a reply's body would wait 40 ms for
+        # the acknowledgement of its headers
+        opened = socket.socket(family[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as problem:
         raise InputError(f"'{host}' is no address of this machine.", "Leave --host away: 127.0.0.1.") from problem
     with opened:

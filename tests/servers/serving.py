@@ -60,6 +60,7 @@ async def as_sent(pieces: Iterator[bytes], faults: Faults, error: bytes) -> Asyn
 def served(app: FastAPI) -> Iterator[str]:
     """The URL of the application while it runs."""
     listening = socket.create_server(("127.0.0.1", 0))
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a reply's body does not wait for its headers
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
