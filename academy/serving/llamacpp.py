@@ -146,7 +146,7 @@ class LlamaCppRuntime:
             raise InputError(
                 f"The conversation has {len(prompt)} tokens, and the context holds {self._context}.", "Shorten it."
             )
-        async with server.turn():
+        async with server.turns.one(adapter):
             stand = await _stand(server, {adapter} - {BASE}) if self._url else server.places
             body = {
                 "prompt": prompt,

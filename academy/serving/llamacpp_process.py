@@ -11,7 +11,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -19,6 +19,7 @@ import orjson
 
 from academy.errors import ServingError
 from academy.serving.llamacpp_server import Order
+from academy.serving.turns import Turns
 
 START_SECONDS = 600
 """Within which a child must answer: a large model is read from the disk."""
@@ -43,9 +44,7 @@ class Server:
         self._process = process
         self._said: deque[str] = deque(maxlen=20)
         self._reader = asyncio.create_task(self._listen(process.stderr)) if process and process.stderr else None
-        self._turns = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.turns = Turns()
 
     @property
     def pid(self) -> int | None:
@@ -57,21 +56,9 @@ class Server:
         """Whether a child of ours has died."""
         return self._process is not None and self._process.returncode is not None
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Counts a turn, so that `drain` waits for it."""
-        self._turns += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._turns -= 1
-            if not self._turns:
-                self._idle.set()
-
     async def drain(self) -> None:
         """End it when its last turn is over."""
-        await self._idle.wait()
+        await self.turns.drain()
         await self.end()
 
     async def end(self) -> None:
