@@ -125,9 +125,10 @@ class TrackedRun:
     def follow(self, event: TrainingEvent) -> None:
         """Log a training event, steps in batches of about a second, and how the run ended."""
         if event.phase == "step":
-            if event.step > self._logged:
+            # an evaluation is told after its step; logged again after a kill it is the same row
+            if event.step > self._logged or event.eval_loss is not None:
                 self._held += self._metrics(event)
-                self._logged = event.step
+                self._logged = max(self._logged, event.step)
             if time.monotonic() - self._written < BATCH_SECONDS:
                 return
         self._write()
@@ -152,6 +153,9 @@ class TrackedRun:
 
         values = {
             "loss": event.loss,
+            "eval_loss": event.eval_loss,
+            "accuracy": event.accuracy,
+            "grad_norm": event.grad_norm,
             "learning_rate": event.learning_rate,
             "epoch": event.epoch,
             "tokens_per_second": event.rate,

@@ -1,0 +1,423 @@
+"""Reads the text that trainers print into figures: for images that are not ours and write no events of their own.
+
+Understood are the dictionaries of transformers, with plain and with quoted numbers, and JSON; tqdm's bars; lines of
+words ("Epoch 1/3 - Loss: 0.45 - lr: 2e-4", "Step 100/1000"); and the banners of transformers and Unsloth. Whatever
+else is printed gives nothing. What is looked at of a line is bounded, and so is every repetition in a pattern.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from academy.artifacts import Record
+from academy.habitat.backend import TrainingEvent
+
+LONGEST = 4000
+"""Characters of a line that are looked at; no trainer's figures stand farther behind."""
+LARGEST = 1e15
+"""Counts beyond that are none, and losses beyond that have diverged."""
+
+
+class Metrics(NamedTuple):
+    """What one line says. `diverged`: it names a loss that is no finite number, and gives none.
+
+    A tuple and no pydantic record: to make one of those takes longer than to read a line.
+    """
+
+    epoch: float | None = None
+    total_epochs: int | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    learning_rate: float | None = None
+    accuracy: float | None = None  # 0 to 1
+    grad_norm: float | None = None
+    progress_percent: float | None = None
+    diverged: bool = False
+
+    @property
+    def tells(self) -> bool:
+        """Whether it says how the training goes, and not only where it stands."""
+        return (
+            self.loss is not None
+            or self.eval_loss is not None
+            or self.accuracy is not None
+            or self.grad_norm is not None
+            or self.diverged
+        )
+
+
+class Summary(Record):
+    """A whole log: the latest of everything, and of the finite losses the smallest and their mean."""
+
+    records: int
+    losses: int
+    diverged: int  # how often a loss was no finite number
+    latest: dict[str, float | int | None]  # by the names of Metrics' fields
+    best_loss: float | None
+    average_loss: float | None
+    best_eval_loss: float | None
+
+
+EPOCH, EPOCHS, STEP, STEPS, LOSS, EVAL, RATE, ACCURACY, NORM, PERCENT, DIVERGED = range(11)
+"""Places of Metrics' fields."""
+KEYS = {
+    "loss": LOSS, "train_loss": LOSS,
+    "eval_loss": EVAL, "val_loss": EVAL, "validation_loss": EVAL, "test_loss": EVAL,
+    "learning_rate": RATE, "lr": RATE,
+    "accuracy": ACCURACY, "acc": ACCURACY, "mean_token_accuracy": ACCURACY, "eval_accuracy": ACCURACY,
+    "eval_mean_token_accuracy": ACCURACY,
+    "grad_norm": NORM, "epoch": EPOCH, "num_epochs": EPOCHS, "num_train_epochs": EPOCHS, "total_epochs": EPOCHS,
+    "step": STEP, "global_step": STEP, "current_steps": STEP, "iter": STEP, "iteration": STEP,
+    "max_steps": STEPS, "total_steps": STEPS, "percentage": PERCENT,
+}  # fmt: skip
+"""What dictionaries call them."""
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]{0,40}[A-Za-z]")
+_BAR = re.compile(r"(\d{1,3})%\|[^|]{0,800}\| {0,20}(\d{1,15})/(\d{1,15}) \[", re.ASCII)
+_NUMBER = r"[-+]?(?:\d{1,15}(?:,\d{3}){0,4}(?:\.\d{0,40})?|\.\d{1,40})(?:e[-+]?\d{1,4})?|[-+]?nan|[-+]?inf(?:inity)?"
+_WORD = re.compile(
+    r"(loss|lr|learning[_ ]rate|(?:mean_token_)?accuracy|acc|grad(?:ient)?[_ ]norm"
+    r"|num(?:_train)?[_ ]epochs|epochs?|total[_ ](?:optimization[_ ])?steps|max[_ ]steps|(?:global_)?steps?"
+    r"|iter(?:ation)?)"
+    r"(?:['\"]? {0,8}[:=] {0,8}['\"]?| {1,8}\[?|\[)"
+    rf"({_NUMBER})(%|(?: ?/ ?| of )(\d{{1,15}}))?(?!\w)",
+    re.ASCII,
+)
+_EVALUATION = tuple(word + sign for word in ("eval", "val", "valid", "validation", "test") for sign in "_ ")
+_TRAINING = ("train_", "training_")
+_PLACES = {
+    "lr": RATE, "learning_rate": RATE, "learning rate": RATE,
+    "acc": ACCURACY, "accuracy": ACCURACY, "mean_token_accuracy": ACCURACY,
+    "grad_norm": NORM, "grad norm": NORM, "gradient_norm": NORM, "gradient norm": NORM, "epoch": EPOCH,
+}  # fmt: skip
+_BARE = re.compile(r": (-?(?:nan|inf|NaN|Infinity|None|True|False))\b")
+"""What Python prints and JSON does not know."""
+_FLOAT = r"([-+.\de]{1,40})"
+_USUAL_BAR = re.compile(
+    r"[\r ]{0,8}\d{1,3}%\|[^|\r\x1b]{0,800}\| {0,20}(\d{1,15})/(\d{1,15}) "
+    rf"\[[^=\r,\]]{{0,60}}, [^=\r,\]]{{0,60}}(?:, loss={_FLOAT})?\]\s{{0,4}}\Z",
+    re.ASCII,
+).match
+_USUAL_WORDS = re.compile(
+    r"[Ee]poch:? \[?(\d{1,9})/(\d{1,9})\]?(?:[ ,|-]{1,5}[Ss]tep:? \[?(\d{1,9})/(\d{1,9})\]?)?"
+    rf"(?:[ ,|-]{{1,5}}[Ll]oss: ?{_FLOAT})?(?:[ ,|-]{{1,5}}(?:lr|LR): ?{_FLOAT})?\s{{0,4}}\Z",
+    re.ASCII,
+).match
+_OF_A_TRAINING = ("train", "epoch", "step", "iter")
+"""Words before a bar; bars of downloads and of tokenising have others."""
+
+
+class TrainingMetricsParser:
+    """Reads line by line and remembers nothing, so its memory does not grow with the log."""
+
+    def parse_line(self, line: str) -> Metrics | None:
+        """The figures of one line; None where it says nothing of a training.
+
+        Of parts that were written over each other (carriage returns) the last that says something counts. Progress is
+        that of the steps; where only epochs are told, that of the epochs that began.
+        """
+        if (usual := _usual(line)) is not None:
+            return usual
+        if "\r" not in line:
+            return _of_part(line)
+        end = len(line)
+        while end >= 0:
+            start = line.rfind("\r", 0, end) + 1
+            if start < end and (found := _of_part(line[start:end])) is not None:
+                return found
+            end = start - 1
+        return None
+
+    def aggregate_metrics(self, metrics: Iterable[Metrics]) -> Summary:
+        """Latest, best and average of a list, or of an iterator, which is read once and not kept."""
+        latest: list[Any] = [None] * len(Metrics._fields)
+        records = losses = diverged = 0
+        best = best_eval = math.inf
+        average = 0.0
+        for one in metrics:
+            records += 1
+            diverged += one.diverged
+            for place, value in enumerate(one):
+                if value is not None:
+                    latest[place] = value
+            if one.loss is not None:
+                losses += 1
+                best = min(best, one.loss)
+                average += (one.loss - average) / losses
+            if one.eval_loss is not None:
+                best_eval = min(best_eval, one.eval_loss)
+        return Summary(
+            records=records,
+            losses=losses,
+            diverged=diverged,
+            latest=dict(zip(Metrics._fields[:DIVERGED], latest, strict=False)),
+            best_loss=best if losses else None,
+            average_loss=average if losses else None,
+            best_eval_loss=None if math.isinf(best_eval) else best_eval,
+        )
+
+
+def _usual(line: str) -> Metrics | None:
+    """The most frequent lines, read in one go. Whatever is a little different is left to the longer way."""
+    try:
+        if "%|" in line:
+            if match := _USUAL_BAR(line):
+                done, of, told = match.groups()
+                step, steps = int(done), int(of)
+                seen = None if told is None else float(told)
+                if step <= steps and (seen is None or -LARGEST < seen < LARGEST):
+                    return tuple.__new__(
+                        Metrics, (None, None, step, steps, seen, None, None, None, None, 100 * step / steps, False)
+                    )
+        elif line.startswith("{'loss'"):
+            if "step" in line or "runtime" in line or len(line) > LONGEST:
+                return None
+            get = orjson.loads(line.replace("'", '"')).get
+            loss, rate, epoch = float(get("loss")), float(get("learning_rate")), float(get("epoch"))
+            norm: float | None = get("grad_norm")
+            share: float | None = get("mean_token_accuracy")
+            norm = None if norm is None else float(norm)
+            share = None if share is None else float(share)
+            if -LARGEST < loss + rate + epoch + (norm or 0.0) + (share or 0.0) < LARGEST:
+                return tuple.__new__(Metrics, (epoch, None, None, None, loss, None, rate, share, norm, None, False))
+        elif line.startswith("Epoch ") and (match := _USUAL_WORDS(line)):
+            reached, many, done, of, told, pace = match.groups()
+            at, epochs = float(reached), int(many)
+            ratio = int(done) / int(of) if done else at / epochs
+            seen = float(told) if told else None
+            if ratio <= 1 and (seen is None or -LARGEST < seen < LARGEST):
+                return tuple.__new__(
+                    Metrics,
+                    (
+                        at, epochs, int(done) if done else None, int(of) if done else None, seen, None,
+                        float(pace) if pace else None, None, None, 100 * ratio, False,
+                    ),
+                )  # fmt: skip
+    except (ValueError, TypeError, ZeroDivisionError):
+        pass
+    return None
+
+
+def _of_part(line: str) -> Metrics | None:
+    if len(line) > LONGEST:
+        line = line[:LONGEST]
+    if "\x1b" in line:
+        line = _ESCAPE.sub("", line)
+    if "%|" in line:
+        return _of_bar(line)
+    if not line or line.isspace():
+        return None
+    if "oss'" in line or 'oss"' in line:
+        start = line.find("{")
+        if start >= 0:
+            row = line[start : line.rfind("}") + 1].replace("'", '"')
+            try:
+                told = orjson.loads(_BARE.sub(r': "\1"', row))
+            except ValueError:  # cut in the middle, or no row at all
+                return _of_words(line.lower())
+            return _of_mapping(told) if type(told) is dict else None
+    low = line.lower()
+    # without any of these a line of words says nothing; asking is cheaper than searching
+    if (
+        "loss" in low
+        or "epoch" in low
+        or "step" in low
+        or "lr" in low
+        or "acc" in low
+        or "rate" in low
+        or "iter" in low
+    ):
+        return _of_words(low)
+    return None
+
+
+def _of_mapping(told: Mapping[str, Any]) -> Metrics | None:
+    found: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
+    for key, value in told.items():
+        place = KEYS.get(key)
+        if place is not None:
+            _put(found, place, value)
+    if "train_runtime" in told:
+        found[LOSS] = None  # the mean of the whole training, told at its end
+    return _whole(found)
+
+
+def _of_words(low: str) -> Metrics | None:
+    found: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
+    _put_words(found, low)
+    return _whole(found)
+
+
+def _of_bar(line: str) -> Metrics | None:
+    match = _BAR.search(line)
+    if match is None:
+        return None
+    percent, step, steps = map(int, match.groups())
+    before, behind = line[: match.start()].strip(), line[match.end() :]
+    found: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
+    if before or "=" in behind:
+        before = before.lower()
+        _put_words(found, f"{before} {behind.lower()}")
+        if before and found[LOSS] is None and not any(word in before for word in _OF_A_TRAINING):
+            return None
+        if found[EPOCHS]:
+            found[PERCENT] = min(100.0, (max(found[EPOCH] or 1, 1) * 100 - 100 + percent) / found[EPOCHS])
+    found[STEP], found[STEPS] = step, steps
+    return _whole(found)
+
+
+def _put_words(found: list[Any], low: str) -> None:
+    for match in _WORD.finditer(low):
+        word, number, rest, total = match.groups()
+        before = low[max(0, match.start() - 12) : match.start()]
+        place = _place_of(word, before, counted=bool(total))
+        if place is not None and found[place] is None:
+            value = float(number.replace(",", ""))
+            _put(found, place, value / 100 if rest == "%" else value)
+            if total and place in (EPOCH, STEP):
+                _put(found, place + 1, int(total))
+
+
+def _place_of(word: str, before: str, *, counted: bool) -> int | None:
+    """Which field a word names, by what stands before it; `counted`: a total follows."""
+    of_evaluation = before.endswith(_EVALUATION)
+    if before[-1:].isalpha() or (before[-1:] == "_" and not of_evaluation and not before.endswith(_TRAINING)):
+        return None  # the end of another word: "router_aux_loss", "gradient_accumulation_steps"
+    if word == "loss":
+        return EVAL if of_evaluation else LOSS
+    if (place := _PLACES.get(word)) is not None:
+        return place
+    if "epoch" in word:
+        return EPOCH if counted else EPOCHS
+    if word[0] in "tm":
+        return STEPS
+    # "gradient accumulation steps = 4" is no place in a training
+    return STEP if not of_evaluation and (counted or word[-1] != "s") else None
+
+
+def _put(found: list[Any], place: int, value: Any) -> None:
+    """A number into its place, or nothing where it is none; a loss that is not finite is told as such."""
+    if type(value) is not float:
+        if type(value) is not int and type(value) is not str:
+            return
+        try:
+            value = float(value)
+        except ValueError:
+            return
+    if -LARGEST < value < LARGEST:
+        found[place] = int(value) if EPOCHS <= place <= STEPS else value
+    elif place in (LOSS, EVAL):
+        found[DIVERGED] = True
+
+
+def _whole(found: list[Any]) -> Metrics | None:
+    """The record, with its progress; None where nothing was found."""
+    if found[PERCENT] is None:
+        for done, of in ((STEP, STEPS), (EPOCH, EPOCHS)):
+            if found[done] is not None and found[of]:
+                found[PERCENT] = min(100.0, max(0.0, 100 * found[done] / found[of]))
+                break
+    one = tuple.__new__(Metrics, found)
+    return None if one == NOTHING else one
+
+
+NOTHING = Metrics()
+
+
+def lines_of(pieces: Iterable[str | bytes]) -> Iterator[str]:
+    """Lines, without their ends, of a stream that comes in pieces of any size and in any encoding.
+
+    A carriage return ends a line as well. Of a line that is still being written only what is ever looked at is kept.
+    """
+    held = ""
+    for piece in pieces:
+        # latin-1 knows every byte, and a character that two pieces share harms nothing: all figures are ASCII
+        held += piece if isinstance(piece, str) else piece.decode("latin-1")
+        *whole, held = held.replace("\r", "\n").split("\n")
+        yield from whole
+        held = held[:LONGEST]
+    if held:
+        yield held
+
+
+def events_of(lines: Iterable[str], after: int = 0, clock: Callable[[], float] = time.time) -> Iterator[TrainingEvent]:
+    """A foreign trainer's text, as it comes, as events of phase "step", numbered from `after` + 1.
+
+    Lines that tell how the training goes are events. Bars without a loss say where the next one stands, and are events
+    once a per cent while no other comes. Bars of another length than the training's are those of evaluations.
+    """
+    parser = TrainingMetricsParser()
+    place = _Place()
+    waiting: TrainingEvent | None = None
+    told = 0  # the per cent of the last event
+    for line in lines:
+        for part in line.split("\r"):
+            found = parser.parse_line(part)
+            if found is None or not place.move(found):
+                continue
+            event = TrainingEvent(
+                n=after + 1, at=clock(), phase="step", step=place.step, steps=place.steps, epoch=place.epoch,
+                loss=found.loss, eval_loss=found.eval_loss, learning_rate=found.learning_rate,
+                accuracy=found.accuracy, grad_norm=found.grad_norm,
+                message="the loss is no finite number" if found.diverged else "",
+            )  # fmt: skip
+            if not found.tells:
+                # kept back until the next: the loss of this very step may follow
+                if waiting is not None and waiting.step < place.step and _percent(waiting) > told:
+                    told = _percent(waiting)
+                    after += 1
+                    yield waiting
+                    event = event.model_copy(update={"n": after + 1})
+                waiting = event if found.step is not None else waiting
+                continue
+            waiting, told = None, _percent(event)
+            after += 1
+            yield event
+    if waiting is not None and _percent(waiting) > told:
+        yield waiting
+
+
+def _percent(event: TrainingEvent) -> int:
+    return 100 * event.step // event.steps if event.steps else 0
+
+
+class _Place:
+    """Where a training stands, over bars that begin again with each epoch."""
+
+    def __init__(self) -> None:
+        self.step = self.steps = 0
+        self.epoch = 0.0
+        self._length = 0  # of the training's bar
+        self._known = False  # that this is its length
+        self._before = 0  # steps of the bars that were full
+        self._last = 0
+        self._epochs = 0
+
+    def move(self, found: Metrics) -> bool:
+        """Take in one line; False for a bar that is not the training's."""
+        if found.step is None:
+            if found.total_steps:
+                self.steps = self._length = found.total_steps
+                self._known = True
+        else:
+            length = found.total_steps or self._length
+            if length != self._length:
+                if self._known and not found.tells:
+                    return False
+                self._length, self._last = length, 0
+            if found.step < self._last:
+                self._before += length
+            self._last = found.step
+            self.step = self._before + found.step
+            self.steps = max(self._before + length, length * self._epochs if self._before else 0)
+        self.epoch = found.epoch if found.epoch is not None else self.epoch
+        self._epochs = found.total_epochs or self._epochs
+        self._known = self._known or (found.tells and self._length > 0)
+        return True
