@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from academy.commands.models_app import Json
+from academy.commands.models_app import Base, Json
 
 habitat_app = typer.Typer(
     help="Where trainings run, and what trainers print.", no_args_is_help=True, rich_markup_mode=None
@@ -23,3 +23,19 @@ def metrics(
     from academy.commands import habitat as commands
 
     commands.metrics(file, as_json=json)
+
+
+@habitat_app.command()
+def fit(
+    base_model: Base = None,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of the longest example; without it the longest possible.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(min=4, max=256, help="LoRA rank.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a step.")] = None,
+    json: Json = False,
+) -> None:
+    """Predict the memory of a training, say where it would run, and what would need less."""
+    from academy.commands import habitat as commands
+
+    commands.fit(base_model, length, rank, batch_size, as_json=json)

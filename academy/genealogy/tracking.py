@@ -26,6 +26,11 @@ from academy.settings import Settings
 
 EXPERIMENT = "academy"
 ORDER_TAG = "academy.order"
+BASE_TAG, DEVICE_TAG = "academy.base", "academy.device"
+PREDICTED, MEASURED = "memory_predicted_bytes", "memory_peak_bytes"
+"""Of a training's peak, without any correction: what the next prediction is corrected by."""
+REMEMBERED = 5
+"""Trainings that a correction is made of."""
 BATCH_SECONDS = 1.0
 """Steps are written so often: one by one they cost the trainer a fifth of its processors. A kill loses none of them,
 for the trainer's own events are read again."""
@@ -100,6 +105,22 @@ def _artifacts(settings: Settings) -> str | None:
 def _metric_name(name: str) -> str:
     """A funnel's line as MLflow allows names: letters, digits, and few signs."""
     return re.sub(r"[^\w\-. /]", "", name)
+
+
+def memory_ratios(client: Any, base: str, device: str) -> list[float]:
+    """Measured by predicted memory of the last trainings of a base model, by its digest, on a kind of device."""
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    found = client.search_runs(
+        [experiment],
+        filter_string=f"tags.`{BASE_TAG}` = '{base}' and tags.`{DEVICE_TAG}` = '{device}' and metrics.`{MEASURED}` > 0",
+        order_by=["attributes.start_time DESC"],
+        max_results=REMEMBERED,
+    )
+    return [
+        run.data.metrics[MEASURED] / run.data.metrics[PREDICTED]
+        for run in found
+        if run.data.metrics.get(PREDICTED, 0) > 0
+    ]
 
 
 class TrackedRun:
