@@ -5,11 +5,13 @@ The pure parts are habitat/fit.py and habitat/route.py. What trainings really to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+
+from pydantic import Field
 
 from academy.artifacts import Record
 from academy.errors import BaseModelError, TrainingError
-from academy.habitat.fit import GIB, Device, Plan, Prediction, Shape, predict, read_shape, usual_plan
+from academy.habitat.fit import GIB, Device, Plan, Prediction, predict, read_shape, usual_plan
 from academy.habitat.hardware import Inventory, take_inventory
 from academy.habitat.route import Need, Route, Rung, next_rung, route
 from academy.professor import Recipe
@@ -17,7 +19,7 @@ from academy.workplace import Workplace
 
 
 class Step(Record):
-    """A rung of the ladder with what it would need; `fits`: there is so much free now."""
+    """A rung below a recipe, for after running out of memory; `fits`: what it would need is free now."""
 
     rung: Rung
     need: int  # bytes
@@ -25,11 +27,16 @@ class Step(Record):
 
 
 class Placement(Record):
-    """Where a training goes. `prediction` is for that place; None where nothing can be predicted."""
+    """Where a training goes, what is predicted for either device (nothing where that cannot be), and the ladder."""
 
     route: Route
-    prediction: Prediction | None
-    ladder: tuple[Step, ...] = ()  # where it fits nowhere: what would need less
+    predictions: dict[Device, Prediction] = Field(default_factory=dict)
+    ladder: tuple[Step, ...] = ()
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """That of the place where it goes."""
+        return self.predictions.get(self.route.place) if self.route.place else None
 
     @property
     def tags(self) -> dict[str, str]:
@@ -58,32 +65,30 @@ def place(work: Workplace, recipe: Recipe, longest: int | None = None, machine: 
         shape = read_shape(work.base.path)
     except BaseModelError as problem:
         unknown = Need(cuda=None, cpu=None, because=problem.message.rstrip("."))
-        return Placement(route=route(unknown, machine, enable_gpu=enabled), prediction=None)
-    found = {device: forecast(work, shape, recipe, usual_plan(device), longest) for device in _DEVICES}
-    need = Need(cuda=found["cuda"].total, cpu=found["cpu"].total)
-    chosen = route(need, machine, enable_gpu=enabled)
-    if chosen.place:
-        return Placement(route=chosen, prediction=found[chosen.place])
-    tried: Device = "cuda" if machine.gpus and machine.cuda and enabled else "cpu"
-    steps = ladder(work, shape, recipe, usual_plan(tried), longest, machine)
-    return Placement(route=chosen, prediction=found[tried], ladder=tuple(steps))
+        return Placement(route=route(unknown, machine, enable_gpu=enabled))
+    ratios = {device: measured_ratios(work, device) for device in _DEVICES}
+
+    def forecast(changed: Recipe, plan: Plan) -> Prediction:
+        return predict(shape, changed, plan, longest=longest, ratios=ratios[plan.device])
+
+    found = {device: forecast(recipe, usual_plan(device)) for device in _DEVICES}
+    begin = usual_plan("cuda" if machine.gpus and machine.cuda and enabled else "cpu")
+    return Placement(
+        route=route(Need(cuda=found["cuda"].total, cpu=found["cpu"].total), machine, enable_gpu=enabled),
+        predictions=found,
+        ladder=tuple(_ladder(recipe, begin, machine, forecast)),
+    )
 
 
 _DEVICES: tuple[Device, ...] = ("cuda", "cpu")
 
 
-def forecast(work: Workplace, shape: Shape, recipe: Recipe, plan: Plan, longest: int | None) -> Prediction:
-    """The prediction, corrected by what earlier trainings of this base model took on such a device."""
-    return predict(shape, recipe, plan, longest=longest, ratios=measured_ratios(work, plan.device))
-
-
-def ladder(
-    work: Workplace, shape: Shape, recipe: Recipe, plan: Plan, longest: int | None, machine: Inventory
+def _ladder(
+    recipe: Recipe, plan: Plan, machine: Inventory, forecast: Callable[[Recipe, Plan], Prediction]
 ) -> Iterator[Step]:
-    """The rungs below a recipe that are tried after running out of memory, each with what it would need."""
     while (rung := next_rung(recipe, plan, machine)) is not None:
         recipe, plan = rung.recipe, rung.plan
-        need = forecast(work, shape, recipe, plan, longest).total
+        need = forecast(recipe, plan).total
         free = machine.memory_free
         if plan.device == "cuda":
             free = max((gpu.memory_free or 0 for gpu in machine.gpus), default=0)

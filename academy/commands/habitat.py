@@ -10,10 +10,9 @@ from typing import BinaryIO
 from academy import stages
 from academy.commands.output import emit, say, table
 from academy.errors import InputError
-from academy.habitat.fit import GIB, Device, Prediction, read_shape, usual_plan
-from academy.habitat.hardware import take_inventory
+from academy.habitat.fit import GIB
 from academy.habitat.metrics import Metrics, TrainingMetricsParser, lines_of
-from academy.placing import forecast, ladder, place
+from academy.placing import place
 from academy.workplace import Workplace
 
 PIECE = 1 << 16
@@ -58,45 +57,39 @@ def fit(base_model: str | None, length: int | None, rank: int | None, batch_size
     """The peak of a training on either kind of device, where it would run now, and the ladder below it."""
     work = Workplace.open(base_model)
     recipe = stages.choose_for(work, length or work.base.context, stages.Overrides(rank=rank, batch_size=batch_size))
-    machine = take_inventory()
-    shape = read_shape(work.base.path)
-    devices: tuple[Device, ...] = ("cuda", "cpu")
-    found = {device: forecast(work, shape, recipe, usual_plan(device), length) for device in devices}
-    placement = place(work, recipe, length, machine)
-    begin = usual_plan("cuda" if machine.gpus and machine.cuda and work.settings.enable_gpu else "cpu")
-    steps = list(ladder(work, shape, recipe, begin, length, machine))
+    found = place(work, recipe, length)
     if as_json:
         emit({
             "recipe": recipe.model_dump(mode="json"),
-            "predictions": {name: one.model_dump(mode="json") | {"total": one.total} for name, one in found.items()},
-            "route": placement.route.model_dump(mode="json"),
+            "predictions": {
+                name: one.model_dump(mode="json") | {"total": one.total} for name, one in found.predictions.items()
+            },
+            "route": found.route.model_dump(mode="json"),
             "ladder": [
                 {"change": one.rung.change, "device": one.rung.plan.device, "need": one.need, "fits": one.fits}
-                for one in steps
+                for one in found.ladder
             ],
         })  # fmt: skip
         return
-    parts = ("weights", "adapter", "activations", "logits", "overhead")
-    rows = [(part, *(_gib(getattr(found[device], part)) for device in devices)) for part in parts]
-    rows.append(("earlier trainings", *(_factor(found[device]) for device in devices)))
-    rows.append(("all", *(_gib(found[device].total) for device in devices)))
-    table(
-        f"GiB at the peak: {recipe.batch_size} x {min(recipe.max_length, length or recipe.max_length)} tokens, rank "
-        f"{recipe.rank}",
-        ("what", "GPU", "CPU"),
-        rows,
-    )
-    if shape.note:
-        say(f"Note: {shape.note}.")
-    route = placement.route
-    say(f"It would train on {route.sentence}." if route.place else f"It fits {route.sentence}.")
-    for step in steps:
+    if found.predictions:
+        columns = tuple(found.predictions.values())
+        parts = ("weights", "adapter", "activations", "logits", "overhead")
+        tokens = min(recipe.max_length, length or recipe.max_length)
+        table(
+            f"GiB at the peak: {recipe.batch_size} x {tokens} tokens, rank {recipe.rank}",
+            ("what", *("GPU" if one.device == "cuda" else "CPU" for one in columns)),
+            [
+                *((part, *(_gib(getattr(one, part)) for one in columns)) for part in parts),
+                ("earlier trainings", *(f"x {one.correction:.2f}" for one in columns)),
+                ("all", *(_gib(one.total) for one in columns)),
+            ],
+        )
+        if columns[0].note:
+            say(f"Note: {columns[0].note}.")
+    say(f"It would train on {found.route.sentence}." if found.route.place else f"It fits {found.route.sentence}.")
+    for step in found.ladder:
         say(f"  {'yes' if step.fits else 'no '}  {_gib(step.need)} GiB with {step.rung.change}")
 
 
 def _gib(size: int) -> str:
     return f"{size / GIB:.2f}"
-
-
-def _factor(one: Prediction) -> str:
-    return f"x {one.correction:.2f}" if one.correction != 1 else ""
