@@ -1,9 +1,9 @@
 """`python -m bench.memory [--anyway] [CASE ...]`: predicted and measured peak memory of real, short trainings.
 
 Each case is a training of three steps in the trainer's own process: the seed model, or a random model of a known
-layout with the seed model's tokenizer (what is learned does not matter for memory). The measurement is the peak that the
-trainer tells in its events: resident memory on a CPU, what torch reserved on a GPU. Every line of the table is the
-prediction without correction by earlier trainings.
+layout with the seed model's tokenizer (what is learned does not matter for memory). The measurement is the peak that
+the trainer tells in its events: resident memory on a CPU, what torch reserved on a GPU. Every line of the table is
+the prediction without correction by earlier trainings.
 """
 
 from __future__ import annotations

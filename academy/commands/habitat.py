@@ -4,39 +4,42 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from academy import stages
+from academy.artifacts import canonical
 from academy.commands.output import emit, say, table
 from academy.errors import InputError
 from academy.habitat.fit import GIB
-from academy.habitat.metrics import Metrics, TrainingMetricsParser, lines_of
+from academy.habitat.foreign import events_of, lines_of
+from academy.habitat.metrics import Metrics, TrainingMetricsParser
 from academy.placing import place
 from academy.workplace import Workplace
 
 PIECE = 1 << 16
 
 
-def metrics(file: Path, *, as_json: bool) -> None:
+def metrics(file: Path, *, events: bool = False, as_json: bool) -> None:
     """What a foreign trainer's log says, in memory that does not grow with it."""
-    parser = TrainingMetricsParser()
-    lines = 0
+    with _opened(file) as stream:
+        text = lines_of(iter(lambda: stream.read(PIECE), b""))
+        if events:
+            for event in events_of(text):
+                sys.stdout.write(canonical(event).decode() + "\n")
+            return
+        parser = TrainingMetricsParser()
+        lines = 0
 
-    def read(stream: BinaryIO) -> Iterator[Metrics]:
-        nonlocal lines
-        for line in lines_of(iter(lambda: stream.read(PIECE), b"")):
-            lines += 1
-            if (found := parser.parse_line(line)) is not None:
-                yield found
+        def read() -> Iterator[Metrics]:
+            nonlocal lines
+            for line in text:
+                lines += 1
+                if (found := parser.parse_line(line)) is not None:
+                    yield found
 
-    if str(file) == "-":
-        summary = parser.aggregate_metrics(read(sys.stdin.buffer))
-    elif not file.is_file():
-        raise InputError(f"There is no file {file}.", "Check the path; '-' reads what another program prints.")
-    else:
-        with file.open("rb") as stream:
-            summary = parser.aggregate_metrics(read(stream))
+        summary = parser.aggregate_metrics(read())
     if as_json:
         emit({"lines": lines, **summary.model_dump(mode="json")})
         return
@@ -51,6 +54,17 @@ def metrics(file: Path, *, as_json: bool) -> None:
     ]
     if summary.records:
         table("Figures", ("what", "value"), [(name, f"{value:g}") for name, value in rows if value is not None])
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
+    if str(file) == "-":
+        yield sys.stdin.buffer
+        return
+    if not file.is_file():
+        raise InputError(f"There is no file {file}.", "Check the path; '-' reads what another program prints.")
+    with file.open("rb") as stream:
+        yield stream
 
 
 def fit(base_model: str | None, length: int | None, rank: int | None, batch_size: int | None, *, as_json: bool) -> None:

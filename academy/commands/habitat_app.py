@@ -17,12 +17,13 @@ habitat_app = typer.Typer(
 @habitat_app.command()
 def metrics(
     file: Annotated[Path, typer.Argument(help="A trainer's log; '-' reads stdin.")],
+    events: Annotated[bool, typer.Option("--events", help="Print it as events, one JSON object a line.")] = False,
     json: Json = False,
 ) -> None:
     """Summarise any trainer's text log: losses, where it stands, its latest figures."""
     from academy.commands import habitat as commands
 
-    commands.metrics(file, as_json=json)
+    commands.metrics(file, events=events, as_json=json)
 
 
 @habitat_app.command()

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import math
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import orjson
 
 from academy.artifacts import Record
-from academy.habitat.backend import TrainingEvent
 
 LONGEST = 4000
 """Characters of a line that are looked at; no trainer's figures stand farther behind."""
@@ -82,21 +80,22 @@ KEYS = {
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]{0,40}[A-Za-z]")
 _BAR = re.compile(r"(\d{1,3})%\|[^|]{0,800}\| {0,20}(\d{1,15})/(\d{1,15}) \[", re.ASCII)
 _NUMBER = r"[-+]?(?:\d{1,15}(?:,\d{3}){0,4}(?:\.\d{0,40})?|\.\d{1,40})(?:e[-+]?\d{1,4})?|[-+]?nan|[-+]?inf(?:inity)?"
-_WORD = re.compile(
-    r"(loss|lr|learning[_ ]rate|(?:mean_token_)?accuracy|acc|grad(?:ient)?[_ ]norm"
-    r"|num(?:_train)?[_ ]epochs|epochs?|total[_ ](?:optimization[_ ])?steps|max[_ ]steps|(?:global_)?steps?"
-    r"|iter(?:ation)?)"
+_BEHIND = (
     r"(?:['\"]? {0,8}[:=] {0,8}['\"]?| {1,8}\[?|\[)"
-    rf"({_NUMBER})(%|(?: ?/ ?| of )(\d{{1,15}}))?(?!\w)",
-    re.ASCII,
+    rf"({_NUMBER})(%|(?: ?/ ?| of )(\d{{1,15}}))?(?!\w)"
 )
+_WORDS = tuple(
+    (hint, re.compile(f"({word}){_BEHIND}", re.ASCII).finditer)
+    for hint, word in (
+        ("loss", "loss"), ("lr", "lr"), ("rate", "learning[_ ]rate"), ("epoch", "epochs?"), ("step", "steps?"),
+        ("acc", "acc(?:uracy)?"), ("grad", "grad(?:ient)?[_ ]norm"), ("iter", "iter(?:ation)?"),
+    )
+)  # fmt: skip
+"""Each is searched only where its hint is found; they begin with what is plain text, which is found quickly."""
 _EVALUATION = tuple(word + sign for word in ("eval", "val", "valid", "validation", "test") for sign in "_ ")
-_TRAINING = ("train_", "training_")
-_PLACES = {
-    "lr": RATE, "learning_rate": RATE, "learning rate": RATE,
-    "acc": ACCURACY, "accuracy": ACCURACY, "mean_token_accuracy": ACCURACY,
-    "grad_norm": NORM, "grad norm": NORM, "gradient_norm": NORM, "gradient norm": NORM, "epoch": EPOCH,
-}  # fmt: skip
+_TRAINING = ("train_", "training_", "mean_token_")
+_ALL = ("num_", "num ", "num_train_", "total_", "total ", "max_", "max ", "optimization_", "optimization ")
+_NOW = ("global_", "current_", "train_")
 _BARE = re.compile(r": (-?(?:nan|inf|NaN|Infinity|None|True|False))\b")
 """What Python prints and JSON does not know."""
 _FLOAT = r"([-+.\de]{1,40})"
@@ -106,8 +105,8 @@ _USUAL_BAR = re.compile(
     re.ASCII,
 ).match
 _USUAL_WORDS = re.compile(
-    r"[Ee]poch:? \[?(\d{1,9})/(\d{1,9})\]?(?:[ ,|-]{1,5}[Ss]tep:? \[?(\d{1,9})/(\d{1,9})\]?)?"
-    rf"(?:[ ,|-]{{1,5}}[Ll]oss: ?{_FLOAT})?(?:[ ,|-]{{1,5}}(?:lr|LR): ?{_FLOAT})?\s{{0,4}}\Z",
+    r"(?:Epoch:? \[?(\d{1,9})/(\d{1,9})\]?[ ,|-]{0,5})?(?:Step:? \[?(\d{1,9})/(\d{1,9})\]?[ ,|-]{0,5})?"
+    rf"(?:[Ll]oss: ?{_FLOAT}[ ,|-]{{0,5}})?(?:(?:lr|LR): ?{_FLOAT})?\s{{0,4}}\Z",
     re.ASCII,
 ).match
 _OF_A_TRAINING = ("train", "epoch", "step", "iter")
@@ -187,16 +186,16 @@ def _usual(line: str) -> Metrics | None:
             share = None if share is None else float(share)
             if -LARGEST < loss + rate + epoch + (norm or 0.0) + (share or 0.0) < LARGEST:
                 return tuple.__new__(Metrics, (epoch, None, None, None, loss, None, rate, share, norm, None, False))
-        elif line.startswith("Epoch ") and (match := _USUAL_WORDS(line)):
+        elif line.startswith(("Epoch ", "Step ")) and (match := _USUAL_WORDS(line)):
             reached, many, done, of, told, pace = match.groups()
-            at, epochs = float(reached), int(many)
-            ratio = int(done) / int(of) if done else at / epochs
+            ratio = int(done) / int(of) if done else float(reached) / int(many)
             seen = float(told) if told else None
             if ratio <= 1 and (seen is None or -LARGEST < seen < LARGEST):
                 return tuple.__new__(
                     Metrics,
                     (
-                        at, epochs, int(done) if done else None, int(of) if done else None, seen, None,
+                        float(reached) if reached else None, int(many) if many else None,
+                        int(done) if done else None, int(of) if of else None, seen, None,
                         float(pace) if pace else None, None, None, 100 * ratio, False,
                     ),
                 )  # fmt: skip
@@ -223,19 +222,7 @@ def _of_part(line: str) -> Metrics | None:
             except ValueError:  # cut in the middle, or no row at all
                 return _of_words(line.lower())
             return _of_mapping(told) if type(told) is dict else None
-    low = line.lower()
-    # without any of these a line of words says nothing; asking is cheaper than searching
-    if (
-        "loss" in low
-        or "epoch" in low
-        or "step" in low
-        or "lr" in low
-        or "acc" in low
-        or "rate" in low
-        or "iter" in low
-    ):
-        return _of_words(low)
-    return None
+    return _of_words(line.lower())
 
 
 def _of_mapping(told: Mapping[str, Any]) -> Metrics | None:
@@ -251,8 +238,7 @@ def _of_mapping(told: Mapping[str, Any]) -> Metrics | None:
 
 def _of_words(low: str) -> Metrics | None:
     found: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
-    _put_words(found, low)
-    return _whole(found)
+    return _whole(found) if _put_words(found, low) else None
 
 
 def _of_bar(line: str) -> Metrics | None:
@@ -273,33 +259,48 @@ def _of_bar(line: str) -> Metrics | None:
     return _whole(found)
 
 
-def _put_words(found: list[Any], low: str) -> None:
-    for match in _WORD.finditer(low):
-        word, number, rest, total = match.groups()
-        before = low[max(0, match.start() - 12) : match.start()]
-        place = _place_of(word, before, counted=bool(total))
-        if place is not None and found[place] is None:
+def _put_words(found: list[Any], low: str) -> bool:
+    """Whether there was anything."""
+    any_at_all = False
+    for hint, matches in _WORDS:
+        if hint not in low:
+            continue
+        for match in matches(low):
+            word, number, rest, total = match.groups()
+            start = match.start()
+            place = _place_of(word, low[start - 14 : start] if start > 14 else low[:start], counted=bool(total))
+            if place is None or found[place] is not None:
+                continue
+            any_at_all = True
             value = float(number.replace(",", ""))
             _put(found, place, value / 100 if rest == "%" else value)
             if total and place in (EPOCH, STEP):
                 _put(found, place + 1, int(total))
+    return any_at_all
 
 
 def _place_of(word: str, before: str, *, counted: bool) -> int | None:
     """Which field a word names, by what stands before it; `counted`: a total follows."""
+    last = before[-1:]
+    if last.isalpha():
+        return None  # the end of another word
+    first = word[0]
+    if first == "e":
+        if before.endswith(_ALL):
+            return EPOCHS
+        return None if last == "_" else EPOCH if counted or word == "epoch" else EPOCHS
     of_evaluation = before.endswith(_EVALUATION)
-    if before[-1:].isalpha() or (before[-1:] == "_" and not of_evaluation and not before.endswith(_TRAINING)):
-        return None  # the end of another word: "router_aux_loss", "gradient_accumulation_steps"
+    if first in "si":
+        if before.endswith(_ALL):
+            return STEPS
+        # "gradient accumulation steps = 4" is no place in a training
+        alone = (last != "_" or before.endswith(_NOW)) and not of_evaluation
+        return STEP if alone and (counted or word[-1] != "s") else None
+    if last == "_" and not of_evaluation and not before.endswith(_TRAINING):
+        return None  # "router_aux_loss"
     if word == "loss":
         return EVAL if of_evaluation else LOSS
-    if (place := _PLACES.get(word)) is not None:
-        return place
-    if "epoch" in word:
-        return EPOCH if counted else EPOCHS
-    if word[0] in "tm":
-        return STEPS
-    # "gradient accumulation steps = 4" is no place in a training
-    return STEP if not of_evaluation and (counted or word[-1] != "s") else None
+    return ACCURACY if first == "a" else NORM if first == "g" else RATE
 
 
 def _put(found: list[Any], place: int, value: Any) -> None:
@@ -329,95 +330,3 @@ def _whole(found: list[Any]) -> Metrics | None:
 
 
 NOTHING = Metrics()
-
-
-def lines_of(pieces: Iterable[str | bytes]) -> Iterator[str]:
-    """Lines, without their ends, of a stream that comes in pieces of any size and in any encoding.
-
-    A carriage return ends a line as well. Of a line that is still being written only what is ever looked at is kept.
-    """
-    held = ""
-    for piece in pieces:
-        # latin-1 knows every byte, and a character that two pieces share harms nothing: all figures are ASCII
-        held += piece if isinstance(piece, str) else piece.decode("latin-1")
-        *whole, held = held.replace("\r", "\n").split("\n")
-        yield from whole
-        held = held[:LONGEST]
-    if held:
-        yield held
-
-
-def events_of(lines: Iterable[str], after: int = 0, clock: Callable[[], float] = time.time) -> Iterator[TrainingEvent]:
-    """A foreign trainer's text, as it comes, as events of phase "step", numbered from `after` + 1.
-
-    Lines that tell how the training goes are events. Bars without a loss say where the next one stands, and are events
-    once a per cent while no other comes. Bars of another length than the training's are those of evaluations.
-    """
-    parser = TrainingMetricsParser()
-    place = _Place()
-    waiting: TrainingEvent | None = None
-    told = 0  # the per cent of the last event
-    for line in lines:
-        for part in line.split("\r"):
-            found = parser.parse_line(part)
-            if found is None or not place.move(found):
-                continue
-            event = TrainingEvent(
-                n=after + 1, at=clock(), phase="step", step=place.step, steps=place.steps, epoch=place.epoch,
-                loss=found.loss, eval_loss=found.eval_loss, learning_rate=found.learning_rate,
-                accuracy=found.accuracy, grad_norm=found.grad_norm,
-                message="the loss is no finite number" if found.diverged else "",
-            )  # fmt: skip
-            if not found.tells:
-                # kept back until the next: the loss of this very step may follow
-                if waiting is not None and waiting.step < place.step and _percent(waiting) > told:
-                    told = _percent(waiting)
-                    after += 1
-                    yield waiting
-                    event = event.model_copy(update={"n": after + 1})
-                waiting = event if found.step is not None else waiting
-                continue
-            waiting, told = None, _percent(event)
-            after += 1
-            yield event
-    if waiting is not None and _percent(waiting) > told:
-        yield waiting
-
-
-def _percent(event: TrainingEvent) -> int:
-    return 100 * event.step // event.steps if event.steps else 0
-
-
-class _Place:
-    """Where a training stands, over bars that begin again with each epoch."""
-
-    def __init__(self) -> None:
-        self.step = self.steps = 0
-        self.epoch = 0.0
-        self._length = 0  # of the training's bar
-        self._known = False  # that this is its length
-        self._before = 0  # steps of the bars that were full
-        self._last = 0
-        self._epochs = 0
-
-    def move(self, found: Metrics) -> bool:
-        """Take in one line; False for a bar that is not the training's."""
-        if found.step is None:
-            if found.total_steps:
-                self.steps = self._length = found.total_steps
-                self._known = True
-        else:
-            length = found.total_steps or self._length
-            if length != self._length:
-                if self._known and not found.tells:
-                    return False
-                self._length, self._last = length, 0
-            if found.step < self._last:
-                self._before += length
-            self._last = found.step
-            self.step = self._before + found.step
-            self.steps = max(self._before + length, length * self._epochs if self._before else 0)
-        self.epoch = found.epoch if found.epoch is not None else self.epoch
-        self._epochs = found.total_epochs or self._epochs
-        self._known = self._known or (found.tells and self._length > 0)
-        return True

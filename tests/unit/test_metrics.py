@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from academy.commands import habitat as commands
 from academy.errors import InputError
-from academy.habitat.metrics import LONGEST, Metrics, TrainingMetricsParser, events_of, lines_of
+from academy.habitat.foreign import events_of, lines_of
+from academy.habitat.metrics import LONGEST, Metrics, TrainingMetricsParser
 
 PARSER = TrainingMetricsParser()
 BAR = " 12%|█▏        | 12/100 [00:05<00:40,  2.20it/s{}]"
@@ -245,6 +246,9 @@ def test_the_command_summarises_any_trainers_log(tmp_path: Path, capsys: pytest.
     told = orjson.loads(capsys.readouterr().out)
     assert (told["lines"], told["records"], told["losses"], told["diverged"]) == (5, 3, 1, 1)
     assert (told["latest"]["step"], told["latest"]["total_steps"], told["best_loss"]) == (1, 10, 2.5)
+    commands.metrics(log, events=True, as_json=False)
+    events = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["n"], one["step"], one["loss"]) for one in events] == [(1, 1, 2.5), (2, 1, None)]
     commands.metrics(log, as_json=False)
     assert "1 times the loss was no finite number." in capsys.readouterr().out
 
