@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -50,6 +50,9 @@ class Metrics(NamedTuple):
             or self.grad_norm is not None
             or self.diverged
         )
+
+
+_new: Callable[[type[Metrics], Iterable[Any]], Metrics] = tuple.__new__  # quicker than the record's own
 
 
 class Summary(Record):
@@ -100,10 +103,10 @@ _BARE = re.compile(r": (-?(?:nan|inf|NaN|Infinity|None|True|False))\b")
 """What Python prints and JSON does not know."""
 _FLOAT = r"([-+.\de]{1,40})"
 _USUAL_BAR = re.compile(
-    r"[\r ]{0,8}\d{1,3}%\|[^|\r\x1b]{0,800}\| {0,20}(\d{1,15})/(\d{1,15}) "
-    rf"\[[^=\r,\]]{{0,60}}, [^=\r,\]]{{0,60}}(?:, loss={_FLOAT})?\]\s{{0,4}}\Z",
-    re.ASCII,
-).match
+    rf"\| (\d{{1,15}})/(\d{{1,15}}) \[[^,\r]{{0,60}},[^,\r\]]{{0,60}}(?:, loss={_FLOAT})?\]\s{{0,4}}\Z", re.ASCII
+).search
+_USUAL_ROW = ("loss", "grad_norm", "learning_rate", "epoch")
+_TRL_ROW = ("loss", "grad_norm", "learning_rate", "entropy", "num_tokens", "mean_token_accuracy", "epoch")
 _USUAL_WORDS = re.compile(
     r"(?:Epoch:? \[?(\d{1,9})/(\d{1,9})\]?[ ,|-]{0,5})?(?:Step:? \[?(\d{1,9})/(\d{1,9})\]?[ ,|-]{0,5})?"
     rf"(?:[Ll]oss: ?{_FLOAT}[ ,|-]{{0,5}})?(?:(?:lr|LR): ?{_FLOAT})?\s{{0,4}}\Z",
@@ -166,42 +169,62 @@ class TrainingMetricsParser:
 def _usual(line: str) -> Metrics | None:
     """The most frequent lines, read in one go. Whatever is a little different is left to the longer way."""
     try:
-        if "%|" in line:
-            if match := _USUAL_BAR(line):
-                done, of, told = match.groups()
-                step, steps = int(done), int(of)
-                seen = None if told is None else float(told)
-                if step <= steps and (seen is None or -LARGEST < seen < LARGEST):
-                    return tuple.__new__(
-                        Metrics, (None, None, step, steps, seen, None, None, None, None, 100 * step / steps, False)
-                    )
-        elif line.startswith("{'loss'"):
-            if "step" in line or "runtime" in line or len(line) > LONGEST:
-                return None
-            get = orjson.loads(line.replace("'", '"')).get
-            loss, rate, epoch = float(get("loss")), float(get("learning_rate")), float(get("epoch"))
-            norm: float | None = get("grad_norm")
-            share: float | None = get("mean_token_accuracy")
-            norm = None if norm is None else float(norm)
-            share = None if share is None else float(share)
-            if -LARGEST < loss + rate + epoch + (norm or 0.0) + (share or 0.0) < LARGEST:
-                return tuple.__new__(Metrics, (epoch, None, None, None, loss, None, rate, share, norm, None, False))
-        elif line.startswith(("Epoch ", "Step ")) and (match := _USUAL_WORDS(line)):
-            reached, many, done, of, told, pace = match.groups()
-            ratio = int(done) / int(of) if done else float(reached) / int(many)
-            seen = float(told) if told else None
-            if ratio <= 1 and (seen is None or -LARGEST < seen < LARGEST):
-                return tuple.__new__(
-                    Metrics,
-                    (
-                        float(reached) if reached else None, int(many) if many else None,
-                        int(done) if done else None, int(of) if of else None, seen, None,
-                        float(pace) if pace else None, None, None, 100 * ratio, False,
-                    ),
-                )  # fmt: skip
+        if line.find("%|", 0, 6) > 0:  # a bar without words before it
+            return _usual_bar(line)
+        if line.startswith("{'loss'"):
+            return _usual_row(line)
+        if line.startswith(("Epoch ", "Step ")):
+            return _usual_words(line)
     except (ValueError, TypeError, ZeroDivisionError):
         pass
     return None
+
+
+def _usual_bar(line: str) -> Metrics | None:
+    match = _USUAL_BAR(line)
+    if match is None or "\r" in line:
+        return None
+    done, of, told = match.groups()
+    step, steps = int(done), int(of)
+    loss = None if told is None else float(told)
+    if step > steps or not (loss is None or -LARGEST < loss < LARGEST):
+        return None
+    return _new(Metrics, (None, None, step, steps, loss, None, None, None, None, 100 * step / steps, False))
+
+
+def _usual_row(line: str) -> Metrics | None:
+    if ": nan" in line:
+        return None
+    told = orjson.loads(line.replace("'", '"'))
+    keys = tuple(told)
+    share: Any = None
+    if keys == _USUAL_ROW:
+        loss, norm, rate, epoch = told.values()
+    elif keys == _TRL_ROW:
+        loss, norm, rate, _, _, share, epoch = told.values()
+        share = float(share)
+    else:
+        return None
+    if type(loss) is not float:
+        loss, norm, rate, epoch = float(loss), float(norm), float(rate), float(epoch)
+    if not -LARGEST < loss + rate + epoch + norm + (share or 0.0) < LARGEST:
+        return None
+    return _new(Metrics, (epoch, None, None, None, loss, None, rate, share, norm, None, False))
+
+
+def _usual_words(line: str) -> Metrics | None:
+    match = _USUAL_WORDS(line)
+    if match is None:
+        return None
+    reached, many, done, of, told, pace = match.groups()
+    ratio = int(done) / int(of) if done else float(reached) / int(many)
+    loss = float(told) if told else None
+    if ratio > 1 or not (loss is None or -LARGEST < loss < LARGEST):
+        return None
+    epoch, epochs = (float(reached), int(many)) if reached else (None, None)
+    step, steps = (int(done), int(of)) if done else (None, None)
+    rate = float(pace) if pace else None
+    return _new(Metrics, (epoch, epochs, step, steps, loss, None, rate, None, None, 100 * ratio, False))
 
 
 def _of_part(line: str) -> Metrics | None:
@@ -325,7 +348,7 @@ def _whole(found: list[Any]) -> Metrics | None:
             if found[done] is not None and found[of]:
                 found[PERCENT] = min(100.0, max(0.0, 100 * found[done] / found[of]))
                 break
-    one = tuple.__new__(Metrics, found)
+    one = _new(Metrics, found)
     return None if one == NOTHING else one
 
 
