@@ -47,7 +47,7 @@ class Placement(Record):
     def remedy(self) -> str:
         """What to do where it fits nowhere: a smaller batch, if the trainer's usual plan fits with one."""
         for step in self.ladder:
-            if step.fits and step.rung.plan == self.ladder[0].rung.plan:
+            if step.fits and step.rung.plan == usual_plan(step.rung.plan.device):
                 return f"With --batch-size {step.rung.recipe.batch_size} it would take about {step.need / GIB:.1f} GiB."
         return "Free some memory, or use a smaller base model, rank or batch; `academy habitat fit` shows the figures."
 

@@ -35,6 +35,7 @@ def events_of(lines: Iterable[str], after: int = 0, clock: Callable[[], float] =
     place = _Place()
     waiting: TrainingEvent | None = None
     told = 0  # the per cent of the last event
+    drawn: tuple[object, ...] = ()  # what it said: bars are drawn again and again
     for line in lines:
         for part in line.split("\r"):
             found = parser.parse_line(part)
@@ -55,7 +56,10 @@ def events_of(lines: Iterable[str], after: int = 0, clock: Callable[[], float] =
                     event = event.model_copy(update={"n": after + 1})
                 waiting = event if found.step is not None else waiting
                 continue
-            waiting, told = None, _percent(event)
+            said = (place.step, *found)
+            if said == drawn:
+                continue
+            waiting, told, drawn = None, _percent(event), said
             after += 1
             yield event
     if waiting is not None and _percent(waiting) > told:

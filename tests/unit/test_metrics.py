@@ -256,3 +256,8 @@ def test_the_command_summarises_any_trainers_log(tmp_path: Path, capsys: pytest.
 def test_a_log_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There is no file"):
         commands.metrics(tmp_path / "none.log", as_json=False)
+
+
+def test_a_bar_that_is_drawn_again_is_no_new_event() -> None:
+    bar = "\r 12%|# | 12/100 [00:0{}<00:40, 2.2it/s, loss=0.5]"
+    assert len(list(events_of(bar.format(second) for second in range(5)))) == 1
