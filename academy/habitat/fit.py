@@ -30,8 +30,10 @@ LOGITS = 6
 """Float32 tensors of a chunk that are there at once: logits, their logarithm, its gradient, those of the entropy."""
 NF4_BYTES = 0.5 + 1 / 16
 """A weight of 4 bits, and a float32 scale for 64 of them."""
-CPU_OVERHEAD = 800 * 2**20
+CPU_OVERHEAD = 640 * 2**20
 """Python with torch, transformers, TRL and the tokenised rows."""
+CPU_HEAP = 2.0
+"""Resident memory of glibc's heap by what layers keep in it: freed places of large tensors stay with the process."""
 CUDA_OVERHEAD = 1 * GIB
 """Context, cuBLAS's workspace and what the allocator cannot use. Not measured here."""
 CORRECTION = (0.5, 2.0)
@@ -207,11 +209,12 @@ def predict(
         activations = tokens * wide * shape.hidden * shape.layers + layer + passing
     else:
         activations = layer * shape.layers + passing
+    activations += tokens * wide * 3 * shape.hidden  # embeddings, the last norm and its input
     return Prediction(
         device=plan.device,
         weights=weights,
         adapter=shape.adapter_weights(recipe.rank) * (4 + 4 + 8),
-        activations=activations + tokens * wide * 3 * shape.hidden,  # embeddings, the last norm and its input
+        activations=activations if plan.device == "cuda" else round(activations * CPU_HEAP),
         logits=min(tokens, CHUNK) * shape.vocabulary * 4 * LOGITS,
         overhead=CUDA_OVERHEAD if plan.device == "cuda" else CPU_OVERHEAD,
         correction=correction_of(ratios),
