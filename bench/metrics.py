@@ -2,7 +2,7 @@
 
 The plain parser tries seven patterns on each line, regardless of case, as parsers of logs usually do; it also finds
 less (no evaluation, no totals from banners) and takes bars of downloads for a training's. Both are given the same
-200,000 lines, in turn; the median of five of each. Goal: 576,000 lines a CPU second.
+200,000 lines, in turn; the median of five of each. Goal: 576,000 lines a CPU second; docs/log.md tells what came of it.
 
 The corpus is made up, line by line as the trainers print them (the shapes are theirs, the numbers drawn), and mixed as
 in the log of a training by transformers that prints its bar to a file and logs every third step:
