@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from academy.commands.habitat_app import habitat_app
 from academy.commands.models_app import MOST, Base, Before, Json, Limit, models_app
 from academy.errors import AcademyError, HomeError
 
@@ -29,6 +30,7 @@ app.add_typer(dataset_app, name="dataset")
 holdout_app = typer.Typer(help="The questions that are held out.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(holdout_app, name="holdout")
 app.add_typer(models_app, name="models")
+app.add_typer(habitat_app, name="habitat")
 keys_app = typer.Typer(
     help="The keys that sign adapters, and those that are trusted.", invoke_without_command=True, rich_markup_mode=None
 )

@@ -22,7 +22,7 @@ SMALLEST_DATASET = 50
 class Reason(Record):
     """One condition with its numbers."""
 
-    name: Literal["lessons", "new lessons", "hours", "examples", "not examined yet"]
+    name: Literal["lessons", "new lessons", "hours", "examples", "not examined yet", "memory"]
     met: bool
     sentence: str
 
@@ -71,14 +71,16 @@ def decide(
     interval_hours: float,
     examples: int | None = None,
     examined: str = "",
+    place: tuple[bool, str] | None = None,
     force: bool = False,
 ) -> Decision:
     """Should a training start?
 
     `lessons` and `new_lessons` count successful, active lessons and tasks (all; since the champion's examination).
     `examples` is the size of the training side once it is known; `examined` names the outcome when this very order was
-    examined before. `force` overrides every condition but the smallest dataset and a repeated examination, which
-    would only give the same bytes and the same verdict again.
+    examined before. `place` is whether the training fits somewhere, and where. `force` overrides every condition but
+    the smallest dataset, a training that fits nowhere, and a repeated examination, which would only give the same bytes
+    and the same verdict again.
     """
     reasons = [
         Reason(name="lessons", met=lessons >= min_lessons, sentence=f"{lessons:,} lessons of at least {min_lessons:,}"),
@@ -114,6 +116,12 @@ def decide(
                 name="not examined yet",
                 met=False,
                 sentence=f"this very dataset and recipe were examined already, with the verdict {examined}",
+            )
+        )
+    if place is not None:
+        firm.append(
+            Reason(
+                name="memory", met=place[0], sentence=f"it {'fits' if not place[0] else 'would train on'} {place[1]}"
             )
         )
     possible = all(reason.met for reason in firm)

@@ -29,12 +29,13 @@ from academy.experience.commits import is_repository, open_repository
 from academy.experience.conversations import Wanted
 from academy.experience.lessons import Import
 from academy.experience.source import Kind
-from academy.genealogy.tracking import TrackedRun
+from academy.genealogy.tracking import BASE_TAG, MEASURED, PREDICTED, TrackedRun
 from academy.genealogy.versions import Version
 from academy.habitat.adapter import sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.process import ProcessBackend, read_events
 from academy.ledger import BASE, Row
+from academy.placing import place
 from academy.professor import Decision, Recipe
 from academy.succession import waits_for_approval
 from academy.workplace import Workplace
@@ -152,10 +153,15 @@ def allowed(work: Workplace) -> set[str]:
 
 def choose(work: Workplace, dataset: Dataset, overrides: Overrides) -> Recipe:
     """The professor's recipe for a dataset, with what the settings and a person fixed."""
+    return choose_for(work, dataset.longest, overrides)
+
+
+def choose_for(work: Workplace, longest: int, overrides: Overrides) -> Recipe:
+    """The recipe for examples of so many tokens."""
     fixed = work.settings
     return professor.choose_recipe(
         parameters=work.base.parameters,
-        longest=dataset.longest,
+        longest=longest,
         context=work.base.context,
         rank=overrides.rank or fixed.lora_rank,
         learning_rate=overrides.learning_rate or fixed.learning_rate,
@@ -181,7 +187,7 @@ def place_order(work: Workplace, dataset: Dataset, recipe: Recipe, form: str = "
 def decide(
     work: Workplace, *, force: bool, order: TrainingOrder | None = None, dataset: Dataset | None = None
 ) -> Decision:
-    """Whether training pays now; with an order, also whether that very order was examined before."""
+    """Whether training pays now; with an order, also whether it was examined before, and where it would fit."""
     champion = work.ledger.champion()
     verdicts = list(work.ledger.rows("verdict"))
     examined = next(
@@ -192,6 +198,7 @@ def decide(
         ),
         "",
     )
+    route = place(work, order.recipe, dataset.longest).route if order and dataset else None
     decision = professor.decide(
         lessons=work.store.trainable(),
         new_lessons=work.store.trainable(since=champion.cursor),
@@ -202,6 +209,7 @@ def decide(
         interval_hours=work.settings.training_interval_hours,
         examples=dataset.examples if dataset else None,
         examined=examined,
+        place=(bool(route.place), route.sentence) if route else None,
         force=force,
     )
     log.info("%s: %s", "training" if decision.train else "no training", decision.because)
@@ -217,26 +225,35 @@ def train(
 ) -> Version:
     """Run an order, follow it in MLflow and register its adapter as a version.
 
-    `meanwhile` is called once the trainer runs: what can be prepared while it works. Raises TrainingError, and
-    ExaminationError where the dataset overlaps with what is examined.
+    `meanwhile` is called once the trainer runs: what can be prepared while it works. Raises TrainingError, before
+    anything starts where it would fit nowhere, and ExaminationError where the dataset overlaps with what is examined.
     """
     rows = read_rows(dataset.train_file)
     others = guarded_texts(work.settings)
     refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), others, allowed(work))
-    events = ProcessBackend().train(order)
+    placement = place(work, order.recipe, dataset.longest)
+    placement.require()
+    log.info("training on %s", placement.route.sentence)
+    events = ProcessBackend(gpu=placement.route.gpu.uuid if placement.route.gpu else "").train(order)
     first = next(events)
     meanwhile()
-    run = TrackedRun(work.mlflow, order, dataset, tags)
+    run = TrackedRun(work.mlflow, order, dataset, tags | placement.tags | {BASE_TAG: work.base.digest})
+    if placement.prediction:
+        run.metrics({PREDICTED: float(placement.prediction.measurable)})
     last = first
     run.follow(first)
+    peak = 0
     for event in events:
         run.follow(event)
+        peak = max(peak, event.memory or 0)
         _tell(event, last)
         last = event
     if last.phase != "done":
         raise TrainingError(
             last.message, "Run the same command again: it goes on from the last checkpoint.", last.cause
         )
+    if peak:
+        run.metrics({MEASURED: float(peak)})
     champion = work.ledger.champion()
     # here and not in the trainer: that one may run in a container, and has no key
     adapter = sign_adapter(

@@ -7,16 +7,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
-from academy import hardware
 from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, engine, find_sandbox
 from academy.artifacts import Record
 from academy.base_model import SEED, SEED_FOLDER, resolve
 from academy.commands.output import emit, say, table
 from academy.errors import AcademyError, ExaminationError
 from academy.experience.commits import is_repository
+from academy.habitat.hardware import Gpu, Inventory, take_inventory
 from academy.settings import Settings, load_settings
 from academy.workplace import Workplace
 
@@ -36,10 +35,12 @@ class Finding(Record):
 def run(base_model: str | None, *, as_json: bool) -> None:
     """Look at everything; exit code 2 where something needed does not work."""
     settings = load_settings()
+    machine = take_inventory()
     found = [
         _python(), _home(settings), _asked("database", lambda: _database(settings)),
         _asked("base model", lambda: _base(base_model or settings.base_model)), _seed_intact(),
-        _asked("MLflow", lambda: _mlflow(settings)), _prefect(settings), _gpu(), _unsloth(), _docker(),
+        _asked("MLflow", lambda: _mlflow(settings)), _prefect(settings), _gpu(machine), _cuda(machine),
+        _unsloth(machine), _bitsandbytes(machine), _docker(), _toolkit(machine),
         _sandbox(settings), _docker_sandbox(settings), _repository(),
     ]  # fmt: skip
     sound = all(one.works or not one.needed for one in found)
@@ -146,25 +147,72 @@ def _prefect(settings: Settings) -> Finding:
     )  # fmt: skip
 
 
-def _gpu() -> Finding:
-    machine = hardware.inspect()
-    if machine.gpus:
-        found = ", ".join(
-            f"{gpu.name} ({gpu.memory_free / 2**30:.0f} of {gpu.memory_total / 2**30:.0f} GiB free)"
-            for gpu in machine.gpus
-        )
-        return Finding(name="GPU", works=True, needed=False, found=found)
+def _gpu(machine: Inventory) -> Finding:
+    if not machine.gpus:
+        return Finding(
+            name="GPU", works=False, needed=False,
+            found=f"{machine.gpu_note}: training runs on {machine.cpus} CPUs, "
+            f"{machine.memory_free / 2**30:.1f} of {machine.memory_total / 2**30:.1f} GiB of memory free",
+            remedy="The seed model needs none; for larger models install the NVIDIA driver; nvidia-smi then lists it.",
+        )  # fmt: skip
+    said = [_about(gpu) for gpu in machine.gpus] + [machine.gpu_note] * bool(machine.gpu_note)
     return Finding(
-        name="GPU", works=False, needed=False, found=f"{machine.gpu_note}: training runs on {machine.cpus} CPUs",
-        remedy="The seed model needs none; for larger models install the NVIDIA driver.",
+        name="GPU", works=True, needed=False, found="; ".join(said),
+        remedy="nvidia-smi shows what the driver says." if machine.gpu_note else "",
     )  # fmt: skip
 
 
-def _unsloth() -> Finding:
-    there = find_spec("unsloth") is not None
+def _about(gpu: Gpu) -> str:
+    free = (
+        f"{gpu.memory_free / 2**30:.0f} of {gpu.memory_total / 2**30:.0f} GiB free"
+        if gpu.memory_free is not None and gpu.memory_total is not None
+        else ""
+    )
+    figures = [
+        free,
+        f"{gpu.utilisation} % busy" if gpu.utilisation is not None else "",
+        f"{gpu.temperature} degrees" if gpu.temperature is not None else "",
+        f"{gpu.watts:.0f} W" if gpu.watts is not None else "",
+        *gpu.notes,
+    ]
+    return f"{gpu.index}: {gpu.name} ({', '.join(filter(None, figures))})"
+
+
+def _cuda(machine: Inventory) -> Finding:
+    if machine.cuda:
+        return Finding(name="CUDA", works=True, needed=False, found=f"torch is built for CUDA {machine.cuda}")
     return Finding(
-        name="unsloth", works=there, needed=False, found="installed" if there else "not installed: TRL and PEFT train",
-        remedy="" if there else "On a GPU host: pip install -c constraints.txt '.[gpu]'",
+        name="CUDA", works=False, needed=False, found="torch is built for CPUs",
+        remedy="Trainings would not use the GPU: pip install --force-reinstall torch, from the index for its CUDA."
+        if machine.gpus else "",
+    )  # fmt: skip
+
+
+def _unsloth(machine: Inventory) -> Finding:
+    return Finding(
+        name="unsloth", works=machine.unsloth, needed=False,
+        found="installed" if machine.unsloth else "not installed: TRL and PEFT train",
+        remedy="" if machine.unsloth else "On a GPU host: pip install -c constraints.txt '.[gpu]'",
+    )  # fmt: skip
+
+
+def _bitsandbytes(machine: Inventory) -> Finding:
+    return Finding(
+        name="bitsandbytes", works=machine.bitsandbytes, needed=False,
+        found="installed" if machine.bitsandbytes else "not installed: no weights of 4 bits",
+        remedy="" if machine.bitsandbytes else "On a GPU host: pip install -c constraints.txt '.[gpu]'",
+    )  # fmt: skip
+
+
+def _toolkit(machine: Inventory) -> Finding:
+    works = machine.docker.gpus
+    return Finding(
+        name="GPUs in containers", works=works, needed=False,
+        found=f"Docker {machine.docker.version} can give them"
+        if works
+        else machine.docker.note or f"Docker {machine.docker.version} has no NVIDIA runtime",
+        remedy="" if works else "On a GPU host install nvidia-container-toolkit, then: nvidia-ctk runtime configure "
+        "--runtime=docker && systemctl restart docker",
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from academy.curriculum.dataset import read_dataset
 from academy.curriculum.sharding import on_ray
 from academy.errors import InputError
 from academy.examining import clashes
+from academy.placing import place
 from academy.professor import SMALLEST_DATASET
 from academy.stages import Overrides
 from academy.workplace import Workplace
@@ -38,13 +39,21 @@ def curate(
 
 def decide(base_model: str | None, *, force: bool, as_json: bool) -> None:
     """The decision on counts alone, as `evolve` takes it before it starts anything."""
-    found = stages.decide(Workplace.open(base_model), force=force)
+    work = Workplace.open(base_model)
+    found = stages.decide(work, force=force)
+    # the dataset is not made yet, so the longest examples that a recipe allows are reckoned with
+    placement = place(work, stages.choose_for(work, work.base.context, Overrides())) if found.train else None
     if as_json:
-        emit({"decision": {**found.model_dump(mode="json"), "because": found.because}})
+        route = placement.route.model_dump(mode="json") if placement else None
+        emit({"decision": {**found.model_dump(mode="json"), "because": found.because}, "route": route})
         return
     say("Training pays now." if found.train else "No training now.")
     for reason in found.reasons:
         say(f"  {'yes' if reason.met else 'no '}  {reason.sentence}")
+    if placement and placement.route.place:
+        say(f"At most, it would train on {placement.route.sentence}.")
+    elif placement:
+        say(f"With the longest examples it would fit {placement.route.sentence}. {placement.remedy}")
 
 
 def train(

@@ -26,6 +26,11 @@ from academy.settings import Settings
 
 EXPERIMENT = "academy"
 ORDER_TAG = "academy.order"
+BASE_TAG, DEVICE_TAG = "academy.base", "academy.device"
+PREDICTED, MEASURED = "memory_predicted_bytes", "memory_peak_bytes"
+"""Of a training's peak, without any correction: what the next prediction is corrected by."""
+REMEMBERED = 5
+"""Trainings that a correction is made of."""
 BATCH_SECONDS = 1.0
 """Steps are written so often: one by one they cost the trainer a fifth of its processors. A kill loses none of them,
 for the trainer's own events are read again."""
@@ -102,6 +107,22 @@ def _metric_name(name: str) -> str:
     return re.sub(r"[^\w\-. /]", "", name)
 
 
+def memory_ratios(client: Any, base: str, device: str) -> list[float]:
+    """Measured by predicted memory of the last trainings of a base model, by its digest, on a kind of device."""
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    found = client.search_runs(
+        [experiment],
+        filter_string=f"tags.`{BASE_TAG}` = '{base}' and tags.`{DEVICE_TAG}` = '{device}' and metrics.`{MEASURED}` > 0",
+        order_by=["attributes.start_time DESC"],
+        max_results=REMEMBERED,
+    )
+    return [
+        run.data.metrics[MEASURED] / run.data.metrics[PREDICTED]
+        for run in found
+        if run.data.metrics.get(PREDICTED, 0) > 0
+    ]
+
+
 class TrackedRun:
     """The MLflow run of one training order."""
 
@@ -125,9 +146,10 @@ class TrackedRun:
     def follow(self, event: TrainingEvent) -> None:
         """Log a training event, steps in batches of about a second, and how the run ended."""
         if event.phase == "step":
-            if event.step > self._logged:
+            # an evaluation is told after its step; logged again after a kill it is the same row
+            if event.step > self._logged or event.eval_loss is not None:
                 self._held += self._metrics(event)
-                self._logged = event.step
+                self._logged = max(self._logged, event.step)
             if time.monotonic() - self._written < BATCH_SECONDS:
                 return
         self._write()
@@ -152,6 +174,9 @@ class TrackedRun:
 
         values = {
             "loss": event.loss,
+            "eval_loss": event.eval_loss,
+            "accuracy": event.accuracy,
+            "grad_norm": event.grad_norm,
             "learning_rate": event.learning_rate,
             "epoch": event.epoch,
             "tokens_per_second": event.rate,

@@ -48,7 +48,10 @@ class TrainingEvent(Record):
     steps: int = 0
     epoch: float = 0.0
     loss: float | None = None
+    eval_loss: float | None = None
     learning_rate: float | None = None
+    accuracy: float | None = None
+    grad_norm: float | None = None
     rate: float | None = None
     memory: int | None = None
     adapter: str = ""  # in "done": the adapter's digest

@@ -28,8 +28,10 @@ SILENCE_SECONDS = 900.0
 class ProcessBackend:
     """Runs `python -m academy.habitat.trainer` (a TrainingBackend)."""
 
-    def __init__(self, silence: float = SILENCE_SECONDS) -> None:
+    def __init__(self, silence: float = SILENCE_SECONDS, gpu: str | None = None) -> None:
+        """`gpu` is the uuid of the only GPU that the trainer sees; empty: none; None: whatever this process sees."""
         self.silence = silence
+        self._sees = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def train(self, order: TrainingOrder) -> Iterator[TrainingEvent]:
@@ -64,7 +66,7 @@ class ProcessBackend:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **_ENVIRONMENT},
+                env={**os.environ, **_ENVIRONMENT, **self._sees},
             )
         self._running[order.digest] = process
         heard = time.monotonic()

@@ -125,6 +125,15 @@ def test_mlflow_has_the_run_with_recipe_curve_and_dataset(evolved: Evolved, mlfl
     assert run.data.tags["academy.dataset"] == result["dataset"]["digest"]
 
 
+def test_the_memory_that_was_predicted_stands_beside_what_was_measured(evolved: Evolved, run: Any) -> None:
+    measured, predicted = run.data.metrics["memory_peak_bytes"], run.data.metrics["memory_predicted_bytes"]
+    assert measured == max(event["memory"] for event in evolved.home.events() if event["phase"] == "step")
+    assert 0.5 < measured / predicted < 2
+    assert run.data.tags["academy.device"] == "cpu" or "GPU" in told(evolved.first)["decision"]["because"]
+    assert run.data.tags["academy.base"]
+    assert "it would train on " in told(evolved.first)["decision"]["because"]
+
+
 def test_mlflow_has_the_adapter_as_a_logged_model(evolved: Evolved, mlflow: Any, run: Any, tmp_path: Path) -> None:
     (model,) = mlflow.search_logged_models([run.info.experiment_id])
     assert model.source_run_id == run.info.run_id

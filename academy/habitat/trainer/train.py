@@ -7,7 +7,6 @@ is inside the mask, and as many rows go in as are trained on.
 from __future__ import annotations
 
 import math
-import resource
 import shutil
 import time
 from collections.abc import Iterator
@@ -38,6 +37,7 @@ from academy.habitat.adapter import (
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.trainer.canaries import canaries
 from academy.habitat.trainer.events import EventWriter
+from academy.processes import peak_memory
 from academy.template import FILE as TEMPLATE_FILE
 from academy.template import ChatTemplate, Message
 
@@ -275,7 +275,7 @@ class _Report(TrainerCallback):  # type: ignore[misc]
             loss=self.loss,
             learning_rate=float(logs.get("learning_rate") or 0.0),
             rate=rate,
-            memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            memory=peak_memory(),
         )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002

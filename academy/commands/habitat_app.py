@@ -1,0 +1,42 @@
+"""`academy habitat ...`: options and help texts of the group; what they do is imported when it is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from academy.commands.models_app import Base, Json
+
+habitat_app = typer.Typer(
+    help="Where trainings run, and what trainers print.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+@habitat_app.command()
+def metrics(
+    file: Annotated[Path, typer.Argument(help="A trainer's log; '-' reads stdin.")],
+    events: Annotated[bool, typer.Option("--events", help="Print it as events, one JSON object a line.")] = False,
+    json: Json = False,
+) -> None:
+    """Summarise any trainer's text log: losses, where it stands, its latest figures."""
+    from academy.commands import habitat as commands
+
+    commands.metrics(file, events=events, as_json=json)
+
+
+@habitat_app.command()
+def fit(
+    base_model: Base = None,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens of the longest example; without it the longest possible.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(min=4, max=256, help="LoRA rank.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a step.")] = None,
+    json: Json = False,
+) -> None:
+    """Predict the memory of a training, say where it would run, and what would need less."""
+    from academy.commands import habitat as commands
+
+    commands.fit(base_model, length, rank, batch_size, as_json=json)

@@ -1,0 +1,192 @@
+"""What this machine has for a training: processors, memory, GPUs by NVML, a Docker engine, the libraries of GPUs.
+
+Nothing here raises: what is not there, or refuses to be asked, is a sentence. No library is imported to see whether
+it is there, for some take seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from academy.artifacts import Record
+
+DOCKER_SECONDS = 10
+"""An engine that says nothing for so long is none."""
+
+
+class Gpu(Record):
+    """One GPU; what it refuses to tell is None, and `notes` say so."""
+
+    index: int
+    name: str
+    uuid: str
+    memory_total: int | None = None  # bytes
+    memory_free: int | None = None  # bytes
+    utilisation: int | None = None  # per cent of the last moments
+    temperature: int | None = None  # degrees Celsius
+    watts: float | None = None
+    joules: float | None = None  # since the driver was loaded; GPUs before Volta do not count
+    notes: tuple[str, ...] = ()
+
+
+class Docker(Record):
+    """An engine. `version` is empty where none answers, and `note` says why; `gpus`: containers can be given GPUs."""
+
+    version: str = ""
+    gpus: bool = False
+    note: str = ""
+
+
+class Inventory(Record):
+    """The machine; memory in bytes. `gpu_note` says why there is no GPU, or which of them could not be asked."""
+
+    cpus: int
+    memory_total: int
+    memory_free: int  # what a new process can get
+    gpus: tuple[Gpu, ...]
+    gpu_note: str
+    docker: Docker
+    cuda: str  # of torch as it is installed; empty: it trains on CPUs only
+    unsloth: bool
+    bitsandbytes: bool
+
+
+def take_inventory() -> Inventory:
+    """Look at the machine now."""
+    gpus, note = _gpus()
+    total, free = _memory()
+    return Inventory(
+        cpus=len(os.sched_getaffinity(0)), memory_total=total, memory_free=free, gpus=gpus, gpu_note=note,
+        docker=_docker(), cuda=_cuda(), unsloth=find_spec("unsloth") is not None,
+        bitsandbytes=find_spec("bitsandbytes") is not None,
+    )  # fmt: skip
+
+
+def _memory() -> tuple[int, int]:
+    """Total and available, in bytes: the machine's, or this container's where that is less."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    said = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
+    total, free = said["MemTotal"], said.get("MemAvailable", said["MemFree"])
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        most, now = _number(Path(limit)), _number(Path(used))
+        if most is not None and most < total:
+            total, free = most, min(free, max(0, most - (now or 0)))
+    return total, free
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # not there, or "max"
+        return None
+
+
+def _gpus() -> tuple[tuple[Gpu, ...], str]:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError as problem:
+        return (), f"no NVIDIA GPU ({problem})"
+    try:
+        count = int(pynvml.nvmlDeviceGetCount())
+        found, lost = [], []
+        for index in range(count):
+            try:
+                found.append(_gpu(pynvml, index))
+            except pynvml.NVMLError as problem:
+                lost.append(f"GPU {index} cannot be asked ({problem})")
+    except pynvml.NVMLError as problem:
+        return (), f"the NVIDIA driver does not answer ({problem})"
+    finally:
+        with suppress(pynvml.NVMLError):  # it was lost in the meantime; what it said is still worth telling
+            pynvml.nvmlShutdown()
+    shown = [gpu for gpu in found if _is_visible(gpu)]
+    if len(shown) < len(found):
+        lost.append(f"{len(found) - len(shown)} hidden by CUDA_VISIBLE_DEVICES")
+    return tuple(shown), "; ".join(lost) if lost else "" if shown else "no NVIDIA GPU"
+
+
+def _gpu(nvml: Any, index: int) -> Gpu:
+    """All that one GPU tells. Raises NVMLError where not even its name is told."""
+    handle = nvml.nvmlDeviceGetHandleByIndex(index)
+    notes = []
+
+    def ask(what: str, question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except nvml.NVMLError as problem:
+            notes.append(f"does not tell its {what} ({problem})")
+            return None
+
+    name, uuid = str(nvml.nvmlDeviceGetName(handle)), str(nvml.nvmlDeviceGetUUID(handle))
+    memory = ask("memory", lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
+    milliwatts = ask("power", lambda: nvml.nvmlDeviceGetPowerUsage(handle))
+    millijoules = ask("energy", lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+    return Gpu(
+        index=index, name=name, uuid=uuid,
+        memory_total=None if memory is None else int(memory.total),
+        memory_free=None if memory is None else int(memory.free),
+        utilisation=ask("utilisation", lambda: int(nvml.nvmlDeviceGetUtilizationRates(handle).gpu)),
+        temperature=ask(
+            "temperature", lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
+        ),
+        watts=None if milliwatts is None else milliwatts / 1000,
+        joules=None if millijoules is None else millijoules / 1000,
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _is_visible(gpu: Gpu) -> bool:
+    """Whether torch would see it too: NVML does not know of CUDA_VISIBLE_DEVICES."""
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return True
+    names = [name.strip() for name in wanted.split(",")]
+    return any(name == str(gpu.index) or (name.startswith("GPU-") and gpu.uuid.startswith(name)) for name in names)
+
+
+def _docker() -> Docker:
+    if find_spec("docker") is None:
+        return Docker(note="the Docker SDK is not installed")
+    import docker
+    from docker.errors import DockerException
+    from urllib3.exceptions import HTTPError
+
+    host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    if host.startswith("unix://") and not Path(host.removeprefix("unix://")).is_socket():
+        return Docker(note=f"no Docker engine answers at {host}")
+    client = None
+    try:
+        client = docker.from_env(timeout=DOCKER_SECONDS)
+        told = client.info()
+    except (DockerException, HTTPError, OSError) as problem:
+        return Docker(note=f"no Docker engine answers at {host} ({type(problem).__name__})")
+    finally:
+        if client is not None:
+            client.close()
+    devices = [str(one.get("ID", "")) for one in told.get("DiscoveredDevices") or []]
+    gpus = "nvidia" in (told.get("Runtimes") or {}) or any("nvidia.com/gpu" in one for one in devices)
+    return Docker(version=str(told.get("ServerVersion") or "unknown"), gpus=gpus)
+
+
+def _cuda() -> str:
+    """The CUDA that torch was built for, from its version file: to import torch would take a second and a half."""
+    found = find_spec("torch")
+    if found is None or found.origin is None:
+        return ""
+    try:
+        text = Path(found.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return ""
+    match = re.search(r"^cuda\b[^=\n]*= *['\"]([\d.]+)['\"]", text, re.MULTILINE)
+    return match[1] if match else ""

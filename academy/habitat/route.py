@@ -1,0 +1,121 @@
+"""Where a training goes, and what to do where it takes more memory than there is. Pure: records in, records out."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from academy.artifacts import Record
+from academy.habitat.fit import GIB, Plan
+from academy.habitat.hardware import Gpu, Inventory
+from academy.professor import Recipe
+
+Backend = Literal["process", "container"]
+MOST_ACCUMULATION = 128
+"""The recipe's bound."""
+
+
+class Need(Record):
+    """What a training is expected to take at its peak, in bytes, on either kind of device.
+
+    None where that cannot be predicted: then it goes where there is most room, and `because` says why.
+    """
+
+    cuda: int | None
+    cpu: int | None
+    because: str = ""
+
+
+class Route(Record):
+    """Where a training goes: `place` is empty where it goes nowhere. `sentence` says why, with the figures."""
+
+    place: Literal["cuda", "cpu", ""]
+    backend: Backend = "process"
+    gpu: Gpu | None = None
+    need: int | None = None  # bytes
+    free: int = 0  # bytes
+    sentence: str
+
+
+class Rung(Record):
+    """A step of the ladder for out of memory: recipe and plan to go on with, and what was changed."""
+
+    recipe: Recipe
+    plan: Plan
+    change: str
+
+
+def route(
+    need: Need, inventory: Inventory, *, enable_gpu: bool = True, backends: tuple[Backend, ...] = ("process",)
+) -> Route:
+    """The GPU with the most free memory if the training fits there, else the processors if it fits there, else nowhere.
+
+    A process can use a GPU where torch was built for CUDA, a container where the engine can give it one; `backends`
+    are those that the caller can start, the preferred first.
+    """
+    against = []
+    able: list[Backend] = [
+        one
+        for one in backends
+        if (one == "process" and inventory.cuda) or (one == "container" and inventory.docker.gpus)
+    ]
+    if not inventory.gpus:
+        against.append(inventory.gpu_note or "no GPU")
+    elif not enable_gpu:
+        against.append("GPUs are switched off (ACADEMY_ENABLE_GPU)")
+    elif not able:
+        against.append("torch is built for CPUs" if "process" in backends else "Docker cannot give GPUs to containers")
+    else:
+        best = max(inventory.gpus, key=lambda gpu: gpu.memory_free or 0)
+        free = best.memory_free or 0
+        if need.cuda is None or need.cuda <= free:
+            return Route(
+                place="cuda", backend=able[0], gpu=best, need=need.cuda, free=free,
+                sentence=f"GPU {best.index} ({best.name}): {_of(need.cuda, free, need.because)}",
+            )  # fmt: skip
+        against.append(f"GPU {best.index} has {_gib(free)} free of the about {_gib(need.cuda)} that it needs")
+    free = inventory.memory_free
+    reason = "; ".join(against)
+    if "process" in backends or inventory.docker.version:
+        backend: Backend = "process" if "process" in backends else "container"
+        if need.cpu is None or need.cpu <= free:
+            return Route(
+                place="cpu", backend=backend, need=need.cpu, free=free,
+                sentence=f"{inventory.cpus} CPUs ({reason}): {_of(need.cpu, free, need.because)}",
+            )  # fmt: skip
+        against.append(f"{_gib(free)} of memory are free of the about {_gib(need.cpu)} that it needs on CPUs")
+    else:
+        against.append("no Docker engine answers")
+    return Route(place="", need=need.cpu, free=free, sentence=f"nowhere here: {'; '.join(against)}")
+
+
+def next_rung(recipe: Recipe, plan: Plan, inventory: Inventory) -> Rung | None:
+    """What to try after a training ran out of memory; None at the end of the ladder.
+
+    Smaller batches with as much more accumulation, by halves where that is possible, down to one example; then
+    checkpointing; then, on a GPU, weights of 4 bits; then the processors. Each step of a training learns from as many
+    examples as before, so the recipe means the same.
+    """
+    if recipe.batch_size > 1:
+        by = next(n for n in range(2, recipe.batch_size + 1) if recipe.batch_size % n == 0)
+        if recipe.accumulation * by <= MOST_ACCUMULATION:
+            smaller = {"batch_size": recipe.batch_size // by, "accumulation": recipe.accumulation * by}
+            changed = Recipe.model_validate({**recipe.model_dump(), **smaller})
+            return Rung(
+                recipe=changed, plan=plan,
+                change=f"batches of {changed.batch_size}, {changed.accumulation} of them a step",
+            )  # fmt: skip
+    if not plan.checkpointing:
+        return Rung(recipe=recipe, plan=plan.model_copy(update={"checkpointing": True}), change="checkpointing")
+    if plan.device == "cuda" and not plan.four_bit and inventory.bitsandbytes:
+        return Rung(recipe=recipe, plan=plan.model_copy(update={"four_bit": True}), change="base weights of 4 bits")
+    if plan.device == "cuda":
+        return Rung(recipe=recipe, plan=Plan(device="cpu", checkpointing=True), change="training on the CPUs")
+    return None
+
+
+def _of(need: int | None, free: int, because: str) -> str:
+    return f"about {_gib(need)} of {_gib(free)} free" if need is not None else f"{_gib(free)} free; {because}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"

@@ -1,0 +1,188 @@
+"""The machine as a record. Whatever is missing, refuses or is lost is a sentence, and nothing raises."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pynvml
+import pytest
+
+from academy.habitat import hardware
+from academy.habitat.hardware import take_inventory
+
+GIB = 2**30
+
+
+class FakeLibrary:
+    """Stands for libnvidia-ml.so behind the real pynvml, which calls it by ctypes: same names, arguments, codes.
+
+    `refused` are codes by function and GPU, `lost_after` is how many calls are answered before the driver is gone.
+    Functions that are not here are not in the library, as in old drivers.
+    """
+
+    def __init__(self, gpus: int, refused: dict[tuple[str, int], int] | None = None, lost_after: int = 10**9) -> None:
+        self.gpus, self.refused, self.left = gpus, refused or {}, lost_after
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        if name not in ANSWERS:
+            raise AttributeError(name)
+
+        def function(*arguments: Any) -> int:
+            self.left -= 1
+            if self.left < 0:
+                return int(pynvml.NVML_ERROR_GPU_IS_LOST)
+            # the first argument of a function of a GPU is its handle
+            of_gpu = bool(arguments) and isinstance(arguments[0], pynvml.c_nvmlDevice_t)
+            code = self.refused.get((name, _gpu(arguments[0]))) if of_gpu else None
+            return code if code is not None else ANSWERS[name](self, *arguments) or pynvml.NVML_SUCCESS
+
+        return function
+
+
+def _set(pointer: Any, **fields: int) -> None:
+    for name, value in fields.items():
+        setattr(pointer._obj, name, value)
+
+
+def _handle(library: FakeLibrary, index: Any, device: Any) -> int | None:
+    if index.value >= library.gpus:
+        return int(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+    # a handle is an opaque pointer; here it holds the GPU's number, and NULL is none
+    ctypes.cast(device, ctypes.POINTER(ctypes.c_void_p))[0] = index.value + 0x1000
+    return None
+
+
+def _gpu(handle: Any) -> int:
+    return int(ctypes.cast(handle, ctypes.c_void_p).value or 0) - 0x1000
+
+
+ANSWERS: dict[str, Callable[..., int | None]] = {
+    "nvmlInitWithFlags": lambda library, _flags: None,
+    "nvmlShutdown": lambda library: None,
+    "nvmlDeviceGetCount_v2": lambda library, count: _set(count, value=library.gpus),
+    "nvmlDeviceGetHandleByIndex_v2": _handle,
+    "nvmlDeviceGetName": lambda library, handle, text, _n: setattr(text, "value", b"NVIDIA H100 80GB HBM3"),
+    "nvmlDeviceGetUUID": lambda library, handle, text, _n: setattr(text, "value", b"GPU-%04d-abcd" % _gpu(handle)),
+    "nvmlDeviceGetMemoryInfo": lambda library, handle, memory: _set(
+        memory, total=80 * GIB, free=(70 - _gpu(handle)) * GIB, used=10 * GIB
+    ),
+    "nvmlDeviceGetPowerUsage": lambda library, handle, watts: _set(watts, value=123_456),
+    "nvmlDeviceGetTotalEnergyConsumption": lambda library, handle, joules: _set(joules, value=5_000_500),
+    "nvmlDeviceGetUtilizationRates": lambda library, handle, rates: _set(rates, gpu=37, memory=5),
+    "nvmlDeviceGetTemperature": lambda library, handle, sensor, degrees: _set(degrees, value=41),
+    "nvmlErrorString": lambda library, code: None,
+}
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeLibrary], None]:
+    """Puts a fake library behind pynvml."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def put(fake: FakeLibrary) -> None:
+        monkeypatch.setattr(pynvml, "nvmlLib", fake)
+        monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+
+    return put
+
+
+def test_several_gpus_are_told_with_all_they_say(library: Callable[[FakeLibrary], None]) -> None:
+    """Against a fake library behind the real pynvml: no GPU is needed, and none is proven to work."""
+    library(FakeLibrary(2))
+    machine = take_inventory()
+    first, second = machine.gpus
+    assert (first.index, first.name, first.uuid) == (0, "NVIDIA H100 80GB HBM3", "GPU-0000-abcd")
+    assert (first.memory_total, first.memory_free) == (80 * GIB, 70 * GIB)
+    assert (first.utilisation, first.temperature) == (37, 41)
+    assert (first.watts, first.joules) == (123.456, 5000.5)
+    assert (second.index, second.uuid, second.memory_free) == (1, "GPU-0001-abcd", 69 * GIB)
+    assert (first.notes, machine.gpu_note) == ((), "")
+
+
+def test_a_gpu_without_an_energy_counter_tells_the_rest(library: Callable[[FakeLibrary], None]) -> None:
+    """Against the fake library: GPUs before Volta have no such counter."""
+    library(FakeLibrary(2, {("nvmlDeviceGetTotalEnergyConsumption", 1): pynvml.NVML_ERROR_NOT_SUPPORTED}))
+    first, second = take_inventory().gpus
+    assert first.joules is not None
+    assert second.joules is None
+    assert second.watts == 123.456
+    assert second.notes == ("does not tell its energy (Not Supported)",)
+
+
+def test_a_gpu_that_cannot_be_asked_hides_no_other(library: Callable[[FakeLibrary], None]) -> None:
+    """Against the fake library."""
+    library(FakeLibrary(3, {("nvmlDeviceGetName", 1): pynvml.NVML_ERROR_GPU_IS_LOST}))
+    machine = take_inventory()
+    assert [gpu.index for gpu in machine.gpus] == [0, 2]
+    assert machine.gpu_note == "GPU 1 cannot be asked (GPU is lost)"
+
+
+@pytest.mark.parametrize("calls", range(20))
+def test_a_driver_that_is_lost_in_the_middle_is_a_sentence(library: Callable[[FakeLibrary], None], calls: int) -> None:
+    """Against the fake library: after so many calls every further one fails."""
+    library(FakeLibrary(2, lost_after=calls))
+    machine = take_inventory()
+    assert machine.gpu_note or any(gpu.notes for gpu in machine.gpus) or len(machine.gpus) == 2
+    if calls < 2:
+        assert machine.gpus == ()
+        assert "GPU is lost" in machine.gpu_note
+
+
+def test_what_cuda_hides_is_not_offered(
+    library: Callable[[FakeLibrary], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the fake library."""
+    library(FakeLibrary(3))
+    for wanted, seen in (("1", [1]), ("0,2", [0, 2]), ("GPU-0002", [2]), ("", []), ("-1", [])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wanted)
+        machine = take_inventory()
+        assert [gpu.index for gpu in machine.gpus] == seen
+        assert "hidden by CUDA_VISIBLE_DEVICES" in machine.gpu_note
+
+
+def test_this_machine_is_told_as_it_is() -> None:
+    """For real: whatever is here. Where NVML is not there, that is a sentence."""
+    machine = take_inventory()
+    assert machine.cpus >= 1
+    assert 0 < machine.memory_free <= machine.memory_total
+    if not machine.gpus:
+        assert "no NVIDIA GPU" in machine.gpu_note or "driver" in machine.gpu_note
+    assert bool(machine.docker.version) != bool(machine.docker.note)
+
+
+def test_the_cuda_of_torch_is_what_torch_says() -> None:
+    import torch
+
+    assert hardware._cuda() == (torch.version.cuda or "")
+
+
+@pytest.mark.parametrize("host", ["unix:///nowhere/docker.sock", "tcp://127.0.0.1:9", "nonsense://x"])
+def test_no_engine_is_a_sentence(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", host)
+    found = take_inventory().docker
+    assert (found.version, found.gpus) == ("", False)
+    assert host in found.note
+
+
+def test_the_doctor_tells_of_gpus(library: Callable[[FakeLibrary], None]) -> None:
+    """Against the fake library: the sentence that people read."""
+    from academy.commands.doctor import _gpu as finding
+
+    library(FakeLibrary(2, {("nvmlDeviceGetTemperature", 0): pynvml.NVML_ERROR_NOT_SUPPORTED}))
+    found = finding(take_inventory())
+    assert found.works
+    assert found.found == (
+        "0: NVIDIA H100 80GB HBM3 (70 of 80 GiB free, 37 % busy, 123 W, "
+        "does not tell its temperature (Not Supported)); "
+        "1: NVIDIA H100 80GB HBM3 (69 of 80 GiB free, 37 % busy, 41 degrees, 123 W)"
+    )
+
+
+def test_a_containers_own_limit_of_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits of a control group, read from files as the kernel writes them."""
+    limits = {"/sys/fs/cgroup/memory.max": GIB, "/sys/fs/cgroup/memory.current": GIB // 4}
+    monkeypatch.setattr(hardware, "_number", lambda path: limits.get(str(path)))
+    assert hardware._memory() == (GIB, 3 * GIB // 4)

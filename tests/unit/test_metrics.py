@@ -1,0 +1,263 @@
+"""Text that trainers print becomes figures; whatever else they print becomes nothing and costs nothing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from academy.commands import habitat as commands
+from academy.errors import InputError
+from academy.habitat.foreign import events_of, lines_of
+from academy.habitat.metrics import LONGEST, Metrics, TrainingMetricsParser
+
+PARSER = TrainingMetricsParser()
+BAR = " 12%|█▏        | 12/100 [00:05<00:40,  2.20it/s{}]"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "{'loss': 0.45, 'grad_norm': 1.2, 'learning_rate': 2e-04, 'epoch': 0.5}",
+            {"loss": 0.45, "grad_norm": 1.2, "learning_rate": 2e-4, "epoch": 0.5},
+        ),
+        (
+            "{'loss': '0.45', 'grad_norm': '1.2', 'learning_rate': '0.0002', 'entropy': '2.1', 'num_tokens': '900', "
+            "'mean_token_accuracy': '0.8', 'epoch': '0.5'}",
+            {"loss": 0.45, "grad_norm": 1.2, "learning_rate": 2e-4, "accuracy": 0.8, "epoch": 0.5},
+        ),
+        ("{'eval_loss': 0.5, 'eval_runtime': 1.2, 'epoch': 1.0}", {"eval_loss": 0.5, "epoch": 1.0}),
+        ("{'train_runtime': 12.3, 'train_loss': 0.6, 'epoch': 3.0}", {"epoch": 3.0}),
+        ("INFO - {'loss': 0.45, 'step': 7, 'epoch': 1}", {"loss": 0.45, "step": 7, "epoch": 1.0}),
+        (
+            '{"current_steps": 10, "total_steps": 100, "loss": 0.5, "lr": 5e-05, "epoch": 0.1, "percentage": 10.0}',
+            {"step": 10, "total_steps": 100, "loss": 0.5, "learning_rate": 5e-5, "epoch": 0.1, "progress_percent": 10},
+        ),
+        (BAR.format(""), {"step": 12, "total_steps": 100, "progress_percent": 12.0}),
+        (BAR.format(", loss=0.3"), {"step": 12, "total_steps": 100, "progress_percent": 12.0, "loss": 0.3}),
+        (
+            "Epoch 2/5:  12%|#2  | 12/100 [00:05<00:40, 2.2it/s, v_num=0, train_loss=0.300]",
+            {"epoch": 2.0, "total_epochs": 5, "step": 12, "total_steps": 100, "loss": 0.3, "progress_percent": 22.4},
+        ),
+        (
+            "1|10|Loss: 0.45:  12%|#2  | 12/100 [00:05<00:40, 2.2it/s]",
+            {"step": 12, "total_steps": 100, "loss": 0.45, "progress_percent": 12.0},
+        ),
+        ("Epoch 2/5", {"epoch": 2.0, "total_epochs": 5, "progress_percent": 40.0}),
+        (
+            "Epoch 3/3 - Loss: 0.45 - lr: 2e-4",
+            {"epoch": 3.0, "total_epochs": 3, "loss": 0.45, "learning_rate": 2e-4, "progress_percent": 100.0},
+        ),
+        ("Step 100/1000", {"step": 100, "total_steps": 1000, "progress_percent": 10.0}),
+        (
+            "Epoch [1/5], Step [300/600], Loss: 0.1234, Accuracy: 92%",
+            {"epoch": 1.0, "total_epochs": 5, "step": 300, "total_steps": 600, "loss": 0.1234, "accuracy": 0.92,
+             "progress_percent": 50.0},
+        ),
+        ("step=5 loss=-0.2 grad norm 1.5", {"step": 5, "loss": -0.2, "grad_norm": 1.5}),
+        ("EPOCH 1 of 4: validation loss 0.3", {"epoch": 1.0, "total_epochs": 4, "eval_loss": 0.3,
+                                               "progress_percent": 25.0}),
+        (
+            "\\\\   /|    Num examples = 1,000 | Num Epochs = 3 | Total steps = 375",
+            {"total_epochs": 3, "total_steps": 375},
+        ),
+        ("\\        /    Total batch size = 8 | Total steps = 1,375", {"total_steps": 1375}),
+        ("  Total optimization steps = 375", {"total_steps": 375}),
+        ("\x1b[32mEpoch 1/2\x1b[0m - loss: \x1b[1m0.5\x1b[0m",
+         {"epoch": 1.0, "total_epochs": 2, "loss": 0.5, "progress_percent": 50.0}),
+    ],
+)  # fmt: skip
+def test_what_trainers_print_is_read(line: str, said: dict[str, float]) -> None:
+    found = PARSER.parse_line(line)
+    assert found is not None
+    assert {name: value for name, value in found._asdict().items() if value not in (None, False)} == said
+    assert PARSER.parse_line(line + "\n") == found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "   \n",
+        "Map: 100%|██████████| 600/600 [00:00<00:00, 9000 examples/s]",
+        "model.safetensors: 100%|██████████| 3/5 [00:01<00:00, 3.0it/s]",
+        "O^O/ \\_/ \\    Batch size per device = 2 | Gradient accumulation steps = 4",
+        "gradient_accumulation_steps: 8, logging_steps=5",
+        "router_aux_loss: 0.01",
+        "Saving model checkpoint to ./checkpoint-500",
+        "the loss of precision is small",
+        "{'loss': None}",
+        "{'loss': ",
+        "Traceback (most recent call last):",
+    ],
+)
+def test_what_says_nothing_of_a_training_gives_nothing(line: str) -> None:
+    assert PARSER.parse_line(line) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{'loss': nan, 'grad_norm': nan, 'learning_rate': 2e-4, 'epoch': 0.5}",
+        "{'loss': 'nan', 'grad_norm': 'inf', 'learning_rate': '0.0002', 'epoch': '0.5'}",
+        "epoch 0.5 loss: inf",
+        "{'loss': 1e999, 'grad_norm': 1.0, 'learning_rate': 2e-4, 'epoch': 0.5}",
+    ],
+)
+def test_a_loss_that_is_no_finite_number_is_told_as_such(line: str) -> None:
+    found = PARSER.parse_line(line)
+    assert found is not None
+    assert (found.loss, found.diverged, found.epoch) == (None, True, 0.5)
+
+
+def test_a_gradient_that_is_no_number_spoils_nothing_else() -> None:
+    found = PARSER.parse_line("{'loss': '0.4', 'grad_norm': 'nan', 'learning_rate': '0.0002', 'epoch': '0.5'}")
+    assert found == Metrics(loss=0.4, learning_rate=2e-4, epoch=0.5)
+
+
+def test_of_parts_written_over_each_other_the_last_counts() -> None:
+    line = "\r 11%|#1 | 11/100 [00:05<00:40, 2.2it/s]\r 12%|#2 | 12/100 [00:05<00:40, 2.2it/s]\r" + " " * 80 + "\r"
+    found = PARSER.parse_line(line)
+    assert found is not None
+    assert found.step == 12
+    assert PARSER.parse_line(line + "{'loss': 0.4, 'grad_norm': 1, 'learning_rate': 0, 'epoch': 1}") == Metrics(
+        loss=0.4, grad_norm=1.0, learning_rate=0.0, epoch=1.0
+    )
+
+
+PIECES = st.sampled_from(
+    ["loss", "'loss': ", "eval_", "epoch ", "step ", "12%|", "█", "| ", "12/100 [", "{", "}", "'", ":", "=", "nan",
+     "1e9", "-", ".", "9" * 30, "1,000", "\r", "\x1b[", "\x1b[31m", " " * 9, "\udcff", "\x00", "lr", "/", "0.4",
+     "['", "\n"]
+)  # fmt: skip
+
+
+@given(st.one_of(st.text(), st.lists(PIECES, max_size=40).map("".join)))
+def test_no_line_breaks_the_reading_and_no_figure_is_out_of_bounds(line: str) -> None:
+    found = PARSER.parse_line(line)
+    if found is None:
+        return
+    assert found != Metrics()
+    for value in found:
+        assert value is None or isinstance(value, bool) or math.isfinite(value)
+    assert all(isinstance(one, int) for one in (found.step, found.total_steps, found.total_epochs) if one is not None)
+    assert found.progress_percent is None or found.progress_percent >= 0
+
+
+@given(st.lists(st.binary(max_size=60), max_size=20))
+def test_bytes_of_any_encoding_become_lines_however_they_are_cut(pieces: list[bytes]) -> None:
+    whole = b"".join(pieces).decode("latin-1").replace("\r", "\n")
+    assert list(lines_of(pieces)) == whole.split("\n")[: None if whole[-1:] not in ("", "\n") else -1]
+    assert all(event.phase == "step" for event in events_of(lines_of(pieces)))
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["1", " ", "loss ", "loss: ", "{'loss': ", "%|", "1%|", "\x1b[", "\x1b[1;", "\r", "\r1%|", "epoch 1/", "'",
+     "| 1/1 [", "1,000", "eval_", "9" * 50 + "%|", "{", "step [1"],
+)  # fmt: skip
+def test_lines_of_megabytes_are_done_with(part: str) -> None:
+    """Time that grows with the square of the length would be hours here."""
+    PARSER.parse_line(part * (2_000_000 // len(part)))
+
+
+def test_the_figures_at_the_begin_of_a_line_of_megabytes_are_read() -> None:
+    found = PARSER.parse_line("Epoch 1/2 - loss: 0.5 " + "x" * 5_000_000)
+    assert found is not None
+    assert (found.loss, found.epoch) == (0.5, 1.0)
+
+
+def test_a_line_that_never_ends_is_not_kept() -> None:
+    lines = list(lines_of([b"Epoch 1/2 ", *([b"x" * 65536] * 100)]))
+    assert [len(line) for line in lines] == [LONGEST]
+
+
+def test_figures_are_put_together_from_a_list_and_from_an_iterator() -> None:
+    log = ["Epoch 1/2 - Loss: 0.9", "loss: nan", "Epoch 2/2 - Loss: 0.3 - lr: 1e-4", "val loss: 0.4", "Loss: 0.6"]
+    read = [found for line in log if (found := PARSER.parse_line(line))]
+    summary = PARSER.aggregate_metrics(read)
+    assert summary == PARSER.aggregate_metrics(iter(read))
+    assert (summary.records, summary.losses, summary.diverged) == (5, 3, 1)
+    assert (summary.best_loss, summary.best_eval_loss) == (0.3, 0.4)
+    assert summary.average_loss == pytest.approx(0.6)
+    assert summary.latest["loss"] == 0.6
+    assert (summary.latest["epoch"], summary.latest["learning_rate"]) == (2.0, 1e-4)
+
+
+def test_nothing_read_is_said_as_nothing() -> None:
+    summary = PARSER.aggregate_metrics([])
+    assert (summary.records, summary.best_loss, summary.average_loss) == (0, None, None)
+
+
+def numbers() -> Iterator[float]:
+    """A clock that tells one second more each time."""
+    yield from (float(n) for n in range(10_000))
+
+
+def test_a_trainers_text_becomes_numbered_events() -> None:
+    log = [
+        "***** Running training *****", "  Num Epochs = 1", "  Total optimization steps = 100",
+        "\r  0%|          | 0/100 [00:00<?, ?it/s]\r 10%|#  | 10/100 [00:05<00:40, 2.2it/s]",
+        "{'loss': 0.9, 'grad_norm': 1.0, 'learning_rate': 2e-4, 'epoch': 0.1}",
+        "\r 50%|#####     | 1/2 [00:01<00:01, 1.0it/s]",  # an evaluation's
+        "{'eval_loss': 0.8, 'eval_runtime': 1.0, 'epoch': 0.1}",
+        "\r 20%|##  | 20/100 [00:09<00:36, 2.2it/s]", "{'loss': nan, 'epoch': 0.2}",
+    ]  # fmt: skip
+    ticks = numbers()
+    events = list(events_of(log, after=7, clock=lambda: next(ticks)))
+    assert [event.n for event in events] == [8, 9, 10]
+    assert [(event.step, event.steps) for event in events] == [(10, 100), (10, 100), (20, 100)]
+    assert (events[0].loss, events[0].learning_rate, events[0].grad_norm) == (0.9, 2e-4, 1.0)
+    assert (events[1].loss, events[1].eval_loss) == (None, 0.8)
+    assert (events[2].loss, events[2].message) == (None, "the loss is no finite number")
+    assert all(event.phase == "step" for event in events)
+    assert [event.at for event in events] == sorted(event.at for event in events)
+
+
+def test_bars_alone_are_progress_once_a_per_cent() -> None:
+    log = [f"\r {n // 10}%|# | {n}/1000 [00:05<00:40, 2.2it/s]" for n in range(1001)]
+    events = list(events_of(log))
+    assert [event.n for event in events] == list(range(1, len(events) + 1))
+    assert 90 <= len(events) <= 101
+    assert events[-1].step == 1000
+    steps = [event.step for event in events]
+    assert steps == sorted(set(steps))
+
+
+def test_bars_that_begin_again_with_each_epoch_count_on() -> None:
+    bar = "Epoch {}/2: {}%|# | {}/100 [00:05<00:40, 2.2it/s, loss=0.5]"
+    log = [bar.format(epoch, step, step) for epoch in (1, 2) for step in (50, 100)]
+    assert [(event.step, event.steps) for event in events_of(log)] == [(50, 100), (100, 100), (150, 200), (200, 200)]
+
+
+def test_the_command_summarises_any_trainers_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "trainer.log"
+    log.write_bytes(
+        b"\r 10%|\xe2\x96\x88  | 1/10 [00:00<00:02, 2it/s]\n\xff\xfe broken \x00\n"
+        b"{'loss': '2.5', 'grad_norm': '1.0', 'learning_rate': '0.0002', 'epoch': '0.1'}\n{'loss': 'nan'}\n"
+    )
+    commands.metrics(log, as_json=True)
+    told = orjson.loads(capsys.readouterr().out)
+    assert (told["lines"], told["records"], told["losses"], told["diverged"]) == (5, 3, 1, 1)
+    assert (told["latest"]["step"], told["latest"]["total_steps"], told["best_loss"]) == (1, 10, 2.5)
+    commands.metrics(log, events=True, as_json=False)
+    events = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(one["n"], one["step"], one["loss"]) for one in events] == [(1, 1, 2.5), (2, 1, None)]
+    commands.metrics(log, as_json=False)
+    assert "1 times the loss was no finite number." in capsys.readouterr().out
+
+
+def test_a_log_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no file"):
+        commands.metrics(tmp_path / "none.log", as_json=False)
+
+
+def test_a_bar_that_is_drawn_again_is_no_new_event() -> None:
+    bar = "\r 12%|# | 12/100 [00:0{}<00:40, 2.2it/s, loss=0.5]"
+    assert len(list(events_of(bar.format(second) for second in range(5)))) == 1

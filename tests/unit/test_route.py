@@ -1,0 +1,131 @@
+"""Where a training goes, and the ladder below it: pure, so every machine can be tried here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from academy.habitat.fit import GIB, Plan, usual_plan
+from academy.habitat.hardware import Docker, Gpu, Inventory
+from academy.habitat.route import Need, next_rung, route
+from academy.professor import Recipe
+
+
+def machine(*free: float | None, **changes: Any) -> Inventory:
+    """A machine with 4 CPUs, 16 GiB free, a torch for CUDA, and GPUs with so many GiB free."""
+    gpus = tuple(
+        Gpu(index=n, name="H100", uuid=f"GPU-{n}", memory_free=None if one is None else int(one * GIB))
+        for n, one in enumerate(free)
+    )
+    facts: dict[str, Any] = {
+        "cpus": 4, "memory_total": 32 * GIB, "memory_free": 16 * GIB, "gpus": gpus, "docker": Docker(note="no engine"),
+        "gpu_note": "" if gpus else "no NVIDIA GPU", "cuda": "12.8", "unsloth": False, "bitsandbytes": True,
+    }  # fmt: skip
+    return Inventory(**{**facts, **changes})
+
+
+NEED = Need(cuda=10 * GIB, cpu=12 * GIB)
+
+
+def test_the_gpu_with_the_most_free_memory_is_taken() -> None:
+    found = route(NEED, machine(11, 40, 20))
+    assert (found.place, found.backend) == ("cuda", "process")
+    assert found.gpu is not None
+    assert found.gpu.index == 1
+    assert found.sentence == "GPU 1 (H100): about 10.0 GiB of 40.0 GiB free"
+
+
+@pytest.mark.parametrize(
+    ("inventory", "enabled", "because"),
+    [
+        (machine(), True, "no NVIDIA GPU"),
+        (machine(9, 8), True, "GPU 0 has 9.0 GiB free of the about 10.0 GiB that it needs"),
+        (machine(40), False, "GPUs are switched off (ACADEMY_ENABLE_GPU)"),
+        (machine(40, cuda=""), True, "torch is built for CPUs"),
+        (machine(None), True, "GPU 0 has 0.0 GiB free"),
+    ],
+)
+def test_without_a_gpu_that_can_be_used_it_is_the_processors_and_that_is_said(
+    inventory: Inventory, enabled: bool, because: str
+) -> None:
+    found = route(NEED, inventory, enable_gpu=enabled)
+    assert (found.place, found.gpu) == ("cpu", None)
+    assert found.sentence.startswith("4 CPUs (")
+    assert because in found.sentence
+    assert found.sentence.endswith("about 12.0 GiB of 16.0 GiB free")
+
+
+def test_what_fits_nowhere_goes_nowhere_and_all_reasons_are_told() -> None:
+    found = route(Need(cuda=90 * GIB, cpu=100 * GIB), machine(80))
+    assert found.place == ""
+    assert found.sentence == (
+        "nowhere here: GPU 0 has 80.0 GiB free of the about 90.0 GiB that it needs; "
+        "16.0 GiB of memory are free of the about 100.0 GiB that it needs on CPUs"
+    )
+
+
+def test_it_fits_to_the_last_byte_and_no_farther() -> None:
+    assert route(Need(cuda=10 * GIB, cpu=1), machine(10)).place == "cuda"
+    assert route(Need(cuda=10 * GIB + 1, cpu=1), machine(10)).place == "cpu"
+    assert route(Need(cuda=None, cpu=16 * GIB + 1), machine()).place == ""
+
+
+def test_a_container_gives_the_gpu_where_torch_here_cannot() -> None:
+    given_gpus = machine(40, cuda="", docker=Docker(version="29", gpus=True))
+    assert route(NEED, given_gpus, backends=("process", "container")).backend == "container"
+    assert route(NEED, given_gpus, backends=("process",)).place == "cpu"
+    no_toolkit = machine(40, docker=Docker(version="29"))
+    assert "Docker cannot give GPUs" in route(NEED, no_toolkit, backends=("container",)).sentence
+    assert route(NEED, no_toolkit, backends=("container",)).place == "cpu"
+    assert route(NEED, machine(40), backends=("container",)).place == ""
+
+
+def test_what_cannot_be_predicted_is_not_refused_but_told() -> None:
+    unknown = Need(cuda=None, cpu=None, because="a mixture of experts")
+    assert route(unknown, machine(40)).sentence == "GPU 0 (H100): 40.0 GiB free; a mixture of experts"
+    assert route(unknown, machine()).place == "cpu"
+
+
+def test_the_ladder_goes_down_step_by_step_to_the_processors() -> None:
+    recipe, plan = Recipe(batch_size=4, accumulation=2), Plan(device="cuda")
+    changes = []
+    while (rung := next_rung(recipe, plan, machine(40))) is not None:
+        recipe, plan = rung.recipe, rung.plan
+        changes.append(rung.change)
+    assert changes == [
+        "batches of 2, 4 of them a step", "batches of 1, 8 of them a step", "checkpointing", "base weights of 4 bits",
+        "training on the CPUs",
+    ]  # fmt: skip
+    assert plan == Plan(device="cpu", checkpointing=True)
+
+
+def test_without_bitsandbytes_there_are_no_weights_of_four_bits() -> None:
+    found = next_rung(Recipe(batch_size=1), usual_plan("cuda"), machine(40, bitsandbytes=False))
+    assert found is not None
+    assert found.plan.device == "cpu"
+
+
+def test_the_ladder_on_processors_ends() -> None:
+    assert next_rung(Recipe(batch_size=1), Plan(device="cpu", checkpointing=True), machine()) is None
+
+
+@given(st.integers(1, 128), st.integers(1, 128), st.sampled_from(["cuda", "cpu"]), st.booleans())
+def test_every_rung_keeps_the_examples_of_a_step_and_the_ladder_ends(
+    batch: int, accumulation: int, device: Any, checkpointing: bool
+) -> None:
+    recipe, plan = Recipe(batch_size=batch, accumulation=accumulation), Plan(device=device, checkpointing=checkpointing)
+    for _ in range(20):
+        rung = next_rung(recipe, plan, machine(40))
+        if rung is None:
+            break
+        assert rung.recipe.batch_size * rung.recipe.accumulation == batch * accumulation
+        changed = {"batch_size", "accumulation"}
+        assert rung.recipe.model_dump(exclude=changed) == recipe.model_dump(exclude=changed)
+        assert (rung.recipe, rung.plan) != (recipe, plan)
+        recipe, plan = rung.recipe, rung.plan
+    else:
+        pytest.fail("the ladder has no end")
+    assert plan == Plan(device="cpu", checkpointing=True)
