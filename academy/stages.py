@@ -33,7 +33,8 @@ from academy.genealogy.tracking import TrackedRun
 from academy.genealogy.versions import Version
 from academy.habitat.adapter import sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.process import ProcessBackend, read_events
+from academy.habitat.choice import choose_backend
+from academy.habitat.process import read_events
 from academy.ledger import BASE, Row
 from academy.professor import Decision, Recipe
 from academy.succession import waits_for_approval
@@ -223,7 +224,7 @@ def train(
     rows = read_rows(dataset.train_file)
     others = guarded_texts(work.settings)
     refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), others, allowed(work))
-    events = ProcessBackend().train(order)
+    events = choose_backend(work.settings).train(order)
     first = next(events)
     meanwhile()
     run = TrackedRun(work.mlflow, order, dataset, tags)
