@@ -4,8 +4,8 @@ The same trainer program gets the same order, with the paths of the container, s
 adapter the same bytes. The base model's files and the dataset are mounted read-only, the run's folder is its output.
 The container can publish nothing: what it made is checked and copied when it has ended.
 
-A container is removed whatever happened. One whose starter was killed goes on until the next training of this home
-finds it by its label; that nobody holds the lock of its order tells that it is nobody's.
+A container is removed whatever happened. One whose starter was killed ends by itself, for its stdin does; the next
+training of this home finds what is left by its label, and that nobody holds the lock of its order.
 """
 
 from __future__ import annotations
@@ -137,15 +137,17 @@ class ContainerBackend:
         file = f"/runs/{order.folder.name}/{ORDER}"
         how = isolation.settings(
             client,
-            ["-m", "academy.habitat.trainer", file, "0"],  # process 1 of a container has the parent 0
+            ["-m", "academy.habitat.trainer", file, "0"],
             self.limits,
             isolation.labels(self.home, order),
             gpu=self.gpu,
             mounts=mounts,
         )
-        made = client.api.create_container(image.digest, name=f"academy-{home}-{order.folder.name}", **how)["Id"]
+        name = f"academy-{home}-{order.folder.name}"
+        made = client.api.create_container(image.digest, name=name, stdin_open=True, **how)["Id"]
         container = _Container(client, made, order.folder, self.limits)
         try:
+            container.hold()
             client.api.start(made)
         except problems():
             container.remove()
@@ -163,7 +165,12 @@ class _Container:
         self.limits = limits
         self._cancelled = threading.Event()
         self._stopped = False
+        self._line: Any = None
         self._looked = self._answered = time.monotonic()
+
+    def hold(self) -> None:
+        """Hold its stdin as long as this process lives. Called before it starts."""
+        self._line = self.client.api.attach_socket(self.id, params={"stdin": 1, "stream": 1})
 
     def ending(self) -> Ending | None:
         now = time.monotonic()
@@ -207,6 +214,8 @@ class _Container:
 
     def remove(self) -> None:
         """Remove it with what runs in it; one that stays is found by its label."""
+        if self._line is not None:
+            self._line._response.close()  # the connection's owner: closing the stream alone would leave the connection
         with suppress(*problems()):
             self.client.api.remove_container(self.id, force=True, v=True)
 

@@ -93,6 +93,7 @@ def settings(
         log_config=LogConfig(type="json-file", config={"max-size": str(2 * limits.log_bytes), "max-file": "2"}),
         init=False,
     )
+    threads = {"OMP_NUM_THREADS": str(max(1, int(limits.cpus)))} if limits.cpus < hardware.inspect().cpus else {}
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return {
         "command": ["python3", *command],
@@ -103,6 +104,7 @@ def settings(
         "working_dir": "/tmp",  # noqa: S108 - the container's own
         "environment": {
             **ENVIRONMENT,
+            **threads,  # a bound on processors is not seen inside, and too many threads would wait for each other
             **inherited,
             "PYTHONPATH": "/academy",
             "PYTHONDONTWRITEBYTECODE": "1",

@@ -43,7 +43,6 @@ from academy.habitat.container import ContainerBackend
 for event in ContainerBackend(Path(sys.argv[2])).train(TrainingOrder.model_validate_json(sys.argv[1])):
     print(event.phase, flush=True)
 """
-Train = Callable[..., tuple[ContainerBackend, TrainingOrder]]
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +207,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told(client: Any, home: Path) 
     assert not ours(client, home)
 
 
-def test_an_orphan_is_removed_by_the_next_start_and_a_live_run_is_not(client: Any, home: Path) -> None:
+def test_an_orphan_ends_and_is_removed_by_the_next_start_and_a_live_run_is_not(client: Any, home: Path) -> None:
     order = ordered(home, "orphan")
     other = order.model_copy(update={"recipe": RECIPE.model_copy(update={"seed": 7})})
     ContainerBackend(home, limits=LIMITS).look()
@@ -217,7 +216,7 @@ def test_an_orphan_is_removed_by_the_next_start_and_a_live_run_is_not(client: An
         (one,) = wait_for(lambda: [c["Id"] for c in ours(client, home) if c["State"] == "running"])
         assert sweep(client, home, other) == 0
         starter.send_signal(signal.SIGKILL)
-    assert [c["Id"] for c in ours(client, home) if c["State"] == "running"] == [one]
+    wait_for(lambda: [c["Id"] for c in ours(client, home) if c["State"] == "exited"] == [one], seconds=10)
     events = ContainerBackend(home, limits=LIMITS).train(order)
     next(events)
     (another,) = [c["Id"] for c in ours(client, home)]

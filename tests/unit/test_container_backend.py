@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,16 @@ def test_the_setting_chooses_and_bounds_the_backend(tmp_path: Path, monkeypatch:
 )
 def test_what_an_engine_refuses_is_told_with_its_class(said: str, cause: str) -> None:
     assert isolation.in_words(OSError(said))[2] == cause
+
+
+def test_a_process_ends_with_its_stdin() -> None:
+    program = "import time; from academy.processes import end_with_stdin; end_with_stdin(); print(1, flush=True); "
+    with subprocess.Popen(
+        [sys.executable, "-c", program + "time.sleep(60)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin
+        assert child.stdout
+        assert child.stdout.readline() == b"1\n"
+        assert child.poll() is None
+        child.stdin.close()
+        assert child.wait(timeout=10) == 1
