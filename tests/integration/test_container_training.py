@@ -29,7 +29,7 @@ from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.container import ContainerBackend, sweep
 from academy.habitat.gpu_habitat import GPUHabitat
 from academy.habitat.isolation import Limits
-from academy.habitat.process import ProcessBackend
+from academy.habitat.process import EVENTS, ProcessBackend, read_events
 from academy.professor import Recipe
 from tests.campaign.house import TOPICS, WORDINGS, Home, write_topics
 
@@ -128,7 +128,7 @@ def test_done_with_the_bytes_of_a_process_and_contained(client: Any, home: Path,
     assert (host["Memory"], host["MemorySwap"], host["NanoCpus"]) == (2**32, 2**32, 2 * 10**9)
     assert host["PidsLimit"] == LIMITS.processes
     assert host["LogConfig"]["Config"]["max-size"] == str(2 * LIMITS.log_bytes)
-    assert [one["Target"] for one in host["Mounts"] if not one["ReadOnly"]] == [f"/runs/{order.folder.name}"]
+    assert [one["Target"] for one in host["Mounts"] if not one.get("ReadOnly")] == [f"/runs/{order.folder.name}"]
     assert told["Config"]["Labels"].items() >= isolation.labels(home, order).items()
     assert told["Name"].endswith(order.folder.name)
 
@@ -175,7 +175,7 @@ def test_a_killed_trainer_is_told(client: Any, home: Path) -> None:
     assert not ours(client, home)
 
 
-def test_out_of_memory_is_told_as_that(client: Any, home: Path, native: TrainingEvent) -> None:
+def test_out_of_memory_is_told_as_that(client: Any, home: Path) -> None:
     ContainerBackend(home, limits=LIMITS).look()
     backend = ContainerBackend(home, limits=Limits(memory_bytes=160 * 2**20, cpus=2))
     *_, last = backend.train(ordered(home, "memory"))
@@ -213,12 +213,14 @@ def test_an_orphan_ends_and_is_removed_by_the_next_start_and_a_live_run_is_not(c
     ContainerBackend(home, limits=LIMITS).look()
     command = [sys.executable, "-W", "ignore", "-c", STARTER, order.model_dump_json(), str(home)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as starter:
-        (one,) = wait_for(lambda: [c["Id"] for c in ours(client, home) if c["State"] == "running"])
+        wait_for(lambda: list(read_events(order.folder / EVENTS)))
+        (one,) = [c["Id"] for c in ours(client, home) if c["State"] == "running"]
         assert sweep(client, home, other) == 0
         starter.send_signal(signal.SIGKILL)
     wait_for(lambda: [c["Id"] for c in ours(client, home) if c["State"] == "exited"] == [one], seconds=10)
     events = ContainerBackend(home, limits=LIMITS).train(order)
-    next(events)
+    until(events, "started")  # the killed one's
+    until(events, "started")
     (another,) = [c["Id"] for c in ours(client, home)]
     assert another != one
     events.close()  # type: ignore[attr-defined]  # a caller that stops reading
