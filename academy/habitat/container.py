@@ -30,7 +30,7 @@ from academy.habitat.adapter import FILES, MANIFEST, read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.image import HOW, IMAGE, TRIAL_SECONDS, Proof, prove
 from academy.habitat.isolation import NOBODY, Limits
-from academy.habitat.process import LOCK, LOG, ORDER, SILENCE_SECONDS, Ending, Started, failed, run_order
+from academy.habitat.process import CANCELLED, LOCK, LOG, ORDER, SILENCE_SECONDS, Ending, Started, failed, run_order
 from academy.images import Image, find_image
 
 log = logging.getLogger("academy")
@@ -225,7 +225,7 @@ class _Container:
 
     def _ended(self, state: dict[str, Any]) -> Ending:
         if self._cancelled.is_set():
-            return Ending(said="The training was cancelled, and goes on from its last checkpoint", cause="cancelled")
+            return CANCELLED
         if state["ExitCode"] == KILLED and not state["OOMKilled"]:
             time.sleep(LOOK_SECONDS)  # the engine may hear a moment later why
             with suppress(*problems()):

@@ -42,6 +42,9 @@ class Ending(Record):
     cause: str = "killed"
 
 
+CANCELLED = Ending(said="The training was cancelled, and goes on from its last checkpoint", cause="cancelled")
+
+
 class Started(Protocol):
     """A trainer that was started, wherever it runs."""
 
@@ -60,7 +63,7 @@ class ProcessBackend:
     def __init__(self, silence: float = SILENCE_SECONDS, *, gpu: bool = True) -> None:
         self.silence = silence
         self.gpu = gpu
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, _Subprocess] = {}
 
     def train(self, order: TrainingOrder) -> Iterator[TrainingEvent]:
         """Events of the order as they come; those of earlier attempts first."""
@@ -71,11 +74,8 @@ class ProcessBackend:
 
     def cancel(self, order: TrainingOrder) -> bool:
         """End the order's subprocess if this object started it."""
-        process = self._running.get(order.digest)
-        if process is None or process.poll() is not None:
-            return False
-        process.terminate()
-        return True
+        started = self._running.get(order.digest)
+        return started is not None and started.cancel()
 
     def _start(self, order: TrainingOrder) -> Started:
         folder = order.folder
@@ -88,8 +88,8 @@ class ProcessBackend:
                 stderr=log,
                 env={**os.environ, **ENVIRONMENT, **({} if self.gpu else {"CUDA_VISIBLE_DEVICES": ""})},
             )
-        self._running[order.digest] = process
-        return _Subprocess(process)
+        started = self._running[order.digest] = _Subprocess(process)
+        return started
 
 
 class _Subprocess:
@@ -97,10 +97,21 @@ class _Subprocess:
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
+        self._cancelled = False
 
     def ending(self) -> Ending | None:
         code = self.process.poll()
-        return None if code is None else Ending(said=f"The trainer ended with code {code}")
+        if code is None:
+            return None
+        return CANCELLED if self._cancelled else Ending(said=f"The trainer ended with code {code}")
+
+    def cancel(self) -> bool:
+        """End it as a person wishes; from any thread. False where it has ended."""
+        if self.process.poll() is not None:
+            return False
+        self._cancelled = True
+        self.process.terminate()
+        return True
 
     def stop(self) -> None:
         if self.process.poll() is None:

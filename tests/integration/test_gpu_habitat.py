@@ -64,6 +64,18 @@ def test_the_documents_example_ends_with_an_adapter(dataset: Path, tmp_path: Pat
         later.run_training_job(dataset, "seed", tmp_path / "training_0", num_epochs=4)
 
 
+def test_a_job_that_is_cleaned_up_was_cancelled_and_leaves_no_checkpoint(dataset: Path, tmp_path: Path) -> None:
+    habitat = GPUHabitat(home=tmp_path / "home")
+    name = habitat.run_training_job(dataset, "seed", tmp_path / "out", num_epochs=20)["job_name"]
+    habitat.cleanup_job(name)
+    status = habitat.get_training_status(name)
+    assert status["status"] == "cancelled"
+    assert "was cancelled" in status["error"]
+    assert status["adapter_path"] is None
+    assert not list((tmp_path / "home").glob("runs/*/checkpoints"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_be_trained_is_refused_before_anything_starts(dataset: Path, tmp_path: Path) -> None:
     habitat = GPUHabitat(enable_gpu=False, home=tmp_path / "home")
     with pytest.raises(InputError, match="There is no dataset"):
