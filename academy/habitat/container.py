@@ -133,7 +133,7 @@ class ContainerBackend:
     def _create(
         self, client: Any, image: Image, order: TrainingOrder, mounts: list[tuple[Path, str, bool]]
     ) -> _Container:
-        home = digest_of(str(self.home))[:8]
+        run = order.folder.resolve()
         file = f"/runs/{order.folder.name}/{ORDER}"
         how = isolation.settings(
             client,
@@ -143,13 +143,13 @@ class ContainerBackend:
             gpu=self.gpu,
             mounts=mounts,
         )
-        name = f"academy-{home}-{order.folder.name}"
+        name = f"academy-{run.name}-{digest_of(str(run))[:8]}"
         made = client.api.create_container(image.digest, name=name, stdin_open=True, **how)["Id"]
         container = _Container(client, made, order.folder, self.limits)
         try:
             container.hold()
             client.api.start(made)
-        except problems():
+        except BaseException:  # Ctrl-C too
             container.remove()
             raise
         return container
@@ -247,7 +247,7 @@ def sweep(client: Any, home: Path, order: TrainingOrder) -> int:
                 if time.time() - found["Created"] < TRIAL_SECONDS:
                     continue
                 client.api.remove_container(found["Id"], force=True, v=True)
-            elif labels[isolation.JOB] == order.digest or not (run / LOCK).is_file():
+            elif run == order.folder.resolve() or not (run / LOCK).is_file():
                 client.api.remove_container(found["Id"], force=True, v=True)
             else:
                 with only_one(run / LOCK, "It is followed."):

@@ -130,7 +130,7 @@ def test_done_with_the_bytes_of_a_process_and_contained(client: Any, home: Path,
     assert host["LogConfig"]["Config"]["max-size"] == str(2 * LIMITS.log_bytes)
     assert [one["Target"] for one in host["Mounts"] if not one.get("ReadOnly")] == [f"/runs/{order.folder.name}"]
     assert told["Config"]["Labels"].items() >= isolation.labels(home, order).items()
-    assert told["Name"].endswith(order.folder.name)
+    assert order.folder.name in told["Name"]
 
     assert heard[-1].phase == "done", heard[-1]
     assert [event.n for event in heard] == list(range(1, len(heard) + 1))
@@ -209,7 +209,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told(client: Any, home: Path) 
 
 def test_an_orphan_ends_and_is_removed_by_the_next_start_and_a_live_run_is_not(client: Any, home: Path) -> None:
     order = ordered(home, "orphan")
-    other = order.model_copy(update={"recipe": RECIPE.model_copy(update={"seed": 7})})
+    other = ordered(home, "other")
     ContainerBackend(home, limits=LIMITS).look()
     command = [sys.executable, "-W", "ignore", "-c", STARTER, order.model_dump_json(), str(home)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as starter:
