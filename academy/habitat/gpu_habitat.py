@@ -167,9 +167,14 @@ class GPUHabitat:
         return job.thread.is_alive() if job else _is_followed(self._folder(job_name))
 
     def _in_the_home(self, given: Path) -> Path:
-        """A copy of the dataset under its digest: the file may change, and a container sees the home alone."""
+        """The dataset, or a copy of it where it lies elsewhere: a container sees the home alone.
+
+        What lies in the home stays the only copy, so that a lesson can be forgotten there.
+        """
         if not given.is_file():
             raise InputError(f"There is no dataset {given}.", "Check the path; it is a JSONL file.")
+        if given.resolve().is_relative_to(self.settings.home.resolve()):
+            return given.resolve()
         copy = self.settings.folder("jobs") / f"{digest_of_file(given)[:16]}.jsonl"
         return copy if copy.is_file() else write_file(copy, given.read_bytes())
 

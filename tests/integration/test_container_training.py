@@ -34,7 +34,7 @@ from academy.professor import Recipe
 from tests.campaign.house import TOPICS, WORDINGS, Home, write_topics
 
 LIMITS = Limits(memory_bytes=4 * 2**30, cpus=2)
-RECIPE = Recipe(rank=8, alpha=16, epochs=8, learning_rate=5e-3, batch_size=4, accumulation=1, max_length=128)
+RECIPE = Recipe(rank=8, alpha=16, epochs=5, learning_rate=5e-3, batch_size=4, accumulation=1, max_length=128)
 STARTER = """
 import sys
 from pathlib import Path
