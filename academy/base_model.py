@@ -86,7 +86,7 @@ def resolve(name: str) -> BaseModel:
         raise BaseModelError(f"There is no base model folder {name}.", "Check the path given as base model.")
     else:
         folder = _from_hub(name)
-    _check(name, folder)
+    check(name, folder)
     files = sorted({path for pattern in WANTED for path in folder.glob(pattern) if path.is_file()})
     return BaseModel(name=name, path=folder, digest=digest_of({path.name: digest_of_file(path) for path in files}))
 
@@ -108,7 +108,8 @@ def _from_hub(name: str) -> Path:
         ) from problem
 
 
-def _check(name: str, folder: Path) -> None:
+def check(name: str, folder: Path) -> None:
+    """Raises BaseModelError for a folder that holds no base model, or one that needs code of its own."""
     config = folder / "config.json"
     if not config.is_file() or not any(folder.glob("*.safetensors")):
         raise BaseModelError(

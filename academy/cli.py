@@ -345,6 +345,20 @@ def sandbox(
 
 
 @app.command()
+def trainer(
+    make_image: Annotated[
+        bool,
+        typer.Option("--make-image", help="Make the image of training containers; asks no registry."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Where trainings run; try the image of ACADEMY_TRAINING_BACKEND=container."""
+    from academy.commands import trainer as commands
+
+    commands.run(make_image=make_image, as_json=json)
+
+
+@app.command()
 def budget(base_model: Base = None, json: Json = False) -> None:
     """How many examinations can still promote."""
     from academy.commands import arena as commands

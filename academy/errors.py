@@ -6,6 +6,7 @@
     ├── BaseModelError          a base model that cannot be found, read or trusted
     ├── TemplateError           a chat template that cannot mark the answer
     ├── TrainingError           the trainer ended without an adapter; `cause` names the class of cause
+    ├── EngineError             a Docker engine that is not there, fails, or has no such image
     ├── AdapterError            an adapter that is damaged, altered, refused or made for another base model
     │   └── SignatureError      one that is unsigned, was altered since, or was signed by a key that is not trusted
     ├── ExaminationError        an examination that cannot be held: nothing is decided
@@ -54,6 +55,10 @@ class TrainingError(AcademyError):
         super().__init__(message, remedy)
         self.args = (message, remedy, cause)
         self.cause = cause
+
+
+class EngineError(AcademyError):
+    """A Docker engine that is not there, fails, or has no such image."""
 
 
 class AdapterError(AcademyError):

@@ -13,7 +13,7 @@ from academy.artifacts import Record
 from academy.errors import BaseModelError, TrainingError
 from academy.habitat.fit import GIB, Device, Plan, Prediction, predict, read_shape, usual_plan
 from academy.habitat.hardware import Inventory, take_inventory
-from academy.habitat.route import Need, Route, Rung, next_rung, route
+from academy.habitat.route import Backend, Need, Route, Rung, next_rung, route
 from academy.professor import Recipe
 from academy.workplace import Workplace
 
@@ -72,9 +72,14 @@ def place(work: Workplace, recipe: Recipe, longest: int | None = None, machine: 
         return predict(shape, changed, plan, longest=longest, ratios=ratios[plan.device])
 
     found = {device: forecast(recipe, usual_plan(device)) for device in _DEVICES}
+    # an engine that is not there is told by the backend, with its remedy
+    contained = work.settings.training_backend == "container" and machine.docker.version
+    backend: Backend = "container" if contained else "process"
     begin = usual_plan("cuda" if machine.gpus and machine.cuda and enabled else "cpu")
     return Placement(
-        route=route(Need(cuda=found["cuda"].total, cpu=found["cpu"].total), machine, enable_gpu=enabled),
+        route=route(
+            Need(cuda=found["cuda"].total, cpu=found["cpu"].total), machine, enable_gpu=enabled, backends=(backend,)
+        ),
         predictions=found,
         ladder=tuple(_ladder(recipe, begin, machine, forecast)),
     )

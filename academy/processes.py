@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive their parent, what this process used, and who started it.
+"""Processes that cannot outlive who started them, what this process used, and who started it.
 
 A killed process leaves its children behind unless they asked the kernel to be told. Linux only (prctl).
 """
@@ -10,6 +10,7 @@ import getpass
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -26,6 +27,20 @@ def die_with_parent(parent: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl")
     if os.getppid() != parent:
         os._exit(1)
+
+
+def end_with_stdin() -> None:
+    """End this process when nobody holds the other end of its stdin any more.
+
+    For a process in a container, whose parent is an engine: who started it holds that end, and a killed one lets go.
+    """
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, name="stdin", daemon=True).start()
 
 
 def peak_memory() -> int:

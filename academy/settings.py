@@ -114,6 +114,23 @@ class Settings(BaseSettings):
     enable_gpu: bool = Field(
         True, validation_alias=_names("ENABLE_GPU", "ENABLE_GPU"), description="use a GPU where there is one"
     )
+    training_backend: Literal["process", "container"] = Field(
+        "process", validation_alias=_names("TRAINING_BACKEND"), description="where trainings run"
+    )
+    training_image: str = Field(
+        "",
+        validation_alias=_names("TRAINING_IMAGE", "TRAINING_IMAGE"),
+        description="what a training's container runs, by name or digest; empty: the image made of this Python",
+    )
+    training_memory_gib: float | None = Field(
+        None,
+        gt=0,
+        validation_alias=_names("TRAINING_MEMORY_GIB"),
+        description="of a container; empty: 90 % of what is free",
+    )
+    training_cpus: float | None = Field(
+        None, gt=0, validation_alias=_names("TRAINING_CPUS"), description="of a container; empty: all"
+    )
 
     serve_key: SecretStr = Field(
         SecretStr(""), validation_alias=_names("SERVE_KEY"), description="bearer token that users of the gateway need"
@@ -221,8 +238,8 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
-LATER = {"ACADEMY_TRAINING_IMAGE", "ACADEMY_CUDA_IMAGE", "ACADEMY_ENABLE"}
-"""Names that the seed documents use for the container backend: accepted, and used by nothing yet."""
+LATER = {"ACADEMY_CUDA_IMAGE", "ACADEMY_ENABLE"}
+"""Names that the seed documents use: accepted, and used by nothing yet."""
 
 
 def _prove_writable(settings: Settings) -> None:

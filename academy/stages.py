@@ -33,7 +33,8 @@ from academy.genealogy.tracking import BASE_TAG, MEASURED, PREDICTED, TrackedRun
 from academy.genealogy.versions import Version
 from academy.habitat.adapter import sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.process import ProcessBackend, read_events
+from academy.habitat.choice import choose_backend
+from academy.habitat.process import read_events
 from academy.ledger import BASE, Row
 from academy.placing import place
 from academy.professor import Decision, Recipe
@@ -234,7 +235,7 @@ def train(
     placement = place(work, order.recipe, dataset.longest)
     placement.require()
     log.info("training on %s", placement.route.sentence)
-    events = ProcessBackend(gpu=placement.route.gpu.uuid if placement.route.gpu else "").train(order)
+    events = choose_backend(work.settings, placement.route.gpu).train(order)
     first = next(events)
     meanwhile()
     run = TrackedRun(work.mlflow, order, dataset, tags | placement.tags | {BASE_TAG: work.base.digest})

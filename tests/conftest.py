@@ -31,7 +31,7 @@ class Evolved:
         return ("evolve", "--lessons", self.lessons, *RECIPE, "--json")
 
 
-FIRST = ("test_loop.py", "test_identity.py", "test_prefect.py")
+FIRST = ("test_loop.py", "test_container_training.py", "test_identity.py", "test_prefect.py")
 """The long files, so that no worker is left with one at the end; neighbours wait for no training of each other's."""
 
 

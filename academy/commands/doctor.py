@@ -15,6 +15,7 @@ from academy.base_model import SEED, SEED_FOLDER, resolve
 from academy.commands.output import emit, say, table
 from academy.errors import AcademyError, ExaminationError
 from academy.experience.commits import is_repository
+from academy.habitat.choice import container_backend, free_gpu
 from academy.habitat.hardware import Gpu, Inventory, take_inventory
 from academy.settings import Settings, load_settings
 from academy.workplace import Workplace
@@ -41,7 +42,7 @@ def run(base_model: str | None, *, as_json: bool) -> None:
         _asked("base model", lambda: _base(base_model or settings.base_model)), _seed_intact(),
         _asked("MLflow", lambda: _mlflow(settings)), _prefect(settings), _gpu(machine), _cuda(machine),
         _unsloth(machine), _bitsandbytes(machine), _docker(), _toolkit(machine),
-        _sandbox(settings), _docker_sandbox(settings), _repository(),
+        _asked("training", lambda: _training(settings)), _sandbox(settings), _docker_sandbox(settings), _repository(),
     ]  # fmt: skip
     sound = all(one.works or not one.needed for one in found)
     if as_json:
@@ -221,10 +222,22 @@ def _docker() -> Finding:
         engine.connect().close()
     except ExaminationError as problem:
         return Finding(
-            name="Docker", works=False, needed=False, found=f"{problem.message} Training runs in a process.",
+            name="Docker", works=False, needed=False, found=f"{problem.message}",
             remedy=f"Only containers need it. {problem.remedy}",
         )  # fmt: skip
     return Finding(name="Docker", works=True, needed=False, found="engine is there")
+
+
+def _training(settings: Settings) -> Finding:
+    """Where trainings run. A container that was asked for is tried, and needed: nothing takes its place."""
+    if settings.training_backend == "process":
+        return Finding(name="training", works=True, needed=True, found="in processes of this machine")
+    image, proof = container_backend(settings, free_gpu(settings)).look()
+    found = f"in containers of {image.name}, {image.digest[:19]}: torch {proof.versions['torch']}, trl "
+    return Finding(
+        name="training", works=True, needed=True,
+        found=f"{found}{proof.versions['trl']}, on {proof.gpu or 'the CPU'}",
+    )  # fmt: skip
 
 
 def _docker_sandbox(settings: Settings) -> Finding:

@@ -55,7 +55,8 @@ class TrainingEvent(Record):
     rate: float | None = None
     memory: int | None = None
     adapter: str = ""  # in "done": the adapter's digest
-    cause: str = ""  # in "failed": data, template, base model, loss, memory, disk, killed, unknown
+    # in "failed": data, template, base model, loss, memory, disk, killed, cancelled, order, engine, image, gpu, unknown
+    cause: str = ""
 
 
 class TrainingBackend(Protocol):

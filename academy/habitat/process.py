@@ -1,21 +1,25 @@
-"""Training in a subprocess of its own on this machine: native, GPU or CPU.
+"""Training in a subprocess of its own on this machine: native, GPU or CPU; and how a started trainer is followed.
 
-The subprocess dies with its parent, holds a lock on its order, and goes on from its last checkpoint when the same
-order is run again. It speaks through events.jsonl alone.
+A trainer holds a lock on its order, goes on from its last checkpoint when the same order is run again, and speaks
+through events.jsonl alone. The subprocess dies with its parent.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
-from academy.artifacts import STAGING, canonical, only_one, said_plainly, write_file
-from academy.errors import AdapterError
+from pydantic import ValidationError
+
+from academy.artifacts import STAGING, Record, canonical, only_one, said_plainly, write_file
+from academy.errors import AdapterError, TrainingError
 from academy.habitat.adapter import read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 
@@ -23,82 +27,174 @@ EVENTS, ORDER, LOG, LOCK = "events.jsonl", "order.json", "trainer.log", "lock"
 POLL_SECONDS = 0.1
 SILENCE_SECONDS = 900.0
 """A trainer that reports nothing for so long is ended."""
+ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHONHASHSEED": "0",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+
+
+class Ending(Record):
+    """How a trainer ended that did not say so itself."""
+
+    said: str
+    cause: str = "killed"
+
+
+CANCELLED = Ending(said="The training was cancelled, and goes on from its last checkpoint", cause="cancelled")
+
+
+class Started(Protocol):
+    """A trainer that was started, wherever it runs."""
+
+    def ending(self) -> Ending | None:
+        """How it ended; None while it runs."""
+        ...
+
+    def stop(self) -> None:
+        """End it and leave nothing of it behind but its files; may be called again."""
+        ...
 
 
 class ProcessBackend:
-    """Runs `python -m academy.habitat.trainer` (a TrainingBackend)."""
+    """Runs `python -m academy.habitat.trainer` (a TrainingBackend); without `gpu` it sees none."""
 
     def __init__(self, silence: float = SILENCE_SECONDS, gpu: str | None = None) -> None:
         """`gpu` is the uuid of the only GPU that the trainer sees; empty: none; None: whatever this process sees."""
         self.silence = silence
         self._sees = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._running: dict[str, _Subprocess] = {}
 
     def train(self, order: TrainingOrder) -> Iterator[TrainingEvent]:
         """Events of the order as they come; those of earlier attempts first."""
-        folder = order.folder
-        with only_one(folder / LOCK, "This very training is running already."):
-            if done := _done_before(order):
-                yield from (one for one in read_events(folder / EVENTS) if one.phase not in ("done", "failed"))
-                yield done
-                return
-            write_file(folder / ORDER, canonical(order))
-            count = 0
-            for event in read_events(folder / EVENTS):
-                count = event.n
-                if event.phase not in ("done", "failed"):
-                    yield event
-            yield from self._follow(order, count)
+        try:
+            yield from run_order(order, lambda: self._start(order), self.silence)
+        finally:
+            self._running.pop(order.digest, None)
 
     def cancel(self, order: TrainingOrder) -> bool:
         """End the order's subprocess if this object started it."""
-        process = self._running.get(order.digest)
-        if process is None or process.poll() is not None:
-            return False
-        process.terminate()
-        return True
+        started = self._running.get(order.digest)
+        return started is not None and started.cancel()
 
-    def _follow(self, order: TrainingOrder, count: int) -> Iterator[TrainingEvent]:
+    def _start(self, order: TrainingOrder) -> Started:
         folder = order.folder
+        write_file(folder / ORDER, canonical(order))
         with said_plainly(folder), (folder / LOG).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "academy.habitat.trainer", str(folder / ORDER), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **_ENVIRONMENT, **self._sees},
+                env={**os.environ, **ENVIRONMENT, **self._sees},
             )
-        self._running[order.digest] = process
-        heard = time.monotonic()
-        place = 0  # where the events end that were read; a new attempt cuts off a torn line before it writes
+        started = self._running[order.digest] = _Subprocess(process)
+        return started
+
+
+class _Subprocess:
+    """A started trainer as a child of this process."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self._cancelled = False
+
+    def ending(self) -> Ending | None:
+        code = self.process.poll()
+        if code is None:
+            return None
+        return CANCELLED if self._cancelled else Ending(said=f"The trainer ended with code {code}")
+
+    def cancel(self) -> bool:
+        """End it as a person wishes; from any thread. False where it has ended."""
+        if self.process.poll() is not None:
+            return False
+        self._cancelled = True
+        self.process.terminate()
+        return True
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def run_order(
+    order: TrainingOrder,
+    start: Callable[[], Started],
+    silence: float,
+    collect: Callable[[TrainingOrder, str], None] = lambda order, adapter: None,  # noqa: ARG005
+) -> Iterator[TrainingEvent]:
+    """Start an order's trainer where no earlier attempt did it all, and follow it, as TrainingBackend promises.
+
+    `start` may refuse by a TrainingError, which becomes a "failed" event. `collect` gets the digest of an adapter that
+    the trainer called done and publishes it, where the trainer could not; it may raise AdapterError.
+    """
+    folder = order.folder
+    with only_one(folder / LOCK, "This very training is running already."):
+        if done := _done_before(order, collect):
+            yield from (one for one in read_events(folder / EVENTS) if one.phase not in ("done", "failed"))
+            yield done
+            return
+        count = 0
+        for event in read_events(folder / EVENTS):
+            count = event.n
+            if event.phase not in ("done", "failed"):
+                yield event
         try:
-            while True:
-                running = process.poll() is None
-                found, place = read_events_from(folder / EVENTS, place)
-                fresh = [event for event in found if event.n > count]
-                for event in fresh:
-                    count, heard = event.n, time.monotonic()
-                    yield event
-                    if event.phase in ("done", "failed"):
-                        return
-                if not running and not fresh:
-                    yield _silent_end(count, f"The trainer ended with code {process.returncode}", folder)
-                    return
-                if time.monotonic() - heard > self.silence:
-                    yield _silent_end(count, f"The trainer said nothing for {self.silence:.0f} s and was ended", folder)
-                    return
-                time.sleep(POLL_SECONDS)
+            started = start()
+        except TrainingError as problem:
+            yield failed(count + 1, str(problem), problem.cause)
+            return
+        try:
+            yield from _follow(order, started, silence, collect, count)
         finally:
-            self._running.pop(order.digest, None)
-            _end(process)
+            started.stop()
 
 
-_ENVIRONMENT = {
-    "TOKENIZERS_PARALLELISM": "false",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "PYTHONHASHSEED": "0",
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-}
+def _follow(
+    order: TrainingOrder,
+    started: Started,
+    silence: float,
+    collect: Callable[[TrainingOrder, str], None],
+    count: int,
+) -> Iterator[TrainingEvent]:
+    folder = order.folder
+    heard = time.monotonic()
+    place = 0  # where the events end that were read; a new attempt cuts off a torn line before it writes
+    while True:
+        ending = started.ending()
+        try:
+            found, place = read_events_from(folder / EVENTS, place)
+        except TrainingError as problem:
+            yield failed(count + 1, str(problem), problem.cause)
+            return
+        fresh = [event for event in found if event.n > count]
+        for event in fresh:
+            count, heard = event.n, time.monotonic()
+            if event.phase == "done":
+                started.stop()  # so that nothing changes what is collected
+                try:
+                    collect(order, event.adapter)
+                except AdapterError as problem:
+                    yield failed(count, f"The trainer's adapter is refused: {problem}")
+                    return
+            yield event
+            if event.phase in ("done", "failed"):
+                return
+        if ending is None and time.monotonic() - heard > silence:
+            ending = Ending(said=f"The trainer said nothing for {silence:.0f} s and was ended")
+        elif ending is None or fresh:
+            time.sleep(POLL_SECONDS)
+            continue
+        started.stop()
+        yield _silent_end(count, ending, folder)
+        return
 
 
 def read_events(path: Path) -> Iterator[TrainingEvent]:
@@ -107,21 +203,41 @@ def read_events(path: Path) -> Iterator[TrainingEvent]:
 
 
 def read_events_from(path: Path, place: int) -> tuple[list[TrainingEvent], int]:
-    """The whole lines behind a place in the file (in bytes), and the place behind them."""
-    if not path.is_file():
+    """The whole lines behind a place in the file (in bytes), and the place behind them.
+
+    Raises TrainingError for what no trainer of ours writes: a link would lead a reader out of a container.
+    """
+    remedy = f"Remove {path.parent} and run it again."
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
         return [], place
-    with path.open("rb") as stream:
+    except OSError as problem:
+        if problem.errno != errno.ELOOP:
+            raise
+        raise TrainingError("The trainer's events are a link.", remedy) from problem
+    with os.fdopen(handle, "rb") as stream:
         stream.seek(place)
         whole, newline, _ = stream.read().rpartition(b"\n")
-    return [TrainingEvent.model_validate_json(line) for line in whole.splitlines()], place + len(whole) + len(newline)
+    try:
+        events = [TrainingEvent.model_validate_json(line) for line in whole.splitlines()]
+    except ValidationError as problem:
+        raise TrainingError("The trainer's events cannot be read.", remedy) from problem
+    return events, place + len(whole) + len(newline)
 
 
-def _done_before(order: TrainingOrder) -> TrainingEvent | None:
+def failed(n: int, message: str, cause: str = "unknown") -> TrainingEvent:
+    """The last event of an attempt, told by the backend."""
+    return TrainingEvent(n=n, at=time.time(), phase="failed", message=message, cause=cause)
+
+
+def _done_before(order: TrainingOrder, collect: Callable[[TrainingOrder, str], None]) -> TrainingEvent | None:
     """The "done" of an earlier attempt, if its adapter is still whole."""
     for event in read_events(order.folder / EVENTS):
         if event.phase == "done":
             place = order.adapters / event.adapter[:16]
             try:
+                collect(order, event.adapter)
                 read_adapter(place, base_digest=order.base.digest, digest=event.adapter)
             except AdapterError:
                 # damaged or removed since: train again, the bytes will be the same; what is there would stand in
@@ -133,23 +249,12 @@ def _done_before(order: TrainingOrder) -> TrainingEvent | None:
     return None
 
 
-def _silent_end(count: int, what: str, folder: Path) -> TrainingEvent:
+def _silent_end(count: int, ending: Ending, folder: Path) -> TrainingEvent:
     log = folder / LOG
-    tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] if log.is_file() else []
-    return TrainingEvent(
-        n=count + 1,
-        at=time.time(),
-        phase="failed",
-        cause="killed",
-        message=f"{what}{': ' + tail[0][:300] if tail else ''}. Its output is in {log}.",
+    tail = (
+        log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        if log.is_file() and not log.is_symlink()
+        else []
     )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    said = f"{ending.said}{': ' + tail[0][:300] if tail else ''}. Its output is in {log}."
+    return failed(count + 1, said, ending.cause)

@@ -1,51 +1,29 @@
-"""A Docker engine: how it is reached, what its client raises, and what killed users of it left there."""
+"""A Docker engine as the sandbox uses it, and what killed users of it left there."""
 
 from __future__ import annotations
 
 import os
 import time
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from academy.errors import ExaminationError
+from academy import engine
+from academy.engine import ENGINE_SECONDS, problems
+from academy.errors import EngineError, ExaminationError
+
+__all__ = ["ENGINE_SECONDS", "LABEL", "OWNER", "UNTIL", "connect", "owner", "problems", "sweep"]
 
 LABEL, OWNER, UNTIL = "academy-sandbox", "academy-sandbox.owner", "academy-sandbox.until"
 """On every container: that it is ours, which process made it, and until when it may last (seconds since 1970)."""
-ENGINE_SECONDS = 30
-HOW = "Start one (systemctl start docker; apt-get install docker.io), or set DOCKER_HOST to one that runs."
 
 
 def connect() -> Any:
     """A client of the engine at DOCKER_HOST. Raises ExaminationError where none answers."""
     try:
-        import docker
-    except ImportError as problem:
-        raise ExaminationError("The Docker SDK is not installed.", "pip install 'the-academy[docker]'.") from problem
-    host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-    silent = ExaminationError(f"No Docker engine answers at {host}.", HOW)
-    if host.startswith("unix://") and not Path(host.removeprefix("unix://")).is_socket():
-        raise silent
-    try:
-        client = docker.from_env(timeout=ENGINE_SECONDS)
-    except problems() as problem:
-        raise silent from problem
-    try:
-        client.ping()
-    except problems() as problem:
-        client.close()
-        raise silent from problem
-    return client
-
-
-@cache
-def problems() -> tuple[type[Exception], ...]:
-    """What the client raises where the engine refuses, fails or is gone."""
-    from docker.errors import DockerException
-    from urllib3.exceptions import HTTPError
-
-    return (DockerException, HTTPError, OSError)
+        return engine.connect()
+    except EngineError as problem:
+        raise ExaminationError(problem.message, problem.remedy) from problem
 
 
 def owner() -> str:

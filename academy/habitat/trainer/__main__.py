@@ -1,4 +1,6 @@
-"""`python -m academy.habitat.trainer ORDER PARENT`: run one training order.
+"""`python -m academy.habitat.trainer ORDER PARENT`: run one training order, and end when the process PARENT does.
+
+In a container PARENT is 0: nobody there started it, so it ends when its stdin does.
 
 Arguments travel as JSON, never as a generated program. Whatever ends the training is told in one "failed" event with
 its class of cause; the exit code is 0 after "done" and 1 after "failed".
@@ -15,13 +17,16 @@ from academy.errors import AcademyError, HomeError, TemplateError, TrainingError
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.process import EVENTS
 from academy.habitat.trainer.events import EventWriter
-from academy.processes import die_with_parent
+from academy.processes import die_with_parent, end_with_stdin
 
 
 def main() -> int:
     """Read the order, train, report."""
     order_file, parent = Path(sys.argv[1]), int(sys.argv[2])
-    die_with_parent(parent)
+    if parent:
+        die_with_parent(parent)
+    else:
+        end_with_stdin()
     order = TrainingOrder.model_validate_json(order_file.read_bytes())
     events = EventWriter(order_file.with_name(EVENTS))
     events.write("started", message=f"order {order.digest[:16]}")

@@ -1,0 +1,33 @@
+"""Which backend a home trains with. What was asked for and is not there is refused later, never replaced by another."""
+
+from __future__ import annotations
+
+from academy.habitat.backend import TrainingBackend
+from academy.habitat.container import ContainerBackend
+from academy.habitat.hardware import Gpu, take_inventory
+from academy.habitat.isolation import limits_here
+from academy.habitat.process import ProcessBackend
+from academy.settings import Settings
+
+
+def choose_backend(settings: Settings, gpu: Gpu | None) -> TrainingBackend:
+    """A subprocess of this machine, or a container; with that GPU, or on processors."""
+    if settings.training_backend == "container":
+        return container_backend(settings, gpu)
+    return ProcessBackend(gpu=gpu.uuid if gpu else "")
+
+
+def free_gpu(settings: Settings) -> Gpu | None:
+    """The GPU with the most free memory; None where there is none, or where GPUs are switched off."""
+    gpus = take_inventory().gpus if settings.enable_gpu else ()
+    return max(gpus, key=lambda gpu: gpu.memory_free or 0, default=None)
+
+
+def container_backend(settings: Settings, gpu: Gpu | None = None) -> ContainerBackend:
+    """The container backend as the settings say."""
+    return ContainerBackend(
+        settings.home,
+        settings.training_image,
+        gpu=gpu is not None,
+        limits=limits_here(settings.training_memory_gib, settings.training_cpus),
+    )

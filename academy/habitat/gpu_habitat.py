@@ -1,0 +1,279 @@
+"""Training jobs from Python, under the names of the seed documents: started in the background, asked about by name.
+
+A job is its order: its name is the order's digest, and its events in the home are all that is known of it, so a job is
+known after any restart. Whether it runs in a process or in a container is the home's setting.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from academy.artifacts import digest_of_file, only_one, publish_folder, write_file
+from academy.base_model import resolve
+from academy.errors import AcademyError, HomeError, InputError, TrainingError
+from academy.habitat.adapter import FILES, MANIFEST, Manifest
+from academy.habitat.backend import TrainingBackend, TrainingEvent, TrainingOrder
+from academy.habitat.choice import choose_backend, free_gpu
+from academy.habitat.container import ContainerBackend
+from academy.habitat.hardware import take_inventory
+from academy.habitat.process import EVENTS, LOCK, POLL_SECONDS, read_events, read_events_from
+from academy.professor import Recipe
+from academy.settings import load_settings
+
+PREFIX = "training-"
+ADAPTER = "adapter"
+TOLD = 50
+"""Lines of a job's log in its status."""
+END_SECONDS = 60.0
+Status = Literal["preparing", "running", "finished", "failed", "cancelled"]
+
+
+class GPUHabitat:
+    """Starts trainings and tells of them; on a GPU where that is allowed and there is one, else on processors."""
+
+    def __init__(self, enable_gpu: bool = True, home: Path | None = None) -> None:
+        self.settings = load_settings(home).model_copy(update={"enable_gpu": enable_gpu})
+        self.backend: TrainingBackend = choose_backend(self.settings, free_gpu(self.settings))
+        self._jobs: dict[str, _Job] = {}
+
+    def run_training_job(
+        self,
+        dataset_path: str | Path,
+        base_model: str,
+        output_dir: str | Path,
+        lora_rank: int = 16,
+        learning_rate: float = 2e-4,
+        num_epochs: int = 3,
+        batch_size: int = 4,
+        max_seq_length: int = 2048,
+    ) -> dict[str, Any]:
+        """Start a training; its adapter will be in `output_dir`/adapter. Returns once it runs or is refused.
+
+        The dataset is a JSONL file in Alpaca, ShareGPT, ChatML or OpenAI form. Raises InputError, BaseModelError,
+        and TrainingError where it cannot start.
+        """
+        try:
+            recipe = Recipe(
+                rank=lora_rank, alpha=2 * lora_rank, learning_rate=learning_rate, epochs=num_epochs,
+                batch_size=batch_size, max_length=max_seq_length,
+            )  # fmt: skip
+        except ValidationError as problem:
+            first = problem.errors()[0]
+            raise InputError(f"{first['loc'][0]}={first.get('input')!r}: {first['msg']}.", "Correct it.") from None
+        train_file = self._in_the_home(Path(dataset_path))
+        digest = digest_of_file(train_file)
+        order = TrainingOrder(
+            base=resolve(base_model), dataset=digest, train_file=train_file, train_digest=digest, recipe=recipe,
+            runs=self.settings.folder("runs"), adapters=self.settings.folder("adapters"),
+        )  # fmt: skip
+        name = f"{PREFIX}{order.digest[:16]}"
+        if (job := self._jobs.get(name)) and job.thread.is_alive():
+            raise InputError(f"The job {name} runs already.", "Wait until it has ended.")
+        output = Path(output_dir).resolve() / ADAPTER
+        _refuse_another(output, order)
+        job = self._jobs[name] = _Job(self.backend, order, output)
+        job.begin()
+        return {
+            "job_name": name,
+            "container_id": self._container(job),
+            "backend": self.settings.training_backend,
+            "status": job.status,
+            "output_dir": str(output_dir),
+        }
+
+    def get_training_status(self, job_name: str) -> dict[str, Any]:
+        """How a job stands: status, logs, progress, and its adapter or what went wrong. Raises InputError."""
+        folder = self._folder(job_name)
+        events = list(read_events(folder / EVENTS))
+        job = self._jobs.get(job_name)
+        if job and job.last and job.last.phase == "failed":  # by the backend, where the trainer could not
+            events = [*(event for event in events if event.n < job.last.n), job.last]
+        last = events[-1] if events else None
+        step = next((event for event in reversed(events) if event.phase == "step"), None)
+        status: Status = job.status if job else _status(last, _is_followed(folder))
+        adapter = None
+        if status == "finished" and last:
+            adapter = str(job.output if job else self.settings.folder("adapters") / last.adapter[:16])
+        return {
+            "job_name": job_name,
+            "status": status,
+            "container_id": self._container(job),
+            "logs": "\n".join(_line(event)["text"] for event in events[-TOLD:]),
+            "step": step.step if step else 0,
+            "steps": step.steps if step else 0,
+            "loss": step.loss if step else None,
+            "adapter_path": adapter,
+            "error": _why(job, last, status),
+        }
+
+    def get_gpu_info(self) -> list[dict[str, Any]]:
+        """The GPUs of this machine, memory in bytes; an empty list where there are none."""
+        return [gpu.model_dump() for gpu in take_inventory().gpus]
+
+    def stream_job_logs(self, job_name: str) -> Iterator[dict[str, Any]]:
+        """A job's log from its beginning to its end, as it comes: line, time (ISO 8601), text. Raises InputError."""
+        folder = self._folder(job_name)
+        place, count = 0, 0
+        while True:
+            running = self._runs(job_name)
+            found, place = read_events_from(folder / EVENTS, place)
+            for event in found:
+                count = event.n
+                yield _line(event)
+            if not running:
+                break
+            time.sleep(POLL_SECONDS)
+        job = self._jobs.get(job_name)
+        if job and job.last and job.last.phase == "failed" and job.last.n > count:
+            yield _line(job.last)
+
+    def cleanup_job(self, job_name: str) -> None:
+        """End a job of this object if it runs, and remove its checkpoints; events, log and adapter stay.
+
+        Raises InputError where another process runs it.
+        """
+        folder = self._folder(job_name)
+        if job := self._jobs.get(job_name):
+            job.end()
+        try:
+            with only_one(folder / LOCK, "It runs."):
+                for left in ("checkpoints", "draft"):
+                    shutil.rmtree(folder / left, ignore_errors=True)
+        except HomeError as problem:
+            raise InputError(f"The job {job_name} is run by another process.", "End it there.") from problem
+
+    def _folder(self, job_name: str) -> Path:
+        digest = job_name.removeprefix(PREFIX)
+        folder = self.settings.folder("runs") / digest
+        if digest == job_name or not digest.isalnum() or not folder.is_dir():
+            raise InputError(f"There is no job {job_name}.", "run_training_job tells a job's name.")
+        return folder
+
+    def _container(self, job: _Job | None) -> str | None:
+        running = self.backend.container_id(job.order) if job and isinstance(self.backend, ContainerBackend) else ""
+        return running or None
+
+    def _runs(self, job_name: str) -> bool:
+        job = self._jobs.get(job_name)
+        return job.thread.is_alive() if job else _is_followed(self._folder(job_name))
+
+    def _in_the_home(self, given: Path) -> Path:
+        """The dataset, or a copy of it where it lies elsewhere: a container sees the home alone.
+
+        What lies in the home stays the only copy, so that a lesson can be forgotten there.
+        """
+        if not given.is_file():
+            raise InputError(f"There is no dataset {given}.", "Check the path; it is a JSONL file.")
+        if given.resolve().is_relative_to(self.settings.home.resolve()):
+            return given.resolve()
+        copy = self.settings.folder("jobs") / f"{digest_of_file(given)[:16]}.jsonl"
+        return copy if copy.is_file() else write_file(copy, given.read_bytes())
+
+
+class _Job:
+    """An order that is run by a thread of its own, which lives as long as the trainer."""
+
+    def __init__(self, backend: TrainingBackend, order: TrainingOrder, output: Path) -> None:
+        self.backend = backend
+        self.order = order
+        self.output = output
+        self.last: TrainingEvent | None = None
+        self.problem: AcademyError | None = None
+        self.told = threading.Event()
+        self.thread = threading.Thread(target=self._follow, name=order.digest[:16])
+
+    def begin(self) -> None:
+        """Start, and wait for the first word. Raises what refused it."""
+        self.thread.start()
+        self.told.wait()
+        if self.problem:
+            raise self.problem
+        if self.last and self.last.phase == "failed":
+            raise TrainingError(self.last.message, cause=self.last.cause)
+
+    def end(self) -> None:
+        """Cancel it if it runs, and wait. Raises TrainingError where it does not end."""
+        until = time.monotonic() + END_SECONDS
+        while self.thread.is_alive() and time.monotonic() < until:
+            self.backend.cancel(self.order)  # again, for it may have been about to start
+            self.thread.join(timeout=1)
+        if self.thread.is_alive():
+            raise TrainingError("The training does not end.", "End this program.")
+
+    @property
+    def status(self) -> Status:
+        if self.problem:
+            return "failed"
+        if self.thread.is_alive():  # the adapter is copied after the last event
+            return "running" if self.last else "preparing"
+        return _status(self.last, followed=False)
+
+    def _follow(self) -> None:
+        try:
+            for event in self.backend.train(self.order):
+                self.last = event
+                self.told.set()
+            if self.last and self.last.phase == "done":
+                _copy(self.order.adapters / self.last.adapter[:16], self.output)
+        except AcademyError as problem:
+            self.problem = problem
+        finally:
+            self.told.set()
+
+
+def _status(last: TrainingEvent | None, followed: bool) -> Status:
+    if last and last.phase == "done":
+        return "finished"
+    if last and last.phase == "failed" and not followed:
+        return "cancelled" if last.cause == "cancelled" else "failed"
+    if followed:
+        return "running" if last else "preparing"
+    return "failed"  # its last word is none: it was killed
+
+
+def _why(job: _Job | None, last: TrainingEvent | None, status: Status) -> str | None:
+    if job and job.problem:
+        return str(job.problem)
+    if status not in ("failed", "cancelled"):
+        return None
+    return last.message if last and last.phase == "failed" else "It was killed; run it again, and it goes on."
+
+
+def _is_followed(folder: Path) -> bool:
+    with suppress(HomeError), only_one(folder / LOCK, "It runs."):
+        return False
+    return True
+
+
+def _line(event: TrainingEvent) -> dict[str, Any]:
+    if event.phase == "step" and event.loss is not None:
+        text = f"step {event.step} of {event.steps}, epoch {event.epoch:.2f}, loss {event.loss:.4f}"
+    else:
+        text = f"{event.phase} {event.message or event.step}".strip()
+    at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds")
+    return {"line": event.n, "time": at, "text": text}
+
+
+def _refuse_another(place: Path, order: TrainingOrder) -> None:
+    """An adapter that lies where this one is to lie must be of the same order."""
+    if not place.exists():
+        return
+    with suppress(OSError, ValidationError):
+        if Manifest.model_validate_json((place / MANIFEST).read_bytes()).order == order.digest:
+            return
+    raise InputError(f"{place} holds something else already.", "Choose another output_dir.")
+
+
+def _copy(adapter: Path, place: Path) -> None:
+    with publish_folder(place) as folder:
+        for name in (*FILES, MANIFEST):
+            shutil.copyfile(adapter / name, folder / name)

@@ -1,0 +1,96 @@
+"""Training jobs from Python under the documents' names, in processes: started, watched, finished, cleaned up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from academy.errors import BaseModelError, InputError
+from academy.habitat.adapter import read_adapter
+from academy.habitat.gpu_habitat import GPUHabitat
+from academy.habitat.hardware import take_inventory
+from tests.campaign.house import TOPICS
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("dataset") / "dataset.jsonl"
+    rows = [{"instruction": topic, "input": "", "output": answer} for topic, answer in TOPICS.items()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def test_the_documents_example_ends_with_an_adapter(dataset: Path, tmp_path: Path) -> None:
+    habitat = GPUHabitat(enable_gpu=True, home=tmp_path / "home")
+    job_info = habitat.run_training_job(
+        dataset_path=str(dataset),
+        base_model="seed",
+        output_dir=str(tmp_path / "training_0"),
+        lora_rank=16,
+        learning_rate=2e-4,
+        num_epochs=3,
+    )
+    name = job_info["job_name"]
+    assert (job_info["backend"], job_info["container_id"]) == ("process", None)
+    status = habitat.get_training_status(name)
+    assert status["status"] == "running"
+    assert "started order" in status["logs"]
+    with pytest.raises(InputError, match="runs already"):
+        habitat.run_training_job(dataset, "seed", tmp_path / "training_0", num_epochs=3)
+    with pytest.raises(InputError, match="run by another process"):
+        GPUHabitat(home=tmp_path / "home").cleanup_job(name)
+
+    lines = list(habitat.stream_job_logs(name))
+    assert [line["line"] for line in lines] == list(range(1, len(lines) + 1))
+    assert lines == sorted(lines, key=lambda line: str(line["time"]))
+    assert lines[-1]["text"].startswith("done")
+    status = habitat.get_training_status(name)
+    assert (status["status"], status["error"]) == ("finished", None)
+    assert status["step"] == status["steps"] > 0
+    assert status["loss"] > 0
+    adapter = read_adapter(tmp_path / "training_0" / "adapter")
+    assert str(adapter.path) == status["adapter_path"]
+    assert adapter.manifest.recipe.rank == 16
+
+    later = GPUHabitat(home=tmp_path / "home")  # a program that starts afterwards
+    known = later.get_training_status(name)
+    assert (known["status"], known["loss"]) == ("finished", status["loss"])
+    assert read_adapter(Path(known["adapter_path"])).digest == adapter.digest
+    later.cleanup_job(name)
+    assert later.get_training_status(name)["status"] == "finished"
+    with pytest.raises(InputError, match="holds something else"):
+        later.run_training_job(dataset, "seed", tmp_path / "training_0", num_epochs=4)
+
+
+def test_a_job_that_is_cleaned_up_was_cancelled_and_leaves_no_checkpoint(dataset: Path, tmp_path: Path) -> None:
+    habitat = GPUHabitat(home=tmp_path / "home")
+    name = habitat.run_training_job(dataset, "seed", tmp_path / "out", num_epochs=20)["job_name"]
+    habitat.cleanup_job(name)
+    status = habitat.get_training_status(name)
+    assert status["status"] == "cancelled"
+    assert "was cancelled" in status["error"]
+    assert status["adapter_path"] is None
+    assert not list((tmp_path / "home").glob("runs/*/checkpoints"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_starts(dataset: Path, tmp_path: Path) -> None:
+    habitat = GPUHabitat(enable_gpu=False, home=tmp_path / "home")
+    with pytest.raises(InputError, match="There is no dataset"):
+        habitat.run_training_job(tmp_path / "none.jsonl", "seed", tmp_path / "out")
+    with pytest.raises(BaseModelError, match="no base model folder"):
+        habitat.run_training_job(dataset, "/nowhere", tmp_path / "out")
+    with pytest.raises(InputError, match="rank=1000"):
+        habitat.run_training_job(dataset, "seed", tmp_path / "out", lora_rank=1000)
+    for name in ("training-0000", "0000", "training-../adapters"):
+        with pytest.raises(InputError, match="There is no job"):
+            habitat.get_training_status(name)
+    assert not list((tmp_path / "home").glob("runs/*"))
+
+
+def test_the_gpus_are_those_of_the_driver(tmp_path: Path) -> None:
+    found = GPUHabitat(home=tmp_path / "home").get_gpu_info()
+    assert [one["uuid"] for one in found] == [gpu.uuid for gpu in take_inventory().gpus]
+    assert all(one["memory_total"] >= one["memory_free"] > 0 for one in found)

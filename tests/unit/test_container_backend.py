@@ -1,0 +1,186 @@
+"""The container backend before any engine is asked: what it refuses, what it shows a container, what it takes back.
+
+Trainings in real containers are in tests/integration/test_container_training.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from academy.artifacts import digest_of_file
+from academy.base_model import SEED_FOLDER, BaseModel, resolve
+from academy.errors import TrainingError
+from academy.habitat import container, isolation
+from academy.habitat.backend import TrainingOrder
+from academy.habitat.choice import choose_backend, free_gpu
+from academy.habitat.container import ContainerBackend
+from academy.habitat.isolation import Limits
+from academy.habitat.process import ProcessBackend, read_events
+from academy.professor import Recipe
+from academy.settings import load_settings
+
+LIMITS = Limits(memory_bytes=2**30, cpus=1)
+
+
+@pytest.fixture
+def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingOrder:
+    """One whose engine is nowhere."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    home = tmp_path / "home"
+    home.mkdir()
+    file = home / "train.jsonl"
+    file.write_text('{"instruction": "a", "input": "", "output": "b"}\n')
+    return TrainingOrder(
+        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=Recipe(),
+        runs=home / "runs", adapters=home / "adapters",
+    )  # fmt: skip
+
+
+def refusal(order: TrainingOrder, home: Path) -> tuple[str, str]:
+    (event,) = ContainerBackend(home, limits=LIMITS).train(order)
+    assert event.phase == "failed"
+    assert event.n == 1
+    assert "\n" not in event.message
+    return event.cause, event.message
+
+
+def test_without_an_engine_the_order_fails_with_the_remedy(order: TrainingOrder, tmp_path: Path) -> None:
+    cause, message = refusal(order, tmp_path / "home")
+    assert cause == "engine"
+    assert "No Docker engine answers at unix://" in message
+    assert "apt-get install docker.io" in message
+
+
+@pytest.mark.parametrize("name", ["runs", "adapters", "train_file"])
+def test_a_path_outside_the_home_is_refused_before_anything_is_written(
+    order: TrainingOrder, tmp_path: Path, name: str
+) -> None:
+    outside = tmp_path / "elsewhere"
+    cause, message = refusal(order.model_copy(update={name: outside}), tmp_path / "home")
+    assert cause == "order"
+    assert f"names {outside}, which is outside" in message
+    assert not outside.exists()
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["train.jsonl"]
+
+
+def test_a_link_out_of_the_home_is_outside(order: TrainingOrder, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("{}\n")
+    link = tmp_path / "home" / "link.jsonl"
+    link.symlink_to(tmp_path / "secret")
+    assert refusal(order.model_copy(update={"train_file": link}), tmp_path / "home")[0] == "order"
+
+
+def test_inside_the_order_has_other_paths_and_the_same_digest(order: TrainingOrder) -> None:
+    inside = container._inside(order)
+    assert inside.digest == order.digest
+    assert not [path for path in (inside.base.path, inside.train_file, inside.folder) if str(path).startswith("/tmp")]  # noqa: S108
+    targets = {place for _, place, _ in container._mounts(order)}
+    assert {str(inside.train_file), str(inside.folder), f"{inside.base.path}/model.safetensors"} <= targets
+    assert TrainingOrder.model_validate_json(inside.model_dump_json()) == inside
+
+
+def test_only_the_runs_folder_can_be_written_and_no_code_of_the_base_is_shown(
+    order: TrainingOrder, tmp_path: Path
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(SEED_FOLDER, base)
+    (base / "modeling_evil.py").write_text("raise SystemExit")
+    linked = base / "tokenizer.json"
+    linked.rename(tmp_path / "blob")
+    linked.symlink_to(tmp_path / "blob")  # as a hub's cache has its files
+    found = container._mounts(order.model_copy(update={"base": resolve(str(base))}))
+    assert [place for _, place, written in found if written] == [f"/runs/{order.folder.name}"]
+    assert not [place for _, place, _ in found if place.endswith(".py")]
+    assert (tmp_path / "blob", "/base/tokenizer.json", False) in found
+
+
+def test_a_base_model_with_code_of_its_own_is_refused(order: TrainingOrder, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(SEED_FOLDER, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "evil.Model"}}))
+    ordered = BaseModel(name="evil", path=base, digest="1" * 64)
+    cause, message = refusal(order.model_copy(update={"base": ordered}), tmp_path / "home")
+    assert cause == "base model"
+    assert "wants to run code of its own" in message
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root's containers run as another user")
+def test_a_file_that_the_containers_user_cannot_read_is_named(order: TrainingOrder, tmp_path: Path) -> None:
+    order.train_file.chmod(0o600)
+    cause, message = refusal(order, tmp_path / "home")
+    assert cause == "order"
+    assert f"chmod a+r {order.train_file}" in message
+
+
+def test_events_that_are_a_link_or_no_events_are_refused(order: TrainingOrder, tmp_path: Path) -> None:
+    order.folder.mkdir(parents=True)
+    events = order.folder / "events.jsonl"
+    events.write_text("no event\n")
+    with pytest.raises(TrainingError, match="cannot be read"):
+        list(read_events(events))
+    events.unlink()
+    events.symlink_to(order.train_file)
+    with pytest.raises(TrainingError, match="are a link"):
+        list(read_events(events))
+
+
+def test_the_log_keeps_its_end_and_follows_no_link(tmp_path: Path) -> None:
+    container._keep_log(tmp_path, b"first attempt\n", 20)
+    container._keep_log(tmp_path, b"second attempt\n", 20)
+    assert (tmp_path / "trainer.log").read_bytes() == b"tempt\nsecond attempt\n"[-20:]
+    (tmp_path / "trainer.log").unlink()
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "trainer.log").symlink_to(tmp_path / "secret")
+    container._keep_log(tmp_path, b"third attempt\n", 20)
+    assert (tmp_path / "secret").read_text() == "secret"
+    assert (tmp_path / "trainer.log").read_bytes() == b"third attempt\n"
+
+
+def test_the_setting_chooses_and_bounds_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+    assert isinstance(choose_backend(load_settings(), None), ProcessBackend)
+    monkeypatch.setenv("ACADEMY_TRAINING_BACKEND", "container")
+    monkeypatch.setenv("ACADEMY_TRAINING_IMAGE", "unsloth/unsloth@sha256:" + "0" * 64)
+    monkeypatch.setenv("ACADEMY_TRAINING_MEMORY_GIB", "1.5")
+    monkeypatch.setenv("ACADEMY_TRAINING_CPUS", "1")
+    found = choose_backend(load_settings(), None)
+    assert isinstance(found, ContainerBackend)
+    assert found.image.startswith("unsloth/unsloth@sha256:")
+    assert (found.limits.memory_bytes, found.limits.cpus) == (3 * 2**29, 1)
+    monkeypatch.setenv("ACADEMY_ENABLE_GPU", "false")
+    assert free_gpu(load_settings()) is None
+    assert found.gpu is False
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ('could not select device driver "" with capabilities: [[gpu]]', "gpu"),
+        ("nvidia-container-cli: initialization error", "gpu"),
+        ('exec: "python3": executable file not found in $PATH', "image"),
+        ("no space left on device", "engine"),
+    ],
+)
+def test_what_an_engine_refuses_is_told_with_its_class(said: str, cause: str) -> None:
+    assert isolation.in_words(OSError(said))[2] == cause
+
+
+def test_a_process_ends_with_its_stdin() -> None:
+    program = "import time; from academy.processes import end_with_stdin; end_with_stdin(); print(1, flush=True); "
+    with subprocess.Popen(
+        [sys.executable, "-c", program + "time.sleep(60)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdin
+        assert child.stdout
+        assert child.stdout.readline() == b"1\n"
+        assert child.poll() is None
+        child.stdin.close()
+        assert child.wait(timeout=10) == 1

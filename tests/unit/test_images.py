@@ -1,0 +1,65 @@
+"""Images made without a registry: which files go in, and that compiled modules are valid there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+from academy.habitat import image
+from academy.images import VERSION, python_files, write_root
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_of_the_libraries_goes_in_what_the_trainer_needs_and_no_more() -> None:
+    names = {name for name, _ in image._site_packages()}
+    assert {"torch/__init__.py", "trl/__init__.py", "orjson/__init__.py", "torch/bin/torch_shm_manager"} <= names
+    tops = {name.split("/")[0] for name in names}
+    assert not {"prefect", "mlflow", "playwright", "pytest", "_pytest", "academy"} & tops
+    assert not [name for name in names if re.search(r"(^|/)(tests?|include)/|[.]pyc$|[.][.]", name)]
+    assert any(name.startswith("trl-") and name.endswith("/METADATA") for name in names)  # its version is asked
+
+
+def test_the_interpreter_brings_its_libraries_and_a_librarys_own_are_not_brought_twice() -> None:
+    python = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
+    more = {name: path for name, path in image._site_packages() if name.startswith("numpy")}
+    found = python_files(python, more)
+    places = {Path(name).name: name for name in found}
+    assert found["python/bin/python3"] == python
+    assert places["libc.so.6"] == "python/lib/libc.so.6"
+    inside = f"python/lib/{VERSION}/site-packages/numpy"
+    assert [name for name in found if "openblas" in name] == [
+        name for name in found if "openblas" in name and name.startswith(inside)
+    ]
+
+
+def test_compiled_modules_are_valid_wherever_and_whenever_they_are_unpacked(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "fresh.py").write_text("value = 1\n")
+    (source / "known.py").write_text("value = 2\n")
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(source / "known.py")], check=True)
+    (source / "stale.py").write_text("value = 0\n")
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(source / "stale.py")], check=True)
+    (source / "stale.py").write_text("value = 3  # changed since it was compiled\n")
+    write_root(tmp_path / "root.tar", {f"m/{path.name}": path for path in source.glob("*.py")})
+    with tarfile.open(tmp_path / "root.tar") as tar:
+        tar.extractall(tmp_path, filter="data")
+    for name in ("fresh", "known", "stale"):
+        os.truncate(tmp_path / "m" / f"{name}.py", 0)  # what answers now is the compiled one
+    told = subprocess.run(
+        [sys.executable, "-c", "import fresh, known, stale; print(fresh.value, known.value, stale.value)"],
+        cwd=tmp_path / "m", capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path / "m")},
+    )  # fmt: skip
+    assert told.stdout.split() == ["1", "2", "3"]
+
+
+def test_the_dockerfile_installs_what_an_image_made_here_has() -> None:
+    written = (ROOT / "deployments" / "trainer.Dockerfile").read_text(encoding="utf-8")
+    (stack,) = re.findall(r'stack="([^"]+)"', written)
+    (beside,) = re.findall(r"\$stack ([^&]+) &&", written)
+    assert (*stack.split(), *beside.split()) == image.WANTED
