@@ -59,7 +59,7 @@ class Placement(Record):
 
 def place(work: Workplace, recipe: Recipe, longest: int | None = None, machine: Inventory | None = None) -> Placement:
     """Where a training with this recipe would run here. `longest`: tokens of its longest example."""
-    machine = machine or take_inventory()
+    machine = machine or take_inventory(engine=False)  # trainings run in processes
     enabled = work.settings.enable_gpu
     try:
         shape = read_shape(work.base.path)

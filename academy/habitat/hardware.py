@@ -57,14 +57,14 @@ class Inventory(Record):
     bitsandbytes: bool
 
 
-def take_inventory() -> Inventory:
-    """Look at the machine now."""
+def take_inventory(*, engine: bool = True) -> Inventory:
+    """Look at the machine now. Without `engine` Docker is not asked: one that hangs would be waited for."""
     gpus, note = _gpus()
     total, free = _memory()
     return Inventory(
         cpus=len(os.sched_getaffinity(0)), memory_total=total, memory_free=free, gpus=gpus, gpu_note=note,
-        docker=_docker(), cuda=_cuda(), unsloth=find_spec("unsloth") is not None,
-        bitsandbytes=find_spec("bitsandbytes") is not None,
+        docker=_docker() if engine else Docker(note="Docker was not asked"), cuda=_cuda(),
+        unsloth=find_spec("unsloth") is not None, bitsandbytes=find_spec("bitsandbytes") is not None,
     )  # fmt: skip
 
 
