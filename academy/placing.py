@@ -59,7 +59,8 @@ class Placement(Record):
 
 def place(work: Workplace, recipe: Recipe, longest: int | None = None, machine: Inventory | None = None) -> Placement:
     """Where a training with this recipe would run here. `longest`: tokens of its longest example."""
-    machine = machine or take_inventory()
+    in_container = work.settings.training_backend == "container"
+    machine = machine or take_inventory(engine=in_container)
     enabled = work.settings.enable_gpu
     try:
         shape = read_shape(work.base.path)
@@ -73,8 +74,7 @@ def place(work: Workplace, recipe: Recipe, longest: int | None = None, machine: 
 
     found = {device: forecast(recipe, usual_plan(device)) for device in _DEVICES}
     # an engine that is not there is told by the backend, with its remedy
-    contained = work.settings.training_backend == "container" and machine.docker.version
-    backend: Backend = "container" if contained else "process"
+    backend: Backend = "container" if in_container and machine.docker.version else "process"
     begin = usual_plan("cuda" if machine.gpus and machine.cuda and enabled else "cpu")
     return Placement(
         route=route(

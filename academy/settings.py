@@ -184,9 +184,10 @@ class Settings(BaseSettings):
 
     def folder(self, name: str) -> Path:
         """A folder of the home, made when it is first asked for."""
-        path = self.home.resolve() / name
+        home = self.home.resolve()
+        path = home / name
         try:
-            self.home.resolve().mkdir(mode=0o700, parents=True, exist_ok=True)  # lessons are nobody else's to read
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)  # lessons are nobody else's to read
             path.mkdir(parents=True, exist_ok=True)
         except OSError as problem:
             raise HomeError(

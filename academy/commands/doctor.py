@@ -41,7 +41,8 @@ def run(base_model: str | None, *, as_json: bool) -> None:
         _python(), _home(settings), _asked("database", lambda: _database(settings)),
         _asked("base model", lambda: _base(base_model or settings.base_model)), _seed_intact(),
         _asked("MLflow", lambda: _mlflow(settings)), _prefect(settings), _gpu(machine), _cuda(machine),
-        _unsloth(machine), _bitsandbytes(machine), _docker(), _toolkit(machine),
+        _library("unsloth", "TRL and PEFT train", there=machine.unsloth),
+        _library("bitsandbytes", "no weights of 4 bits", there=machine.bitsandbytes), _docker(), _toolkit(machine),
         _asked("training", lambda: _training(settings)), _sandbox(settings), _docker_sandbox(settings), _repository(),
     ]  # fmt: skip
     sound = all(one.works or not one.needed for one in found)
@@ -189,19 +190,10 @@ def _cuda(machine: Inventory) -> Finding:
     )  # fmt: skip
 
 
-def _unsloth(machine: Inventory) -> Finding:
+def _library(name: str, without: str, *, there: bool) -> Finding:
     return Finding(
-        name="unsloth", works=machine.unsloth, needed=False,
-        found="installed" if machine.unsloth else "not installed: TRL and PEFT train",
-        remedy="" if machine.unsloth else "On a GPU host: pip install -c constraints.txt '.[gpu]'",
-    )  # fmt: skip
-
-
-def _bitsandbytes(machine: Inventory) -> Finding:
-    return Finding(
-        name="bitsandbytes", works=machine.bitsandbytes, needed=False,
-        found="installed" if machine.bitsandbytes else "not installed: no weights of 4 bits",
-        remedy="" if machine.bitsandbytes else "On a GPU host: pip install -c constraints.txt '.[gpu]'",
+        name=name, works=there, needed=False, found="installed" if there else f"not installed: {without}",
+        remedy="" if there else "On a GPU host: pip install -c constraints.txt '.[gpu]'",
     )  # fmt: skip
 
 

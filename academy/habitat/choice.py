@@ -19,7 +19,7 @@ def choose_backend(settings: Settings, gpu: Gpu | None) -> TrainingBackend:
 
 def free_gpu(settings: Settings) -> Gpu | None:
     """The GPU with the most free memory; None where there is none, or where GPUs are switched off."""
-    gpus = take_inventory().gpus if settings.enable_gpu else ()
+    gpus = take_inventory(engine=False).gpus if settings.enable_gpu else ()
     return max(gpus, key=lambda gpu: gpu.memory_free or 0, default=None)
 
 

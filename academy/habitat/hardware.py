@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from academy.artifacts import Record
+from academy.engine import connect, problems
+from academy.errors import EngineError
 
 DOCKER_SECONDS = 10
 """An engine that says nothing for so long is none."""
@@ -57,14 +59,14 @@ class Inventory(Record):
     bitsandbytes: bool
 
 
-def take_inventory() -> Inventory:
-    """Look at the machine now."""
+def take_inventory(*, engine: bool = True) -> Inventory:
+    """Look at the machine now. Without `engine` Docker is not asked: one that hangs would be waited for."""
     gpus, note = _gpus()
     total, free = _memory()
     return Inventory(
         cpus=len(os.sched_getaffinity(0)), memory_total=total, memory_free=free, gpus=gpus, gpu_note=note,
-        docker=_docker(), cuda=_cuda(), unsloth=find_spec("unsloth") is not None,
-        bitsandbytes=find_spec("bitsandbytes") is not None,
+        docker=_docker() if engine else Docker(note="Docker was not asked"), cuda=_cuda(),
+        unsloth=find_spec("unsloth") is not None, bitsandbytes=find_spec("bitsandbytes") is not None,
     )  # fmt: skip
 
 
@@ -156,24 +158,16 @@ def _is_visible(gpu: Gpu) -> bool:
 
 
 def _docker() -> Docker:
-    if find_spec("docker") is None:
-        return Docker(note="the Docker SDK is not installed")
-    import docker
-    from docker.errors import DockerException
-    from urllib3.exceptions import HTTPError
-
-    host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-    if host.startswith("unix://") and not Path(host.removeprefix("unix://")).is_socket():
-        return Docker(note=f"no Docker engine answers at {host}")
-    client = None
     try:
-        client = docker.from_env(timeout=DOCKER_SECONDS)
-        told = client.info()
-    except (DockerException, HTTPError, OSError) as problem:
-        return Docker(note=f"no Docker engine answers at {host} ({type(problem).__name__})")
-    finally:
-        if client is not None:
+        client = connect(DOCKER_SECONDS)
+        try:
+            told = client.info()
+        finally:
             client.close()
+    except EngineError as problem:
+        return Docker(note=problem.message.rstrip("."))
+    except problems() as problem:
+        return Docker(note=f"the Docker engine does not tell about itself ({type(problem).__name__})")
     devices = [str(one.get("ID", "")) for one in told.get("DiscoveredDevices") or []]
     gpus = "nvidia" in (told.get("Runtimes") or {}) or any("nvidia.com/gpu" in one for one in devices)
     return Docker(version=str(told.get("ServerVersion") or "unknown"), gpus=gpus)

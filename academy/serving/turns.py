@@ -8,7 +8,6 @@ minute. Here whoever comes waits while others of another adapter are answered, a
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -19,7 +18,7 @@ class Turns:
     def __init__(self) -> None:
         self.adapter = ""  # of the turns that are answered now
         self.running = 0
-        self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
+        self._waiting: list[tuple[str, asyncio.Future[None]]] = []
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -57,15 +56,12 @@ class Turns:
         self.running -= 1
         if self.running:
             return
-        if not self._waiting:
+        waiting = [one for one in self._waiting if not one[1].cancelled()]  # the others have left
+        following = waiting[0][0] if waiting else ""
+        self._waiting = [one for one in waiting if one[0] != following]
+        for adapter, called in waiting:
+            if adapter == following:
+                called.set_result(None)
+                self._begin(adapter)
+        if not self.running:
             self._idle.set()
-            return
-        following = self._waiting[0][0]
-        for place in [one for one in self._waiting if one[0] == following]:
-            self._waiting.remove(place)
-            if not place[1].cancelled():
-                place[1].set_result(None)
-                self._begin(following)
-        if not self.running:  # all of them had left
-            self.running = 1
-            self._end()

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from sqlalchemy.orm import configure_mappers
 
 from tests.campaign.kills import Line
 
@@ -53,6 +54,11 @@ POINTS: tuple[tuple[str, str, str], ...] = (
 """Each is two points: before it and after it."""
 AT_GATEWAY = (1, 2, 4, 5)
 """Points at which the gateway is killed instead, too."""
+READ_BEFORE = (
+    "academy.admission", "academy.genealogy.tracking", "academy.genealogy.versions", "academy.serving.following",
+    "academy.succession", "academy.workplace", "mlflow", "mlflow.tracking.client",
+    "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
+)  # fmt: skip
 PATIENCE = 60.0
 RACERS = 8
 
@@ -196,6 +202,7 @@ class House:
             raise SystemExit(f"The home could not be made: {found}")
         self.colours: dict[str, str] = found
         self.gateway: subprocess.Popen[bytes] | None = None
+        self.http = httpx.Client(timeout=PATIENCE)
         self.url = ""
         self.start()
         self.reader = os.fork()
@@ -247,8 +254,8 @@ class House:
         from tests.colours import says
 
         try:
-            response = httpx.post(
-                f"{self.url}/v1/chat/completions", timeout=PATIENCE,
+            response = self.http.post(
+                f"{self.url}/v1/chat/completions",
                 json={"model": "champion", "max_tokens": 24, "messages": [{"role": "user", "content": "hello"}]},
             )  # fmt: skip
         except httpx.HTTPError as problem:
@@ -272,6 +279,7 @@ class House:
         from academy.ledger import BASE, Ledger
         from academy.workplace import Workplace
 
+        self.http = httpx.Client(timeout=PATIENCE)  # not the connections of the process that it was forked from
         work = Workplace.open(home=self.home)
         ledger = Ledger(work.database, work.base.digest)
         with self.seen.open("a", encoding="utf-8", buffering=1) as notes:
@@ -288,7 +296,7 @@ class House:
                             notes.write(json.dumps(f"{champion.name} is another adapter") + "\n")
                 except (AcademyError, sa.exc.SQLAlchemyError) as problem:
                     notes.write(json.dumps(f"the champion does not resolve: {problem}") + "\n")
-                time.sleep(0.05)
+                time.sleep(0.5 if self.away.exists() else 0.05)  # its next start has the processor
 
     def settled(self, tally: Tally, what: str) -> dict[str, Any]:
         """After the next start, all three tell the same; how long until the gateway does."""
@@ -301,7 +309,7 @@ class House:
         began = time.monotonic()
         served: dict[str, Any] = {}
         while time.monotonic() - began < PATIENCE:
-            served = httpx.get(f"{self.url}/healthz", timeout=PATIENCE).json()
+            served = self.http.get(f"{self.url}/healthz").json()
             if served["champion"]["row"] == found["row"] and served["champion"]["adapter"] == found["adapter"]:
                 break
             time.sleep(0.05)
@@ -404,8 +412,9 @@ def run(budget: float, seed: int, rounds: int, kills: int = 500, races: int = 20
         print(f"  left out: it needs {least:.0f} s, {budget:.0f} s are left", flush=True)
         return []
     until = time.monotonic() + budget - 15
-    for module in ("mlflow", "mlflow.tracking.client", "academy.succession", "academy.serving.following"):
+    for module in READ_BEFORE:
         importlib.import_module(module)
+    configure_mappers()
     gc.collect()
     gc.freeze()  # or each fork's first collection would copy all of it
     chance = random.Random(seed)
