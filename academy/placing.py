@@ -5,13 +5,14 @@ The pure parts are habitat/fit.py and habitat/route.py. What trainings really to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 from pydantic import Field
 
 from academy.artifacts import Record
 from academy.errors import BaseModelError, TrainingError
-from academy.habitat.fit import GIB, Device, Plan, Prediction, predict, read_shape, usual_plan
+from academy.habitat.fit import Device, Plan, Prediction, Shape, predict, read_shape, usual_plan
 from academy.habitat.hardware import Inventory, take_inventory
 from academy.habitat.route import Backend, Need, Route, Rung, next_rung, route
 from academy.professor import Recipe
@@ -27,77 +28,124 @@ class Step(Record):
 
 
 class Placement(Record):
-    """Where a training goes, what is predicted for either device (nothing where that cannot be), and the ladder."""
+    """Where a training goes, how it is carried out there, and what is predicted (nothing where that cannot be).
+
+    `recipe` is the one that was asked for, or where that fits nowhere the first below it that fits somewhere, and
+    `changes` say what is different. `predictions` are of the recipe that was asked for, on either device.
+    """
 
     route: Route
+    recipe: Recipe
+    plan: Plan
+    prediction: Prediction | None = None
+    changes: tuple[str, ...] = ()
     predictions: dict[Device, Prediction] = Field(default_factory=dict)
     ladder: tuple[Step, ...] = ()
 
     @property
-    def prediction(self) -> Prediction | None:
-        """That of the place where it goes."""
-        return self.predictions.get(self.route.place) if self.route.place else None
-
-    @property
     def tags(self) -> dict[str, str]:
-        """What its MLflow run is found by when the next training is predicted."""
-        return {"academy.device": str(self.route.place)}
+        """What its MLflow run is found by when the next training is predicted, and what was changed."""
+        changed = {"academy.ladder": "; ".join(self.changes)} if self.changes else {}
+        return {"academy.device": str(self.route.place), **changed}
 
     @property
-    def remedy(self) -> str:
-        """What to do where it fits nowhere: a smaller batch, if the trainer's usual plan fits with one."""
-        for step in self.ladder:
-            if step.fits and step.rung.plan == usual_plan(step.rung.plan.device):
-                return f"With --batch-size {step.rung.recipe.batch_size} it would take about {step.need / GIB:.1f} GiB."
-        return "Free some memory, or use a smaller base model, rank or batch; `academy habitat fit` shows the figures."
+    def sentence(self) -> str:
+        """Where and why, and what was changed so that it fits."""
+        return f"{self.route.sentence}{f', with {self.changes[-1]}' if self.changes else ''}"
 
     def require(self) -> None:
         """Raises TrainingError where the training would fit nowhere."""
         if not self.route.place:
-            raise TrainingError(f"This training fits {self.route.sentence}.", self.remedy, cause="memory")
+            raise TrainingError(
+                f"This training fits {self.route.sentence}.",
+                "Free some memory, or use a smaller base model or rank; `academy habitat fit` shows the figures.",
+                cause="memory",
+            )
 
 
 def place(work: Workplace, recipe: Recipe, longest: int | None = None, machine: Inventory | None = None) -> Placement:
-    """Where a training with this recipe would run here. `longest`: tokens of its longest example."""
-    in_container = work.settings.training_backend == "container"
-    machine = machine or take_inventory(engine=in_container)
-    enabled = work.settings.enable_gpu
-    try:
-        shape = read_shape(work.base.path)
-    except BaseModelError as problem:
-        unknown = Need(cuda=None, cpu=None, because=problem.message.rstrip("."))
-        return Placement(route=route(unknown, machine, enable_gpu=enabled))
-    ratios = {device: measured_ratios(work, device) for device in _DEVICES}
+    """Where a training with this recipe would run here. `longest`: tokens of its longest example.
 
-    def forecast(changed: Recipe, plan: Plan) -> Prediction:
-        return predict(shape, changed, plan, longest=longest, ratios=ratios[plan.device])
+    The recipe as it is on a GPU, else less of it on a GPU, else the same on processors.
+    """
+    here = _Here(work, machine, longest)
+    if here.shape is None:
+        unknown = Need(cuda=None, cpu=None, because=here.unknown)
+        return Placement(route=here.route(unknown), recipe=recipe, plan=usual_plan(here.first))
+    found = {device: here.forecast(recipe, usual_plan(device)) for device in _DEVICES}
+    ladder = tuple(here.ladder(recipe, usual_plan(here.first)))
+    whole = here.route(Need(cuda=found["cuda"].total, cpu=found["cpu"].total))
+    known = Placement(route=whole, recipe=recipe, plan=usual_plan(here.first), predictions=found, ladder=ladder)
+    fitting = [(number, step) for number, step in enumerate(ladder) if step.fits]
+    better = [one for one in fitting if one[1].rung.plan.device == "cuda"]
+    if whole.place and (whole.place == here.first or not better):
+        return known.model_copy(update={"plan": usual_plan(whole.place), "prediction": found[whole.place]})
+    for number, step in better or fitting:
+        return known.model_copy(
+            update=here.on(step.rung) | {"changes": tuple(one.rung.change for one in ladder[: number + 1])}
+        )
+    return known
 
-    found = {device: forecast(recipe, usual_plan(device)) for device in _DEVICES}
-    # an engine that is not there is told by the backend, with its remedy
-    backend: Backend = "container" if in_container and machine.docker.version else "process"
-    begin = usual_plan("cuda" if machine.gpus and machine.cuda and enabled else "cpu")
-    return Placement(
-        route=route(
-            Need(cuda=found["cuda"].total, cpu=found["cpu"].total), machine, enable_gpu=enabled, backends=(backend,)
-        ),
-        predictions=found,
-        ladder=tuple(_ladder(recipe, begin, machine, forecast)),
-    )
+
+def below(
+    work: Workplace, placed: Placement, longest: int | None, machine: Inventory | None = None
+) -> Placement | None:
+    """Where a training goes on that ran out of memory, whatever was predicted; None at the end of the ladder."""
+    here = _Here(work, machine, longest)
+    recipe, plan, changes = placed.recipe, placed.plan, placed.changes
+    while (rung := next_rung(recipe, plan, here.machine)) is not None:
+        recipe, plan, changes = rung.recipe, rung.plan, (*changes, rung.change)
+        found = placed.model_copy(update=here.on(rung) | {"changes": changes})
+        if found.route.place:
+            return found
+    return None
+
+
+class _Here:
+    """What is known of home, base model and machine where a training is placed."""
+
+    def __init__(self, work: Workplace, machine: Inventory | None, longest: int | None) -> None:
+        in_container = work.settings.training_backend == "container"
+        self.machine = machine or take_inventory(engine=in_container)
+        self.longest = longest
+        self.enable_gpu = work.settings.enable_gpu
+        # an engine that is not there is told by the backend, with its remedy
+        self.backend: Backend = "container" if in_container and self.machine.docker.version else "process"
+        able = self.machine.docker.gpus if self.backend == "container" else bool(self.machine.cuda)
+        self.first: Device = "cuda" if self.machine.gpus and able and self.enable_gpu else "cpu"
+        self.shape: Shape | None = None
+        self.unknown = ""
+        try:
+            self.shape = read_shape(work.base.path)
+        except BaseModelError as problem:
+            self.unknown = problem.message.rstrip(".")
+        self.ratios = {device: measured_ratios(work, device) for device in _DEVICES} if self.shape else {}
+
+    def forecast(self, recipe: Recipe, plan: Plan) -> Prediction:
+        if self.shape is None:
+            raise BaseModelError(self.unknown)
+        return predict(self.shape, recipe, plan, longest=self.longest, ratios=self.ratios[plan.device])
+
+    def route(self, need: Need, only: Device | None = None) -> Route:
+        return route(need, self.machine, enable_gpu=self.enable_gpu, backends=(self.backend,), only=only)
+
+    def on(self, rung: Rung) -> dict[str, Any]:
+        """What of a placement a rung decides."""
+        prediction = self.forecast(rung.recipe, rung.plan) if self.shape else None
+        need = prediction.total if prediction else None
+        return {
+            "route": self.route(Need(cuda=need, cpu=need, because=self.unknown), rung.plan.device),
+            "recipe": rung.recipe, "plan": rung.plan, "prediction": prediction,
+        }  # fmt: skip
+
+    def ladder(self, recipe: Recipe, plan: Plan) -> Iterator[Step]:
+        while (rung := next_rung(recipe, plan, self.machine)) is not None:
+            recipe, plan = rung.recipe, rung.plan
+            need = self.forecast(recipe, plan).total
+            yield Step(rung=rung, need=need, fits=bool(self.route(Need(cuda=need, cpu=need), plan.device).place))
 
 
 _DEVICES: tuple[Device, ...] = ("cuda", "cpu")
-
-
-def _ladder(
-    recipe: Recipe, plan: Plan, machine: Inventory, forecast: Callable[[Recipe, Plan], Prediction]
-) -> Iterator[Step]:
-    while (rung := next_rung(recipe, plan, machine)) is not None:
-        recipe, plan = rung.recipe, rung.plan
-        need = forecast(recipe, plan).total
-        free = machine.memory_free
-        if plan.device == "cuda":
-            free = max((gpu.memory_free or 0 for gpu in machine.gpus), default=0)
-        yield Step(rung=rung, need=need, fits=need <= free)
 
 
 def measured_ratios(work: Workplace, device: Device) -> list[float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from academy.artifacts import Record
 
@@ -44,7 +44,7 @@ class Decision(Record):
 
 
 class Recipe(Record):
-    """How to train a LoRA adapter. Bounded; unknown keys are refused."""
+    """How to train a LoRA adapter: all that decides what is learned. Bounded; unknown keys are refused."""
 
     rank: Annotated[int, Field(ge=4, le=256)] = 16
     alpha: Annotated[int, Field(ge=1, le=512)] = 32
@@ -58,6 +58,18 @@ class Recipe(Record):
     schedule: Literal["linear", "cosine", "constant"] = "cosine"
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    use_rslora: bool = False  # scaled by alpha over the root of the rank
+    use_dora: bool = False  # directions and magnitudes apart
+    four_bit: bool = False  # on a base model whose weights are NF4 (QLoRA)
+    packing: bool = False  # rows of max_length tokens, each of several examples; a batch counts rows
+    dev_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # of the examples: not trained on, but evaluated on
+    patience: Annotated[int, Field(ge=0, le=100)] = 0  # evaluations without a gain that end it early; 0: none do
+
+    @model_validator(mode="after")
+    def _sound(self) -> Recipe:
+        if self.patience and not self.dev_share:
+            raise ValueError("patience needs a dev_share above 0: without evaluations nothing can end early")
+        return self
 
 
 def decide(

@@ -117,6 +117,9 @@ class Settings(BaseSettings):
     training_backend: Literal["process", "container"] = Field(
         "process", validation_alias=_names("TRAINING_BACKEND"), description="where trainings run"
     )
+    training_library: Literal["", "trl", "unsloth"] = Field(
+        "", validation_alias=_names("TRAINING_LIBRARY"), description="empty: Unsloth where it and a GPU are there"
+    )
     training_image: str = Field(
         "",
         validation_alias=_names("TRAINING_IMAGE", "TRAINING_IMAGE"),

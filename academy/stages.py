@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ from academy.genealogy.versions import Version
 from academy.habitat.adapter import sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.choice import choose_backend
-from academy.habitat.process import read_events
+from academy.habitat.fit import Plan
+from academy.habitat.process import ORDER, read_events
 from academy.ledger import BASE, Row
-from academy.placing import place
+from academy.placing import Placement, below, place
 from academy.professor import Decision, Recipe
 from academy.succession import waits_for_approval
 from academy.workplace import Workplace
@@ -189,17 +191,18 @@ def decide(
     work: Workplace, *, force: bool, order: TrainingOrder | None = None, dataset: Dataset | None = None
 ) -> Decision:
     """Whether training pays now; with an order, also whether it was examined before, and where it would fit."""
+    placed = place(work, order.recipe, dataset.longest) if order and dataset else None
+    same = _carried_out_as(order, placed) if order and placed else set()
     champion = work.ledger.champion()
     verdicts = list(work.ledger.rows("verdict"))
     examined = next(
         (
             row.body["outcome"]
             for row in reversed(verdicts)
-            if order and row.body["order"] == order.digest and row.body["outcome"] != "CANNOT DECIDE"
+            if row.body["order"] in same and row.body["outcome"] != "CANNOT DECIDE"
         ),
         "",
     )
-    route = place(work, order.recipe, dataset.longest).route if order and dataset else None
     decision = professor.decide(
         lessons=work.store.trainable(),
         new_lessons=work.store.trainable(since=champion.cursor),
@@ -210,7 +213,7 @@ def decide(
         interval_hours=work.settings.training_interval_hours,
         examples=dataset.examples if dataset else None,
         examined=examined,
-        place=(bool(route.place), route.sentence) if route else None,
+        place=(bool(placed.route.place), placed.sentence) if placed else None,
         force=force,
     )
     log.info("%s: %s", "training" if decision.train else "no training", decision.because)
@@ -232,29 +235,22 @@ def train(
     rows = read_rows(dataset.train_file)
     others = guarded_texts(work.settings)
     refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), others, allowed(work))
-    placement = place(work, order.recipe, dataset.longest)
-    placement.require()
-    log.info("training on %s", placement.route.sentence)
-    events = choose_backend(work.settings, placement.route.gpu).train(order)
-    first = next(events)
-    meanwhile()
-    run = TrackedRun(work.mlflow, order, dataset, tags | placement.tags | {BASE_TAG: work.base.digest})
-    if placement.prediction:
-        run.metrics({PREDICTED: float(placement.prediction.measurable)})
-    last = first
-    run.follow(first)
-    peak = 0
-    for event in events:
-        run.follow(event)
-        peak = max(peak, event.memory or 0)
-        _tell(event, last)
-        last = event
-    if last.phase != "done":
-        raise TrainingError(
-            last.message, "Run the same command again: it goes on from the last checkpoint.", last.cause
-        )
-    if peak:
-        run.metrics({MEASURED: float(peak)})
+    placed = place(work, order.recipe, dataset.longest)
+    placed.require()
+    library = {"library": work.settings.training_library}
+    while True:
+        order = changed(order, placed.recipe, placed.plan.model_copy(update=library), placed.changes)
+        log.info("training on %s", placed.sentence)
+        last, run = _attempt(work, order, dataset, placed, tags, meanwhile)
+        if last.phase == "done":
+            break
+        lower = below(work, placed, dataset.longest) if last.cause == "memory" else None
+        if lower is None:
+            raise TrainingError(
+                last.message, "Run the same command again: it goes on from the last checkpoint.", last.cause
+            )
+        log.warning("%s It goes on with %s.", last.message, lower.changes[-1])
+        placed = lower
     champion = work.ledger.champion()
     # here and not in the trainer: that one may run in a container, and has no key
     adapter = sign_adapter(
@@ -263,6 +259,52 @@ def train(
     version = work.versions.register(adapter, run, parent=champion.version, generation=champion.generation + 1)
     log.info("%s is registered: adapter %s", version.name, version.adapter[:12])
     return version
+
+
+def changed(
+    order: TrainingOrder, recipe: Recipe, plan: Plan | None = None, changes: tuple[str, ...] = ()
+) -> TrainingOrder:
+    """The same order with another recipe or plan."""
+    return order.model_copy(update={"recipe": recipe, "plan": plan, "changes": changes})
+
+
+def _carried_out_as(order: TrainingOrder, placed: Placement) -> set[str]:
+    """Digests of an order and of those that stood in for it because it took too much memory."""
+    found = {order.digest}
+    for step in placed.ladder:
+        lower = changed(order, step.rung.recipe)
+        with suppress(OSError, ValueError):
+            if TrainingOrder.model_validate_json((lower.folder / ORDER).read_bytes()).changes:
+                found.add(lower.digest)
+    return found
+
+
+def _attempt(
+    work: Workplace,
+    order: TrainingOrder,
+    dataset: Dataset,
+    placed: Placement,
+    tags: dict[str, str],
+    meanwhile: Callable[[], object],
+) -> tuple[TrainingEvent, TrackedRun]:
+    """One order from its first event to its last, in its MLflow run."""
+    events = choose_backend(work.settings, placed.route.gpu).train(order)
+    first = next(events)
+    meanwhile()
+    run = TrackedRun(work.mlflow, order, dataset, tags | placed.tags | {BASE_TAG: work.base.digest})
+    if placed.prediction:
+        run.metrics({PREDICTED: float(placed.prediction.measurable)})
+    last = first
+    run.follow(first)
+    peak = 0
+    for event in events:
+        run.follow(event)
+        peak = max(peak, event.memory or 0)
+        _tell(event, last)
+        last = event
+    if peak and last.phase == "done":
+        run.metrics({MEASURED: float(peak)})
+    return last, run
 
 
 def renew_holdout(work: Workplace) -> Renewal:

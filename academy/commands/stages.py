@@ -51,9 +51,9 @@ def decide(base_model: str | None, *, force: bool, as_json: bool) -> None:
     for reason in found.reasons:
         say(f"  {'yes' if reason.met else 'no '}  {reason.sentence}")
     if placement and placement.route.place:
-        say(f"At most, it would train on {placement.route.sentence}.")
+        say(f"At most, it would train on {placement.sentence}.")
     elif placement:
-        say(f"With the longest examples it would fit {placement.route.sentence}. {placement.remedy}")
+        say(f"With the longest examples it would fit {placement.route.sentence}.")
 
 
 def train(

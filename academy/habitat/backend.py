@@ -8,19 +8,22 @@ from typing import Literal, Protocol
 
 from academy.artifacts import Record, digest_of
 from academy.base_model import BaseModel
+from academy.habitat.fit import Plan
 from academy.professor import Recipe
 
-Phase = Literal["started", "contract", "step", "checkpoint", "done", "failed"]
+Phase = Literal["started", "changed", "contract", "step", "checkpoint", "done", "failed"]
 
 
 class TrainingOrder(Record):
-    """Everything that decides an adapter's bytes, and where its run leaves its files."""
+    """Everything that decides an adapter's bytes, how it is carried out, and where its run leaves its files."""
 
     base: BaseModel
     dataset: str  # digest of the whole dataset
     train_file: Path
     train_digest: str
     recipe: Recipe
+    plan: Plan | None = None  # as is usual on the device that is there
+    changes: tuple[str, ...] = ()  # of a recipe or plan that took more memory than there was, in words
     runs: Path  # runs/<order>/ keeps order, events, checkpoints and the trainer's own log
     adapters: Path  # adapters/<digest>/ is where the adapter is published
 

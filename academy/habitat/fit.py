@@ -50,11 +50,11 @@ NORMED_HEADS = frozenset(("qwen3", "gemma3", "gemma3_text"))
 
 
 class Plan(Record):
-    """How a recipe is carried out; it decides the memory and not, but for `four_bit`, what is learned."""
+    """How a recipe is carried out; it decides the memory, not what is learned."""
 
     device: Device
     checkpointing: bool = False  # layers keep their input only, and are computed again on the way back
-    four_bit: bool = False  # the base model's weights as NF4
+    library: Literal["", "trl", "unsloth"] = ""  # empty: Unsloth where a GPU and Unsloth are there
 
 
 class Shape(Record):
@@ -196,10 +196,10 @@ def predict(
     `ratios` are measurement by prediction of earlier trainings of the same base on the same kind of device; their
     median, bounded, corrects this one.
     """
-    sequence = min(recipe.max_length, longest or recipe.max_length)
+    sequence = recipe.max_length if recipe.packing else min(recipe.max_length, longest or recipe.max_length)
     tokens = recipe.batch_size * sequence
     wide = 2 if plan.device == "cuda" else 4  # bytes of a number in the base model and between its layers
-    if plan.four_bit or shape.quantised:
+    if recipe.four_bit or shape.quantised:
         weights = round(shape.linear_weights * NF4_BYTES) + shape.other_weights * wide
     else:
         weights = (shape.linear_weights + shape.other_weights) * wide
@@ -218,7 +218,7 @@ def predict(
         logits=min(tokens, CHUNK) * shape.vocabulary * 4 * LOGITS,
         overhead=CUDA_OVERHEAD if plan.device == "cuda" else CPU_OVERHEAD,
         correction=correction_of(ratios),
-        note=shape.note,
+        note="; ".join(filter(None, (shape.note, "DoRA takes more than is counted" if recipe.use_dora else ""))),
     )
 
 

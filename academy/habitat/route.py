@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from academy.artifacts import Record
-from academy.habitat.fit import GIB, Plan
+from academy.habitat.fit import GIB, Device, Plan
 from academy.habitat.hardware import Gpu, Inventory
 from academy.professor import Recipe
 
@@ -45,12 +45,17 @@ class Rung(Record):
 
 
 def route(
-    need: Need, inventory: Inventory, *, enable_gpu: bool = True, backends: tuple[Backend, ...] = ("process",)
+    need: Need,
+    inventory: Inventory,
+    *,
+    enable_gpu: bool = True,
+    backends: tuple[Backend, ...] = ("process",),
+    only: Device | None = None,
 ) -> Route:
     """The GPU with the most free memory if the training fits there, else the processors if it fits there, else nowhere.
 
     A process can use a GPU where torch was built for CUDA, a container where the engine can give it one; `backends`
-    are those that the caller can start, the preferred first.
+    are those that the caller can start, the preferred first; `only` leaves out the other kind of device.
     """
     against = []
     able: list[Backend] = [
@@ -58,7 +63,9 @@ def route(
         for one in backends
         if (one == "process" and inventory.cuda) or (one == "container" and inventory.docker.gpus)
     ]
-    if not inventory.gpus:
+    if only == "cpu":
+        against.append("for the CPUs")
+    elif not inventory.gpus:
         against.append(inventory.gpu_note or "no GPU")
     elif not enable_gpu:
         against.append("GPUs are switched off (ACADEMY_ENABLE_GPU)")
@@ -75,7 +82,9 @@ def route(
         against.append(f"GPU {best.index} has {_gib(free)} free of the about {_gib(need.cuda)} that it needs")
     free = inventory.memory_free
     reason = "; ".join(against)
-    if "process" in backends or inventory.docker.version:
+    if only == "cuda":
+        pass
+    elif "process" in backends or inventory.docker.version:
         backend: Backend = "process" if "process" in backends else "container"
         if need.cpu is None or need.cpu <= free:
             return Route(
@@ -106,8 +115,8 @@ def next_rung(recipe: Recipe, plan: Plan, inventory: Inventory) -> Rung | None:
             )  # fmt: skip
     if not plan.checkpointing:
         return Rung(recipe=recipe, plan=plan.model_copy(update={"checkpointing": True}), change="checkpointing")
-    if plan.device == "cuda" and not plan.four_bit and inventory.bitsandbytes:
-        return Rung(recipe=recipe, plan=plan.model_copy(update={"four_bit": True}), change="base weights of 4 bits")
+    if plan.device == "cuda" and not recipe.four_bit and inventory.bitsandbytes:
+        return Rung(recipe=recipe.model_copy(update={"four_bit": True}), plan=plan, change="base weights of 4 bits")
     if plan.device == "cuda":
         return Rung(recipe=recipe, plan=Plan(device="cpu", checkpointing=True), change="training on the CPUs")
     return None

@@ -30,10 +30,15 @@ def main() -> int:
     order = TrainingOrder.model_validate_json(order_file.read_bytes())
     events = EventWriter(order_file.with_name(EVENTS))
     events.write("started", message=f"order {order.digest[:16]}")
+    for change in order.changes:
+        events.write("changed", message=f"less memory: {change}")
     try:
+        from academy.habitat.trainer.model import prepare
+
+        library = prepare(order)  # before anything imports transformers or TRL
         from academy.habitat.trainer.train import train
 
-        adapter, loss = train(order, events)
+        adapter, loss = train(order, events, library)
     except AcademyError as problem:
         events.write("failed", message=str(problem), cause=_cause(problem))
         return 1
@@ -52,7 +57,10 @@ def _cause(problem: BaseException) -> str:
         return "template"
     if isinstance(problem, HomeError) or (isinstance(problem, OSError) and problem.errno == errno.ENOSPC):
         return "disk"
-    if isinstance(problem, MemoryError) or "out of memory" in str(problem).lower():
+    if isinstance(problem, MemoryError) or any(
+        sign in str(problem).lower()
+        for sign in ("out of memory", "allocate memory")  # GPUs; processors
+    ):
         return "memory"
     return "unknown"
 

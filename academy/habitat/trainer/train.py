@@ -1,8 +1,4 @@
-"""One LoRA training with TRL and PEFT: loss on the answer only, byte-identical when repeated on one machine.
-
-Before the first step the contract is checked on every row: the prompt is not supervised, the answer is, its end token
-is inside the mask, and as many rows go in as are trained on.
-"""
+"""One LoRA training by TRL's trainer: loss on the answer only, byte-identical when repeated on one machine's CPUs."""
 
 from __future__ import annotations
 
@@ -17,14 +13,12 @@ from typing import Any
 import orjson
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, TrainerCallback, set_seed
+from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
-from academy.artifacts import digest_of_file, publish_folder, write_file
+from academy.artifacts import publish_folder, write_file
 from academy.errors import TrainingError
-from academy.formats import read_row
 from academy.habitat.adapter import (
     CONFIG,
     FILES,
@@ -37,62 +31,51 @@ from academy.habitat.adapter import (
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.trainer.canaries import canaries
 from academy.habitat.trainer.events import EventWriter
+from academy.habitat.trainer.model import Library, load, refuse_leaks
+from academy.habitat.trainer.rows import Rows, packed, read_rows
 from academy.processes import peak_memory
 from academy.template import FILE as TEMPLATE_FILE
-from academy.template import ChatTemplate, Message
+from academy.template import ChatTemplate
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "tokenizers")
-IGNORED = -100
-"""The label of a token that is not supervised."""
 CHECKPOINTS = "checkpoints"
 
 
-def train(order: TrainingOrder, events: EventWriter) -> tuple[str, float]:
+def train(order: TrainingOrder, events: EventWriter, library: Library) -> tuple[str, float]:
     """Train, publish the adapter, and return its digest and the last logged loss.
 
-    Raises TrainingError (cause data or loss), TemplateError, HomeError.
+    Where there are evaluations, the adapter is the one that was best in them. Raises TrainingError, TemplateError,
+    HomeError.
     """
     recipe = order.recipe
     torch.use_deterministic_algorithms(True, warn_only=True)
     set_seed(recipe.seed)
     template = ChatTemplate.of(order.base.path)
-    rows, messages = _rows(order, template)
-    supervised = sum(1 for row in rows for label in row["labels"] if label != IGNORED)
+    rows = read_rows(order, template)
+    kept = f", {len(rows.dev)} of them to evaluate on" if rows.dev else ""
     events.write(
         "contract",
-        message=f"{len(rows)} rows in and out, {supervised} supervised tokens, template {template.digest[:12]}",
+        message=f"{len(rows.train) + len(rows.dev)} rows in and out{kept}, {rows.supervised} supervised tokens, "
+        f"template {template.digest[:12]}; {library.sentence}",
     )
-
-    on_gpu = torch.cuda.is_available()
-    model = AutoModelForCausalLM.from_pretrained(
-        order.base.path,
-        dtype=torch.bfloat16 if on_gpu else torch.float32,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
-    model = get_peft_model(
-        model,
-        LoraConfig(
-            r=recipe.rank,
-            lora_alpha=recipe.alpha,
-            lora_dropout=recipe.dropout,
-            target_modules="all-linear",
-            task_type="CAUSAL_LM",
-        ),
-    )
-    steps = math.ceil(len(rows) / (recipe.batch_size * recipe.accumulation)) * recipe.epochs
+    model = load(order, library)
+    train_rows: list[Any] = packed(rows.train, recipe.max_length) if recipe.packing else rows.train
+    if recipe.packing:
+        refuse_leaks(model, max(train_rows, key=lambda row: len(row["seq_lengths"])))
+    steps = math.ceil(len(train_rows) / (recipe.batch_size * recipe.accumulation)) * recipe.epochs
     report = _Report(events, steps)
     trainer = _Repeatable(
         model=model,
-        args=_arguments(order, steps, on_gpu=on_gpu),
-        train_dataset=Dataset.from_list(rows),
+        args=_arguments(order, steps, library),
+        train_dataset=Dataset.from_list(train_rows),
+        eval_dataset=Dataset.from_list(rows.dev) if rows.dev else None,
         processing_class=template.tokenizer,
-        callbacks=[report],
+        callbacks=[report, *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else [])],
     )
     trainer.train(resume_from_checkpoint=_whole_checkpoint(order.folder / CHECKPOINTS))
     if not math.isfinite(report.loss):
         raise TrainingError("The loss is no number.", "Use a smaller learning rate.", cause="loss")
-    digest = _publish(order, trainer.model.eval(), template, messages, supervised, report)
+    digest = _publish(order, trainer.model.eval(), template, rows, library, report)
     shutil.rmtree(order.folder / CHECKPOINTS, ignore_errors=True)
     return digest, report.loss
 
@@ -109,44 +92,9 @@ def _whole_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def _rows(order: TrainingOrder, template: ChatTemplate) -> tuple[list[dict[str, list[int]]], list[Any]]:
-    """Token ids and labels of every example, with the contract checked."""
-    if digest_of_file(order.train_file) != order.train_digest:
-        raise TrainingError(
-            "The dataset was altered after it was ordered.", "Run `academy curate` again.", cause="data"
-        )
-    messages = [_messages(line) for line in order.train_file.read_bytes().splitlines()]
-    rows = []
-    for conversation in messages:
-        prompt, answer = template.example(conversation)
-        if len(prompt) + len(answer) <= order.recipe.max_length:
-            rows.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
-    if len(rows) != len(messages) or not rows:
-        raise TrainingError(
-            f"{len(messages) - len(rows)} of {len(messages)} examples have over {order.recipe.max_length} tokens.",
-            "Give the recipe a larger max_length, or leave long examples out.",
-            cause="data",
-        )
-    end = template.tokenizer.eos_token_id
-    for row in rows:
-        supervised = [label for label in row["labels"] if label != IGNORED]
-        if len(supervised) < 2 or supervised[-1] != end:
-            raise TrainingError(
-                "An answer is empty or its end token is not supervised.", "Check the chat template.", cause="template"
-            )
-    return rows, messages
-
-
-def _messages(line: bytes) -> list[Message]:
-    """The conversation of a line in any of the four formats."""
-    found = read_row(orjson.loads(line))
-    if isinstance(found, str):
-        raise TrainingError(f"The dataset cannot be read: {found}.", "Run `academy curate` again.", cause="data")
-    return found
-
-
-def _arguments(order: TrainingOrder, steps: int, *, on_gpu: bool) -> SFTConfig:
+def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
     recipe = order.recipe
+    every = max(1, steps // 6)
     return SFTConfig(
         output_dir=str(order.folder / CHECKPOINTS),
         num_train_epochs=recipe.epochs,
@@ -156,29 +104,37 @@ def _arguments(order: TrainingOrder, steps: int, *, on_gpu: bool) -> SFTConfig:
         lr_scheduler_type=recipe.schedule,
         warmup_steps=round(recipe.warmup * steps),
         weight_decay=recipe.weight_decay,
-        max_length=recipe.max_length,
+        max_length=None,  # no row is longer than the recipe allows
         seed=recipe.seed,
         data_seed=recipe.seed,
-        use_cpu=not on_gpu,
-        bf16=on_gpu,
-        gradient_checkpointing=on_gpu,
-        packing=False,
+        use_cpu=not library.on_gpu,
+        bf16=library.on_gpu,
+        gradient_checkpointing=library.plan.checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        packing=False,  # rows come packed where they are to be
+        padding_free=recipe.packing,
         train_sampling_strategy="group_by_length",
         logging_steps=max(1, steps // 60),
         save_strategy="steps",
-        save_steps=max(1, steps // 6),
+        save_steps=every,
         save_total_limit=1,
         save_only_model=False,
-        eval_strategy="no",
+        eval_strategy="steps" if recipe.dev_share else "no",
+        eval_steps=every,
+        per_device_eval_batch_size=recipe.batch_size,
+        load_best_model_at_end=bool(recipe.dev_share),
+        metric_for_best_model="eval_loss" if recipe.dev_share else None,
+        greater_is_better=False if recipe.dev_share else None,
+        restore_callback_states_from_checkpoint=bool(recipe.patience),
         report_to="none",
         disable_tqdm=True,
         dataset_kwargs={"skip_prepare_dataset": True},
-        dataloader_pin_memory=on_gpu,
+        dataloader_pin_memory=library.on_gpu,
     )
 
 
 def _publish(
-    order: TrainingOrder, model: Any, template: ChatTemplate, messages: list[Any], supervised: int, report: _Report
+    order: TrainingOrder, model: Any, template: ChatTemplate, rows: Rows, library: Library, report: _Report
 ) -> str:
     """Write the adapter in canonical form, and publish it under its digest."""
     draft = order.folder / "draft"
@@ -198,14 +154,14 @@ def _publish(
         template=template.digest,
         special_tokens=template.special_tokens,
         recipe=order.recipe,
-        trainer="trl",
+        trainer=library.name,
         versions={name: version(name) for name in LIBRARIES},
         threads=torch.get_num_threads(),
-        examples=len(messages),
-        supervised_tokens=supervised,
+        examples=len(rows.messages),
+        supervised_tokens=rows.supervised,
         steps=report.steps,
         loss=report.loss,
-        canaries=canaries(model, template, [conversation[-2]["content"] for conversation in messages]),
+        canaries=canaries(model, template, [conversation[-2]["content"] for conversation in rows.messages]),
     )
     with publish_folder(order.adapters / manifest.adapter[:16]) as folder:
         for name in FILES:
@@ -277,6 +233,18 @@ class _Report(TrainerCallback):  # type: ignore[misc]
             rate=rate,
             memory=peak_memory(),
         )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """How it answers what it is not trained on."""
+        if metrics and "eval_loss" in metrics:
+            self.events.write(
+                "step",
+                step=state.global_step,
+                steps=state.max_steps,
+                epoch=float(state.epoch or 0.0),
+                eval_loss=float(metrics["eval_loss"]),
+                memory=peak_memory(),
+            )
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """A checkpoint was written."""

@@ -1,0 +1,162 @@
+"""The base model with a fresh LoRA on it: by Unsloth where a GPU and Unsloth are there, else by transformers and PEFT.
+
+Unsloth changes transformers and TRL as it is imported, so `prepare` comes before either of them is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
+
+from academy.errors import TrainingError
+from academy.habitat.backend import TrainingOrder
+from academy.habitat.fit import Plan, usual_plan
+
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""What Unsloth is told to train; it knows no "all-linear"."""
+
+
+class Library:
+    """Which library trains, and how the order is carried out on the device that is there."""
+
+    def __init__(self, name: str, plan: Plan) -> None:
+        self.name = name
+        self.plan = plan
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.plan.device == "cuda"
+
+    @property
+    def sentence(self) -> str:
+        """For people."""
+        told = f"Unsloth {version('unsloth')}" if self.name == "unsloth" else f"TRL {version('trl')} and PEFT"
+        more = " with checkpointing" if self.plan.checkpointing else ""
+        return f"{told} on the {'GPU' if self.on_gpu else 'CPU'}{more}"
+
+
+def prepare(order: TrainingOrder) -> Library:
+    """Choose the library, and import Unsloth if it is that. Raises TrainingError for what cannot be done here."""
+    import torch
+
+    there = torch.cuda.is_available()
+    plan = order.plan or usual_plan("cuda" if there else "cpu")
+    if plan.device == "cuda" and not there:
+        raise TrainingError("The order is for a GPU, and torch sees none.", "Look at `academy doctor`.", cause="gpu")
+    if order.recipe.four_bit:
+        if find_spec("bitsandbytes") is None:
+            raise TrainingError(
+                "Weights of 4 bits need bitsandbytes, which is not installed.",
+                "pip install -c constraints.txt '.[gpu]', or train without four_bit.",
+                cause="gpu",
+            )
+        if plan.device == "cpu" and order.recipe.dev_share:
+            raise TrainingError(
+                "On processors, weights of 4 bits give wrong gradients after an evaluation.",
+                "Train without dev_share, or without four_bit.",
+                cause="gpu",
+            )
+    usable = plan.device == "cuda" and find_spec("unsloth") is not None
+    if plan.library == "unsloth" and not usable:
+        raise TrainingError(
+            "Unsloth was asked for, and needs a GPU and to be installed.",
+            "Set ACADEMY_TRAINING_LIBRARY=trl.",
+            cause="gpu",
+        )
+    if not usable or plan.library == "trl":
+        return Library("trl", plan)
+    importlib.import_module("unsloth")
+
+    return Library("unsloth", plan)
+
+
+def load(order: TrainingOrder, library: Library) -> Any:
+    """A PeftModel to train."""
+    if library.name == "unsloth":
+        return _by_unsloth(order, library)
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    recipe = order.recipe
+    quantised: dict[str, Any] = {}
+    if recipe.four_bit:
+        from transformers import BitsAndBytesConfig
+
+        quantised["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16 if library.on_gpu else torch.float32,
+        )
+        quantised["device_map"] = {"": 0 if library.on_gpu else "cpu"}
+    model = AutoModelForCausalLM.from_pretrained(
+        order.base.path,
+        dtype=torch.bfloat16 if library.on_gpu else torch.float32,
+        trust_remote_code=False,
+        use_safetensors=True,
+        **quantised,
+    )
+    model.config.use_cache = False
+    config = LoraConfig(
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def _by_unsloth(order: TrainingOrder, library: Library) -> Any:
+    recipe = order.recipe
+    by: Any = importlib.import_module("unsloth").FastLanguageModel
+    model, _ = by.from_pretrained(
+        model_name=str(order.base.path),
+        max_seq_length=recipe.max_length,
+        load_in_4bit=recipe.four_bit,
+        trust_remote_code=False,
+    )
+    return by.get_peft_model(
+        model,
+        r=recipe.rank,
+        lora_alpha=recipe.alpha,
+        lora_dropout=recipe.dropout,
+        use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
+        target_modules=list(LINEAR),
+        bias="none",
+        use_gradient_checkpointing="unsloth" if library.plan.checkpointing else False,
+        random_state=recipe.seed,
+        max_seq_length=recipe.max_length,
+    )
+
+
+def refuse_leaks(model: Any, row: dict[str, Any]) -> None:
+    """Examples that share a row must not see each other: another first one leaves the last one's logits as they are.
+
+    Raises TrainingError where they do: attention of that kind cannot be used with packing.
+    """
+    import torch
+
+    lengths = row["seq_lengths"]
+    if len(lengths) < 2:
+        return
+    ids = torch.tensor([row["input_ids"]], device=model.device)
+    places = torch.cat([torch.arange(length) for length in lengths])[None].to(model.device)
+    other = ids.clone()
+    other[0, : lengths[0]] = ids[0, : lengths[0]].flip(0)
+    model.eval()
+    with torch.inference_mode():
+        seen = [model(input_ids=one, position_ids=places, use_cache=False).logits for one in (ids, other)]
+    model.train()
+    ours, theirs = (one[0, lengths[0] :].float() for one in seen)
+    if not torch.equal(ids, other) and float((ours - theirs).abs().max()) > 1e-3 * float(ours.abs().max()):
+        raise TrainingError(
+            "With this model's attention, examples that are packed into one row see each other.",
+            "Train without packing.",
+            cause="template",
+        )

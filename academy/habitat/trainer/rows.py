@@ -1,0 +1,102 @@
+"""What is trained on: token ids and labels of every example, with the contract checked before the first step.
+
+The prompt is not supervised, the answer is, its end token is inside the mask, and as many rows go in as are trained or
+evaluated on. Raises TrainingError or TemplateError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import orjson
+
+from academy.artifacts import digest_of_file
+from academy.errors import TrainingError
+from academy.formats import read_row
+from academy.habitat.backend import TrainingOrder
+from academy.template import ChatTemplate, Message
+
+IGNORED = -100
+"""The label of a token that is not supervised."""
+Row = dict[str, list[int]]
+
+
+class Rows(NamedTuple):
+    """Rows to train on, rows to evaluate on, and the conversations of those that are trained on."""
+
+    train: list[Row]
+    dev: list[Row]
+    messages: list[list[Message]]
+
+    @property
+    def supervised(self) -> int:
+        """Tokens that the training is to learn."""
+        return sum(1 for row in self.train for label in row["labels"] if label != IGNORED)
+
+
+def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
+    """Every example of the order's file, divided by its recipe's dev_share."""
+    if digest_of_file(order.train_file) != order.train_digest:
+        raise TrainingError(
+            "The dataset was altered after it was ordered.", "Run `academy curate` again.", cause="data"
+        )
+    messages = [_messages(line) for line in order.train_file.read_bytes().splitlines()]
+    rows = []
+    for conversation in messages:
+        prompt, answer = template.example(conversation)
+        if len(prompt) + len(answer) <= order.recipe.max_length:
+            rows.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
+    if len(rows) != len(messages) or not rows:
+        raise TrainingError(
+            f"{len(messages) - len(rows)} of {len(messages)} examples have over {order.recipe.max_length} tokens.",
+            "Give the recipe a larger max_length, or leave long examples out.",
+            cause="data",
+        )
+    end = template.tokenizer.eos_token_id
+    for row in rows:
+        supervised = [label for label in row["labels"] if label != IGNORED]
+        if len(supervised) < 2 or supervised[-1] != end:
+            raise TrainingError(
+                "An answer is empty or its end token is not supervised.", "Check the chat template.", cause="template"
+            )
+    if not order.recipe.dev_share:
+        return Rows(rows, [], messages)
+    kept = [_is_dev(conversation, order) for conversation in messages]
+    found = Rows(
+        [row for row, dev in zip(rows, kept, strict=True) if not dev],
+        [row for row, dev in zip(rows, kept, strict=True) if dev],
+        [one for one, dev in zip(messages, kept, strict=True) if not dev],
+    )
+    if not found.train or not found.dev:
+        raise TrainingError(
+            f"{len(rows)} examples cannot be divided into some to train on and some to evaluate on.",
+            "Import more lessons, or set dev_share to 0.",
+            cause="data",
+        )
+    return found
+
+
+def _is_dev(conversation: list[Message], order: TrainingOrder) -> bool:
+    """By the request alone: the same request is never on both sides, whatever else is in the file."""
+    asked = f"{order.recipe.seed}\n{conversation[-2]['content']}".encode()
+    return int.from_bytes(hashlib.sha256(asked).digest()[:8], "big") < order.recipe.dev_share * 2**64
+
+
+def _messages(line: bytes) -> list[Message]:
+    """The conversation of a line in any of the four formats."""
+    found = read_row(orjson.loads(line))
+    if isinstance(found, str):
+        raise TrainingError(f"The dataset cannot be read: {found}.", "Run `academy curate` again.", cause="data")
+    return found
+
+
+def packed(rows: list[Row], length: int) -> list[dict[str, Any]]:
+    """Rows of at most so many tokens, each of several examples; seq_lengths says where they end. Nothing is cut."""
+    from datasets import Dataset
+    from trl import pack_dataset
+
+    found = pack_dataset(Dataset.from_list(rows), length, "bfd")
+    if sum(len(row["seq_lengths"]) for row in found) != len(rows):
+        raise TrainingError("Packing lost examples.", "Train without packing.", cause="data")
+    return list(found)
