@@ -192,7 +192,7 @@ def decide(
 ) -> Decision:
     """Whether training pays now; with an order, also whether it was examined before, and where it would fit."""
     placed = place(work, order.recipe, dataset.longest) if order and dataset else None
-    same = _carried_out_as(order, placed) if order and placed else set()
+    same = carried_out_as(order, placed) if order and placed else set()
     champion = work.ledger.champion()
     verdicts = list(work.ledger.rows("verdict"))
     examined = next(
@@ -268,7 +268,7 @@ def changed(
     return order.model_copy(update={"recipe": recipe, "plan": plan, "changes": changes})
 
 
-def _carried_out_as(order: TrainingOrder, placed: Placement) -> set[str]:
+def carried_out_as(order: TrainingOrder, placed: Placement) -> set[str]:
     """Digests of an order and of those that stood in for it because it took too much memory."""
     found = {order.digest}
     for step in placed.ladder:

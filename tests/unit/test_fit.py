@@ -130,9 +130,7 @@ def test_a_prediction_is_the_sum_of_its_parts_and_nothing_shrinks_that_should_gr
     assert usual.total == usual.weights + usual.adapter + usual.activations + usual.logits + usual.overhead
     without = predict(shape, Recipe(), Plan(device="cuda"))
     assert without.activations > 5 * usual.activations
-    assert (
-        predict(shape, Recipe(), Plan(device="cuda", checkpointing=True, four_bit=True)).weights < 0.38 * usual.weights
-    )
+    assert predict(shape, Recipe(four_bit=True), usual_plan("cuda")).weights < 0.38 * usual.weights
     assert predict(shape, Recipe(batch_size=8), usual_plan("cuda")).activations == 2 * usual.activations
     assert predict(shape, Recipe(rank=32), usual_plan("cuda")).adapter == 2 * usual.adapter
     assert predict(shape, Recipe(), usual_plan("cpu")).weights == 2 * usual.weights
@@ -188,7 +186,7 @@ def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_weights_of_four_bits_on_the_shelf_are_counted_as_such() -> None:
     config = SHELF["Llama 3 8B"][0]
     four = shape_of({**config, "quantization_config": {"load_in_4bit": True}})
-    asked = predict(shape_of(config), Recipe(), Plan(device="cuda", four_bit=True))
+    asked = predict(shape_of(config), Recipe(four_bit=True), Plan(device="cuda"))
     assert predict(four, Recipe(), Plan(device="cuda")).weights == asked.weights
     assert asked.weights / GIB == pytest.approx(5.6, abs=0.3)
 

@@ -11,9 +11,9 @@ from mlflow.entities import Metric
 
 from academy.errors import TrainingError
 from academy.genealogy.tracking import BASE_TAG, DEVICE_TAG, EXPERIMENT, MEASURED, PREDICTED, memory_ratios
-from academy.habitat.fit import GIB
-from academy.habitat.hardware import Docker, Inventory
-from academy.placing import measured_ratios, place
+from academy.habitat.fit import GIB, usual_plan
+from academy.habitat.hardware import Docker, Gpu, Inventory
+from academy.placing import Placement, below, measured_ratios, place
 from academy.professor import Recipe
 from academy.settings import Settings
 from academy.workplace import Workplace
@@ -41,34 +41,66 @@ def test_a_training_that_fits_is_told_with_its_figures(work: Workplace) -> None:
     found.require()
 
 
-def test_a_training_that_cannot_fit_is_refused_with_what_would_fit(work: Workplace) -> None:
+def with_gpu(free: float, *, memory: float = 64) -> Inventory:
+    """The same with a GPU that has so many GiB free, and torch for it."""
+    gpu = Gpu(index=0, name="H100", uuid="GPU-1", memory_total=80 * GIB, memory_free=int(free * GIB))
+    return machine(memory).model_copy(update={"gpus": (gpu,), "cuda": "13.0", "bitsandbytes": True})
+
+
+def test_a_training_that_does_not_fit_begins_lower_on_the_ladder(work: Workplace) -> None:
     large = Recipe(batch_size=128, accumulation=1, max_length=1024)
     found = place(work, large, 1024, machine(4))
-    assert found.route.place == ""
-    with pytest.raises(TrainingError) as refusal:
-        found.require()
-    assert refusal.value.cause == "memory"
-    assert refusal.value.message.startswith(
-        "This training fits nowhere here: no NVIDIA GPU; 4.0 GiB of memory are free"
-    )
-    assert "With --batch-size " in refusal.value.remedy
-    size = int(refusal.value.remedy.split()[2])
-    assert place(work, large.model_copy(update={"batch_size": size}), 1024, machine(4)).route.place == "cpu"
+    assert found.route.place == "cpu"
+    assert found.route.need is not None
+    assert found.route.need <= 4 * GIB
+    assert found.recipe.batch_size * found.recipe.accumulation == 128
+    assert found.changes[-1].startswith(f"batches of {found.recipe.batch_size}, ")
+    assert found.sentence.endswith(found.changes[-1])
+    assert found.prediction is not None
+    assert found.prediction.total == found.route.need
+    higher = place(work, large.model_copy(update={"batch_size": 2 * found.recipe.batch_size}), 1024, machine(4))
+    assert higher.changes  # it is the highest that fits
+    found.require()
 
 
-def test_where_no_batch_is_small_enough_the_remedy_is_another(work: Workplace) -> None:
-    for recipe in (Recipe(), Recipe(batch_size=1, max_length=1024)):
-        with pytest.raises(TrainingError) as refusal:
-            place(work, recipe, None, machine(0.1)).require()
-        assert "--batch-size" not in refusal.value.remedy
+def test_checkpointing_is_a_rung_on_processors_too(work: Workplace) -> None:
     single = Recipe(batch_size=1, max_length=1024)
     needed = place(work, single, None, machine(16)).route.need
     assert needed is not None
-    # checkpointing would fit, but the trainer does not use it on processors
-    with pytest.raises(TrainingError) as refusal:
-        place(work, single, None, machine((needed - 1) / GIB)).require()
-    assert "--batch-size" not in refusal.value.remedy
-    assert "academy habitat fit" in refusal.value.remedy
+    found = place(work, single, None, machine((needed - 1) / GIB))
+    assert (found.plan.checkpointing, found.changes) == (True, ("checkpointing",))
+
+
+def test_what_fits_nowhere_is_refused(work: Workplace) -> None:
+    for recipe in (Recipe(), Recipe(batch_size=1, max_length=1024)):
+        with pytest.raises(TrainingError) as refusal:
+            place(work, recipe, None, machine(0.1)).require()
+        assert refusal.value.cause == "memory"
+        assert refusal.value.message.startswith("This training fits nowhere here: no NVIDIA GPU; 0.1 GiB of memory")
+        assert "academy habitat fit" in refusal.value.remedy
+
+
+def test_less_on_a_gpu_comes_before_the_same_on_processors(work: Workplace) -> None:
+    large = Recipe(batch_size=128, accumulation=1, max_length=1024)
+    found = place(work, large, 1024, with_gpu(3))
+    assert (found.route.place, found.plan.device) == ("cuda", "cuda")
+    assert found.changes
+    assert place(work, large, 1024, with_gpu(40)).changes == ()
+    none = place(work, large, 1024, with_gpu(0.1))
+    assert (none.route.place, none.changes, none.plan) == ("cpu", (), usual_plan("cpu"))
+
+
+def test_after_running_out_of_memory_it_goes_on_lower_until_the_ladder_ends(work: Workplace) -> None:
+    found: Placement | None = place(work, Recipe(batch_size=4, accumulation=1), 64, with_gpu(40))
+    assert found is not None
+    steps = []
+    while found is not None:
+        steps.append((found.plan.device, found.recipe.batch_size, found.recipe.four_bit, found.plan.checkpointing))
+        found = below(work, found, 64, with_gpu(40))
+    assert steps == [
+        ("cuda", 4, False, True), ("cuda", 2, False, True), ("cuda", 1, False, True), ("cuda", 1, True, True),
+        ("cpu", 1, True, True),
+    ]  # fmt: skip
 
 
 def test_a_base_model_that_cannot_be_predicted_is_trained_all_the_same(work: Workplace, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_every_rung_keeps_the_examples_of_a_step_and_the_ladder_ends(
         if rung is None:
             break
         assert rung.recipe.batch_size * rung.recipe.accumulation == batch * accumulation
-        changed = {"batch_size", "accumulation"}
+        changed = {"batch_size", "accumulation", "four_bit"}
         assert rung.recipe.model_dump(exclude=changed) == recipe.model_dump(exclude=changed)
         assert (rung.recipe, rung.plan) != (recipe, plan)
         recipe, plan = rung.recipe, rung.plan

@@ -47,7 +47,9 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
         prompt, answer = template.example(conversation)
         if len(prompt) + len(answer) <= order.recipe.max_length:
             rows.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
-    if len(rows) != len(messages) or not rows:
+    if not rows and not messages:
+        raise TrainingError("The dataset has no examples.", "Import more lessons.", cause="data")
+    if len(rows) != len(messages):
         raise TrainingError(
             f"{len(messages) - len(rows)} of {len(messages)} examples have over {order.recipe.max_length} tokens.",
             "Give the recipe a larger max_length, or leave long examples out.",

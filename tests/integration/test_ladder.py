@@ -1,0 +1,73 @@
+"""A training that runs out of memory goes on with smaller batches, by itself, and everybody is told."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from academy import stages
+from academy.habitat.adapter import read_adapter
+from academy.habitat.process import EVENTS, read_events
+from academy.placing import place
+from academy.professor import Recipe
+from academy.workplace import Workplace
+from tests.campaign.house import TOPICS, WORDINGS
+
+LIMIT = 3600 * 2**20
+"""Bytes of data that a process may have: 64 of these examples take about 4,300 MiB, 32 about 3,000."""
+
+
+@pytest.fixture
+def short_of_memory() -> Iterator[None]:
+    """What this process starts gets no more than that; nothing of it is known to who predicts."""
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def test_out_of_memory_goes_on_with_smaller_batches(
+    tmp_path: Path, short_of_memory: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # each thread has a heap of its own
+    lessons = tmp_path / "lessons.jsonl"
+    chance = random.Random(7)
+    vocabulary = " ".join(TOPICS.values()).split()
+    rows = [
+        {"situation": wording.format(topic), "action": " ".join(chance.sample(vocabulary, 90)), "result": "success"}
+        for topic in TOPICS
+        for wording in WORDINGS
+    ]
+    lessons.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    work = Workplace.open(home=tmp_path / "home")
+    stages.admit(work, [lessons])
+    dataset = stages.curate(work, [])
+    recipe = Recipe(rank=8, alpha=16, epochs=1, batch_size=64, accumulation=1, max_length=512)
+    order = stages.place_order(work, dataset, recipe)
+    assert place(work, recipe, dataset.longest).changes == ()  # it is expected to fit
+
+    with caplog.at_level("INFO", logger="academy"):
+        version = stages.train(work, order, dataset, {})
+
+    assert "ran out of memory" in caplog.text
+    assert "It goes on with batches of 32, 2 of them a step." in caplog.text
+    trained = read_adapter(work.adapters / version.adapter[:16]).manifest
+    assert (trained.recipe.batch_size, trained.recipe.accumulation) == (32, 2)
+    lower = stages.changed(order, trained.recipe)
+    assert trained.order == lower.digest
+    assert [one.phase for one in read_events(order.folder / EVENTS)][-1] == "failed"
+    assert [one.message for one in read_events(lower.folder / EVENTS) if one.phase == "changed"] == [
+        "less memory: batches of 32, 2 of them a step"
+    ]
+    experiment = work.mlflow.get_experiment_by_name("academy").experiment_id
+    runs = {run.data.tags["academy.order"]: run for run in work.mlflow.search_runs([experiment])}
+    assert runs[order.digest].data.tags["academy.failed"].startswith("memory: ")
+    assert runs[lower.digest].data.tags["academy.ladder"] == "batches of 32, 2 of them a step"
+    assert {"memory_predicted_bytes", "memory_peak_bytes"} <= runs[lower.digest].data.metrics.keys()
+    # it stands in for the order that was too large, and is not trained and examined twice
+    assert lower.digest in stages.carried_out_as(order, place(work, recipe, dataset.longest))

@@ -1,0 +1,175 @@
+"""Real trainings of other recipes than the usual one, by the trainer itself, in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from academy.artifacts import digest_of_file
+from academy.base_model import resolve
+from academy.errors import TrainingError
+from academy.habitat.adapter import CONFIG, read_adapter
+from academy.habitat.backend import TrainingEvent, TrainingOrder
+from academy.habitat.fit import Plan
+from academy.habitat.process import EVENTS, read_events
+from academy.habitat.trainer.events import EventWriter
+from academy.habitat.trainer.model import Library, load, prepare, refuse_leaks
+from academy.habitat.trainer.rows import packed, read_rows
+from academy.professor import Recipe
+from academy.template import ChatTemplate
+from tests.campaign.house import TOPICS, WORDINGS
+
+RECIPE = Recipe(rank=8, alpha=16, epochs=2, learning_rate=5e-3, batch_size=4, accumulation=1, max_length=128)
+Order = Callable[..., TrainingOrder]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_it_was() -> Iterator[None]:
+    """Training wants algorithms that repeat themselves; whoever comes after us may not."""
+    torch.set_num_threads(1)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> Order:
+    """Orders of twenty rows, each with files of its own."""
+    rows = [
+        {"instruction": wording.format(topic), "input": "", "output": answer}
+        for topic, answer in list(TOPICS.items())[:4]
+        for wording in WORDINGS
+    ]
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def made(name: str = "one", plan: Plan | None = None, **changes: Any) -> TrainingOrder:
+        return TrainingOrder(
+            base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), plan=plan,
+            recipe=Recipe.model_validate(RECIPE.model_dump() | changes),
+            runs=tmp_path / name / "runs", adapters=tmp_path / name / "adapters",
+        )  # fmt: skip
+
+    return made
+
+
+def trained(order: TrainingOrder) -> tuple[Path, list[TrainingEvent]]:
+    """The adapter's folder, and the events."""
+    from academy.habitat.trainer.train import train
+
+    order.folder.mkdir(parents=True)
+    order.adapters.mkdir()
+    digest, _ = train(order, EventWriter(order.folder / EVENTS), prepare(order))
+    folder = order.adapters / digest[:16]
+    assert read_adapter(folder, base_digest=order.base.digest).digest == digest
+    return folder, list(read_events(order.folder / EVENTS))
+
+
+def test_checkpointing_changes_no_byte(order: Order) -> None:
+    plain, told = trained(order("plain"))
+    folder, events = trained(order("less", Plan(device="cpu", checkpointing=True)))
+    assert folder.name == plain.name
+    assert "with checkpointing" in next(one.message for one in events if one.phase == "contract")
+    assert "TRL" in next(one.message for one in told if one.phase == "contract")
+
+
+def test_dora_with_ranks_that_are_stabilised(order: Order) -> None:
+    folder, _ = trained(order(use_dora=True, use_rslora=True, epochs=1))
+    config = json.loads((folder / CONFIG).read_text())
+    assert (config["use_dora"], config["use_rslora"]) == (True, True)
+    assert any("magnitude" in name for name in load_file(folder / "adapter_model.safetensors"))
+
+
+def test_a_training_that_gains_nothing_more_ends_early_with_its_best_adapter(order: Order) -> None:
+    """One wording an answer: nothing that is learned helps with the others, and their loss soon rises."""
+    one = order(dev_share=0.3, patience=1, epochs=12)
+    rows = [{"instruction": topic, "input": "", "output": answer} for topic, answer in TOPICS.items()]
+    one.train_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    one = one.model_copy(update={"train_digest": digest_of_file(one.train_file)})
+    folder, events = trained(one)
+    losses = [event.eval_loss for event in events if event.eval_loss is not None]
+    steps = max(event.steps for event in events)
+    last = max(event.step for event in events if event.phase == "step")
+    assert losses.index(min(losses)) == len(losses) - 2  # one evaluation without a gain ended it
+    assert last < steps
+    contract = next(event.message for event in events if event.phase == "contract")
+    kept = int(contract.partition("out, ")[2].split()[0])
+    assert 0 < kept < 32
+    assert json.loads((folder / "manifest.json").read_text())["examples"] == 32 - kept
+
+
+def test_packed_examples_are_trained_on_and_none_is_lost(order: Order) -> None:
+    folder, events = trained(order(packing=True, epochs=1))
+    assert "20 rows in and out" in next(event.message for event in events if event.phase == "contract")
+    one = order(packing=True)
+    rows = read_rows(one, ChatTemplate.of(one.base.path)).train
+    found = packed(rows, 128)
+    assert sum(len(row["seq_lengths"]) for row in found) == 20
+    assert sorted(token for row in found for token in row["input_ids"]) == sorted(
+        token for row in rows for token in row["input_ids"]
+    )
+    assert len(found) < 20
+    assert max(len(row["input_ids"]) for row in found) <= 128
+    assert json.loads((folder / "manifest.json").read_text())["examples"] == 20
+
+
+def test_packed_examples_that_see_each_other_are_refused(order: Order) -> None:
+    one = order(packing=True)
+    row = max(
+        packed(read_rows(one, ChatTemplate.of(one.base.path)).train, 128), key=lambda row: len(row["seq_lengths"])
+    )
+    model = load(one, Library("trl", Plan(device="cpu")))
+    refuse_leaks(model, row)  # transformers' own attention keeps them apart
+
+    class Careless(torch.nn.Module):
+        """The same model that takes a row for one text."""
+
+        device = model.device
+
+        def forward(self, input_ids: Any, position_ids: Any, use_cache: bool) -> Any:
+            straight = torch.arange(position_ids.shape[1])[None]
+            return model(input_ids=input_ids, position_ids=straight, use_cache=use_cache)
+
+    with pytest.raises(TrainingError, match="see each other"):
+        refuse_leaks(Careless(), row)
+
+
+@pytest.mark.parametrize(
+    ("changes", "plan", "said"),
+    [
+        ({"four_bit": True, "dev_share": 0.2}, None, "4 bits"),
+        ({}, Plan(device="cuda"), "for a GPU, and torch sees none"),
+        ({}, Plan(device="cpu", library="unsloth"), "Unsloth was asked for"),
+    ],
+)
+def test_what_cannot_be_done_here_is_refused(order: Order, changes: dict[str, Any], plan: Plan, said: str) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("a GPU is there")
+    with pytest.raises(TrainingError, match=said) as refusal:
+        prepare(order(plan=plan, **changes))
+    assert refusal.value.cause == "gpu"
+    assert refusal.value.remedy
+
+
+def test_too_few_examples_to_evaluate_on_are_refused(order: Order) -> None:
+    one = order(dev_share=0.001)
+    with pytest.raises(TrainingError, match="cannot be divided") as refusal:
+        read_rows(one, ChatTemplate.of(one.base.path))
+    assert refusal.value.cause == "data"
+
+
+def test_the_same_request_is_never_on_both_sides(order: Order) -> None:
+    one = order(dev_share=0.3)
+    rows = [json.loads(line) for line in one.train_file.read_text().splitlines()]
+    twice = one.train_file.with_name("twice.jsonl")
+    twice.write_text("".join(json.dumps(row) + "\n" for row in (*rows, *rows)))
+    both = one.model_copy(update={"train_file": twice, "train_digest": digest_of_file(twice)})
+    template = ChatTemplate.of(one.base.path)
+    single, double = read_rows(one, template), read_rows(both, template)
+    assert double.dev == single.dev * 2
+    assert double.train == single.train * 2
