@@ -14,9 +14,10 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
+from pydantic import Field
 
 from academy.artifacts import Record
 from academy.errors import BaseModelError
@@ -55,6 +56,7 @@ class Plan(Record):
     device: Device
     checkpointing: bool = False  # layers keep their input only, and are computed again on the way back
     library: Literal["", "trl", "unsloth"] = ""  # empty: Unsloth where a GPU and Unsloth are there
+    processes: Annotated[int, Field(ge=1, le=64)] = 1  # each with a GPU or a share of the processors (DDP)
 
 
 class Shape(Record):

@@ -83,7 +83,7 @@ class ProcessBackend:
         write_file(folder / ORDER, canonical(order))
         with said_plainly(folder), (folder / LOG).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "academy.habitat.trainer", str(folder / ORDER), str(os.getpid())],
+                [sys.executable, "-m", _program(order), str(folder / ORDER), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -91,6 +91,11 @@ class ProcessBackend:
             )
         started = self._running[order.digest] = _Subprocess(process)
         return started
+
+
+def _program(order: TrainingOrder) -> str:
+    several = order.plan is not None and order.plan.processes > 1
+    return "academy.habitat.trainer.launch" if several else "academy.habitat.trainer"
 
 
 class _Subprocess:

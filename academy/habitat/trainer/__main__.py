@@ -9,26 +9,32 @@ its class of cause; the exit code is 0 after "done" and 1 after "failed".
 from __future__ import annotations
 
 import errno
+import os
 import sys
 import traceback
 from pathlib import Path
 
+from academy.artifacts import canonical, write_file
 from academy.errors import AcademyError, HomeError, TemplateError, TrainingError
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.process import EVENTS
-from academy.habitat.trainer.events import EventWriter
+from academy.habitat.trainer.events import EventWriter, Silent
 from academy.processes import die_with_parent, end_with_stdin
 
 
 def main() -> int:
     """Read the order, train, report."""
     order_file, parent = Path(sys.argv[1]), int(sys.argv[2])
-    if parent:
+    rank = os.environ.get("RANK")  # of several processes, as torch's launcher tells it
+    if rank is not None:
+        die_with_parent(os.getppid())
+    elif parent:
         die_with_parent(parent)
     else:
         end_with_stdin()
     order = TrainingOrder.model_validate_json(order_file.read_bytes())
-    events = EventWriter(order_file.with_name(EVENTS))
+    first = rank in (None, "0")
+    events = EventWriter(order_file.with_name(EVENTS)) if first else Silent()
     events.write("started", message=f"order {order.digest[:16]}")
     for change in order.changes:
         events.write("changed", message=f"less memory: {change}")
@@ -39,12 +45,13 @@ def main() -> int:
         from academy.habitat.trainer.train import train
 
         adapter, loss = train(order, events, library)
-    except AcademyError as problem:
-        events.write("failed", message=str(problem), cause=_cause(problem))
-        return 1
-    except (MemoryError, RuntimeError, OSError, ValueError) as problem:
-        traceback.print_exc()  # into the trainer's own log
-        events.write("failed", message=_sentence(problem), cause=_cause(problem))
+    except (AcademyError, MemoryError, RuntimeError, OSError, ValueError) as problem:
+        if not isinstance(problem, AcademyError):
+            traceback.print_exc()  # into the trainer's own log
+        told = {"message": _sentence(problem), "cause": _cause(problem)}
+        events.write("failed", **told)
+        if not first:
+            write_file(order_file.with_name(f"ended-{rank}.json"), canonical(told))
         return 1
     events.write("done", adapter=adapter, loss=loss, message="adapter published")
     return 0
@@ -66,6 +73,8 @@ def _cause(problem: BaseException) -> str:
 
 
 def _sentence(problem: BaseException) -> str:
+    if isinstance(problem, AcademyError):
+        return str(problem)
     match _cause(problem):
         case "memory":
             return "The training ran out of memory. Use a smaller batch or rank, or another machine."

@@ -12,6 +12,13 @@ from academy.habitat.backend import Phase, TrainingEvent
 from academy.habitat.process import read_events
 
 
+class Silent:
+    """For all but the first of several processes: nothing is told twice."""
+
+    def write(self, phase: Phase, **fields: Any) -> None:
+        """Say nothing."""
+
+
 class EventWriter:
     """Appends events. A torn last line of a killed attempt is cut off first."""
 

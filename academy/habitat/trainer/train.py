@@ -30,10 +30,11 @@ from academy.habitat.adapter import (
 )
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.trainer.canaries import canaries
-from academy.habitat.trainer.events import EventWriter
+from academy.habitat.trainer.events import EventWriter, Silent
 from academy.habitat.trainer.model import Library, load, refuse_leaks
 from academy.habitat.trainer.rows import Rows, packed, read_rows
 from academy.processes import peak_memory
+from academy.professor import Recipe
 from academy.template import FILE as TEMPLATE_FILE
 from academy.template import ChatTemplate
 
@@ -41,7 +42,7 @@ LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "
 CHECKPOINTS = "checkpoints"
 
 
-def train(order: TrainingOrder, events: EventWriter, library: Library) -> tuple[str, float]:
+def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) -> tuple[str, float]:
     """Train, publish the adapter, and return its digest and the last logged loss.
 
     Where there are evaluations, the adapter is the one that was best in them. Raises TrainingError, TemplateError,
@@ -75,7 +76,10 @@ def train(order: TrainingOrder, events: EventWriter, library: Library) -> tuple[
     trainer.train(resume_from_checkpoint=_whole_checkpoint(order.folder / CHECKPOINTS))
     if not math.isfinite(report.loss):
         raise TrainingError("The loss is no number.", "Use a smaller learning rate.", cause="loss")
-    digest = _publish(order, trainer.model.eval(), template, rows, library, report)
+    if not trainer.is_world_process_zero():
+        return "", report.loss
+    model = trainer.accelerator.unwrap_model(trainer.model).eval()
+    digest = _publish(order, model, template, rows, library, report)
     shutil.rmtree(order.folder / CHECKPOINTS, ignore_errors=True)
     return digest, report.loss
 
@@ -86,20 +90,37 @@ def _whole_checkpoint(folder: Path) -> str | None:
         try:
             orjson.loads((path / "trainer_state.json").read_bytes())
         except (OSError, orjson.JSONDecodeError):
-            shutil.rmtree(path)
+            shutil.rmtree(path, ignore_errors=True)  # another process of this training may be at it
         else:
             return str(path)
     return None
 
 
+def share(recipe: Recipe, processes: int) -> tuple[int, int]:
+    """Batch and accumulation of each of several processes, so that a step learns from as many examples as before.
+
+    Raises TrainingError where that cannot be.
+    """
+    if recipe.accumulation % processes == 0:
+        return recipe.batch_size, recipe.accumulation // processes
+    if recipe.batch_size % processes == 0:
+        return recipe.batch_size // processes, recipe.accumulation
+    raise TrainingError(
+        f"{recipe.batch_size * recipe.accumulation} examples a step cannot be shared by {processes} processes.",
+        f"Use a batch size that {processes} divides.",
+        cause="order",
+    )
+
+
 def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
     recipe = order.recipe
     every = max(1, steps // 6)
+    batch, accumulation = share(recipe, library.plan.processes)
     return SFTConfig(
         output_dir=str(order.folder / CHECKPOINTS),
         num_train_epochs=recipe.epochs,
-        per_device_train_batch_size=recipe.batch_size,
-        gradient_accumulation_steps=recipe.accumulation,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.schedule,
         warmup_steps=round(recipe.warmup * steps),
@@ -121,7 +142,7 @@ def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
         save_only_model=False,
         eval_strategy="steps" if recipe.dev_share else "no",
         eval_steps=every,
-        per_device_eval_batch_size=recipe.batch_size,
+        per_device_eval_batch_size=batch,
         load_best_model_at_end=bool(recipe.dev_share),
         metric_for_best_model="eval_loss" if recipe.dev_share else None,
         greater_is_better=False if recipe.dev_share else None,
@@ -193,7 +214,8 @@ class _Repeatable(SFTTrainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        # of a whole step, whatever part of it each process does
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         sampler = _SameOrder(size, lengths=[len(row) for row in rows["input_ids"]])
         sampler.seed = self.args.data_seed
         return sampler
@@ -202,7 +224,7 @@ class _Repeatable(SFTTrainer):  # type: ignore[misc]
 class _Report(TrainerCallback):  # type: ignore[misc]
     """Turns the trainer's log into events."""
 
-    def __init__(self, events: EventWriter, steps: int) -> None:
+    def __init__(self, events: EventWriter | Silent, steps: int) -> None:
         self.events = events
         self.steps = steps
         self.loss = math.nan
