@@ -63,12 +63,18 @@ class Placement(Record):
             )
 
 
-def place(work: Workplace, recipe: Recipe, longest: int | None = None, machine: Inventory | None = None) -> Placement:
+def place(
+    work: Workplace,
+    recipe: Recipe,
+    longest: int | None = None,
+    machine: Inventory | None = None,
+    only: Device | None = None,
+) -> Placement:
     """Where a training with this recipe would run here. `longest`: tokens of its longest example.
 
-    The recipe as it is on a GPU, else less of it on a GPU, else the same on processors.
+    The recipe as it is on a GPU, else less of it on a GPU, else the same on processors; or on `only` one kind.
     """
-    here = _Here(work, machine, longest)
+    here = _Here(work, machine, longest, only)
     if here.shape is None:
         unknown = Need(cuda=None, cpu=None, because=here.unknown)
         return Placement(route=here.route(unknown), recipe=recipe, plan=usual_plan(here.first))
@@ -88,12 +94,16 @@ def place(work: Workplace, recipe: Recipe, longest: int | None = None, machine: 
 
 
 def below(
-    work: Workplace, placed: Placement, longest: int | None, machine: Inventory | None = None
+    work: Workplace,
+    placed: Placement,
+    longest: int | None,
+    machine: Inventory | None = None,
+    only: Device | None = None,
 ) -> Placement | None:
     """Where a training goes on that ran out of memory, whatever was predicted; None at the end of the ladder."""
-    here = _Here(work, machine, longest)
+    here = _Here(work, machine, longest, only)
     recipe, plan, changes = placed.recipe, placed.plan, placed.changes
-    while (rung := next_rung(recipe, plan, here.machine)) is not None:
+    while (rung := next_rung(recipe, plan, here.machine)) is not None and only in (None, rung.plan.device):
         recipe, plan, changes = rung.recipe, rung.plan, (*changes, rung.change)
         found = placed.model_copy(update=here.on(rung) | {"changes": changes})
         if found.route.place:
@@ -104,11 +114,12 @@ def below(
 class _Here:
     """What is known of home, base model and machine where a training is placed."""
 
-    def __init__(self, work: Workplace, machine: Inventory | None, longest: int | None) -> None:
+    def __init__(self, work: Workplace, machine: Inventory | None, longest: int | None, only: Device | None) -> None:
         in_container = work.settings.training_backend == "container"
         self.machine = machine or take_inventory(engine=in_container)
         self.longest = longest
-        self.enable_gpu = work.settings.enable_gpu
+        self.only = only
+        self.enable_gpu = work.settings.enable_gpu and only != "cpu"
         # an engine that is not there is told by the backend, with its remedy
         self.backend: Backend = "container" if in_container and self.machine.docker.version else "process"
         able = self.machine.docker.gpus if self.backend == "container" else bool(self.machine.cuda)
@@ -127,7 +138,7 @@ class _Here:
         return predict(self.shape, recipe, plan, longest=self.longest, ratios=self.ratios[plan.device])
 
     def route(self, need: Need, only: Device | None = None) -> Route:
-        return route(need, self.machine, enable_gpu=self.enable_gpu, backends=(self.backend,), only=only)
+        return route(need, self.machine, enable_gpu=self.enable_gpu, backends=(self.backend,), only=only or self.only)
 
     def on(self, rung: Rung) -> dict[str, Any]:
         """What of a placement a rung decides."""
@@ -139,7 +150,7 @@ class _Here:
         }  # fmt: skip
 
     def ladder(self, recipe: Recipe, plan: Plan) -> Iterator[Step]:
-        while (rung := next_rung(recipe, plan, self.machine)) is not None:
+        while (rung := next_rung(recipe, plan, self.machine)) is not None and self.only in (None, rung.plan.device):
             recipe, plan = rung.recipe, rung.plan
             need = self.forecast(recipe, plan).total
             yield Step(rung=rung, need=need, fits=bool(self.route(Need(cuda=need, cpu=need), plan.device).place))

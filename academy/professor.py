@@ -7,11 +7,12 @@ is never looked at for them.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from academy.artifacts import Record
+from academy.errors import InputError
 
 SEED_RATE, SEED_EPOCHS, SEED_BATCH = 5e-3, 6, 8
 """For models of millions of parameters."""
@@ -70,6 +71,16 @@ class Recipe(Record):
         if self.patience and not self.dev_share:
             raise ValueError("patience needs a dev_share above 0: without evaluations nothing can end early")
         return self
+
+
+def checked_recipe(given: dict[str, Any]) -> Recipe:
+    """A recipe from JSON. Raises InputError for a key that is unknown or a value out of bounds."""
+    try:
+        return Recipe.model_validate(given)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        name = ".".join(map(str, first["loc"])) or "the recipe"
+        raise InputError(f"{name}={first.get('input')!r}: {first['msg']}.", "Correct it.") from None
 
 
 def decide(

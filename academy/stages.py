@@ -35,7 +35,7 @@ from academy.genealogy.versions import Version
 from academy.habitat.adapter import sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.choice import choose_backend
-from academy.habitat.fit import Plan
+from academy.habitat.fit import Device, Plan
 from academy.habitat.process import ORDER, read_events
 from academy.ledger import BASE, Row
 from academy.placing import Placement, below, place
@@ -226,8 +226,9 @@ def train(
     dataset: Dataset,
     tags: dict[str, str],
     meanwhile: Callable[[], object] = lambda: None,
+    only: Device | None = None,
 ) -> Version:
-    """Run an order, follow it in MLflow and register its adapter as a version.
+    """Run an order, follow it in MLflow and register its adapter as a version; on that kind of device only.
 
     `meanwhile` is called once the trainer runs: what can be prepared while it works. Raises TrainingError, before
     anything starts where it would fit nowhere, and ExaminationError where the dataset overlaps with what is examined.
@@ -235,7 +236,7 @@ def train(
     rows = read_rows(dataset.train_file)
     others = guarded_texts(work.settings)
     refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), others, allowed(work))
-    placed = place(work, order.recipe, dataset.longest)
+    placed = place(work, order.recipe, dataset.longest, only=only)
     placed.require()
     library = {"library": work.settings.training_library}
     while True:
@@ -244,7 +245,7 @@ def train(
         last, run = _attempt(work, order, dataset, placed, tags, meanwhile)
         if last.phase == "done":
             break
-        lower = below(work, placed, dataset.longest) if last.cause == "memory" else None
+        lower = below(work, placed, dataset.longest, only=only) if last.cause == "memory" else None
         if lower is None:
             raise TrainingError(
                 last.message, "Run the same command again: it goes on from the last checkpoint.", last.cause

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,17 +14,22 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from academy import stages, verification
-from academy.curriculum.dataset import Dataset
-from academy.errors import AcademyError
+from academy.curriculum.dataset import Dataset, read_dataset
+from academy.errors import AcademyError, TrainingError
 from academy.examining import brief_report, hold_examination, publish_verdict, require_verdict
 from academy.experience.lessons import Import
 from academy.genealogy.versions import Version
 from academy.habitat.backend import TrainingOrder
+from academy.habitat.fit import Device
+from academy.habitat.route import POOLS
 from academy.ledger import Champion, Row
-from academy.professor import Decision, Recipe
+from academy.professor import Decision, Recipe, checked_recipe
 from academy.succession import Acted, act, approve, settle
 from academy.verification import Verified
 from academy.workplace import Workplace
+from tasks import dispatch
+
+log = logging.getLogger("academy")
 
 
 def worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -69,11 +75,37 @@ def decide(dataset: Dataset, recipe: Recipe, base_model: str | None, *, force: b
 
 @task(name="train", timeout_seconds=12 * 3600, persist_result=True, **_again)
 def train_challenger(dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None) -> Version:
-    """A training in a process of its own, followed in MLflow, registered as a version."""
+    """A training on a work pool whose worker is alive, else in a process of its own; registered as a version."""
     work = Workplace.open(base_model)
     order: TrainingOrder = stages.place_order(work, dataset, recipe)
-    tags = {"prefect.flow_run": str(flow_run.get_id() or ""), "academy.decision": decision.because}
-    return stages.train(work, order, dataset, tags, meanwhile=_warm_up)
+    pools = dispatch.pools_alive()
+    if not work.settings.enable_gpu and "cuda" in pools:
+        pools.remove("cuda")
+    for device in pools:
+        _warm_up()
+        try:
+            return work.versions.get(dispatch.train_on(device, order, decision.because, base_model))
+        except TrainingError as problem:
+            if problem.cause != "memory" or device == pools[-1]:
+                raise
+            log.warning("%s It goes on on the pool %s.", problem.message, POOLS[pools[-1]])
+    return stages.train(work, order, dataset, _tags(decision.because), meanwhile=_warm_up)
+
+
+@task(name="train here", timeout_seconds=12 * 3600, persist_result=True, **_again)
+def train_here(
+    dataset: str, device: Device, recipe: dict[str, Any] | None, decision: str, base_model: str | None
+) -> dict[str, str]:
+    """A training on this pool's kind of device, which is never replaced by the other one."""
+    work = Workplace.open(base_model)
+    found = read_dataset(work.datasets, dataset)
+    chosen = stages.choose(work, found, stages.Overrides()) if recipe is None else checked_recipe(recipe)
+    version = stages.train(work, stages.place_order(work, found, chosen), found, _tags(decision), only=device)
+    return {"version": version.version, "adapter": version.adapter}
+
+
+def _tags(decision: str) -> dict[str, str]:
+    return {"prefect.flow_run": str(flow_run.get_id() or ""), "academy.decision": decision}
 
 
 @task(name="examine", timeout_seconds=6 * 3600, persist_result=True, **_again)

@@ -16,6 +16,8 @@ from types import FrameType
 from academy.artifacts import write_file
 from academy.commands.output import say
 from academy.errors import HomeError, InputError
+from academy.habitat.hardware import take_inventory
+from academy.habitat.route import POOLS
 from academy.settings import Settings, load_settings
 from academy.workplace import Workplace
 
@@ -59,18 +61,21 @@ def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
         say(f"MLflow:  http://127.0.0.1:{mlflow_port}")
         if with_worker:
             deploy()
-            worker = [
-                sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--name", "academy",
-                "--type", "process", "--limit", "1",
-            ]  # fmt: skip
-            children["worker"] = stack.enter_context(_child(settings, "worker", worker))
-            say(f"A worker serves the pool {POOL}.")
+            gpus = settings.enable_gpu and take_inventory(engine=False).gpus
+            for pool in (POOL, POOLS["cpu"], *([POOLS["cuda"]] if gpus else [])):
+                name = pool.replace("academy-", "worker-")
+                worker = [
+                    sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name,
+                    "--type", "process", "--limit", "1",
+                ]  # fmt: skip
+                children[name] = stack.enter_context(_child(settings, name, worker))
+                say(f"A worker serves the pool {pool}.")
         say("Ctrl-C ends everything.")
         _watch(settings, children)
 
 
 def deploy() -> None:
-    """Create the pool and deploy prefect.yaml on the running server; doing it again changes nothing."""
+    """Create the pools and deploy prefect.yaml on the running server; doing it again changes nothing."""
     from flows.server import alive, configure, running
 
     settings = load_settings()
@@ -83,9 +88,10 @@ def deploy() -> None:
     checkout = Path(__file__).parents[2]
     if not (checkout / "prefect.yaml").is_file():
         raise InputError("There is no prefect.yaml beside the flows.", "Deploy from a checkout of the project.")
-    _prefect(checkout, "work-pool", "create", POOL, "--type", "process", "--overwrite")
+    for pool in (POOL, *POOLS.values()):
+        _prefect(checkout, "work-pool", "create", pool, "--type", "process", "--overwrite")
     _prefect(checkout, "--no-prompt", "deploy", "--all")
-    say("Deployed evolve/nightly, evolve/on-demand, examine/by-hand and promote/by-hand.")
+    say("Deployed evolve/nightly, evolve/on-demand, train/cpu, train/gpu, examine, promote and verify.")
 
 
 def _prefect(folder: Path, *arguments: str) -> None:

@@ -26,7 +26,7 @@ from academy.habitat.choice import choose_backend, free_gpu
 from academy.habitat.container import ContainerBackend
 from academy.habitat.hardware import take_inventory
 from academy.habitat.process import EVENTS, LOCK, POLL_SECONDS, read_events, read_events_from
-from academy.professor import Recipe
+from academy.professor import checked_recipe
 from academy.settings import load_settings
 
 PREFIX = "training-"
@@ -61,14 +61,10 @@ class GPUHabitat:
         The dataset is a JSONL file in Alpaca, ShareGPT, ChatML or OpenAI form. Raises InputError, BaseModelError,
         and TrainingError where it cannot start.
         """
-        try:
-            recipe = Recipe(
-                rank=lora_rank, alpha=2 * lora_rank, learning_rate=learning_rate, epochs=num_epochs,
-                batch_size=batch_size, max_length=max_seq_length,
-            )  # fmt: skip
-        except ValidationError as problem:
-            first = problem.errors()[0]
-            raise InputError(f"{first['loc'][0]}={first.get('input')!r}: {first['msg']}.", "Correct it.") from None
+        recipe = checked_recipe({
+            "rank": lora_rank, "alpha": 2 * lora_rank, "learning_rate": learning_rate, "epochs": num_epochs,
+            "batch_size": batch_size, "max_length": max_seq_length,
+        })  # fmt: skip
         train_file = self._in_the_home(Path(dataset_path))
         digest = digest_of_file(train_file)
         order = TrainingOrder(

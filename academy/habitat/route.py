@@ -10,6 +10,8 @@ from academy.habitat.hardware import Gpu, Inventory
 from academy.professor import Recipe
 
 Backend = Literal["process", "container"]
+POOLS: dict[Device, str] = {"cuda": "academy-train-gpu", "cpu": "academy-train-cpu"}
+"""Work pools whose workers train, where there are any; the GPUs' first."""
 MOST_ACCUMULATION = 128
 """The recipe's bound."""
 

@@ -20,6 +20,7 @@ import pytest
 
 from academy.artifacts import only_one
 from academy.settings import load_settings
+from academy.workplace import Workplace
 from flows.server import bury_the_dead
 from tests.campaign.house import write_topics
 
@@ -108,7 +109,7 @@ def test_the_form_has_descriptions_and_bounds(pages: Pages) -> None:
     entrypoints = {(one["entrypoint"].partition(":")[2], one["name"]): one for one in deployments}
     assert sorted(entrypoints) == [
         ("evolve", "nightly"), ("evolve", "on-demand"), ("examine", "by-hand"), ("promote", "by-hand"),
-        ("verify", "nightly"),
+        ("train", "cpu"), ("train", "gpu"), ("verify", "nightly"),
     ]  # fmt: skip
     forms = {name: one["parameter_openapi_schema"]["properties"] for name, one in entrypoints.items()}
     assert all(field.get("description") for form in forms.values() for field in form.values()), forms
@@ -180,6 +181,36 @@ def test_a_worker_runs_the_flow_and_too_few_lessons_are_a_no(pages: Pages) -> No
         "choose recipe",
         "decide",
     }
+
+
+def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) -> None:
+    """The other worker trains, as a flow run of its own; the evolution waits, and examines what came of it."""
+    lessons = write_topics(pages.home.parent / "topics.jsonl")
+    deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
+    options = {"lessons": [str(lessons)], "num_epochs": 1}
+    run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": options})
+    found = ended(pages, run, patience=600)
+    assert found["state_type"] == "COMPLETED", found["state"]
+    trainings = pages.post("/flow_runs/filter", {"flows": {"name": {"any_": ["train"]}}})
+    assert [one["state_type"] for one in trainings] == ["COMPLETED"]
+    training = trainings[0]
+    assert training["work_pool_name"] == "academy-train-cpu"
+    assert training["parameters"]["recipe"]["epochs"] == 1
+    parents = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
+    assert training["parent_task_run_id"] in {one["id"] for one in parents}
+    work = Workplace.open(home=pages.home)
+    version = work.versions.get("1")
+    assert work.mlflow.get_run(version.run).data.tags["prefect.flow_run"] == training["id"]
+    assert training["idempotency_key"].startswith("train:cpu:")
+    assert training["idempotency_key"].endswith(":0")
+
+
+def test_a_training_by_hand_without_a_dataset_ends_in_a_sentence(pages: Pages) -> None:
+    deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "cpu")
+    run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"dataset": "0" * 16}})
+    found = ended(pages, run)
+    assert found["state_type"] == "FAILED"
+    assert "There is no dataset" in found["state"]["message"]
 
 
 def ended(pages: Pages, run: dict[str, Any], patience: float = 400) -> dict[str, Any]:
