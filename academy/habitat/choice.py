@@ -14,13 +14,16 @@ def choose_backend(settings: Settings, gpu: Gpu | None) -> TrainingBackend:
     """A subprocess of this machine, or a container; with that GPU, or on processors."""
     if settings.training_backend == "container":
         return container_backend(settings, gpu)
-    return ProcessBackend(gpu=gpu.uuid if gpu else "")
+    return ProcessBackend(silence=60 * settings.training_silence_minutes, gpu=gpu.uuid if gpu else "")
 
 
 def free_gpu(settings: Settings) -> Gpu | None:
-    """The GPU with the most free memory; None where there is none, or where GPUs are switched off."""
+    """The GPU with the most free memory, of those that no training holds if there are any.
+
+    None where there is no GPU, or where GPUs are switched off.
+    """
     gpus = take_inventory(engine=False).gpus if settings.enable_gpu else ()
-    return max(gpus, key=lambda gpu: gpu.memory_free or 0, default=None)
+    return max(gpus, key=lambda gpu: (not gpu.held, gpu.memory_free or 0), default=None)
 
 
 def container_backend(settings: Settings, gpu: Gpu | None = None) -> ContainerBackend:
@@ -28,6 +31,7 @@ def container_backend(settings: Settings, gpu: Gpu | None = None) -> ContainerBa
     return ContainerBackend(
         settings.home,
         settings.training_image,
-        gpu=gpu is not None,
+        gpu=gpu.uuid if gpu else "",
         limits=limits_here(settings.training_memory_gib, settings.training_cpus),
+        silence=60 * settings.training_silence_minutes,
     )

@@ -195,7 +195,7 @@ def test_a_hung_trainer_is_ended(client: Any, home: Path) -> None:
 def test_a_gpu_that_is_asked_for_and_not_there_is_told(client: Any, home: Path) -> None:
     if "nvidia" in client.info().get("Runtimes", {}):
         pytest.skip("this engine can give containers a GPU")
-    *_, last = ContainerBackend(home, gpu=True, limits=LIMITS).train(ordered(home, "gpu"))
+    *_, last = ContainerBackend(home, gpu="GPU-none", limits=LIMITS).train(ordered(home, "gpu"))
     assert (last.phase, last.cause) == ("failed", "gpu")
     assert "A GPU was asked for, and the Docker engine can give containers none." in last.message
     assert "nvidia-container-toolkit" in last.message

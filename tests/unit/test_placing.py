@@ -12,7 +12,7 @@ from mlflow.entities import Metric
 from academy.errors import TrainingError
 from academy.genealogy.tracking import BASE_TAG, DEVICE_TAG, EXPERIMENT, MEASURED, PREDICTED, memory_ratios
 from academy.habitat.fit import GIB
-from academy.habitat.hardware import Docker, Inventory
+from academy.habitat.hardware import Docker, Gpu, Inventory
 from academy.placing import measured_ratios, place
 from academy.professor import Recipe
 from academy.settings import Settings
@@ -54,6 +54,21 @@ def test_a_training_that_cannot_fit_is_refused_with_what_would_fit(work: Workpla
     assert "With --batch-size " in refusal.value.remedy
     size = int(refusal.value.remedy.split()[2])
     assert place(work, large.model_copy(update={"batch_size": size}), 1024, machine(4)).route.place == "cpu"
+
+
+def test_where_another_training_holds_the_gpu_it_has_to_wait(work: Workplace) -> None:
+    gpu = Gpu(index=0, name="H100", uuid="GPU-0", memory_total=80 * GIB, memory_free=GIB, held=True)
+    busy = machine(16).model_copy(update={"gpus": (gpu,), "cuda": "12.8"})
+    found = place(work, Recipe(batch_size=8), 64, busy)
+    with pytest.raises(TrainingError) as refusal:
+        found.require()
+    assert refusal.value.cause == "gpu"
+    assert str(refusal.value) == (
+        "This training fits nowhere now: GPU 0 (H100) is used by another training. "
+        "Wait until it has ended, or set ACADEMY_ENABLE_GPU=false to train on the CPUs."
+    )
+    free = busy.model_copy(update={"gpus": (gpu.model_copy(update={"held": False, "memory_free": 70 * GIB}),)})
+    assert place(work, Recipe(batch_size=8), 64, free).route.gpu is not None
 
 
 def test_where_no_batch_is_small_enough_the_remedy_is_another(work: Workplace) -> None:

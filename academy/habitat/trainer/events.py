@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from academy.habitat.process import read_events
 
 
 class EventWriter:
-    """Appends events. A torn last line of a killed attempt is cut off first."""
+    """Appends events. A torn last line of a killed attempt is cut off first.
+
+    `meter` tells the joules of this attempt so far; each event carries them from when there is one.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.meter: Callable[[], float | None] = lambda: None
         self.count = 0
         if path.is_file():
             whole = path.read_bytes()
@@ -28,6 +33,6 @@ class EventWriter:
     def write(self, phase: Phase, **fields: Any) -> None:
         """Number, time and append one event."""
         self.count += 1
-        event = TrainingEvent(n=self.count, at=time.time(), phase=phase, **fields)
+        event = TrainingEvent(n=self.count, at=time.time(), phase=phase, energy=self.meter(), **fields)
         with self.path.open("ab") as stream:
             stream.write(canonical(event) + b"\n")
