@@ -30,13 +30,14 @@ from academy.experience.commits import is_repository, open_repository
 from academy.experience.conversations import Wanted
 from academy.experience.lessons import Import
 from academy.experience.source import Kind
-from academy.genealogy.tracking import BASE_TAG, MEASURED, PREDICTED, TrackedRun
+from academy.genealogy.tracking import BASE_TAG, COST, ENERGY, MEASURED, PREDICTED, SECONDS, TrackedRun
 from academy.genealogy.versions import Version
 from academy.habitat.adapter import sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.choice import choose_backend
 from academy.habitat.fit import Plan
 from academy.habitat.process import ORDER, read_events
+from academy.habitat.watch import progress
 from academy.ledger import BASE, Row
 from academy.placing import Placement, below, place
 from academy.professor import Decision, Recipe
@@ -294,17 +295,17 @@ def _attempt(
     run = TrackedRun(work.mlflow, order, dataset, tags | placed.tags | {BASE_TAG: work.base.digest})
     if placed.prediction:
         run.metrics({PREDICTED: float(placed.prediction.measurable)})
-    last = first
+    told = [first]
     run.follow(first)
-    peak = 0
     for event in events:
         run.follow(event)
-        peak = max(peak, event.memory or 0)
-        _tell(event, last)
-        last = event
-    if peak and last.phase == "done":
-        run.metrics({MEASURED: float(peak)})
-    return last, run
+        _tell(event, told[-1])
+        told.append(event)
+    taken = progress(told, followed=False, price=work.settings.price_per_hour)
+    peak = taken.memory if taken.status == "finished" else None
+    figures = {SECONDS: taken.seconds, ENERGY: taken.energy, COST: taken.cost, MEASURED: peak}
+    run.metrics({name: float(value) for name, value in figures.items() if value is not None})
+    return told[-1], run
 
 
 def renew_holdout(work: Workplace) -> Renewal:

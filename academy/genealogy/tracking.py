@@ -29,6 +29,8 @@ ORDER_TAG = "academy.order"
 BASE_TAG, DEVICE_TAG = "academy.base", "academy.device"
 PREDICTED, MEASURED = "memory_predicted_bytes", "memory_peak_bytes"
 """Of a training's peak, without any correction: what the next prediction is corrected by."""
+SECONDS, ENERGY, COST = "training_seconds", "energy_joules", "cost"
+"""What a training took, over all its attempts."""
 REMEMBERED = 5
 """Trainings that a correction is made of."""
 BATCH_SECONDS = 1.0
