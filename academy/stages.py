@@ -30,7 +30,7 @@ from academy.experience.commits import is_repository, open_repository
 from academy.experience.conversations import Wanted
 from academy.experience.lessons import Import
 from academy.experience.source import Kind
-from academy.genealogy.tracking import BASE_TAG, COST, ENERGY, MEASURED, PREDICTED, SECONDS, TrackedRun
+from academy.genealogy.tracking import BASE_TAG, PREDICTED, TrackedRun, took
 from academy.genealogy.versions import Version
 from academy.habitat.adapter import sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
@@ -301,10 +301,7 @@ def _attempt(
         run.follow(event)
         _tell(event, told[-1])
         told.append(event)
-    taken = progress(told, followed=False, price=work.settings.price_per_hour)
-    peak = taken.memory if taken.status == "finished" else None
-    figures = {SECONDS: taken.seconds, ENERGY: taken.energy, COST: taken.cost, MEASURED: peak}
-    run.metrics({name: float(value) for name, value in figures.items() if value is not None})
+    run.metrics(took(progress(told, followed=False, price=work.settings.price_per_hour)))
     return told[-1], run
 
 

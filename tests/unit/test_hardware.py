@@ -261,12 +261,13 @@ def test_the_doctor_tells_of_gpus(library: Callable[[FakeLibrary], None]) -> Non
     from academy.commands.doctor import _gpu as finding
 
     library(FakeLibrary(2, {("nvmlDeviceGetTemperature", 0): pynvml.NVML_ERROR_NOT_SUPPORTED}))
-    found = finding(take_inventory())
+    with gpu_held("GPU-0001-abcd"):
+        found = finding(take_inventory())
     assert found.works
     assert found.found == (
         "0: NVIDIA H100 80GB HBM3 (70 of 80 GiB free, 37 % busy, 123 W, "
         "does not tell its temperature (Not Supported)); "
-        "1: NVIDIA H100 80GB HBM3 (69 of 80 GiB free, 37 % busy, 41 degrees, 123 W)"
+        "1: NVIDIA H100 80GB HBM3 (69 of 80 GiB free, 37 % busy, 41 degrees, 123 W, used by a training)"
     )
 
 
