@@ -16,6 +16,8 @@ from academy.habitat.watch import Progress, iso
 from academy.settings import Settings, load_settings
 
 VERSION = re.compile(r"v\d{1,18}", re.ASCII)
+SHORT = 8
+"""Digits that name a run in a table; the first ones are enough for the other commands."""
 
 
 def runs(*, as_json: bool) -> None:
@@ -33,7 +35,7 @@ def runs(*, as_json: bool) -> None:
         ("run", "began", "status", "step", "loss", "tokens/s", "trained", "left"),
         [
             (
-                name,
+                name[:SHORT],
                 datetime.fromtimestamp(one.began, UTC).strftime("%Y-%m-%d %H:%M") if one.began else "",
                 one.status,
                 f"{one.step} of {one.steps}" if one.steps else "",
