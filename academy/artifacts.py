@@ -26,6 +26,8 @@ from academy.errors import HomeError
 
 STAGING = ".staging-"
 READ_AT_ONCE = 1 << 20
+LOOKS_SECONDS = 0.5
+"""A lock is tried for so long: what holds it may only be somebody who looks whether it is held."""
 
 
 class Record(BaseModel):
@@ -221,13 +223,40 @@ def only_one(lock: Path, refusal: str) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HomeError(refusal, "Wait until it has ended, or use another ACADEMY_HOME.") from None
+        if not take_lock(handle):
+            raise HomeError(refusal, "Wait until it has ended, or use another ACADEMY_HOME.")
         yield
     finally:
         os.close(handle)
+
+
+def take_lock(handle: int) -> bool:
+    """Lock an open file for oneself, until it is closed. False where another holds it."""
+    until = time.monotonic() + LOOKS_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(LOOKS_SECONDS / 50)
+        else:
+            return True
+
+
+def is_held(lock: Path) -> bool:
+    """Whether anybody holds a lock file. To look is to share the lock for a moment; it hinders no other look."""
+    try:
+        handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
 
 
 def _sync_folder(folder: Path) -> None:

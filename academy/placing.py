@@ -13,6 +13,7 @@ from pydantic import Field
 from academy.artifacts import Record
 from academy.errors import BaseModelError, TrainingError
 from academy.habitat.fit import Device, Plan, Prediction, Shape, predict, read_shape, usual_plan
+from academy.habitat.gpu_lock import REMEDY
 from academy.habitat.hardware import Inventory, take_inventory
 from academy.habitat.route import Backend, Need, Route, Rung, next_rung, route
 from academy.professor import Recipe
@@ -54,7 +55,9 @@ class Placement(Record):
         return f"{self.route.sentence}{f', with {self.changes[-1]}' if self.changes else ''}"
 
     def require(self) -> None:
-        """Raises TrainingError where the training would fit nowhere."""
+        """Raises TrainingError where the training would fit nowhere, or would have to wait for a GPU."""
+        if self.route.held:
+            raise TrainingError(f"This training fits {self.route.sentence}.", REMEDY, cause="gpu")
         if not self.route.place:
             raise TrainingError(
                 f"This training fits {self.route.sentence}.",
@@ -82,6 +85,8 @@ def place(
     ladder = tuple(here.ladder(recipe, usual_plan(here.first)))
     whole = here.route(Need(cuda=found["cuda"].total, cpu=found["cpu"].total))
     known = Placement(route=whole, recipe=recipe, plan=usual_plan(here.first), predictions=found, ladder=ladder)
+    if whole.held:
+        return known
     fitting = [(number, step) for number, step in enumerate(ladder) if step.fits]
     better = [one for one in fitting if one[1].rung.plan.device == "cuda"]
     if whole.place and (whole.place == here.first or not better):

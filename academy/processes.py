@@ -55,6 +55,15 @@ def peak_memory() -> int:
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
+def oom_kills() -> int | None:
+    """Processes that the kernel killed for want of memory since it started, in control groups too; None: unknown."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
+
+
 def person() -> str:
     """Who runs this process, for the ledger: the login name, or `uid N` where the system knows no name."""
     try:

@@ -120,6 +120,13 @@ class Settings(BaseSettings):
     training_library: Literal["", "trl", "unsloth"] = Field(
         "", validation_alias=_names("TRAINING_LIBRARY"), description="empty: Unsloth where it and a GPU are there"
     )
+    training_processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        validation_alias=_names("TRAINING_PROCESSES"),
+        description="that share a training; each has a GPU, or a part of the processors",
+    )
     training_image: str = Field(
         "",
         validation_alias=_names("TRAINING_IMAGE", "TRAINING_IMAGE"),
@@ -133,6 +140,20 @@ class Settings(BaseSettings):
     )
     training_cpus: float | None = Field(
         None, gt=0, validation_alias=_names("TRAINING_CPUS"), description="of a container; empty: all"
+    )
+    training_silence_minutes: float = Field(
+        15,
+        gt=0,
+        le=10_080,
+        validation_alias=_names("TRAINING_SILENCE_MINUTES"),
+        description="a trainer that reports nothing for so long is ended",
+    )
+    price_per_hour: float | None = Field(
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        validation_alias=_names("PRICE_PER_HOUR"),
+        description="money for an hour of training; empty: no cost is told",
     )
 
     serve_key: SecretStr = Field(

@@ -30,13 +30,14 @@ from academy.experience.commits import is_repository, open_repository
 from academy.experience.conversations import Wanted
 from academy.experience.lessons import Import
 from academy.experience.source import Kind
-from academy.genealogy.tracking import BASE_TAG, MEASURED, PREDICTED, TrackedRun
+from academy.genealogy.tracking import BASE_TAG, PREDICTED, TrackedRun, took
 from academy.genealogy.versions import Version
 from academy.habitat.adapter import sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.choice import choose_backend
 from academy.habitat.fit import Device, Plan
 from academy.habitat.process import ORDER, read_events
+from academy.habitat.watch import progress
 from academy.ledger import BASE, Row
 from academy.placing import Placement, below, place
 from academy.professor import Decision, Recipe
@@ -238,9 +239,9 @@ def train(
     refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), others, allowed(work))
     placed = place(work, order.recipe, dataset.longest, only=only)
     placed.require()
-    library = {"library": work.settings.training_library}
+    how = {"library": work.settings.training_library, "processes": work.settings.training_processes}
     while True:
-        order = changed(order, placed.recipe, placed.plan.model_copy(update=library), placed.changes)
+        order = changed(order, placed.recipe, placed.plan.model_copy(update=how), placed.changes)
         log.info("training on %s", placed.sentence)
         last, run = _attempt(work, order, dataset, placed, tags, meanwhile)
         if last.phase == "done":
@@ -295,17 +296,14 @@ def _attempt(
     run = TrackedRun(work.mlflow, order, dataset, tags | placed.tags | {BASE_TAG: work.base.digest})
     if placed.prediction:
         run.metrics({PREDICTED: float(placed.prediction.measurable)})
-    last = first
+    told = [first]
     run.follow(first)
-    peak = 0
     for event in events:
         run.follow(event)
-        peak = max(peak, event.memory or 0)
-        _tell(event, last)
-        last = event
-    if peak and last.phase == "done":
-        run.metrics({MEASURED: float(peak)})
-    return last, run
+        _tell(event, told[-1])
+        told.append(event)
+    run.metrics(took(progress(told, followed=False, price=work.settings.price_per_hour)))
+    return told[-1], run
 
 
 def renew_holdout(work: Workplace) -> Renewal:

@@ -175,6 +175,7 @@ def _about(gpu: Gpu) -> str:
         f"{gpu.utilisation} % busy" if gpu.utilisation is not None else "",
         f"{gpu.temperature} degrees" if gpu.temperature is not None else "",
         f"{gpu.watts:.0f} W" if gpu.watts is not None else "",
+        "used by a training" if gpu.held else "",
         *gpu.notes,
     ]
     return f"{gpu.index}: {gpu.name} ({', '.join(filter(None, figures))})"

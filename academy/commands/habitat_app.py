@@ -13,6 +13,46 @@ habitat_app = typer.Typer(
     help="Where trainings run, and what trainers print.", no_args_is_help=True, rich_markup_mode=None
 )
 
+Run = Annotated[
+    str, typer.Argument(help="The beginning of its order's digest, its job's name, or a version (v7) made of it.")
+]
+
+
+@habitat_app.command()
+def runs(json: Json = False) -> None:
+    """List the trainings of this home, the newest first."""
+    from academy.commands import runs as commands
+
+    commands.runs(as_json=json)
+
+
+@habitat_app.command()
+def status(run: Run, json: Json = False) -> None:
+    """Tell how a training stands: steps, losses, speed, time left, memory, energy, cost."""
+    from academy.commands import runs as commands
+
+    commands.status(run, as_json=json)
+
+
+@habitat_app.command()
+def logs(
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until it ends.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object; with --follow one a line.")] = False,
+) -> None:
+    """Print the log of a training, numbered and timed."""
+    from academy.commands import runs as commands
+
+    commands.logs(run, follow=follow, as_json=json)
+
+
+@habitat_app.command()
+def cancel(run: Run, json: Json = False) -> None:
+    """End a running training, whoever started it; it can go on from its last checkpoint."""
+    from academy.commands import runs as commands
+
+    commands.cancel(run, as_json=json)
+
 
 @habitat_app.command()
 def metrics(

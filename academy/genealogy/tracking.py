@@ -22,6 +22,7 @@ from academy.artifacts import STAGING, said_plainly
 from academy.curriculum.dataset import Dataset
 from academy.errors import HomeError
 from academy.habitat.backend import TrainingEvent, TrainingOrder
+from academy.habitat.watch import Progress
 from academy.settings import Settings
 
 EXPERIMENT = "academy"
@@ -29,6 +30,8 @@ ORDER_TAG = "academy.order"
 BASE_TAG, DEVICE_TAG = "academy.base", "academy.device"
 PREDICTED, MEASURED = "memory_predicted_bytes", "memory_peak_bytes"
 """Of a training's peak, without any correction: what the next prediction is corrected by."""
+SECONDS, ENERGY, COST = "training_seconds", "energy_joules", "cost"
+"""What a training took, over all its attempts."""
 REMEMBERED = 5
 """Trainings that a correction is made of."""
 BATCH_SECONDS = 1.0
@@ -105,6 +108,13 @@ def _artifacts(settings: Settings) -> str | None:
 def _metric_name(name: str) -> str:
     """A funnel's line as MLflow allows names: letters, digits, and few signs."""
     return re.sub(r"[^\w\-. /]", "", name)
+
+
+def took(found: Progress) -> dict[str, float]:
+    """What a training took, as metrics of its run; what is not known is left out. Only a whole one has its peak."""
+    peak = found.memory if found.status == "finished" else None
+    figures = {SECONDS: found.seconds, ENERGY: found.energy, COST: found.cost, MEASURED: peak}
+    return {name: float(value) for name, value in figures.items() if value is not None}
 
 
 def memory_ratios(client: Any, base: str, device: str) -> list[float]:

@@ -41,7 +41,10 @@ class TrainingOrder(Record):
 
 
 class TrainingEvent(Record):
-    """One line of events.jsonl. `at` is seconds since the epoch; `memory` the peak in bytes; `rate` tokens a second."""
+    """One line of events.jsonl. `at` is seconds since the epoch; `memory` the peak in bytes; `rate` tokens a second.
+
+    `energy` is what the trainer's GPU used so far in this attempt, in joules; None where that is not counted.
+    """
 
     n: int
     at: float
@@ -57,6 +60,7 @@ class TrainingEvent(Record):
     grad_norm: float | None = None
     rate: float | None = None
     memory: int | None = None
+    energy: float | None = None
     adapter: str = ""  # in "done": the adapter's digest
     # in "failed": data, template, base model, loss, memory, disk, killed, cancelled, order, engine, image, gpu, unknown
     cause: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from academy.errors import TrainingError
 from academy.habitat.backend import TrainingBackend
 from academy.habitat.container import ContainerBackend
 from academy.habitat.hardware import Gpu, take_inventory
@@ -11,16 +12,39 @@ from academy.settings import Settings
 
 
 def choose_backend(settings: Settings, gpu: Gpu | None) -> TrainingBackend:
-    """A subprocess of this machine, or a container; with that GPU, or on processors."""
+    """A subprocess of this machine, or a container; with that GPU, or on processors.
+
+    Raises TrainingError where several processes are to share the training, and cannot.
+    """
+    several = settings.training_processes
     if settings.training_backend == "container":
+        if several > 1:
+            raise TrainingError(
+                "Several processes cannot share a training in a container.",
+                "Set ACADEMY_TRAINING_PROCESSES=1 or ACADEMY_TRAINING_BACKEND=process.",
+                cause="gpu",
+            )
         return container_backend(settings, gpu)
-    return ProcessBackend(gpu=gpu.uuid if gpu else "")
+    used = [gpu.uuid] if gpu else []
+    if gpu and several > 1:
+        free = [one.uuid for one in take_inventory(engine=False).gpus if not one.held and one.uuid != gpu.uuid]
+        used += free[: several - 1]
+        if len(used) < several:
+            raise TrainingError(
+                f"{several} processes are to share the training, and {len(used)} of the GPUs are free.",
+                f"Set ACADEMY_TRAINING_PROCESSES={len(used)}, or wait.",
+                cause="gpu",
+            )
+    return ProcessBackend(silence=60 * settings.training_silence_minutes, gpu=",".join(used))
 
 
 def free_gpu(settings: Settings) -> Gpu | None:
-    """The GPU with the most free memory; None where there is none, or where GPUs are switched off."""
+    """The GPU with the most free memory, of those that no training holds if there are any.
+
+    None where there is no GPU, or where GPUs are switched off.
+    """
     gpus = take_inventory(engine=False).gpus if settings.enable_gpu else ()
-    return max(gpus, key=lambda gpu: gpu.memory_free or 0, default=None)
+    return max(gpus, key=lambda gpu: (not gpu.held, gpu.memory_free or 0), default=None)
 
 
 def container_backend(settings: Settings, gpu: Gpu | None = None) -> ContainerBackend:
@@ -28,6 +52,7 @@ def container_backend(settings: Settings, gpu: Gpu | None = None) -> ContainerBa
     return ContainerBackend(
         settings.home,
         settings.training_image,
-        gpu=gpu is not None,
+        gpu=gpu.uuid if gpu else "",
         limits=limits_here(settings.training_memory_gib, settings.training_cpus),
+        silence=60 * settings.training_silence_minutes,
     )

@@ -47,7 +47,8 @@ OUTSIDE = "A container sees this home only: set ACADEMY_HOME to one that holds t
 class ContainerBackend:
     """Runs `python -m academy.habitat.trainer` in a container (a TrainingBackend).
 
-    `image` is a name or a digest; empty: the one made of this Python. Nothing is pulled.
+    `image` is a name or a digest; empty: the one made of this Python. Nothing is pulled. `gpu` is the uuid of the GPU
+    that the container gets, and that is held while it runs; empty: none. `silence` is in seconds.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class ContainerBackend:
         home: Path,
         image: str = "",
         *,
-        gpu: bool = False,
+        gpu: str = "",
         limits: Limits | None = None,
         silence: float = SILENCE_SECONDS,
     ) -> None:
@@ -74,7 +75,7 @@ class ContainerBackend:
             yield failed(1, str(problem), problem.cause)
             return
         try:
-            yield from run_order(order, lambda: self._start(order), self.silence, _collect)
+            yield from run_order(order, lambda: self._start(order), self.silence, _collect, gpu=self.gpu)
         finally:
             self._running.pop(order.digest, None)
 
@@ -189,7 +190,6 @@ class _Container:
         return None if state["Running"] else self._ended(state)
 
     def cancel(self) -> bool:
-        """End it as a person wishes; from any thread. False where it has ended."""
         if self._stopped:
             return False
         self._cancelled.set()

@@ -11,9 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -25,16 +24,16 @@ from academy.habitat.backend import TrainingBackend, TrainingEvent, TrainingOrde
 from academy.habitat.choice import choose_backend, free_gpu
 from academy.habitat.container import ContainerBackend
 from academy.habitat.hardware import take_inventory
-from academy.habitat.process import EVENTS, LOCK, POLL_SECONDS, read_events, read_events_from
+from academy.habitat.process import LOCK, told_events
+from academy.habitat.runs import PREFIX, is_followed, log_of
+from academy.habitat.watch import Status, line, progress, status_of
 from academy.professor import checked_recipe
 from academy.settings import load_settings
 
-PREFIX = "training-"
 ADAPTER = "adapter"
 TOLD = 50
 """Lines of a job's log in its status."""
 END_SECONDS = 60.0
-Status = Literal["preparing", "running", "finished", "failed", "cancelled"]
 
 
 class GPUHabitat:
@@ -42,7 +41,6 @@ class GPUHabitat:
 
     def __init__(self, enable_gpu: bool = True, home: Path | None = None) -> None:
         self.settings = load_settings(home).model_copy(update={"enable_gpu": enable_gpu})
-        self.backend: TrainingBackend = choose_backend(self.settings, free_gpu(self.settings))
         self._jobs: dict[str, _Job] = {}
 
     def run_training_job(
@@ -76,7 +74,8 @@ class GPUHabitat:
             raise InputError(f"The job {name} runs already.", "Wait until it has ended.")
         output = Path(output_dir).resolve() / ADAPTER
         _refuse_another(output, order)
-        job = self._jobs[name] = _Job(self.backend, order, output)
+        # chosen now: another training may hold the GPU that was free before
+        job = self._jobs[name] = _Job(choose_backend(self.settings, free_gpu(self.settings)), order, output)
         job.begin()
         return {
             "job_name": name,
@@ -89,26 +88,25 @@ class GPUHabitat:
     def get_training_status(self, job_name: str) -> dict[str, Any]:
         """How a job stands: status, logs, progress, and its adapter or what went wrong. Raises InputError."""
         folder = self._folder(job_name)
-        events = list(read_events(folder / EVENTS))
         job = self._jobs.get(job_name)
-        if job and job.last and job.last.phase == "failed":  # by the backend, where the trainer could not
-            events = [*(event for event in events if event.n < job.last.n), job.last]
-        last = events[-1] if events else None
-        step = next((event for event in reversed(events) if event.phase == "step"), None)
-        status: Status = job.status if job else _status(last, _is_followed(folder))
+        followed = job.thread.is_alive() if job else is_followed(folder)
+        events = told_events(folder)
+        stands = progress(events, followed=followed, price=self.settings.price_per_hour)
+        status = job.status if job else stands.status
         adapter = None
-        if status == "finished" and last:
-            adapter = str(job.output if job else self.settings.folder("adapters") / last.adapter[:16])
+        if status == "finished":
+            adapter = str(job.output if job else self.settings.folder("adapters") / stands.adapter[:16])
         return {
             "job_name": job_name,
             "status": status,
             "container_id": self._container(job),
-            "logs": "\n".join(_line(event)["text"] for event in events[-TOLD:]),
-            "step": step.step if step else 0,
-            "steps": step.steps if step else 0,
-            "loss": step.loss if step else None,
+            "logs": "\n".join(line(event).text for event in events[-TOLD:]),
+            "step": stands.step,
+            "steps": stands.steps,
+            "loss": stands.loss,
             "adapter_path": adapter,
-            "error": _why(job, last, status),
+            "error": str(job.problem) if job and job.problem else stands.error,
+            "progress": stands.model_dump(mode="json"),
         }
 
     def get_gpu_info(self) -> list[dict[str, Any]]:
@@ -117,20 +115,10 @@ class GPUHabitat:
 
     def stream_job_logs(self, job_name: str) -> Iterator[dict[str, Any]]:
         """A job's log from its beginning to its end, as it comes: line, time (ISO 8601), text. Raises InputError."""
-        folder = self._folder(job_name)
-        place, count = 0, 0
-        while True:
-            running = self._runs(job_name)
-            found, place = read_events_from(folder / EVENTS, place)
-            for event in found:
-                count = event.n
-                yield _line(event)
-            if not running:
-                break
-            time.sleep(POLL_SECONDS)
-        job = self._jobs.get(job_name)
-        if job and job.last and job.last.phase == "failed" and job.last.n > count:
-            yield _line(job.last)
+        for one in log_of(self._folder(job_name), follow=True):
+            yield one.model_dump()
+        if job := self._jobs.get(job_name):
+            job.thread.join()  # the adapter is copied after the last event
 
     def cleanup_job(self, job_name: str) -> None:
         """End a job of this object if it runs, and remove its checkpoints; events, log and adapter stay.
@@ -155,12 +143,8 @@ class GPUHabitat:
         return folder
 
     def _container(self, job: _Job | None) -> str | None:
-        running = self.backend.container_id(job.order) if job and isinstance(self.backend, ContainerBackend) else ""
+        running = job.backend.container_id(job.order) if job and isinstance(job.backend, ContainerBackend) else ""
         return running or None
-
-    def _runs(self, job_name: str) -> bool:
-        job = self._jobs.get(job_name)
-        return job.thread.is_alive() if job else _is_followed(self._folder(job_name))
 
     def _in_the_home(self, given: Path) -> Path:
         """The dataset, or a copy of it where it lies elsewhere: a container sees the home alone.
@@ -211,7 +195,7 @@ class _Job:
             return "failed"
         if self.thread.is_alive():  # the adapter is copied after the last event
             return "running" if self.last else "preparing"
-        return _status(self.last, followed=False)
+        return status_of(self.last, followed=False)
 
     def _follow(self) -> None:
         try:
@@ -224,39 +208,6 @@ class _Job:
             self.problem = problem
         finally:
             self.told.set()
-
-
-def _status(last: TrainingEvent | None, followed: bool) -> Status:
-    if last and last.phase == "done":
-        return "finished"
-    if last and last.phase == "failed" and not followed:
-        return "cancelled" if last.cause == "cancelled" else "failed"
-    if followed:
-        return "running" if last else "preparing"
-    return "failed"  # its last word is none: it was killed
-
-
-def _why(job: _Job | None, last: TrainingEvent | None, status: Status) -> str | None:
-    if job and job.problem:
-        return str(job.problem)
-    if status not in ("failed", "cancelled"):
-        return None
-    return last.message if last and last.phase == "failed" else "It was killed; run it again, and it goes on."
-
-
-def _is_followed(folder: Path) -> bool:
-    with suppress(HomeError), only_one(folder / LOCK, "It runs."):
-        return False
-    return True
-
-
-def _line(event: TrainingEvent) -> dict[str, Any]:
-    if event.phase == "step" and event.loss is not None:
-        text = f"step {event.step} of {event.steps}, epoch {event.epoch:.2f}, loss {event.loss:.4f}"
-    else:
-        text = f"{event.phase} {event.message or event.step}".strip()
-    at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="milliseconds")
-    return {"line": event.n, "time": at, "text": text}
 
 
 def _refuse_another(place: Path, order: TrainingOrder) -> None:

@@ -12,12 +12,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from academy.artifacts import Record
 from academy.engine import connect, problems
 from academy.errors import EngineError
+from academy.habitat.gpu_lock import gpu_is_held
 
+T = TypeVar("T")
 DOCKER_SECONDS = 10
 """An engine that says nothing for so long is none."""
 
@@ -34,6 +36,7 @@ class Gpu(Record):
     temperature: int | None = None  # degrees Celsius
     watts: float | None = None
     joules: float | None = None  # since the driver was loaded; GPUs before Volta do not count
+    held: bool = False  # by a training of the Academy, in whichever home
     notes: tuple[str, ...] = ()
 
 
@@ -144,8 +147,56 @@ def _gpu(nvml: Any, index: int) -> Gpu:
         ),
         watts=None if milliwatts is None else milliwatts / 1000,
         joules=None if millijoules is None else millijoules / 1000,
+        held=gpu_is_held(uuid),
         notes=tuple(notes),
     )  # fmt: skip
+
+
+class EnergyMeter:
+    """Joules that the only GPU this process sees used since this object was made, whoever worked on it.
+
+    None where it has no such counter, where several GPUs or none are seen, and where the counter began again meanwhile.
+    Nothing here raises, whatever the driver does: a training goes on without the figure.
+    """
+
+    def __init__(self) -> None:
+        self._counter: Callable[[], float] | None = None
+        self._before = 0.0
+        self._counter = _quietly(_counter_of_the_gpu)
+        before = self._counted()
+        if before is None:
+            self._counter = None
+        else:
+            self._before = before
+
+    def read(self) -> float | None:
+        """Joules so far."""
+        now = self._counted()
+        if now is not None and now < self._before:  # the driver was loaded again: what was used before is not known
+            self._counter = now = None
+        return None if now is None else now - self._before
+
+    def _counted(self) -> float | None:
+        return _quietly(self._counter) if self._counter else None
+
+
+def _counter_of_the_gpu() -> Callable[[], float] | None:
+    """Asks for the joules of the only GPU that this process sees, since its driver was loaded."""
+    import pynvml
+
+    gpus, _ = _gpus()
+    if len(gpus) != 1 or gpus[0].joules is None:
+        return None
+    pynvml.nvmlInit()  # for as long as this process lives
+    handle = pynvml.nvmlDeviceGetHandleByIndex(gpus[0].index)
+    return lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1000
+
+
+def _quietly(question: Callable[[], T]) -> T | None:
+    try:
+        return question()
+    except Exception:  # noqa: BLE001 - hours of training are worth more than this figure
+        return None
 
 
 def _is_visible(gpu: Gpu) -> bool:

@@ -34,7 +34,8 @@ HOW = (
     "name it with ACADEMY_TRAINING_IMAGE."
 )
 WANTED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "tokenizers", "numpy",
-          "pydantic", "orjson", "blake3", "jinja2", "cryptography", "typing-extensions", "packaging")  # fmt: skip
+          "pydantic", "orjson", "blake3", "jinja2", "cryptography", "typing-extensions", "packaging",
+          "pynvml")  # fmt: skip
 """What the trainer imports; with what these require it is all that goes in."""
 NOT_NEEDED = re.compile(r"(^|/)(tests?|include|__pycache__)/|^torch/bin/(?!torch_shm_manager$)|^\.\./")
 TRIAL_SECONDS = 300
@@ -85,7 +86,7 @@ def _required(names: tuple[str, ...]) -> list[Distribution]:
     return [found[name] for name in sorted(found)]
 
 
-def prove(client: Any, image: Image, home: Path, limits: Limits, *, gpu: bool) -> Proof:
+def prove(client: Any, image: Image, home: Path, limits: Limits, *, gpu: str) -> Proof:
     """Try an image in a container as a training gets one; what it showed is remembered in the home, by its digest.
 
     Raises TrainingError (cause image, gpu or engine) where it cannot train.
@@ -105,7 +106,7 @@ def prove(client: Any, image: Image, home: Path, limits: Limits, *, gpu: bool) -
     return found
 
 
-def _try(client: Any, image: Image, home: Path, limits: Limits, *, gpu: bool) -> tuple[str, int]:
+def _try(client: Any, image: Image, home: Path, limits: Limits, *, gpu: str) -> tuple[str, int]:
     """What the trial printed, and how it ended."""
     how = isolation.settings(client, ["-m", "academy.habitat.trainer.smoke"], limits, isolation.labels(home), gpu=gpu)
     try:

@@ -67,10 +67,13 @@ def settings(
     limits: Limits,
     labelled: dict[str, str],
     *,
-    gpu: bool,
+    gpu: str,
     mounts: Sequence[tuple[Path, str, bool]] = (),
 ) -> dict[str, Any]:
-    """The engine's words for a container. A mount is a source here, a place there, and whether it may be written."""
+    """The engine's words for a container. A mount is a source here, a place there, and whether it may be written.
+
+    `gpu` is the uuid of the only GPU that it sees; empty: none.
+    """
     from docker.types import DeviceRequest, LogConfig, Mount
 
     bound = [(CODE, "/academy/academy", False), *mounts]
@@ -89,7 +92,7 @@ def settings(
         memswap_limit=limits.memory_bytes,
         pids_limit=limits.processes,
         nano_cpus=int(limits.cpus * 10**9),
-        device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])] if gpu else None,
+        device_requests=[DeviceRequest(device_ids=[gpu], capabilities=[["gpu"]])] if gpu else None,
         log_config=LogConfig(type="json-file", config={"max-size": str(2 * limits.log_bytes), "max-file": "2"}),
         init=False,
     )

@@ -1,30 +1,39 @@
 """Training in a subprocess of its own on this machine: native, GPU or CPU; and how a started trainer is followed.
 
 A trainer holds a lock on its order, goes on from its last checkpoint when the same order is run again, and speaks
-through events.jsonl alone. The subprocess dies with its parent.
+through events.jsonl alone. The subprocess dies with its parent. Where the trainer could not say how it ended, who
+followed it leaves that beside its events; a file `cancel` in the run's folder ends it, whoever made that file.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import ValidationError
 
 from academy.artifacts import STAGING, Record, canonical, only_one, said_plainly, write_file
-from academy.errors import AdapterError, TrainingError
+from academy.errors import AdapterError, HomeError, TrainingError
 from academy.habitat.adapter import read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
+from academy.habitat.gpu_lock import gpu_held
+from academy.processes import oom_kills
 
 EVENTS, ORDER, LOG, LOCK = "events.jsonl", "order.json", "trainer.log", "lock"
+ENDED, CANCEL = "ended.jsonl", "cancel"
 POLL_SECONDS = 0.1
+POLITE_SECONDS = 5.0
+"""A trainer that was told to end is killed after so long."""
 SILENCE_SECONDS = 900.0
 """A trainer that reports nothing for so long is ended."""
 ENVIRONMENT = {
@@ -52,6 +61,10 @@ class Started(Protocol):
         """How it ended; None while it runs."""
         ...
 
+    def cancel(self) -> bool:
+        """End it as a person wishes; from any thread, again and again. False where it has ended."""
+        ...
+
     def stop(self) -> None:
         """End it and leave nothing of it behind but its files; may be called again."""
         ...
@@ -61,15 +74,19 @@ class ProcessBackend:
     """Runs `python -m academy.habitat.trainer` (a TrainingBackend); without `gpu` it sees none."""
 
     def __init__(self, silence: float = SILENCE_SECONDS, gpu: str | None = None) -> None:
-        """`gpu` is the uuid of the only GPU that the trainer sees; empty: none; None: whatever this process sees."""
+        """`gpu` is the uuid of the only GPU that the trainer sees; empty: none; None: whatever this process sees.
+
+        Several are parted by commas. `silence` is in seconds. GPUs that are named are held while the trainer runs.
+        """
         self.silence = silence
+        self.gpu = gpu or ""
         self._sees = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         self._running: dict[str, _Subprocess] = {}
 
     def train(self, order: TrainingOrder) -> Iterator[TrainingEvent]:
         """Events of the order as they come; those of earlier attempts first."""
         try:
-            yield from run_order(order, lambda: self._start(order), self.silence)
+            yield from run_order(order, lambda: self._start(order), self.silence, gpu=self.gpu)
         finally:
             self._running.pop(order.digest, None)
 
@@ -99,34 +116,49 @@ def _program(order: TrainingOrder) -> str:
 
 
 class _Subprocess:
-    """A started trainer as a child of this process."""
+    """A started trainer as a child of this process. `kills` counts whom the kernel killed for want of memory."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], kills: Callable[[], int | None] = oom_kills) -> None:
         self.process = process
-        self._cancelled = False
+        self._kills = kills
+        self._killed_before = kills()
+        self._cancelled: float | None = None
 
     def ending(self) -> Ending | None:
         code = self.process.poll()
         if code is None:
             return None
-        return CANCELLED if self._cancelled else Ending(said=f"The trainer ended with code {code}")
+        return CANCELLED if self._cancelled is not None else ending_of(code, self._killed_before, self._kills())
 
     def cancel(self) -> bool:
-        """End it as a person wishes; from any thread. False where it has ended."""
         if self.process.poll() is not None:
             return False
-        self._cancelled = True
-        self.process.terminate()
+        if self._cancelled is None:
+            self._cancelled = time.monotonic()
+            self.process.terminate()
+        elif time.monotonic() - self._cancelled > POLITE_SECONDS:
+            self.process.kill()
         return True
 
     def stop(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(timeout=5)
+                self.process.wait(timeout=POLITE_SECONDS)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+
+def ending_of(code: int, before: int | None, now: int | None) -> Ending:
+    """How a process ended that nobody here killed: its exit code, and the kernel's count of kills for want of memory.
+
+    The count is the whole machine's. Another's kill in the same minutes may be taken for this one; the training then
+    goes on with less memory than it needs, which is cheaper than to stop where it could have gone on.
+    """
+    if code == -signal.SIGKILL and before is not None and now is not None and now > before:
+        return Ending(said="The machine ran out of memory, and the system killed the trainer", cause="memory")
+    return Ending(said=f"The trainer ended with code {code}")
 
 
 def run_order(
@@ -134,14 +166,19 @@ def run_order(
     start: Callable[[], Started],
     silence: float,
     collect: Callable[[TrainingOrder, str], None] = lambda order, adapter: None,  # noqa: ARG005
+    *,
+    gpu: str = "",
 ) -> Iterator[TrainingEvent]:
     """Start an order's trainer where no earlier attempt did it all, and follow it, as TrainingBackend promises.
 
     `start` may refuse by a TrainingError, which becomes a "failed" event. `collect` gets the digest of an adapter that
-    the trainer called done and publishes it, where the trainer could not; it may raise AdapterError.
+    the trainer called done and publishes it, where the trainer could not; it may raise AdapterError. `gpu` are
+    uuids of the GPUs that it trains on: one that another training holds refuses this one.
     """
     folder = order.folder
     with only_one(folder / LOCK, "This very training is running already."):
+        for left in (ENDED, CANCEL):  # of the attempt before
+            _remove(folder / left)
         if done := _done_before(order, collect):
             yield from (one for one in read_events(folder / EVENTS) if one.phase not in ("done", "failed"))
             yield done
@@ -151,15 +188,37 @@ def run_order(
             count = event.n
             if event.phase not in ("done", "failed"):
                 yield event
-        try:
-            started = start()
-        except TrainingError as problem:
-            yield failed(count + 1, str(problem), problem.cause)
-            return
-        try:
+        with ExitStack() as held:
+            try:
+                for uuid in sorted(filter(None, gpu.split(","))):
+                    held.enter_context(gpu_held(uuid))
+                started = start()
+            except TrainingError as problem:
+                yield _last_word(folder, failed(count + 1, str(problem), problem.cause))
+                return
+            held.callback(started.stop)  # before the GPU is another's
+            held.enter_context(_cancelled_by_file(folder / CANCEL, started))
             yield from _follow(order, started, silence, collect, count)
-        finally:
-            started.stop()
+
+
+@contextmanager
+def _cancelled_by_file(file: Path, started: Started) -> Iterator[None]:
+    """Cancel the trainer once the file is there. By a thread: who reads the events may be busy with something else."""
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(POLL_SECONDS):
+            if file.exists():
+                started.cancel()
+                ended.wait(1)  # it is on its way
+
+    thread = threading.Thread(target=look, name="cancel", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _follow(
@@ -177,7 +236,7 @@ def _follow(
         try:
             found, place = read_events_from(folder / EVENTS, place)
         except TrainingError as problem:
-            yield failed(count + 1, str(problem), problem.cause)
+            yield _last_word(folder, failed(count + 1, str(problem), problem.cause))
             return
         fresh = [event for event in found if event.n > count]
         for event in fresh:
@@ -187,7 +246,7 @@ def _follow(
                 try:
                     collect(order, event.adapter)
                 except AdapterError as problem:
-                    yield failed(count, f"The trainer's adapter is refused: {problem}")
+                    yield _last_word(folder, failed(count, f"The trainer's adapter is refused: {problem}"))
                     return
             yield event
             if event.phase in ("done", "failed"):
@@ -198,7 +257,7 @@ def _follow(
             time.sleep(POLL_SECONDS)
             continue
         started.stop()
-        yield _silent_end(count, ending, folder)
+        yield _last_word(folder, _silent_end(count, ending, folder))
         return
 
 
@@ -229,6 +288,29 @@ def read_events_from(path: Path, place: int) -> tuple[list[TrainingEvent], int]:
     except ValidationError as problem:
         raise TrainingError("The trainer's events cannot be read.", remedy) from problem
     return events, place + len(whole) + len(newline)
+
+
+def told_events(folder: Path) -> list[TrainingEvent]:
+    """All that is known of a run: its trainer's events and, behind them, how it ended where the trainer did not say.
+
+    Raises TrainingError.
+    """
+    events, last = list(read_events(folder / EVENTS)), list(read_events(folder / ENDED))
+    return [*(event for event in events if not last or event.n < last[0].n), *last]
+
+
+def _last_word(folder: Path, event: TrainingEvent) -> TrainingEvent:
+    """Leave the event for whoever asks later. Not among the trainer's own, whose file a container may hold."""
+    with suppress(HomeError):  # a full disk; this process still tells it
+        write_file(folder / ENDED, canonical(event) + b"\n")
+    return event
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():  # made by a container, which may write here what it likes
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def failed(n: int, message: str, cause: str = "unknown") -> TrainingEvent:

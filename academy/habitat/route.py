@@ -35,6 +35,7 @@ class Route(Record):
     gpu: Gpu | None = None
     need: int | None = None  # bytes
     free: int = 0  # bytes
+    held: bool = False  # nowhere, because trainings hold all the GPUs
     sentence: str
 
 
@@ -58,6 +59,9 @@ def route(
 
     A process can use a GPU where torch was built for CUDA, a container where the engine can give it one; `backends`
     are those that the caller can start, the preferred first; `only` leaves out the other kind of device.
+
+    A GPU has one training at a time. Where all of them are held, and one would be large enough, it goes nowhere: the
+    processors would take days for what a GPU does in the hour that it is to wait.
     """
     against = []
     able: list[Backend] = [
@@ -74,7 +78,11 @@ def route(
     elif not able:
         against.append("torch is built for CPUs" if "process" in backends else "Docker cannot give GPUs to containers")
     else:
-        best = max(inventory.gpus, key=lambda gpu: gpu.memory_free or 0)
+        best = max(inventory.gpus, key=lambda gpu: (not gpu.held, gpu.memory_free or 0))
+        if best.held and any(need.cuda is None or need.cuda <= (gpu.memory_total or 0) for gpu in inventory.gpus):
+            who = f"GPU {best.index} ({best.name}) is" if len(inventory.gpus) == 1 else "all GPUs are"
+            more = "another training" if len(inventory.gpus) == 1 else "other trainings"
+            return Route(place="", held=True, need=need.cuda, sentence=f"nowhere now: {who} used by {more}")
         free = best.memory_free or 0
         if need.cuda is None or need.cuda <= free:
             return Route(

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,13 +25,14 @@ from academy import engine
 from academy.artifacts import digest_of_file
 from academy.base_model import resolve
 from academy.errors import EngineError
-from academy.habitat import image, isolation
+from academy.habitat import gpu_lock, image, isolation
 from academy.habitat.adapter import read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.container import ContainerBackend, sweep
 from academy.habitat.gpu_habitat import GPUHabitat
 from academy.habitat.isolation import Limits
 from academy.habitat.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.runs import cancel_run, is_followed
 from academy.professor import Recipe
 from tests.campaign.house import TOPICS, WORDINGS, Home, write_topics
 
@@ -159,6 +161,20 @@ def test_cancelled_within_ten_seconds_and_goes_on_to_the_same_bytes(
     assert (last.phase, last.adapter) == ("done", native.result().adapter)
 
 
+def test_any_process_cancels_a_container_by_the_runs_folder(client: Any, home: Path) -> None:
+    order, backend = ordered(home, "by-file"), ContainerBackend(home, limits=LIMITS)
+    events = backend.train(order)
+    until(events, "step")
+    told: list[TrainingEvent] = []
+    reader = threading.Thread(target=lambda: told.extend(events))
+    reader.start()
+    found = cancel_run(order.folder)
+    reader.join()
+    assert (found.status, told[-1].cause) == ("cancelled", "cancelled")
+    assert not ours(client, home)
+    assert not is_followed(order.folder)
+
+
 def test_a_killed_trainer_is_told(client: Any, home: Path) -> None:
     order, backend = ordered(home, "killed"), ContainerBackend(home, limits=LIMITS)
     events = backend.train(order)
@@ -192,10 +208,14 @@ def test_a_hung_trainer_is_ended(client: Any, home: Path) -> None:
     assert not ours(client, home)
 
 
-def test_a_gpu_that_is_asked_for_and_not_there_is_told(client: Any, home: Path) -> None:
+def test_a_gpu_that_is_asked_for_and_not_there_is_told(
+    client: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if "nvidia" in client.info().get("Runtimes", {}):
         pytest.skip("this engine can give containers a GPU")
-    *_, last = ContainerBackend(home, gpu=True, limits=LIMITS).train(ordered(home, "gpu"))
+    tmp_path.chmod(0o1777)
+    monkeypatch.setattr(gpu_lock, "FOLDERS", (tmp_path,))  # no GPU of this machine is held
+    *_, last = ContainerBackend(home, gpu="GPU-none", limits=LIMITS).train(ordered(home, "gpu"))
     assert (last.phase, last.cause) == ("failed", "gpu")
     assert "A GPU was asked for, and the Docker engine can give containers none." in last.message
     assert "nvidia-container-toolkit" in last.message

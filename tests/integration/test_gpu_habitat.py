@@ -50,6 +50,8 @@ def test_the_documents_example_ends_with_an_adapter(dataset: Path, tmp_path: Pat
     assert (status["status"], status["error"]) == ("finished", None)
     assert status["step"] == status["steps"] > 0
     assert status["loss"] > 0
+    assert status["progress"]["percent"] == 100
+    assert status["progress"]["best_loss"] <= status["progress"]["average_loss"]
     adapter = read_adapter(tmp_path / "training_0" / "adapter")
     assert str(adapter.path) == status["adapter_path"]
     assert adapter.manifest.recipe.rank == 16
@@ -57,6 +59,7 @@ def test_the_documents_example_ends_with_an_adapter(dataset: Path, tmp_path: Pat
     later = GPUHabitat(home=tmp_path / "home")  # a program that starts afterwards
     known = later.get_training_status(name)
     assert (known["status"], known["loss"]) == ("finished", status["loss"])
+    assert known["progress"] == status["progress"]
     assert read_adapter(Path(known["adapter_path"])).digest == adapter.digest
     later.cleanup_job(name)
     assert later.get_training_status(name)["status"] == "finished"
@@ -71,6 +74,8 @@ def test_a_job_that_is_cleaned_up_was_cancelled_and_leaves_no_checkpoint(dataset
     status = habitat.get_training_status(name)
     assert status["status"] == "cancelled"
     assert "was cancelled" in status["error"]
+    later = GPUHabitat(home=tmp_path / "home").get_training_status(name)  # a program that starts afterwards
+    assert (later["status"], later["error"]) == ("cancelled", status["error"])
     assert status["adapter_path"] is None
     assert not list((tmp_path / "home").glob("runs/*/checkpoints"))
     assert not (tmp_path / "out").exists()

@@ -134,6 +134,18 @@ def test_the_memory_that_was_predicted_stands_beside_what_was_measured(evolved: 
     assert "it would train on " in told(evolved.first)["decision"]["because"]
 
 
+def test_what_the_training_took_is_in_mlflow_and_told_by_its_version(evolved: Evolved, run: Any) -> None:
+    events = evolved.home.events()
+    stands = told(evolved.home.run("habitat", "status", "v1", "--json"))
+    assert (stands["status"], stands["adapter"]) == ("finished", told(evolved.first)["adapter"]["digest"])
+    assert stands["seconds"] == pytest.approx(events[-1]["at"] - events[0]["at"])
+    assert run.data.metrics["training_seconds"] == pytest.approx(stands["seconds"])
+    assert run.data.metrics.get("energy_joules") == stands["energy"]  # none on processors
+    assert "cost" not in run.data.metrics
+    assert told(evolved.home.run("habitat", "runs", "--json"))[0]["run"] == stands["run"]
+    assert "There is no version v9" in refused(evolved.home.run("habitat", "status", "v9"))
+
+
 def test_mlflow_has_the_adapter_as_a_logged_model(evolved: Evolved, mlflow: Any, run: Any, tmp_path: Path) -> None:
     (model,) = mlflow.search_logged_models([run.info.experiment_id])
     assert model.source_run_id == run.info.run_id

@@ -69,7 +69,9 @@ def test_every_command_that_is_named_exists(tmp_path: Path) -> None:
     }
     words = {word for found in named for word in re.split(r"[ ,]+", found) if word}
     home = Home(tmp_path / "home")
-    listed = "".join(home.run(*group, "--help").out for group in ([], ["lessons"], ["dataset"], ["holdout"]))
+    listed = "".join(
+        home.run(*group, "--help").out for group in ([], ["lessons"], ["dataset"], ["holdout"], ["habitat"])
+    )
     assert {word for word in words if re.search(rf"\b{word}\b", listed)} == words
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from academy.errors import TrainingError
 from academy.habitat.adapter import CONFIG, read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.fit import Plan
-from academy.habitat.process import EVENTS, read_events
+from academy.habitat.process import EVENTS, ProcessBackend, read_events
 from academy.habitat.trainer.events import EventWriter
 from academy.habitat.trainer.model import Library, load, prepare, refuse_leaks
 from academy.habitat.trainer.rows import packed, read_rows
@@ -137,6 +139,54 @@ def test_packed_examples_that_see_each_other_are_refused(order: Order) -> None:
 
     with pytest.raises(TrainingError, match="see each other"):
         refuse_leaks(Careless(), row)
+
+
+def of_trainers(order: TrainingOrder) -> list[str]:
+    """Command lines of all processes of an order."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if str(order.folder).encode() in (line := entry.read_bytes()):
+                found.append(line.replace(b"\0", b" ").decode())
+    return found
+
+
+def test_two_processes_share_a_training_and_none_outlives_it(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By gloo on processors; accumulation is shared, so even the bytes are those of one process."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    two = order("two", Plan(device="cpu", processes=2), accumulation=2)
+    begun = ProcessBackend(gpu="").train(two)
+    assert next(event for event in begun if event.phase == "step").loss is not None
+    workers = [line for line in of_trainers(two) if "academy.habitat.trainer " in line]
+    assert len(workers) == 2, of_trainers(two)
+    begun.close()  # type: ignore[attr-defined]
+    until = time.monotonic() + 10
+    while of_trainers(two) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert of_trainers(two) == []
+
+    last = list(ProcessBackend(gpu="").train(two))[-1]
+    assert last.phase == "done", last.message
+    one, _ = trained(order("one", accumulation=2))
+    assert last.adapter.startswith(one.name)
+    assert [event.n for event in read_events(two.folder / EVENTS)] == list(range(1, last.n + 1))
+
+
+def test_a_step_that_cannot_be_shared_is_refused(order: Order) -> None:
+    one = order("odd", Plan(device="cpu", processes=2), batch_size=3)
+    events = list(ProcessBackend(gpu="").train(one))
+    assert (events[-1].phase, events[-1].cause) == ("failed", "order")
+    assert events[-1].message.startswith("3 examples a step cannot be shared by 2 processes.")
+
+
+def test_what_ended_another_process_is_told(tmp_path: Path) -> None:
+    from academy.habitat.trainer.launch import NOTE, tell
+
+    EventWriter(tmp_path / EVENTS).write("started")
+    (tmp_path / NOTE.format(1)).write_text('{"message": "The training ran out of memory.", "cause": "memory"}')
+    tell(tmp_path / "order.json", RuntimeError("a child failed"))
+    tell(tmp_path / "order.json", RuntimeError("again"))
+    assert [(one.phase, one.cause) for one in read_events(tmp_path / EVENTS)] == [("started", ""), ("failed", "memory")]
 
 
 @pytest.mark.parametrize(

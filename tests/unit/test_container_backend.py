@@ -21,11 +21,13 @@ from academy.habitat import container, isolation
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.choice import choose_backend, free_gpu
 from academy.habitat.container import ContainerBackend
+from academy.habitat.hardware import Gpu
 from academy.habitat.isolation import Limits
 from academy.habitat.process import ProcessBackend, read_events
 from academy.professor import Recipe
 from academy.settings import load_settings
 
+GPU = Gpu(index=0, name="H100", uuid="GPU-0")
 LIMITS = Limits(memory_bytes=2**30, cpus=1)
 
 
@@ -146,7 +148,13 @@ def test_the_log_keeps_its_end_and_follows_no_link(tmp_path: Path) -> None:
 
 def test_the_setting_chooses_and_bounds_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
-    assert isinstance(choose_backend(load_settings(), None), ProcessBackend)
+    usual = choose_backend(load_settings(), None)
+    assert isinstance(usual, ProcessBackend)
+    assert (usual.silence, usual.gpu) == (900, "")
+    monkeypatch.setenv("ACADEMY_TRAINING_SILENCE_MINUTES", "0.5")
+    native = choose_backend(load_settings(), GPU)
+    assert isinstance(native, ProcessBackend)
+    assert (native.silence, native.gpu) == (30, "GPU-0")
     monkeypatch.setenv("ACADEMY_TRAINING_BACKEND", "container")
     monkeypatch.setenv("ACADEMY_TRAINING_IMAGE", "unsloth/unsloth@sha256:" + "0" * 64)
     monkeypatch.setenv("ACADEMY_TRAINING_MEMORY_GIB", "1.5")
@@ -157,7 +165,10 @@ def test_the_setting_chooses_and_bounds_the_backend(tmp_path: Path, monkeypatch:
     assert (found.limits.memory_bytes, found.limits.cpus) == (3 * 2**29, 1)
     monkeypatch.setenv("ACADEMY_ENABLE_GPU", "false")
     assert free_gpu(load_settings()) is None
-    assert found.gpu is False
+    assert (found.silence, found.gpu) == (30, "")
+    with_gpu = choose_backend(load_settings(), GPU)
+    assert isinstance(with_gpu, ContainerBackend)
+    assert with_gpu.gpu == "GPU-0"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,13 @@ from typing import Any
 import pynvml
 import pytest
 
-from academy.habitat import hardware
-from academy.habitat.hardware import take_inventory
+from academy.habitat import gpu_lock, hardware
+from academy.habitat.choice import free_gpu
+from academy.habitat.gpu_lock import gpu_held
+from academy.habitat.hardware import EnergyMeter, take_inventory
+from academy.habitat.process import read_events
+from academy.habitat.trainer.events import EventWriter
+from academy.settings import Settings
 
 GIB = 2**30
 
@@ -78,9 +83,13 @@ ANSWERS: dict[str, Callable[..., int | None]] = {
 
 
 @pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeLibrary], None]:
-    """Puts a fake library behind pynvml."""
+def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[FakeLibrary], None]:
+    """Puts a fake library behind pynvml; locks of its GPUs are the test's own."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    shared = tmp_path / "lock"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    monkeypatch.setattr(gpu_lock, "FOLDERS", (shared,))
 
     def put(fake: FakeLibrary) -> None:
         monkeypatch.setattr(pynvml, "nvmlLib", fake)
@@ -110,6 +119,86 @@ def test_a_gpu_without_an_energy_counter_tells_the_rest(library: Callable[[FakeL
     assert second.joules is None
     assert second.watts == 123.456
     assert second.notes == ("does not tell its energy (Not Supported)",)
+
+
+def counter(monkeypatch: pytest.MonkeyPatch, *millijoules: int) -> None:
+    """What the fake counter says, one call after the other."""
+    said = iter(millijoules)
+    name = "nvmlDeviceGetTotalEnergyConsumption"
+    monkeypatch.setitem(ANSWERS, name, lambda library, handle, joules: _set(joules, value=next(said)))
+
+
+def test_the_energy_of_a_training_is_what_the_counter_grew(
+    library: Callable[[FakeLibrary], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the fake library; the first call is the inventory's."""
+    library(FakeLibrary(1))
+    counter(monkeypatch, 5_000, 6_000, 6_500, 9_000)
+    meter = EnergyMeter()
+    assert [meter.read(), meter.read()] == [0.5, 3.0]
+
+
+def test_a_counter_that_begins_again_gives_no_figure_any_more(
+    library: Callable[[FakeLibrary], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library(FakeLibrary(1))
+    counter(monkeypatch, 5_000, 6_000, 100, 7_000)
+    meter = EnergyMeter()
+    assert [meter.read(), meter.read()] == [None, None]
+
+
+def test_without_a_counter_or_with_several_gpus_there_is_no_figure(
+    library: Callable[[FakeLibrary], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library(FakeLibrary(1, {("nvmlDeviceGetTotalEnergyConsumption", 0): pynvml.NVML_ERROR_NOT_SUPPORTED}))
+    assert EnergyMeter().read() is None
+    library(FakeLibrary(2))
+    assert EnergyMeter().read() is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-0001-abcd")
+    assert EnergyMeter().read() == 0.0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert EnergyMeter().read() is None
+
+
+@pytest.mark.parametrize("calls", range(25))
+def test_a_driver_that_is_lost_fails_no_training(library: Callable[[FakeLibrary], None], calls: int) -> None:
+    library(FakeLibrary(1, lost_after=calls))
+    assert EnergyMeter().read() in (0.0, None)
+
+
+def test_whatever_the_driver_says_no_training_fails(
+    library: Callable[[FakeLibrary], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is no text, and a counter that raises what no driver should."""
+    library(FakeLibrary(1))
+    counter(monkeypatch, 5_000, 6_000)  # the third call raises StopIteration
+    assert EnergyMeter().read() is None
+    monkeypatch.setitem(ANSWERS, "nvmlDeviceGetName", lambda library, handle, text, _n: setattr(text, "value", b"\xff"))
+    assert EnergyMeter().read() is None
+
+
+def test_each_event_of_a_trainer_carries_the_energy_so_far(
+    library: Callable[[FakeLibrary], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library(FakeLibrary(1))
+    counter(monkeypatch, 5_000, 6_000, 7_000, 9_000)
+    events = EventWriter(tmp_path / "events.jsonl")
+    events.write("started")
+    events.meter = EnergyMeter().read
+    events.write("step", step=1, steps=2, loss=1.0)
+    events.write("done")
+    assert [event.energy for event in read_events(tmp_path / "events.jsonl")] == [None, 1.0, 3.0]
+
+
+def test_a_gpu_that_a_training_holds_is_told_as_held(library: Callable[[FakeLibrary], None]) -> None:
+    library(FakeLibrary(2))
+    with gpu_held("GPU-0001-abcd"):
+        assert [gpu.held for gpu in take_inventory(engine=False).gpus] == [False, True]
+        assert free_gpu(Settings()) == take_inventory(engine=False).gpus[0]
+    with gpu_held("GPU-0000-abcd"):
+        found = free_gpu(Settings())
+        assert found is not None
+        assert found.index == 1
 
 
 def test_a_gpu_that_cannot_be_asked_hides_no_other(library: Callable[[FakeLibrary], None]) -> None:
@@ -172,12 +261,13 @@ def test_the_doctor_tells_of_gpus(library: Callable[[FakeLibrary], None]) -> Non
     from academy.commands.doctor import _gpu as finding
 
     library(FakeLibrary(2, {("nvmlDeviceGetTemperature", 0): pynvml.NVML_ERROR_NOT_SUPPORTED}))
-    found = finding(take_inventory())
+    with gpu_held("GPU-0001-abcd"):
+        found = finding(take_inventory())
     assert found.works
     assert found.found == (
         "0: NVIDIA H100 80GB HBM3 (70 of 80 GiB free, 37 % busy, 123 W, "
         "does not tell its temperature (Not Supported)); "
-        "1: NVIDIA H100 80GB HBM3 (69 of 80 GiB free, 37 % busy, 41 degrees, 123 W)"
+        "1: NVIDIA H100 80GB HBM3 (69 of 80 GiB free, 37 % busy, 41 degrees, 123 W, used by a training)"
     )
 
 

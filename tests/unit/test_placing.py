@@ -63,6 +63,21 @@ def test_a_training_that_does_not_fit_begins_lower_on_the_ladder(work: Workplace
     found.require()
 
 
+def test_where_another_training_holds_the_gpu_it_has_to_wait(work: Workplace) -> None:
+    gpu = Gpu(index=0, name="H100", uuid="GPU-0", memory_total=80 * GIB, memory_free=GIB, held=True)
+    busy = machine(16).model_copy(update={"gpus": (gpu,), "cuda": "12.8"})
+    found = place(work, Recipe(batch_size=8), 64, busy)
+    with pytest.raises(TrainingError) as refusal:
+        found.require()
+    assert refusal.value.cause == "gpu"
+    assert str(refusal.value) == (
+        "This training fits nowhere now: GPU 0 (H100) is used by another training. "
+        "Wait until it has ended, or set ACADEMY_ENABLE_GPU=false to train on the CPUs."
+    )
+    free = busy.model_copy(update={"gpus": (gpu.model_copy(update={"held": False, "memory_free": 70 * GIB}),)})
+    assert place(work, Recipe(batch_size=8), 64, free).route.gpu is not None
+
+
 def test_checkpointing_is_a_rung_on_processors_too(work: Workplace) -> None:
     single = Recipe(batch_size=1, max_length=1024)
     needed = place(work, single, None, machine(16)).route.need

@@ -38,6 +38,29 @@ def test_the_gpu_with_the_most_free_memory_is_taken() -> None:
     assert found.sentence == "GPU 1 (H100): about 10.0 GiB of 40.0 GiB free"
 
 
+def held(inventory: Inventory, *which: int) -> Inventory:
+    """The machine while trainings hold these GPUs, which have 80 GiB in all."""
+    gpus = [one.model_copy(update={"held": one.index in which, "memory_total": 80 * GIB}) for one in inventory.gpus]
+    return inventory.model_copy(update={"gpus": tuple(gpus)})
+
+
+def test_a_gpu_that_a_training_holds_is_left_for_another() -> None:
+    found = route(NEED, held(machine(11, 40, 20), 1))
+    assert found.gpu is not None
+    assert (found.gpu.index, found.held) == (2, False)
+    tight = route(NEED, held(machine(5, 40), 1))  # what is free is too small: as if there were no other
+    assert (tight.place, tight.held) == ("cpu", False)
+
+
+def test_where_trainings_hold_all_gpus_it_goes_nowhere_and_that_is_said() -> None:
+    found = route(NEED, held(machine(2), 0))
+    assert (found.place, found.held) == ("", True)
+    assert found.sentence == "nowhere now: GPU 0 (H100) is used by another training"
+    assert route(NEED, held(machine(2, 3), 0, 1)).sentence == "nowhere now: all GPUs are used by other trainings"
+    assert route(NEED, held(machine(2), 0), enable_gpu=False).place == "cpu"
+    assert route(Need(cuda=90 * GIB, cpu=12 * GIB), held(machine(2), 0)).place == "cpu"  # too large in any case
+
+
 @pytest.mark.parametrize(
     ("inventory", "enabled", "because"),
     [

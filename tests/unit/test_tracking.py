@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from academy.errors import HomeError
-from academy.genealogy.tracking import open_mlflow
+from academy.genealogy.tracking import open_mlflow, took
+from academy.habitat.watch import Progress
 from academy.settings import load_settings
 
 KILLED_HALFWAY = """
 import os, sys
 import mlflow.store.db.utils as utils
-from academy.genealogy.tracking import open_mlflow
+from academy.genealogy.tracking import open_mlflow, took
+from academy.habitat.watch import Progress
 from academy.settings import load_settings
 utils._upgrade_db = lambda engine: os.kill(os.getpid(), 9)  # the first tables are there, the migrations are not
 open_mlflow(load_settings())
@@ -37,3 +39,11 @@ def test_a_half_made_database_is_told_in_a_sentence(tmp_path: Path) -> None:
     (settings.home / "mlflow.db").write_bytes(b"no database at all, but long enough to be looked at" * 20)
     with pytest.raises(HomeError, match=r"MLflow at sqlite.* cannot be used.*file is not a database"):
         open_mlflow(settings)
+
+
+def test_what_a_training_took_is_told_as_far_as_it_is_known() -> None:
+    whole = Progress(status="finished", seconds=1800.0, energy=90_000.0, cost=1.25, memory=7)
+    assert took(whole) == {
+        "training_seconds": 1800.0, "energy_joules": 90_000.0, "cost": 1.25, "memory_peak_bytes": 7.0,
+    }  # fmt: skip
+    assert took(Progress(status="cancelled", seconds=60.0, memory=7)) == {"training_seconds": 60.0}

@@ -17,6 +17,7 @@ from pathlib import Path
 from academy.artifacts import canonical, write_file
 from academy.errors import AcademyError, HomeError, TemplateError, TrainingError
 from academy.habitat.backend import TrainingOrder
+from academy.habitat.hardware import EnergyMeter
 from academy.habitat.process import EVENTS
 from academy.habitat.trainer.events import EventWriter, Silent
 from academy.processes import die_with_parent, end_with_stdin
@@ -42,6 +43,8 @@ def main() -> int:
         from academy.habitat.trainer.model import prepare
 
         library = prepare(order)  # before anything imports transformers or TRL
+        if library.on_gpu and isinstance(events, EventWriter):
+            events.meter = EnergyMeter().read
         from academy.habitat.trainer.train import train
 
         adapter, loss = train(order, events, library)

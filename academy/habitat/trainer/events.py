@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ class Silent:
 
 
 class EventWriter:
-    """Appends events. A torn last line of a killed attempt is cut off first."""
+    """Appends events. A torn last line of a killed attempt is cut off first.
+
+    `meter` tells the joules of this attempt so far; each event carries them from when there is one.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.meter: Callable[[], float | None] = lambda: None
         self.count = 0
         if path.is_file():
             whole = path.read_bytes()
@@ -35,6 +40,6 @@ class EventWriter:
     def write(self, phase: Phase, **fields: Any) -> None:
         """Number, time and append one event."""
         self.count += 1
-        event = TrainingEvent(n=self.count, at=time.time(), phase=phase, **fields)
+        event = TrainingEvent(n=self.count, at=time.time(), phase=phase, energy=self.meter(), **fields)
         with self.path.open("ab") as stream:
             stream.write(canonical(event) + b"\n")

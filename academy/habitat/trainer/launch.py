@@ -41,12 +41,12 @@ def main() -> int:
     try:
         launch_command(launch_command_parser().parse_args(arguments))
     except (ChildFailedError, RuntimeError, OSError) as problem:
-        _tell(order_file, problem)
+        tell(order_file, problem)
         return 1
     return 0
 
 
-def _tell(order_file: Path, problem: Exception) -> None:
+def tell(order_file: Path, problem: Exception) -> None:
     """A "failed" event, unless the first process has written one."""
     place = order_file.with_name(EVENTS)
     last = None

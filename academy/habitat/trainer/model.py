@@ -65,7 +65,7 @@ def prepare(order: TrainingOrder) -> Library:
             "Set ACADEMY_TRAINING_LIBRARY=trl.",
             cause="gpu",
         )
-    if not usable or plan.library == "trl":
+    if not usable or plan.library == "trl" or plan.processes > 1:  # its several GPUs are not for everybody
         return Library("trl", plan)
     importlib.import_module("unsloth")
 

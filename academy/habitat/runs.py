@@ -1,0 +1,113 @@
+"""The trainings of a home by their folders: which there are, how they stand, their log as it comes, and their end.
+
+Any process may ask: all that is known of a run is in its folder, and whether somebody follows it is told by its lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from academy.artifacts import is_held, write_file
+from academy.errors import InputError, TrainingError
+from academy.habitat.backend import TrainingEvent
+from academy.habitat.process import (
+    CANCEL,
+    ENDED,
+    EVENTS,
+    LOCK,
+    POLL_SECONDS,
+    read_events,
+    read_events_from,
+    told_events,
+)
+from academy.habitat.watch import Line, Progress, line, progress
+
+PREFIX = "training-"
+"""A job's name is this and its run's name."""
+SHOWN = 5
+END_SECONDS = 60.0
+"""A cancelled training has ended long before."""
+
+
+def all_runs(runs: Path, price: float | None = None) -> list[tuple[str, Progress]]:
+    """Every training of a home with its name, the newest attempt first. One that cannot be read says so."""
+    found = []
+    for folder in (path for path in runs.iterdir() if path.is_dir() and not path.is_symlink()):
+        try:
+            stands = standing(folder, price)
+        except TrainingError as problem:
+            stands = Progress(status="failed", error=str(problem))
+        found.append((folder.name, stands))
+    return sorted(found, key=lambda one: (-(one[1].began or 0.0), one[0]))
+
+
+def find_run(runs: Path, said: str) -> Path:
+    """The folder of a run, by the beginning of its order's digest or by its job's name. Raises InputError."""
+    start = said.removeprefix(PREFIX)[:16]
+    names = sorted(path.name for path in runs.iterdir() if path.is_dir() and not path.is_symlink())
+    found = [name for name in names if start and name.startswith(start)]
+    if not found:
+        raise InputError(f"There is no training {said} in this home.", "`academy habitat runs` lists them.")
+    if len(found) > 1:
+        more = ", ..." if len(found) > SHOWN else ""
+        raise InputError(f"{said} may be {', '.join(found[:SHOWN])}{more}.", "Say more of its digest.")
+    return runs / found[0]
+
+
+def is_followed(folder: Path) -> bool:
+    """Whether somebody runs it now."""
+    return is_held(folder / LOCK)
+
+
+def standing(folder: Path, price: float | None = None) -> Progress:
+    """How a run stands. Raises TrainingError where its events cannot be read."""
+    followed = is_followed(folder)  # asked first: it may end while its events are read
+    return progress(told_events(folder), followed=followed, price=price)
+
+
+def log_of(folder: Path, *, follow: bool = False) -> Iterator[Line]:
+    """A run's events in words, from the first on; with `follow` as they come, until nobody runs it any more.
+
+    Raises TrainingError.
+    """
+    place = count = 0
+    while True:
+        running = follow and is_followed(folder)
+        found, place = read_events_from(folder / EVENTS, place)
+        for event in found:
+            count = event.n
+            yield line(event)
+        if not running:
+            break
+        time.sleep(POLL_SECONDS)
+    yield from (line(event) for event in read_events(folder / ENDED) if event.n >= count)
+
+
+def cancel_run(folder: Path, price: float | None = None) -> Progress:
+    """End a run, whoever follows it, and wait for its end; its checkpoints stay. How it stands afterwards.
+
+    Raises InputError where nobody runs it, TrainingError where it does not end.
+    """
+    if not is_followed(folder):
+        raise InputError(f"The training {folder.name} is not running.", "`academy habitat runs` tells which are.")
+    before = _last(folder)
+    until = time.monotonic() + END_SECONDS
+    while is_followed(folder) and _last(folder) in (None, before):
+        if time.monotonic() > until:
+            raise TrainingError(
+                f"The training {folder.name} was told to end, and has not ended within {END_SECONDS:.0f} s.",
+                "Who started it may be waiting for something else; end that program.",
+            )
+        if not (folder / CANCEL).exists():  # a training that is just starting removes what was left of the last one
+            write_file(folder / CANCEL, b"")
+        time.sleep(POLL_SECONDS)
+    while is_followed(folder) and time.monotonic() < until:  # it is being tidied up
+        time.sleep(POLL_SECONDS)
+    return standing(folder, price)
+
+
+def _last(folder: Path) -> TrainingEvent | None:
+    """What was left by who followed it to its end."""
+    return next(iter(read_events(folder / ENDED)), None)

@@ -1,0 +1,161 @@
+"""One training a GPU on the whole host, by the kernel's locks; with the uuid of a GPU that is nowhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from academy.artifacts import digest_of_file
+from academy.base_model import resolve
+from academy.errors import TrainingError
+from academy.habitat import gpu_lock
+from academy.habitat.backend import TrainingOrder
+from academy.habitat.container import ContainerBackend
+from academy.habitat.gpu_lock import gpu_held, gpu_is_held, lock_of
+from academy.habitat.isolation import Limits
+from academy.habitat.process import ProcessBackend
+from academy.professor import Recipe
+
+UUID = "GPU-00000000-test"
+HOLDER = """
+import sys, time
+from pathlib import Path
+from academy.habitat import gpu_lock
+gpu_lock.FOLDERS = (Path(sys.argv[1]),)
+with gpu_lock.gpu_held(sys.argv[2]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as all users share it."""
+    folder = tmp_path / "lock"
+    folder.mkdir()
+    folder.chmod(0o1777)
+    monkeypatch.setattr(gpu_lock, "FOLDERS", (tmp_path / "none", tmp_path, folder))
+    return folder
+
+
+@pytest.fixture
+def hold(shared: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts another process that holds a GPU."""
+    made: list[subprocess.Popen[bytes]] = []
+
+    def start(uuid: str = UUID) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-c", HOLDER, str(shared), uuid], stdout=subprocess.PIPE)
+        made.append(process)
+        assert process.stdout
+        assert process.stdout.readline() == b"held\n"
+        return process
+
+    yield start
+    for process in made:
+        process.kill()
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> TrainingOrder:
+    file = tmp_path / "home" / "train.jsonl"
+    file.parent.mkdir()
+    file.write_text("{}\n")
+    return TrainingOrder(
+        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=Recipe(),
+        runs=tmp_path / "home" / "runs", adapters=tmp_path / "home" / "adapters",
+    )  # fmt: skip
+
+
+def test_a_gpu_is_held_by_one_training_until_its_process_dies(hold: Callable[..., subprocess.Popen[bytes]]) -> None:
+    assert not gpu_is_held(UUID)
+    holder = hold()
+    assert gpu_is_held(UUID)
+    with pytest.raises(TrainingError, match=f"Another training is using the GPU {UUID}") as refusal, gpu_held(UUID):
+        pass
+    assert refusal.value.cause == "gpu"
+    with gpu_held("GPU-another"):
+        assert gpu_is_held("GPU-another")
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert not gpu_is_held(UUID)
+    with gpu_held(UUID), pytest.raises(TrainingError, match="Another training"), gpu_held(UUID):
+        pass
+
+
+@pytest.mark.parametrize("kind", ["process", "container"])
+def test_both_backends_refuse_a_gpu_that_is_held(
+    hold: Callable[..., subprocess.Popen[bytes]], order: TrainingOrder, kind: str
+) -> None:
+    hold()
+    limits = Limits(memory_bytes=2**30, cpus=1)
+    home = order.runs.parent
+    backend = ProcessBackend(gpu=UUID) if kind == "process" else ContainerBackend(home, gpu=UUID, limits=limits)
+    (event,) = backend.train(order)
+    assert (event.phase, event.cause) == ("failed", "gpu")
+    assert event.message.startswith(f"Another training is using the GPU {UUID}. Wait until it has ended")
+    assert not (order.folder / "order.json").exists()  # nothing was started
+
+
+def test_a_training_holds_its_gpu_while_it_runs_and_no_longer(order: TrainingOrder) -> None:
+    backend = ProcessBackend(gpu=UUID)
+    events = backend.train(order)
+    assert next(events).phase == "started"
+    assert gpu_is_held(UUID)
+    assert backend.cancel(order)
+    *_, last = events
+    assert last.cause == "cancelled"
+    assert not gpu_is_held(UUID)
+
+
+def test_no_link_and_nothing_but_a_file_is_locked(shared: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    place = lock_of(UUID)
+    assert place.parent == shared
+    place.symlink_to(secret)
+    with pytest.raises(TrainingError, match="is a link") as refusal, gpu_held(UUID):
+        pass
+    assert refusal.value.cause == "gpu"
+    assert not gpu_is_held(UUID)
+    place.unlink()
+    os.mkfifo(place)
+    with pytest.raises(TrainingError, match="no plain file"), gpu_held(UUID):
+        pass
+    assert secret.read_text() == "secret"
+
+
+def test_a_uuid_leads_out_of_no_folder(shared: Path) -> None:
+    assert lock_of("../../etc/passwd").parent == shared
+
+
+def test_the_lock_is_readable_by_all_whatever_the_mask_is(shared: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        with gpu_held(UUID):
+            assert lock_of(UUID).stat().st_mode & 0o777 == 0o444
+    finally:
+        os.umask(before)
+    assert [path.name for path in shared.iterdir()] == [f"academy-{UUID}.lock"]
+
+
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("flock"), reason="only root can be somebody else")
+def test_another_user_can_hold_it_after_us_and_not_while_we_do(shared: Path) -> None:
+    def held_as_nobody() -> str:
+        program = f"exec 9< {lock_of(UUID).name}; flock -n 9 && echo yes || echo no"
+        done = subprocess.run(["sh", "-c", program], user=65534, group=65534, extra_groups=[], cwd=shared,
+                              capture_output=True, text=True, check=False)  # fmt: skip
+        return done.stdout.strip() or done.stderr
+
+    with gpu_held(UUID):
+        assert held_as_nobody() == "no"
+    assert held_as_nobody() == "yes"

@@ -1,0 +1,241 @@
+"""The runs of a home, watched and ended by any process. Trainers here are small programs in real processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from academy.artifacts import digest_of_file, only_one
+from academy.base_model import resolve
+from academy.cli import main
+from academy.errors import InputError
+from academy.habitat.backend import TrainingEvent, TrainingOrder
+from academy.habitat.process import _Subprocess, ending_of, run_order
+from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, log_of, standing
+from academy.professor import Recipe
+
+POLITE = ""
+DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+FOLLOWER = """
+import subprocess, sys
+from academy.habitat.backend import TrainingOrder
+from academy.habitat.process import _Subprocess, run_order
+order = TrainingOrder.model_validate_json(sys.argv[1])
+for event in run_order(order, lambda: _Subprocess(subprocess.Popen([sys.executable, "-c", sys.argv[2]])), 600):
+    print(event.model_dump_json(), flush=True)
+"""
+
+
+@pytest.fixture
+def order(tmp_path: Path) -> TrainingOrder:
+    file = tmp_path / "train.jsonl"
+    file.write_text("{}\n")
+    return TrainingOrder(
+        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=Recipe(),
+        runs=tmp_path / "home" / "runs", adapters=tmp_path / "home" / "adapters",
+    )  # fmt: skip
+
+
+def trainer(order: TrainingOrder, first: str) -> str:
+    """A program that tells of two steps and its process, and goes on for a minute."""
+    return (
+        f"import os, signal, time; {first}"
+        "from pathlib import Path; from academy.habitat.trainer.events import EventWriter; "
+        f"events = EventWriter(Path({str(order.folder / 'events.jsonl')!r})); "
+        "events.write('started', message=str(os.getpid())); events.write('step', step=1, steps=9, loss=2.0); "
+        "events.write('step', step=2, steps=9, loss=1.0); time.sleep(60)"
+    )
+
+
+class Elsewhere:
+    """A training that another process follows."""
+
+    def __init__(self, order: TrainingOrder, first: str) -> None:
+        self.order = order
+        self.follower = subprocess.Popen(
+            [sys.executable, "-c", FOLLOWER, order.model_dump_json(), trainer(order, first)], stdout=subprocess.PIPE
+        )
+        self.heard = [self.hear() for _ in range(3)]
+        self.trainer = int(self.heard[0].message)
+
+    def hear(self) -> TrainingEvent:
+        assert self.follower.stdout
+        return TrainingEvent.model_validate_json(self.follower.stdout.readline())
+
+    def is_there(self) -> bool:
+        return Path(f"/proc/{self.trainer}").exists()
+
+
+@pytest.fixture
+def start(order: TrainingOrder) -> Iterator[Callable[[str], Elsewhere]]:
+    made: list[Elsewhere] = []
+
+    def begin(first: str = POLITE) -> Elsewhere:
+        made.append(Elsewhere(order, first))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.follower.kill()
+        one.follower.wait()
+        if one.follower.stdout:
+            one.follower.stdout.close()
+        if one.is_there():
+            os.kill(one.trainer, signal.SIGKILL)
+
+
+Academy = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def academy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Academy]:
+    """Runs `academy habitat` in this process."""
+    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    logger = logging.getLogger("academy")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["academy", "habitat", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        found = capsys.readouterr()
+        return int(ended.value.code or 0), found.out, found.err
+
+    yield run
+    logger.handlers, logger.level, logger.propagate = before
+
+
+@pytest.mark.parametrize("first", [POLITE, DEAF])
+def test_a_training_is_cancelled_from_another_process_and_goes_on(
+    start: Callable[[str], Elsewhere], first: str
+) -> None:
+    running = start(first)
+    folder = running.order.folder
+    (folder / "checkpoints").mkdir()
+    assert standing(folder).status == "running"
+    found = cancel_run(folder)
+    assert (found.status, found.cause, found.step, found.loss) == ("cancelled", "cancelled", 2, 1.0)
+    last = running.hear()
+    assert (last.n, last.phase, last.cause) == (4, "failed", "cancelled")
+    assert running.follower.wait(timeout=30) == 0
+    assert not running.is_there()
+    assert not is_followed(folder)
+    assert (folder / "checkpoints").is_dir()
+    with pytest.raises(InputError, match="is not running"):
+        cancel_run(folder)
+    again = start(POLITE)  # what was left of the cancelling ends nothing; it tells first what was before
+    assert [event.n for event in again.heard] == [1, 2, 3]
+    begun = again.hear()
+    again.trainer = int(begun.message)
+    assert (begun.n, begun.phase) == (4, "started")
+    assert standing(folder).status == "running"
+    assert cancel_run(folder).attempts == 2
+
+
+def test_the_commands_tell_of_a_training_and_end_it(
+    start: Callable[[], Elsewhere], academy: Academy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACADEMY_PRICE_PER_HOUR", "3.5")
+    running = start()
+    name = running.order.folder.name
+    code, out, _ = academy("runs", "--json")
+    (told,) = json.loads(out)
+    assert (code, told["run"], told["status"], told["step"], told["steps"]) == (0, name, "running", 2, 9)
+    assert "running" in academy("runs")[1]
+    for said in (name[:6], f"training-{name}", running.order.digest):
+        code, out, _ = academy("status", said, "--json")
+        assert (code, json.loads(out)["best_loss"]) == (0, 1.0)
+    assert json.loads(out)["cost"] == pytest.approx(json.loads(out)["seconds"] / 3600 * 3.5)
+    assert "22.2 %" in academy("status", name)[1]
+    lines = json.loads(academy("logs", name, "--json")[1])["lines"]
+    assert [one["line"] for one in lines] == [1, 2, 3]
+    code, out, _ = academy("cancel", name)
+    assert (code, out) == (0, f"The training {name} is cancelled at step 2 of 9; its checkpoint stays.\n")
+    code, out, err = academy("cancel", name)
+    assert (code, out) == (2, "")
+    assert err == f"The training {name} is not running. `academy habitat runs` tells which are.\n"
+    followed = academy("logs", name, "--follow")[1].splitlines()
+    assert [int(one.split()[0]) for one in followed] == [1, 2, 3, 4]
+    assert "was cancelled" in followed[-1]
+    assert json.loads(academy("logs", name, "--follow", "--json")[1].splitlines()[1])["text"].startswith("step 1 of 9")
+    assert "cancelled" in academy("status", name)[1]
+
+
+def test_a_run_that_is_not_there_or_not_one_is_refused(tmp_path: Path, academy: Academy) -> None:
+    assert academy("runs")[1] == "No trainings yet.\n"
+    for name in ("abc1", "abc2"):
+        (tmp_path / "home" / "runs" / name).mkdir(parents=True)
+    assert "There is no training 9" in academy("status", "9")[2]
+    assert "There is no training training-" in academy("status", "training-")[2]
+    assert "There is no training .." in academy("status", "..")[2]
+    assert "abc may be abc1, abc2. Say more of its digest." in academy("cancel", "abc")[2]
+    assert find_run(tmp_path / "home" / "runs", "abc2").name == "abc2"
+
+
+def test_runs_are_listed_the_newest_first_and_one_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    for name, at in (("old", 10.0), ("new", 20.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "events.jsonl").write_text(
+            TrainingEvent(n=1, at=at, phase="started").model_dump_json() + "\n"
+        )
+    (tmp_path / "spoilt").mkdir()
+    (tmp_path / "spoilt" / "events.jsonl").write_text("no event\n")
+    (tmp_path / "link").symlink_to(tmp_path / "old")
+    assert [(name, one.status) for name, one in all_runs(tmp_path)] == [
+        ("new", "failed"), ("old", "failed"), ("spoilt", "failed"),
+    ]  # fmt: skip
+    assert "cannot be read" in str(all_runs(tmp_path)[-1][1].error)
+
+
+def test_a_look_hinders_nobody_who_starts(tmp_path: Path) -> None:
+    """To look is to share the lock for a moment; whoever takes it tries again."""
+    program = (
+        "import sys; from pathlib import Path; from academy.artifacts import is_held; print(1, flush=True)\n"
+        f"while True: is_held(Path({str(tmp_path / 'lock')!r}))"
+    )
+    (tmp_path / "lock").touch()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as looks:
+        assert looks.stdout
+        looks.stdout.readline()
+        for _ in range(200):
+            with only_one(tmp_path / "lock", "It runs."):
+                pass
+        looks.kill()
+
+
+@pytest.mark.parametrize(
+    ("code", "before", "now", "cause"),
+    [(-9, 3, 4, "memory"), (-9, 3, 3, "killed"), (-9, None, 4, "killed"), (-9, 3, None, "killed"),
+     (-15, 3, 4, "killed"), (1, 3, 4, "killed")],
+)  # fmt: skip
+def test_a_kill_while_the_kernel_counted_one_was_for_want_of_memory(
+    code: int, before: int | None, now: int | None, cause: str
+) -> None:
+    assert ending_of(code, before, now).cause == cause
+
+
+@pytest.mark.parametrize(("counts", "cause"), [((5, 6), "memory"), ((5, 5), "killed")])
+def test_a_trainer_that_was_killed_for_memory_says_so(
+    order: TrainingOrder, counts: tuple[int, int], cause: str
+) -> None:
+    """The kill is real, the count is not: to run this machine out of memory would end more than this."""
+    count = iter(counts)
+
+    def started() -> _Subprocess:
+        program = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+        return _Subprocess(subprocess.Popen(program), lambda: next(count))
+
+    (last,) = run_order(order, started, 600)
+    assert (last.phase, last.cause) == ("failed", cause)
+    assert ("ran out of memory" in last.message) == (cause == "memory")
+    assert standing(order.folder).cause == cause
+    assert [one.text for one in log_of(order.folder, follow=True)] == [f"failed {last.message}"]

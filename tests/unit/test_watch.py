@@ -1,0 +1,156 @@
+"""A training is known from its events alone: pure, so all that can happen to one is tried here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from academy.habitat.backend import TrainingEvent
+from academy.habitat.watch import KILLED, attempts, line, progress
+
+
+def events(*told: dict[str, Any]) -> list[TrainingEvent]:
+    """Numbered from 1; `at` is as it is said, else one second after the event before."""
+    found: list[TrainingEvent] = []
+    for n, one in enumerate(told, 1):
+        at = found[-1].at + 1 if found else 1000.0
+        found.append(TrainingEvent.model_validate({"n": n, "at": at, **one}))
+    return found
+
+
+def step(number: int, at: float, loss: float = 1.0, **more: Any) -> dict[str, Any]:
+    return {"phase": "step", "step": number, "steps": 10, "at": at, "loss": loss, "epoch": number / 5, **more}
+
+
+STARTED: dict[str, Any] = {"phase": "started", "at": 1000.0}
+
+
+def test_a_running_training_tells_where_it_is_and_when_it_ends() -> None:
+    found = progress(
+        events(
+            STARTED,
+            {"phase": "contract", "at": 1010.0},
+            step(1, 1020, 3.0, rate=90.0, memory=50),
+            step(2, 1024, 2.0, rate=100.0, memory=80),
+            {"phase": "step", "step": 2, "steps": 10, "at": 1030.0, "eval_loss": 2.5, "memory": 70},
+            step(4, 1034, 2.5, rate=300.0, memory=80),
+        ),
+        followed=True,
+    )
+    assert (found.status, found.phase, found.attempts) == ("running", "step", 1)
+    assert (found.step, found.steps, found.percent, found.epoch) == (4, 10, 40.0, 0.8)
+    assert (found.loss, found.best_loss, found.average_loss, found.best_eval_loss) == (2.5, 2.0, 2.5, 2.5)
+    assert (found.rate, found.memory) == (100.0, 80)
+    assert found.eta == 6 * 4.5  # steps took 4 s, and 5 s each
+    assert (found.began, found.told, found.seconds) == (1000.0, 1034.0, 34.0)
+    assert (found.energy, found.cost, found.error) == (None, None, None)
+
+
+def test_a_gap_between_two_attempts_is_in_no_sum_and_no_median() -> None:
+    told = events(
+        STARTED,
+        step(1, 1010, rate=100.0),
+        step(2, 1012, rate=100.0),
+        {"phase": "started", "at": 90_000.0},
+        step(2, 90_010, 5.0, rate=7.0),
+        step(3, 90_013, 1.0, rate=80.0),
+        step(4, 90_016, 1.0, rate=90.0),
+    )
+    found = progress(told, followed=True, price=3600.0)
+    assert [len(one) for one in attempts(told)] == [3, 4]
+    assert found.seconds == 12 + 16
+    assert found.cost == 28.0
+    assert found.eta == 6 * 3.0
+    assert found.rate == 80.0
+    assert found.average_loss == pytest.approx((1 + 5 + 1 + 1) / 4)  # step 2 was done again, and counts once
+    just_resumed = progress(told[:5], followed=True)
+    assert just_resumed.eta is None  # one report says nothing of a step's time
+    assert just_resumed.step == 2
+
+
+def test_one_slow_step_changes_no_expectation() -> None:
+    steady = [step(number, 1000 + 2 * number) for number in range(1, 7)]
+    slept = [*steady, step(7, 9000), step(8, 9002)]
+    assert progress(events(*slept), followed=True).eta == 2 * 2.0
+
+
+@pytest.mark.parametrize(
+    ("last", "followed", "status", "error"),
+    [
+        ({"phase": "done", "adapter": "a" * 64}, False, "finished", None),
+        ({"phase": "failed", "message": "no", "cause": "disk"}, False, "failed", "no"),
+        ({"phase": "failed", "message": "no", "cause": "disk"}, True, "running", None),
+        ({"phase": "failed", "message": "by a person", "cause": "cancelled"}, False, "cancelled", "by a person"),
+        ({"phase": "checkpoint", "step": 3, "steps": 10}, False, "failed", KILLED),
+        ({"phase": "checkpoint", "step": 3, "steps": 10}, True, "running", None),
+    ],
+)
+def test_how_it_stands_is_told_by_its_last_word_and_by_who_follows(
+    last: dict[str, Any], followed: bool, status: str, error: str | None
+) -> None:
+    found = progress(events(STARTED, last), followed=followed)
+    assert (found.status, found.error) == (status, error)
+    assert found.eta is None
+    assert bool(found.adapter) == (status == "finished")
+
+
+def test_without_events_it_prepares_or_was_killed() -> None:
+    assert progress([], followed=True).status == "preparing"
+    assert progress([], followed=False).error == KILLED
+
+
+def test_energy_is_summed_over_attempts_and_never_guessed() -> None:
+    first = [STARTED, step(1, 1010, energy=100.0), step(2, 1012, energy=250.0)]
+    unreported: dict[str, Any] = {"phase": "started", "at": 2000.0}
+    second = [{"phase": "started", "at": 3000.0}, step(3, 3010, energy=40.0), {"phase": "done", "energy": 60.0}]
+    ended: dict[str, Any] = {"phase": "failed", "cause": "killed"}  # by a backend, which has no counter
+    assert progress(events(*first), followed=True).energy == 250.0
+    assert progress(events(*first, ended, unreported, ended, *second), followed=False).energy == 310.0
+    uncounted = [STARTED, step(1, 1010)]
+    assert progress(events(*uncounted), followed=True).energy is None
+    assert progress(events(*first, *uncounted), followed=True).energy is None
+
+
+def test_a_foreign_trainers_events_are_one_attempt() -> None:
+    found = progress(events(step(1, 1000), step(2, 1003)), followed=True)
+    assert (found.attempts, found.seconds, found.eta) == (1, 3.0, 24.0)
+
+
+def test_events_are_told_in_words_with_number_and_time() -> None:
+    told = events(
+        {"phase": "started", "message": "order abc", "at": 0.5}, step(1, 1.25, 2.0),
+        {"phase": "step", "step": 1, "steps": 10, "eval_loss": 1.5}, {"phase": "checkpoint", "step": 1},
+    )  # fmt: skip
+    assert [(one.line, one.text) for one in map(line, told)] == [
+        (1, "started order abc"),
+        (2, "step 1 of 10, epoch 0.20, loss 2.0000"),
+        (3, "step 1 of 10, epoch 0.00, evaluation loss 1.5000"),
+        (4, "checkpoint 1"),
+    ]
+    assert line(told[1]).time == "1970-01-01T00:00:01.250+00:00"
+
+
+@given(
+    st.lists(
+        st.builds(
+            TrainingEvent,
+            n=st.integers(0, 99),
+            at=st.floats(0, 1e10),
+            phase=st.sampled_from(["started", "contract", "step", "checkpoint", "done", "failed"]),
+            step=st.integers(0, 99),
+            steps=st.integers(0, 99),
+            loss=st.none() | st.floats(-1e6, 1e6),
+            energy=st.none() | st.floats(0, 1e9),
+        )
+    ),
+    st.booleans(),
+)
+def test_no_events_are_too_strange(told: list[TrainingEvent], followed: bool) -> None:
+    """Clocks are set back, files are edited: figures stay finite, times and costs are never negative."""
+    found = progress(told, followed=followed, price=2.0)
+    assert found.seconds >= 0
+    assert found.cost is None or found.cost >= 0
+    assert found.eta is None or found.eta >= 0
