@@ -22,6 +22,7 @@ from academy.habitat.backend import TrainingOrder
 from academy.ledger import Champion, Row
 from academy.professor import Decision, Recipe
 from academy.succession import Acted, act, approve, settle
+from academy.tuning import Tuned
 from academy.verification import Verified
 from academy.workplace import Workplace
 
@@ -61,19 +62,31 @@ def choose_recipe(dataset: Dataset, overrides: stages.Overrides, base_model: str
 
 
 @task(name="decide", timeout_seconds=600, persist_result=True, **_again)
-def decide(dataset: Dataset, recipe: Recipe, base_model: str | None, *, force: bool) -> Decision:
-    """Does training pay now?"""
+def decide(dataset: Dataset, recipe: Recipe, base_model: str | None, *, force: bool, to_tune: bool = False) -> Decision:
+    """Does training pay now? With `to_tune`, by a recipe that will be searched around this one."""
     work = Workplace.open(base_model)
-    return stages.decide(work, force=force, order=stages.place_order(work, dataset, recipe), dataset=dataset)
+    order = stages.place_order(work, dataset, recipe)
+    return stages.decide(work, force=force, order=order, dataset=dataset, to_tune=to_tune)
+
+
+@task(name="tune recipe", timeout_seconds=24 * 3600, persist_result=True, **_again)
+def tune_recipe(
+    dataset: Dataset, overrides: stages.Overrides, trials: int, minutes: float | None, base_model: str | None
+) -> Tuned:
+    """A search around the professor's recipe, on a part of the training side; one that was killed goes on."""
+    work = Workplace.open(base_model)
+    return stages.tune(work, dataset, stages.search_for(work, dataset, overrides, trials), minutes)
 
 
 @task(name="train", timeout_seconds=12 * 3600, persist_result=True, **_again)
-def train_challenger(dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None) -> Version:
+def train_challenger(
+    dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None, tuned: Tuned | None = None
+) -> Version:
     """A training in a process of its own, followed in MLflow, registered as a version."""
     work = Workplace.open(base_model)
     order: TrainingOrder = stages.place_order(work, dataset, recipe)
     tags = {"prefect.flow_run": str(flow_run.get_id() or ""), "academy.decision": decision.because}
-    return stages.train(work, order, dataset, tags, meanwhile=_warm_up)
+    return stages.train(work, order, dataset, tags, meanwhile=_warm_up, tuned=tuned)
 
 
 @task(name="examine", timeout_seconds=6 * 3600, persist_result=True, **_again)
