@@ -167,6 +167,7 @@ def choose_recipe(
     examples: int | None = None,
     tokens: int | None = None,
     gpu: bool = False,
+    pack: bool = True,
     rank: int | None = None,
     learning_rate: float | None = None,
     epochs: int | None = None,
@@ -175,7 +176,8 @@ def choose_recipe(
     """A recipe for a base model, a dataset and a device; what is given by hand stays.
 
     `longest` is of one example in tokens, `tokens` of all `examples` together, both None where there is no dataset
-    yet. `gpu` says that it is trained on one. How much of it fits is no question here: academy.placing asks it.
+    yet. `gpu` says that it is trained on one; without `pack` examples never share rows. How much of it fits is no
+    question here: academy.placing asks it.
 
     Small models need large steps: 2e-4 is right for billions of parameters and teaches a model of millions nothing.
     """
@@ -186,7 +188,7 @@ def choose_recipe(
     else:
         recipe = Recipe(learning_rate=5e-4, epochs=4) if parameters < LARGE_MODEL else Recipe()
         changes |= {"dropout": _dropout(parameters, examples), "epochs": _passes(recipe.epochs, examples)}
-        if gpu and examples and tokens and (in_a_row := fitting * examples // tokens) >= MUCH_SHORTER:
+        if gpu and pack and examples and tokens and (in_a_row := fitting * examples // tokens) >= MUCH_SHORTER:
             # a batch counts rows then, so a step keeps about as many examples as it had
             changes |= {"packing": True, "accumulation": max(1, round(recipe.accumulation / in_a_row))}
     given = {"rank": rank, "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}

@@ -169,6 +169,7 @@ def choose_for(work: Workplace, longest: int, overrides: Overrides, dataset: Dat
         examples=dataset.examples if dataset else None,
         tokens=dataset.tokens if dataset else None,
         gpu=first_device(work) == "cuda",
+        pack=work.settings.packing,
         batch_size=overrides.batch_size,
         **fixed(work, overrides),
     )
