@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from academy.artifacts import digest_of_file
+from academy.base_model import resolve
 from academy.habitat.adapter import read_adapter
+from academy.habitat.backend import TrainingOrder
+from academy.habitat.process import ProcessBackend
+from academy.professor import Recipe
 from academy.tuning import DEV_SHARE, RECORD, Tuned
-from tests.campaign.house import Ended, Home, write_topics
+from tests.campaign.house import TOPICS, Ended, Home, write_topics
 
-OPTIONS = ("--epochs", "3", "--batch-size", "16", "--tune", "3", "--json")
+OPTIONS = ("--epochs", "2", "--batch-size", "16", "--tune", "2", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +63,10 @@ def found(evolved: Ended) -> Tuned:
 
 
 def test_a_killed_search_does_not_repeat_what_was_done(evolved: Ended, found: Tuned) -> None:
-    assert [trial.number for trial in found.trials] == [0, 1, 2]
-    assert "trial 1 of 3" not in evolved.err
-    assert "trial 3 of 3" in evolved.err
-    assert {trial.recipe.epochs for trial in found.trials} == {3}
+    assert [trial.number for trial in found.trials] == [0, 1]
+    assert "trial 1 of 2" not in evolved.err
+    assert "trial 2 of 2" in evolved.err
+    assert {trial.recipe.epochs for trial in found.trials} == {2}
     assert {trial.recipe.dev_share for trial in found.trials} == {DEV_SHARE}
     assert found.trials[0].words == "the professor's recipe"
 
@@ -106,6 +112,34 @@ def test_the_same_search_again_gives_what_it_found_at_once(home: Home, evolved: 
     assert again.json["adapter"]["digest"] == evolved.json["adapter"]["digest"]
     told = home.run("train", *OPTIONS[:-1])
     assert f"Found in {found.sentence}." in told.out
-    dry = home.run("evolve", "--dry-run", *OPTIONS[:-1], ACADEMY_MIN_NEW_LESSONS="1")
+    dry = home.run("evolve", "--dry-run", *OPTIONS[:-1])
     assert f"The recipe was found in {found.sentence}." in dry.out
-    assert "examined already" in dry.out
+    another = home.run("evolve", "--dry-run", *OPTIONS[:-1], "--rank", "8")
+    assert "The recipe would be searched first, in 2 trials" in another.out
+
+
+def test_whoever_stops_reading_a_trial_ends_its_trainer(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    rows = [{"instruction": topic, "input": "", "output": answer} for topic, answer in TOPICS.items()]
+    file.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    order = TrainingOrder(
+        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file),
+        recipe=Recipe(epochs=6, batch_size=2, accumulation=1, max_length=128, dev_share=0.3),
+        runs=tmp_path / "runs", adapters=tmp_path / "adapters",
+    )  # fmt: skip
+    events: Any = ProcessBackend(gpu="").train(order)
+    evaluated = next(event for event in events if event.eval_loss is not None)
+    assert evaluated.step < evaluated.steps
+    mark = str(order.folder).encode()
+    assert _commands_with(mark)
+    events.close()
+    assert not _commands_with(mark)
+    assert not order.adapters.exists()
+
+
+def _commands_with(mark: bytes) -> list[bytes]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended while we looked
+            found.append(path.read_bytes())
+    return [command for command in found if mark in command]

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from academy import stages
 from academy.base_model import resolve
+from academy.curriculum.dataset import Dataset
 from academy.errors import InputError, TrainingError
 from academy.habitat.backend import Phase, TrainingEvent, TrainingOrder
 from academy.professor import Recipe
+from academy.settings import Settings
 from academy.tuning import (
     DEV_SHARE,
     JOURNAL,
@@ -24,6 +27,7 @@ from academy.tuning import (
     refuse_few,
     space_around,
 )
+from academy.workplace import Workplace
 
 START = Recipe(learning_rate=5e-3, epochs=6, batch_size=8, accumulation=1)
 STEPS = 12
@@ -222,6 +226,21 @@ def test_a_search_in_which_nothing_ends_is_refused_and_begins_anew(make: Make) -
         held(search, Trainer(fails=dict.fromkeys(range(3), "loss")))
     assert search.kept(60) is None
     assert len(held(search, Trainer()).trials) == 3
+
+
+def test_an_examined_recipe_speaks_against_a_training_but_not_against_a_search_around_it(tmp_path: Path) -> None:
+    work = Workplace(Settings().model_copy(update={"home": tmp_path}))
+    dataset = Dataset(
+        digest="1" * 64, path=tmp_path, train_digest="2" * 64, examples=200, holdout=0, lessons=200, cursor=200,
+        tokens=2000, longest=20, funnel={}, contradictions=(),
+    )  # fmt: skip
+    order = stages.place_order(work, dataset, START)
+    body = {"order": order.digest, "outcome": "HOLD", "dataset": dataset.digest, "cursor": 0}
+    work.ledger.append("verdict", "verdict:1", body)
+    for to_tune, names in ((False, ["not examined yet"]), (True, [])):
+        decision = stages.decide(work, force=True, order=order, dataset=dataset, to_tune=to_tune)
+        assert [reason.name for reason in decision.reasons if reason.name == "not examined yet"] == names
+        assert decision.train is to_tune
 
 
 # --- once, whatever happens ----------------------------------------------------------------------------------------
