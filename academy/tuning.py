@@ -413,7 +413,9 @@ def _next(study: Study, search: Search) -> Asked:
     under_way = [trial for trial in known if trial.state == TrialState.RUNNING]
     number = under_way[0].number if under_way else sum(trial.state != TrialState.WAITING for trial in known)
     study.sampler = TPESampler(
-        seed=(int(search.key[:8], 16) + number) % 2**32, n_startup_trials=min(10, max(2, search.trials // 3))
+        multivariate=True,  # what rsLoRA is good for hangs on the learning rate
+        seed=(int(search.key[:8], 16) + number) % 2**32,
+        n_startup_trials=min(10, max(2, search.trials // 3)),
     )
     if under_way:
         return Asked(study, under_way[0]._trial_id)
