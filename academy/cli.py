@@ -37,6 +37,15 @@ keys_app = typer.Typer(
 app.add_typer(keys_app, name="keys")
 
 Repo = Annotated[list[Path] | None, typer.Option("--repo", help="A git repository to learn from; repeatable.")]
+Tune = Annotated[
+    int | None,
+    typer.Option(
+        "--tune", min=1, max=500, help="Search the recipe first, in so many trials; never on what is held out."
+    ),
+]
+TuneMinutes = Annotated[
+    float | None, typer.Option("--tune-minutes", min=0.01, help="For so many minutes at most (ACADEMY_TUNE_MINUTES).")
+]
 
 
 @app.command()
@@ -53,6 +62,8 @@ def evolve(
     learning_rate: Annotated[float | None, typer.Option(min=1e-9, max=1e-2, help="Learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=20, help="Passes over the dataset.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a step.")] = None,
+    tune: Tune = None,
+    tune_minutes: TuneMinutes = None,
     json: Json = False,
 ) -> None:
     """Run the whole loop: experience, dataset, decision, training, arena, promotion."""
@@ -67,6 +78,8 @@ def evolve(
         base_model=base_model,
         force=force,
         overrides=overrides,
+        tune=tune,
+        tune_minutes=tune_minutes,
     )
     run(request, dry_run=dry_run, as_json=json)
 
@@ -295,6 +308,8 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(min=1e-9, max=1e-2)] = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=20)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, max=128)] = None,
+    tune: Tune = None,
+    tune_minutes: TuneMinutes = None,
     json: Json = False,
 ) -> None:
     """Train an adapter and register it as a version; it is not examined yet."""
@@ -302,7 +317,7 @@ def train(
     from academy.stages import Overrides
 
     overrides = Overrides(rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
-    commands.train(dataset, repo or [], form, base_model, overrides, as_json=json)
+    commands.train(dataset, repo or [], form, base_model, overrides, tune, tune_minutes, as_json=json)
 
 
 @app.command()

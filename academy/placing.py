@@ -116,6 +116,15 @@ def below(
     return None
 
 
+def first_device(work: Workplace, machine: Inventory | None = None) -> Device:
+    """The device on which a training of this home is tried first: a GPU where there is one that it may use."""
+    in_container = work.settings.training_backend == "container"
+    machine = machine or take_inventory(engine=in_container)
+    # an engine that is not there is told by the backend, with its remedy
+    able = machine.docker.gpus if in_container and machine.docker.version else bool(machine.cuda)
+    return "cuda" if machine.gpus and able and work.settings.enable_gpu else "cpu"
+
+
 class _Here:
     """What is known of home, base model and machine where a training is placed."""
 
@@ -125,10 +134,8 @@ class _Here:
         self.longest = longest
         self.only = only
         self.enable_gpu = work.settings.enable_gpu and only != "cpu"
-        # an engine that is not there is told by the backend, with its remedy
         self.backend: Backend = "container" if in_container and self.machine.docker.version else "process"
-        able = self.machine.docker.gpus if self.backend == "container" else bool(self.machine.cuda)
-        self.first: Device = "cuda" if self.machine.gpus and able and self.enable_gpu else "cpu"
+        self.first: Device = "cpu" if only == "cpu" else first_device(work, self.machine)
         self.shape: Shape | None = None
         self.unknown = ""
         try:

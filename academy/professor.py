@@ -6,6 +6,7 @@ is never looked at for them.
 
 from __future__ import annotations
 
+import hashlib
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,13 @@ SEED_RATE, SEED_EPOCHS, SEED_BATCH = 5e-3, 6, 8
 """For models of millions of parameters."""
 SMALLEST_DATASET = 50
 """Examples after filtering, below which nothing is trained."""
+LARGE_MODEL = 1_000_000_000
+"""Parameters from which few examples are learned by heart."""
+FEW_EXAMPLES, MANY_EXAMPLES, VERY_MANY_EXAMPLES = 1_000, 5_000, 20_000
+"""Below the first a large model is held back by more dropout; from the second on, and again from the third, fewer
+passes are enough and nothing has to be dropped."""
+MUCH_SHORTER = 4
+"""Packing pays where a row holds so many examples of mean length."""
 
 
 class Reason(Record):
@@ -71,6 +79,14 @@ class Recipe(Record):
         if self.patience and not self.dev_share:
             raise ValueError("patience needs a dev_share above 0: without evaluations nothing can end early")
         return self
+
+    def holds_back(self, request: str) -> bool:
+        """Whether the examples of a request are evaluated on, and not trained on.
+
+        By the request alone: the same request is never on both sides, whatever else is in the file.
+        """
+        asked = hashlib.sha256(f"{self.seed}\n{request}".encode()).digest()
+        return int.from_bytes(asked[:8], "big") < self.dev_share * 2**64
 
 
 def checked_recipe(given: dict[str, Any]) -> Recipe:
@@ -159,24 +175,51 @@ def choose_recipe(
     parameters: int,
     longest: int,
     context: int,
+    examples: int | None = None,
+    tokens: int | None = None,
+    gpu: bool = False,
+    pack: bool = True,
     rank: int | None = None,
     learning_rate: float | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
 ) -> Recipe:
-    """A recipe for a base model of so many parameters and examples of so many tokens; what is given by hand stays.
+    """A recipe for a base model, a dataset and a device; what is given by hand stays.
+
+    `longest` is of one example in tokens, `tokens` of all `examples` together, both None where there is no dataset
+    yet. `gpu` says that it is trained on one; without `pack` examples never share rows. How much of it fits is no
+    question here: academy.placing asks it.
 
     Small models need large steps: 2e-4 is right for billions of parameters and teaches a model of millions nothing.
     """
+    fitting = max(128, min(context, 2048, -(-longest // 64) * 64))
+    changes: dict[str, float] = {"max_length": fitting}
     if parameters < 50_000_000:
         recipe = Recipe(learning_rate=SEED_RATE, epochs=SEED_EPOCHS, batch_size=SEED_BATCH, accumulation=1)
-    elif parameters < 1_000_000_000:
-        recipe = Recipe(learning_rate=5e-4, epochs=4, dropout=0.05)
     else:
-        recipe = Recipe(dropout=0.05)
-    fitting = max(128, min(context, 2048, -(-longest // 64) * 64))
+        recipe = Recipe(learning_rate=5e-4, epochs=4) if parameters < LARGE_MODEL else Recipe()
+        changes |= {"dropout": _dropout(parameters, examples), "epochs": _passes(recipe.epochs, examples)}
+        if gpu and pack and examples and tokens and (in_a_row := fitting * examples // tokens) >= MUCH_SHORTER:
+            # a batch counts rows then, so a step keeps about as many examples as it had
+            changes |= {"packing": True, "accumulation": max(1, round(recipe.accumulation / in_a_row))}
     given = {"rank": rank, "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size}
-    changes = {"max_length": fitting, **{name: value for name, value in given.items() if value is not None}}
+    changes |= {name: value for name, value in given.items() if value is not None}
     if rank is not None:
         changes["alpha"] = 2 * rank
     return Recipe.model_validate({**recipe.model_dump(), **changes})
+
+
+def _dropout(parameters: int, examples: int | None) -> float:
+    """The share that is dropped: most where few examples meet a large model, none where there are many."""
+    if examples is None:
+        return 0.05
+    if examples >= MANY_EXAMPLES:
+        return 0.0
+    return 0.1 if examples < FEW_EXAMPLES and parameters >= LARGE_MODEL else 0.05
+
+
+def _passes(usual: int, examples: int | None) -> int:
+    """Epochs: the more examples there are, the fewer."""
+    if examples is None or examples < MANY_EXAMPLES:
+        return usual
+    return min(usual, 2) if examples < VERY_MANY_EXAMPLES else 1

@@ -89,6 +89,12 @@ class Settings(BaseSettings):
     num_epochs: int | None = Field(
         None, ge=1, le=20, validation_alias=_names("NUM_EPOCHS", "DEFAULT_NUM_EPOCHS"), description="empty: chosen"
     )
+    packing: bool = Field(
+        True, validation_alias=_names("PACKING"), description="on a GPU, short examples share rows; 0: never"
+    )
+    tune_minutes: float = Field(
+        60, gt=0, validation_alias=_names("TUNE_MINUTES"), description="that a search for a recipe may take"
+    )
     suites: Annotated[tuple[str, ...], NoDecode] = Field(
         ("recall", "style", "regression", "leak", "coding", "commits"),
         validation_alias=_names("SUITES"),

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from academy import professor
+from academy import professor, tuning
 from academy.admission import refusal
 from academy.approval import open_verdicts
 from academy.arena.verdict import FEWEST_GROUPS, HORIZON
@@ -39,9 +39,10 @@ from academy.habitat.fit import Device, Plan
 from academy.habitat.process import ORDER, read_events
 from academy.habitat.watch import progress
 from academy.ledger import BASE, Row
-from academy.placing import Placement, below, place
+from academy.placing import Placement, below, first_device, place
 from academy.professor import Decision, Recipe
 from academy.succession import waits_for_approval
+from academy.tuning import Search, Tuned, space_around
 from academy.workplace import Workplace
 
 log = logging.getLogger("academy")
@@ -157,21 +158,53 @@ def allowed(work: Workplace) -> set[str]:
 
 def choose(work: Workplace, dataset: Dataset, overrides: Overrides) -> Recipe:
     """The professor's recipe for a dataset, with what the settings and a person fixed."""
-    return choose_for(work, dataset.longest, overrides)
+    return choose_for(work, dataset.longest, overrides, dataset)
 
 
-def choose_for(work: Workplace, longest: int, overrides: Overrides) -> Recipe:
-    """The recipe for examples of so many tokens."""
-    fixed = work.settings
+def choose_for(work: Workplace, longest: int, overrides: Overrides, dataset: Dataset | None = None) -> Recipe:
+    """The recipe for examples of at most so many tokens, on this machine; of a dataset where there is one already."""
     return professor.choose_recipe(
         parameters=work.base.parameters,
         longest=longest,
         context=work.base.context,
-        rank=overrides.rank or fixed.lora_rank,
-        learning_rate=overrides.learning_rate or fixed.learning_rate,
-        epochs=overrides.epochs or fixed.num_epochs,
+        examples=dataset.examples if dataset else None,
+        tokens=dataset.tokens if dataset else None,
+        gpu=first_device(work) == "cuda",
+        pack=work.settings.packing,
         batch_size=overrides.batch_size,
+        **fixed(work, overrides),
     )
+
+
+def fixed(work: Workplace, overrides: Overrides) -> dict[str, Any]:
+    """What a person fixed of what else would be searched, by options or settings; None where nothing is fixed."""
+    settings = work.settings
+    return {
+        "rank": overrides.rank or settings.lora_rank,
+        "learning_rate": overrides.learning_rate or settings.learning_rate,
+        "epochs": overrides.epochs or settings.num_epochs,
+    }
+
+
+def refuse_tuning(work: Workplace, overrides: Overrides) -> None:
+    """Raises InputError where a search for a recipe would have nothing to search; before anything else happens."""
+    tuning.refuse_fixed([name for name, value in fixed(work, overrides).items() if value is not None])
+
+
+def search_for(work: Workplace, dataset: Dataset, overrides: Overrides, trials: int, form: str = "") -> Search:
+    """The search for a dataset's recipe around the professor's. Raises InputError where nothing is left to search."""
+    order = place_order(work, dataset, choose(work, dataset, overrides), form)
+    stays = [name for name, value in fixed(work, overrides).items() if value is not None]
+    return Search(order, space_around(order.recipe, stays), trials)
+
+
+def tune(work: Workplace, dataset: Dataset, search: Search, minutes: float | None = None) -> Tuned:
+    """Hold a search, or give what it found before; within so many minutes or those of the settings.
+
+    Raises as `train` and `academy.tuning.tune` do.
+    """
+    _refuse_overlap(work, dataset)
+    return tuning.tune(work, search, dataset, minutes or work.settings.tune_minutes)
 
 
 def place_order(work: Workplace, dataset: Dataset, recipe: Recipe, form: str = "") -> TrainingOrder:
@@ -189,11 +222,19 @@ def place_order(work: Workplace, dataset: Dataset, recipe: Recipe, form: str = "
 
 
 def decide(
-    work: Workplace, *, force: bool, order: TrainingOrder | None = None, dataset: Dataset | None = None
+    work: Workplace,
+    *,
+    force: bool,
+    order: TrainingOrder | None = None,
+    dataset: Dataset | None = None,
+    to_tune: bool = False,
 ) -> Decision:
-    """Whether training pays now; with an order, also whether it was examined before, and where it would fit."""
+    """Whether training pays now; with an order, also whether it was examined before, and where it would fit.
+
+    With `to_tune` the order's recipe is only where a search begins, so that it was examined is nothing against it.
+    """
     placed = place(work, order.recipe, dataset.longest) if order and dataset else None
-    same = carried_out_as(order, placed) if order and placed else set()
+    same = carried_out_as(order, placed) if order and placed and not to_tune else set()
     champion = work.ledger.champion()
     verdicts = list(work.ledger.rows("verdict"))
     examined = next(
@@ -228,22 +269,22 @@ def train(
     tags: dict[str, str],
     meanwhile: Callable[[], object] = lambda: None,
     only: Device | None = None,
+    tuned: Tuned | None = None,
 ) -> Version:
     """Run an order, follow it in MLflow and register its adapter as a version; on that kind of device only.
 
-    `meanwhile` is called once the trainer runs: what can be prepared while it works. Raises TrainingError, before
+    `meanwhile` is called once the trainer runs: what can be prepared while it works. `tuned` is the search that found
+    the recipe; its record goes into MLflow with the run. Raises TrainingError, before
     anything starts where it would fit nowhere, and ExaminationError where the dataset overlaps with what is examined.
     """
-    rows = read_rows(dataset.train_file)
-    others = guarded_texts(work.settings)
-    refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), others, allowed(work))
+    _refuse_overlap(work, dataset)
     placed = place(work, order.recipe, dataset.longest, only=only)
     placed.require()
     how = {"library": work.settings.training_library, "processes": work.settings.training_processes}
     while True:
         order = changed(order, placed.recipe, placed.plan.model_copy(update=how), placed.changes)
         log.info("training on %s", placed.sentence)
-        last, run = _attempt(work, order, dataset, placed, tags, meanwhile)
+        last, run = _attempt(work, order, dataset, placed, tags, meanwhile, tuned)
         if last.phase == "done":
             break
         lower = below(work, placed, dataset.longest, only=only) if last.cause == "memory" else None
@@ -261,6 +302,12 @@ def train(
     version = work.versions.register(adapter, run, parent=champion.version, generation=champion.generation + 1)
     log.info("%s is registered: adapter %s", version.name, version.adapter[:12])
     return version
+
+
+def _refuse_overlap(work: Workplace, dataset: Dataset) -> None:
+    rows = read_rows(dataset.train_file)
+    others = guarded_texts(work.settings)
+    refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), others, allowed(work))
 
 
 def changed(
@@ -288,12 +335,16 @@ def _attempt(
     placed: Placement,
     tags: dict[str, str],
     meanwhile: Callable[[], object],
+    tuned: Tuned | None,
 ) -> tuple[TrainingEvent, TrackedRun]:
     """One order from its first event to its last, in its MLflow run."""
     events = choose_backend(work.settings, placed.route.gpu).train(order)
     first = next(events)
     meanwhile()
-    run = TrackedRun(work.mlflow, order, dataset, tags | placed.tags | {BASE_TAG: work.base.digest})
+    found = tuned.tags if tuned else {}
+    run = TrackedRun(work.mlflow, order, dataset, tags | found | placed.tags | {BASE_TAG: work.base.digest})
+    if tuned:
+        run.keep("tuning/trials.json", tuned.model_dump(mode="json"))
     if placed.prediction:
         run.metrics({PREDICTED: float(placed.prediction.measurable)})
     told = [first]

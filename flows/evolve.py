@@ -22,6 +22,8 @@ Rank = Annotated[int | None, Field(ge=4, le=256)]
 Rate = Annotated[float | None, Field(gt=0, le=1e-2)]
 Epochs = Annotated[int | None, Field(ge=1, le=20)]
 Batch = Annotated[int | None, Field(ge=1, le=128)]
+Trials = Annotated[int | None, Field(ge=1, le=500)]
+Minutes = Annotated[float | None, Field(gt=0)]
 
 
 @flow(name="evolve", persist_result=True, validate_parameters=True)
@@ -35,6 +37,8 @@ def evolve(
     learning_rate: Rate = None,
     num_epochs: Epochs = None,
     batch_size: Batch = None,
+    tune: Trials = None,
+    tune_minutes: Minutes = None,
 ) -> dict[str, Any]:
     """Turn new experience into an adapter that is examined and, if it is better, promoted.
 
@@ -48,6 +52,8 @@ def evolve(
         learning_rate: Learning rate, up to 0.01; empty to let the professor choose.
         num_epochs: Passes over the dataset, 1 to 20; empty to let the professor choose.
         batch_size: Examples a step, 1 to 128; empty to let the professor choose.
+        tune: Trials in which the recipe is searched first, on a part of the training side; empty for no search.
+        tune_minutes: Minutes that the search may take; empty for ACADEMY_TUNE_MINUTES.
     """
     watch = _Stopwatch()
     overrides = Overrides(rank=lora_rank, learning_rate=learning_rate, epochs=num_epochs, batch_size=batch_size)
@@ -58,8 +64,15 @@ def evolve(
         dataset = loop.curate_dataset(repositories(repositories_read, settings.workspace_root), base_model)
         watch.lap("dataset")
         recipe = loop.choose_recipe(dataset, overrides, base_model)
-        decision = loop.decide(dataset, recipe, base_model, force=force)
+        decision = loop.decide(dataset, recipe, base_model, force=force, to_tune=bool(tune))
         watch.lap("decision")
+        tuned = None
+        if tune and decision.train:
+            tuned = loop.tune_recipe(dataset, overrides, tune, tune_minutes, base_model)
+            recipe = tuned.recipe
+            watch.lap("tuning")
+            decision = loop.decide(dataset, recipe, base_model, force=force)
+            watch.lap("second decision")
         told = {
             "decision": {**decision.model_dump(mode="json"), "because": decision.because},
             "imported": [one.model_dump(mode="json") for one in read],
@@ -68,10 +81,11 @@ def evolve(
             )
             | {"contradictions": len(dataset.contradictions)},
             "recipe": recipe.model_dump(mode="json"),
+            "tuning": tuned.model_dump(mode="json") if tuned else None,
         }
         if not decision.train:
             return told | {"adapter": None, "verdict": None, "promoted": False, "waiting": False, "stages": watch.laps}
-        challenger = loop.train_challenger(dataset, recipe, decision, base_model)
+        challenger = loop.train_challenger(dataset, recipe, decision, base_model, tuned)
         watch.lap("training")
         verdict = loop.examine_challenger(challenger, decision, base_model)
         watch.lap("arena")

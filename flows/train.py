@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from prefect import flow
 
+from academy.tuning import Tuned
 from tasks import loop
 
 
@@ -16,6 +17,7 @@ def train(
     recipe: dict[str, Any] | None = None,
     decision: str = "by hand",
     base_model: str | None = None,
+    tuned: Tuned | None = None,
 ) -> dict[str, Any]:
     """Train on a dataset without asking whether it pays, and register the adapter as a version.
 
@@ -25,5 +27,6 @@ def train(
         recipe: How to train; empty to let the professor choose.
         decision: Why this is trained, for the record.
         base_model: 'seed', a folder or a Hugging Face name; empty for ACADEMY_BASE_MODEL.
+        tuned: The search that found the recipe; empty where there was none.
     """
-    return loop.train_here(dataset, device, recipe, decision, base_model)
+    return loop.train_here(dataset, device, recipe, decision, base_model, tuned)

@@ -18,6 +18,7 @@ from academy.errors import TrainingError
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Device
 from academy.habitat.route import POOLS
+from academy.tuning import Tuned
 
 DEPLOYMENTS: dict[Device, str] = {"cuda": "train/gpu", "cpu": "train/cpu"}
 POLL_SECONDS = 1.0
@@ -37,7 +38,9 @@ def pools_alive() -> list[Device]:
     return found
 
 
-def train_on(device: Device, order: TrainingOrder, decision: str, base_model: str | None) -> str:
+def train_on(
+    device: Device, order: TrainingOrder, decision: str, base_model: str | None, tuned: Tuned | None = None
+) -> str:
     """Have the pool's worker train, and wait. Returns the version's number.
 
     Raises TrainingError as the training there did, or where its run ended without a word.
@@ -50,6 +53,7 @@ def train_on(device: Device, order: TrainingOrder, decision: str, base_model: st
             "recipe": order.recipe.model_dump(mode="json"),
             "decision": decision,
             "base_model": base_model,
+            "tuned": tuned.model_dump(mode="json") if tuned else None,
         },
         idempotency_key=f"train:{device}:{order.digest}:{_failures(mark)}",
         tags=["academy", mark],

@@ -25,6 +25,7 @@ from academy.habitat.route import POOLS
 from academy.ledger import Champion, Row
 from academy.professor import Decision, Recipe, checked_recipe
 from academy.succession import Acted, act, approve, settle
+from academy.tuning import Tuned
 from academy.verification import Verified
 from academy.workplace import Workplace
 from tasks import dispatch
@@ -67,14 +68,26 @@ def choose_recipe(dataset: Dataset, overrides: stages.Overrides, base_model: str
 
 
 @task(name="decide", timeout_seconds=600, persist_result=True, **_again)
-def decide(dataset: Dataset, recipe: Recipe, base_model: str | None, *, force: bool) -> Decision:
-    """Does training pay now?"""
+def decide(dataset: Dataset, recipe: Recipe, base_model: str | None, *, force: bool, to_tune: bool = False) -> Decision:
+    """Does training pay now? With `to_tune`, by a recipe that will be searched around this one."""
     work = Workplace.open(base_model)
-    return stages.decide(work, force=force, order=stages.place_order(work, dataset, recipe), dataset=dataset)
+    order = stages.place_order(work, dataset, recipe)
+    return stages.decide(work, force=force, order=order, dataset=dataset, to_tune=to_tune)
+
+
+@task(name="tune recipe", timeout_seconds=24 * 3600, persist_result=True, **_again)
+def tune_recipe(
+    dataset: Dataset, overrides: stages.Overrides, trials: int, minutes: float | None, base_model: str | None
+) -> Tuned:
+    """A search around the professor's recipe, on a part of the training side; one that was killed goes on."""
+    work = Workplace.open(base_model)
+    return stages.tune(work, dataset, stages.search_for(work, dataset, overrides, trials), minutes)
 
 
 @task(name="train", timeout_seconds=12 * 3600, persist_result=True, **_again)
-def train_challenger(dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None) -> Version:
+def train_challenger(
+    dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None, tuned: Tuned | None = None
+) -> Version:
     """A training on a work pool whose worker is alive, else in a process of its own; registered as a version."""
     work = Workplace.open(base_model)
     order: TrainingOrder = stages.place_order(work, dataset, recipe)
@@ -84,23 +97,29 @@ def train_challenger(dataset: Dataset, recipe: Recipe, decision: Decision, base_
     for device in pools:
         _warm_up()
         try:
-            return work.versions.get(dispatch.train_on(device, order, decision.because, base_model))
+            return work.versions.get(dispatch.train_on(device, order, decision.because, base_model, tuned))
         except TrainingError as problem:
             if problem.cause != "memory" or device == pools[-1]:
                 raise
             log.warning("%s It goes on on the pool %s.", problem.message, POOLS[pools[-1]])
-    return stages.train(work, order, dataset, _tags(decision.because), meanwhile=_warm_up)
+    return stages.train(work, order, dataset, _tags(decision.because), meanwhile=_warm_up, tuned=tuned)
 
 
 @task(name="train here", timeout_seconds=12 * 3600, persist_result=True, **_again)
 def train_here(
-    dataset: str, device: Device, recipe: dict[str, Any] | None, decision: str, base_model: str | None
+    dataset: str,
+    device: Device,
+    recipe: dict[str, Any] | None,
+    decision: str,
+    base_model: str | None,
+    tuned: Tuned | None = None,
 ) -> dict[str, str]:
     """A training on this pool's kind of device, which is never replaced by the other one."""
     work = Workplace.open(base_model)
     found = read_dataset(work.datasets, dataset)
     chosen = stages.choose(work, found, stages.Overrides()) if recipe is None else checked_recipe(recipe)
-    version = stages.train(work, stages.place_order(work, found, chosen), found, _tags(decision), only=device)
+    order = stages.place_order(work, found, chosen)
+    version = stages.train(work, order, found, _tags(decision), only=device, tuned=tuned)
     return {"version": version.version, "adapter": version.adapter}
 
 

@@ -10,10 +10,12 @@ from typing import Any
 from academy import stages
 from academy.artifacts import Record
 from academy.commands.output import emit, listen, say, table
+from academy.commands.stages import refuse_tuning, show_trials
 from academy.examining import in_words
 from academy.professor import Decision
 from academy.stages import Overrides
 from academy.succession import settle
+from academy.tuning import Tuned
 from academy.workplace import Workplace
 
 
@@ -26,6 +28,8 @@ class Request(Record):
     base_model: str | None
     force: bool
     overrides: Overrides
+    tune: int | None = None  # trials of a search for the recipe
+    tune_minutes: float | None = None
 
 
 def run(request: Request, *, dry_run: bool, as_json: bool) -> None:
@@ -35,6 +39,7 @@ def run(request: Request, *, dry_run: bool, as_json: bool) -> None:
     work = Workplace.open(request.base_model)
     repos = stages.repositories(request.repos, work.settings.workspace_root)
     work.base  # noqa: B018  an unknown base model is refused before anything else happens
+    refuse_tuning(work, request.overrides, request.tune, request.tune_minutes)
     if not dry_run:
         settle(work)
     stages.admit(work, request.lessons, request.tasks)
@@ -75,6 +80,8 @@ def _in_prefect(work: Workplace, repos: list[Path], request: Request) -> dict[st
             learning_rate=fixed.learning_rate,
             num_epochs=fixed.epochs,
             batch_size=fixed.batch_size,
+            tune=request.tune,
+            tune_minutes=request.tune_minutes,
         )
 
 
@@ -82,6 +89,7 @@ def _no(decision: Decision, seconds: float) -> dict[str, Any]:
     return {
         "decision": {**decision.model_dump(mode="json"), "because": decision.because},
         "dataset": None,
+        "tuning": None,
         "adapter": None,
         "verdict": None,
         "promoted": False,
@@ -94,14 +102,21 @@ def _dry_run(work: Workplace, repos: list[Path], request: Request, *, as_json: b
     """What would be trained, and how long: from the measured rate of the last training, where there was one."""
     dataset = stages.curate(work, repos)
     recipe = stages.choose(work, dataset, request.overrides)
+    kept = None
+    if request.tune:
+        minutes = request.tune_minutes or work.settings.tune_minutes
+        kept = stages.search_for(work, dataset, request.overrides, request.tune).kept(minutes)
+        recipe = kept.recipe if kept else recipe
     order = stages.place_order(work, dataset, recipe)
-    decision = stages.decide(work, force=request.force, order=order, dataset=dataset)
+    to_tune = request.tune is not None and kept is None
+    decision = stages.decide(work, force=request.force, order=order, dataset=dataset, to_tune=to_tune)
     rate = stages.last_rate(work)
     seconds = dataset.tokens * recipe.epochs / rate if rate else None
     found = {
         "decision": {**decision.model_dump(mode="json"), "because": decision.because},
         "dataset": dataset.model_dump(mode="json", include={"digest", "path", "examples", "holdout", "tokens"}),
         "recipe": recipe.model_dump(mode="json"),
+        "tuning": kept.model_dump(mode="json") if kept else None,
         "seconds": seconds,
     }
     if as_json:
@@ -109,6 +124,10 @@ def _dry_run(work: Workplace, repos: list[Path], request: Request, *, as_json: b
         return
     verb = "Would train" if decision.train else "Would not train"
     say(f"{verb}: {decision.because}")
+    if kept:
+        say(f"The recipe was found in {kept.sentence}.")
+    elif request.tune:
+        say(f"The recipe would be searched first, in {request.tune} trials; below is where the search begins.")
     say(f"{dataset.examples:,} examples ({dataset.tokens:,} tokens) x {recipe.epochs} epochs, rank {recipe.rank}.")
     say(
         f"About {seconds:,.0f} s of training at the last training's {rate:,.0f} tokens/s, on this machine."
@@ -134,6 +153,8 @@ def _tell(work: Workplace, result: dict[str, Any], seconds: float) -> None:
         for c in verdict["contradicted"][:3]
     ]
     table("What happened", ("stage", "result"), rows)
+    if result["tuning"]:
+        show_trials(Tuned.model_validate(result["tuning"]))
     table("Seconds", ("stage", "s"), [*result["stages"].items(), ("all", f"{seconds:.1f}")])
     if result["waiting"]:
         say(f"v{adapter['version']} waits for approval: academy approve v{adapter['version']}")

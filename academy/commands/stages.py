@@ -13,6 +13,7 @@ from academy.examining import clashes
 from academy.placing import place
 from academy.professor import SMALLEST_DATASET
 from academy.stages import Overrides
+from academy.tuning import Tuned
 from academy.workplace import Workplace
 
 
@@ -62,12 +63,15 @@ def train(
     form: str,
     base_model: str | None,
     overrides: Overrides,
+    tune: int | None = None,
+    tune_minutes: float | None = None,
     *,
     as_json: bool,
 ) -> None:
-    """Train on a dataset without asking whether it pays."""
+    """Train on a dataset without asking whether it pays; with `tune`, by a recipe that is searched first."""
     listen()
     work = Workplace.open(base_model)
+    refuse_tuning(work, overrides, tune, tune_minutes)
     if digest:
         dataset = read_dataset(work.datasets, digest)
     else:
@@ -76,15 +80,43 @@ def train(
         raise InputError(
             f"{dataset.examples} training examples are too few; {SMALLEST_DATASET} are needed.", "Import more lessons."
         )
-    order = stages.place_order(work, dataset, stages.choose(work, dataset, overrides), form)
-    version = stages.train(work, order, dataset, {"academy.decision": "by hand"})
+    tuned = None
+    if tune:
+        tuned = stages.tune(work, dataset, stages.search_for(work, dataset, overrides, tune, form), tune_minutes)
+    recipe = tuned.recipe if tuned else stages.choose(work, dataset, overrides)
+    order = stages.place_order(work, dataset, recipe, form)
+    version = stages.train(work, order, dataset, {"academy.decision": "by hand"}, tuned=tuned)
     if as_json:
         emit(
             {
                 "adapter": {"digest": version.adapter, "version": version.version, "parent": version.parent},
                 "dataset": dataset.model_dump(mode="json", include={"digest", "path", "examples", "holdout"}),
                 "recipe": order.recipe.model_dump(mode="json"),
+                "tuning": tuned.model_dump(mode="json") if tuned else None,
             }
         )
     else:
+        if tuned:
+            show_trials(tuned)
         say(f"{version.name} is registered. Examine it: academy examine {version.name}")
+
+
+def refuse_tuning(work: Workplace, overrides: Overrides, tune: int | None, tune_minutes: float | None) -> None:
+    """Raises InputError for options of a search that make none."""
+    if tune is None and tune_minutes is not None:
+        raise InputError("--tune-minutes belongs to a search.", "Add --tune N, the number of trials.")
+    if tune is not None:
+        stages.refuse_tuning(work, overrides)
+
+
+def show_trials(found: Tuned) -> None:
+    """A search as a table, and what it found."""
+    rows = [
+        (
+            trial.number + 1, trial.words, f"{trial.loss:.4f}" if trial.loss is not None else "-",
+            f"{trial.seconds:.0f}", f"{trial.state}: {trial.because}" if trial.because else trial.state,
+        )
+        for trial in found.trials
+    ]  # fmt: skip
+    table("Trials", ("trial", "recipe", "dev loss", "s", "how it ended"), rows)
+    say(f"Found in {found.sentence}.")

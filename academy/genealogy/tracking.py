@@ -202,6 +202,10 @@ class TrackedRun:
         at = int(time.time() * 1000)
         self.client.log_batch(self.id, metrics=[Metric(name, value, at, 0) for name, value in values.items()])
 
+    def keep(self, name: str, value: dict[str, Any]) -> None:
+        """Keep a JSON object among the run's artifacts; the same again changes nothing."""
+        self.client.log_dict(self.id, value, name)
+
     def _find(self, order: TrainingOrder) -> str | None:
         found = self.client.search_runs(
             [self.experiment], filter_string=f"tags.`{ORDER_TAG}` = '{order.digest}'", max_results=1

@@ -18,6 +18,7 @@ import pytest
 from academy.cli import main
 
 ROOT = Path(__file__).parents[2]
+ALL_FIXED = ("--rank", "8", "--learning-rate", "0.001", "--epochs", "2")
 HEAVY = ("torch", "prefect", "mlflow", "transformers")
 
 
@@ -193,6 +194,10 @@ def test_lessons_are_superseded_with_a_row_in_the_ledger(academy: Academy) -> No
         (("curate", "--repo", "none"), "none is no git repository"),
         (("train", "--dataset", "none"), "There is no dataset none"),
         (("train",), "0 training examples are too few"),
+        (("train", "--tune-minutes", "5"), "--tune-minutes belongs to a search. Add --tune N"),
+        (("evolve", "--tune-minutes", "5"), "--tune-minutes belongs to a search. Add --tune N"),
+        (("train", "--tune", "3", *ALL_FIXED), "there is nothing to search. Leave out --tune"),
+        (("evolve", "--tune", "3", *ALL_FIXED), "there is nothing to search. Leave out --tune"),
         (("status", "--base-model", "./none"), "There is no base model folder ./none"),
         (("decide", "--base-model", "/none/at/all"), "There is no base model folder"),
         (("curate", "--base-model", "~/none"), "There is no base model folder"),
@@ -218,6 +223,9 @@ def test_a_refusal_is_one_line_and_exit_code_two(academy: Academy, arguments: tu
         ("evolve", "--epochs", "0"),
         ("train", "--learning-rate", "0.5"),
         ("evolve", "--learning-rate", "0"),
+        ("evolve", "--tune", "0"),
+        ("train", "--tune", "-1"),
+        ("train", "--tune", "2", "--tune-minutes", "0"),
         ("lessons", "list", "--limit", "0"),
         ("lessons", "add", "only one"),
         ("status", "--no-such-option"),

@@ -13,7 +13,7 @@ from academy.errors import TrainingError
 from academy.genealogy.tracking import BASE_TAG, DEVICE_TAG, EXPERIMENT, MEASURED, PREDICTED, memory_ratios
 from academy.habitat.fit import GIB, usual_plan
 from academy.habitat.hardware import Docker, Gpu, Inventory
-from academy.placing import Placement, below, measured_ratios, place
+from academy.placing import Placement, below, first_device, measured_ratios, place
 from academy.professor import Recipe
 from academy.settings import Settings
 from academy.workplace import Workplace
@@ -39,6 +39,16 @@ def test_a_training_that_fits_is_told_with_its_figures(work: Workplace) -> None:
     assert found.route.place == "cpu"
     assert found.route.need == found.prediction.total
     found.require()
+
+
+def test_a_gpu_is_tried_first_where_it_may_be_used(work: Workplace) -> None:
+    gpu = Gpu(index=0, name="H100", uuid="GPU-1", memory_total=80 * GIB, memory_free=80 * GIB)
+    here = machine(16).model_copy(update={"gpus": (gpu,), "cuda": "13.0"})
+    assert first_device(work, here) == "cuda"
+    assert first_device(work, machine(16)) == "cpu"
+    assert first_device(work, here.model_copy(update={"cuda": ""})) == "cpu"
+    work.settings = work.settings.model_copy(update={"enable_gpu": False})
+    assert first_device(work, here) == "cpu"
 
 
 def with_gpu(free: float, *, memory: float = 64) -> Inventory:

@@ -128,6 +128,62 @@ def test_small_models_take_large_steps() -> None:
     assert rates == [5e-3, 5e-4, 2e-4]
 
 
+SEED = Recipe(learning_rate=5e-3, epochs=6, batch_size=8, accumulation=1, max_length=128)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**8), st.booleans())
+def test_the_seed_models_recipe_hangs_on_neither_dataset_nor_device(examples: int, tokens: int, gpu: bool) -> None:
+    found = choose_recipe(
+        parameters=3_000_000, longest=100, context=2048, examples=examples, tokens=tokens, gpu=gpu
+    )  # fmt: skip
+    assert found == SEED
+
+
+@pytest.mark.parametrize(
+    ("parameters", "examples", "dropout", "epochs"),
+    [
+        (5e8, None, 0.05, 4),
+        (5e8, 500, 0.05, 4),
+        (5e8, 4_999, 0.05, 4),
+        (5e8, 5_000, 0.0, 2),
+        (5e8, 20_000, 0.0, 1),
+        (7e9, None, 0.05, 3),
+        (7e9, 999, 0.1, 3),
+        (7e9, 1_000, 0.05, 3),
+        (7e9, 5_000, 0.0, 2),
+        (7e9, 20_000, 0.0, 1),
+    ],
+)
+def test_few_examples_are_dropped_from_and_many_passed_over_less_often(
+    parameters: float, examples: int | None, dropout: float, epochs: int
+) -> None:
+    found = choose_recipe(parameters=int(parameters), longest=600, context=2048, examples=examples)
+    assert (found.dropout, found.epochs) == (dropout, epochs)
+
+
+def test_short_examples_share_rows_on_a_gpu_and_nowhere_else() -> None:
+    facts: dict[str, Any] = {"parameters": 7_000_000_000, "longest": 2000, "context": 4096, "examples": 1000}
+    packed = choose_recipe(**facts, tokens=200_000, gpu=True)  # 10 a row
+    assert (packed.packing, packed.max_length, packed.batch_size, packed.accumulation) == (True, 2048, 4, 1)
+    some = choose_recipe(**facts, tokens=512_000, gpu=True)  # 4 a row
+    assert (some.packing, some.accumulation) == (True, 1)
+    for others in (
+        {"tokens": 200_000, "gpu": False},
+        {"tokens": 200_000, "gpu": True, "pack": False},
+        {"tokens": 600_000, "gpu": True},
+        {"gpu": True},
+    ):
+        plain = choose_recipe(**facts, **others)
+        assert (plain.packing, plain.accumulation) == (False, 4)
+
+
+def test_what_a_person_fixed_stays_with_any_dataset() -> None:
+    found = choose_recipe(
+        parameters=7_000_000_000, longest=100, context=2048, examples=50_000, tokens=1_000_000, epochs=5, rank=8
+    )
+    assert (found.epochs, found.rank, found.alpha) == (5, 8, 16)
+
+
 def test_what_a_person_fixed_stays() -> None:
     recipe = choose_recipe(
         parameters=3_000_000, longest=100, context=2048, rank=64, learning_rate=1e-3, epochs=2, batch_size=8

@@ -157,6 +157,6 @@ def refuse_leaks(model: Any, row: dict[str, Any]) -> None:
     if not torch.equal(ids, other) and float((ours - theirs).abs().max()) > 1e-3 * float(ours.abs().max()):
         raise TrainingError(
             "With this model's attention, examples that are packed into one row see each other.",
-            "Train without packing.",
+            "Train without packing: ACADEMY_PACKING=0.",
             cause="template",
         )

@@ -6,7 +6,6 @@ evaluated on. Raises TrainingError or TemplateError.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any, NamedTuple
 
 import orjson
@@ -64,7 +63,7 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
             )
     if not order.recipe.dev_share:
         return Rows(rows, [], messages)
-    kept = [_is_dev(conversation, order) for conversation in messages]
+    kept = [order.recipe.holds_back(conversation[-2]["content"]) for conversation in messages]
     found = Rows(
         [row for row, dev in zip(rows, kept, strict=True) if not dev],
         [row for row, dev in zip(rows, kept, strict=True) if dev],
@@ -77,12 +76,6 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
             cause="data",
         )
     return found
-
-
-def _is_dev(conversation: list[Message], order: TrainingOrder) -> bool:
-    """By the request alone: the same request is never on both sides, whatever else is in the file."""
-    asked = f"{order.recipe.seed}\n{conversation[-2]['content']}".encode()
-    return int.from_bytes(hashlib.sha256(asked).digest()[:8], "big") < order.recipe.dev_share * 2**64
 
 
 def _messages(line: bytes) -> list[Message]:

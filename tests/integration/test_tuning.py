@@ -1,0 +1,145 @@
+"""A search for the recipe with real trainings: killed in the middle, gone on with, used, and kept."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from academy.artifacts import digest_of_file
+from academy.base_model import resolve
+from academy.habitat.adapter import read_adapter
+from academy.habitat.backend import TrainingOrder
+from academy.habitat.process import ProcessBackend
+from academy.professor import Recipe
+from academy.tuning import DEV_SHARE, RECORD, Tuned
+from tests.campaign.house import TOPICS, Ended, Home, write_topics
+
+OPTIONS = ("--epochs", "2", "--batch-size", "16", "--tune", "2", "--json")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home of its own."""
+    return Home(tmp_path_factory.mktemp("tuning") / "home")
+
+
+@pytest.fixture(scope="module")
+def killed(home: Home, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """An evolution that is killed in its search's second trial; the names of the two trials' orders."""
+    lessons = write_topics(tmp_path_factory.mktemp("lessons") / "topics.jsonl")
+    started = home.start("evolve", "--lessons", lessons, *OPTIONS, stderr=home.desk / "killed.err")
+    seen: set[str] = set()
+    until = time.monotonic() + 400
+    while len(seen) < 2:
+        assert started.poll() is None, (home.desk / "killed.err").read_text()
+        assert time.monotonic() < until, (home.desk / "killed.err").read_text()
+        seen |= {path.parent.name for path in home.path.glob("runs/tune-*/*/events.jsonl")}
+        time.sleep(0.05)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    home.end()
+    assert home.left_behind() == []
+    return seen
+
+
+@pytest.fixture(scope="module")
+def evolved(home: Home, killed: set[str]) -> Ended:
+    """The same command again."""
+    ended = home.run("evolve", *OPTIONS, timeout=900)
+    assert ended.code == 0, ended.err
+    return ended
+
+
+@pytest.fixture(scope="module")
+def found(evolved: Ended) -> Tuned:
+    """What the search found."""
+    return Tuned.model_validate(evolved.json["tuning"])
+
+
+def test_a_killed_search_does_not_repeat_what_was_done(evolved: Ended, found: Tuned) -> None:
+    assert [trial.number for trial in found.trials] == [0, 1]
+    assert "trial 1 of 2" not in evolved.err
+    assert "trial 2 of 2" in evolved.err
+    assert {trial.recipe.epochs for trial in found.trials} == {2}
+    assert {trial.recipe.dev_share for trial in found.trials} == {DEV_SHARE}
+    assert found.trials[0].words == "the professor's recipe"
+
+
+def test_what_was_found_is_never_worse_and_is_trained_on_all_examples(home: Home, evolved: Ended, found: Tuned) -> None:
+    assert found.own is not None
+    assert found.best.loss is not None
+    assert found.best.loss <= found.own
+    assert evolved.json["recipe"] == found.recipe.model_dump(mode="json")
+    (folder,) = home.path.glob("adapters/*")  # of the trials none
+    adapter = read_adapter(folder)
+    assert adapter.digest == evolved.json["adapter"]["digest"]
+    assert adapter.manifest.recipe == found.recipe
+    assert adapter.manifest.recipe.dev_share == 0
+    assert adapter.manifest.examples == evolved.json["dataset"]["examples"]
+    assert {"tuning", "second decision"} <= set(evolved.json["stages"])
+
+
+def test_a_search_leaves_its_record_and_nothing_else(home: Home, found: Tuned) -> None:
+    (folder,) = home.path.glob("runs/tune-*")
+    assert [path.name for path in folder.iterdir()] == [RECORD]
+    assert Tuned.model_validate_json((folder / RECORD).read_bytes()) == found
+    assert home.left_behind() == []
+    assert len(home.state().runs) == 1
+
+
+def test_mlflow_has_the_search_with_the_run_of_its_recipe(home: Home, found: Tuned) -> None:
+    from mlflow import MlflowClient
+
+    client: Any = MlflowClient(tracking_uri=f"sqlite:///{home.path / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name("academy").experiment_id])
+    assert run.data.tags["academy.tuning"] == found.key
+    assert run.data.tags["academy.tuning.found"] == found.sentence
+    (kept,) = home.path.glob("mlartifacts/**/tuning/trials.json")
+    assert Tuned.model_validate(orjson.loads(Path(kept).read_bytes())) == found
+
+
+def test_the_same_search_again_gives_what_it_found_at_once(home: Home, evolved: Ended, found: Tuned) -> None:
+    again = home.run("train", *OPTIONS)
+    assert again.code == 0, again.err
+    assert "this search was held before" in again.err
+    assert again.json["tuning"] == found.model_dump(mode="json")
+    assert again.json["adapter"]["digest"] == evolved.json["adapter"]["digest"]
+    told = home.run("train", *OPTIONS[:-1])
+    assert f"Found in {found.sentence}." in told.out
+    dry = home.run("evolve", "--dry-run", *OPTIONS[:-1])
+    assert f"The recipe was found in {found.sentence}." in dry.out
+    another = home.run("evolve", "--dry-run", *OPTIONS[:-1], "--rank", "8")
+    assert "The recipe would be searched first, in 2 trials" in another.out
+
+
+def test_whoever_stops_reading_a_trial_ends_its_trainer(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    rows = [{"instruction": topic, "input": "", "output": answer} for topic, answer in TOPICS.items()]
+    file.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
+    order = TrainingOrder(
+        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file),
+        recipe=Recipe(epochs=6, batch_size=2, accumulation=1, max_length=128, dev_share=0.3),
+        runs=tmp_path / "runs", adapters=tmp_path / "adapters",
+    )  # fmt: skip
+    events: Any = ProcessBackend(gpu="").train(order)
+    evaluated = next(event for event in events if event.eval_loss is not None)
+    assert evaluated.step < evaluated.steps
+    mark = str(order.folder).encode()
+    assert _commands_with(mark)
+    events.close()
+    assert not _commands_with(mark)
+    assert not order.adapters.exists()
+
+
+def _commands_with(mark: bytes) -> list[bytes]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it ended while we looked
+            found.append(path.read_bytes())
+    return [command for command in found if mark in command]
