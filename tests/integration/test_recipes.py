@@ -154,7 +154,7 @@ def of_trainers(order: TrainingOrder) -> list[str]:
 def test_two_processes_share_a_training_and_none_outlives_it(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     """By gloo on processors; accumulation is shared, so even the bytes are those of one process."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    two = order("two", Plan(device="cpu", processes=2), accumulation=2)
+    two = order("two", Plan(device="cpu", processes=2), batch_size=2, accumulation=2)
     begun = ProcessBackend(gpu="").train(two)
     assert next(event for event in begun if event.phase == "step").loss is not None
     workers = [line for line in of_trainers(two) if "academy.habitat.trainer " in line]
@@ -167,7 +167,7 @@ def test_two_processes_share_a_training_and_none_outlives_it(order: Order, monke
 
     last = list(ProcessBackend(gpu="").train(two))[-1]
     assert last.phase == "done", last.message
-    one, _ = trained(order("one", accumulation=2))
+    one, _ = trained(order("one", batch_size=2, accumulation=2))
     assert last.adapter.startswith(one.name)
     assert [event.n for event in read_events(two.folder / EVENTS)] == list(range(1, last.n + 1))
 

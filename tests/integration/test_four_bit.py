@@ -1,0 +1,45 @@
+"""A training on base weights of 4 bits, on a CPU; left out where bitsandbytes is not installed (`.ci/run` installs it).
+
+It is no dependency of the tests: PEFT imports it wherever it finds it, which takes two seconds more each time.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from academy.artifacts import digest_of_file
+from academy.base_model import resolve
+from academy.habitat.adapter import read_adapter
+from academy.habitat.backend import TrainingOrder
+from academy.habitat.process import ProcessBackend
+from academy.habitat.trainer.model import load, prepare
+from academy.professor import Recipe
+from tests.campaign.house import TOPICS
+
+pytestmark = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+
+
+def test_a_base_of_four_bits_is_trained_on(tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    rows = [{"instruction": topic, "input": "", "output": answer} for topic, answer in TOPICS.items()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = Recipe(
+        rank=8, alpha=16, epochs=4, learning_rate=5e-3, batch_size=8, accumulation=1, max_length=128, four_bit=True
+    )
+    order = TrainingOrder(
+        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=recipe,
+        runs=tmp_path / "runs", adapters=tmp_path / "adapters",
+    )  # fmt: skip
+    kinds = [type(module).__name__ for module in load(order, prepare(order)).modules()]
+    assert "Linear4bit" in kinds
+
+    events = list(ProcessBackend(gpu="").train(order))
+    assert events[-1].phase == "done", events[-1].message
+    losses = [event.loss for event in events if event.phase == "step" and event.loss is not None]
+    assert losses[-1] < 0.7 * losses[0]
+    trained = read_adapter(order.adapters / events[-1].adapter[:16], base_digest=order.base.digest).manifest
+    assert trained.recipe.four_bit
