@@ -68,7 +68,7 @@ def evolve(
 ) -> None:
     """Run the whole loop: experience, dataset, decision, training, arena, promotion."""
     from academy.commands.evolve import Request, run
-    from academy.stages import Overrides
+    from academy.training import Overrides
 
     overrides = Overrides(rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
     request = Request(
@@ -314,7 +314,7 @@ def train(
 ) -> None:
     """Train an adapter and register it as a version; it is not examined yet."""
     from academy.commands import stages as commands
-    from academy.stages import Overrides
+    from academy.training import Overrides
 
     overrides = Overrides(rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
     commands.train(dataset, repo or [], form, base_model, overrides, tune, tune_minutes, as_json=json)

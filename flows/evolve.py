@@ -15,7 +15,8 @@ from pydantic import Field
 from academy.artifacts import only_one
 from academy.ledger import BASE
 from academy.settings import load_settings
-from academy.stages import Overrides, repositories
+from academy.stages import repositories
+from academy.training import Overrides
 from tasks import loop
 
 Rank = Annotated[int | None, Field(ge=4, le=256)]

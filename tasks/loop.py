@@ -13,7 +13,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from academy import stages, verification
+from academy import stages, training, verification
 from academy.curriculum.dataset import Dataset, read_dataset
 from academy.errors import AcademyError, TrainingError
 from academy.examining import brief_report, hold_examination, publish_verdict, require_verdict
@@ -62,26 +62,26 @@ def curate_dataset(repos: list[Path], base_model: str | None) -> Dataset:
 
 
 @task(name="choose recipe", timeout_seconds=600, persist_result=True, **_again)
-def choose_recipe(dataset: Dataset, overrides: stages.Overrides, base_model: str | None) -> Recipe:
+def choose_recipe(dataset: Dataset, overrides: training.Overrides, base_model: str | None) -> Recipe:
     """The professor's recipe."""
-    return stages.choose(Workplace.open(base_model), dataset, overrides)
+    return training.choose(Workplace.open(base_model), dataset, overrides)
 
 
 @task(name="decide", timeout_seconds=600, persist_result=True, **_again)
 def decide(dataset: Dataset, recipe: Recipe, base_model: str | None, *, force: bool, to_tune: bool = False) -> Decision:
     """Does training pay now? With `to_tune`, by a recipe that will be searched around this one."""
     work = Workplace.open(base_model)
-    order = stages.place_order(work, dataset, recipe)
+    order = training.place_order(work, dataset, recipe)
     return stages.decide(work, force=force, order=order, dataset=dataset, to_tune=to_tune)
 
 
 @task(name="tune recipe", timeout_seconds=24 * 3600, persist_result=True, **_again)
 def tune_recipe(
-    dataset: Dataset, overrides: stages.Overrides, trials: int, minutes: float | None, base_model: str | None
+    dataset: Dataset, overrides: training.Overrides, trials: int, minutes: float | None, base_model: str | None
 ) -> Tuned:
     """A search around the professor's recipe, on a part of the training side; one that was killed goes on."""
     work = Workplace.open(base_model)
-    return stages.tune(work, dataset, stages.search_for(work, dataset, overrides, trials), minutes)
+    return training.tune(work, dataset, training.search_for(work, dataset, overrides, trials), minutes)
 
 
 @task(name="train", timeout_seconds=12 * 3600, persist_result=True, **_again)
@@ -90,7 +90,7 @@ def train_challenger(
 ) -> Version:
     """A training on a work pool whose worker is alive, else in a process of its own; registered as a version."""
     work = Workplace.open(base_model)
-    order: TrainingOrder = stages.place_order(work, dataset, recipe)
+    order: TrainingOrder = training.place_order(work, dataset, recipe)
     pools = dispatch.pools_alive()
     if not work.settings.enable_gpu and "cuda" in pools:
         pools.remove("cuda")
@@ -102,7 +102,7 @@ def train_challenger(
             if problem.cause != "memory" or device == pools[-1]:
                 raise
             log.warning("%s It goes on on the pool %s.", problem.message, POOLS[pools[-1]])
-    return stages.train(work, order, dataset, _tags(decision.because), meanwhile=_warm_up, tuned=tuned)
+    return training.train(work, order, dataset, _tags(decision.because), meanwhile=_warm_up, tuned=tuned)
 
 
 @task(name="train here", timeout_seconds=12 * 3600, persist_result=True, **_again)
@@ -117,9 +117,9 @@ def train_here(
     """A training on this pool's kind of device, which is never replaced by the other one."""
     work = Workplace.open(base_model)
     found = read_dataset(work.datasets, dataset)
-    chosen = stages.choose(work, found, stages.Overrides()) if recipe is None else checked_recipe(recipe)
-    order = stages.place_order(work, found, chosen)
-    version = stages.train(work, order, found, _tags(decision), only=device, tuned=tuned)
+    chosen = training.choose(work, found, training.Overrides()) if recipe is None else checked_recipe(recipe)
+    order = training.place_order(work, found, chosen)
+    version = training.train(work, order, found, _tags(decision), only=device, tuned=tuned)
     return {"version": version.version, "adapter": version.adapter}
 
 

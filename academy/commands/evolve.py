@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from academy import stages
+from academy import stages, training
 from academy.artifacts import Record
 from academy.commands.output import emit, listen, say, table
 from academy.commands.stages import refuse_tuning, show_trials
 from academy.examining import in_words
 from academy.professor import Decision
-from academy.stages import Overrides
 from academy.succession import settle
+from academy.training import Overrides
 from academy.tuning import Tuned
 from academy.workplace import Workplace
 
@@ -101,16 +101,16 @@ def _no(decision: Decision, seconds: float) -> dict[str, Any]:
 def _dry_run(work: Workplace, repos: list[Path], request: Request, *, as_json: bool) -> None:
     """What would be trained, and how long: from the measured rate of the last training, where there was one."""
     dataset = stages.curate(work, repos)
-    recipe = stages.choose(work, dataset, request.overrides)
+    recipe = training.choose(work, dataset, request.overrides)
     kept = None
     if request.tune:
         minutes = request.tune_minutes or work.settings.tune_minutes
-        kept = stages.search_for(work, dataset, request.overrides, request.tune).kept(minutes)
+        kept = training.search_for(work, dataset, request.overrides, request.tune).kept(minutes)
         recipe = kept.recipe if kept else recipe
-    order = stages.place_order(work, dataset, recipe)
+    order = training.place_order(work, dataset, recipe)
     to_tune = request.tune is not None and kept is None
     decision = stages.decide(work, force=request.force, order=order, dataset=dataset, to_tune=to_tune)
-    rate = stages.last_rate(work)
+    rate = training.last_rate(work)
     seconds = dataset.tokens * recipe.epochs / rate if rate else None
     found = {
         "decision": {**decision.model_dump(mode="json"), "because": decision.because},

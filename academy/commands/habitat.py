@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from academy import stages
+from academy import training
 from academy.artifacts import canonical
 from academy.commands.output import emit, say, table
 from academy.errors import InputError
@@ -70,7 +70,9 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
 def fit(base_model: str | None, length: int | None, rank: int | None, batch_size: int | None, *, as_json: bool) -> None:
     """The peak of a training on either kind of device, where it would run now, and the ladder below it."""
     work = Workplace.open(base_model)
-    recipe = stages.choose_for(work, length or work.base.context, stages.Overrides(rank=rank, batch_size=batch_size))
+    recipe = training.choose_for(
+        work, length or work.base.context, training.Overrides(rank=rank, batch_size=batch_size)
+    )
     found = place(work, recipe, length)
     if as_json:
         emit({

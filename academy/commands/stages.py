@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from academy import stages
+from academy import stages, training
 from academy.commands.output import emit, listen, say, table
 from academy.curriculum.dataset import read_dataset
 from academy.curriculum.sharding import on_ray
@@ -12,7 +12,7 @@ from academy.errors import InputError
 from academy.examining import clashes
 from academy.placing import place
 from academy.professor import SMALLEST_DATASET
-from academy.stages import Overrides
+from academy.training import Overrides
 from academy.tuning import Tuned
 from academy.workplace import Workplace
 
@@ -43,7 +43,7 @@ def decide(base_model: str | None, *, force: bool, as_json: bool) -> None:
     work = Workplace.open(base_model)
     found = stages.decide(work, force=force)
     # the dataset is not made yet, so the longest examples that a recipe allows are reckoned with
-    placement = place(work, stages.choose_for(work, work.base.context, Overrides())) if found.train else None
+    placement = place(work, training.choose_for(work, work.base.context, Overrides())) if found.train else None
     if as_json:
         route = placement.route.model_dump(mode="json") if placement else None
         emit({"decision": {**found.model_dump(mode="json"), "because": found.because}, "route": route})
@@ -82,10 +82,10 @@ def train(
         )
     tuned = None
     if tune:
-        tuned = stages.tune(work, dataset, stages.search_for(work, dataset, overrides, tune, form), tune_minutes)
-    recipe = tuned.recipe if tuned else stages.choose(work, dataset, overrides)
-    order = stages.place_order(work, dataset, recipe, form)
-    version = stages.train(work, order, dataset, {"academy.decision": "by hand"}, tuned=tuned)
+        tuned = training.tune(work, dataset, training.search_for(work, dataset, overrides, tune, form), tune_minutes)
+    recipe = tuned.recipe if tuned else training.choose(work, dataset, overrides)
+    order = training.place_order(work, dataset, recipe, form)
+    version = training.train(work, order, dataset, {"academy.decision": "by hand"}, tuned=tuned)
     if as_json:
         emit(
             {
@@ -106,7 +106,7 @@ def refuse_tuning(work: Workplace, overrides: Overrides, tune: int | None, tune_
     if tune is None and tune_minutes is not None:
         raise InputError("--tune-minutes belongs to a search.", "Add --tune N, the number of trials.")
     if tune is not None:
-        stages.refuse_tuning(work, overrides)
+        training.refuse_tuning(work, overrides)
 
 
 def show_trials(found: Tuned) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
-from academy import examining, stages
+from academy import examining, stages, training
 from academy.arena import bout
 from academy.arena.liveness import why_dead
 from academy.arena.sandbox import Unavailable, find_sandbox
@@ -162,7 +162,7 @@ def examined_already(work: Workplace) -> bool:
     version = work.versions.get("1")
     dataset = examining.read_dataset(work.datasets, version.dataset)
     recipe = read_adapter(work.adapters / version.adapter[:16]).manifest.recipe
-    order = stages.place_order(work, dataset, recipe)
+    order = training.place_order(work, dataset, recipe)
     assert order.digest == version.order
     return "examined already" in stages.decide(work, force=False, order=order, dataset=dataset).because
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from academy import stages
+from academy import stages, training
 from academy.habitat.adapter import read_adapter
 from academy.habitat.process import EVENTS, read_events
 from academy.placing import place
@@ -48,17 +48,17 @@ def test_out_of_memory_goes_on_with_smaller_batches(
     stages.admit(work, [lessons])
     dataset = stages.curate(work, [])
     recipe = Recipe(rank=8, alpha=16, epochs=1, batch_size=64, accumulation=1, max_length=512)
-    order = stages.place_order(work, dataset, recipe)
+    order = training.place_order(work, dataset, recipe)
     assert place(work, recipe, dataset.longest).changes == ()  # it is expected to fit
 
     with caplog.at_level("INFO", logger="academy"):
-        version = stages.train(work, order, dataset, {})
+        version = training.train(work, order, dataset, {})
 
     assert "ran out of memory" in caplog.text
     assert "It goes on with batches of 32, 2 of them a step." in caplog.text
     trained = read_adapter(work.adapters / version.adapter[:16]).manifest
     assert (trained.recipe.batch_size, trained.recipe.accumulation) == (32, 2)
-    lower = stages.changed(order, trained.recipe)
+    lower = training.changed(order, trained.recipe)
     assert trained.order == lower.digest
     assert [one.phase for one in read_events(order.folder / EVENTS)][-1] == "failed"
     assert [one.message for one in read_events(lower.folder / EVENTS) if one.phase == "changed"] == [
@@ -70,4 +70,4 @@ def test_out_of_memory_goes_on_with_smaller_batches(
     assert runs[lower.digest].data.tags["academy.ladder"] == "batches of 32, 2 of them a step"
     assert {"memory_predicted_bytes", "memory_peak_bytes"} <= runs[lower.digest].data.metrics.keys()
     # it stands in for the order that was too large, and is not trained and examined twice
-    assert lower.digest in stages.carried_out_as(order, place(work, recipe, dataset.longest))
+    assert lower.digest in training.carried_out_as(order, place(work, recipe, dataset.longest))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from academy import stages
+from academy import stages, training
 from academy.base_model import resolve
 from academy.curriculum.dataset import Dataset
 from academy.errors import InputError, TrainingError
@@ -234,7 +234,7 @@ def test_an_examined_recipe_speaks_against_a_training_but_not_against_a_search_a
         digest="1" * 64, path=tmp_path, train_digest="2" * 64, examples=200, holdout=0, lessons=200, cursor=200,
         tokens=2000, longest=20, funnel={}, contradictions=(),
     )  # fmt: skip
-    order = stages.place_order(work, dataset, START)
+    order = training.place_order(work, dataset, START)
     body = {"order": order.digest, "outcome": "HOLD", "dataset": dataset.digest, "cursor": 0}
     work.ledger.append("verdict", "verdict:1", body)
     for to_tune, names in ((False, ["not examined yet"]), (True, [])):

@@ -1,0 +1,224 @@
+"""From a dataset to a registered version: the recipe, the search for a better one, the training down its ladder.
+
+A training may be asked for again after it was killed: it finds what it had done by its order and goes on there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from academy import professor, tuning
+from academy.artifacts import Record, digest_of_file
+from academy.curriculum.curator import refuse_overlap_of_texts
+from academy.curriculum.dataset import Dataset, read_rows
+from academy.errors import TrainingError
+from academy.examining import guarded_texts
+from academy.genealogy.tracking import BASE_TAG, PREDICTED, TrackedRun, took
+from academy.genealogy.versions import Version
+from academy.habitat.adapter import sign_adapter
+from academy.habitat.backend import TrainingEvent, TrainingOrder
+from academy.habitat.choice import choose_backend
+from academy.habitat.fit import Device, Plan
+from academy.habitat.process import ORDER, read_events
+from academy.habitat.watch import progress
+from academy.placing import Placement, below, first_device, place
+from academy.professor import Recipe
+from academy.tuning import Search, Tuned, space_around
+from academy.workplace import Workplace
+
+log = logging.getLogger("academy")
+TOLD = 10
+"""How many steps of a training are told in words; MLflow has them all."""
+
+
+class Overrides(Record):
+    """What a person fixed of the recipe; the professor chooses the rest."""
+
+    rank: int | None = None
+    learning_rate: float | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+
+
+def choose(work: Workplace, dataset: Dataset, overrides: Overrides) -> Recipe:
+    """The professor's recipe for a dataset, with what the settings and a person fixed."""
+    return choose_for(work, dataset.longest, overrides, dataset)
+
+
+def choose_for(work: Workplace, longest: int, overrides: Overrides, dataset: Dataset | None = None) -> Recipe:
+    """The recipe for examples of at most so many tokens, on this machine; of a dataset where there is one already."""
+    return professor.choose_recipe(
+        parameters=work.base.parameters,
+        longest=longest,
+        context=work.base.context,
+        examples=dataset.examples if dataset else None,
+        tokens=dataset.tokens if dataset else None,
+        gpu=first_device(work) == "cuda",
+        pack=work.settings.packing,
+        batch_size=overrides.batch_size,
+        **fixed(work, overrides),
+    )
+
+
+def fixed(work: Workplace, overrides: Overrides) -> dict[str, Any]:
+    """What a person fixed of what else would be searched, by options or settings; None where nothing is fixed."""
+    settings = work.settings
+    return {
+        "rank": overrides.rank or settings.lora_rank,
+        "learning_rate": overrides.learning_rate or settings.learning_rate,
+        "epochs": overrides.epochs or settings.num_epochs,
+    }
+
+
+def refuse_tuning(work: Workplace, overrides: Overrides) -> None:
+    """Raises InputError where a search for a recipe would have nothing to search; before anything else happens."""
+    tuning.refuse_fixed([name for name, value in fixed(work, overrides).items() if value is not None])
+
+
+def search_for(work: Workplace, dataset: Dataset, overrides: Overrides, trials: int, form: str = "") -> Search:
+    """The search for a dataset's recipe around the professor's. Raises InputError where nothing is left to search."""
+    order = place_order(work, dataset, choose(work, dataset, overrides), form)
+    stays = [name for name, value in fixed(work, overrides).items() if value is not None]
+    return Search(order, space_around(order.recipe, stays), trials)
+
+
+def tune(work: Workplace, dataset: Dataset, search: Search, minutes: float | None = None) -> Tuned:
+    """Hold a search, or give what it found before; within so many minutes or those of the settings.
+
+    Raises as `train` and `academy.tuning.tune` do.
+    """
+    _refuse_overlap(work, dataset)
+    return tuning.tune(work, search, dataset, minutes or work.settings.tune_minutes)
+
+
+def place_order(work: Workplace, dataset: Dataset, recipe: Recipe, form: str = "") -> TrainingOrder:
+    """Everything that decides an adapter's bytes, as one record. `form` trains on another format of the same lines."""
+    file = dataset.export(form) if form else dataset.train_file
+    return TrainingOrder(
+        base=work.base,
+        dataset=dataset.digest,
+        train_file=file,
+        train_digest=digest_of_file(file) if form else dataset.train_digest,
+        recipe=recipe,
+        runs=work.settings.folder("runs"),
+        adapters=work.adapters,
+    )
+
+
+def train(
+    work: Workplace,
+    order: TrainingOrder,
+    dataset: Dataset,
+    tags: dict[str, str],
+    meanwhile: Callable[[], object] = lambda: None,
+    only: Device | None = None,
+    tuned: Tuned | None = None,
+) -> Version:
+    """Run an order, follow it in MLflow and register its adapter as a version; on that kind of device only.
+
+    `meanwhile` is called once the trainer runs: what can be prepared while it works. `tuned` is the search that found
+    the recipe; its record goes into MLflow with the run. Raises TrainingError, before
+    anything starts where it would fit nowhere, and ExaminationError where the dataset overlaps with what is examined.
+    """
+    _refuse_overlap(work, dataset)
+    placed = place(work, order.recipe, dataset.longest, only=only)
+    placed.require()
+    how = {"library": work.settings.training_library, "processes": work.settings.training_processes}
+    while True:
+        order = changed(order, placed.recipe, placed.plan.model_copy(update=how), placed.changes)
+        log.info("training on %s", placed.sentence)
+        last, run = _attempt(work, order, dataset, placed, tags, meanwhile, tuned)
+        if last.phase == "done":
+            break
+        lower = below(work, placed, dataset.longest, only=only) if last.cause == "memory" else None
+        if lower is None:
+            raise TrainingError(
+                last.message, "Run the same command again: it goes on from the last checkpoint.", last.cause
+            )
+        log.warning("%s It goes on with %s.", last.message, lower.changes[-1])
+        placed = lower
+    champion = work.ledger.champion()
+    # here and not in the trainer: that one may run in a container, and has no key
+    adapter = sign_adapter(
+        work.adapters / last.adapter[:16], work.keys, base_digest=work.base.digest, digest=last.adapter
+    )
+    version = work.versions.register(adapter, run, parent=champion.version, generation=champion.generation + 1)
+    log.info("%s is registered: adapter %s", version.name, version.adapter[:12])
+    return version
+
+
+def _refuse_overlap(work: Workplace, dataset: Dataset) -> None:
+    rows = read_rows(dataset.train_file)
+    others = guarded_texts(work.settings)
+    refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), others, allowed(work))
+
+
+def allowed(work: Workplace) -> set[str]:
+    """Keys of the overlaps that a person allowed."""
+    return {row.body["overlap"] for row in work.ledger.rows("allow")}
+
+
+def changed(
+    order: TrainingOrder, recipe: Recipe, plan: Plan | None = None, changes: tuple[str, ...] = ()
+) -> TrainingOrder:
+    """The same order with another recipe or plan."""
+    return order.model_copy(update={"recipe": recipe, "plan": plan, "changes": changes})
+
+
+def carried_out_as(order: TrainingOrder, placed: Placement) -> set[str]:
+    """Digests of an order and of those that stood in for it because it took too much memory."""
+    found = {order.digest}
+    for step in placed.ladder:
+        lower = changed(order, step.rung.recipe)
+        with suppress(OSError, ValueError):
+            if TrainingOrder.model_validate_json((lower.folder / ORDER).read_bytes()).changes:
+                found.add(lower.digest)
+    return found
+
+
+def _attempt(
+    work: Workplace,
+    order: TrainingOrder,
+    dataset: Dataset,
+    placed: Placement,
+    tags: dict[str, str],
+    meanwhile: Callable[[], object],
+    tuned: Tuned | None,
+) -> tuple[TrainingEvent, TrackedRun]:
+    """One order from its first event to its last, in its MLflow run."""
+    events = choose_backend(work.settings, placed.route.gpu).train(order)
+    first = next(events)
+    meanwhile()
+    found = tuned.tags if tuned else {}
+    run = TrackedRun(work.mlflow, order, dataset, tags | found | placed.tags | {BASE_TAG: work.base.digest})
+    if tuned:
+        run.keep("tuning/trials.json", tuned.model_dump(mode="json"))
+    if placed.prediction:
+        run.metrics({PREDICTED: float(placed.prediction.measurable)})
+    told = [first]
+    run.follow(first)
+    for event in events:
+        run.follow(event)
+        _tell(event, told[-1])
+        told.append(event)
+    run.metrics(took(progress(told, followed=False, price=work.settings.price_per_hour)))
+    return told[-1], run
+
+
+def _tell(event: TrainingEvent, before: TrainingEvent) -> None:
+    if event.phase == "contract":
+        log.info("contract holds: %s", event.message)
+    elif event.phase == "step" and event.loss is not None and event.steps:
+        tenth = event.step * TOLD // event.steps
+        if tenth != before.step * TOLD // event.steps:
+            log.info("step %d of %d, loss %.3f", event.step, event.steps, event.loss)
+
+
+def last_rate(work: Workplace) -> float | None:
+    """Tokens a second of the last training in this home, from its own events."""
+    runs = sorted(work.settings.folder("runs").glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime)
+    rates = [event.rate for event in read_events(runs[-1]) if event.rate] if runs else []
+    return sum(rates) / len(rates) if rates else None
