@@ -422,9 +422,9 @@ def rollback(
     json: Json = False,
 ) -> None:
     """Go back to an earlier champion."""
-    from academy.commands import models as commands
+    from academy.commands.rollback import run
 
-    commands.rollback(to, because, base_model, as_json=json)
+    run(to, because, base_model, as_json=json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`academy promote | rollback | models | ask | export | status`."""
+"""`academy promote | models | ask | export | status`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from academy.genealogy.tree import Node, family_tree
 from academy.ledger import BASE
 from academy.processes import person
 from academy.promotion import reconcile
-from academy.promotion import rollback as go_back
 from academy.succession import act, winner
 from academy.workplace import Workplace
 
@@ -40,18 +39,6 @@ def promote(name: str, base_model: str | None, *, as_json: bool) -> None:
         emit({"champion": work.ledger.champion().version, "before": champion.version})
     else:
         say(f"{version.name} is champion; before it was {champion.name}.")
-
-
-def rollback(to: str | None, because: str, base_model: str | None, *, as_json: bool) -> None:
-    """Go back; an archived version is restored first."""
-    listen()
-    work = Workplace.open(base_model)
-    before = work.ledger.champion()
-    champion = go_back(work.ledger, work.versions, work.gate, to, because, work.serving, by=person(), expected=before)
-    if as_json:
-        emit({"champion": champion.version, "adapter": champion.adapter, "before": before.version})
-    else:
-        say(f"{champion.name} is champion again; before it was {before.name}.")
 
 
 def show(limit: int, before: int | None, base_model: str | None, *, as_json: bool) -> None:

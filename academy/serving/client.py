@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from academy.artifacts import Record
 from academy.errors import AdapterError, ServingError, SignatureError
-from academy.serving.server import FOLDER, Note
+from academy.serving.note import FOLDER, Note
 from academy.settings import Settings
 from academy.template import Message
 

@@ -24,7 +24,7 @@ import orjson
 import uvicorn
 from fastapi import FastAPI
 
-from academy.artifacts import Record, only_one, write_file
+from academy.artifacts import only_one, write_file
 from academy.base_model import BaseModel
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
@@ -34,12 +34,12 @@ from academy.serving.app import Access, make_app
 from academy.serving.follower import Follower
 from academy.serving.gateway import Gateway
 from academy.serving.keeping import Keeper
+from academy.serving.note import FOLDER, Note
 from academy.serving.pinning import House, Pinning
 from academy.serving.runtime import LiveRuntime
 from academy.settings import Settings
 
 log = logging.getLogger("academy")
-FOLDER = "serving"
 GUESTS = 2
 """Versions that stay loaded beside the champions because somebody asked for them by name."""
 LAST_WORDS = 3
@@ -47,16 +47,6 @@ LAST_WORDS = 3
 BACKLOG = 1024
 RESET = struct.pack("ii", 1, 0)
 """A connection that is closed with this forgets what was not delivered."""
-
-
-class Note(Record):
-    """Where a gateway is to be found by those who may read its home; `token` opens its admin endpoints."""
-
-    name: str
-    url: str
-    token: str
-    pid: int
-    family: str  # the base model's digest
 
 
 class _Server(uvicorn.Server):

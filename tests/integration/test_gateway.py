@@ -23,7 +23,7 @@ from academy.errors import AdapterError, HomeError, ServingError, SignatureError
 from academy.ledger import BASE
 from academy.serving.admission import Limits
 from academy.serving.client import Gateway as Client
-from academy.serving.server import Note
+from academy.serving.note import Note
 from tests.gateways import PATIENCE, Obedient, Running, fake_digest, running
 
 A, B, C, D = (fake_digest(letter) for letter in "abcd")
