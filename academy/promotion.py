@@ -8,6 +8,7 @@ Whoever changes the champion uses the adapter meanwhile, so that it cannot be ar
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from academy.admission import Gate, admit_adapter
@@ -147,13 +148,15 @@ def rollback(
     *,
     by: str = "",
     expected: Champion | None = None,
+    told: Callable[[Champion], None] = lambda champion: None,  # noqa: ARG005
 ) -> Champion:
     """Go back to the champion before this one, or to a named version or "base". Returns the new champion.
 
     `expected` is whom the caller saw as champion: where another one is by now, PromotionError (of two people who go
     back at once, one does).
     The ledger knows all that is needed: a version that was deleted in MLflow can be gone back to, and users have the
-    other champion before MLflow is opened. An archived one is restored first.
+    other champion before MLflow is opened, which takes seconds: `told` is called when they have it. An archived one is
+    restored first.
     """
     champion = ledger.champion()
     if expected is not None and expected.seq != champion.seq:
@@ -191,7 +194,8 @@ def rollback(
             body["config"] = _config(opened.adapter)
             ledger.crown("rollback", champion, {**body, "because": because, "by": by})
     try:
-        serving.follow()  # before MLflow is opened, which takes seconds
+        serving.follow()
+        told(ledger.champion())
     finally:
         _show(ledger, versions)  # the row stands, whoever refuses to follow it
     return ledger.champion()
