@@ -6,6 +6,7 @@ Settings say where (this file), a Recipe says how to train, `prefect.yaml` says 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -211,6 +212,11 @@ class Settings(BaseSettings):
     def tracking_uri(self) -> str:
         """MLflow's tracking URI."""
         return self.mlflow_tracking_uri or f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
+
+    @property
+    def mark(self) -> str:
+        """Eight digits that tell this home from others, for names that several homes share."""
+        return hashlib.sha256(str(self.home.resolve()).encode()).hexdigest()[:8]
 
     def folder(self, name: str) -> Path:
         """A folder of the home, made when it is first asked for."""

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -167,22 +167,30 @@ def running(settings: Settings) -> str:
 def bury_the_dead(settings: Settings, url: str) -> int:
     """Mark runs as Crashed whose process died with an earlier server; how many. Prefect shows them as Running for ever.
 
-    A run of this home holds its lock while it works, so where the lock is free none of them can be alive.
+    An evolution of this home holds the home's lock while it works and a training a lock of its own, so where a lock is
+    free, who should hold it cannot be alive.
     """
-    wanted = {
-        "flows": {"name": {"any_": ["evolve"]}},
-        "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
-    }
-    state = {"type": "CRASHED", "message": "Its process ended without a word; found at the next start."}
-    with ExitStack() as held:
-        try:
-            held.enter_context(only_one(settings.folder("locks") / "evolve", "One is at work."))
-        except HomeError:
-            return 0
-        dead = _post(f"{url}/flow_runs/filter", wanted)
-        for run in dead:
-            _post(f"{url}/flow_runs/{run['id']}/set_state", {"state": state, "force": True})
-    return len(dead)
+    locks = settings.folder("locks")
+    buried = 0
+    for flow in ("evolve", "train"):
+        wanted = {
+            "flows": {"name": {"any_": [flow]}},
+            "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
+        }
+        for run in _post(f"{url}/flow_runs/filter", wanted):
+            lock = locks / flow if flow == "evolve" else training_lock(locks, run["id"])
+            with suppress(HomeError), only_one(lock, "It is at work."):
+                _post(f"{url}/flow_runs/{run['id']}/set_state", {"state": _DEAD, "force": True})
+                buried += 1
+    return buried
+
+
+_DEAD = {"type": "CRASHED", "message": "Its process ended without a word; found at the next start."}
+
+
+def training_lock(locks: Path, run: str) -> Path:
+    """What a training's flow run holds while it works."""
+    return locks / f"train-{run}"
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from prefect import flow
+from prefect.runtime import flow_run
 
+from academy.artifacts import only_one
+from academy.settings import load_settings
 from academy.tuning import Tuned
+from flows.server import training_lock
 from tasks import loop
 
 
@@ -29,4 +33,9 @@ def train(
         base_model: 'seed', a folder or a Hugging Face name; empty for ACADEMY_BASE_MODEL.
         tuned: The search that found the recipe; empty where there was none.
     """
-    return loop.train_here(dataset, device, recipe, decision, base_model, tuned)
+    lock = training_lock(load_settings().folder("locks"), str(flow_run.get_id()))
+    with only_one(lock, "This very run is at work already."):
+        try:
+            return loop.train_here(dataset, device, recipe, decision, base_model, tuned)
+        finally:
+            lock.unlink(missing_ok=True)

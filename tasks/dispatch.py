@@ -1,31 +1,40 @@
-"""A training on a work pool of its own, where a worker of that pool is alive; else it is left to who asked.
+"""A training on a work pool of its own, where a worker of this home is alive there; else it is left to who asked.
 
-The pools' workers share the home. A run is known by its order and by how often that order has failed before, so a flow
-that was killed while it waited finds the run that it started, and one that crashed is not taken for an answer.
+A run is known by its order and by how many runs of that order have ended, so a flow that was killed while it waited
+finds the run that it started, and what came to its end is not taken for an answer again.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
+from prefect.states import Cancelled
 
 from academy.errors import TrainingError
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Device
 from academy.habitat.route import POOLS
+from academy.settings import Settings
 from academy.tuning import Tuned
 
 DEPLOYMENTS: dict[Device, str] = {"cuda": "train/gpu", "cpu": "train/cpu"}
 POLL_SECONDS = 1.0
+CARRIED = ("enable_gpu", "price_per_hour")
+"""Settings that a training follows wherever it runs, beside those that begin with training_."""
 
 
-def pools_alive() -> list[Device]:
-    """Kinds of device whose pool has a live worker, GPUs first. None of them without workers, or on no server."""
+class NobodyThereError(TrainingError):
+    """The pool's worker went away before it began."""
+
+
+def pools_alive(settings: Settings) -> list[Device]:
+    """Kinds of device whose pool has a live worker of this home, GPUs first. None on a server without pools."""
     found: list[Device] = []
     with get_client(sync_client=True) as client:
         for device, pool in POOLS.items():
@@ -33,17 +42,23 @@ def pools_alive() -> list[Device]:
                 workers = client.read_workers_for_work_pool(pool)
             except ObjectNotFound:
                 continue
-            if any(worker.status == "ONLINE" for worker in workers):
+            if any(worker.status == "ONLINE" and worker.name.endswith(settings.mark) for worker in workers):
                 found.append(device)
     return found
 
 
 def train_on(
-    device: Device, order: TrainingOrder, decision: str, base_model: str | None, tuned: Tuned | None = None
+    device: Device,
+    order: TrainingOrder,
+    decision: str,
+    base_model: str | None,
+    settings: Settings,
+    tuned: Tuned | None = None,
 ) -> str:
     """Have the pool's worker train, and wait. Returns the version's number.
 
-    Raises TrainingError as the training there did, or where its run ended without a word.
+    Raises TrainingError as the training there did, or where its run ended without a word, and NobodyThereError where no
+    worker took it.
     """
     mark = f"order:{order.digest[:16]}"
     run = cast("FlowRun", run_deployment(
@@ -55,14 +70,12 @@ def train_on(
             "base_model": base_model,
             "tuned": tuned.model_dump(mode="json") if tuned else None,
         },
-        idempotency_key=f"train:{device}:{order.digest}:{_failures(mark)}",
+        idempotency_key=f"train:{device}:{order.digest}:{_ended(mark)}",
         tags=["academy", mark],
-        poll_interval=POLL_SECONDS,
-        timeout=None,
+        job_variables={"env": carried(settings)},
+        timeout=0,
     ))  # fmt: skip
-    state = run.state
-    if state is None or not state.is_final():
-        raise TrainingError("The training's run has no end.", "Look at it in Prefect's pages.", cause="unknown")
+    state = _awaited(run, device, settings)
     if state.is_completed():
         return str(state.result()["version"])
     problem: Any = state.result(raise_on_failure=False)
@@ -76,9 +89,30 @@ def train_on(
     )
 
 
-def _failures(mark: str) -> int:
-    """How many runs of this order came to a bad end: each next one needs a key of its own."""
-    bad = {StateType.FAILED, StateType.CRASHED, StateType.CANCELLED}
+def carried(settings: Settings) -> dict[str, str]:
+    """What a person set of how trainings run, as environment variables: the worker may have been started otherwise."""
+    names = [name for name in settings.model_fields_set if name in CARRIED or name.startswith("training_")]
+    values = {name: getattr(settings, name) for name in names}
+    return {f"ACADEMY_{name.upper()}": str(value) for name, value in sorted(values.items()) if value is not None}
+
+
+def _awaited(run: FlowRun, device: Device, settings: Settings) -> Any:
+    """The run's last state. One that no worker has begun when there is none any more is taken back."""
+    with get_client(sync_client=True) as client:
+        while True:
+            state = client.read_flow_run(run.id).state
+            if state is not None and state.is_final():
+                return state
+            if (state is None or state.is_scheduled()) and device not in pools_alive(settings):
+                client.set_flow_run_state(run.id, Cancelled(message="No worker took it."), force=True)
+                raise NobodyThereError(
+                    f"No worker of {POOLS[device]} took the training.", "Start one with `make pages`.", cause="killed"
+                )
+            time.sleep(POLL_SECONDS)
+
+
+def _ended(mark: str) -> int:
+    """How many runs of this order have ended: each next one needs a key of its own."""
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[mark])))
-    return sum(1 for run in runs if run.state_type in bad)
+    return sum(1 for run in runs if run.state is not None and run.state.is_final())

@@ -21,7 +21,6 @@ from academy.experience.lessons import Import
 from academy.genealogy.versions import Version
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Device
-from academy.habitat.route import POOLS
 from academy.ledger import Champion, Row
 from academy.professor import Decision, Recipe, checked_recipe
 from academy.succession import Acted, act, approve, settle
@@ -91,17 +90,20 @@ def train_challenger(
     """A training on a work pool whose worker is alive, else in a process of its own; registered as a version."""
     work = Workplace.open(base_model)
     order: TrainingOrder = training.place_order(work, dataset, recipe)
-    pools = dispatch.pools_alive()
+    pools = dispatch.pools_alive(work.settings)
     if not work.settings.enable_gpu and "cuda" in pools:
         pools.remove("cuda")
     for device in pools:
         _warm_up()
         try:
-            return work.versions.get(dispatch.train_on(device, order, decision.because, base_model, tuned))
+            number = dispatch.train_on(device, order, decision.because, base_model, work.settings, tuned)
+            return work.versions.get(number)
+        except dispatch.NobodyThereError as problem:
+            log.warning("%s", problem.message)
         except TrainingError as problem:
-            if problem.cause != "memory" or device == pools[-1]:
+            if problem.cause != "memory" or device == "cpu":
                 raise
-            log.warning("%s It goes on on the pool %s.", problem.message, POOLS[pools[-1]])
+            log.warning("%s It goes on on processors.", problem.message)
     return training.train(work, order, dataset, _tags(decision.because), meanwhile=_warm_up, tuned=tuned)
 
 

@@ -65,8 +65,8 @@ def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
             for pool in (POOL, POOLS["cpu"], *([POOLS["cuda"]] if gpus else [])):
                 name = pool.replace("academy-", "worker-")
                 worker = [
-                    sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--name", name,
-                    "--type", "process", "--limit", "1",
+                    sys.executable, "-m", "prefect", "worker", "start", "--pool", pool,
+                    "--name", f"{name}-{settings.mark}", "--type", "process", "--limit", "1",
                 ]  # fmt: skip
                 children[name] = stack.enter_context(_child(settings, name, worker))
                 say(f"A worker serves the pool {pool}.")

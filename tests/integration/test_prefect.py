@@ -19,9 +19,12 @@ from typing import Any
 import pytest
 
 from academy.artifacts import only_one
+from academy.base_model import resolve
+from academy.habitat.backend import TrainingOrder
+from academy.professor import Recipe
 from academy.settings import load_settings
 from academy.workplace import Workplace
-from flows.server import bury_the_dead
+from flows.server import bury_the_dead, training_lock
 from tests.campaign.house import write_topics
 
 
@@ -141,11 +144,14 @@ def test_no_deployment_holds_a_lease(pages: Pages) -> None:
 
 def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(pages: Pages) -> None:
     flow = pages.post("/flows/filter", {"flows": {"name": {"any_": ["evolve"]}}})[0]
+    trainings = pages.post("/flows/filter", {"flows": {"name": {"any_": ["train"]}}})[0]
     run = pages.post("/flow_runs/", {"flow_id": flow["id"], "state": {"type": "RUNNING"}})
     settings = load_settings(pages.home)
-    with only_one(settings.folder("locks") / "evolve", "taken"):
-        assert bury_the_dead(settings, pages.api) == 0, "one is at work: nobody is buried"
-    assert bury_the_dead(settings, pages.api) == 1
+    training = pages.post("/flow_runs/", {"flow_id": trainings["id"], "state": {"type": "RUNNING"}})
+    locks = settings.folder("locks")
+    with only_one(locks / "evolve", "taken"), only_one(training_lock(locks, training["id"]), "taken"):
+        assert bury_the_dead(settings, pages.api) == 0, "they are at work: nobody is buried"
+    assert bury_the_dead(settings, pages.api) == 2
     found = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
     assert found["state_type"] == "CRASHED"
 
@@ -192,8 +198,7 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
     found = ended(pages, run, patience=600)
     assert found["state_type"] == "COMPLETED", found["state"]
     trainings = pages.post("/flow_runs/filter", {"flows": {"name": {"any_": ["train"]}}})
-    assert [one["state_type"] for one in trainings] == ["COMPLETED"]
-    training = trainings[0]
+    (training,) = [one for one in trainings if one["state_type"] == "COMPLETED"]
     assert training["work_pool_name"] == "academy-train-cpu"
     assert training["parameters"]["recipe"]["epochs"] == 1
     parents = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
@@ -203,6 +208,26 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
     assert work.mlflow.get_run(version.run).data.tags["prefect.flow_run"] == training["id"]
     assert training["idempotency_key"].startswith("train:cpu:")
     assert training["idempotency_key"].endswith(":0")
+
+
+def test_a_training_that_no_worker_takes_is_taken_back(pages: Pages, tmp_path: Path) -> None:
+    """There is a pool for GPUs and no GPU: whoever asks does not wait for ever, and nothing is left waiting."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from tasks.dispatch import NobodyThereError, pools_alive, train_on
+
+    settings = load_settings(pages.home)
+    order = TrainingOrder(
+        base=resolve("seed"), dataset="0" * 64, train_file=tmp_path / "none.jsonl", train_digest="0" * 64,
+        recipe=Recipe(), runs=tmp_path / "runs", adapters=tmp_path / "adapters",
+    )  # fmt: skip
+    with temporary_settings({PREFECT_API_URL: pages.api}):
+        assert pools_alive(settings) == ["cpu"]
+        assert pools_alive(load_settings(tmp_path)) == [], "another home's workers do not see its datasets"
+        with pytest.raises(NobodyThereError):
+            train_on("cuda", order, "by hand", None, settings)
+    tagged = {"flow_runs": {"tags": {"all_": [f"order:{order.digest[:16]}"]}}}
+    assert [one["state_type"] for one in pages.post("/flow_runs/filter", tagged)] == ["CANCELLED"]
 
 
 def test_a_training_by_hand_without_a_dataset_ends_in_a_sentence(pages: Pages) -> None:
