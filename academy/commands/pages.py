@@ -92,6 +92,10 @@ def deploy() -> None:
         _prefect(checkout, "work-pool", "create", pool, "--type", "process", "--overwrite")
     _prefect(checkout, "--no-prompt", "deploy", "--all")
     say("Deployed evolve/nightly, evolve/on-demand, train/cpu, train/gpu, examine, promote and verify.")
+    say(
+        "A worker that trains for this home: prefect worker start --type process --limit 1 "
+        f"--pool {POOLS['cuda']} --name gpu-{settings.mark}"
+    )
 
 
 def _prefect(folder: Path, *arguments: str) -> None:
