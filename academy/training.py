@@ -26,7 +26,7 @@ from academy.habitat.process import ORDER, read_events
 from academy.habitat.watch import progress
 from academy.placing import Placement, below, first_device, place
 from academy.professor import Recipe
-from academy.tuning import Search, Tuned, space_around
+from academy.trials import Search, Tuned, refuse_fixed, space_around
 from academy.workplace import Workplace
 
 log = logging.getLogger("academy")
@@ -75,7 +75,7 @@ def fixed(work: Workplace, overrides: Overrides) -> dict[str, Any]:
 
 def refuse_tuning(work: Workplace, overrides: Overrides) -> None:
     """Raises InputError where a search for a recipe would have nothing to search; before anything else happens."""
-    tuning.refuse_fixed([name for name, value in fixed(work, overrides).items() if value is not None])
+    refuse_fixed([name for name, value in fixed(work, overrides).items() if value is not None])
 
 
 def search_for(work: Workplace, dataset: Dataset, overrides: Overrides, trials: int, form: str = "") -> Search:

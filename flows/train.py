@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 
 from academy.artifacts import only_one
 from academy.settings import load_settings
-from academy.tuning import Tuned
+from academy.trials import Tuned
 from flows.server import training_lock
 from tasks import loop
 

@@ -21,7 +21,7 @@ from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Device
 from academy.habitat.route import POOLS
 from academy.settings import Settings
-from academy.tuning import Tuned
+from academy.trials import Tuned
 
 DEPLOYMENTS: dict[Device, str] = {"cuda": "train/gpu", "cpu": "train/cpu"}
 POLL_SECONDS = 1.0

@@ -24,7 +24,7 @@ from academy.habitat.fit import Device
 from academy.ledger import Champion, Row
 from academy.professor import Decision, Recipe, checked_recipe
 from academy.succession import Acted, act, approve, settle
-from academy.tuning import Tuned
+from academy.trials import Tuned
 from academy.verification import Verified
 from academy.workplace import Workplace
 from tasks import dispatch

@@ -15,7 +15,7 @@ from academy.examining import in_words
 from academy.professor import Decision
 from academy.succession import settle
 from academy.training import Overrides
-from academy.tuning import Tuned
+from academy.trials import Tuned
 from academy.workplace import Workplace
 
 

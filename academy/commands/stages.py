@@ -13,7 +13,7 @@ from academy.examining import clashes
 from academy.placing import place
 from academy.professor import SMALLEST_DATASET
 from academy.training import Overrides
-from academy.tuning import Tuned
+from academy.trials import Tuned
 from academy.workplace import Workplace
 
 

@@ -17,7 +17,7 @@ from academy.habitat.adapter import read_adapter
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.process import ProcessBackend
 from academy.professor import Recipe
-from academy.tuning import DEV_SHARE, RECORD, Tuned
+from academy.trials import DEV_SHARE, RECORD, Tuned
 from tests.campaign.house import TOPICS, Ended, Home, write_topics
 
 OPTIONS = ("--epochs", "2", "--batch-size", "16", "--tune", "2", "--json")

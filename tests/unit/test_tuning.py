@@ -16,17 +16,8 @@ from academy.errors import InputError, TrainingError
 from academy.habitat.backend import Phase, TrainingEvent, TrainingOrder
 from academy.professor import Recipe
 from academy.settings import Settings
-from academy.tuning import (
-    DEV_SHARE,
-    JOURNAL,
-    RECORD,
-    Search,
-    Space,
-    Tuned,
-    hold,
-    refuse_few,
-    space_around,
-)
+from academy.trials import DEV_SHARE, RECORD, Search, Space, Tuned, refuse_few, space_around
+from academy.tuning import JOURNAL, hold
 from academy.workplace import Workplace
 
 START = Recipe(learning_rate=5e-3, epochs=6, batch_size=8, accumulation=1)
