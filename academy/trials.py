@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from academy.artifacts import Record, digest_of
 from academy.errors import InputError
 from academy.habitat.backend import TrainingOrder
+from academy.habitat.runs import SEARCH
 from academy.professor import Recipe
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class Search(NamedTuple):
     @property
     def folder(self) -> Path:
         """Where its trials run and its record stays."""
-        return self.order.runs / f"tune-{self.key[:16]}"
+        return self.order.runs / f"{SEARCH}{self.key[:16]}"
 
     def kept(self, minutes: float) -> Tuned | None:
         """What an earlier search found that had all its trials, or as many minutes."""

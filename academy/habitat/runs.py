@@ -26,6 +26,8 @@ from academy.habitat.watch import Line, Progress, line, progress
 
 PREFIX = "training-"
 """A job's name is this and its run's name."""
+SEARCH = "tune-"
+"""What lies beside the runs: a search for a recipe, with its trials."""
 SHOWN = 5
 END_SECONDS = 60.0
 """A cancelled training has ended long before."""
@@ -34,7 +36,7 @@ END_SECONDS = 60.0
 def all_runs(runs: Path, price: float | None = None) -> list[tuple[str, Progress]]:
     """Every training of a home with its name, the newest attempt first. One that cannot be read says so."""
     found = []
-    for folder in (path for path in runs.iterdir() if path.is_dir() and not path.is_symlink()):
+    for folder in _folders(runs):
         try:
             stands = standing(folder, price)
         except TrainingError as problem:
@@ -46,14 +48,19 @@ def all_runs(runs: Path, price: float | None = None) -> list[tuple[str, Progress
 def find_run(runs: Path, said: str) -> Path:
     """The folder of a run, by the beginning of its order's digest or by its job's name. Raises InputError."""
     start = said.removeprefix(PREFIX)[:16]
-    names = sorted(path.name for path in runs.iterdir() if path.is_dir() and not path.is_symlink())
-    found = [name for name in names if start and name.startswith(start)]
+    found = sorted(path.name for path in _folders(runs) if start and path.name.startswith(start))
     if not found:
         raise InputError(f"There is no training {said} in this home.", "`academy habitat runs` lists them.")
     if len(found) > 1:
         more = ", ..." if len(found) > SHOWN else ""
         raise InputError(f"{said} may be {', '.join(found[:SHOWN])}{more}.", "Say more of its digest.")
     return runs / found[0]
+
+
+def _folders(runs: Path) -> Iterator[Path]:
+    for path in runs.iterdir():
+        if not path.name.startswith(SEARCH) and path.is_dir() and not path.is_symlink():
+            yield path
 
 
 def is_followed(folder: Path) -> bool:

@@ -196,6 +196,13 @@ def test_runs_are_listed_the_newest_first_and_one_that_cannot_be_read_hides_no_o
     assert "cannot be read" in str(all_runs(tmp_path)[-1][1].error)
 
 
+def test_a_search_for_a_recipe_is_no_training(tmp_path: Path) -> None:
+    (tmp_path / "tune-3f9a").mkdir()
+    assert all_runs(tmp_path) == []
+    with pytest.raises(InputError, match="There is no training tune-3f9a"):
+        find_run(tmp_path, "tune-3f9a")
+
+
 def test_a_look_hinders_nobody_who_starts(tmp_path: Path) -> None:
     """To look is to share the lock for a moment; whoever takes it tries again."""
     program = (
