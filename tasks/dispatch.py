@@ -7,13 +7,14 @@ finds the run that it started, and what came to its end is not taken for an answ
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import Any, cast
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled
 
 from academy.errors import TrainingError
@@ -40,8 +41,10 @@ def pools_alive(settings: Settings) -> list[Device]:
         for device, pool in POOLS.items():
             try:
                 workers = client.read_workers_for_work_pool(pool)
-            except ObjectNotFound:
-                continue
+            except PrefectHTTPStatusError as problem:
+                if problem.response.status_code != HTTPStatus.NOT_FOUND:
+                    raise
+                continue  # nobody has deployed here
             if any(worker.status == "ONLINE" and worker.name.endswith(settings.mark) for worker in workers):
                 found.append(device)
     return found

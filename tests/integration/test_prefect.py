@@ -210,6 +210,27 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
     assert training["idempotency_key"].endswith(":0")
 
 
+def test_who_cancels_an_evolution_ends_its_training(pages: Pages) -> None:
+    """After the one above, whose lessons it trains on again, and longer."""
+    deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
+    options = {"num_epochs": 20, "force": True}
+    run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": options})
+    until = time.monotonic() + 180
+    while not any("academy.habitat.trainer" in command for command in pages.left()):
+        assert time.monotonic() < until, "the trainer was never started"
+        time.sleep(0.3)
+    asked = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True}
+    pages.post(f"/flow_runs/{run['id']}/set_state", asked)
+    assert ended(pages, run)["state_type"] == "CANCELLED"
+    until = time.monotonic() + 60
+    while any("academy.habitat.trainer" in command for command in pages.left()):
+        assert time.monotonic() < until, "the trainer works on"
+        time.sleep(0.3)
+    trainings = pages.post("/flow_runs/filter", {"flows": {"name": {"any_": ["train"]}}})
+    newest = max(trainings, key=lambda one: str(one["created"]))
+    assert ended(pages, newest)["state_type"] in ("CANCELLED", "CRASHED", "FAILED")
+
+
 def test_a_training_that_no_worker_takes_is_taken_back(pages: Pages, tmp_path: Path) -> None:
     """There is a pool for GPUs and no GPU: whoever asks does not wait for ever, and nothing is left waiting."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
