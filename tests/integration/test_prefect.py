@@ -210,6 +210,7 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
     assert training["idempotency_key"].endswith(":0")
 
 
+@pytest.mark.campaign
 def test_who_cancels_an_evolution_ends_its_training(pages: Pages) -> None:
     """After the one above, whose lessons it trains on again, and longer."""
     deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
@@ -264,7 +265,7 @@ def ended(pages: Pages, run: dict[str, Any], patience: float = 400) -> dict[str,
     until = time.monotonic() + patience
     while True:
         found: dict[str, Any] = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
-        if found["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING"):
+        if found["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING"):
             return found
         assert time.monotonic() < until, f"still {found['state_type']}"
         time.sleep(1)

@@ -20,6 +20,8 @@ from academy.professor import Recipe
 from academy.trials import DEV_SHARE, RECORD, Tuned
 from tests.campaign.house import TOPICS, Ended, Home, write_topics
 
+pytestmark = pytest.mark.campaign  # four minutes of trainings; tests/unit/test_tuning.py searches without them
+
 OPTIONS = ("--epochs", "2", "--batch-size", "16", "--tune", "2", "--json")
 
 

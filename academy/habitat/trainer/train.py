@@ -73,6 +73,9 @@ def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) 
         processing_class=template.tokenizer,
         callbacks=[report, *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else [])],
     )
+    if library.plan.processes > 1 and not library.on_gpu:
+        # several processes on CPUs have the device "cpu:0", on which torch cannot read a checkpoint's states
+        trainer.args.__dict__["_setup_devices"] = torch.device("cpu")
     trainer.train(resume_from_checkpoint=_whole_checkpoint(order.folder / CHECKPOINTS))
     if not math.isfinite(report.loss):
         raise TrainingError("The loss is no number.", "Use a smaller learning rate.", cause="loss")
