@@ -6,6 +6,8 @@ Every writing transaction on SQLite begins with BEGIN IMMEDIATE: a deferred one 
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +77,9 @@ ledger = sa.Table(
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0002"
+
+
+WAL_SECONDS = 5.0
 
 
 class Database:
@@ -149,7 +154,16 @@ class Database:
 
 def _on_connect(connection, _record):  # type: ignore[no-untyped-def]
     connection.isolation_level = None  # transactions are begun below, not by the driver
-    connection.execute("PRAGMA journal_mode=WAL")
+    until = time.monotonic() + WAL_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError:
+            # SQLite waits for nobody here: of several processes that open a new file at once one may be refused
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.02)
     connection.execute("PRAGMA synchronous=FULL")  # an acknowledged lesson survives a power cut
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten: lessons can be forgotten
