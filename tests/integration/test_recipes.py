@@ -151,6 +151,7 @@ def of_trainers(order: TrainingOrder) -> list[str]:
     return found
 
 
+@pytest.mark.campaign
 def test_two_processes_share_a_training_and_none_outlives_it(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
     """By gloo on processors; accumulation is shared, so even the bytes are those of one process."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
