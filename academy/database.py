@@ -77,9 +77,8 @@ ledger = sa.Table(
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0002"
-
-
 WAL_SECONDS = 5.0
+"""How long others are waited for that open a new SQLite file at the same moment."""
 
 
 class Database:
@@ -159,9 +158,9 @@ def _on_connect(connection, _record):  # type: ignore[no-untyped-def]
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             break
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as problem:
             # SQLite waits for nobody here: of several processes that open a new file at once one may be refused
-            if time.monotonic() > until:
+            if problem.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                 raise
             time.sleep(0.02)
     connection.execute("PRAGMA synchronous=FULL")  # an acknowledged lesson survives a power cut

@@ -80,17 +80,17 @@ def place(
     here = _Here(work, machine, longest, only)
     if here.shape is None:
         unknown = Need(cuda=None, cpu=None, because=here.unknown)
-        return Placement(route=here.route(unknown), recipe=recipe, plan=usual_plan(here.first))
-    found = {device: here.forecast(recipe, usual_plan(device)) for device in _DEVICES}
-    ladder = tuple(here.ladder(recipe, usual_plan(here.first)))
-    whole = here.route(Need(cuda=found["cuda"].total, cpu=found["cpu"].total))
-    known = Placement(route=whole, recipe=recipe, plan=usual_plan(here.first), predictions=found, ladder=ladder)
+        return Placement(route=here.route(unknown), recipe=recipe, plan=here.usual(here.first))
+    found = {device: here.forecast(recipe, here.usual(device)) for device in _DEVICES}
+    ladder = tuple(here.ladder(recipe, here.usual(here.first)))
+    whole = here.route(Need(cuda=here.total(found["cuda"]), cpu=here.total(found["cpu"])))
+    known = Placement(route=whole, recipe=recipe, plan=here.usual(here.first), predictions=found, ladder=ladder)
     if whole.held:
         return known
     fitting = [(number, step) for number, step in enumerate(ladder) if step.fits]
     better = [one for one in fitting if one[1].rung.plan.device == "cuda"]
     if whole.place and (whole.place == here.first or not better):
-        return known.model_copy(update={"plan": usual_plan(whole.place), "prediction": found[whole.place]})
+        return known.model_copy(update={"plan": here.usual(whole.place), "prediction": found[whole.place]})
     for number, step in better or fitting:
         return known.model_copy(
             update=here.on(step.rung) | {"changes": tuple(one.rung.change for one in ladder[: number + 1])}
@@ -133,6 +133,7 @@ class _Here:
         self.machine = machine or take_inventory(engine=in_container)
         self.longest = longest
         self.only = only
+        self.library, self.processes = work.settings.training_library, work.settings.training_processes
         self.enable_gpu = work.settings.enable_gpu and only != "cpu"
         self.backend: Backend = "container" if in_container and self.machine.docker.version else "process"
         self.first: Device = "cpu" if only == "cpu" else first_device(work, self.machine)
@@ -149,13 +150,21 @@ class _Here:
             raise BaseModelError(self.unknown)
         return predict(self.shape, recipe, plan, longest=self.longest, ratios=self.ratios[plan.device])
 
+    def usual(self, device: Device) -> Plan:
+        """How a recipe is carried out on a device where nothing forces otherwise, as the settings say."""
+        return usual_plan(device).model_copy(update={"library": self.library, "processes": self.processes})
+
+    def total(self, prediction: Prediction) -> int:
+        """Bytes that are needed: of the one GPU that each process has, or of the memory that all of them share."""
+        return prediction.total * (self.processes if prediction.device == "cpu" else 1)
+
     def route(self, need: Need, only: Device | None = None) -> Route:
         return route(need, self.machine, enable_gpu=self.enable_gpu, backends=(self.backend,), only=only or self.only)
 
     def on(self, rung: Rung) -> dict[str, Any]:
         """What of a placement a rung decides."""
         prediction = self.forecast(rung.recipe, rung.plan) if self.shape else None
-        need = prediction.total if prediction else None
+        need = self.total(prediction) if prediction else None
         return {
             "route": self.route(Need(cuda=need, cpu=need, because=self.unknown), rung.plan.device),
             "recipe": rung.recipe, "plan": rung.plan, "prediction": prediction,
@@ -164,7 +173,7 @@ class _Here:
     def ladder(self, recipe: Recipe, plan: Plan) -> Iterator[Step]:
         while (rung := next_rung(recipe, plan, self.machine)) is not None and self.only in (None, rung.plan.device):
             recipe, plan = rung.recipe, rung.plan
-            need = self.forecast(recipe, plan).total
+            need = self.total(self.forecast(recipe, plan))
             yield Step(rung=rung, need=need, fits=bool(self.route(Need(cuda=need, cpu=need), plan.device).place))
 
 

@@ -126,9 +126,8 @@ def train(
     _refuse_overlap(work, dataset)
     placed = place(work, order.recipe, dataset.longest, only=only)
     placed.require()
-    how = {"library": work.settings.training_library, "processes": work.settings.training_processes}
     while True:
-        order = changed(order, placed.recipe, placed.plan.model_copy(update=how), placed.changes)
+        order = changed(order, placed.recipe, placed.plan, placed.changes)
         log.info("training on %s", placed.sentence)
         last, run = _attempt(work, order, dataset, placed, tags, meanwhile, tuned)
         if last.phase == "done":

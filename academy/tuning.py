@@ -69,9 +69,8 @@ def tune(work: Workplace, search: Search, dataset: Dataset, minutes: float) -> T
             placed.require()
             order = search.order.model_copy(
                 update={
-                    "recipe": placed.recipe, "changes": placed.changes, "runs": search.folder,
-                    "plan": placed.plan.model_copy(update={"library": work.settings.training_library}),
-                    "adapters": search.folder / ADAPTERS,
+                    "recipe": placed.recipe, "plan": placed.plan, "changes": placed.changes,
+                    "runs": search.folder, "adapters": search.folder / ADAPTERS,
                 }
             )  # fmt: skip
             yield from choose_backend(work.settings, placed.route.gpu).train(order)

@@ -30,10 +30,6 @@ CARRIED = ("enable_gpu", "price_per_hour")
 """Settings that a training follows wherever it runs, beside those that begin with training_."""
 
 
-class NobodyThereError(TrainingError):
-    """The pool's worker went away before it began."""
-
-
 def pools_alive(settings: Settings) -> list[Device]:
     """Kinds of device whose pool has a live worker of this home, GPUs first. None on a server without pools."""
     found: list[Device] = []
@@ -57,11 +53,10 @@ def train_on(
     base_model: str | None,
     settings: Settings,
     tuned: Tuned | None = None,
-) -> str:
-    """Have the pool's worker train, and wait. Returns the version's number.
+) -> str | None:
+    """Have the pool's worker train, and wait. Returns the version's number; None where no worker took it.
 
-    Raises TrainingError as the training there did, or where its run ended without a word, and NobodyThereError where no
-    worker took it.
+    Raises TrainingError as the training there did, or where its run ended without a word.
     """
     mark = f"order:{order.digest[:16]}"
     run = cast("FlowRun", run_deployment(
@@ -79,6 +74,8 @@ def train_on(
         timeout=0,
     ))  # fmt: skip
     state = _awaited(run, device, settings)
+    if state is None:
+        return None
     if state.is_completed():
         return str(state.result()["version"])
     problem: Any = state.result(raise_on_failure=False)
@@ -100,7 +97,7 @@ def carried(settings: Settings) -> dict[str, str]:
 
 
 def _awaited(run: FlowRun, device: Device, settings: Settings) -> Any:
-    """The run's last state. One that no worker has begun when there is none any more is taken back."""
+    """The run's last state. One that no worker has begun when there is none any more is taken back: None."""
     with get_client(sync_client=True) as client:
         while True:
             state = client.read_flow_run(run.id).state
@@ -108,9 +105,7 @@ def _awaited(run: FlowRun, device: Device, settings: Settings) -> Any:
                 return state
             if (state is None or state.is_scheduled()) and device not in pools_alive(settings):
                 client.set_flow_run_state(run.id, Cancelled(message="No worker took it."), force=True)
-                raise NobodyThereError(
-                    f"No worker of {POOLS[device]} took the training.", "Start one with `make pages`.", cause="killed"
-                )
+                return None
             time.sleep(POLL_SECONDS)
 
 

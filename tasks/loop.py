@@ -21,6 +21,7 @@ from academy.experience.lessons import Import
 from academy.genealogy.versions import Version
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Device
+from academy.habitat.route import POOLS
 from academy.ledger import Champion, Row
 from academy.professor import Decision, Recipe, checked_recipe
 from academy.succession import Acted, act, approve, settle
@@ -97,9 +98,9 @@ def train_challenger(
         _warm_up()
         try:
             number = dispatch.train_on(device, order, decision.because, base_model, work.settings, tuned)
-            return work.versions.get(number)
-        except dispatch.NobodyThereError as problem:
-            log.warning("%s", problem.message)
+            if number is not None:
+                return work.versions.get(number)
+            log.warning("No worker of %s took the training.", POOLS[device])
         except TrainingError as problem:
             if problem.cause != "memory" or device == "cpu":
                 raise

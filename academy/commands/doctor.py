@@ -9,10 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, engine, find_sandbox
+from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_sandbox
 from academy.artifacts import Record
 from academy.base_model import SEED, SEED_FOLDER, resolve
 from academy.commands.output import emit, say, table
+from academy.engine import HOW
 from academy.errors import AcademyError, ExaminationError
 from academy.experience.commits import is_repository
 from academy.habitat.choice import container_backend, free_gpu
@@ -42,8 +43,9 @@ def run(base_model: str | None, *, as_json: bool) -> None:
         _asked("base model", lambda: _base(base_model or settings.base_model)), _seed_intact(),
         _asked("MLflow", lambda: _mlflow(settings)), _prefect(settings), _gpu(machine), _cuda(machine),
         _library("unsloth", "TRL and PEFT train", there=machine.unsloth),
-        _library("bitsandbytes", "no weights of 4 bits", there=machine.bitsandbytes), _docker(), _toolkit(machine),
-        _asked("training", lambda: _training(settings)), _sandbox(settings), _docker_sandbox(settings), _repository(),
+        _library("bitsandbytes", "no weights of 4 bits", there=machine.bitsandbytes),
+        _docker(machine), _toolkit(machine), _asked("training", lambda: _training(settings)),
+        _sandbox(settings), _docker_sandbox(settings), _repository(),
     ]  # fmt: skip
     sound = all(one.works or not one.needed for one in found)
     if as_json:
@@ -210,15 +212,12 @@ def _toolkit(machine: Inventory) -> Finding:
     )  # fmt: skip
 
 
-def _docker() -> Finding:
-    try:
-        engine.connect().close()
-    except ExaminationError as problem:
-        return Finding(
-            name="Docker", works=False, needed=False, found=f"{problem.message}",
-            remedy=f"Only containers need it. {problem.remedy}",
-        )  # fmt: skip
-    return Finding(name="Docker", works=True, needed=False, found="engine is there")
+def _docker(machine: Inventory) -> Finding:
+    there = machine.docker.version
+    return Finding(
+        name="Docker", works=bool(there), needed=False, found=f"engine {there}" if there else machine.docker.note,
+        remedy="" if there else f"Only containers need it. {HOW}",
+    )  # fmt: skip
 
 
 def _training(settings: Settings) -> Finding:

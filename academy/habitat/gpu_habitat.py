@@ -111,7 +111,7 @@ class GPUHabitat:
 
     def get_gpu_info(self) -> list[dict[str, Any]]:
         """The GPUs of this machine, memory in bytes; an empty list where there are none."""
-        return [gpu.model_dump() for gpu in take_inventory().gpus]
+        return [gpu.model_dump() for gpu in take_inventory(engine=False).gpus]
 
     def stream_job_logs(self, job_name: str) -> Iterator[dict[str, Any]]:
         """A job's log from its beginning to its end, as it comes: line, time (ISO 8601), text. Raises InputError."""

@@ -45,7 +45,7 @@ class Limits(Record):
 
 def limits_here(memory_gib: float | None = None, cpus: float | None = None) -> Limits:
     """What a person fixed, and of the rest what this machine has to give now."""
-    machine = take_inventory()
+    machine = take_inventory(engine=False)
     memory = memory_gib * 2**30 if memory_gib else SHARE * machine.memory_free
     return Limits(memory_bytes=int(memory), cpus=min(cpus or machine.cpus, machine.cpus))
 

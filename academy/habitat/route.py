@@ -128,7 +128,8 @@ def next_rung(recipe: Recipe, plan: Plan, inventory: Inventory) -> Rung | None:
     if plan.device == "cuda" and not recipe.four_bit and inventory.bitsandbytes:
         return Rung(recipe=recipe.model_copy(update={"four_bit": True}), plan=plan, change="base weights of 4 bits")
     if plan.device == "cuda":
-        return Rung(recipe=recipe, plan=Plan(device="cpu", checkpointing=True), change="training on the CPUs")
+        below = plan.model_copy(update={"device": "cpu", "checkpointing": True})
+        return Rung(recipe=recipe, plan=below, change="training on the CPUs")
     return None
 
 

@@ -20,7 +20,7 @@ from academy.habitat.adapter import CONFIG, read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.fit import Plan
 from academy.habitat.process import EVENTS, ProcessBackend, read_events
-from academy.habitat.trainer.events import EventWriter
+from academy.habitat.trainer.events import NOTE, EventWriter
 from academy.habitat.trainer.model import Library, load, prepare, refuse_leaks
 from academy.habitat.trainer.rows import packed, read_rows
 from academy.professor import Recipe
@@ -181,7 +181,7 @@ def test_a_step_that_cannot_be_shared_is_refused(order: Order) -> None:
 
 
 def test_what_ended_another_process_is_told(tmp_path: Path) -> None:
-    from academy.habitat.trainer.launch import NOTE, tell
+    from academy.habitat.trainer.launch import tell
 
     EventWriter(tmp_path / EVENTS).write("started")
     (tmp_path / NOTE.format(1)).write_text('{"message": "The training ran out of memory.", "cause": "memory"}')
@@ -194,6 +194,7 @@ def test_what_ended_another_process_is_told(tmp_path: Path) -> None:
     ("changes", "plan", "said"),
     [
         ({"four_bit": True, "dev_share": 0.2}, None, "4 bits"),
+        ({"four_bit": True, "packing": True}, None, "4 bits"),
         ({}, Plan(device="cuda"), "for a GPU, and torch sees none"),
         ({}, Plan(device="cpu", library="unsloth"), "Unsloth was asked for"),
     ],

@@ -96,6 +96,21 @@ def test_checkpointing_is_a_rung_on_processors_too(work: Workplace) -> None:
     assert (found.plan.checkpointing, found.changes) == (True, ("checkpointing",))
 
 
+def test_processes_share_the_memory_of_processors_and_each_has_its_own_gpu(work: Workplace) -> None:
+    recipe = Recipe(batch_size=8)
+    one, gpu = place(work, recipe, 64, machine(16)), place(work, recipe, 64, with_gpu(40))
+    work.settings = work.settings.model_copy(update={"training_processes": 2, "training_library": "trl"})
+    two = place(work, recipe, 64, machine(16))
+    assert one.route.need is not None
+    assert two.route.need == 2 * one.route.need
+    assert (two.plan.processes, two.plan.library) == (2, "trl")
+    assert place(work, recipe, 64, with_gpu(40)).route.need == gpu.route.need
+    lowest = two
+    while (lower := below(work, lowest, 64, with_gpu(40))) is not None:
+        lowest = lower
+    assert (lowest.plan.device, lowest.plan.processes) == ("cpu", 2)
+
+
 def test_what_fits_nowhere_is_refused(work: Workplace) -> None:
     for recipe in (Recipe(), Recipe(batch_size=1, max_length=1024)):
         with pytest.raises(TrainingError) as refusal:

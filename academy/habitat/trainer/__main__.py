@@ -19,7 +19,7 @@ from academy.errors import AcademyError, HomeError, TemplateError, TrainingError
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.hardware import EnergyMeter
 from academy.habitat.process import EVENTS
-from academy.habitat.trainer.events import EventWriter, Silent
+from academy.habitat.trainer.events import NOTE, EventWriter, Silent
 from academy.processes import die_with_parent, end_with_stdin
 
 
@@ -54,7 +54,7 @@ def main() -> int:
         told = {"message": _sentence(problem), "cause": _cause(problem)}
         events.write("failed", **told)
         if not first:
-            write_file(order_file.with_name(f"ended-{rank}.json"), canonical(told))
+            write_file(order_file.with_name(NOTE.format(rank)), canonical(told))
         return 1
     events.write("done", adapter=adapter, loss=loss, message="adapter published")
     return 0

@@ -12,6 +12,9 @@ from academy.artifacts import canonical
 from academy.habitat.backend import Phase, TrainingEvent
 from academy.habitat.process import read_events
 
+NOTE = "ended-{}.json"
+"""What ended one of several processes that is not the first, by its number."""
+
 
 class Silent:
     """For all but the first of several processes: nothing is told twice."""

@@ -16,11 +16,8 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.process import EVENTS, read_events
-from academy.habitat.trainer.events import EventWriter
+from academy.habitat.trainer.events import NOTE, EventWriter
 from academy.processes import die_with_parent
-
-NOTE = "ended-{}.json"
-"""What ended a process that is not the first, by its number."""
 
 
 def main() -> int:

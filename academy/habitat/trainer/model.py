@@ -52,10 +52,11 @@ def prepare(order: TrainingOrder) -> Library:
                 "pip install -c constraints.txt '.[gpu]', or train without four_bit.",
                 cause="gpu",
             )
-        if plan.device == "cpu" and order.recipe.dev_share:
+        # to try a packed row is an evaluation, too
+        if plan.device == "cpu" and (order.recipe.dev_share or order.recipe.packing):
             raise TrainingError(
                 "On processors, weights of 4 bits give wrong gradients after an evaluation.",
-                "Train without dev_share, or without four_bit.",
+                "Train without dev_share and packing, or without four_bit.",
                 cause="gpu",
             )
     usable = plan.device == "cuda" and find_spec("unsloth") is not None
