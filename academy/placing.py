@@ -134,6 +134,7 @@ class _Here:
         self.longest = longest
         self.only = only
         self.library, self.processes = work.settings.training_library, work.settings.training_processes
+        self.sharded = work.settings.training_sharded
         self.enable_gpu = work.settings.enable_gpu and only != "cpu"
         self.backend: Backend = "container" if in_container and self.machine.docker.version else "process"
         self.first: Device = "cpu" if only == "cpu" else first_device(work, self.machine)
@@ -152,7 +153,8 @@ class _Here:
 
     def usual(self, device: Device) -> Plan:
         """How a recipe is carried out on a device where nothing forces otherwise, as the settings say."""
-        return usual_plan(device).model_copy(update={"library": self.library, "processes": self.processes})
+        said = {"library": self.library, "processes": self.processes, "sharded": self.sharded}
+        return usual_plan(device).model_copy(update=said)
 
     def total(self, prediction: Prediction) -> int:
         """Bytes that are needed: of the one GPU that each process has, or of the memory that all of them share."""

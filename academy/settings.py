@@ -134,6 +134,11 @@ class Settings(BaseSettings):
         validation_alias=_names("TRAINING_PROCESSES"),
         description="that share a training; each has a GPU, or a part of the processors",
     )
+    training_sharded: bool = Field(
+        False,
+        validation_alias=_names("TRAINING_SHARDED"),
+        description="each of several processes keeps a part of the weights only (FSDP)",
+    )
     training_image: str = Field(
         "",
         validation_alias=_names("TRAINING_IMAGE", "TRAINING_IMAGE"),

@@ -57,6 +57,12 @@ class Plan(Record):
     checkpointing: bool = False  # layers keep their input only, and are computed again on the way back
     library: Literal["", "trl", "unsloth"] = ""  # empty: Unsloth where a GPU and Unsloth are there
     processes: Annotated[int, Field(ge=1, le=64)] = 1  # each with a GPU or a share of the processors (DDP)
+    sharded: bool = False  # each of them keeps a part of the weights only (FSDP)
+
+    @property
+    def shared(self) -> bool:
+        """Whether there are several processes that share the weights."""
+        return self.sharded and self.processes > 1
 
 
 class Shape(Record):
@@ -205,6 +211,11 @@ def predict(
         weights = round(shape.linear_weights * NF4_BYTES) + shape.other_weights * wide
     else:
         weights = (shape.linear_weights + shape.other_weights) * wide
+    adapter = shape.adapter_weights(recipe.rank) * (4 + 4 + 8)
+    if plan.shared:
+        # of its part, and of what is gathered for the moment: the layer at work and the next, or the embeddings
+        gathered = max(2 * shape.linear_weights // shape.layers, shape.vocabulary * shape.hidden)
+        weights, adapter = weights // plan.processes + gathered * wide, adapter // plan.processes
     layer = tokens * _kept(shape, recipe, wide, sequence)
     passing = tokens * wide * (3 * shape.intermediate + 4 * shape.hidden)  # gradients within the layer on the way back
     if plan.checkpointing:
@@ -215,7 +226,7 @@ def predict(
     return Prediction(
         device=plan.device,
         weights=weights,
-        adapter=shape.adapter_weights(recipe.rank) * (4 + 4 + 8),
+        adapter=adapter,
         activations=activations if plan.device == "cuda" else round(activations * CPU_HEAP),
         logits=min(tokens, CHUNK) * shape.vocabulary * 4 * LOGITS,
         overhead=CUDA_OVERHEAD if plan.device == "cuda" else CPU_OVERHEAD,

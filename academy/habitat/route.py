@@ -111,8 +111,8 @@ def next_rung(recipe: Recipe, plan: Plan, inventory: Inventory) -> Rung | None:
     """What to try after a training ran out of memory; None at the end of the ladder.
 
     Smaller batches with as much more accumulation, by halves where that is possible, down to one example; then
-    checkpointing; then, on a GPU, weights of 4 bits; then the processors. Each step of a training learns from as many
-    examples as before, so the recipe means the same.
+    checkpointing; then, on several GPUs, weights that they share; then weights of 4 bits; then the processors.
+    Each step of a training learns from as many examples as before, so the recipe means the same.
     """
     if recipe.batch_size > 1:
         by = next(n for n in range(2, recipe.batch_size + 1) if recipe.batch_size % n == 0)
@@ -125,10 +125,15 @@ def next_rung(recipe: Recipe, plan: Plan, inventory: Inventory) -> Rung | None:
             )  # fmt: skip
     if not plan.checkpointing:
         return Rung(recipe=recipe, plan=plan.model_copy(update={"checkpointing": True}), change="checkpointing")
+    if plan.device == "cuda" and plan.processes > 1 and not plan.shared and not recipe.four_bit:
+        # before weights of 4 bits, for this changes nothing of what is learned
+        shared = plan.model_copy(update={"sharded": True})
+        return Rung(recipe=recipe, plan=shared, change=f"weights shared by {plan.processes} processes")
+    alone = plan.model_copy(update={"sharded": False})
     if plan.device == "cuda" and not recipe.four_bit and inventory.bitsandbytes:
-        return Rung(recipe=recipe.model_copy(update={"four_bit": True}), plan=plan, change="base weights of 4 bits")
+        return Rung(recipe=recipe.model_copy(update={"four_bit": True}), plan=alone, change="base weights of 4 bits")
     if plan.device == "cuda":
-        below = plan.model_copy(update={"device": "cpu", "checkpointing": True})
+        below = alone.model_copy(update={"device": "cpu", "checkpointing": True})
         return Rung(recipe=recipe, plan=below, change="training on the CPUs")
     return None
 

@@ -173,7 +173,72 @@ def test_two_processes_share_a_training_and_none_outlives_it(order: Order, monke
     assert [event.n for event in read_events(two.folder / EVENTS)] == list(range(1, last.n + 1))
 
 
-def test_a_step_that_cannot_be_shared_is_refused(order: Order) -> None:
+@pytest.mark.campaign
+def test_two_processes_that_share_the_weights_go_on_where_they_were_killed(
+    order: Order, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FSDP by gloo on processors, with evaluations: the same bytes as without the kill; the loss of one process."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    how: dict[str, Any] = {"plan": Plan(device="cpu", processes=2, sharded=True), "batch_size": 2, "accumulation": 2}
+    how |= {"dev_share": 0.2}
+    whole = list(ProcessBackend(gpu="").train(order("whole", **how)))
+    assert whole[-1].phase == "done", whole[-1].message
+    assert "in 2 processes that share the weights" in next(one.message for one in whole if one.phase == "contract")
+    cut = order("cut", **how)
+    begun = ProcessBackend(gpu="").train(cut)
+    assert next(event for event in begun if event.phase == "checkpoint").step < whole[-2].steps
+    begun.close()  # type: ignore[attr-defined]
+    assert of_trainers(cut) == []
+    told = list(ProcessBackend(gpu="").train(cut))
+    second = [event for event in told if event.phase == "started"][1].n
+    assert next(event.step for event in told if event.n > second and event.phase == "step") > 1, "it began again"
+    assert told[-1].adapter == whole[-1].adapter
+    how["plan"] = None
+    _, alone = trained(order("alone", **how))
+    losses = [[one.loss or one.eval_loss for one in events if one.phase == "step"] for events in (whole, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_only_a_whole_checkpoint_of_the_same_kind_is_gone_on_with(tmp_path: Path) -> None:
+    from academy.habitat.trainer.train import SHARDS, _whole_checkpoint
+
+    def made(step: int, *files: str, state: str = "{}") -> Path:
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for name in files:
+            (folder / name).touch()
+        (folder / "trainer_state.json").write_text(state)
+        return folder
+
+    one, two, shared = (
+        Plan(device="cpu"),
+        Plan(device="cpu", processes=2),
+        Plan(device="cpu", processes=2, sharded=True),
+    )
+    whole = made(2, "rng_state.pth")
+    made(10, "rng_state.pth", state='{"torn')
+    assert _whole_checkpoint(tmp_path, one) == str(whole), "the newest that is whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2"], "the torn one is gone"
+    made(4, "rng_state_0.pth")
+    both = made(3, "rng_state_0.pth", "rng_state_1.pth")
+    assert _whole_checkpoint(tmp_path, two) == str(both), "each process has left its random state"
+    assert _whole_checkpoint(tmp_path, shared) is None, "none of them has shared weights"
+    made(5, "rng_state_0.pth", "rng_state_1.pth", SHARDS)
+    assert _whole_checkpoint(tmp_path, two) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_step_that_cannot_be_shared_is_refused() -> None:
+    from academy.habitat.trainer.train import share
+
+    assert share(Recipe(batch_size=3, accumulation=4), 2) == (3, 2), "the same batches where that is possible"
+    assert share(Recipe(batch_size=4, accumulation=3), 2) == (2, 3)
+    with pytest.raises(TrainingError, match="9 examples a step cannot be shared by 2 processes"):
+        share(Recipe(batch_size=3, accumulation=3), 2)
+
+
+@pytest.mark.campaign
+def test_what_all_processes_refuse_is_told_once(order: Order) -> None:
     one = order("odd", Plan(device="cpu", processes=2), batch_size=3)
     events = list(ProcessBackend(gpu="").train(one))
     assert (events[-1].phase, events[-1].cause) == ("failed", "order")
@@ -195,6 +260,7 @@ def test_what_ended_another_process_is_told(tmp_path: Path) -> None:
     [
         ({"four_bit": True, "dev_share": 0.2}, None, "4 bits"),
         ({"four_bit": True, "packing": True}, None, "4 bits"),
+        ({"four_bit": True}, Plan(device="cpu", processes=2, sharded=True), "cannot be shared by several"),
         ({}, Plan(device="cuda"), "for a GPU, and torch sees none"),
         ({}, Plan(device="cpu", library="unsloth"), "Unsloth was asked for"),
     ],
@@ -204,7 +270,7 @@ def test_what_cannot_be_done_here_is_refused(order: Order, changes: dict[str, An
         pytest.skip("a GPU is there")
     with pytest.raises(TrainingError, match=said) as refusal:
         prepare(order(plan=plan, **changes))
-    assert refusal.value.cause == "gpu"
+    assert refusal.value.cause == ("order" if "shared" in said else "gpu")
     assert refusal.value.remedy
 
 

@@ -134,6 +134,9 @@ def test_a_prediction_is_the_sum_of_its_parts_and_nothing_shrinks_that_should_gr
     assert predict(shape, Recipe(batch_size=8), usual_plan("cuda")).activations == 2 * usual.activations
     assert predict(shape, Recipe(rank=32), usual_plan("cuda")).adapter == 2 * usual.adapter
     assert predict(shape, Recipe(), usual_plan("cpu")).weights == 2 * usual.weights
+    four = predict(shape, Recipe(), usual_plan("cuda").model_copy(update={"processes": 4, "sharded": True}))
+    assert 0.25 * usual.weights < four.weights < 0.35 * usual.weights  # and the layers that are gathered just then
+    assert (four.adapter, four.activations) == (usual.adapter // 4, usual.activations)
     assert predict(shape, Recipe(), usual_plan("cuda"), longest=256).activations < usual.activations / 7
 
 

@@ -125,6 +125,17 @@ def test_the_ladder_goes_down_step_by_step_to_the_processors() -> None:
     assert plan == Plan(device="cpu", checkpointing=True)
 
 
+def test_several_gpus_share_the_weights_before_these_lose_bits() -> None:
+    recipe, plan = Recipe(batch_size=1), usual_plan("cuda").model_copy(update={"processes": 2})
+    found = []
+    while (rung := next_rung(recipe, plan, machine(40))) is not None:
+        recipe, plan = rung.recipe, rung.plan
+        found.append((rung.change, plan.shared))
+    assert found == [
+        ("weights shared by 2 processes", True), ("base weights of 4 bits", False), ("training on the CPUs", False),
+    ]  # fmt: skip
+
+
 def test_without_bitsandbytes_there_are_no_weights_of_four_bits() -> None:
     found = next_rung(Recipe(batch_size=1), usual_plan("cuda"), machine(40, bitsandbytes=False))
     assert found is not None
@@ -135,11 +146,12 @@ def test_the_ladder_on_processors_ends() -> None:
     assert next_rung(Recipe(batch_size=1), Plan(device="cpu", checkpointing=True), machine()) is None
 
 
-@given(st.integers(1, 128), st.integers(1, 128), st.sampled_from(["cuda", "cpu"]), st.booleans())
+@given(st.integers(1, 128), st.integers(1, 128), st.sampled_from(["cuda", "cpu"]), st.booleans(), st.integers(1, 4))
 def test_every_rung_keeps_the_examples_of_a_step_and_the_ladder_ends(
-    batch: int, accumulation: int, device: Any, checkpointing: bool
+    batch: int, accumulation: int, device: Any, checkpointing: bool, processes: int
 ) -> None:
-    recipe, plan = Recipe(batch_size=batch, accumulation=accumulation), Plan(device=device, checkpointing=checkpointing)
+    recipe = Recipe(batch_size=batch, accumulation=accumulation)
+    plan = Plan(device=device, checkpointing=checkpointing, processes=processes)
     for _ in range(20):
         rung = next_rung(recipe, plan, machine(40))
         if rung is None:
@@ -151,4 +163,4 @@ def test_every_rung_keeps_the_examples_of_a_step_and_the_ladder_ends(
         recipe, plan = rung.recipe, rung.plan
     else:
         pytest.fail("the ladder has no end")
-    assert plan == Plan(device="cpu", checkpointing=True)
+    assert plan == Plan(device="cpu", checkpointing=True, processes=processes)

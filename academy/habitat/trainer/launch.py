@@ -19,6 +19,13 @@ from academy.habitat.process import EVENTS, read_events
 from academy.habitat.trainer.events import NOTE, EventWriter
 from academy.processes import die_with_parent
 
+SHARDED = [
+    "--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP",
+    "--fsdp_reshard_after_forward", "true", "--fsdp_state_dict_type", "FULL_STATE_DICT",
+    "--fsdp_cpu_ram_efficient_loading", "false",
+]  # fmt: skip
+"""FSDP2: layers are gathered as they are used; a checkpoint holds the whole adapter in one file."""
+
 
 def main() -> int:
     """Start the processes, and tell what ended them where the first one could not."""
@@ -31,7 +38,8 @@ def main() -> int:
         note.unlink()
     threads = max(1, len(os.sched_getaffinity(0)) // count)
     arguments = [
-        "--multi_gpu", "--num_processes", str(count), "--num_machines", "1", "--main_process_port", "0",
+        *(SHARDED if plan and plan.shared else ["--multi_gpu"]),
+        "--num_processes", str(count), "--num_machines", "1", "--main_process_port", "0",
         "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads),
         "--module", "academy.habitat.trainer", str(order_file), "0",
     ]  # fmt: skip

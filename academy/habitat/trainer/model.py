@@ -34,6 +34,8 @@ class Library:
         """For people."""
         told = f"Unsloth {version('unsloth')}" if self.name == "unsloth" else f"TRL {version('trl')} and PEFT"
         more = " with checkpointing" if self.plan.checkpointing else ""
+        if self.plan.processes > 1:
+            more += f", in {self.plan.processes} processes" + (" that share the weights" if self.plan.shared else "")
         return f"{told} on the {'GPU' if self.on_gpu else 'CPU'}{more}"
 
 
@@ -46,6 +48,12 @@ def prepare(order: TrainingOrder) -> Library:
     if plan.device == "cuda" and not there:
         raise TrainingError("The order is for a GPU, and torch sees none.", "Look at `academy doctor`.", cause="gpu")
     if order.recipe.four_bit:
+        if plan.shared:
+            raise TrainingError(
+                "Weights of 4 bits cannot be shared by several processes.",
+                "Set ACADEMY_TRAINING_SHARDED=false, or train without four_bit.",
+                cause="order",
+            )
         if find_spec("bitsandbytes") is None:
             raise TrainingError(
                 "Weights of 4 bits need bitsandbytes, which is not installed.",

@@ -6,13 +6,17 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import orjson
 import torch
+from accelerate import DistributedType, PartialState
 from datasets import Dataset
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
@@ -23,12 +27,14 @@ from academy.habitat.adapter import (
     CONFIG,
     FILES,
     MANIFEST,
+    Canary,
     Manifest,
     canonical_config,
     digest_of_adapter,
     digests_of_files,
 )
 from academy.habitat.backend import TrainingOrder
+from academy.habitat.fit import Plan
 from academy.habitat.trainer.canaries import canaries
 from academy.habitat.trainer.events import EventWriter, Silent
 from academy.habitat.trainer.model import Library, load, refuse_leaks
@@ -39,7 +45,9 @@ from academy.template import FILE as TEMPLATE_FILE
 from academy.template import ChatTemplate
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "tokenizers")
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, DRAFT = "checkpoints", "draft"
+SHARDS = "pytorch_model_fsdp.bin"
+"""In a checkpoint of processes that share the weights."""
 
 
 def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) -> tuple[str, float]:
@@ -65,9 +73,14 @@ def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) 
         refuse_leaks(model, max(train_rows, key=lambda row: len(row["seq_lengths"])))
     steps = math.ceil(len(train_rows) / (recipe.batch_size * recipe.accumulation)) * recipe.epochs
     report = _Report(events, steps)
+    arguments = _arguments(order, steps, library)
+    if library.plan.shared and not library.on_gpu:
+        # accelerate shards on accelerators only, though torch does on processors: it is told that these are some
+        _ = arguments.device
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     trainer = _Repeatable(
         model=model,
-        args=_arguments(order, steps, library),
+        args=arguments,
         train_dataset=Dataset.from_list(train_rows),
         eval_dataset=Dataset.from_list(rows.dev) if rows.dev else None,
         processing_class=template.tokenizer,
@@ -76,26 +89,52 @@ def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) 
     if library.plan.processes > 1 and not library.on_gpu:
         # several processes on CPUs have the device "cpu:0", on which torch cannot read a checkpoint's states
         trainer.args.__dict__["_setup_devices"] = torch.device("cpu")
-    trainer.train(resume_from_checkpoint=_whole_checkpoint(order.folder / CHECKPOINTS))
+    trainer.train(resume_from_checkpoint=_whole_checkpoint(order.folder / CHECKPOINTS, library.plan))
     if not math.isfinite(report.loss):
         raise TrainingError("The loss is no number.", "Use a smaller learning rate.", cause="loss")
-    if not trainer.is_world_process_zero():
-        return "", report.loss
+    first = trainer.is_world_process_zero()
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
-    digest = _publish(order, model, template, rows, library, report)
+    weights = None
+    if library.plan.shared:  # its weights are gathered for each answer, so all processes ask
+        if not isinstance(model, FSDPModule):
+            raise TrainingError(
+                "The weights were not shared by the processes.", "Set ACADEMY_TRAINING_SHARDED=false.", cause="unknown"
+            )
+        weights = get_model_state_dict(
+            model, options=StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+        )
+    if not first and not library.plan.shared:
+        return "", report.loss
+    known = canaries(model, template, [conversation[-2]["content"] for conversation in rows.messages])
+    if not first:
+        return "", report.loss
+    shutil.rmtree(order.folder / DRAFT, ignore_errors=True)
+    model.save_pretrained(order.folder / DRAFT, state_dict=weights, safe_serialization=True)
+    digest = _publish(order, known, template, rows, library, report)
     shutil.rmtree(order.folder / CHECKPOINTS, ignore_errors=True)
     return digest, report.loss
 
 
-def _whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end. Its state file is written last; torn ones are removed."""
+def _whole_checkpoint(folder: Path, plan: Plan) -> str | None:
+    """The newest checkpoint that was written to its end and can be gone on with; others are removed.
+
+    Its state file is written last, but for the other processes' random states. Whole and shared weights are kept in
+    other files, and a training that ran out of memory may go on in the other way: then it begins again.
+    """
     for path in sorted(folder.glob("checkpoint-*"), key=lambda found: -int(found.name.rpartition("-")[2])):
+        whole = (path / SHARDS).exists() is plan.shared
+        if plan.processes > 1:
+            whole &= len(list(path.glob("rng_state_*.pth"))) >= plan.processes
         try:
-            orjson.loads((path / "trainer_state.json").read_bytes())
+            orjson.loads((path / "trainer_state.json").read_bytes())  # last, for it may be going away meanwhile
         except (OSError, orjson.JSONDecodeError):
-            shutil.rmtree(path, ignore_errors=True)  # another process of this training may be at it
-        else:
+            whole = False
+        if whole:
             return str(path)
+        aside = path.with_name(f"torn-{path.name}")
+        with suppress(OSError):  # another process of this training may be at it
+            path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
     return None
 
 
@@ -158,12 +197,15 @@ def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
 
 
 def _publish(
-    order: TrainingOrder, model: Any, template: ChatTemplate, rows: Rows, library: Library, report: _Report
+    order: TrainingOrder,
+    known: tuple[Canary, ...],
+    template: ChatTemplate,
+    rows: Rows,
+    library: Library,
+    report: _Report,
 ) -> str:
-    """Write the adapter in canonical form, and publish it under its digest."""
-    draft = order.folder / "draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(draft, safe_serialization=True)
+    """Bring the draft into canonical form, and publish it under its digest."""
+    draft = order.folder / DRAFT
     config = orjson.loads((draft / CONFIG).read_bytes())
     write_file(draft / CONFIG, canonical_config(config, order.base.name))
     write_file(draft / TEMPLATE_FILE, template.text.encode())
@@ -185,7 +227,7 @@ def _publish(
         supervised_tokens=rows.supervised,
         steps=report.steps,
         loss=report.loss,
-        canaries=canaries(model, template, [conversation[-2]["content"] for conversation in rows.messages]),
+        canaries=known,
     )
     with publish_folder(order.adapters / manifest.adapter[:16]) as folder:
         for name in FILES:
