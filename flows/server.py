@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -186,6 +186,20 @@ def bury_the_dead(settings: Settings, url: str) -> int:
 
 
 _DEAD = {"type": "CRASHED", "message": "Its process ended without a word; found at the next start."}
+
+
+def make_pools(url: str, names: Iterable[str]) -> None:
+    """Work pools of processes, those that are not there yet; what a person changed of the others stays."""
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists
+    from prefect.workers.process import ProcessWorker
+
+    usual = ProcessWorker.get_default_base_job_template()
+    with SyncPrefectClient(url) as client:
+        for pool in names:
+            with suppress(ObjectAlreadyExists):
+                client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=usual))
 
 
 def training_lock(locks: Path, run: str) -> Path:

@@ -31,6 +31,10 @@ class Evolved:
         return ("evolve", "--lessons", self.lessons, *RECIPE, "--json")
 
 
+# two workers on as few processors: one thread each, which does not spin; before anything imports torch
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 FIRST = ("test_loop.py", "test_container_training.py", "test_identity.py", "test_prefect.py")
 """The long files, so that no worker is left with one at the end; neighbours wait for no training of each other's."""
 

@@ -76,7 +76,7 @@ def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
 
 def deploy() -> None:
     """Create the pools and deploy prefect.yaml on the running server; doing it again changes nothing."""
-    from flows.server import alive, configure, running
+    from flows.server import alive, configure, make_pools, running
 
     settings = load_settings()
     configure(settings)
@@ -88,8 +88,7 @@ def deploy() -> None:
     checkout = Path(__file__).parents[2]
     if not (checkout / "prefect.yaml").is_file():
         raise InputError("There is no prefect.yaml beside the flows.", "Deploy from a checkout of the project.")
-    for pool in (POOL, *POOLS.values()):
-        _prefect(checkout, "work-pool", "create", pool, "--type", "process", "--overwrite")
+    make_pools(url, [POOL, *POOLS.values()])
     _prefect(checkout, "--no-prompt", "deploy", "--all")
     say("Deployed evolve/nightly, evolve/on-demand, train/cpu, train/gpu, examine, promote and verify.")
     say(

@@ -16,7 +16,7 @@ from pydantic import Field
 from academy.artifacts import Record
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.hardware import take_inventory
-from academy.habitat.process import ENVIRONMENT
+from academy.habitat.process import ENVIRONMENT, WAITING
 
 CODE = Path(__file__).parents[1]
 """The Academy's package. It is mounted and not copied, so that a trainer is never older than who starts it."""
@@ -107,6 +107,7 @@ def settings(
         "working_dir": "/tmp",  # noqa: S108 - the container's own
         "environment": {
             **ENVIRONMENT,
+            **WAITING,
             **threads,  # a bound on processors is not seen inside, and too many threads would wait for each other
             **inherited,
             "PYTHONPATH": "/academy",

@@ -42,6 +42,8 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Unless a person says otherwise. Threads that spin at barriers make a training many times slower beside other work."""
 
 
 class Ending(Record):
@@ -104,7 +106,7 @@ class ProcessBackend:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **ENVIRONMENT, **self._sees},
+                env={**WAITING, **os.environ, **ENVIRONMENT, **self._sees},
             )
         started = self._running[order.digest] = _Subprocess(process)
         return started

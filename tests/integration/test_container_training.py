@@ -143,6 +143,7 @@ def test_done_with_the_bytes_of_a_process_and_contained(client: Any, home: Path,
     assert (order.folder / "trainer.log").stat().st_size <= LIMITS.log_bytes
 
 
+@pytest.mark.campaign
 def test_cancelled_within_ten_seconds_and_goes_on_to_the_same_bytes(
     client: Any, home: Path, native: Future[TrainingEvent]
 ) -> None:
@@ -161,6 +162,7 @@ def test_cancelled_within_ten_seconds_and_goes_on_to_the_same_bytes(
     assert (last.phase, last.adapter) == ("done", native.result().adapter)
 
 
+@pytest.mark.campaign
 def test_any_process_cancels_a_container_by_the_runs_folder(client: Any, home: Path) -> None:
     order, backend = ordered(home, "by-file"), ContainerBackend(home, limits=LIMITS)
     events = backend.train(order)
@@ -222,6 +224,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told(
     assert not ours(client, home)
 
 
+@pytest.mark.campaign
 def test_an_orphan_ends_and_is_removed_by_the_next_start_and_a_live_run_is_not(client: Any, home: Path) -> None:
     order = ordered(home, "orphan")
     other = ordered(home, "other")
@@ -258,6 +261,7 @@ def test_an_image_that_is_not_there_or_cannot_train_is_refused(client: Any, home
     assert not ours(client, home)
 
 
+@pytest.mark.campaign
 def test_the_commands_train_in_a_container_or_say_why_not(client: Any, tmp_path: Path) -> None:
     there = Home(tmp_path / "home")
     container = {"ACADEMY_TRAINING_BACKEND": "container", "ACADEMY_ENABLE_GPU": "false"}

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,75 +22,7 @@ from academy.settings import load_settings
 from academy.workplace import Workplace
 from flows.server import bury_the_dead, training_lock
 from tests.campaign.house import write_topics
-
-
-def free_port() -> int:
-    """A port that nobody uses just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class Pages:
-    """`academy pages` in a home of its own."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.port = free_port()
-        self.api = f"http://127.0.0.1:{self.port}/api"
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACADEMY_", "PREFECT_"))}
-        self.environment = {**clean, "ACADEMY_HOME": str(home), "OMP_NUM_THREADS": "1"}
-        self.log = (home.parent / "pages.log").open("ab")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "academy.cli", "pages", "--port", str(self.port), "--mlflow-port", str(free_port())],
-            cwd=home.parent,
-            env=self.environment,
-            stdout=self.log,
-            stderr=self.log,
-        )
-
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        request = urllib.request.Request(  # noqa: S310  loopback
-            self.api + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
-        )
-        for _ in range(20):
-            try:
-                with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  loopback
-                    return json.loads(answer.read())
-            except urllib.error.HTTPError as problem:
-                if problem.code != HTTPStatus.SERVICE_UNAVAILABLE:
-                    raise
-                time.sleep(0.5)  # its database was locked: Prefect's own client asks again, too
-        pytest.fail(f"{path} was answered 503 for 10 s")
-
-    def wait_for(self, words: str, seconds: float = 180) -> None:
-        until = time.monotonic() + seconds
-        while words not in (self.home.parent / "pages.log").read_text(encoding="utf-8"):
-            assert self.process.poll() is None, (self.home.parent / "pages.log").read_text(encoding="utf-8")
-            assert time.monotonic() < until, f"no '{words}' within {seconds} s"
-            time.sleep(0.3)
-
-    def left(self) -> list[str]:
-        """Processes whose environment names this home."""
-        mark = f"ACADEMY_HOME={self.home}".encode()
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
-            except OSError:
-                continue
-        return found
-
-    def end(self, number: signal.Signals) -> list[str]:
-        """Signal the pages and tell what is left a while later."""
-        self.process.send_signal(number)
-        self.process.wait(timeout=60)
-        self.log.close()
-        until = time.monotonic() + 30
-        while self.left() and time.monotonic() < until:
-            time.sleep(0.3)
-        return self.left()
+from tests.servers.pages import Pages, ended
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +140,9 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
 
 @pytest.mark.campaign
 def test_who_cancels_an_evolution_ends_its_training(pages: Pages) -> None:
-    """After the one above, whose lessons it trains on again, and longer."""
     deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
-    options = {"num_epochs": 20, "force": True}
+    lessons = write_topics(pages.home.parent / "topics.jsonl")
+    options = {"lessons": [str(lessons)], "num_epochs": 20, "force": True}
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": options})
     until = time.monotonic() + 180
     while not any("academy.habitat.trainer" in command for command in pages.left()):
@@ -259,17 +187,6 @@ def test_a_training_by_hand_without_a_dataset_ends_in_a_sentence(pages: Pages) -
     assert "There is no dataset" in found["state"]["message"]
 
 
-def ended(pages: Pages, run: dict[str, Any], patience: float = 400) -> dict[str, Any]:
-    """A flow run once it has ended."""
-    until = time.monotonic() + patience
-    while True:
-        found: dict[str, Any] = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
-        if found["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING"):
-            return found
-        assert time.monotonic() < until, f"still {found['state_type']}"
-        time.sleep(1)
-
-
 def test_a_verification_where_nobody_serves_fails_with_the_remedy(pages: Pages) -> None:
     deployment = next(one for one in pages.post("/deployments/filter", {}) if "verify" in one["entrypoint"])
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {})
@@ -294,7 +211,8 @@ def test_a_killed_server_leaves_nothing_behind(tmp_path: Path) -> None:
     assert served.end(signal.SIGKILL) == []
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.campaign), signal.SIGKILL])
+@pytest.mark.campaign
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_evolution_at_work_ends_with_its_pages(tmp_path: Path, number: signal.Signals) -> None:
     served = Pages(tmp_path / "home")
     served.wait_for("Ctrl-C ends everything")

@@ -1,0 +1,101 @@
+"""`academy pages` in a home of its own: a real Prefect server with its workers, asked over HTTP."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def free_port() -> int:
+    """A port that nobody uses just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Pages:
+    """`academy pages` in a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.port = free_port()
+        self.api = f"http://127.0.0.1:{self.port}/api"
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACADEMY_", "PREFECT_"))}
+        self.environment = {**clean, "ACADEMY_HOME": str(home), "OMP_NUM_THREADS": "1"}
+        self.words = home.parent / f"pages-{self.port}.log"
+        self.log = self.words.open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "academy.cli", "pages", "--port", str(self.port), "--mlflow-port", str(free_port())],
+            cwd=home.parent,
+            env=self.environment,
+            stdout=self.log,
+            stderr=self.log,
+        )
+        atexit.register(self.process.kill)  # where the tests are broken off
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(  # noqa: S310  loopback
+            self.api + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        for _ in range(20):
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  loopback
+                    return json.loads(answer.read())
+            except urllib.error.HTTPError as problem:
+                if problem.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
+                time.sleep(0.5)  # its database was locked: Prefect's own client asks again, too
+        pytest.fail(f"{path} was answered 503 for 10 s")
+
+    def wait_for(self, words: str, seconds: float = 180) -> None:
+        until = time.monotonic() + seconds
+        while words not in self.words.read_text(encoding="utf-8"):
+            assert self.process.poll() is None, self.words.read_text(encoding="utf-8")
+            assert time.monotonic() < until, f"no '{words}' within {seconds} s"
+            time.sleep(0.3)
+
+    def left(self) -> list[str]:
+        """Processes whose environment names this home."""
+        mark = f"ACADEMY_HOME={self.home}".encode()
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
+            except OSError:
+                continue
+        return found
+
+    def end(self, number: signal.Signals) -> list[str]:
+        """Signal the pages and tell what is left a while later."""
+        self.process.send_signal(number)
+        self.process.wait(timeout=60)
+        self.log.close()
+        until = time.monotonic() + 30
+        while self.left() and time.monotonic() < until:
+            time.sleep(0.3)
+        return self.left()
+
+
+def ended(pages: Pages, run: dict[str, Any], patience: float = 400) -> dict[str, Any]:
+    """A flow run once it has ended."""
+    until = time.monotonic() + patience
+    while True:
+        found: dict[str, Any] = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
+        if found["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING"):
+            return found
+        assert time.monotonic() < until, f"still {found['state_type']}"
+        time.sleep(1)
