@@ -43,6 +43,10 @@ Tune = Annotated[
         "--tune", min=1, max=500, help="Search the recipe first, in so many trials; never on what is held out."
     ),
 ]
+InitAdapter = Annotated[
+    str | None,
+    typer.Option("--init-adapter", help="Begin with this version's adapter, or the champion's, and not with the base."),
+]
 TuneMinutes = Annotated[
     float | None, typer.Option("--tune-minutes", min=0.01, help="For so many minutes at most (ACADEMY_TUNE_MINUTES).")
 ]
@@ -62,6 +66,7 @@ def evolve(
     learning_rate: Annotated[float | None, typer.Option(min=1e-9, max=1e-2, help="Learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=20, help="Passes over the dataset.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a step.")] = None,
+    init_adapter: InitAdapter = None,
     tune: Tune = None,
     tune_minutes: TuneMinutes = None,
     json: Json = False,
@@ -70,7 +75,9 @@ def evolve(
     from academy.commands.evolve import Request, run
     from academy.training import Overrides
 
-    overrides = Overrides(rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
+    overrides = Overrides(
+        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter
+    )
     request = Request(
         lessons=lessons or [],
         repos=repo or [],
@@ -308,6 +315,7 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(min=1e-9, max=1e-2)] = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=20)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, max=128)] = None,
+    init_adapter: InitAdapter = None,
     tune: Tune = None,
     tune_minutes: TuneMinutes = None,
     json: Json = False,
@@ -316,7 +324,9 @@ def train(
     from academy.commands import stages as commands
     from academy.training import Overrides
 
-    overrides = Overrides(rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size)
+    overrides = Overrides(
+        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter
+    )
     commands.train(dataset, repo or [], form, base_model, overrides, tune, tune_minutes, as_json=json)
 
 

@@ -28,6 +28,10 @@ MUCH_SHORTER = 4
 """Packing pays where a row holds so many examples of mean length."""
 
 
+SHAPE = ("rank", "alpha", "use_rslora", "use_dora")
+"""What of a recipe an adapter has for good."""
+
+
 class Reason(Record):
     """One condition with its numbers."""
 
@@ -73,6 +77,8 @@ class Recipe(Record):
     packing: bool = False  # rows of max_length tokens, each of several examples; a batch counts rows
     dev_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # of the examples: not trained on, but evaluated on
     patience: Annotated[int, Field(ge=0, le=100)] = 0  # evaluations without a gain that end it early; 0: none do
+    # digest of the adapter that training begins with; empty: a new one, that changes nothing of the base yet
+    init_adapter: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
     @model_validator(mode="after")
     def _sound(self) -> Recipe:
@@ -87,6 +93,12 @@ class Recipe(Record):
         """
         asked = hashlib.sha256(f"{self.seed}\n{request}".encode()).digest()
         return int.from_bytes(asked[:8], "big") < self.dev_share * 2**64
+
+
+def go_on(recipe: Recipe, first: Recipe, adapter: str) -> Recipe:
+    """The recipe for a training that begins with an adapter, whose rank and kind are given."""
+    given = {name: getattr(first, name) for name in SHAPE}
+    return recipe.model_copy(update=given | {"init_adapter": adapter})
 
 
 def checked_recipe(given: dict[str, Any]) -> Recipe:

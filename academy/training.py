@@ -11,19 +11,21 @@ from contextlib import suppress
 from typing import Any
 
 from academy import professor, tuning
+from academy.admission import admit_adapter
 from academy.artifacts import Record, digest_of_file
 from academy.curriculum.curator import refuse_overlap_of_texts
 from academy.curriculum.dataset import Dataset, read_rows
-from academy.errors import TrainingError
+from academy.errors import InputError, TrainingError
 from academy.examining import guarded_texts
 from academy.genealogy.tracking import BASE_TAG, PREDICTED, TrackedRun, took
-from academy.genealogy.versions import Version
-from academy.habitat.adapter import sign_adapter
+from academy.genealogy.versions import CHAMPION, Version
+from academy.habitat.adapter import Adapter, sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.choice import choose_backend
 from academy.habitat.fit import Device, Plan
 from academy.habitat.process import ORDER, read_events
 from academy.habitat.watch import progress
+from academy.ledger import BASE
 from academy.placing import Placement, below, first_device, place
 from academy.professor import Recipe
 from academy.trials import Search, Tuned, refuse_fixed, space_around
@@ -41,6 +43,7 @@ class Overrides(Record):
     learning_rate: float | None = None
     epochs: int | None = None
     batch_size: int | None = None
+    init_adapter: str | None = None  # a version, or champion: what training begins with
 
 
 def choose(work: Workplace, dataset: Dataset, overrides: Overrides) -> Recipe:
@@ -50,7 +53,8 @@ def choose(work: Workplace, dataset: Dataset, overrides: Overrides) -> Recipe:
 
 def choose_for(work: Workplace, longest: int, overrides: Overrides, dataset: Dataset | None = None) -> Recipe:
     """The recipe for examples of at most so many tokens, on this machine; of a dataset where there is one already."""
-    return professor.choose_recipe(
+    first = first_adapter(work, overrides.init_adapter)
+    recipe = professor.choose_recipe(
         parameters=work.base.parameters,
         longest=longest,
         context=work.base.context,
@@ -61,6 +65,35 @@ def choose_for(work: Workplace, longest: int, overrides: Overrides, dataset: Dat
         batch_size=overrides.batch_size,
         **fixed(work, overrides),
     )
+    if first is None:
+        return recipe
+    theirs, rank = first.manifest.recipe, fixed(work, overrides)["rank"]
+    if rank not in (None, theirs.rank):
+        raise InputError(
+            f"The adapter that training is to begin with has rank {theirs.rank}, and rank {rank} was asked for.",
+            "Leave out the rank (and ACADEMY_LORA_RANK), or train from the base model.",
+        )
+    return professor.go_on(recipe, theirs, first.digest)
+
+
+def first_adapter(work: Workplace, said: str | None) -> Adapter | None:
+    """The adapter that a training is to begin with: a version's, or the champion's. None for the base model.
+
+    Raises InputError where there is no such version or it must not be learned on, AdapterError where it is refused.
+    """
+    if not said or said == BASE:
+        return None
+    champion = work.ledger.champion()
+    if said == CHAMPION and champion.version == BASE:
+        log.info("the champion is the base model: training begins with that")
+        return None
+    version = work.versions.get(champion.version if said == CHAMPION else said)
+    if version.tainted:
+        raise InputError(
+            f"{version.name} was made of lessons that were forgotten since, and so would be what begins with it.",
+            "Train from the base model, or from another version.",
+        )
+    return admit_adapter(work.gate, work.use_adapter(version.adapter), version).adapter
 
 
 def fixed(work: Workplace, overrides: Overrides) -> dict[str, Any]:
@@ -75,11 +108,17 @@ def fixed(work: Workplace, overrides: Overrides) -> dict[str, Any]:
 
 def refuse_tuning(work: Workplace, overrides: Overrides) -> None:
     """Raises InputError where a search for a recipe would have nothing to search; before anything else happens."""
+    if overrides.init_adapter:
+        raise InputError(
+            "A search tries other ranks, which an adapter to begin with does not have.",
+            "Leave out --tune or --init-adapter.",
+        )
     refuse_fixed([name for name, value in fixed(work, overrides).items() if value is not None])
 
 
 def search_for(work: Workplace, dataset: Dataset, overrides: Overrides, trials: int, form: str = "") -> Search:
     """The search for a dataset's recipe around the professor's. Raises InputError where nothing is left to search."""
+    refuse_tuning(work, overrides)
     order = place_order(work, dataset, choose(work, dataset, overrides), form)
     stays = [name for name, value in fixed(work, overrides).items() if value is not None]
     return Search(order, space_around(order.recipe, stays), trials)
@@ -103,6 +142,7 @@ def place_order(work: Workplace, dataset: Dataset, recipe: Recipe, form: str = "
         train_file=file,
         train_digest=digest_of_file(file) if form else dataset.train_digest,
         recipe=recipe,
+        init_adapter=work.adapters / recipe.init_adapter[:16] if recipe.init_adapter else None,
         runs=work.settings.folder("runs"),
         adapters=work.adapters,
     )
@@ -126,6 +166,8 @@ def train(
     _refuse_overlap(work, dataset)
     placed = place(work, order.recipe, dataset.longest, only=only)
     placed.require()
+    if order.recipe.init_adapter:
+        work.use_adapter(order.recipe.init_adapter)  # it may have been archived meanwhile, and must not be now
     while True:
         order = changed(order, placed.recipe, placed.plan, placed.changes)
         log.info("training on %s", placed.sentence)

@@ -38,6 +38,7 @@ def evolve(
     learning_rate: Rate = None,
     num_epochs: Epochs = None,
     batch_size: Batch = None,
+    init_adapter: str | None = None,
     tune: Trials = None,
     tune_minutes: Minutes = None,
 ) -> dict[str, Any]:
@@ -53,11 +54,14 @@ def evolve(
         learning_rate: Learning rate, up to 0.01; empty to let the professor choose.
         num_epochs: Passes over the dataset, 1 to 20; empty to let the professor choose.
         batch_size: Examples a step, 1 to 128; empty to let the professor choose.
+        init_adapter: A version (v3) or champion, whose adapter training begins with; empty for the base model.
         tune: Trials in which the recipe is searched first, on a part of the training side; empty for no search.
         tune_minutes: Minutes that the search may take; empty for ACADEMY_TUNE_MINUTES.
     """
     watch = _Stopwatch()
-    overrides = Overrides(rank=lora_rank, learning_rate=learning_rate, epochs=num_epochs, batch_size=batch_size)
+    overrides = Overrides(
+        rank=lora_rank, learning_rate=learning_rate, epochs=num_epochs, batch_size=batch_size, init_adapter=init_adapter
+    )
     settings = load_settings()
     with only_one(settings.folder("locks") / "evolve", "Another evolution is running in this home."):
         read = loop.read_experience(lessons, tasks, base_model)

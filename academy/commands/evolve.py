@@ -80,6 +80,7 @@ def _in_prefect(work: Workplace, repos: list[Path], request: Request) -> dict[st
             learning_rate=fixed.learning_rate,
             num_epochs=fixed.epochs,
             batch_size=fixed.batch_size,
+            init_adapter=fixed.init_adapter,
             tune=request.tune,
             tune_minutes=request.tune_minutes,
         )

@@ -36,6 +36,8 @@ def description(versions: Versions, ledger: Ledger, version: Version) -> str:
     parent = version.parent
     link = parent if parent == BASE else f"[v{plain(parent)}](#/models/{versions.family}/versions/{plain(parent)})"
     lines.append(f"- parent: {link}")
+    if version.init_adapter:
+        lines.append(f"- begun with: adapter `{plain(version.init_adapter[:64])}`")
     if version.run:
         lines.append(f"- run: [{version.run[:8]}](#/experiments/{versions.experiment}/runs/{version.run})")
     for name, digest in (("dataset", version.dataset), ("adapter", version.adapter)):

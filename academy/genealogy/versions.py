@@ -24,6 +24,8 @@ from academy.ledger import BASE, Champion
 
 CHAMPION = "champion"
 TAINT = "tainted"
+FIRST = "init_adapter"
+"""Digest of the adapter that a version's training began with, where that was not the base."""
 LABEL = "label"
 UNVERIFIED = "unverified"
 ARCHIVED = "archived"
@@ -55,6 +57,7 @@ class Version(Record):
     tainted: bool = False  # made of lessons that were forgotten since
     label: str = ""  # what a person called it
     because: str = ""  # of the verdict
+    init_adapter: str = ""  # digest of the adapter that its training began with; empty: the base model
     recipe: str = ""  # canonical JSON; empty for versions registered before it was kept here
     metrics: dict[str, float] = Field(default_factory=dict)  # what was told at registration
     scores: dict[str, str] = Field(default_factory=dict)  # of the examination of record
@@ -261,6 +264,8 @@ class Versions:
             "recipe": canonical(manifest.recipe).decode(),
             "verdict": "not examined",
         }
+        if manifest.recipe.init_adapter:
+            tags[FIRST] = manifest.recipe.init_adapter
         made = self.client.create_model_version(
             self.family, source=f"models:/{model}", run_id=run, tags=tags, model_id=model,
             description=f"Generation {generation}, trained on {manifest.examples:,} examples; parent {parent}.",
@@ -322,6 +327,7 @@ def _version(found: Any) -> Version:
         tainted=TAINT in tags,
         label=tags.get(LABEL, ""),
         because=tags.get("verdict_because", ""),
+        init_adapter=tags.get(FIRST, ""),
         recipe=tags.get("recipe", ""),
         metrics={name: value for name, value in told.items() if value is not None},
         scores={name: value for name, value in tags.items() if name.startswith("score_")},
@@ -348,13 +354,22 @@ class Tainted(Record):
 
 
 def taint(client: Any, datasets: Sequence[str]) -> list[Tainted]:
-    """Mark the versions of all families that were trained on one of these datasets (digests). Returns them."""
-    found = []
-    for digest in datasets:
-        for one in _pages(client, f"tags.dataset = '{digest}'"):
-            client.set_model_version_tag(one.name, str(one.version), TAINT, "made of lessons that were forgotten since")
-            found.append(Tainted(family=one.name, version=str(one.version), adapter=one.tags.get("adapter", "")))
-    return found
+    """Mark the versions of all families that were trained on one of these datasets (digests). Returns them.
+
+    So are those whose training began with the adapter of such a version.
+    """
+    found: dict[tuple[str, str], Tainted] = {}
+    wanted = [f"tags.dataset = '{digest}'" for digest in datasets]
+    while wanted:
+        for one in _pages(client, wanted.pop()):
+            place, adapter = (one.name, str(one.version)), one.tags.get("adapter", "")
+            if place in found:
+                continue
+            client.set_model_version_tag(*place, TAINT, "made of lessons that were forgotten since")
+            found[place] = Tainted(family=one.name, version=str(one.version), adapter=adapter)
+            if adapter:
+                wanted.append(f"tags.{FIRST} = '{adapter}'")
+    return list(found.values())
 
 
 def _pages(client: Any, wanted: str) -> Iterator[Any]:

@@ -23,6 +23,7 @@ class TrainingOrder(Record):
     train_digest: str
     recipe: Recipe
     plan: Plan | None = None  # as is usual on the device that is there
+    init_adapter: Path | None = None  # folder of the adapter that the recipe begins with
     changes: tuple[str, ...] = ()  # of a recipe or plan that took more memory than there was, in words
     runs: Path  # runs/<order>/ keeps order, events, checkpoints and the trainer's own log
     adapters: Path  # adapters/<digest>/ is where the adapter is published

@@ -35,6 +35,8 @@ from academy.images import Image, find_image
 
 log = logging.getLogger("academy")
 ADAPTERS = "adapters"
+FIRST = "/first"
+"""Where a container has the adapter that its training begins with."""
 """In the run's folder: where the container leaves its adapter."""
 LOOK_SECONDS = 0.3
 """Between two looks at a container."""
@@ -99,8 +101,8 @@ class ContainerBackend:
             client.close()
 
     def _check_paths(self, order: TrainingOrder) -> None:
-        for path in (order.train_file, order.runs, order.adapters):
-            if not path.resolve().is_relative_to(self.home):
+        for path in (order.train_file, order.runs, order.adapters, order.init_adapter):
+            if path is not None and not path.resolve().is_relative_to(self.home):
                 raise TrainingError(f"The order names {path}, which is outside {self.home}.", OUTSIDE, cause="order")
 
     def _start(self, order: TrainingOrder) -> Started:
@@ -264,6 +266,8 @@ def _mounts(order: TrainingOrder) -> list[tuple[Path, str, bool]]:
     files = sorted({path for pattern in WANTED for path in order.base.path.glob(pattern) if path.is_file()})
     shown = [(path.resolve(), f"/base/{path.name}", False) for path in files]
     shown.append((order.train_file.resolve(), "/dataset/train.jsonl", False))
+    if order.init_adapter is not None:
+        shown += [((order.init_adapter / name).resolve(), f"{FIRST}/{name}", False) for name in (*FILES, MANIFEST)]
     for path, _, _ in shown:
         if not path.is_file():
             raise TrainingError(f"There is no file {path}.", "Run `academy curate` again.", cause="data")
@@ -285,6 +289,7 @@ def _inside(order: TrainingOrder) -> TrainingOrder:
             "train_file": Path("/dataset/train.jsonl"),
             "runs": runs,
             "adapters": runs / order.folder.name / ADAPTERS,
+            "init_adapter": order.init_adapter and Path(FIRST),
         }
     )
 

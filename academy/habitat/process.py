@@ -22,7 +22,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from academy.artifacts import STAGING, Record, canonical, only_one, said_plainly, write_file
+from academy.artifacts import STAGING, Record, canonical, is_full, only_one, said_plainly, write_file
 from academy.errors import AdapterError, HomeError, TrainingError
 from academy.habitat.adapter import read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
@@ -44,6 +44,9 @@ ENVIRONMENT = {
 }
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Unless a person says otherwise. Threads that spin at barriers make a training many times slower beside other work."""
+
+
+FULL = "The disk is full. Free some space; the training goes on from its last checkpoint."
 
 
 class Ending(Record):
@@ -339,6 +342,8 @@ def _done_before(order: TrainingOrder, collect: Callable[[TrainingOrder, str], N
 
 
 def _silent_end(count: int, ending: Ending, folder: Path) -> TrainingEvent:
+    if ending.cause == "killed" and is_full(folder, OSError()):
+        return failed(count + 1, FULL, "disk")
     log = folder / LOG
     tail = (
         log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -17,14 +17,11 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.artifacts import content_digest_of, digest_of_file
+from academy.artifacts import content_digest_of
 from academy.base_model import SEED_FOLDER, resolve
-from academy.curriculum.dataset import Dataset, read_dataset
+from academy.curriculum.dataset import read_dataset
 from academy.errors import AdapterError
 from academy.habitat.adapter import MANIFEST, WEIGHTS, Manifest, read_adapter
-from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.process import ProcessBackend
-from academy.professor import Recipe
 from tests.campaign.house import RECIPE, TOPICS, Ended, Home
 from tests.conftest import Evolved
 
@@ -370,83 +367,7 @@ def test_the_same_dataset_gives_the_same_bytes_in_another_home(evolved: Evolved,
     assert [home.left_behind() for home in homes] == [[], []]
 
 
-# --- what the trainer refuses ------------------------------------------------------------------------------------
-
-
-def _order(dataset: Dataset, place: Path, **changes: Any) -> TrainingOrder:
-    facts: dict[str, Any] = {
-        "base": resolve("seed"),
-        "dataset": dataset.digest,
-        "train_file": dataset.train_file,
-        "train_digest": dataset.train_digest,
-        "recipe": Recipe(epochs=1, batch_size=16, accumulation=1, max_length=128),
-        "runs": place / "runs",
-        "adapters": place / "adapters",
-    }
-    return TrainingOrder(**{**facts, **changes})
-
-
-def _altered(dataset: Dataset, place: Path) -> TrainingOrder:
-    file = place / "train.jsonl"
-    file.write_bytes(dataset.train_file.read_bytes().replace(b"Anna", b"Emma"))
-    return _order(dataset, place, train_file=file)
-
-
-def _too_long(dataset: Dataset, place: Path) -> TrainingOrder:
-    file = place / "train.jsonl"
-    long = {"messages": [{"role": "user", "content": "why " * 300}, {"role": "assistant", "content": "because"}]}
-    file.write_bytes(dataset.train_file.read_bytes() + orjson.dumps(long) + b"\n")
-    return _order(dataset, place, train_file=file, train_digest=digest_of_file(file))
-
-
-def _template(dataset: Dataset, place: Path) -> TrainingOrder:
-    folder = place / "base"
-    shutil.copytree(SEED_FOLDER, folder)
-    config = orjson.loads((folder / "tokenizer_config.json").read_bytes())
-    config["chat_template"] = "{% for message in messages %}{{ message['content'] }}<|end|>{% endfor %}Assistant:"
-    (folder / "tokenizer_config.json").write_bytes(orjson.dumps(config))
-    return _order(dataset, place, base=resolve(str(folder)))
-
-
-SPOILT: dict[str, Callable[[Dataset, Path], TrainingOrder]] = {
-    "altered": _altered,
-    "too long": _too_long,
-    "template": _template,
-}
-
-
-@pytest.fixture(scope="module")
-def failures(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainingEvent]:
-    """The last event of each spoilt order; they run side by side, for each costs the trainer's imports."""
-    dataset = read_dataset(evolved.home.path / "datasets", told(evolved.first)["dataset"]["digest"])
-
-    def last(name: str) -> TrainingEvent:
-        order = SPOILT[name](dataset, tmp_path_factory.mktemp("spoilt"))
-        events = list(ProcessBackend().train(order))
-        assert not order.adapters.exists()
-        return events[-1]
-
-    with ThreadPoolExecutor(len(SPOILT)) as pool:
-        return dict(zip(SPOILT, pool.map(last, SPOILT), strict=True))
-
-
-@pytest.mark.parametrize(
-    ("name", "cause", "words"),
-    [
-        ("altered", "data", "was altered after it was ordered"),
-        ("too long", "data", "1 of 126 examples have over 128 tokens"),
-        ("template", "template", "does not put the answer behind the prompt"),
-    ],
-)
-def test_the_trainer_refuses_in_one_sentence_with_a_cause(
-    failures: dict[str, TrainingEvent], name: str, cause: str, words: str
-) -> None:
-    event = failures[name]
-    assert event.phase == "failed"
-    assert words in event.message
-    assert "\n" not in event.message
-    assert "Traceback" not in event.message
-    assert event.cause == cause
+# --- what is refused ----------------------------------------------------------------------------------------------
 
 
 def test_an_altered_dataset_is_refused_by_name(second_home: Home, evolved: Evolved) -> None:

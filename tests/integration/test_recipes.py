@@ -199,35 +199,6 @@ def test_two_processes_that_share_the_weights_go_on_where_they_were_killed(
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
-def test_only_a_whole_checkpoint_of_the_same_kind_is_gone_on_with(tmp_path: Path) -> None:
-    from academy.habitat.trainer.train import SHARDS, _whole_checkpoint
-
-    def made(step: int, *files: str, state: str = "{}") -> Path:
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        for name in files:
-            (folder / name).touch()
-        (folder / "trainer_state.json").write_text(state)
-        return folder
-
-    one, two, shared = (
-        Plan(device="cpu"),
-        Plan(device="cpu", processes=2),
-        Plan(device="cpu", processes=2, sharded=True),
-    )
-    whole = made(2, "rng_state.pth")
-    made(10, "rng_state.pth", state='{"torn')
-    assert _whole_checkpoint(tmp_path, one) == str(whole), "the newest that is whole"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2"], "the torn one is gone"
-    made(4, "rng_state_0.pth")
-    both = made(3, "rng_state_0.pth", "rng_state_1.pth")
-    assert _whole_checkpoint(tmp_path, two) == str(both), "each process has left its random state"
-    assert _whole_checkpoint(tmp_path, shared) is None, "none of them has shared weights"
-    made(5, "rng_state_0.pth", "rng_state_1.pth", SHARDS)
-    assert _whole_checkpoint(tmp_path, two) is None
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_step_that_cannot_be_shared_is_refused() -> None:
     from academy.habitat.trainer.train import share
 

@@ -8,17 +8,18 @@ its class of cause; the exit code is 0 after "done" and 1 after "failed".
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
-from academy.artifacts import canonical, write_file
+from academy.artifacts import canonical, is_full, write_file
 from academy.errors import AcademyError, HomeError, TemplateError, TrainingError
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.hardware import EnergyMeter
-from academy.habitat.process import EVENTS
+from academy.habitat.process import EVENTS, FULL
+from academy.habitat.trainer.checkpoints import make_room
 from academy.habitat.trainer.events import NOTE, EventWriter, Silent
 from academy.processes import die_with_parent, end_with_stdin
 
@@ -36,6 +37,14 @@ def main() -> int:
     order = TrainingOrder.model_validate_json(order_file.read_bytes())
     first = rank in (None, "0")
     events = EventWriter(order_file.with_name(EVENTS)) if first else Silent()
+    told = carry_out(order, events)
+    if told and not first:
+        write_file(order_file.with_name(NOTE.format(rank)), canonical(told))
+    return 1 if told else 0
+
+
+def carry_out(order: TrainingOrder, events: EventWriter | Silent) -> dict[str, str]:
+    """Train, and tell it all as events. Returns message and cause of what ended it before its time; else nothing."""
     events.write("started", message=f"order {order.digest[:16]}")
     for change in order.changes:
         events.write("changed", message=f"less memory: {change}")
@@ -48,41 +57,44 @@ def main() -> int:
         from academy.habitat.trainer.train import train
 
         adapter, loss = train(order, events, library)
-    except (AcademyError, MemoryError, RuntimeError, OSError, ValueError) as problem:
+    except Exception as problem:  # noqa: BLE001  whatever it is, it is told, and libraries have errors of their own
         if not isinstance(problem, AcademyError):
             traceback.print_exc()  # into the trainer's own log
-        told = {"message": _sentence(problem), "cause": _cause(problem)}
-        events.write("failed", **told)
-        if not first:
-            write_file(order_file.with_name(NOTE.format(rank)), canonical(told))
-        return 1
+        cause = _cause(problem, order)
+        told = {"message": _sentence(problem, cause), "cause": cause}
+        if cause == "disk":
+            make_room(order.folder)
+        with suppress(OSError):  # who follows sees a full disk, too
+            events.write("failed", **told)
+        return told
     events.write("done", adapter=adapter, loss=loss, message="adapter published")
-    return 0
+    return {}
 
 
-def _cause(problem: BaseException) -> str:
+def _cause(problem: BaseException, order: TrainingOrder) -> str:
     if isinstance(problem, TrainingError):
         return problem.cause
     if isinstance(problem, TemplateError):
         return "template"
-    if isinstance(problem, HomeError) or (isinstance(problem, OSError) and problem.errno == errno.ENOSPC):
+    if isinstance(problem, HomeError):
         return "disk"
     if isinstance(problem, MemoryError) or any(
         sign in str(problem).lower()
         for sign in ("out of memory", "allocate memory")  # GPUs; processors
     ):
         return "memory"
-    return "unknown"
+    # torch and safetensors tell of it in words of their own
+    return "disk" if is_full(order.runs, problem) else "unknown"
 
 
-def _sentence(problem: BaseException) -> str:
+def _sentence(problem: BaseException, cause: str) -> str:
     if isinstance(problem, AcademyError):
         return str(problem)
-    match _cause(problem):
+    match cause:
         case "memory":
             return "The training ran out of memory. Use a smaller batch or rank, or another machine."
         case "disk":
-            return "The disk is full. Free some space; the training goes on from its last checkpoint."
+            return FULL
     first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
     return f"The trainer failed: {first[:300]}"
 

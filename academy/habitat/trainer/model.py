@@ -8,11 +8,14 @@ from __future__ import annotations
 import importlib
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from academy.errors import TrainingError
+from academy.errors import AdapterError, TrainingError
+from academy.habitat.adapter import read_adapter
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Plan, usual_plan
+from academy.professor import SHAPE
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What Unsloth is told to train; it knows no "all-linear"."""
@@ -74,7 +77,8 @@ def prepare(order: TrainingOrder) -> Library:
             "Set ACADEMY_TRAINING_LIBRARY=trl.",
             cause="gpu",
         )
-    if not usable or plan.library == "trl" or plan.processes > 1:  # its several GPUs are not for everybody
+    # its several GPUs are not for everybody, and how it goes on with an adapter was never tried
+    if not usable or plan.library == "trl" or plan.processes > 1 or order.recipe.init_adapter:
         return Library("trl", plan)
     importlib.import_module("unsloth")
 
@@ -86,7 +90,7 @@ def load(order: TrainingOrder, library: Library) -> Any:
     if library.name == "unsloth":
         return _by_unsloth(order, library)
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
     recipe = order.recipe
@@ -108,6 +112,11 @@ def load(order: TrainingOrder, library: Library) -> Any:
         **quantised,
     )
     model.config.use_cache = False
+    if recipe.init_adapter:
+        first = _first(order)
+        config = LoraConfig.from_pretrained(first)
+        config.lora_dropout = recipe.dropout
+        return PeftModel.from_pretrained(model, first, is_trainable=True, config=config)
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
@@ -118,6 +127,27 @@ def load(order: TrainingOrder, library: Library) -> Any:
         task_type="CAUSAL_LM",
     )
     return get_peft_model(model, config)
+
+
+def _first(order: TrainingOrder) -> Path:
+    """The folder of the adapter to begin with, whose files were checked. Raises TrainingError."""
+    recipe = order.recipe
+    folder = order.init_adapter or order.adapters / recipe.init_adapter[:16]
+    try:
+        found = read_adapter(folder, base_digest=order.base.digest)
+    except AdapterError as problem:
+        raise TrainingError(
+            f"The adapter to begin with cannot be used: {problem.message}", problem.remedy, cause="order"
+        ) from problem
+    theirs = found.manifest.recipe
+    if found.digest != recipe.init_adapter or any(getattr(theirs, name) != getattr(recipe, name) for name in SHAPE):
+        raise TrainingError(
+            f"The adapter to begin with is {found.digest[:12]} of rank {theirs.rank}; ordered were "
+            f"{recipe.init_adapter[:12]} and rank {recipe.rank}.",
+            "Leave the rank and its like to that adapter.",
+            cause="order",
+        )
+    return folder
 
 
 def _by_unsloth(order: TrainingOrder, library: Library) -> Any:

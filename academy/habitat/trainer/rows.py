@@ -18,6 +18,8 @@ from academy.template import ChatTemplate, Message
 
 IGNORED = -100
 """The label of a token that is not supervised."""
+LEAST = 2
+"""Examples below which nothing is trained, whoever ordered it."""
 Row = dict[str, list[int]]
 
 
@@ -46,8 +48,9 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
         prompt, answer = template.example(conversation)
         if len(prompt) + len(answer) <= order.recipe.max_length:
             rows.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
-    if not rows and not messages:
-        raise TrainingError("The dataset has no examples.", "Import more lessons.", cause="data")
+    if len(messages) < LEAST:
+        many = "one example" if messages else "no examples"
+        raise TrainingError(f"The dataset has {many}: nothing can be learned of it.", "Add more.", cause="data")
     if len(rows) != len(messages):
         raise TrainingError(
             f"{len(messages) - len(rows)} of {len(messages)} examples have over {order.recipe.max_length} tokens.",
@@ -80,7 +83,10 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
 
 def _messages(line: bytes) -> list[Message]:
     """The conversation of a line in any of the four formats."""
-    found = read_row(orjson.loads(line))
+    try:
+        found = read_row(orjson.loads(line))
+    except orjson.JSONDecodeError:
+        found = "a line is no JSON"
     if isinstance(found, str):
         raise TrainingError(f"The dataset cannot be read: {found}.", "Run `academy curate` again.", cause="data")
     return found

@@ -6,9 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -34,8 +32,8 @@ from academy.habitat.adapter import (
     digests_of_files,
 )
 from academy.habitat.backend import TrainingOrder
-from academy.habitat.fit import Plan
 from academy.habitat.trainer.canaries import canaries
+from academy.habitat.trainer.checkpoints import CHECKPOINTS, DRAFT, whole_checkpoint
 from academy.habitat.trainer.events import EventWriter, Silent
 from academy.habitat.trainer.model import Library, load, refuse_leaks
 from academy.habitat.trainer.rows import Rows, packed, read_rows
@@ -45,9 +43,6 @@ from academy.template import FILE as TEMPLATE_FILE
 from academy.template import ChatTemplate
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "tokenizers")
-CHECKPOINTS, DRAFT = "checkpoints", "draft"
-SHARDS = "pytorch_model_fsdp.bin"
-"""In a checkpoint of processes that share the weights."""
 
 
 def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) -> tuple[str, float]:
@@ -89,7 +84,7 @@ def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) 
     if library.plan.processes > 1 and not library.on_gpu:
         # several processes on CPUs have the device "cpu:0", on which torch cannot read a checkpoint's states
         trainer.args.__dict__["_setup_devices"] = torch.device("cpu")
-    trainer.train(resume_from_checkpoint=_whole_checkpoint(order.folder / CHECKPOINTS, library.plan))
+    trainer.train(resume_from_checkpoint=whole_checkpoint(order.folder / CHECKPOINTS, library.plan))
     if not math.isfinite(report.loss):
         raise TrainingError("The loss is no number.", "Use a smaller learning rate.", cause="loss")
     first = trainer.is_world_process_zero()
@@ -113,29 +108,6 @@ def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) 
     digest = _publish(order, known, template, rows, library, report)
     shutil.rmtree(order.folder / CHECKPOINTS, ignore_errors=True)
     return digest, report.loss
-
-
-def _whole_checkpoint(folder: Path, plan: Plan) -> str | None:
-    """The newest checkpoint that was written to its end and can be gone on with; others are removed.
-
-    Its state file is written last, but for the other processes' random states. Whole and shared weights are kept in
-    other files, and a training that ran out of memory may go on in the other way: then it begins again.
-    """
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda found: -int(found.name.rpartition("-")[2])):
-        whole = (path / SHARDS).exists() is plan.shared
-        if plan.processes > 1:
-            whole &= len(list(path.glob("rng_state_*.pth"))) >= plan.processes
-        try:
-            orjson.loads((path / "trainer_state.json").read_bytes())  # last, for it may be going away meanwhile
-        except (OSError, orjson.JSONDecodeError):
-            whole = False
-        if whole:
-            return str(path)
-        aside = path.with_name(f"torn-{path.name}")
-        with suppress(OSError):  # another process of this training may be at it
-            path.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
-    return None
 
 
 def share(recipe: Recipe, processes: int) -> tuple[int, int]:
@@ -178,6 +150,7 @@ def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
         padding_free=recipe.packing,
         train_sampling_strategy="group_by_length",
         logging_steps=max(1, steps // 60),
+        logging_nan_inf_filter=False,  # it would tell the mean of the losses before in place of one that is no number
         save_strategy="steps",
         save_steps=every,
         save_total_limit=1,

@@ -1,0 +1,78 @@
+"""A training that begins with the champion's adapter, in the evolved home."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import orjson
+import pytest
+
+from academy.artifacts import digest_of_file
+from academy.base_model import resolve
+from academy.errors import TrainingError
+from academy.habitat.backend import TrainingOrder
+from academy.habitat.fit import Plan
+from academy.habitat.process import EVENTS, read_events
+from academy.habitat.trainer.model import Library, load
+from academy.professor import Recipe
+from tests.campaign.house import Home
+from tests.conftest import Evolved
+
+SHORT = ("--epochs", "1", "--batch-size", "16", "--learning-rate", "1e-4", "--json")
+
+
+def losses(home: Home, order: str) -> list[float]:
+    """Of a run's steps."""
+    (folder,) = (home.path / "runs").glob(f"{order[:16]}*")
+    return [event.loss for event in read_events(folder / EVENTS) if event.loss is not None]
+
+
+def test_what_begins_with_the_champion_knows_what_that_knew(evolved: Evolved, second_home: Home) -> None:
+    first = evolved.first.json["adapter"]
+    refused = second_home.run("train", "--init-adapter", "champion", "--rank", "8", *SHORT)
+    assert refused.code == 2
+    assert "has rank 16, and rank 8 was asked for" in refused.err
+    for wrong, said in (("v9", "There is no version v9"), ("nobody", "There is no version nobody")):
+        assert said in second_home.run("train", "--init-adapter", wrong, *SHORT).err
+    assert "Leave out --tune or --init-adapter" in second_home.run(
+        "train", "--init-adapter", "champion", "--tune", "4", "--json"
+    ).err  # fmt: skip
+
+    done = second_home.run("train", "--init-adapter", "champion", *SHORT)
+    assert done.code == 0, done.err
+    recipe = done.json["recipe"]
+    assert (recipe["init_adapter"], recipe["rank"]) == (first["digest"], 16)
+    made = {one["version"]: one for one in second_home.run("models", "--json").json}
+    assert made["2"]["init_adapter"] == first["digest"]
+    assert made["1"]["init_adapter"] == ""
+    before, after = losses(second_home, made["1"]["order"]), losses(second_home, made["2"]["order"])
+    assert before[0] > 2
+    assert after[0] < 0.2, "its first step is where the champion's last one was"
+    assert made["2"]["adapter"] != first["digest"]
+
+
+def test_an_adapter_to_begin_with_that_is_another_is_refused(evolved: Evolved, tmp_path: Path) -> None:
+    digest = evolved.first.json["adapter"]["digest"]
+    folder = Path(shutil.copytree(evolved.home.path / "adapters" / digest[:16], tmp_path / digest[:16]))
+    file = tmp_path / "train.jsonl"
+    file.write_bytes(orjson.dumps({"instruction": "a", "input": "", "output": "b"}) + b"\n")
+
+    def ordered(**changes: object) -> TrainingOrder:
+        recipe = Recipe.model_validate({"rank": 16, "alpha": 32, "init_adapter": digest} | changes)
+        return TrainingOrder(
+            base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=recipe,
+            init_adapter=folder, runs=tmp_path / "runs", adapters=tmp_path / "adapters",
+        )  # fmt: skip
+
+    library = Library("trl", Plan(device="cpu"))
+    model = load(ordered(dropout=0.1), library)
+    assert model.peft_config["default"].lora_dropout == 0.1
+    assert model.num_parameters(only_trainable=True) > 0
+    assert ordered().digest != ordered(init_adapter="").digest, "it is another order"
+    for changes, said in (({"rank": 8}, "ordered were"), ({"init_adapter": "0" * 64}, "ordered were")):
+        with pytest.raises(TrainingError, match=said):
+            load(ordered(**changes), library)
+    (folder / "adapter_model.safetensors").write_bytes(b"other")
+    with pytest.raises(TrainingError, match="cannot be used"):
+        load(ordered(), library)

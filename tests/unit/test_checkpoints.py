@@ -1,0 +1,45 @@
+"""Which checkpoint a training goes on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from academy.habitat.fit import Plan
+from academy.habitat.trainer.checkpoints import CHECKPOINTS, DRAFT, SHARDS, make_room, whole_checkpoint
+
+
+def test_only_a_whole_checkpoint_of_the_same_kind_is_gone_on_with(tmp_path: Path) -> None:
+    def made(step: int, *files: str, state: str = "{}") -> Path:
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        for name in files:
+            (folder / name).touch()
+        (folder / "trainer_state.json").write_text(state)
+        return folder
+
+    one, two, shared = (
+        Plan(device="cpu"),
+        Plan(device="cpu", processes=2),
+        Plan(device="cpu", processes=2, sharded=True),
+    )
+    whole = made(2, "rng_state.pth")
+    made(10, "rng_state.pth", state='{"torn')
+    assert whole_checkpoint(tmp_path, one) == str(whole), "the newest that is whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2"], "the torn one is gone"
+    made(4, "rng_state_0.pth")
+    both = made(3, "rng_state_0.pth", "rng_state_1.pth")
+    assert whole_checkpoint(tmp_path, two) == str(both), "each process has left its random state"
+    assert whole_checkpoint(tmp_path, shared) is None, "none of them has shared weights"
+    made(5, "rng_state_0.pth", "rng_state_1.pth", SHARDS)
+    assert whole_checkpoint(tmp_path, two) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_room_is_made_of_what_was_cut_off_and_of_nothing_else(tmp_path: Path) -> None:
+    whole, torn = (tmp_path / CHECKPOINTS / f"checkpoint-{step}" for step in (2, 4))
+    for folder in (whole, torn, tmp_path / DRAFT):
+        folder.mkdir(parents=True)
+    (whole / "trainer_state.json").write_text("{}")
+    (torn / "optimizer.pt").write_bytes(bytes(100))
+    make_room(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == [CHECKPOINTS, whole.name, "trainer_state.json"]

@@ -1,0 +1,20 @@
+"""What was made of forgotten lessons, and what began with that."""
+
+from __future__ import annotations
+
+from academy.genealogy.versions import FIRST, taint
+from tests.registry import House
+
+
+def test_what_began_with_a_tainted_adapter_is_tainted_too(house: House) -> None:
+    one, two, three, other = (
+        house.train(value, dataset=name * 64) for value, name in ((1.0, "a"), (2.0, "b"), (3.0, "c"), (4.0, "d"))
+    )
+    client, family = house.versions.client, house.versions.family
+    for version, first in ((two, one), (three, two)):
+        client.set_model_version_tag(family, version.version, FIRST, first.adapter)
+    found = taint(client, ["a" * 64])
+    assert {tainted.version for tainted in found} == {one.version, two.version, three.version}
+    assert house.versions.get(three.version).tainted
+    assert not house.versions.get(other.version).tainted
+    assert {tainted.version for tainted in taint(client, ["c" * 64])} == {three.version}
