@@ -5,6 +5,7 @@
     hold-out register          the place stays, the text goes
     answers, examinations      what was asked and answered goes where nobody else teaches it
     reports                    those of such an examination go, here and in MLflow; its record keeps the scores
+    jobs                       copies of datasets that were trained on from Python go where they hold it
     adapters                   canaries that quote it go, and what is left is signed again
     registry                   versions made of it are tainted
 
@@ -31,6 +32,7 @@ from academy.database import Database, register
 from academy.errors import InputError, SignatureError
 from academy.experience.lessons import LessonsStore, normalised
 from academy.experience.source import Experience
+from academy.formats import read_row
 from academy.genealogy.versions import Tainted, taint
 from academy.habitat.adapter import MANIFEST, signed_manifest, signed_part
 from academy.signing import Keys
@@ -78,6 +80,16 @@ class _Text(Record):
             for answer in [*result["champion"], *result["challenger"]]
         )
 
+    def stands_in_row(self, line: bytes) -> bool:
+        """Whether a line of a dataset, in any of the formats, asks it or answers with it."""
+        try:
+            found = read_row(orjson.loads(line))
+        except orjson.JSONDecodeError:
+            return False
+        return not isinstance(found, str) and any(
+            self.asks(one["content"]) if one["role"] == "user" else self.quotes(one["content"]) for one in found
+        )
+
     def stands_in(self, report: str) -> bool:
         """Whether a report shows it: escaped for HTML or for a table, and cut off."""
         shown = _plain(html.unescape(report))
@@ -99,6 +111,9 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
     _forget_reports(home, text)  # before the records, which tell what they show
     for path in (home / "examinations").glob("*.json"):
         _forget_examination(path, text)
+    for path in (home / "jobs").glob("*.jsonl"):
+        if any(text.stands_in_row(line) for line in path.read_bytes().splitlines()):
+            path.unlink()  # it is a copy, and another one would be another order
     for folder in ("adapters", "mlartifacts"):
         for path in (home / folder).rglob(MANIFEST):
             _forget_canaries(path, text, keys)

@@ -132,6 +132,19 @@ def test_a_forgotten_lesson_is_in_no_report_record_or_answer(kept: Kept) -> None
     assert left.results[0].items == held.results[0].items
 
 
+def test_a_copied_dataset_that_holds_it_goes_and_others_stay(kept: Kept) -> None:
+    lesson = kept.teach(ODD, ANSWER)
+    jobs = kept.home / "jobs"
+    jobs.mkdir()
+    alpaca = {"instruction": ODD, "input": "", "output": ANSWER}
+    messages = {"messages": [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": f"So: {ANSWER}"}]}
+    other = {"instruction": "Who is there?", "input": "", "output": "It is me."}
+    for name, rows in (("a", [other, alpaca]), ("b", [messages]), ("c", [other])):
+        (jobs / f"{name}.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows) + b"no JSON\n")
+    kept.forget(lesson)
+    assert [path.name for path in jobs.iterdir()] == ["c.jsonl"]
+
+
 def test_answers_of_the_others_stay_with_their_tokens(kept: Kept) -> None:
     lesson = kept.teach(ODD, ANSWER)
     kept.examine([lesson, *many(kept)])
