@@ -10,8 +10,12 @@ from typing import Annotated
 
 import typer
 
+from academy.commands.dataset_app import dataset_app
 from academy.commands.habitat_app import habitat_app
-from academy.commands.models_app import MOST, Base, Before, Json, Limit, models_app
+from academy.commands.keys_app import keys_app
+from academy.commands.lessons_app import lessons_app
+from academy.commands.models_app import models_app
+from academy.commands.options import MOST, Base, Before, Json, Limit
 from academy.errors import AcademyError, HomeError
 
 app = typer.Typer(
@@ -21,22 +25,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-lessons_app = typer.Typer(help="Add, import and look at lessons.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(lessons_app, name="lessons")
-dataset_app = typer.Typer(
-    help="Look at datasets, compare and rebuild them.", no_args_is_help=True, rich_markup_mode=None
-)
 app.add_typer(dataset_app, name="dataset")
 holdout_app = typer.Typer(help="The questions that are held out.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(holdout_app, name="holdout")
 app.add_typer(models_app, name="models")
 app.add_typer(habitat_app, name="habitat")
-keys_app = typer.Typer(
-    help="The keys that sign adapters, and those that are trusted.", invoke_without_command=True, rich_markup_mode=None
-)
 app.add_typer(keys_app, name="keys")
 
 Repo = Annotated[list[Path] | None, typer.Option("--repo", help="A git repository to learn from; repeatable.")]
+Form = Annotated[str, typer.Option("--format", help="alpaca, sharegpt, chatml or openai: the same lines so written.")]
 Tune = Annotated[
     int | None,
     typer.Option(
@@ -89,191 +87,6 @@ def evolve(
         tune_minutes=tune_minutes,
     )
     run(request, dry_run=dry_run, as_json=json)
-
-
-@lessons_app.command("add")
-def lessons_add(
-    situation: Annotated[str, typer.Argument(help="What was asked.")],
-    action: Annotated[str, typer.Argument(help="What was answered.")],
-    result: Annotated[str, typer.Option(help="What became of it: success or failure.")] = "success",
-    feedback: Annotated[str, typer.Option(help="What somebody said of it.")] = "",
-    tag: Annotated[list[str] | None, typer.Option(help="A tag; repeatable.")] = None,
-    author: Annotated[str, typer.Option(help="Who.")] = "",
-    json: Json = False,
-) -> None:
-    """Add one lesson."""
-    from academy.commands import lessons as commands
-
-    commands.add(situation, action, result, feedback, tag or [], author, as_json=json)
-
-
-@lessons_app.command("import")
-def lessons_import(
-    files: Annotated[list[Path], typer.Argument(help="JSONL files, one lesson a line.")],
-    tasks: Annotated[bool, typer.Option("--tasks", help="The files are task histories.")] = False,
-    conversations: Annotated[
-        bool, typer.Option("--conversations", help="Conversations with feedback: OpenAI, ShareGPT or ChatML.")
-    ] = False,
-    examples: Annotated[
-        bool, typer.Option("--examples", help="Examples to learn as they are: Alpaca, ShareGPT, ChatML or OpenAI.")
-    ] = False,
-    user: Annotated[list[str] | None, typer.Option(help="Only this user's conversations; repeatable.")] = None,
-    domain: Annotated[list[str] | None, typer.Option(help="Only of this domain; repeatable.")] = None,
-    kind: Annotated[list[str] | None, typer.Option("--type", help="Only of this type; repeatable.")] = None,
-    gold: Annotated[bool, typer.Option("--gold", help="Only answers with a gold star.")] = False,
-    json: Json = False,
-) -> None:
-    """Import files; lines known already change nothing, unreadable ones are set aside."""
-    from academy.commands import lessons as commands
-    from academy.errors import InputError
-    from academy.experience.conversations import Wanted
-    from academy.experience.source import Kind
-
-    if tasks + conversations + examples > 1:
-        raise InputError("The files can be of one kind only.", "Give one of --tasks, --conversations, --examples.")
-    wanted = Wanted(users=tuple(user or ()), domains=tuple(domain or ()), types=tuple(kind or ()), gold_only=gold)
-    if wanted != Wanted() and not conversations:
-        raise InputError("Users, domains, types and stars belong to conversations.", "Add --conversations.")
-    chosen: Kind = "task" if tasks else "conversation" if conversations else "file" if examples else "lesson"
-    commands.import_files(files, chosen, wanted, as_json=json)
-
-
-@lessons_app.command("list")
-def lessons_list(
-    limit: Annotated[int, typer.Option(min=1, help="How many, newest first.")] = 20,
-    tag: Annotated[list[str] | None, typer.Option(help="Only with this tag; repeatable.")] = None,
-    json: Json = False,
-) -> None:
-    """Show lessons, newest first."""
-    from academy.commands import lessons as commands
-
-    commands.show(limit, tag or [], as_json=json)
-
-
-@lessons_app.command("stats")
-def lessons_stats(json: Json = False) -> None:
-    """Count lessons by outcome, standing, batch and tag."""
-    from academy.commands import lessons as commands
-
-    commands.stats(as_json=json)
-
-
-@lessons_app.command("export")
-def lessons_export(
-    file: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
-    batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
-    json: Json = False,
-) -> None:
-    """Write lessons to a file that `lessons import` reads back."""
-    from academy.commands import lessons as commands
-
-    commands.export(file, batch, as_json=json)
-
-
-@lessons_app.command("forget")
-def lessons_forget(
-    lesson: Annotated[str, typer.Argument(help="A lesson's id, or its beginning.")],
-    because: Annotated[str, typer.Option(help="Why; kept with its tombstone.")] = "",
-    json: Json = False,
-) -> None:
-    """Erase a lesson everywhere; datasets and versions made of it are marked and listed."""
-    from academy.commands import lessons as commands
-
-    commands.forget(lesson, because, as_json=json)
-
-
-@lessons_app.command("undo")
-def lessons_undo(
-    batch: Annotated[str, typer.Argument(help="A batch, as `lessons stats` shows it.")],
-    restore: Annotated[bool, typer.Option("--restore", help="Put it back.")] = False,
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Take a batch out of training and examination as a whole."""
-    from academy.commands import lessons as commands
-
-    commands.undo(batch, base_model, restore=restore, as_json=json)
-
-
-@lessons_app.command("release")
-def lessons_release(
-    batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Let lessons that a REJECT set aside count again."""
-    from academy.commands import lessons as commands
-
-    commands.release(batch, base_model, as_json=json)
-
-
-@lessons_app.command("supersede")
-def lessons_supersede(
-    situation: Annotated[str, typer.Argument(help="The request.")],
-    action: Annotated[str, typer.Argument(help="The answer that is right now.")],
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Say which answer to a request is right: lessons that teach another one retire."""
-    from academy.commands import lessons as commands
-
-    commands.supersede(situation, action, base_model, as_json=json)
-
-
-Form = Annotated[str, typer.Option("--format", help="alpaca, sharegpt, chatml or openai: the same lines so written.")]
-Digest = Annotated[str | None, typer.Argument(help="A dataset's digest, or its beginning; without it the newest.")]
-
-
-@dataset_app.command("show")
-def dataset_show(
-    digest: Annotated[str | None, typer.Argument(help="A dataset's digest; without it all are listed.")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="How many of its lines.")] = 10,
-    json: Json = False,
-) -> None:
-    """Show a dataset: figures, contradictions, lines with where they come from."""
-    from academy.commands import dataset as commands
-
-    commands.show(digest, limit, as_json=json)
-
-
-@dataset_app.command("funnel")
-def dataset_funnel(digest: Digest = None, json: Json = False) -> None:
-    """Show what was collected, what was left out and why, what was kept."""
-    from academy.commands import dataset as commands
-
-    commands.funnel(digest, as_json=json)
-
-
-@dataset_app.command("allow")
-def dataset_allow(
-    key: Annotated[str, typer.Argument(help="The key of an overlap, as `dataset show` tells it, or its beginning.")],
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Allow an overlap with an examination that is an accident."""
-    from academy.commands import dataset as commands
-
-    commands.allow(key, base_model, as_json=json)
-
-
-@dataset_app.command("diff")
-def dataset_diff(
-    first: Annotated[str, typer.Argument(help="A dataset's digest.")],
-    second: Annotated[str, typer.Argument(help="Another's.")],
-    json: Json = False,
-) -> None:
-    """Show what stands in one of two datasets only."""
-    from academy.commands import dataset as commands
-
-    commands.diff(first, second, as_json=json)
-
-
-@dataset_app.command("rebuild")
-def dataset_rebuild(digest: Digest = None, base_model: Base = None, json: Json = False) -> None:
-    """Make a dataset again from its lessons and commits, and say whether the bytes are the same."""
-    from academy.commands import dataset as commands
-
-    commands.rebuild(digest, base_model, as_json=json)
 
 
 @app.command()
@@ -455,68 +268,6 @@ def verify(
         commands.verify_live(versions or [], base_model, as_json=json)
         return
     commands.verify(versions or [], base_model, all_of_them=every, as_json=json)
-
-
-@keys_app.callback()
-def keys(context: typer.Context, json: Json = False) -> None:
-    """List the keys that sign adapters, and those that are trusted."""
-    if context.invoked_subcommand is None:
-        from academy.commands import keys as commands
-
-        commands.show(as_json=json)
-
-
-@keys_app.command("rotate")
-def keys_rotate(json: Json = False) -> None:
-    """Sign with a new key from now on; what the old one signed stays valid."""
-    from academy.commands import keys as commands
-
-    commands.rotate(as_json=json)
-
-
-@keys_app.command("revoke")
-def keys_revoke(
-    key: Annotated[str, typer.Argument(help="A key's id, or its beginning.")],
-    because: Annotated[str, typer.Option(help="Why; kept with the key.")] = "",
-    json: Json = False,
-) -> None:
-    """Refuse what a key signed, until it is signed again."""
-    from academy.commands import keys as commands
-
-    commands.revoke(key, because, as_json=json)
-
-
-@keys_app.command("resign")
-def keys_resign(
-    versions: Annotated[
-        list[str] | None, typer.Argument(help="Versions that you vouch for, unsigned ones too.")
-    ] = None,
-    every: Annotated[bool, typer.Option("--all", help="All that a key of this home signed.")] = False,
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Sign adapters with the present key: unsigned ones, and those of a revoked key."""
-    from academy.commands import keys as commands
-
-    commands.resign(versions or [], base_model, all_of_them=every, as_json=json)
-
-
-@keys_app.command("export")
-def keys_export(file: Annotated[Path, typer.Argument(help="The file to write.")], json: Json = False) -> None:
-    """Write the present public key to a file that other homes can trust."""
-    from academy.commands import keys as commands
-
-    commands.export(file, as_json=json)
-
-
-@keys_app.command("trust")
-def keys_trust(
-    file: Annotated[Path, typer.Argument(help="A file of `academy keys export`.")], json: Json = False
-) -> None:
-    """Trust what another home's key signed."""
-    from academy.commands import keys as commands
-
-    commands.trust(file, as_json=json)
 
 
 @app.command()

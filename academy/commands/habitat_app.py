@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from academy.commands.models_app import Base, Json
+from academy.commands.options import Base, Json
 
 habitat_app = typer.Typer(
     help="Where trainings run, and what trainers print.", no_args_is_help=True, rich_markup_mode=None

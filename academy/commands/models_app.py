@@ -6,17 +6,12 @@ from typing import Annotated
 
 import typer
 
+from academy.commands.options import Base, Before, Json, Limit
+
 models_app = typer.Typer(help="List the versions of this base model, and keep them.", rich_markup_mode=None)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Base = Annotated[str | None, typer.Option("--base-model", help="'seed', a folder or a Hugging Face name.")]
 Name = Annotated[str, typer.Argument(help="A version (7 or v7), its name, or its order.")]
 Because = Annotated[str, typer.Option(help="Why; kept in the ledger.")]
-Limit = Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest.")]
-MOST = 2**63 - 1  # a database's integer
-Before = Annotated[
-    int | None, typer.Option(min=1, max=MOST, help="Only versions with smaller numbers: the page before.")
-]
 
 
 @models_app.callback(invoke_without_command=True)
