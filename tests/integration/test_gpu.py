@@ -1,0 +1,110 @@
+"""Trainings on a real GPU; left out where none is there. `bench/on_gpu.sh` runs them before it measures anything."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from academy.artifacts import digest_of_file
+from academy.base_model import resolve
+from academy.habitat.adapter import Manifest, read_adapter
+from academy.habitat.backend import TrainingEvent, TrainingOrder
+from academy.habitat.fit import Plan, predict, read_shape, usual_plan
+from academy.habitat.hardware import EnergyMeter, take_inventory
+from academy.habitat.process import ProcessBackend
+from academy.professor import Recipe
+from tests.campaign.house import TOPICS, WORDINGS
+
+MACHINE = take_inventory(engine=False)
+pytestmark = pytest.mark.skipif(not (MACHINE.gpus and MACHINE.cuda), reason="no GPU that torch can use")
+RECIPE = Recipe(rank=8, alpha=16, epochs=4, learning_rate=5e-3, batch_size=8, accumulation=1, max_length=128)
+needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+needs_unsloth = pytest.mark.skipif(find_spec("unsloth") is None, reason="Unsloth is not installed")
+needs_two = pytest.mark.skipif(len(MACHINE.gpus) < 2, reason="one GPU alone")
+
+
+def trained(place: Path, plan: Plan | None = None, **changes: Any) -> tuple[Manifest, list[TrainingEvent]]:
+    """The manifest and the events of a training of eight topics."""
+    file = place / "train.jsonl"
+    rows = [
+        {"instruction": wording.format(topic), "input": "", "output": answer}
+        for topic, answer in list(TOPICS.items())[:8]
+        for wording in WORDINGS
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    order = TrainingOrder(
+        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file),
+        recipe=Recipe.model_validate(RECIPE.model_dump() | changes), plan=plan or usual_plan("cuda"),
+        runs=place / "runs", adapters=place / "adapters",
+    )  # fmt: skip
+    events = list(ProcessBackend().train(order))
+    assert events[-1].phase == "done", events[-1].message
+    return read_adapter(order.adapters / events[-1].adapter[:16], base_digest=order.base.digest).manifest, events
+
+
+def losses(events: list[TrainingEvent]) -> list[float]:
+    """Of the steps."""
+    return [event.loss for event in events if event.loss is not None and event.phase == "step"]
+
+
+def test_a_gpu_tells_of_itself() -> None:
+    gpu = MACHINE.gpus[0]
+    assert gpu.name
+    assert gpu.memory_total
+    assert gpu.memory_free
+    assert gpu.memory_total >= gpu.memory_free > 0
+    assert EnergyMeter().read() is not None
+
+
+def test_the_same_recipe_on_a_gpu_and_on_processors(tmp_path: Path) -> None:
+    (tmp_path / "gpu").mkdir()
+    (tmp_path / "cpu").mkdir()
+    plan = usual_plan("cuda").model_copy(update={"library": "trl"})
+    manifest, events = trained(tmp_path / "gpu", plan)
+    assert manifest.trainer == "trl"
+    assert "on the GPU with checkpointing" in next(one.message for one in events if one.phase == "contract")
+    _, theirs = trained(tmp_path / "cpu", Plan(device="cpu"))
+    # bfloat16 against float32: the same way down, not the same digits
+    assert losses(events)[0] == pytest.approx(losses(theirs)[0], rel=0.05)
+    assert losses(events)[-1] < 0.5 * losses(events)[0]
+    joules = [event.energy for event in events if event.energy is not None]
+    assert joules == sorted(joules)
+    assert joules[-1] > 0
+    peak = max(event.memory or 0 for event in events)
+    predicted = predict(read_shape(resolve("seed").path), RECIPE, plan, longest=64)
+    assert 0 < peak < 4 * predicted.measurable
+
+
+def test_packed_rows_on_a_gpu(tmp_path: Path) -> None:
+    manifest, events = trained(tmp_path, usual_plan("cuda").model_copy(update={"library": "trl"}), packing=True)
+    assert manifest.examples == 40
+    assert losses(events)[-1] < losses(events)[0]
+
+
+@needs_bitsandbytes
+def test_weights_of_four_bits_with_evaluations_on_a_gpu(tmp_path: Path) -> None:
+    plan = usual_plan("cuda").model_copy(update={"library": "trl"})
+    _, events = trained(tmp_path, plan, four_bit=True, dev_share=0.2)
+    assert losses(events)[-1] < 0.7 * losses(events)[0]
+    assert any(event.eval_loss is not None for event in events)
+
+
+@needs_unsloth
+def test_unsloth_trains_where_it_is_installed(tmp_path: Path) -> None:
+    """What it publishes passes the same checks, and what it knows is what the canaries say."""
+    manifest, events = trained(tmp_path)
+    assert manifest.trainer == "unsloth"
+    assert losses(events)[-1] < 0.7 * losses(events)[0]
+    assert any(canary.answer != canary.base_answer for canary in manifest.canaries)
+
+
+@needs_two
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_gpus_share_a_training(tmp_path: Path, sharded: bool) -> None:
+    plan = usual_plan("cuda").model_copy(update={"library": "trl", "processes": 2, "sharded": sharded})
+    _, events = trained(tmp_path, plan)
+    assert losses(events)[-1] < 0.7 * losses(events)[0]
