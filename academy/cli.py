@@ -1,4 +1,4 @@
-"""The `academy` command. Options and help texts live here; heavy imports only inside the commands."""
+"""The `academy` command: options and help texts (of groups: commands/*_app.py); heavy imports inside the commands."""
 
 from __future__ import annotations
 
@@ -415,7 +415,7 @@ def pages(
 
 @app.command()
 def deploy() -> None:
-    """Create the work pool and deploy prefect.yaml on the running Prefect server."""
+    """Create the work pools and deploy prefect.yaml on the running Prefect server."""
     from academy.commands.pages import deploy as deploy_all
 
     deploy_all()

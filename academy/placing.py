@@ -12,7 +12,8 @@ from pydantic import Field
 
 from academy.artifacts import Record
 from academy.errors import BaseModelError, TrainingError
-from academy.habitat.fit import Device, Plan, Prediction, Shape, predict, read_shape, usual_plan
+from academy.habitat.choice import choose_plan
+from academy.habitat.fit import Device, Plan, Prediction, Shape, predict, read_shape
 from academy.habitat.gpu_lock import REMEDY
 from academy.habitat.hardware import Inventory, take_inventory
 from academy.habitat.route import Backend, Need, Route, Rung, next_rung, route
@@ -133,8 +134,7 @@ class _Here:
         self.machine = machine or take_inventory(engine=in_container)
         self.longest = longest
         self.only = only
-        self.library, self.processes = work.settings.training_library, work.settings.training_processes
-        self.sharded = work.settings.training_sharded
+        self.settings = work.settings
         self.enable_gpu = work.settings.enable_gpu and only != "cpu"
         self.backend: Backend = "container" if in_container and self.machine.docker.version else "process"
         self.first: Device = "cpu" if only == "cpu" else first_device(work, self.machine)
@@ -153,12 +153,11 @@ class _Here:
 
     def usual(self, device: Device) -> Plan:
         """How a recipe is carried out on a device where nothing forces otherwise, as the settings say."""
-        said = {"library": self.library, "processes": self.processes, "sharded": self.sharded}
-        return usual_plan(device).model_copy(update=said)
+        return choose_plan(self.settings, device)
 
     def total(self, prediction: Prediction) -> int:
         """Bytes that are needed: of the one GPU that each process has, or of the memory that all of them share."""
-        return prediction.total * (self.processes if prediction.device == "cpu" else 1)
+        return prediction.total * (self.settings.training_processes if prediction.device == "cpu" else 1)
 
     def route(self, need: Need, only: Device | None = None) -> Route:
         return route(need, self.machine, enable_gpu=self.enable_gpu, backends=(self.backend,), only=only or self.only)

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
         100, ge=1, validation_alias=_names("MIN_LESSONS", "MIN_LESSONS_FOR_TRAINING"), description="to train at all"
     )
     min_new_lessons: int = Field(
-        50, ge=1, validation_alias=_names("MIN_NEW_LESSONS"), description="since the champion was trained"
+        50, ge=1, validation_alias=_names("MIN_NEW_LESSONS"), description="since the champion was examined"
     )
     training_interval_hours: float = Field(
         24,
@@ -59,7 +59,12 @@ class Settings(BaseSettings):
         validation_alias=_names("TRAINING_INTERVAL_HOURS", "MIN_TRAINING_INTERVAL_HOURS"),
         description="since the last verdict",
     )
-    max_lessons: int = Field(5000, ge=1, validation_alias=_names("MAX_LESSONS"), description="the newest are kept")
+    max_lessons: int = Field(
+        5000,
+        ge=1,
+        validation_alias=_names("MAX_LESSONS"),
+        description="mostly the newest; a share of the places goes to older ones",
+    )
     ray_address: str = Field(
         "",
         validation_alias=_names("RAY_ADDRESS"),

@@ -1,1 +1,1 @@
-"""Prefect tasks: each a decorator and one call into `academy/`."""
+"""Prefect tasks: each a decorator and little more than a call into `academy/`; dispatch.py sends trainings to pools."""

@@ -94,6 +94,7 @@ def train_challenger(
     pools = dispatch.pools_alive(work.settings)
     if not work.settings.enable_gpu and "cuda" in pools:
         pools.remove("cuda")
+    only: Device | None = None
     for device in pools:
         _warm_up()
         try:
@@ -105,7 +106,8 @@ def train_challenger(
             if problem.cause != "memory" or device == "cpu":
                 raise
             log.warning("%s It goes on on processors.", problem.message)
-    return training.train(work, order, dataset, _tags(decision.because), meanwhile=_warm_up, tuned=tuned)
+            only = "cpu"
+    return training.train(work, order, dataset, _tags(decision.because), meanwhile=_warm_up, only=only, tuned=tuned)
 
 
 @task(name="train here", timeout_seconds=12 * 3600, persist_result=True, **_again)

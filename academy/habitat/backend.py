@@ -70,9 +70,10 @@ class TrainingEvent(Record):
 class TrainingBackend(Protocol):
     """Runs an order.
 
-    Promises: the events of one run are numbered without gaps over all attempts; the last one is "done" with the
-    adapter published, or "failed" with a cause; nothing is left running afterwards. An order that was done before
-    gives its events again and trains nothing. A caller must tolerate that it stops reading at any time.
+    Promises: the events of one run are numbered over all attempts (a failed one's last word is not given again);
+    the last one is "done" with the adapter published, or "failed" with a cause; nothing is left running afterwards.
+    An order that was done before gives its events again and trains nothing. A caller must tolerate that it stops
+    reading at any time.
     """
 
     def train(self, order: TrainingOrder) -> Iterator[TrainingEvent]:

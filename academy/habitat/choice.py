@@ -5,6 +5,7 @@ from __future__ import annotations
 from academy.errors import TrainingError
 from academy.habitat.backend import TrainingBackend
 from academy.habitat.container import ContainerBackend
+from academy.habitat.fit import Device, Plan, usual_plan
 from academy.habitat.hardware import Gpu, take_inventory
 from academy.habitat.isolation import limits_here
 from academy.habitat.process import ProcessBackend
@@ -36,6 +37,21 @@ def choose_backend(settings: Settings, gpu: Gpu | None) -> TrainingBackend:
                 cause="gpu",
             )
     return ProcessBackend(silence=60 * settings.training_silence_minutes, gpu=",".join(used))
+
+
+def choose_plan(settings: Settings, device: Device) -> Plan:
+    """How a recipe is carried out on a device where nothing forces otherwise, as the settings say."""
+    said = {
+        "library": settings.training_library, "processes": settings.training_processes,
+        "sharded": settings.training_sharded,
+    }  # fmt: skip
+    return usual_plan(device).model_copy(update=said)
+
+
+def device_of(settings: Settings, gpu: Gpu | None) -> Device:
+    """What a training that is given that GPU runs on. torch must know GPUs; an image's is believed to."""
+    able = settings.training_backend == "container" or take_inventory(engine=False).cuda
+    return "cuda" if gpu and able else "cpu"
 
 
 def free_gpu(settings: Settings) -> Gpu | None:

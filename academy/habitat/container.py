@@ -1,8 +1,8 @@
 """Training in a container of a Docker engine, as contained as isolation.py says.
 
 The same trainer program gets the same order, with the paths of the container, so the order has the same digest and the
-adapter the same bytes. The base model's files and the dataset are mounted read-only, the run's folder is its output.
-The container can publish nothing: what it made is checked and copied when it has ended.
+adapter the same bytes. The base model's files, the dataset and an adapter to begin with are mounted read-only; the
+run's folder is its output. The container can publish nothing: what it made is checked and copied when it has ended.
 
 A container is removed whatever happened. One whose starter was killed ends by itself, for its stdin does; the next
 training of this home finds what is left by its label, and that nobody holds the lock of its order.
@@ -35,9 +35,9 @@ from academy.images import Image, find_image
 
 log = logging.getLogger("academy")
 ADAPTERS = "adapters"
+"""In the run's folder: where the container leaves its adapter."""
 FIRST = "/first"
 """Where a container has the adapter that its training begins with."""
-"""In the run's folder: where the container leaves its adapter."""
 LOOK_SECONDS = 0.3
 """Between two looks at a container."""
 ENGINE_PATIENCE = 60.0

@@ -21,7 +21,7 @@ from academy.base_model import resolve
 from academy.errors import AcademyError, HomeError, InputError, TrainingError
 from academy.habitat.adapter import FILES, MANIFEST, Manifest
 from academy.habitat.backend import TrainingBackend, TrainingEvent, TrainingOrder
-from academy.habitat.choice import choose_backend, free_gpu
+from academy.habitat.choice import choose_backend, choose_plan, device_of, free_gpu
 from academy.habitat.container import ContainerBackend
 from academy.habitat.hardware import take_inventory
 from academy.habitat.process import LOCK, told_events
@@ -65,17 +65,19 @@ class GPUHabitat:
         })  # fmt: skip
         train_file = self._in_the_home(Path(dataset_path))
         digest = digest_of_file(train_file)
+        # chosen now: another training may hold the GPU that was free before
+        gpu = free_gpu(self.settings)
+        plan = choose_plan(self.settings, device_of(self.settings, gpu))
         order = TrainingOrder(
             base=resolve(base_model), dataset=digest, train_file=train_file, train_digest=digest, recipe=recipe,
-            runs=self.settings.folder("runs"), adapters=self.settings.folder("adapters"),
+            plan=plan, runs=self.settings.folder("runs"), adapters=self.settings.folder("adapters"),
         )  # fmt: skip
         name = f"{PREFIX}{order.digest[:16]}"
         if (job := self._jobs.get(name)) and job.thread.is_alive():
             raise InputError(f"The job {name} runs already.", "Wait until it has ended.")
         output = Path(output_dir).resolve() / ADAPTER
         _refuse_another(output, order)
-        # chosen now: another training may hold the GPU that was free before
-        job = self._jobs[name] = _Job(choose_backend(self.settings, free_gpu(self.settings)), order, output)
+        job = self._jobs[name] = _Job(choose_backend(self.settings, gpu), order, output)
         job.begin()
         return {
             "job_name": name,

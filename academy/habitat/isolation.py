@@ -1,7 +1,8 @@
 """What a training's container may do and use: the same for a training and for the trial of its image.
 
 No network, no capabilities, no new privileges, not root, a root that cannot be written; bounds on memory, processors,
-processes and logs. What it sees of this machine is the Academy's own code, and what the caller mounts, read-only.
+processes and logs. What it sees of this machine is the Academy's own code, and what the caller mounts, read-only but
+for the run's folder.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Training in a subprocess of its own on this machine: native, GPU or CPU; and how a started trainer is followed.
 
-A trainer holds a lock on its order, goes on from its last checkpoint when the same order is run again, and speaks
-through events.jsonl alone. The subprocess dies with its parent. Where the trainer could not say how it ended, who
-followed it leaves that beside its events; a file `cancel` in the run's folder ends it, whoever made that file.
+Who follows a trainer holds a lock on its order. A trainer goes on from its last checkpoint when the same order is run
+again, and speaks through events.jsonl; further processes of one training leave a note there. The subprocess dies with
+its parent. Where the trainer could not say how it ended, who followed it leaves that beside its events; a file `cancel`
+in the run's folder ends it, whoever made that file.
 """
 
 from __future__ import annotations

@@ -15,8 +15,6 @@ FIRST = ("test_container_training.py", "test_killed_pages.py", "test_prefect.py"
 """What is proved nowhere else comes first."""
 LEAST = 60.0
 """Seconds below which no file is begun."""
-ELSEWHERE = ("test_readme.py",)
-"""The tutorial is a part of its own."""
 
 
 def run(seconds: float, _seed: int, _rounds: int) -> list[Line]:
@@ -55,5 +53,6 @@ def _files() -> list[Path]:
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     names = sorted({line.partition("::")[0].partition(": ")[0] for line in told.stdout.splitlines() if ".py" in line})
-    found = [ROOT / name for name in names if Path(name).name not in ELSEWHERE]
-    return sorted(found, key=lambda file: FIRST.index(file.name) if file.name in FIRST else len(FIRST))
+    return sorted(
+        (ROOT / name for name in names), key=lambda file: FIRST.index(file.name) if file.name in FIRST else len(FIRST)
+    )

@@ -1,9 +1,10 @@
 """`python -m academy.habitat.trainer ORDER PARENT`: run one training order, and end when the process PARENT does.
 
-In a container PARENT is 0: nobody there started it, so it ends when its stdin does.
+PARENT is 0 in a container, where nobody started it and it ends when its stdin does, and for one of several processes,
+which ends with its launcher.
 
 Arguments travel as JSON, never as a generated program. Whatever ends the training is told in one "failed" event with
-its class of cause; the exit code is 0 after "done" and 1 after "failed".
+its class of cause (all but the first process leave it as a note); the exit code is 0 after "done" and 1 after "failed".
 """
 
 from __future__ import annotations

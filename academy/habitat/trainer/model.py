@@ -1,4 +1,6 @@
-"""The base model with a fresh LoRA on it: by Unsloth where a GPU and Unsloth are there, else by transformers and PEFT.
+"""The base model with a LoRA on it, a new one or the adapter that training begins with.
+
+By Unsloth where a GPU and Unsloth are there, one process trains and begins anew; else by transformers and PEFT.
 
 Unsloth changes transformers and TRL as it is imported, so `prepare` comes before either of them is.
 """
