@@ -117,7 +117,12 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
     for folder in ("adapters", "mlartifacts"):
         for path in (home / folder).rglob(MANIFEST):
             _forget_canaries(path, text, keys)
-    versions = taint(client, [dataset.digest for dataset in held])
+    made = {dataset.digest for dataset in held}
+    # their versions may be gone from the registry, and what began with them not
+    adapters = [
+        one["adapter"] for one in map(_manifest, (home / "adapters").glob(f"*/{MANIFEST}")) if one["dataset"] in made
+    ]
+    versions = taint(client, sorted(made), adapters)
     with database.write() as connection:
         for request in text.requests:
             key = request_key("recall", request)
@@ -228,6 +233,15 @@ def _forget_canaries(path: Path, text: _Text, keys: Keys) -> None:
         write_file(path, orjson.dumps(left, option=orjson.OPT_INDENT_2))
     else:
         write_file(path, signed_manifest(left, keys))
+
+
+def _manifest(path: Path) -> dict[str, str]:
+    """Adapter and dataset of a manifest; nothing where it is none."""
+    try:
+        found = orjson.loads(path.read_bytes())
+        return {"adapter": str(found["adapter"]), "dataset": str(found["dataset"])}
+    except (ValueError, KeyError, TypeError):
+        return {"adapter": "", "dataset": ""}
 
 
 def _lines(path: Path) -> list[Any]:

@@ -6,7 +6,7 @@ A training may be asked for again after it was killed: it finds what it had done
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,11 +14,11 @@ from academy import professor, tuning
 from academy.admission import admit_adapter
 from academy.artifacts import Record, digest_of_file
 from academy.curriculum.curator import refuse_overlap_of_texts
-from academy.curriculum.dataset import Dataset, read_rows
+from academy.curriculum.dataset import FORGOTTEN, Dataset, read_rows
 from academy.errors import InputError, TrainingError
 from academy.examining import guarded_texts
 from academy.genealogy.tracking import BASE_TAG, PREDICTED, TrackedRun, took
-from academy.genealogy.versions import CHAMPION, Version
+from academy.genealogy.versions import CHAMPION, TAINT, TAINTED, Version
 from academy.habitat.adapter import Adapter, sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.choice import choose_backend
@@ -88,11 +88,7 @@ def first_adapter(work: Workplace, said: str | None) -> Adapter | None:
         log.info("the champion is the base model: training begins with that")
         return None
     version = work.versions.get(champion.version if said == CHAMPION else said)
-    if version.tainted:
-        raise InputError(
-            f"{version.name} was made of lessons that were forgotten since, and so would be what begins with it.",
-            "Train from the base model, or from another version.",
-        )
+    _refuse_tainted([version])
     return admit_adapter(work.gate, work.use_adapter(version.adapter), version).adapter
 
 
@@ -104,6 +100,15 @@ def fixed(work: Workplace, overrides: Overrides) -> dict[str, Any]:
         "learning_rate": overrides.learning_rate or settings.learning_rate,
         "epochs": overrides.epochs or settings.num_epochs,
     }
+
+
+def _refuse_tainted(versions: Sequence[Version]) -> None:
+    for version in versions:
+        if version.tainted:
+            raise InputError(
+                f"{version.name} was made of lessons that were forgotten since, and so would be what begins with it.",
+                "Train from the base model, or from another version.",
+            )
 
 
 def refuse_tuning(work: Workplace, overrides: Overrides) -> None:
@@ -167,9 +172,11 @@ def train(
     placed = place(work, order.recipe, dataset.longest, only=only)
     placed.require()
     if order.recipe.init_adapter:
-        work.use_adapter(order.recipe.init_adapter)  # it may have been archived meanwhile, and must not be now
+        # again, for the recipe may come from elsewhere, or have waited; and held, so that it is not archived meanwhile
+        admit_adapter(work.gate, work.use_adapter(order.recipe.init_adapter))
+        _refuse_tainted(work.versions.of_adapter(order.recipe.init_adapter))
     while True:
-        order = changed(order, placed.recipe, placed.plan, placed.changes)
+        order = as_before(changed(order, placed.recipe, placed.plan, placed.changes))
         log.info("training on %s", placed.sentence)
         last, run = _attempt(work, order, dataset, placed, tags, meanwhile, tuned)
         if last.phase == "done":
@@ -187,8 +194,24 @@ def train(
         work.adapters / last.adapter[:16], work.keys, base_digest=work.base.digest, digest=last.adapter
     )
     version = work.versions.register(adapter, run, parent=champion.version, generation=champion.generation + 1)
+    first = work.versions.of_adapter(order.recipe.init_adapter) if order.recipe.init_adapter else []
+    if (dataset.path / FORGOTTEN).is_file() or any(one.tainted for one in first):  # something was, while it trained
+        work.versions.note(version.version, {TAINT: TAINTED})
+        version = work.versions.get(version.version)
     log.info("%s is registered: adapter %s", version.name, version.adapter[:12])
     return version
+
+
+def as_before(order: TrainingOrder) -> TrainingOrder:
+    """With shared weights again where an attempt had come down to that: its checkpoints are of that kind."""
+    try:
+        before = TrainingOrder.model_validate_json((order.folder / ORDER).read_bytes())
+    except (OSError, ValueError):
+        return order
+    now, then = order.plan, before.plan
+    if now and then and then.shared and then == now.model_copy(update={"sharded": True}):
+        return order.model_copy(update={"plan": then, "changes": before.changes})
+    return order
 
 
 def _refuse_overlap(work: Workplace, dataset: Dataset) -> None:
@@ -237,7 +260,8 @@ def _attempt(
     run = TrackedRun(work.mlflow, order, dataset, tags | found | placed.tags | {BASE_TAG: work.base.digest})
     if tuned:
         run.keep("tuning/trials.json", tuned.model_dump(mode="json"))
-    if placed.prediction:
+    # what shared weights take says little of others, and the measured correct the next predictions
+    if placed.prediction and not placed.plan.shared:
         run.metrics({PREDICTED: float(placed.prediction.measurable)})
     told = [first]
     run.follow(first)

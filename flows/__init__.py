@@ -4,8 +4,21 @@ A worker starts a run in a session of its own, which a killed worker would leave
 """
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 from academy.processes import die_with_parent
 
+
+def _end_with_the_worker() -> None:
+    worker = os.getppid()
+    with suppress(OSError):
+        if b"prefect" in Path(f"/proc/{worker}/cmdline").read_bytes():
+            die_with_parent(worker)
+            return
+    if worker == 1:  # it was killed before this run came here
+        os._exit(1)
+
+
 if os.environ.get("PREFECT__FLOW_RUN_ID"):
-    die_with_parent(os.getppid())
+    _end_with_the_worker()

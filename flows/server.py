@@ -190,13 +190,14 @@ _DEAD = {"type": "CRASHED", "message": "Its process ended without a word; found 
 
 def make_pools(url: str, names: Iterable[str]) -> None:
     """Work pools of processes, those that are not there yet; what a person changed of the others stays."""
-    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
+    from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect.workers.process import ProcessWorker
 
     usual = ProcessWorker.get_default_base_job_template()
-    with SyncPrefectClient(url) as client:
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         for pool in names:
             with suppress(ObjectAlreadyExists):
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=usual))

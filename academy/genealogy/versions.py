@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from academy.habitat.adapter import Adapter, Manifest
 from academy.ledger import BASE, Champion
 
 CHAMPION = "champion"
-TAINT = "tainted"
+TAINT, TAINTED = "tainted", "made of lessons that were forgotten since"
 FIRST = "init_adapter"
 """Digest of the adapter that a version's training began with, where that was not the base."""
 LABEL = "label"
@@ -353,19 +353,20 @@ class Tainted(Record):
     adapter: str
 
 
-def taint(client: Any, datasets: Sequence[str]) -> list[Tainted]:
+def taint(client: Any, datasets: Sequence[str], adapters: Iterable[str] = ()) -> list[Tainted]:
     """Mark the versions of all families that were trained on one of these datasets (digests). Returns them.
 
-    So are those whose training began with the adapter of such a version.
+    So are those whose training began with the adapter of such a version, or with one of `adapters` (digests).
     """
     found: dict[tuple[str, str], Tainted] = {}
     wanted = [f"tags.dataset = '{digest}'" for digest in datasets]
+    wanted += [f"tags.{FIRST} = '{adapter}'" for adapter in adapters]
     while wanted:
         for one in _pages(client, wanted.pop()):
             place, adapter = (one.name, str(one.version)), one.tags.get("adapter", "")
             if place in found:
                 continue
-            client.set_model_version_tag(*place, TAINT, "made of lessons that were forgotten since")
+            client.set_model_version_tag(*place, TAINT, TAINTED)
             found[place] = Tainted(family=one.name, version=str(one.version), adapter=adapter)
             if adapter:
                 wanted.append(f"tags.{FIRST} = '{adapter}'")

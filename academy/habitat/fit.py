@@ -20,7 +20,7 @@ import orjson
 from pydantic import Field
 
 from academy.artifacts import Record
-from academy.errors import BaseModelError
+from academy.errors import BaseModelError, TrainingError
 from academy.professor import Recipe
 
 Device = Literal["cuda", "cpu"]
@@ -196,6 +196,22 @@ def usual_plan(device: Device) -> Plan:
     return Plan(device=device, checkpointing=device == "cuda")
 
 
+def share(recipe: Recipe, processes: int) -> tuple[int, int]:
+    """Batch and accumulation of each of several processes, so that a step learns from as many examples as before.
+
+    Raises TrainingError where that cannot be.
+    """
+    if recipe.accumulation % processes == 0:
+        return recipe.batch_size, recipe.accumulation // processes
+    if recipe.batch_size % processes == 0:
+        return recipe.batch_size // processes, recipe.accumulation
+    raise TrainingError(
+        f"{recipe.batch_size * recipe.accumulation} examples a step cannot be shared by {processes} processes.",
+        f"Use a batch size that {processes} divides.",
+        cause="order",
+    )
+
+
 def predict(
     shape: Shape, recipe: Recipe, plan: Plan, *, longest: int | None = None, ratios: Sequence[float] = ()
 ) -> Prediction:
@@ -205,7 +221,7 @@ def predict(
     median, bounded, corrects this one.
     """
     sequence = recipe.max_length if recipe.packing else min(recipe.max_length, longest or recipe.max_length)
-    tokens = recipe.batch_size * sequence
+    tokens = batch_of_each(recipe, plan.processes) * sequence
     wide = 2 if plan.device == "cuda" else 4  # bytes of a number in the base model and between its layers
     if recipe.four_bit or shape.quantised:
         weights = round(shape.linear_weights * NF4_BYTES) + shape.other_weights * wide
@@ -213,9 +229,11 @@ def predict(
         weights = (shape.linear_weights + shape.other_weights) * wide
     adapter = shape.adapter_weights(recipe.rank) * (4 + 4 + 8)
     if plan.shared:
-        # of its part, and of what is gathered for the moment: the layer at work and the next, or the embeddings
-        gathered = max(2 * shape.linear_weights // shape.layers, shape.vocabulary * shape.hidden)
-        weights, adapter = weights // plan.processes + gathered * wide, adapter // plan.processes
+        # each has its part, and what is gathered for the moment: the layer at work, the next, and the embeddings
+        gathered = 2 * shape.linear_weights // shape.layers + shape.vocabulary * shape.hidden
+        # on processors each reads all of it first, and gives up the rest when every part is copied
+        whole = weights if plan.device == "cpu" else gathered * wide
+        weights, adapter = weights // plan.processes + whole, adapter // plan.processes
     layer = tokens * _kept(shape, recipe, wide, sequence)
     passing = tokens * wide * (3 * shape.intermediate + 4 * shape.hidden)  # gradients within the layer on the way back
     if plan.checkpointing:
@@ -233,6 +251,14 @@ def predict(
         correction=correction_of(ratios),
         note="; ".join(filter(None, (shape.note, "DoRA takes more than is counted" if recipe.use_dora else ""))),
     )
+
+
+def batch_of_each(recipe: Recipe, processes: int) -> int:
+    """Examples of a batch of one process; all of them where they cannot be shared, which the trainer refuses."""
+    try:
+        return share(recipe, processes)[0]
+    except TrainingError:
+        return recipe.batch_size
 
 
 def _kept(shape: Shape, recipe: Recipe, wide: int, sequence: int) -> int:

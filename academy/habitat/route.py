@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from academy.artifacts import Record
-from academy.habitat.fit import GIB, Device, Plan
+from academy.habitat.fit import GIB, Device, Plan, batch_of_each
 from academy.habitat.hardware import Gpu, Inventory
 from academy.professor import Recipe
 
@@ -114,15 +114,12 @@ def next_rung(recipe: Recipe, plan: Plan, inventory: Inventory) -> Rung | None:
     checkpointing; then, on several GPUs, weights that they share; then weights of 4 bits; then the processors.
     Each step of a training learns from as many examples as before, so the recipe means the same.
     """
-    if recipe.batch_size > 1:
-        by = next(n for n in range(2, recipe.batch_size + 1) if recipe.batch_size % n == 0)
-        if recipe.accumulation * by <= MOST_ACCUMULATION:
-            smaller = {"batch_size": recipe.batch_size // by, "accumulation": recipe.accumulation * by}
-            changed = Recipe.model_validate({**recipe.model_dump(), **smaller})
-            return Rung(
-                recipe=changed, plan=plan,
-                change=f"batches of {changed.batch_size}, {changed.accumulation} of them a step",
-            )  # fmt: skip
+    smaller = _smaller(recipe)
+    while smaller and batch_of_each(smaller, plan.processes) == batch_of_each(recipe, plan.processes):
+        smaller = _smaller(smaller)  # several processes shared the step otherwise, each with as much memory
+    if smaller:
+        change = f"batches of {smaller.batch_size}, {smaller.accumulation} of them a step"
+        return Rung(recipe=smaller, plan=plan, change=change)
     if not plan.checkpointing:
         return Rung(recipe=recipe, plan=plan.model_copy(update={"checkpointing": True}), change="checkpointing")
     if plan.device == "cuda" and plan.processes > 1 and not plan.shared and not recipe.four_bit:
@@ -134,8 +131,21 @@ def next_rung(recipe: Recipe, plan: Plan, inventory: Inventory) -> Rung | None:
         return Rung(recipe=recipe.model_copy(update={"four_bit": True}), plan=alone, change="base weights of 4 bits")
     if plan.device == "cuda":
         below = alone.model_copy(update={"device": "cpu", "checkpointing": True})
-        return Rung(recipe=recipe, plan=below, change="training on the CPUs")
+        # there an evaluation spoils the gradients of weights of 4 bits, and packing is tried by one
+        four = recipe.four_bit and not recipe.packing and not recipe.dev_share
+        return Rung(recipe=recipe.model_copy(update={"four_bit": four}), plan=below, change="training on the CPUs")
     return None
+
+
+def _smaller(recipe: Recipe) -> Recipe | None:
+    """With smaller batches, and as many more of them a step; None where that cannot be."""
+    if recipe.batch_size == 1:
+        return None
+    by = next(n for n in range(2, recipe.batch_size + 1) if recipe.batch_size % n == 0)
+    if recipe.accumulation * by > MOST_ACCUMULATION:
+        return None
+    smaller = {"batch_size": recipe.batch_size // by, "accumulation": recipe.accumulation * by}
+    return Recipe.model_validate({**recipe.model_dump(), **smaller})
 
 
 def _of(need: int | None, free: int, because: str) -> str:

@@ -52,6 +52,14 @@ def test_what_begins_with_the_champion_knows_what_that_knew(evolved: Evolved, se
     assert made["2"]["adapter"] != first["digest"]
 
 
+def test_forgetting_what_the_first_one_was_made_of_taints_the_second(evolved: Evolved, second_home: Home) -> None:
+    lesson = second_home.run("lessons", "list", "--limit", "1", "--json").json["lessons"][0]["id"]
+    assert second_home.run("lessons", "forget", lesson, "--because", "asked for").code == 0
+    refused = second_home.run("train", "--init-adapter", "v1", *SHORT)
+    assert refused.code == 2
+    assert "v1 was made of lessons that were forgotten since" in refused.err
+
+
 def test_an_adapter_to_begin_with_that_is_another_is_refused(evolved: Evolved, tmp_path: Path) -> None:
     digest = evolved.first.json["adapter"]["digest"]
     folder = Path(shutil.copytree(evolved.home.path / "adapters" / digest[:16], tmp_path / digest[:16]))

@@ -18,7 +18,7 @@ from academy.base_model import resolve
 from academy.errors import TrainingError
 from academy.habitat.adapter import CONFIG, read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.fit import Plan
+from academy.habitat.fit import Plan, share
 from academy.habitat.process import EVENTS, ProcessBackend, read_events
 from academy.habitat.trainer.events import NOTE, EventWriter
 from academy.habitat.trainer.model import Library, load, prepare, refuse_leaks
@@ -200,8 +200,6 @@ def test_two_processes_that_share_the_weights_go_on_where_they_were_killed(
 
 
 def test_a_step_that_cannot_be_shared_is_refused() -> None:
-    from academy.habitat.trainer.train import share
-
     assert share(Recipe(batch_size=3, accumulation=4), 2) == (3, 2), "the same batches where that is possible"
     assert share(Recipe(batch_size=4, accumulation=3), 2) == (2, 3)
     with pytest.raises(TrainingError, match="9 examples a step cannot be shared by 2 processes"):
@@ -216,14 +214,30 @@ def test_what_all_processes_refuse_is_told_once(order: Order) -> None:
     assert events[-1].message.startswith("3 examples a step cannot be shared by 2 processes.")
 
 
-def test_what_ended_another_process_is_told(tmp_path: Path) -> None:
-    from academy.habitat.trainer.launch import tell
+def test_of_what_several_processes_note_the_cause_that_is_known_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-    EventWriter(tmp_path / EVENTS).write("started")
-    (tmp_path / NOTE.format(1)).write_text('{"message": "The training ran out of memory.", "cause": "memory"}')
-    tell(tmp_path / "order.json", RuntimeError("a child failed"))
-    tell(tmp_path / "order.json", RuntimeError("again"))
-    assert [(one.phase, one.cause) for one in read_events(tmp_path / EVENTS)] == [("started", ""), ("failed", "memory")]
+    from academy.habitat.trainer import launch
+
+    def ended(*codes: int) -> ChildFailedError:
+        failures = {rank: ProcessFailure(rank, 1, code, "none") for rank, code in enumerate(codes)}
+        return ChildFailedError("trainer", failures)
+
+    def note(rank: int, message: str, cause: str) -> None:
+        (tmp_path / NOTE.format(rank)).write_text(json.dumps({"message": message, "cause": cause}))
+
+    assert launch.what_ended(tmp_path, ended(1), 0) == {
+        "message": "A process of the training ended: with code 1.", "cause": "killed",
+    }  # fmt: skip
+    note(0, "The trainer failed: Connection closed by peer.", "unknown")
+    assert launch.what_ended(tmp_path, ended(1, 1), 0)["cause"] == "unknown"
+    monkeypatch.setattr(launch, "oom_kills", lambda: 4)
+    assert launch.what_ended(tmp_path, ended(1, -9), 3)["cause"] == "memory", "the kernel ended the other one"
+    assert launch.what_ended(tmp_path, ended(1, -9), 4)["cause"] == "killed", "somebody did"
+    note(1, "The training ran out of memory.", "memory")
+    assert launch.what_ended(tmp_path, ended(1, 1), 0)["cause"] == "memory", "its loss of the others is what they note"
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from academy.artifacts import canonical, write_file
+from academy.base_model import resolve
+from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Plan
+from academy.habitat.process import ORDER
 from academy.habitat.trainer.checkpoints import CHECKPOINTS, DRAFT, SHARDS, make_room, whole_checkpoint
+from academy.professor import Recipe
+from academy.training import as_before
 
 
 def test_only_a_whole_checkpoint_of_the_same_kind_is_gone_on_with(tmp_path: Path) -> None:
@@ -43,3 +49,22 @@ def test_room_is_made_of_what_was_cut_off_and_of_nothing_else(tmp_path: Path) ->
     (torn / "optimizer.pt").write_bytes(bytes(100))
     make_room(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == [CHECKPOINTS, whole.name, "trainer_state.json"]
+
+
+def test_what_had_come_down_to_shared_weights_goes_on_with_them(tmp_path: Path) -> None:
+    def ordered(plan: Plan, *changes: str) -> TrainingOrder:
+        return TrainingOrder(
+            base=resolve("seed"), dataset="0" * 64, train_file=tmp_path / "train.jsonl", train_digest="0" * 64,
+            recipe=Recipe(), plan=plan, changes=changes, runs=tmp_path / "runs", adapters=tmp_path / "adapters",
+        )  # fmt: skip
+
+    two = Plan(device="cuda", processes=2, checkpointing=True)
+    now = ordered(two)
+    assert as_before(now) == now, "nothing was there before"
+    shared = ordered(two.model_copy(update={"sharded": True}), "weights shared by 2 processes")
+    write_file(now.folder / ORDER, canonical(shared))
+    assert as_before(now) == shared
+    four = ordered(two.model_copy(update={"processes": 4}))
+    assert as_before(four) == four, "shared by others, its checkpoints are of no use"
+    write_file(now.folder / ORDER, b"{")
+    assert as_before(now) == now

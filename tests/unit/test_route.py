@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from academy.habitat.fit import GIB, Plan, usual_plan
+from academy.habitat.fit import GIB, Plan, batch_of_each, usual_plan
 from academy.habitat.hardware import Docker, Gpu, Inventory
 from academy.habitat.route import Need, next_rung, route
 from academy.professor import Recipe
@@ -136,6 +136,24 @@ def test_several_gpus_share_the_weights_before_these_lose_bits() -> None:
     ]  # fmt: skip
 
 
+def test_a_rung_gives_each_of_several_processes_a_smaller_batch() -> None:
+    recipe, plan = Recipe(batch_size=8, accumulation=1), Plan(device="cuda", processes=2)
+    rung = next_rung(recipe, plan, machine(40))
+    assert rung is not None
+    assert batch_of_each(recipe, 2) == 4, "half of the step"
+    assert (rung.recipe.batch_size, rung.recipe.accumulation) == (2, 4), "with 4 and 2 each process had 4 as before"
+    assert batch_of_each(rung.recipe, 2) == 2
+
+
+@pytest.mark.parametrize("changes", [{"packing": True}, {"dev_share": 0.2}, {}])
+def test_on_processors_four_bits_end_where_evaluations_would_spoil_them(changes: dict[str, Any]) -> None:
+    recipe = Recipe.model_validate({"batch_size": 1, "four_bit": True, **changes})
+    rung = next_rung(recipe, usual_plan("cuda"), machine(40))
+    assert rung is not None
+    assert rung.plan.device == "cpu"
+    assert rung.recipe.four_bit is (not changes)
+
+
 def test_without_bitsandbytes_there_are_no_weights_of_four_bits() -> None:
     found = next_rung(Recipe(batch_size=1), usual_plan("cuda"), machine(40, bitsandbytes=False))
     assert found is not None
@@ -157,6 +175,8 @@ def test_every_rung_keeps_the_examples_of_a_step_and_the_ladder_ends(
         if rung is None:
             break
         assert rung.recipe.batch_size * rung.recipe.accumulation == batch * accumulation
+        if rung.recipe.batch_size < recipe.batch_size:
+            assert batch_of_each(rung.recipe, processes) < batch_of_each(recipe, processes)
         changed = {"batch_size", "accumulation", "four_bit"}
         assert rung.recipe.model_dump(exclude=changed) == recipe.model_dump(exclude=changed)
         assert (rung.recipe, rung.plan) != (recipe, plan)

@@ -4,7 +4,8 @@ PARENT is 0 in a container, where nobody started it and it ends when its stdin d
 which ends with its launcher.
 
 Arguments travel as JSON, never as a generated program. Whatever ends the training is told in one "failed" event with
-its class of cause (all but the first process leave it as a note); the exit code is 0 after "done" and 1 after "failed".
+its class of cause (one of several processes leaves a note, which its launcher tells); the exit code is 0 after "done"
+and 1 after "failed".
 """
 
 from __future__ import annotations
@@ -36,16 +37,17 @@ def main() -> int:
     else:
         end_with_stdin()
     order = TrainingOrder.model_validate_json(order_file.read_bytes())
-    first = rank in (None, "0")
-    events = EventWriter(order_file.with_name(EVENTS)) if first else Silent()
-    told = carry_out(order, events)
-    if told and not first:
-        write_file(order_file.with_name(NOTE.format(rank)), canonical(told))
-    return 1 if told else 0
+    events = EventWriter(order_file.with_name(EVENTS)) if rank in (None, "0") else Silent()
+    # of several processes each notes what ended it: when one fails, the others only lose their connection to it
+    note = order_file.with_name(NOTE.format(rank)) if rank is not None else None
+    return 1 if carry_out(order, events, note) else 0
 
 
-def carry_out(order: TrainingOrder, events: EventWriter | Silent) -> dict[str, str]:
-    """Train, and tell it all as events. Returns message and cause of what ended it before its time; else nothing."""
+def carry_out(order: TrainingOrder, events: EventWriter | Silent, note: Path | None = None) -> dict[str, str]:
+    """Train, and tell it all as events. Returns message and cause of what ended it before its time; else nothing.
+
+    That is the last event, or goes into the note where there is one.
+    """
     events.write("started", message=f"order {order.digest[:16]}")
     for change in order.changes:
         events.write("changed", message=f"less memory: {change}")
@@ -63,10 +65,13 @@ def carry_out(order: TrainingOrder, events: EventWriter | Silent) -> dict[str, s
             traceback.print_exc()  # into the trainer's own log
         cause = _cause(problem, order)
         told = {"message": _sentence(problem, cause), "cause": cause}
-        if cause == "disk":
+        if cause == "disk" and isinstance(events, EventWriter):
             make_room(order.folder)
-        with suppress(OSError):  # who follows sees a full disk, too
-            events.write("failed", **told)
+        with suppress(OSError, HomeError):  # who follows sees a full disk, too
+            if note is None:
+                events.write("failed", **told)
+            else:
+                write_file(note, canonical(told))
         return told
     events.write("done", adapter=adapter, loss=loss, message="adapter published")
     return {}

@@ -13,7 +13,7 @@ from academy.habitat.backend import Phase, TrainingEvent
 from academy.habitat.process import read_events
 
 NOTE = "ended-{}.json"
-"""What ended one of several processes that is not the first, by its number."""
+"""What ended one of several processes, by its number."""
 
 
 class Silent:

@@ -1,23 +1,24 @@
 """`python -m academy.habitat.trainer.launch ORDER PARENT`: one training in several processes, by `accelerate launch`.
 
 Each process has a GPU, or a share of the processors (gloo), and its own part of every step; the first of them tells
-the events and publishes the adapter. What ended another one is read from the note that it left.
+the events and publishes the adapter. What ended them is told here, from the notes that they left.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 import orjson
-from accelerate.commands.launch import launch_command, launch_command_parser
+from accelerate.commands import launch as accelerate
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from academy.habitat.backend import TrainingOrder
-from academy.habitat.process import EVENTS, read_events
+from academy.habitat.process import EVENTS, ending_of
 from academy.habitat.trainer.events import NOTE, EventWriter
-from academy.processes import die_with_parent
+from academy.processes import die_with_parent, oom_kills
 
 SHARDED = [
     "--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP",
@@ -28,7 +29,7 @@ SHARDED = [
 
 
 def main() -> int:
-    """Start the processes, and tell what ended them where the first one could not."""
+    """Start the processes, and tell what ended them before their time."""
     order_file, parent = Path(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
     order = TrainingOrder.model_validate_json(order_file.read_bytes())
@@ -43,27 +44,34 @@ def main() -> int:
         "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads),
         "--module", "academy.habitat.trainer", str(order_file), "0",
     ]  # fmt: skip
+    accelerate.default_config_file = ""  # a person's own, for other trainings, would name other GPUs
+    kills = oom_kills()
     try:
-        launch_command(launch_command_parser().parse_args(arguments))
+        accelerate.launch_command(accelerate.launch_command_parser().parse_args(arguments))
     except (ChildFailedError, RuntimeError, OSError) as problem:
-        tell(order_file, problem)
+        EventWriter(order_file.with_name(EVENTS)).write("failed", **what_ended(order_file.parent, problem, kills))
         return 1
     return 0
 
 
-def tell(order_file: Path, problem: Exception) -> None:
-    """A "failed" event, unless the first process has written one."""
-    place = order_file.with_name(EVENTS)
-    last = None
-    for event in read_events(place):
-        last = event
-    if last is not None and last.phase == "failed":
-        return
-    for note in sorted(order_file.parent.glob(NOTE.format("*"))):
-        EventWriter(place).write("failed", **orjson.loads(note.read_bytes()))
-        return
-    first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-    EventWriter(place).write("failed", message=f"A process of the training ended: {first[:300]}", cause="killed")
+def what_ended(folder: Path, problem: Exception, kills: int | None) -> dict[str, str]:
+    """Message and cause, from the notes of the processes and how they ended.
+
+    When one process fails, the others lose their connection to it, and note that: so a cause that is known counts.
+    `kills` is what `oom_kills` told before they were started.
+    """
+    notes = [orjson.loads(note.read_bytes()) for note in sorted(folder.glob(NOTE.format("*")))]
+    for note in notes:
+        if note["cause"] != "unknown":
+            return {"message": note["message"], "cause": note["cause"]}
+    codes = [one.exitcode for one in problem.failures.values()] if isinstance(problem, ChildFailedError) else []
+    if -signal.SIGKILL in codes:
+        ended = ending_of(-signal.SIGKILL, kills, oom_kills())
+        return {"message": f"{ended.said}.", "cause": ended.cause}
+    for note in notes:
+        return {"message": note["message"], "cause": note["cause"]}
+    said = f"with code {codes[0]}" if codes else str(problem).strip().partition("\n")[0][:300]
+    return {"message": f"A process of the training ended: {said}.", "cause": "killed"}
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Unsloth changes transformers and TRL as it is imported, so `prepare` comes befor
 from __future__ import annotations
 
 import importlib
+import os
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,7 +106,7 @@ def load(order: TrainingOrder, library: Library) -> Any:
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16 if library.on_gpu else torch.float32,
         )
-        quantised["device_map"] = {"": 0 if library.on_gpu else "cpu"}
+        quantised["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0")) if library.on_gpu else "cpu"}
     model = AutoModelForCausalLM.from_pretrained(
         order.base.path,
         dtype=torch.bfloat16 if library.on_gpu else torch.float32,
@@ -118,7 +119,8 @@ def load(order: TrainingOrder, library: Library) -> Any:
         first = _first(order)
         config = LoraConfig.from_pretrained(first)
         config.lora_dropout = recipe.dropout
-        return PeftModel.from_pretrained(model, first, is_trainable=True, config=config)
+        # onto the CPU first: of several processes each would load it onto the first GPU
+        return PeftModel.from_pretrained(model, first, is_trainable=True, config=config, torch_device="cpu")
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
@@ -183,10 +185,10 @@ def refuse_leaks(model: Any, row: dict[str, Any]) -> None:
     """
     import torch
 
-    lengths = row["seq_lengths"]
+    lengths = row["seq_lengths"][:2]  # the first two tell it, and a whole row takes long before the model is on a GPU
     if len(lengths) < 2:
         return
-    ids = torch.tensor([row["input_ids"]], device=model.device)
+    ids = torch.tensor([row["input_ids"][: sum(lengths)]], device=model.device)
     places = torch.cat([torch.arange(length) for length in lengths])[None].to(model.device)
     other = ids.clone()
     other[0, : lengths[0]] = ids[0, : lengths[0]].flip(0)

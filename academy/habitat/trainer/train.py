@@ -14,7 +14,7 @@ import torch
 from accelerate import DistributedType, PartialState
 from datasets import Dataset
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
@@ -32,13 +32,13 @@ from academy.habitat.adapter import (
     digests_of_files,
 )
 from academy.habitat.backend import TrainingOrder
+from academy.habitat.fit import share
 from academy.habitat.trainer.canaries import canaries
 from academy.habitat.trainer.checkpoints import CHECKPOINTS, DRAFT, whole_checkpoint
 from academy.habitat.trainer.events import EventWriter, Silent
 from academy.habitat.trainer.model import Library, load, refuse_leaks
 from academy.habitat.trainer.rows import Rows, packed, read_rows
 from academy.processes import peak_memory
-from academy.professor import Recipe
 from academy.template import FILE as TEMPLATE_FILE
 from academy.template import ChatTemplate
 
@@ -81,6 +81,10 @@ def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) 
         processing_class=template.tokenizer,
         callbacks=[report, *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else [])],
     )
+    if library.plan.shared and library.on_gpu:
+        # accelerate's own would also give the loss and sum the gradients in bfloat16
+        kept = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = kept
     if library.plan.processes > 1 and not library.on_gpu:
         # several processes on CPUs have the device "cpu:0", on which torch cannot read a checkpoint's states
         trainer.args.__dict__["_setup_devices"] = torch.device("cpu")
@@ -108,22 +112,6 @@ def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) 
     digest = _publish(order, known, template, rows, library, report)
     shutil.rmtree(order.folder / CHECKPOINTS, ignore_errors=True)
     return digest, report.loss
-
-
-def share(recipe: Recipe, processes: int) -> tuple[int, int]:
-    """Batch and accumulation of each of several processes, so that a step learns from as many examples as before.
-
-    Raises TrainingError where that cannot be.
-    """
-    if recipe.accumulation % processes == 0:
-        return recipe.batch_size, recipe.accumulation // processes
-    if recipe.batch_size % processes == 0:
-        return recipe.batch_size // processes, recipe.accumulation
-    raise TrainingError(
-        f"{recipe.batch_size * recipe.accumulation} examples a step cannot be shared by {processes} processes.",
-        f"Use a batch size that {processes} divides.",
-        cause="order",
-    )
 
 
 def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
