@@ -21,7 +21,7 @@ def test_what_began_with_a_tainted_adapter_is_tainted_too(house: House) -> None:
 
 
 def test_what_began_with_an_adapter_whose_version_is_gone_is_tainted(house: House) -> None:
-    version = house.train(1.0, dataset="5" * 64)
+    version = house.train(9.0, dataset="5" * 64)
     house.versions.client.set_model_version_tag(house.versions.family, version.version, FIRST, "7" * 64)
     assert taint(house.versions.client, ["6" * 64]) == []
     assert [one.version for one in taint(house.versions.client, ["6" * 64], ["7" * 64])] == [version.version]
