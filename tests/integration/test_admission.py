@@ -116,6 +116,7 @@ def test_weights_cut_short_are_told_of(second_home: Home) -> None:
     assert {"files", "tensors"} <= failing(second_home)
 
 
+@pytest.mark.campaign
 def test_a_damaged_adapter_is_trained_again_to_the_same_bytes(evolved: Evolved, second_home: Home) -> None:
     folder = adapter_of(second_home)
     right = (folder / WEIGHTS).read_bytes()

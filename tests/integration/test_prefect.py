@@ -205,6 +205,7 @@ def test_an_examination_by_hand_without_a_version_ends_in_a_sentence(pages: Page
     assert [one["run_count"] for one in tasks] == [1], "a refusal in words is not tried again"
 
 
+@pytest.mark.campaign
 def test_a_killed_server_leaves_nothing_behind(tmp_path: Path) -> None:
     served = Pages(tmp_path / "home")
     served.wait_for("MLflow:")
