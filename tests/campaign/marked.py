@@ -12,6 +12,12 @@ from pathlib import Path
 from tests.campaign.kills import Line
 
 ROOT = Path(__file__).parents[2]
+PYTEST = """
+import signal, sys, pytest
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+"""A shell's background jobs ignore SIGINT, and so would the tests that are to be broken off."""
 FIRST = ("test_container_training.py", "test_killed_pages.py", "test_prefect.py", "test_recipes.py", "test_tuning.py")
 """What is proved nowhere else comes first."""
 LEAST = 60.0
@@ -29,7 +35,7 @@ def run(seconds: float, _seed: int, _rounds: int) -> list[Line]:
             print(f"  left out: {file.name}, {left:.0f} s are left", flush=True)
             continue
         began = time.monotonic()
-        command = [sys.executable, "-m", "pytest", "--exitfirst", "-m", "campaign", str(file)]
+        command = [sys.executable, "-c", PYTEST, "--exitfirst", "-m", "campaign", str(file)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tests:
             try:
                 told, _ = tests.communicate(timeout=left)
