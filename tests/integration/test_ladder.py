@@ -31,6 +31,7 @@ def short_of_memory() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
+@pytest.mark.campaign
 def test_out_of_memory_goes_on_with_smaller_batches(
     tmp_path: Path, short_of_memory: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

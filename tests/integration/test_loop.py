@@ -483,7 +483,7 @@ def test_too_few_lessons_are_a_no_and_no_error(tmp_path: Path) -> None:
     assert "1 lessons of at least 100" in found["decision"]["because"]
 
 
-@pytest.fixture(params=["64k", "1m", "6m"])
+@pytest.fixture(params=["64k", "1m", pytest.param("6m", marks=pytest.mark.campaign)])
 def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A disk that is full at once, when Prefect makes its database, or in the middle of the flow."""
     place = tmp_path / "disk"

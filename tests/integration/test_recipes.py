@@ -195,8 +195,10 @@ def test_two_processes_that_share_the_weights_go_on_where_they_were_killed(
     assert told[-1].adapter == whole[-1].adapter
     how["plan"] = None
     _, alone = trained(order("alone", **how))
-    losses = [[one.loss or one.eval_loss for one in events if one.phase == "step"] for events in (whole, alone)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    losses = [[one.loss for one in events if one.loss is not None and one.phase == "step"] for events in (whole, alone)]
+    # 16 or so rows to train on fill four steps; the fifth is filled up with the first rows where it is shared
+    assert losses[0][:4] == pytest.approx(losses[1][:4], rel=1e-4)
+    assert any(event.eval_loss is not None for event in whole)
 
 
 def test_a_step_that_cannot_be_shared_is_refused() -> None:
