@@ -115,8 +115,8 @@ def next_rung(recipe: Recipe, plan: Plan, inventory: Inventory) -> Rung | None:
     Each step of a training learns from as many examples as before, so the recipe means the same.
     """
     smaller = _smaller(recipe)
-    while smaller and batch_of_each(smaller, plan.processes) == batch_of_each(recipe, plan.processes):
-        smaller = _smaller(smaller)  # several processes shared the step otherwise, each with as much memory
+    while smaller and batch_of_each(smaller, plan.processes) >= batch_of_each(recipe, plan.processes):
+        smaller = _smaller(smaller)  # several processes shared the step otherwise, each with as much memory or more
     if smaller:
         change = f"batches of {smaller.batch_size}, {smaller.accumulation} of them a step"
         return Rung(recipe=smaller, plan=plan, change=change)
