@@ -176,7 +176,8 @@ def train(
         admit_adapter(work.gate, work.use_adapter(order.recipe.init_adapter))
         _refuse_tainted(work.versions.of_adapter(order.recipe.init_adapter))
     while True:
-        order = as_before(changed(order, placed.recipe, placed.plan, placed.changes))
+        placed = as_before(changed(order, placed.recipe), placed)
+        order = changed(order, placed.recipe, placed.plan, placed.changes)
         log.info("training on %s", placed.sentence)
         last, run = _attempt(work, order, dataset, placed, tags, meanwhile, tuned)
         if last.phase == "done":
@@ -202,16 +203,15 @@ def train(
     return version
 
 
-def as_before(order: TrainingOrder) -> TrainingOrder:
+def as_before(order: TrainingOrder, placed: Placement) -> Placement:
     """With shared weights again where an attempt had come down to that: its checkpoints are of that kind."""
     try:
         before = TrainingOrder.model_validate_json((order.folder / ORDER).read_bytes())
     except (OSError, ValueError):
-        return order
-    now, then = order.plan, before.plan
-    if now and then and then.shared and then == now.model_copy(update={"sharded": True}):
-        return order.model_copy(update={"plan": then, "changes": before.changes})
-    return order
+        return placed
+    if before.plan and before.plan.shared and before.plan == placed.plan.model_copy(update={"sharded": True}):
+        return placed.model_copy(update={"plan": before.plan, "changes": before.changes})
+    return placed
 
 
 def _refuse_overlap(work: Workplace, dataset: Dataset) -> None:

@@ -45,8 +45,6 @@ ENVIRONMENT = {
 }
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Unless a person says otherwise. Threads that spin at barriers make a training many times slower beside other work."""
-
-
 FULL = "The disk is full. Free some space; the training goes on from its last checkpoint."
 
 

@@ -10,12 +10,16 @@ import pytest
 
 from academy.artifacts import digest_of_file
 from academy.base_model import resolve
-from academy.errors import TrainingError
+from academy.curriculum.dataset import read_dataset
+from academy.errors import InputError, TrainingError
+from academy.genealogy.versions import TAINT, TAINTED
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Plan
 from academy.habitat.process import EVENTS, read_events
 from academy.habitat.trainer.model import Library, load
 from academy.professor import Recipe
+from academy.training import Overrides, choose, place_order, train
+from academy.workplace import Workplace
 from tests.campaign.house import Home
 from tests.conftest import Evolved
 
@@ -58,6 +62,20 @@ def test_forgetting_what_the_first_one_was_made_of_taints_the_second(evolved: Ev
     refused = second_home.run("train", "--init-adapter", "v1", *SHORT)
     assert refused.code == 2
     assert "v1 was made of lessons that were forgotten since" in refused.err
+
+
+def test_what_is_forgotten_while_it_trains_taints_it(second_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in second_home.environment().items():
+        monkeypatch.setenv(name, value)
+    work = Workplace.open(home=second_home.path)
+    dataset = read_dataset(work.datasets, work.versions.get("1").dataset)
+    fixed = Overrides(epochs=1, batch_size=16, learning_rate=1e-4, init_adapter="v1")
+    order = place_order(work, dataset, choose(work, dataset, fixed))
+    made = train(work, order, dataset, {}, meanwhile=lambda: work.versions.note("1", {TAINT: TAINTED}))
+    assert made.tainted
+    assert made.init_adapter == work.versions.get("1").adapter
+    with pytest.raises(InputError, match="forgotten since"):
+        train(work, order, dataset, {})  # a recipe that waited, or came from elsewhere
 
 
 def test_an_adapter_to_begin_with_that_is_another_is_refused(evolved: Evolved, tmp_path: Path) -> None:

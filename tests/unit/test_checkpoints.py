@@ -9,7 +9,9 @@ from academy.base_model import resolve
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Plan
 from academy.habitat.process import ORDER
+from academy.habitat.route import Route
 from academy.habitat.trainer.checkpoints import CHECKPOINTS, DRAFT, SHARDS, make_room, whole_checkpoint
+from academy.placing import Placement
 from academy.professor import Recipe
 from academy.training import as_before
 
@@ -52,19 +54,20 @@ def test_room_is_made_of_what_was_cut_off_and_of_nothing_else(tmp_path: Path) ->
 
 
 def test_what_had_come_down_to_shared_weights_goes_on_with_them(tmp_path: Path) -> None:
-    def ordered(plan: Plan, *changes: str) -> TrainingOrder:
-        return TrainingOrder(
-            base=resolve("seed"), dataset="0" * 64, train_file=tmp_path / "train.jsonl", train_digest="0" * 64,
-            recipe=Recipe(), plan=plan, changes=changes, runs=tmp_path / "runs", adapters=tmp_path / "adapters",
-        )  # fmt: skip
+    def placed(plan: Plan) -> Placement:
+        return Placement(route=Route(place="cuda", sentence="GPU 0"), recipe=Recipe(), plan=plan)
 
     two = Plan(device="cuda", processes=2, checkpointing=True)
-    now = ordered(two)
-    assert as_before(now) == now, "nothing was there before"
-    shared = ordered(two.model_copy(update={"sharded": True}), "weights shared by 2 processes")
-    write_file(now.folder / ORDER, canonical(shared))
-    assert as_before(now) == shared
-    four = ordered(two.model_copy(update={"processes": 4}))
-    assert as_before(four) == four, "shared by others, its checkpoints are of no use"
-    write_file(now.folder / ORDER, b"{")
-    assert as_before(now) == now
+    order = TrainingOrder(
+        base=resolve("seed"), dataset="0" * 64, train_file=tmp_path / "train.jsonl", train_digest="0" * 64,
+        recipe=Recipe(), runs=tmp_path / "runs", adapters=tmp_path / "adapters",
+    )  # fmt: skip
+    assert as_before(order, placed(two)) == placed(two), "nothing was there before"
+    shared, change = two.model_copy(update={"sharded": True}), ("weights shared by 2 processes",)
+    write_file(order.folder / ORDER, canonical(order.model_copy(update={"plan": shared, "changes": change})))
+    found = as_before(order, placed(two))
+    assert (found.plan, found.changes) == (shared, change)
+    four = placed(two.model_copy(update={"processes": 4}))
+    assert as_before(order, four) == four, "shared by others, its checkpoints are of no use"
+    write_file(order.folder / ORDER, b"{")
+    assert as_before(order, placed(two)) == placed(two)

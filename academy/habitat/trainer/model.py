@@ -136,7 +136,9 @@ def load(order: TrainingOrder, library: Library) -> Any:
 def _first(order: TrainingOrder) -> Path:
     """The folder of the adapter to begin with, whose files were checked. Raises TrainingError."""
     recipe = order.recipe
-    folder = order.init_adapter or order.adapters / recipe.init_adapter[:16]
+    folder = order.init_adapter
+    if folder is None:
+        raise TrainingError("The order names no folder of the adapter to begin with.", "Order it again.", cause="order")
     try:
         found = read_adapter(folder, base_digest=order.base.digest)
     except AdapterError as problem:
