@@ -19,8 +19,8 @@ FIRST = ".venv/bin/academy evolve --lessons examples/lessons/01-2026-07-operatio
 EXPECTED = {
     "02-2026-08-support": "PROMOTE",
     "04-2026-10-harmful": "REJECT",
-    "rollback": "is champion again",
-    "status": "Set aside after a REJECT",
+    "academy rollback": "is champion again",
+    "academy status": "Set aside after a REJECT",
 }
 """What a command that holds the key must print."""
 
