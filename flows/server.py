@@ -17,14 +17,15 @@ import urllib.request
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import orjson
+from typing import TYPE_CHECKING
 
 from academy.artifacts import only_one
 from academy.errors import HomeError
 from academy.processes import die_with_parent
 from academy.settings import Settings
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 STARTUP_SECONDS = 120
 URL_FILE = "server.url"
@@ -170,48 +171,54 @@ def bury_the_dead(settings: Settings, url: str) -> int:
     An evolution of this home holds the home's lock while it works and a training a lock of its own, so where a lock is
     free, who should hold it cannot be alive.
     """
+    from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+    from prefect.states import Crashed
+
     locks = settings.folder("locks")
     buried = 0
-    for flow in ("evolve", "train"):
-        wanted = {
-            "flows": {"name": {"any_": [flow]}},
-            "flow_runs": {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}},
-        }
-        for run in _post(f"{url}/flow_runs/filter", wanted):
-            lock = locks / flow if flow == "evolve" else training_lock(locks, run["id"])
-            with suppress(HomeError), only_one(lock, "It is at work."):
-                _post(f"{url}/flow_runs/{run['id']}/set_state", {"state": _DEAD, "force": True})
-                buried += 1
+    with _client(url) as client:
+        for flow in ("evolve", "train"):
+            alive_in_name = FlowRunFilter.model_validate(
+                {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+            )
+            named = FlowFilter.model_validate({"name": {"any_": [flow]}})
+            for run in client.read_flow_runs(flow_filter=named, flow_run_filter=alive_in_name):
+                lock = locks / flow if flow == "evolve" else training_lock(locks, str(run.id))
+                with suppress(HomeError), only_one(lock, "It is at work."):
+                    client.set_flow_run_state(run.id, Crashed(message=_DEAD), force=True)
+                    buried += 1
     return buried
 
 
-_DEAD = {"type": "CRASHED", "message": "Its process ended without a word; found at the next start."}
+_DEAD = "Its process ended without a word; found at the next start."
 
 
 def make_pools(url: str, names: Iterable[str]) -> None:
     """Work pools of processes, those that are not there yet; what a person changed of the others stays."""
-    from prefect.client.orchestration import get_client
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
-    from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect.workers.process import ProcessWorker
 
     usual = ProcessWorker.get_default_base_job_template()
-    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+    with _client(url) as client:
         for pool in names:
             with suppress(ObjectAlreadyExists):
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=usual))
 
 
+@contextmanager
+def _client(url: str) -> Iterator[SyncPrefectClient]:
+    """Prefect's own, for it asks again where the server's SQLite was locked for a moment (a 503)."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
+        yield client
+
+
 def training_lock(locks: Path, run: str) -> Path:
     """What a training's flow run holds while it works."""
     return locks / f"train-{run}"
-
-
-def _post(url: str, body: dict[str, Any]) -> Any:
-    request = urllib.request.Request(url, orjson.dumps(body), {"Content-Type": "application/json"})  # noqa: S310
-    with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310  the server that this process started
-        return orjson.loads(answer.read())
 
 
 def _free_port() -> int:

@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ class Pages:
         atexit.register(self.process.kill)  # where the tests are broken off
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
+        if path.endswith("/create_flow_run"):
+            body = {"idempotency_key": uuid.uuid4().hex, **body}  # asked again it is the same run
         request = urllib.request.Request(  # noqa: S310  loopback
             self.api + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
