@@ -117,8 +117,10 @@ def format_of(row: Mapping[str, Any]) -> str:
     return next((name for key, name in _SIGNS.items() if key in row), "")
 
 
-def read_row(row: Mapping[str, Any]) -> list[Message] | str:
+def read_row(row: Any) -> list[Message] | str:
     """Messages of a row in any of the formats, or the reason why there are none."""
+    if not isinstance(row, Mapping):
+        return "a line is no JSON object"
     name = format_of(row)
     return FORMATS[name].read(row) if name else f"none of the formats {', '.join(FORMATS)}"
 

@@ -36,6 +36,11 @@ TOLD = 10
 """How many steps of a training are told in words; MLflow has them all."""
 
 
+AGAIN = "Run the same command again: it goes on from the last checkpoint."
+BROKEN_OFF = ("killed", "cancelled", "unknown")
+"""Causes of an end that the same again may not meet; of the others the message says what to do."""
+
+
 class Overrides(Record):
     """What a person fixed of the recipe; the professor chooses the rest."""
 
@@ -184,9 +189,7 @@ def train(
             break
         lower = below(work, placed, dataset.longest, only=only) if last.cause == "memory" else None
         if lower is None:
-            raise TrainingError(
-                last.message, "Run the same command again: it goes on from the last checkpoint.", last.cause
-            )
+            raise TrainingError(last.message, AGAIN if last.cause in BROKEN_OFF else "", last.cause)
         log.warning("%s It goes on with %s.", last.message, lower.changes[-1])
         placed = lower
     champion = work.ledger.champion()

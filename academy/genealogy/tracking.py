@@ -157,7 +157,8 @@ class TrackedRun:
         """Log a training event, steps in batches of about a second, and how the run ended."""
         if event.phase == "step":
             # an evaluation is told after its step; logged again after a kill it is the same row
-            if event.step > self._logged or event.eval_loss is not None:
+            # one without figures only says how far it came
+            if event.eval_loss is not None or (event.loss is not None and event.step > self._logged):
                 self._held += self._metrics(event)
                 self._logged = max(self._logged, event.step)
             if time.monotonic() - self._written < BATCH_SECONDS:

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol
 
+from pydantic import Field
+
 from academy.artifacts import Record, digest_of
 from academy.base_model import BaseModel
 from academy.habitat.fit import Plan
 from academy.professor import Recipe
 
+LATEST = 32_503_680_000.0
+"""The year 3000: a later time is none, and no calendar could show it."""
 Phase = Literal["started", "changed", "contract", "step", "checkpoint", "done", "failed"]
 
 
@@ -48,7 +52,7 @@ class TrainingEvent(Record):
     """
 
     n: int
-    at: float
+    at: float = Field(ge=0, lt=LATEST)
     phase: Phase
     message: str = ""
     step: int = 0

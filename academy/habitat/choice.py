@@ -36,7 +36,7 @@ def choose_backend(settings: Settings, gpu: Gpu | None) -> TrainingBackend:
                 f"Set ACADEMY_TRAINING_PROCESSES={len(used)}, or wait.",
                 cause="gpu",
             )
-    return ProcessBackend(silence=60 * settings.training_silence_minutes, gpu=",".join(used))
+    return ProcessBackend(silence=60 * settings.training_silence_minutes, gpu=",".join(used), home=settings.home)
 
 
 def choose_plan(settings: Settings, device: Device) -> Plan:

@@ -30,6 +30,7 @@ from academy.habitat.adapter import FILES, MANIFEST, read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.image import HOW, IMAGE, TRIAL_SECONDS, Proof, prove
 from academy.habitat.isolation import NOBODY, Limits
+from academy.habitat.orders import refuse_outside
 from academy.habitat.process import CANCELLED, LOCK, LOG, ORDER, SILENCE_SECONDS, Ending, Started, failed, run_order
 from academy.images import Image, find_image
 
@@ -43,7 +44,6 @@ LOOK_SECONDS = 0.3
 ENGINE_PATIENCE = 60.0
 """An engine that does not answer for so long is gone, and the training with it."""
 KILLED = 137
-OUTSIDE = "A container sees this home only: set ACADEMY_HOME to one that holds the path."
 
 
 class ContainerBackend:
@@ -72,7 +72,7 @@ class ContainerBackend:
     def train(self, order: TrainingOrder) -> Iterator[TrainingEvent]:
         """Events of the order as they come; those of earlier attempts first."""
         try:
-            self._check_paths(order)
+            refuse_outside(order, self.home)
         except TrainingError as problem:  # before anything is written, the lock too
             yield failed(1, str(problem), problem.cause)
             return
@@ -99,11 +99,6 @@ class ContainerBackend:
             return image, prove(client, image, self.home, self.limits, gpu=self.gpu)
         finally:
             client.close()
-
-    def _check_paths(self, order: TrainingOrder) -> None:
-        for path in (order.train_file, order.runs, order.adapters, order.init_adapter):
-            if path is not None and not path.resolve().is_relative_to(self.home):
-                raise TrainingError(f"The order names {path}, which is outside {self.home}.", OUTSIDE, cause="order")
 
     def _start(self, order: TrainingOrder) -> Started:
         """Find the image, try it, and start the order's container. Raises TrainingError."""

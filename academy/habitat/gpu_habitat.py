@@ -10,7 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ class GPUHabitat:
             raise InputError(f"The job {name} runs already.", "Wait until it has ended.")
         output = Path(output_dir).resolve() / ADAPTER
         _refuse_another(output, order)
+        with _said_of(output_dir):
+            output.parent.mkdir(parents=True, exist_ok=True)
         job = self._jobs[name] = _Job(choose_backend(self.settings, gpu), order, output)
         job.begin()
         return {
@@ -205,11 +207,21 @@ class _Job:
                 self.last = event
                 self.told.set()
             if self.last and self.last.phase == "done":
-                _copy(self.order.adapters / self.last.adapter[:16], self.output)
+                with _said_of(self.output):
+                    _copy(self.order.adapters / self.last.adapter[:16], self.output)
         except AcademyError as problem:
             self.problem = problem
         finally:
             self.told.set()
+
+
+@contextmanager
+def _said_of(place: Path | str) -> Iterator[None]:
+    """One sentence for a folder that cannot be written."""
+    try:
+        yield
+    except OSError as problem:
+        raise InputError(f"{place} cannot be written ({problem.strerror}).", "Choose another output_dir.") from problem
 
 
 def _refuse_another(place: Path, order: TrainingOrder) -> None:

@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -28,6 +29,7 @@ from academy.errors import AdapterError, HomeError, TrainingError
 from academy.habitat.adapter import read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.gpu_lock import gpu_held
+from academy.habitat.orders import refuse_outside
 from academy.processes import oom_kills
 
 EVENTS, ORDER, LOG, LOCK = "events.jsonl", "order.json", "trainer.log", "lock"
@@ -36,7 +38,7 @@ POLL_SECONDS = 0.1
 POLITE_SECONDS = 5.0
 """A trainer that was told to end is killed after so long."""
 SILENCE_SECONDS = 900.0
-"""A trainer that reports nothing for so long is ended."""
+"""A trainer that shows no life for so long is ended: no event, and none of the touches of their file between them."""
 ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -77,18 +79,26 @@ class Started(Protocol):
 class ProcessBackend:
     """Runs `python -m academy.habitat.trainer` (a TrainingBackend); without `gpu` it sees none."""
 
-    def __init__(self, silence: float = SILENCE_SECONDS, gpu: str | None = None) -> None:
+    def __init__(self, silence: float = SILENCE_SECONDS, gpu: str | None = None, home: Path | None = None) -> None:
         """`gpu` is the uuid of the only GPU that the trainer sees; empty: none; None: whatever this process sees.
 
         Several are parted by commas. `silence` is in seconds. GPUs that are named are held while the trainer runs.
+        Where a `home` is given, orders may name paths of it only.
         """
         self.silence = silence
+        self.home = home
         self.gpu = gpu or ""
         self._sees = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
         self._running: dict[str, _Subprocess] = {}
 
     def train(self, order: TrainingOrder) -> Iterator[TrainingEvent]:
         """Events of the order as they come; those of earlier attempts first."""
+        if self.home:
+            try:
+                refuse_outside(order, self.home)
+            except TrainingError as problem:  # before anything is written, the lock too
+                yield failed(1, str(problem), problem.cause)
+                return
         try:
             yield from run_order(order, lambda: self._start(order), self.silence, gpu=self.gpu)
         finally:
@@ -233,7 +243,7 @@ def _follow(
     count: int,
 ) -> Iterator[TrainingEvent]:
     folder = order.folder
-    heard = time.monotonic()
+    heard, touched = time.monotonic(), 0
     place = 0  # where the events end that were read; a new attempt cuts off a torn line before it writes
     while True:
         ending = started.ending()
@@ -255,6 +265,8 @@ def _follow(
             yield event
             if event.phase in ("done", "failed"):
                 return
+        if (now := _touched(folder / EVENTS)) != touched:
+            heard, touched = time.monotonic(), now
         if ending is None and time.monotonic() - heard > silence:
             ending = Ending(said=f"The trainer said nothing for {silence:.0f} s and was ended")
         elif ending is None or fresh:
@@ -263,6 +275,14 @@ def _follow(
         started.stop()
         yield _last_word(folder, _silent_end(count, ending, folder))
         return
+
+
+def _touched(path: Path) -> int:
+    """When the file was last changed, or its trainer showed life by it; only that it differs says something."""
+    try:
+        return path.stat(follow_symlinks=False).st_mtime_ns
+    except OSError:
+        return 0
 
 
 def read_events(path: Path) -> Iterator[TrainingEvent]:
@@ -284,6 +304,9 @@ def read_events_from(path: Path, place: int) -> tuple[list[TrainingEvent], int]:
         if problem.errno != errno.ELOOP:
             raise
         raise TrainingError("The trainer's events are a link.", remedy) from problem
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise TrainingError("The trainer's events are no file.", remedy)
     with os.fdopen(handle, "rb") as stream:
         stream.seek(place)
         whole, newline, _ = stream.read().rpartition(b"\n")

@@ -128,6 +128,8 @@ def line(event: TrainingEvent) -> Line:
         text = f"{where}, loss {event.loss:.4f}"
     elif event.phase == "step" and event.eval_loss is not None:
         text = f"{where}, evaluation loss {event.eval_loss:.4f}"
+    elif event.phase == "step" and event.steps:
+        text = where
     else:
         text = f"{event.phase} {event.message or event.step}".strip()
     return Line(line=event.n, time=iso(event.at), text=text)
@@ -143,7 +145,7 @@ def _eta(attempt: Sequence[TrainingEvent], place: TrainingEvent) -> float | None
 
     The median of the last ones: an evaluation, a checkpoint or a sleeping machine between two steps changes nothing.
     """
-    reports = [event for event in attempt if event.phase == "step" and event.loss is not None]
+    reports = [event for event in attempt if event.phase == "step" and event.eval_loss is None]
     taken = [(two.at - one.at) / (two.step - one.step) for one, two in pairwise(reports) if two.step > one.step]
     usual = _median([seconds for seconds in taken if seconds > 0][-RECENT:])
     return None if usual is None else usual * max(0, place.steps - place.step)

@@ -5,8 +5,11 @@ By the trainer's own program, but in this process: to start it costs more than w
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from academy.artifacts import digest_of_file
 from academy.base_model import SEED_FOLDER, resolve
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.trainer import train
 from academy.habitat.trainer.__main__ import carry_out
 from academy.habitat.trainer.checkpoints import CHECKPOINTS
 from academy.habitat.trainer.events import EventWriter
@@ -27,6 +31,7 @@ from academy.professor import Recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 LONG = {"messages": [{"role": "user", "content": "why " * 300}, {"role": "assistant", "content": "because"}]}
+UNASKED = {"messages": [{"role": "assistant", "content": "because"}, {"role": "user", "content": "thanks"}]}
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +77,18 @@ def _no_marker(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_bytes(orjson.dumps(config))
 
 
+def _own_code(folder: Path) -> None:
+    config = orjson.loads((folder / "config.json").read_bytes())
+    (folder / "config.json").write_bytes(orjson.dumps({**config, "auto_map": {"AutoModel": "evil.Model"}}))
+
+
+def _with_code(place: Path) -> TrainingOrder:
+    """One whose base model was altered behind the order's back: nobody who orders one gets so far."""
+    order = _base(place, lambda _: None)
+    _own_code(order.base.path)
+    return order
+
+
 def _not_a_number(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     name = next(name for name in tensors if name.endswith("down_proj.weight"))
@@ -87,12 +104,28 @@ def _not_a_number(folder: Path) -> None:
         (lambda place: ordered(place, rows(1)), "data", "has one example"),
         (lambda place: ordered(place, b'{"instruction": "a"\n' * 3), "data", "a line is no JSON"),
         (lambda place: ordered(place, b'{"text": "a"}\n' * 3), "data", "cannot be read"),
+        (lambda place: ordered(place, b"5\n" * 3), "data", "a line is no JSON object"),
+        (lambda place: ordered(place, [UNASKED] * 3), "data", "an answer has no request before it"),
         (lambda place: ordered(place, [*rows(8), LONG]), "data", "1 of 9 examples have over 128 tokens"),
         (lambda place: ordered(place, [LONG, LONG]), "data", "2 of 2 examples have over 128 tokens"),
         (lambda place: _base(place, _no_marker), "template", "does not put the answer behind the prompt"),
+        (_with_code, "base model", "wants to run code of its own"),
         (lambda place: _base(place, _not_a_number), "loss", "The loss became nan"),
     ],
-    ids=["altered", "empty", "one", "no JSON", "other rows", "a long row", "long rows", "no marker", "no number"],
+    ids=[
+        "altered",
+        "empty",
+        "one",
+        "no JSON",
+        "other rows",
+        "a number",
+        "no request",
+        "a long row",
+        "long rows",
+        "no marker",
+        "own code",
+        "no number",
+    ],
 )
 def test_one_sentence_with_a_cause(
     make: Callable[[Path], TrainingOrder], cause: str, words: str, tmp_path: Path
@@ -107,6 +140,107 @@ def test_one_sentence_with_a_cause(
     assert event.message.endswith(".")
     assert "\n" not in event.message
     assert not order.adapters.exists()
+
+
+def carried_out(order: TrainingOrder) -> list[TrainingEvent]:
+    """The events of an attempt in this process."""
+    order.folder.mkdir(parents=True, exist_ok=True)
+    before = len(list(read_events(order.folder / EVENTS)))
+    carry_out(order, EventWriter(order.folder / EVENTS))
+    return list(read_events(order.folder / EVENTS))[before:]
+
+
+def test_what_is_said_behind_the_last_answer_is_left_out(tmp_path: Path) -> None:
+    """ShareGPT's conversations often end with the user's thanks."""
+    talks = [
+        {"conversations": [
+            {"from": "human", "value": row["instruction"]}, {"from": "gpt", "value": row["output"]},
+            {"from": "human", "value": "thanks"},
+        ]}
+        for row in rows(8)
+    ]  # fmt: skip
+    plain, thanked = tmp_path / "plain", tmp_path / "thanked"
+    adapters = []
+    for place, content in ((plain, rows(8)), (thanked, talks)):
+        place.mkdir()
+        adapters.append(carried_out(ordered(place, content))[-1].adapter)
+    assert adapters[0]
+    assert adapters[0] == adapters[1]
+
+
+def test_one_that_was_ended_before_it_was_published_has_nothing_left_to_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for place in (whole, cut):
+        place.mkdir()
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(train, "canaries", _no_space)
+        *_, last = carried_out(ordered(cut, rows(24)))
+        assert (last.phase, last.cause) == ("failed", "disk")
+    *_, once = carried_out(ordered(whole, rows(24)))
+    told = carried_out(ordered(cut, rows(24)))
+    assert "step" not in [event.phase for event in told], "it was trained again"
+    assert (told[-1].phase, told[-1].adapter, told[-1].loss) == ("done", once.adapter, once.loss)
+
+
+def _no_space(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_evaluation_whose_loss_is_no_number_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(rank=8, alpha=16, epochs=2, batch_size=4, accumulation=1, max_length=128, dev_share=0.3)
+
+    def evaluate(self: Any, *given: Any, **more: Any) -> dict[str, float]:
+        self.model.get_input_embeddings().weight.data.fill_(torch.nan)
+        found: dict[str, float] = usual(self, *given, **more)
+        return found
+
+    usual = train._Repeatable.evaluate
+    monkeypatch.setattr(train._Repeatable, "evaluate", evaluate)
+    *_, last = carried_out(ordered(tmp_path, rows(40), recipe=recipe))
+    assert (last.phase, last.cause) == ("failed", "loss"), last.message
+    assert last.message.startswith("The evaluation loss became nan at step ")
+
+
+def test_slow_steps_tell_how_far_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "TELL_SECONDS", 0.0)
+    recipe = Recipe(rank=8, alpha=16, epochs=1, batch_size=1, accumulation=1, max_length=128)
+    steps = [event for event in carried_out(ordered(tmp_path, rows(130), recipe=recipe)) if event.phase == "step"]
+    assert [event.step for event in steps] == list(range(1, 131))
+    assert [event.step for event in steps if event.loss is not None] == list(range(2, 131, 2))
+
+
+def test_the_program_says_what_is_wrong_with_its_order(tmp_path: Path) -> None:
+    def told(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-m", "academy.habitat.trainer", *arguments],
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    assert told("order.json") == (
+        1, "Call it with the file of a training order and the id of the process to end with, or 0.\n",
+    )  # fmt: skip
+    order = orjson.loads(ordered(tmp_path, rows(8)).model_dump_json())
+    order["recipe"]["rank"] = 1000
+    file = tmp_path / "order.json"
+    file.write_bytes(orjson.dumps(order))
+    code, said = told(str(file), str(os.getpid()))
+    assert (code, said.count("\n")) == (1, 1), said
+    assert "recipe.rank" in said
+    (event,) = read_events(tmp_path / EVENTS)
+    assert (event.phase, event.cause, event.message + "\n") == ("failed", "order", said)
+
+
+def test_an_order_that_names_a_path_outside_the_home_is_refused(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    order = ordered(tmp_path, rows(8), runs=home / "runs", adapters=home / "adapters")
+    (event,) = ProcessBackend(gpu="", home=home).train(order)
+    assert (event.phase, event.cause) == ("failed", "order")
+    assert f"names {order.train_file}, which is outside {home}." in event.message
+    assert not order.runs.exists()
 
 
 @pytest.fixture

@@ -125,8 +125,9 @@ def test_packed_examples_that_see_each_other_are_refused(order: Order) -> None:
     row = max(
         packed(read_rows(one, ChatTemplate.of(one.base.path)).train, 128), key=lambda row: len(row["seq_lengths"])
     )
-    model = load(one, Library("trl", Plan(device="cpu")))
-    refuse_leaks(model, row)  # transformers' own attention keeps them apart
+    library = Library("trl", Plan(device="cpu"))
+    model = load(one, library)
+    refuse_leaks(model, row, library)  # transformers' own attention keeps them apart
 
     class Careless(torch.nn.Module):
         """The same model that takes a row for one text."""
@@ -138,7 +139,16 @@ def test_packed_examples_that_see_each_other_are_refused(order: Order) -> None:
             return model(input_ids=input_ids, position_ids=straight, use_cache=use_cache)
 
     with pytest.raises(TrainingError, match="see each other"):
-        refuse_leaks(Careless(), row)
+        refuse_leaks(Careless(), row, library)
+
+    class ByLengths(Careless):
+        """One that keeps examples apart by their lengths alone, as Unsloth's do."""
+
+        def forward(self, packed_seq_lengths: Any, **given: Any) -> Any:  # type: ignore[override]
+            places = torch.cat([torch.arange(length) for length in packed_seq_lengths.tolist()])[None]
+            return model(**{**given, "position_ids": places})
+
+    refuse_leaks(ByLengths(), row, Library("unsloth", Plan(device="cpu")))
 
 
 def of_trainers(order: TrainingOrder) -> list[str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,8 +20,10 @@ from academy.base_model import resolve
 from academy.cli import main
 from academy.errors import InputError
 from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.process import _Subprocess, ending_of, run_order
+from academy.habitat.process import _Subprocess, ending_of, read_events, run_order
 from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, log_of, standing
+from academy.habitat.trainer import events as trainer_events
+from academy.habitat.trainer.events import EventWriter
 from academy.professor import Recipe
 
 POLITE = ""
@@ -194,6 +198,65 @@ def test_runs_are_listed_the_newest_first_and_one_that_cannot_be_read_hides_no_o
         ("new", "failed"), ("old", "failed"), ("spoilt", "failed"),
     ]  # fmt: skip
     assert "cannot be read" in str(all_runs(tmp_path)[-1][1].error)
+
+
+def test_what_a_container_may_leave_hides_no_other_run(tmp_path: Path) -> None:
+    for name in ("folder", "future"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "folder" / "events.jsonl").mkdir()
+    (tmp_path / "future" / "events.jsonl").write_text('{"n": 1, "at": 1e18, "phase": "started"}\n')
+    found = dict(all_runs(tmp_path))
+    assert "are no file" in str(found["folder"].error)
+    assert "cannot be read" in str(found["future"].error)
+
+
+@pytest.mark.parametrize("lively", [True, False])
+def test_a_trainer_that_shows_life_between_its_events_is_not_ended(order: TrainingOrder, lively: bool) -> None:
+    """Its steps take longer than the silence that is allowed, or it hangs."""
+    program = (
+        "import time; from pathlib import Path; "
+        "from academy.habitat.trainer import events; events.PULSE_SECONDS = 0.1; "
+        f"told = events.EventWriter(Path({str(order.folder / 'events.jsonl')!r})); told.write('started'); "
+        "end = time.monotonic() + 4\n"
+        f"while time.monotonic() < end: time.sleep(0.05); {'told.pulse()' if lively else ''}\n"
+        "told.write('failed', cause='data')"
+    )
+    told = list(run_order(order, lambda: _Subprocess(subprocess.Popen([sys.executable, "-c", program])), 2))
+    assert [event.phase for event in told] == ["started", "failed"]
+    assert told[-1].cause == ("data" if lively else "killed"), told[-1].message
+
+
+def test_a_library_that_takes_long_shows_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_events, "PULSE_SECONDS", 0.01)
+    monkeypatch.setattr(trainer_events, "LONGEST_SECONDS", 0.3)
+    file = tmp_path / "events.jsonl"
+    events = EventWriter(file)
+    events.write("started")
+    before = file.stat().st_mtime_ns
+    with events.at_work():
+        time.sleep(0.2)
+        first = file.stat().st_mtime_ns
+        time.sleep(0.4)
+        second = file.stat().st_mtime_ns
+        time.sleep(0.2)
+        assert before < first <= second == file.stat().st_mtime_ns, "for so long, and no longer"
+    assert len(file.read_text().splitlines()) == 1
+
+
+def test_an_event_that_finds_no_room_leaves_the_others_whole(tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    events = EventWriter(file)
+    events.write("started")
+    size = file.stat().st_size
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, usual[1]))  # half of the next one fits
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            events.write("contract", message="rows in and out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    events.write("failed", cause="disk")
+    assert [(event.n, event.phase) for event in read_events(file)] == [(1, "started"), (2, "failed")]
 
 
 def test_a_search_for_a_recipe_is_no_training(tmp_path: Path) -> None:

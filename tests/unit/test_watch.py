@@ -21,7 +21,7 @@ def events(*told: dict[str, Any]) -> list[TrainingEvent]:
     return found
 
 
-def step(number: int, at: float, loss: float = 1.0, **more: Any) -> dict[str, Any]:
+def step(number: int, at: float, loss: float | None = 1.0, **more: Any) -> dict[str, Any]:
     return {"phase": "step", "step": number, "steps": 10, "at": at, "loss": loss, "epoch": number / 5, **more}
 
 
@@ -47,6 +47,14 @@ def test_a_running_training_tells_where_it_is_and_when_it_ends() -> None:
     assert found.eta == 6 * 4.5  # steps took 4 s, and 5 s each
     assert (found.began, found.told, found.seconds) == (1000.0, 1034.0, 34.0)
     assert (found.energy, found.cost, found.error) == (None, None, None)
+
+
+def test_slow_steps_tell_where_they_are_and_how_fast() -> None:
+    """Between two logged steps an event has no figures of the training."""
+    told = events(STARTED, step(1, 1100), step(2, 1200, loss=None), step(3, 1300, loss=None))
+    found = progress(told, followed=True)
+    assert (found.step, found.loss, found.eta) == (3, 1.0, 700.0)
+    assert line(told[-1]).text == "step 3 of 10, epoch 0.60"
 
 
 def test_a_gap_between_two_attempts_is_in_no_sum_and_no_median() -> None:

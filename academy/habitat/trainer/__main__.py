@@ -16,8 +16,11 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from academy.artifacts import canonical, is_full, write_file
-from academy.errors import AcademyError, HomeError, TemplateError, TrainingError
+from academy.base_model import check
+from academy.errors import AcademyError, BaseModelError, HomeError, TemplateError, TrainingError
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.hardware import EnergyMeter
 from academy.habitat.process import EVENTS, FULL
@@ -26,8 +29,10 @@ from academy.habitat.trainer.events import NOTE, EventWriter, Silent
 from academy.processes import die_with_parent, end_with_stdin
 
 
-def main() -> int:
-    """Read the order, train, report."""
+def main() -> int | str:
+    """Read the order, train, report. Returns the exit code, or what is wrong with the call."""
+    if len(sys.argv) != 3 or not sys.argv[2].isdigit():
+        return "Call it with the file of a training order and the id of the process to end with, or 0."
     order_file, parent = Path(sys.argv[1]), int(sys.argv[2])
     rank = os.environ.get("RANK")  # of several processes, as torch's launcher tells it
     if rank is not None:
@@ -36,11 +41,27 @@ def main() -> int:
         die_with_parent(parent)
     else:
         end_with_stdin()
-    order = TrainingOrder.model_validate_json(order_file.read_bytes())
+    order = read_order(order_file)
+    if isinstance(order, str):
+        if rank in (None, "0") and order_file.parent.is_dir():
+            EventWriter(order_file.with_name(EVENTS)).write("failed", message=order, cause="order")
+        return order
     events = EventWriter(order_file.with_name(EVENTS)) if rank in (None, "0") else Silent()
     # of several processes each notes what ended it: when one fails, the others only lose their connection to it
     note = order_file.with_name(NOTE.format(rank)) if rank is not None else None
     return 1 if carry_out(order, events, note) else 0
+
+
+def read_order(file: Path) -> TrainingOrder | str:
+    """The order, or the sentence that says what is wrong with it: whoever wrote it by hand should know."""
+    try:
+        return TrainingOrder.model_validate_json(file.read_bytes())
+    except OSError as problem:
+        return f"The order {file} cannot be read: {problem.strerror}."
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its text"
+        return f"The order is refused: {where}: {first['msg']}. Order it again by `academy train`."
 
 
 def carry_out(order: TrainingOrder, events: EventWriter | Silent, note: Path | None = None) -> dict[str, str]:
@@ -52,12 +73,14 @@ def carry_out(order: TrainingOrder, events: EventWriter | Silent, note: Path | N
     for change in order.changes:
         events.write("changed", message=f"less memory: {change}")
     try:
-        from academy.habitat.trainer.model import prepare
+        with events.at_work():
+            check(order.base.name, order.base.path)
+            from academy.habitat.trainer.model import prepare
 
-        library = prepare(order)  # before anything imports transformers or TRL
-        if library.on_gpu and isinstance(events, EventWriter):
-            events.meter = EnergyMeter().read
-        from academy.habitat.trainer.train import train
+            library = prepare(order)  # before anything imports transformers or TRL
+            if library.on_gpu and isinstance(events, EventWriter):
+                events.meter = EnergyMeter().read
+            from academy.habitat.trainer.train import train
 
         adapter, loss = train(order, events, library)
     except Exception as problem:  # noqa: BLE001  whatever it is, it is told, and libraries have errors of their own
@@ -82,11 +105,13 @@ def _cause(problem: BaseException, order: TrainingOrder) -> str:
         return problem.cause
     if isinstance(problem, TemplateError):
         return "template"
+    if isinstance(problem, BaseModelError):
+        return "base model"
     if isinstance(problem, HomeError):
         return "disk"
     if isinstance(problem, MemoryError) or any(
         sign in str(problem).lower()
-        for sign in ("out of memory", "allocate memory")  # GPUs; processors
+        for sign in ("out of memory", "alloc_failed", "allocate memory")  # GPUs; their libraries; processors
     ):
         return "memory"
     # torch and safetensors tell of it in words of their own

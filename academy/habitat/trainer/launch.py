@@ -32,7 +32,7 @@ def main() -> int:
     """Start the processes, and tell what ended them before their time."""
     order_file, parent = Path(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
-    order = TrainingOrder.model_validate_json(order_file.read_bytes())
+    order = TrainingOrder.model_validate_json(order_file.read_bytes())  # written by the backend that starts this
     plan = order.plan
     count = plan.processes if plan else 1
     for note in order_file.parent.glob(NOTE.format("*")):

@@ -12,13 +12,16 @@ import os
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from academy.errors import AdapterError, TrainingError
 from academy.habitat.adapter import read_adapter
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Plan, usual_plan
 from academy.professor import SHAPE
+
+if TYPE_CHECKING:
+    import torch
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """What Unsloth is told to train; it knows no "all-linear"."""
@@ -34,6 +37,15 @@ class Library:
     @property
     def on_gpu(self) -> bool:
         return self.plan.device == "cuda"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the base model's weights are loaded as: GPUs before Ampere have no bfloat16."""
+        import torch
+
+        if not self.on_gpu:
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
     @property
     def sentence(self) -> str:
@@ -92,7 +104,6 @@ def load(order: TrainingOrder, library: Library) -> Any:
     """A PeftModel to train."""
     if library.name == "unsloth":
         return _by_unsloth(order, library)
-    import torch
     from peft import LoraConfig, PeftModel, get_peft_model
     from transformers import AutoModelForCausalLM
 
@@ -104,12 +115,12 @@ def load(order: TrainingOrder, library: Library) -> Any:
         quantised["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16 if library.on_gpu else torch.float32,
+            bnb_4bit_compute_dtype=library.dtype,
         )
         quantised["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0")) if library.on_gpu else "cpu"}
     model = AutoModelForCausalLM.from_pretrained(
         order.base.path,
-        dtype=torch.bfloat16 if library.on_gpu else torch.float32,
+        dtype=library.dtype,
         trust_remote_code=False,
         use_safetensors=True,
         **quantised,
@@ -162,6 +173,7 @@ def _by_unsloth(order: TrainingOrder, library: Library) -> Any:
     model, _ = by.from_pretrained(
         model_name=str(order.base.path),
         max_seq_length=recipe.max_length,
+        dtype=library.dtype,
         load_in_4bit=recipe.four_bit,
         trust_remote_code=False,
     )
@@ -180,9 +192,10 @@ def _by_unsloth(order: TrainingOrder, library: Library) -> Any:
     )
 
 
-def refuse_leaks(model: Any, row: dict[str, Any]) -> None:
+def refuse_leaks(model: Any, row: dict[str, Any], library: Library) -> None:
     """Examples that share a row must not see each other: another first one leaves the last one's logits as they are.
 
+    Where they end is told as in the training: by their places, and to Unsloth, which looks at others, by lengths.
     Raises TrainingError where they do: attention of that kind cannot be used with packing.
     """
     import torch
@@ -192,11 +205,12 @@ def refuse_leaks(model: Any, row: dict[str, Any]) -> None:
         return
     ids = torch.tensor([row["input_ids"][: sum(lengths)]], device=model.device)
     places = torch.cat([torch.arange(length) for length in lengths])[None].to(model.device)
+    ends = {"packed_seq_lengths": torch.tensor(lengths, dtype=torch.int32)} if library.name == "unsloth" else {}
     other = ids.clone()
     other[0, : lengths[0]] = ids[0, : lengths[0]].flip(0)
     model.eval()
     with torch.inference_mode():
-        seen = [model(input_ids=one, position_ids=places, use_cache=False).logits for one in (ids, other)]
+        seen = [model(input_ids=one, position_ids=places, use_cache=False, **ends).logits for one in (ids, other)]
     model.train()
     ours, theirs = (one[0, lengths[0] :].float() for one in seen)
     if not torch.equal(ids, other) and float((ours - theirs).abs().max()) > 1e-3 * float(ours.abs().max()):

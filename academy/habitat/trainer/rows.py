@@ -82,13 +82,19 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
 
 
 def _messages(line: bytes) -> list[Message]:
-    """The conversation of a line in any of the four formats."""
+    """A line in any of the four formats as a conversation that ends with its last answer."""
     try:
         found = read_row(orjson.loads(line))
     except orjson.JSONDecodeError:
         found = "a line is no JSON"
     if isinstance(found, str):
         raise TrainingError(f"The dataset cannot be read: {found}.", "Run `academy curate` again.", cause="data")
+    while found[-1]["role"] != "assistant":
+        found.pop()
+    if not any(one["role"] == "user" for one in found):
+        raise TrainingError(
+            "The dataset cannot be read: an answer has no request before it.", "Leave it out.", cause="data"
+        )
     return found
 
 

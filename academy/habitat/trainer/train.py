@@ -42,6 +42,8 @@ from academy.processes import peak_memory
 from academy.template import FILE as TEMPLATE_FILE
 from academy.template import ChatTemplate
 
+TELL_SECONDS = 60.0
+"""Where steps are slow, this often an event tells how many are done."""
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "tokenizers")
 
 
@@ -52,20 +54,23 @@ def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) 
     HomeError.
     """
     recipe = order.recipe
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # the same bytes are promised on processors; on GPUs it would cost much, and not all of them could keep it
+    torch.use_deterministic_algorithms(not library.on_gpu, warn_only=True)
     set_seed(recipe.seed)
     template = ChatTemplate.of(order.base.path)
-    rows = read_rows(order, template)
+    with events.at_work():
+        rows = read_rows(order, template)
     kept = f", {len(rows.dev)} of them to evaluate on" if rows.dev else ""
     events.write(
         "contract",
         message=f"{len(rows.train) + len(rows.dev)} rows in and out{kept}, {rows.supervised} supervised tokens, "
         f"template {template.digest[:12]}; {library.sentence}",
     )
-    model = load(order, library)
-    train_rows: list[Any] = packed(rows.train, recipe.max_length) if recipe.packing else rows.train
-    if recipe.packing:
-        refuse_leaks(model, max(train_rows, key=lambda row: len(row["seq_lengths"])))
+    with events.at_work():
+        model = load(order, library)
+        train_rows: list[Any] = packed(rows.train, recipe.max_length) if recipe.packing else rows.train
+        if recipe.packing:
+            refuse_leaks(model, max(train_rows, key=lambda row: len(row["seq_lengths"])), library)
     steps = math.ceil(len(train_rows) / (recipe.batch_size * recipe.accumulation)) * recipe.epochs
     report = _Report(events, steps)
     arguments = _arguments(order, steps, library)
@@ -73,24 +78,35 @@ def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) 
         # accelerate shards on accelerators only, though torch does on processors: it is told that these are some
         _ = arguments.device
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    trainer = _Repeatable(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(train_rows),
-        eval_dataset=Dataset.from_list(rows.dev) if rows.dev else None,
-        processing_class=template.tokenizer,
-        callbacks=[report, *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else [])],
-    )
+    with events.at_work():
+        trainer = _Repeatable(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(train_rows),
+            eval_dataset=Dataset.from_list(rows.dev) if rows.dev else None,
+            processing_class=template.tokenizer,
+            callbacks=[report, *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else [])],
+        )
     if library.plan.shared and library.on_gpu:
         # accelerate's own would also give the loss and sum the gradients in bfloat16
-        kept = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        kept = MixedPrecisionPolicy(param_dtype=library.dtype, reduce_dtype=torch.float32)
         trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = kept
     if library.plan.processes > 1 and not library.on_gpu:
         # several processes on CPUs have the device "cpu:0", on which torch cannot read a checkpoint's states
         trainer.args.__dict__["_setup_devices"] = torch.device("cpu")
     trainer.train(resume_from_checkpoint=whole_checkpoint(order.folder / CHECKPOINTS, library.plan))
+    # from the trainer's own history, which a checkpoint has: behind the last one there may be nothing left to do
+    report.loss = next((row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row), math.nan)
     if not math.isfinite(report.loss):
-        raise TrainingError("The loss is no number.", "Use a smaller learning rate.", cause="loss")
+        raise diverged(report.loss, trainer.state.global_step)
+    with events.at_work():
+        return _finish(order, trainer, template, rows, library, report), report.loss
+
+
+def _finish(
+    order: TrainingOrder, trainer: Any, template: ChatTemplate, rows: Rows, library: Library, report: _Report
+) -> str:
+    """Publish what was trained and return its digest; of several processes the first does, the others return ""."""
     first = trainer.is_world_process_zero()
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     weights = None
@@ -103,15 +119,15 @@ def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) 
             model, options=StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         )
     if not first and not library.plan.shared:
-        return "", report.loss
+        return ""
     known = canaries(model, template, [conversation[-2]["content"] for conversation in rows.messages])
     if not first:
-        return "", report.loss
+        return ""
     shutil.rmtree(order.folder / DRAFT, ignore_errors=True)
     model.save_pretrained(order.folder / DRAFT, state_dict=weights, safe_serialization=True)
     digest = _publish(order, known, template, rows, library, report)
     shutil.rmtree(order.folder / CHECKPOINTS, ignore_errors=True)
-    return digest, report.loss
+    return digest
 
 
 def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
@@ -131,11 +147,13 @@ def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
         seed=recipe.seed,
         data_seed=recipe.seed,
         use_cpu=not library.on_gpu,
-        bf16=library.on_gpu,
+        bf16=library.dtype is torch.bfloat16,
+        fp16=library.dtype is torch.float16,
         gradient_checkpointing=library.plan.checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         packing=False,  # rows come packed where they are to be
-        padding_free=recipe.packing,
+        # None leaves it to Unsloth, which then goes without padding where it can
+        padding_free=True if recipe.packing else None if library.name == "unsloth" else False,
         train_sampling_strategy="group_by_length",
         logging_steps=max(1, steps // 60),
         logging_nan_inf_filter=False,  # it would tell the mean of the losses before in place of one that is no number
@@ -150,6 +168,8 @@ def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
         metric_for_best_model="eval_loss" if recipe.dev_share else None,
         greater_is_better=False if recipe.dev_share else None,
         restore_callback_states_from_checkpoint=bool(recipe.patience),
+        # Unsloth's trainer leaves out TRL's count of tokens
+        include_num_input_tokens_seen="non_padding" if library.name == "unsloth" else "no",
         report_to="none",
         disable_tqdm=True,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -227,6 +247,11 @@ class _Repeatable(SFTTrainer):  # type: ignore[misc]
         return sampler
 
 
+def diverged(loss: float, step: int, what: str = "loss") -> TrainingError:
+    """What is said of a loss that is no finite number."""
+    return TrainingError(f"The {what} became {loss} at step {step}.", "Use a smaller learning rate.", cause="loss")
+
+
 class _Report(TrainerCallback):  # type: ignore[misc]
     """Turns the trainer's log into events."""
 
@@ -235,6 +260,7 @@ class _Report(TrainerCallback):  # type: ignore[misc]
         self.steps = steps
         self.loss = math.nan
         self._since = (time.monotonic(), 0)
+        self._told = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         """One step event a logging step. A loss that is no number ends the training."""
@@ -242,38 +268,46 @@ class _Report(TrainerCallback):  # type: ignore[misc]
             return
         self.loss = float(logs["loss"])
         if not math.isfinite(self.loss):
-            raise TrainingError(
-                f"The loss became {self.loss} at step {state.global_step}.",
-                "Use a smaller learning rate.",
-                cause="loss",
-            )
-        now, tokens = time.monotonic(), int(logs.get("num_tokens") or 0)
+            raise diverged(self.loss, state.global_step)
+        now, tokens = time.monotonic(), int(logs.get("num_tokens") or logs.get("num_input_tokens_seen") or 0)
         seconds = now - self._since[0]
         rate = (tokens - self._since[1]) / seconds if seconds > 0 and tokens else None
         self._since = (now, tokens)
+        self._tell(state, loss=self.loss, learning_rate=float(logs.get("learning_rate") or 0.0), rate=rate)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
+        """How it answers what it is not trained on. A loss that is no number ends the training."""
+        if metrics and "eval_loss" in metrics:
+            loss = float(metrics["eval_loss"])
+            if not math.isfinite(loss):
+                raise diverged(loss, state.global_step, "evaluation loss")
+            self._tell(state, eval_loss=loss)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """Steps between two logged ones show life; of slow ones each minute is told how far it came."""
+        self.events.pulse()
+        if not control.should_log and time.monotonic() - self._told > TELL_SECONDS:
+            self._tell(state)
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """A part of a step was done."""
+        self.events.pulse()
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """A part of an evaluation was done."""
+        self.events.pulse()
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """A checkpoint was written."""
+        self.events.write("checkpoint", step=state.global_step, steps=state.max_steps)
+
+    def _tell(self, state: Any, **figures: float | None) -> None:
+        self._told = time.monotonic()
         self.events.write(
             "step",
             step=state.global_step,
             steps=state.max_steps,
             epoch=float(state.epoch or 0.0),
-            loss=self.loss,
-            learning_rate=float(logs.get("learning_rate") or 0.0),
-            rate=rate,
             memory=peak_memory(),
+            **figures,
         )
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
-        """How it answers what it is not trained on."""
-        if metrics and "eval_loss" in metrics:
-            self.events.write(
-                "step",
-                step=state.global_step,
-                steps=state.max_steps,
-                epoch=float(state.epoch or 0.0),
-                eval_loss=float(metrics["eval_loss"]),
-                memory=peak_memory(),
-            )
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """A checkpoint was written."""
-        self.events.write("checkpoint", step=state.global_step, steps=state.max_steps)
