@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
 from typing_extensions import TypedDict  # pydantic takes the standard one from Python 3.12 on
 
 from academy.artifacts import digest_of
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FILE = "chat_template.jinja"
+GENERATION = "generation_config.json"
 PLAIN = (
     "{% for message in messages %}{{ '### ' + message['role'] + ':\n' + message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
@@ -41,7 +43,11 @@ class Message(TypedDict):
 
 
 class ChatTemplate:
-    """A tokenizer with a fixed template, which transformers renders in jinja's immutable sandbox."""
+    """A tokenizer with a fixed template, which transformers renders in jinja's immutable sandbox.
+
+    The tokenizer's end-of-text token is that which ends an answer: some models (Gemma's) end their turns by another
+    one, which their generation_config.json names beside it, and would never stop at the tokenizer's own.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None) -> None:
         self.tokenizer: Any = tokenizer
@@ -50,6 +56,8 @@ class ChatTemplate:
             raise TemplateError(
                 "The tokenizer has no end-of-text token.", "An answer could not end; choose another model."
             )
+        if end := _end_of_turns(tokenizer, self.text):
+            tokenizer.eos_token = end
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
 
@@ -110,3 +118,18 @@ class ChatTemplate:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _end_of_turns(tokenizer: Any, text: str) -> str:
+    """The token that ends a template's answers where that is another than the tokenizer's; else empty."""
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    try:
+        config = orjson.loads((Path(tokenizer.name_or_path) / GENERATION).read_bytes())
+        told = str(tokenizer.apply_chat_template(talk, chat_template=text, tokenize=False)).rstrip()
+    except Exception:  # noqa: BLE001  a template may raise what it likes; it is told of where it is used
+        return ""
+    known = config.get("eos_token_id") if isinstance(config, dict) else None
+    ends = [number for number in (known if isinstance(known, list) else [known]) if isinstance(number, int) and number >= 0]
+    if str(tokenizer.eos_token) in told:
+        return ""
+    return next((end for end in map(str, tokenizer.convert_ids_to_tokens(ends)) if told.endswith(end)), "")

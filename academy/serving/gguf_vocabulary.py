@@ -69,6 +69,7 @@ def vocabulary(folder: Path, size: int, template: str | None = None) -> Vocabula
     from academy.template import ChatTemplate
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    own = ChatTemplate(tokenizer).text  # which also tells the tokenizer what ends an answer
     backend = getattr(tokenizer, "backend_tokenizer", None)
     stored: dict[str, Any] = orjson.loads(backend.to_str()) if backend is not None else {}
     model = stored.get("model", {})
@@ -95,7 +96,7 @@ def vocabulary(folder: Path, size: int, template: str | None = None) -> Vocabula
         eos=tokenizer.eos_token_id,
         pad=tokenizer.pad_token_id,
         # the marks of what is trained on render to nothing, and llama.cpp does not know them
-        template=re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", template or ChatTemplate(tokenizer).text),
+        template=re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", template or own),
     )
 
 

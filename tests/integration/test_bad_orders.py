@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from academy.artifacts import digest_of_file
 from academy.base_model import SEED_FOLDER, resolve
+from academy.genealogy.tracking import open_mlflow
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.process import EVENTS, ProcessBackend, read_events
 from academy.habitat.trainer import train
@@ -28,6 +29,8 @@ from academy.habitat.trainer.__main__ import carry_out
 from academy.habitat.trainer.checkpoints import CHECKPOINTS
 from academy.habitat.trainer.events import EventWriter
 from academy.professor import Recipe
+from academy.settings import load_settings
+from tests.campaign.house import Home, write_topics
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 LONG = {"messages": [{"role": "user", "content": "why " * 300}, {"role": "assistant", "content": "because"}]}
@@ -241,6 +244,21 @@ def test_an_order_that_names_a_path_outside_the_home_is_refused(tmp_path: Path) 
     assert (event.phase, event.cause) == ("failed", "order")
     assert f"names {order.train_file}, which is outside {home}." in event.message
     assert not order.runs.exists()
+
+
+def test_the_command_and_mlflow_say_the_same(tmp_path: Path) -> None:
+    there = Home(tmp_path / "home")
+    base = Path(shutil.copytree(SEED_FOLDER, tmp_path / "base"))
+    _not_a_number(base)
+    assert there.run("lessons", "import", write_topics(tmp_path / "topics.jsonl")).code == 0
+    ended = there.run("train", "--base-model", base, "--epochs", "1", "--batch-size", "16")
+    assert ended.code == 2
+    words = "The loss became nan at step 1. Use a smaller learning rate."
+    assert ended.err.strip().splitlines()[-1] == words, ended.err
+    assert "Traceback" not in ended.err
+    client = open_mlflow(load_settings(there.path))
+    (run,) = client.search_runs([client.get_experiment_by_name("academy").experiment_id])
+    assert (run.info.status, run.data.tags["academy.failed"]) == ("FAILED", f"loss: {words}")
 
 
 @pytest.fixture
