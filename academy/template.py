@@ -129,7 +129,9 @@ def _end_of_turns(tokenizer: Any, text: str) -> str:
     except Exception:  # noqa: BLE001  a template may raise what it likes; it is told of where it is used
         return ""
     known = config.get("eos_token_id") if isinstance(config, dict) else None
-    ends = [number for number in (known if isinstance(known, list) else [known]) if isinstance(number, int) and number >= 0]
+    ends = [
+        number for number in (known if isinstance(known, list) else [known]) if isinstance(number, int) and number >= 0
+    ]
     if str(tokenizer.eos_token) in told:
         return ""
     return next((end for end in map(str, tokenizer.convert_ids_to_tokens(ends)) if told.endswith(end)), "")

@@ -48,19 +48,29 @@ def all_runs(runs: Path, price: float | None = None) -> list[tuple[str, Progress
 def find_run(runs: Path, said: str) -> Path:
     """The folder of a run, by the beginning of its order's digest or by its job's name. Raises InputError."""
     start = said.removeprefix(PREFIX)[:16]
-    found = sorted(path.name for path in _folders(runs) if start and path.name.startswith(start))
+    found = {path.name: path for path in sorted(_folders(runs)) if start and path.name.startswith(start)}
     if not found:
         raise InputError(f"There is no training {said} in this home.", "`academy habitat runs` lists them.")
     if len(found) > 1:
         more = ", ..." if len(found) > SHOWN else ""
-        raise InputError(f"{said} may be {', '.join(found[:SHOWN])}{more}.", "Say more of its digest.")
-    return runs / found[0]
+        raise InputError(f"{said} may be {', '.join(sorted(found)[:SHOWN])}{more}.", "Say more of its digest.")
+    return next(iter(found.values()))
 
 
 def _folders(runs: Path) -> Iterator[Path]:
-    for path in runs.iterdir():
-        if not path.name.startswith(SEARCH) and path.is_dir() and not path.is_symlink():
+    """Of the trainings, and of a search's trials the one that runs; the others are figures in its record."""
+    for path in _within(runs):
+        if path.name.startswith(SEARCH):
+            yield from (trial for trial in _within(path) if is_followed(trial))
+        else:
             yield path
+
+
+def _within(folder: Path) -> Iterator[Path]:
+    try:
+        yield from (path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    except FileNotFoundError:  # a search tidies up behind its trials
+        return
 
 
 def is_followed(folder: Path) -> bool:

@@ -266,6 +266,21 @@ def test_a_search_for_a_recipe_is_no_training(tmp_path: Path) -> None:
         find_run(tmp_path, "tune-3f9a")
 
 
+def test_the_trial_that_a_search_carries_out_is_seen_and_ended_as_any_training(
+    start: Callable[[], Elsewhere], order: TrainingOrder
+) -> None:
+    runs = order.runs
+    order.__dict__["runs"] = runs / "tune-3f9a"  # as its own folder has it
+    (runs / "tune-3f9a" / "adapters").mkdir(parents=True)
+    (runs / "tune-3f9a" / "0123").mkdir()  # a trial that a killed search left
+    running = start()
+    assert [(name, one.status) for name, one in all_runs(runs)] == [(order.folder.name, "running")]
+    folder = find_run(runs, order.folder.name[:8])
+    assert cancel_run(folder).status == "cancelled"
+    assert running.follower.wait(timeout=30) == 0
+    assert all_runs(runs) == []
+
+
 def test_a_look_hinders_nobody_who_starts(tmp_path: Path) -> None:
     """To look is to share the lock for a moment; whoever takes it tries again."""
     program = (
