@@ -46,6 +46,33 @@ class Overrides(Record):
     init_adapter: str | None = None  # a version, or champion: what training begins with
 
 
+class Asked(Record):
+    """Digests of what somebody ordered elsewhere: the base model's, and the order's, which covers file and recipe."""
+
+    base: str
+    order: str
+
+    @classmethod
+    def of(cls, order: TrainingOrder) -> Asked:
+        """What an order asks for."""
+        return cls(base=order.base.digest, order=order.digest)
+
+    def refuse_another(self, order: TrainingOrder) -> None:
+        """Raises TrainingError where this order, made here of what was sent, is not the one that was asked for."""
+        if order.base.digest != self.base:
+            raise TrainingError(
+                f"The base model {order.base.name} is {order.base.digest[:12]} here, and {self.base[:12]} was ordered.",
+                "Give both machines the same copy of it.",
+                cause="base model",
+            )
+        if order.digest != self.order:
+            raise TrainingError(
+                f"Dataset and recipe make the order {order.digest[:12]} here, and {self.order[:12]} was ordered.",
+                "Run the same version of the Academy on both machines.",
+                cause="order",
+            )
+
+
 def choose(work: Workplace, dataset: Dataset, overrides: Overrides) -> Recipe:
     """The professor's recipe for a dataset, with what the settings and a person fixed."""
     return choose_for(work, dataset.longest, overrides, dataset)
@@ -134,7 +161,7 @@ def tune(work: Workplace, dataset: Dataset, search: Search, minutes: float | Non
 
     Raises as `train` and `academy.tuning.tune` do.
     """
-    _refuse_overlap(work, dataset)
+    refuse_overlap(work, dataset)
     return tuning.tune(work, search, dataset, minutes or work.settings.tune_minutes)
 
 
@@ -168,7 +195,7 @@ def train(
     the recipe; its record goes into MLflow with the run. Raises TrainingError, before
     anything starts where it would fit nowhere, and ExaminationError where the dataset overlaps with what is examined.
     """
-    _refuse_overlap(work, dataset)
+    refuse_overlap(work, dataset)
     placed = place(work, order.recipe, dataset.longest, only=only)
     placed.require()
     if order.recipe.init_adapter:
@@ -214,7 +241,8 @@ def as_before(order: TrainingOrder, placed: Placement) -> Placement:
     return placed
 
 
-def _refuse_overlap(work: Workplace, dataset: Dataset) -> None:
+def refuse_overlap(work: Workplace, dataset: Dataset) -> None:
+    """Raises ExaminationError where a dataset holds what is examined here, by this home's suites."""
     rows = read_rows(dataset.train_file)
     others = guarded_texts(work.settings)
     refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), others, allowed(work))

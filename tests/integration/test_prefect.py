@@ -174,7 +174,7 @@ def test_a_training_that_no_worker_takes_is_taken_back(pages: Pages, tmp_path: P
     with temporary_settings({PREFECT_API_URL: pages.api}):
         assert pools_alive(settings) == ["cpu"]
         assert pools_alive(load_settings(tmp_path)) == [], "another home's workers do not see its datasets"
-        assert train_on("cuda", order, "by hand", None, settings) is None
+        assert train_on("cuda", order, "by hand", settings) is None
     tagged = {"flow_runs": {"tags": {"all_": [f"order:{order.digest[:16]}"]}}}
     assert [one["state_type"] for one in pages.post("/flow_runs/filter", tagged)] == ["CANCELLED"]
 
