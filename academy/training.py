@@ -17,13 +17,13 @@ from academy.curriculum.curator import refuse_overlap_of_texts
 from academy.curriculum.dataset import FORGOTTEN, Dataset, read_rows
 from academy.errors import InputError, TrainingError
 from academy.examining import guarded_texts
-from academy.genealogy.tracking import BASE_TAG, PREDICTED, TrackedRun, took
+from academy.genealogy.tracking import BASE_TAG, TrackedRun, took
 from academy.genealogy.versions import CHAMPION, TAINT, TAINTED, Version
 from academy.habitat.adapter import Adapter, sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.choice import choose_backend
 from academy.habitat.fit import Device, Plan
-from academy.habitat.process import ORDER, read_events
+from academy.habitat.process import EVENTS, ORDER, read_events
 from academy.habitat.watch import progress
 from academy.ledger import BASE
 from academy.placing import Placement, below, first_device, place
@@ -281,16 +281,19 @@ def _attempt(
     tuned: Tuned | None,
 ) -> tuple[TrainingEvent, TrackedRun]:
     """One order from its first event to its last, in its MLflow run."""
+    before = max((event.n for event in read_events(order.folder / EVENTS)), default=0)
     events = choose_backend(work.settings, placed.route.gpu).train(order)
     first = next(events)
     meanwhile()
     found = tuned.tags if tuned else {}
-    run = TrackedRun(work.mlflow, order, dataset, tags | found | placed.tags | {BASE_TAG: work.base.digest})
+    # what shared weights take says little of others, and the measured correct the next predictions
+    counts = placed.prediction if not placed.plan.shared else None
+    run = TrackedRun(
+        work.mlflow, order, dataset, tags | found | placed.tags | {BASE_TAG: work.base.digest},
+        predicted=float(counts.measurable) if counts else None, before=before,
+    )  # fmt: skip
     if tuned:
         run.keep("tuning/trials.json", tuned.model_dump(mode="json"))
-    # what shared weights take says little of others, and the measured correct the next predictions
-    if placed.prediction and not placed.plan.shared:
-        run.metrics({PREDICTED: float(placed.prediction.measurable)})
     told = [first]
     run.follow(first)
     for event in events:
