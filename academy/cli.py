@@ -45,6 +45,10 @@ InitAdapter = Annotated[
     str | None,
     typer.Option("--init-adapter", help="Begin with this version's adapter, or the champion's, and not with the base."),
 ]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="A JSON object with fields of the recipe, such as patience; options win over it."),
+]
 TuneMinutes = Annotated[
     float | None, typer.Option("--tune-minutes", min=0.01, help="For so many minutes at most (ACADEMY_TUNE_MINUTES).")
 ]
@@ -65,17 +69,20 @@ def evolve(
     epochs: Annotated[int | None, typer.Option(min=1, max=20, help="Passes over the dataset.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a step.")] = None,
     init_adapter: InitAdapter = None,
+    recipe: RecipeFile = None,
     tune: Tune = None,
     tune_minutes: TuneMinutes = None,
     json: Json = False,
 ) -> None:
     """Run the whole loop: experience, dataset, decision, training, arena, promotion."""
     from academy.commands.evolve import Request, run
+    from academy.commands.recipe import read_recipe
     from academy.training import Overrides
 
     overrides = Overrides(
-        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter
-    )
+        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter,
+        recipe=read_recipe(recipe),
+    )  # fmt: skip
     request = Request(
         lessons=lessons or [],
         repos=repo or [],
@@ -129,17 +136,20 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, max=20)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, max=128)] = None,
     init_adapter: InitAdapter = None,
+    recipe: RecipeFile = None,
     tune: Tune = None,
     tune_minutes: TuneMinutes = None,
     json: Json = False,
 ) -> None:
     """Train an adapter and register it as a version; it is not examined yet."""
     from academy.commands import stages as commands
+    from academy.commands.recipe import read_recipe
     from academy.training import Overrides
 
     overrides = Overrides(
-        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter
-    )
+        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter,
+        recipe=read_recipe(recipe),
+    )  # fmt: skip
     commands.train(dataset, repo or [], form, base_model, overrides, tune, tune_minutes, as_json=json)
 
 

@@ -30,7 +30,7 @@ def train(
     Args:
         dataset: The dataset's digest, or its beginning.
         device: What this pool's workers train on.
-        recipe: How to train; empty to let the professor choose.
+        recipe: Fields of a recipe, such as {"epochs": 2, "use_dora": true}; the professor chooses what is left out.
         decision: Why this is trained, for the record.
         base_model: 'seed', a folder or a Hugging Face name; empty for ACADEMY_BASE_MODEL.
         tuned: The search that found the recipe; empty where there was none.

@@ -23,7 +23,7 @@ from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Device
 from academy.habitat.route import POOLS
 from academy.ledger import Champion, Row
-from academy.professor import Decision, Recipe, checked_recipe
+from academy.professor import Decision, Recipe
 from academy.succession import Acted, act, approve, settle
 from academy.trials import Tuned
 from academy.verification import Verified
@@ -128,8 +128,7 @@ def train_here(
     """
     work = Workplace.open(base_model)
     found = read_dataset(work.datasets, dataset)
-    chosen = training.choose(work, found, training.Overrides()) if recipe is None else checked_recipe(recipe)
-    order = training.place_order(work, found, chosen)
+    order = training.place_order(work, found, training.complete(work, found, recipe or {}))
     if asked:
         asked.refuse_another(order)
     version = training.train(work, order, found, _tags(decision), only=device, tuned=tuned)
