@@ -129,10 +129,12 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
     (training,) = [one for one in trainings if one["state_type"] == "COMPLETED"]
     assert training["work_pool_name"] == "academy-train-cpu"
     assert training["parameters"]["recipe"]["epochs"] == 1
+    assert training["parameters"]["base_model"] == "seed", "named, although it is the default of both"
     parents = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
     assert training["parent_task_run_id"] in {one["id"] for one in parents}
     work = Workplace.open(home=pages.home)
     version = work.versions.get("1")
+    assert training["parameters"]["asked"] == {"base": work.base.digest, "order": version.order}
     assert work.mlflow.get_run(version.run).data.tags["prefect.flow_run"] == training["id"]
     assert training["idempotency_key"].startswith("train:cpu:")
     assert training["idempotency_key"].endswith(":0")
