@@ -22,7 +22,10 @@ WANTED = ("config.json", "generation_config.json", "tokenizer*", "special_tokens
 
 
 class BaseModel(Record):
-    """A base model on this machine. `digest` covers weights, configuration and tokenizer by content."""
+    """A base model on this machine. `digest` covers weights, configuration and tokenizer by content.
+
+    The name is one that means the same to every process: `seed`, an absolute path, or the hub's name.
+    """
 
     name: str
     path: Path
@@ -82,6 +85,7 @@ def resolve(name: str) -> BaseModel:
         folder = SEED_FOLDER
     elif Path(name).is_dir():
         folder = Path(name).resolve()
+        name = _absolute(Path(name))  # it goes into adapters, and to workers, which stand in another folder
     elif name.startswith((".", "/", "~")):
         raise BaseModelError(f"There is no base model folder {name}.", "Check the path given as base model.")
     else:
@@ -89,6 +93,16 @@ def resolve(name: str) -> BaseModel:
     check(name, folder)
     files = sorted({path for pattern in WANTED for path in folder.glob(pattern) if path.is_file()})
     return BaseModel(name=name, path=folder, digest=digest_of({path.name: digest_of_file(path) for path in files}))
+
+
+def _absolute(folder: Path) -> str:
+    """The folder from the root. A link keeps its name, which names the family of its adapters."""
+    whole = folder.absolute()
+    if whole.name == "..":
+        whole = whole.resolve()
+    elif ".." in whole.parts:
+        whole = whole.parent.resolve() / whole.name
+    return str(whole)
 
 
 def _from_hub(name: str) -> Path:

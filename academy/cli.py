@@ -16,6 +16,7 @@ from academy.commands.keys_app import keys_app
 from academy.commands.lessons_app import lessons_app
 from academy.commands.models_app import models_app
 from academy.commands.options import MOST, Base, Before, Json, Limit
+from academy.commands.verdict_app import verdict_app
 from academy.errors import AcademyError, HomeError
 
 app = typer.Typer(
@@ -27,8 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(lessons_app, name="lessons")
 app.add_typer(dataset_app, name="dataset")
-holdout_app = typer.Typer(help="The questions that are held out.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(holdout_app, name="holdout")
+app.add_typer(verdict_app)  # without a name: its commands stand beside those below
 app.add_typer(models_app, name="models")
 app.add_typer(habitat_app, name="habitat")
 app.add_typer(keys_app, name="keys")
@@ -44,6 +44,10 @@ Tune = Annotated[
 InitAdapter = Annotated[
     str | None,
     typer.Option("--init-adapter", help="Begin with this version's adapter, or the champion's, and not with the base."),
+]
+RecipeFile = Annotated[
+    Path | None,
+    typer.Option("--recipe", help="A JSON object with fields of the recipe, such as patience; options win over it."),
 ]
 TuneMinutes = Annotated[
     float | None, typer.Option("--tune-minutes", min=0.01, help="For so many minutes at most (ACADEMY_TUNE_MINUTES).")
@@ -65,17 +69,20 @@ def evolve(
     epochs: Annotated[int | None, typer.Option(min=1, max=20, help="Passes over the dataset.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a step.")] = None,
     init_adapter: InitAdapter = None,
+    recipe: RecipeFile = None,
     tune: Tune = None,
     tune_minutes: TuneMinutes = None,
     json: Json = False,
 ) -> None:
     """Run the whole loop: experience, dataset, decision, training, arena, promotion."""
     from academy.commands.evolve import Request, run
+    from academy.commands.recipe import read_recipe
     from academy.training import Overrides
 
     overrides = Overrides(
-        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter
-    )
+        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter,
+        recipe=read_recipe(recipe),
+    )  # fmt: skip
     request = Request(
         lessons=lessons or [],
         repos=repo or [],
@@ -129,44 +136,21 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, max=20)] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, max=128)] = None,
     init_adapter: InitAdapter = None,
+    recipe: RecipeFile = None,
     tune: Tune = None,
     tune_minutes: TuneMinutes = None,
     json: Json = False,
 ) -> None:
     """Train an adapter and register it as a version; it is not examined yet."""
     from academy.commands import stages as commands
+    from academy.commands.recipe import read_recipe
     from academy.training import Overrides
 
     overrides = Overrides(
-        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter
-    )
+        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter,
+        recipe=read_recipe(recipe),
+    )  # fmt: skip
     commands.train(dataset, repo or [], form, base_model, overrides, tune, tune_minutes, as_json=json)
-
-
-@app.command()
-def examine(
-    challenger: Annotated[
-        str, typer.Argument(help="A version (2 or v2), 'base', 'few-shot' or http://host:port/v1#model.")
-    ],
-    champion: Annotated[str | None, typer.Argument(help="The same; without it the champion.")] = None,
-    suite: Annotated[
-        list[str] | None, typer.Option("--suite", help="Only this suite, or a .jsonl file of your own; repeatable.")
-    ] = None,
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Examine a version. Against the champion on all suites the verdict is recorded; anything else is only told."""
-    from academy.commands import arena as commands
-
-    commands.examine(challenger, champion, suite or [], base_model, as_json=json)
-
-
-@app.command()
-def suites(json: Json = False) -> None:
-    """What can be asked in an examination, and what is."""
-    from academy.commands import arena as commands
-
-    commands.suites(as_json=json)
 
 
 @app.command()
@@ -194,106 +178,6 @@ def trainer(
     from academy.commands import trainer as commands
 
     commands.run(make_image=make_image, as_json=json)
-
-
-@app.command()
-def budget(base_model: Base = None, json: Json = False) -> None:
-    """How many examinations can still promote."""
-    from academy.commands import arena as commands
-
-    commands.budget(base_model, as_json=json)
-
-
-@holdout_app.command("renew")
-def holdout_renew(base_model: Base = None, json: Json = False) -> None:
-    """Retire the held-out questions that were used, take fresh ones from lessons that no training has seen."""
-    from academy.commands import arena as commands
-
-    commands.renew(base_model, as_json=json)
-
-
-@app.command()
-def comparisons(
-    export: Annotated[Path | None, typer.Option("--export", help="Write them to this file, one a line.")] = None,
-    json: Json = False,
-) -> None:
-    """All examinations that were held here, with win rates and ratings."""
-    from academy.commands import arena as commands
-
-    commands.comparisons(export, as_json=json)
-
-
-@app.command()
-def promote(
-    version: Annotated[str, typer.Argument(help="A version with the verdict PROMOTE.")],
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Make a version champion on the strength of its verdict."""
-    from academy.commands import models as commands
-
-    commands.promote(version, base_model, as_json=json)
-
-
-@app.command()
-def rollback(
-    to: Annotated[
-        str | None, typer.Argument(help="A version or 'base'; without it the champion before this one.")
-    ] = None,
-    because: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = "",
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Go back to an earlier champion."""
-    from academy.commands.rollback import run
-
-    run(to, because, base_model, as_json=json)
-
-
-@app.command()
-def verify(
-    versions: Annotated[list[str] | None, typer.Argument(help="Versions; without any the champion.")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All versions of this base model.")] = False,
-    live: Annotated[bool, typer.Option("--live", help="Ask the running gateway who answers by these names.")] = False,
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Verify signature, files, numbers, base model, registry and dataset of a version, offline; or who answers."""
-    from academy.commands import admission as commands
-    from academy.errors import InputError
-
-    if live and every:
-        raise InputError("--live asks for the champion and the versions that are named.", "Leave --all away.")
-    if live:
-        commands.verify_live(versions or [], base_model, as_json=json)
-        return
-    commands.verify(versions or [], base_model, all_of_them=every, as_json=json)
-
-
-@app.command()
-def approve(
-    version: Annotated[str, typer.Argument(help="A version whose verdict PROMOTE waits.")],
-    note: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = "",
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Approve a winner, and make it champion (ACADEMY_PROMOTION=approval)."""
-    from academy.commands import genealogy as commands
-
-    commands.approve(version, note, base_model, as_json=json)
-
-
-@app.command()
-def decline(
-    version: Annotated[str, typer.Argument(help="A version whose verdict PROMOTE waits.")],
-    because: Annotated[str, typer.Option(help="Why; kept in the ledger.")],
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Refuse a winner: its verdict never promotes."""
-    from academy.commands import genealogy as commands
-
-    commands.decline(version, because, base_model, as_json=json)
 
 
 @app.command()

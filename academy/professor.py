@@ -6,6 +6,7 @@ is never looked at for them.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -101,14 +102,54 @@ def go_on(recipe: Recipe, first: Recipe, adapter: str) -> Recipe:
     return recipe.model_copy(update=given | {"init_adapter": adapter})
 
 
+def refuse_another_shape(theirs: Recipe, given: dict[str, Any]) -> None:
+    """Raises InputError where fields of a recipe ask another rank or kind of an adapter that is to be gone on with."""
+    for name in SHAPE:
+        asked, has = given.get(name), getattr(theirs, name)
+        if asked not in (None, has):
+            also = " (and ACADEMY_LORA_RANK)" if name == "rank" else ""
+            raise InputError(
+                f"The adapter that training is to begin with has {name} {has}, and {name} {asked} was asked for.",
+                f"Leave out the {name}{also}, or train from the base model.",
+            )
+
+
 def checked_recipe(given: dict[str, Any]) -> Recipe:
-    """A recipe from JSON. Raises InputError for a key that is unknown or a value out of bounds."""
+    """A recipe from JSON; what it leaves out is as by default. Raises InputError, naming the key and its bounds."""
     try:
         return Recipe.model_validate(given)
     except ValidationError as problem:
         first = problem.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "the recipe"
-        raise InputError(f"{name}={first.get('input')!r}: {first['msg']}.", "Correct it.") from None
+        name = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(name, Recipe.model_fields, 1)
+            hint = f"Write {near[0]}, if that was meant." if near else f"It has {', '.join(Recipe.model_fields)}."
+            raise InputError(f"A recipe has no {name!r}.", hint) from None
+        if not name:  # of several keys together
+            raise InputError(f"In a recipe {first['msg'].removeprefix('Value error, ')}.", "Correct it.") from None
+        raise InputError(
+            f"{name} is {repr(first['input'])[:50]} in the recipe, and must be {bounds_of(name)}.", "Correct it."
+        ) from None
+
+
+def checked_fields(given: dict[str, Any]) -> dict[str, Any]:
+    """Some fields of a recipe, as a recipe has them. Raises InputError as `checked_recipe` does."""
+    found = checked_recipe(given)
+    return {name: getattr(found, name) for name in given}
+
+
+def bounds_of(name: str) -> str:
+    """What a field of a recipe may be, in words."""
+    known = Recipe.model_json_schema()["properties"][name]
+    if "enum" in known:
+        return f"one of {', '.join(known['enum'])}"
+    if known["type"] == "boolean":
+        return "true or false"
+    if known["type"] == "string":
+        return "the digest of an adapter, of 64 digits"
+    least = f"from {known['minimum']:,}" if "minimum" in known else f"above {known['exclusiveMinimum']:,}"
+    most = f"up to {known['maximum']:,}" if "maximum" in known else f"below {known['exclusiveMaximum']:,}"
+    return f"a {'whole ' if known['type'] == 'integer' else ''}number {least} and {most}"
 
 
 def decide(

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from pydantic import Field
+
 from academy import professor, tuning
 from academy.admission import admit_adapter
 from academy.artifacts import Record, digest_of_file
@@ -17,17 +19,17 @@ from academy.curriculum.curator import refuse_overlap_of_texts
 from academy.curriculum.dataset import FORGOTTEN, Dataset, read_rows
 from academy.errors import InputError, TrainingError
 from academy.examining import guarded_texts
-from academy.genealogy.tracking import BASE_TAG, PREDICTED, TrackedRun, took
+from academy.genealogy.tracking import BASE_TAG, TrackedRun, took
 from academy.genealogy.versions import CHAMPION, TAINT, TAINTED, Version
 from academy.habitat.adapter import Adapter, sign_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.choice import choose_backend
 from academy.habitat.fit import Device, Plan
-from academy.habitat.process import ORDER, read_events
+from academy.habitat.process import EVENTS, ORDER, read_events
 from academy.habitat.watch import progress
 from academy.ledger import BASE
 from academy.placing import Placement, below, first_device, place
-from academy.professor import Recipe
+from academy.professor import Recipe, checked_fields, checked_recipe
 from academy.trials import Search, Tuned, refuse_fixed, space_around
 from academy.workplace import Workplace
 
@@ -49,6 +51,46 @@ class Overrides(Record):
     epochs: int | None = None
     batch_size: int | None = None
     init_adapter: str | None = None  # a version, or champion: what training begins with
+    # checked fields of a recipe, from a file or a form; what is said above of the same names wins
+    recipe: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def beginning(self) -> str | None:
+        """What training is to begin with: a version, champion, or an adapter's digest; None for the base model."""
+        return self.init_adapter or self.recipe.get("init_adapter")
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Fields of the recipe that hold as they were given."""
+        said = {name for name in self.recipe if getattr(self, name, None) is not None}
+        return {name: value for name, value in self.recipe.items() if name not in {*said, "init_adapter"}}
+
+
+class Asked(Record):
+    """Digests of what somebody ordered elsewhere: the base model's, and the order's, which covers file and recipe."""
+
+    base: str
+    order: str
+
+    @classmethod
+    def of(cls, order: TrainingOrder) -> Asked:
+        """What an order asks for."""
+        return cls(base=order.base.digest, order=order.digest)
+
+    def refuse_another(self, order: TrainingOrder) -> None:
+        """Raises TrainingError where this order, made here of what was sent, is not the one that was asked for."""
+        if order.base.digest != self.base:
+            raise TrainingError(
+                f"The base model {order.base.name} is {order.base.digest[:12]} here, and {self.base[:12]} was ordered.",
+                "Give both machines the same copy of it.",
+                cause="base model",
+            )
+        if order.digest != self.order:
+            raise TrainingError(
+                f"Dataset and recipe make the order {order.digest[:12]} here, and {self.order[:12]} was ordered.",
+                "Run the same version of the Academy on both machines.",
+                cause="order",
+            )
 
 
 def choose(work: Workplace, dataset: Dataset, overrides: Overrides) -> Recipe:
@@ -58,7 +100,13 @@ def choose(work: Workplace, dataset: Dataset, overrides: Overrides) -> Recipe:
 
 def choose_for(work: Workplace, longest: int, overrides: Overrides, dataset: Dataset | None = None) -> Recipe:
     """The recipe for examples of at most so many tokens, on this machine; of a dataset where there is one already."""
-    first = first_adapter(work, overrides.init_adapter)
+    first = first_adapter(work, overrides.beginning)
+    given, said = overrides.fields, fixed(work, overrides)
+    if given.get("max_length", 0) > work.base.context:
+        raise InputError(
+            f"max_length is {given['max_length']} in the recipe, and the base model reads {work.base.context} tokens.",
+            "Leave it out, or give a smaller one.",
+        )
     recipe = professor.choose_recipe(
         parameters=work.base.parameters,
         longest=longest,
@@ -66,19 +114,24 @@ def choose_for(work: Workplace, longest: int, overrides: Overrides, dataset: Dat
         examples=dataset.examples if dataset else None,
         tokens=dataset.tokens if dataset else None,
         gpu=first_device(work) == "cuda",
-        pack=work.settings.packing,
-        batch_size=overrides.batch_size,
-        **fixed(work, overrides),
+        pack=work.settings.packing and given.get("packing", True),
+        batch_size=overrides.batch_size or given.get("batch_size"),
+        **said,
     )
-    if first is None:
-        return recipe
-    theirs, rank = first.manifest.recipe, fixed(work, overrides)["rank"]
-    if rank not in (None, theirs.rank):
-        raise InputError(
-            f"The adapter that training is to begin with has rank {theirs.rank}, and rank {rank} was asked for.",
-            "Leave out the rank (and ACADEMY_LORA_RANK), or train from the base model.",
-        )
-    return professor.go_on(recipe, theirs, first.digest)
+    if first is not None:
+        professor.refuse_another_shape(first.manifest.recipe, given | {"rank": said["rank"]})
+        recipe = professor.go_on(recipe, first.manifest.recipe, first.digest)
+    return checked_recipe(recipe.model_dump() | given) if given else recipe
+
+
+def complete(work: Workplace, dataset: Dataset, given: dict[str, Any]) -> Recipe:
+    """A recipe of which every field is given, as it is; else the given fields over the professor's.
+
+    Raises InputError for what no recipe has.
+    """
+    if given.keys() >= Recipe.model_fields.keys():  # an order's; a setting of this machine changes nothing of it
+        return checked_recipe(given)
+    return choose(work, dataset, Overrides(recipe=checked_fields(given)))
 
 
 def first_adapter(work: Workplace, said: str | None) -> Adapter | None:
@@ -98,13 +151,19 @@ def first_adapter(work: Workplace, said: str | None) -> Adapter | None:
 
 
 def fixed(work: Workplace, overrides: Overrides) -> dict[str, Any]:
-    """What a person fixed of what else would be searched, by options or settings; None where nothing is fixed."""
-    settings = work.settings
+    """What a person fixed of what is searched else, by options, fields or settings; None where nothing is fixed."""
+    settings, given = work.settings, overrides.recipe
     return {
-        "rank": overrides.rank or settings.lora_rank,
-        "learning_rate": overrides.learning_rate or settings.learning_rate,
-        "epochs": overrides.epochs or settings.num_epochs,
+        "rank": overrides.rank or given.get("rank") or settings.lora_rank,
+        "learning_rate": overrides.learning_rate or given.get("learning_rate") or settings.learning_rate,
+        "epochs": overrides.epochs or given.get("epochs") or settings.num_epochs,
     }
+
+
+def _stays(work: Workplace, overrides: Overrides) -> list[str]:
+    """Names of what a search leaves as it is. With alpha the rank stays, for a search takes twice the rank as alpha."""
+    names = {name for name, value in fixed(work, overrides).items() if value is not None} | overrides.fields.keys()
+    return sorted(names | ({"rank"} if "alpha" in names else set()))
 
 
 def _refuse_tainted(versions: Sequence[Version]) -> None:
@@ -118,20 +177,19 @@ def _refuse_tainted(versions: Sequence[Version]) -> None:
 
 def refuse_tuning(work: Workplace, overrides: Overrides) -> None:
     """Raises InputError where a search for a recipe would have nothing to search; before anything else happens."""
-    if overrides.init_adapter:
+    if overrides.beginning:
         raise InputError(
             "A search tries other ranks, which an adapter to begin with does not have.",
             "Leave out --tune or --init-adapter.",
         )
-    refuse_fixed([name for name, value in fixed(work, overrides).items() if value is not None])
+    refuse_fixed(_stays(work, overrides))
 
 
 def search_for(work: Workplace, dataset: Dataset, overrides: Overrides, trials: int, form: str = "") -> Search:
     """The search for a dataset's recipe around the professor's. Raises InputError where nothing is left to search."""
     refuse_tuning(work, overrides)
     order = place_order(work, dataset, choose(work, dataset, overrides), form)
-    stays = [name for name, value in fixed(work, overrides).items() if value is not None]
-    return Search(order, space_around(order.recipe, stays), trials)
+    return Search(order, space_around(order.recipe, _stays(work, overrides)), trials)
 
 
 def tune(work: Workplace, dataset: Dataset, search: Search, minutes: float | None = None) -> Tuned:
@@ -139,7 +197,7 @@ def tune(work: Workplace, dataset: Dataset, search: Search, minutes: float | Non
 
     Raises as `train` and `academy.tuning.tune` do.
     """
-    _refuse_overlap(work, dataset)
+    refuse_overlap(work, dataset)
     return tuning.tune(work, search, dataset, minutes or work.settings.tune_minutes)
 
 
@@ -173,7 +231,7 @@ def train(
     the recipe; its record goes into MLflow with the run. Raises TrainingError, before
     anything starts where it would fit nowhere, and ExaminationError where the dataset overlaps with what is examined.
     """
-    _refuse_overlap(work, dataset)
+    refuse_overlap(work, dataset)
     placed = place(work, order.recipe, dataset.longest, only=only)
     placed.require()
     if order.recipe.init_adapter:
@@ -217,7 +275,8 @@ def as_before(order: TrainingOrder, placed: Placement) -> Placement:
     return placed
 
 
-def _refuse_overlap(work: Workplace, dataset: Dataset) -> None:
+def refuse_overlap(work: Workplace, dataset: Dataset) -> None:
+    """Raises ExaminationError where a dataset holds what is examined here, by this home's suites."""
     rows = read_rows(dataset.train_file)
     others = guarded_texts(work.settings)
     refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), others, allowed(work))
@@ -256,16 +315,19 @@ def _attempt(
     tuned: Tuned | None,
 ) -> tuple[TrainingEvent, TrackedRun]:
     """One order from its first event to its last, in its MLflow run."""
+    before = max((event.n for event in read_events(order.folder / EVENTS)), default=0)
     events = choose_backend(work.settings, placed.route.gpu).train(order)
     first = next(events)
     meanwhile()
     found = tuned.tags if tuned else {}
-    run = TrackedRun(work.mlflow, order, dataset, tags | found | placed.tags | {BASE_TAG: work.base.digest})
+    # what shared weights take says little of others, and the measured correct the next predictions
+    counts = placed.prediction if not placed.plan.shared else None
+    run = TrackedRun(
+        work.mlflow, order, dataset, tags | found | placed.tags | {BASE_TAG: work.base.digest},
+        predicted=float(counts.measurable) if counts else None, before=before,
+    )  # fmt: skip
     if tuned:
         run.keep("tuning/trials.json", tuned.model_dump(mode="json"))
-    # what shared weights take says little of others, and the measured correct the next predictions
-    if placed.prediction and not placed.plan.shared:
-        run.metrics({PREDICTED: float(placed.prediction.measurable)})
     told = [first]
     run.follow(first)
     for event in events:

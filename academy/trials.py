@@ -61,7 +61,8 @@ class Space(Record):
             found["rank"] = trial.suggest_categorical("rank", self.ranks)
         if free["epochs"]:
             found["epochs"] = trial.suggest_int("epochs", *self.epochs)
-        found["use_rslora"] = trial.suggest_categorical("use_rslora", self.use_rslora)
+        if free["use_rslora"]:
+            found["use_rslora"] = trial.suggest_categorical("use_rslora", self.use_rslora)
         if free["dropout"]:
             found["dropout"] = trial.suggest_categorical("dropout", self.dropouts)
         return found
@@ -178,7 +179,12 @@ def space_around(start: Recipe, fixed: Sequence[str] = ()) -> Space:
         learning_rates=(rate, rate) if "learning_rate" in fixed else (rate / 5, min(rate * 5, 1e-2)),
         ranks=(rank,) if "rank" in fixed else tuple(r for r in (rank // 2, rank, 2 * rank, 4 * rank) if 4 <= r <= 256),
         epochs=(epochs, epochs) if "epochs" in fixed else (max(1, epochs // 2), min(20, epochs + epochs // 2)),
-        dropouts=tuple(sorted({0.0, 0.05, 0.1} | {start.dropout})) if start.dropout else (0.0,),
+        use_rslora=(start.use_rslora,) if "use_rslora" in fixed else (False, True),
+        dropouts=(
+            tuple(sorted({0.0, 0.05, 0.1} | {start.dropout}))
+            if start.dropout and "dropout" not in fixed
+            else (start.dropout,)
+        ),
     )
 
 
@@ -187,7 +193,7 @@ def refuse_fixed(fixed: Sequence[str]) -> None:
     if set(SEARCHED) <= set(fixed):
         raise InputError(
             "Rank, learning rate and epochs are all fixed, so there is nothing to search.",
-            "Leave out --tune, or one of --rank, --learning-rate, --epochs and the settings of these names.",
+            "Leave out --tune, or one of --rank, --learning-rate, --epochs and the settings or recipe's keys so named.",
         )
 
 

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from academy.artifacts import only_one
 from academy.ledger import BASE
+from academy.professor import checked_fields
 from academy.settings import load_settings
 from academy.stages import repositories
 from academy.training import Overrides
@@ -39,6 +40,7 @@ def evolve(
     num_epochs: Epochs = None,
     batch_size: Batch = None,
     init_adapter: str | None = None,
+    recipe: dict[str, Any] | None = None,
     tune: Trials = None,
     tune_minutes: Minutes = None,
 ) -> dict[str, Any]:
@@ -55,28 +57,30 @@ def evolve(
         num_epochs: Passes over the dataset, 1 to 20; empty to let the professor choose.
         batch_size: Examples a step, 1 to 128; empty to let the professor choose.
         init_adapter: A version (v3) or champion, whose adapter training begins with; empty for the base model.
+        recipe: Fields of a recipe, such as {"patience": 2, "dev_share": 0.1}; what is said above of the same wins.
         tune: Trials in which the recipe is searched first, on a part of the training side; empty for no search.
         tune_minutes: Minutes that the search may take; empty for ACADEMY_TUNE_MINUTES.
     """
     watch = _Stopwatch()
     overrides = Overrides(
-        rank=lora_rank, learning_rate=learning_rate, epochs=num_epochs, batch_size=batch_size, init_adapter=init_adapter
-    )
+        rank=lora_rank, learning_rate=learning_rate, epochs=num_epochs, batch_size=batch_size,
+        init_adapter=init_adapter, recipe=checked_fields(recipe or {}),
+    )  # fmt: skip
     settings = load_settings()
     with only_one(settings.folder("locks") / "evolve", "Another evolution is running in this home."):
         read = loop.read_experience(lessons, tasks, base_model)
         watch.lap("experience")
         dataset = loop.curate_dataset(repositories(repositories_read, settings.workspace_root), base_model)
         watch.lap("dataset")
-        recipe = loop.choose_recipe(dataset, overrides, base_model)
-        decision = loop.decide(dataset, recipe, base_model, force=force, to_tune=bool(tune))
+        chosen = loop.choose_recipe(dataset, overrides, base_model)
+        decision = loop.decide(dataset, chosen, base_model, force=force, to_tune=bool(tune))
         watch.lap("decision")
         tuned = None
         if tune and decision.train:
             tuned = loop.tune_recipe(dataset, overrides, tune, tune_minutes, base_model)
-            recipe = tuned.recipe
+            chosen = tuned.recipe
             watch.lap("tuning")
-            decision = loop.decide(dataset, recipe, base_model, force=force)
+            decision = loop.decide(dataset, chosen, base_model, force=force)
             watch.lap("second decision")
         told = {
             "decision": {**decision.model_dump(mode="json"), "because": decision.because},
@@ -85,12 +89,12 @@ def evolve(
                 mode="json", include={"digest", "path", "examples", "holdout", "tokens", "funnel"}
             )
             | {"contradictions": len(dataset.contradictions)},
-            "recipe": recipe.model_dump(mode="json"),
+            "recipe": chosen.model_dump(mode="json"),
             "tuning": tuned.model_dump(mode="json") if tuned else None,
         }
         if not decision.train:
             return told | {"adapter": None, "verdict": None, "promoted": False, "waiting": False, "stages": watch.laps}
-        challenger = loop.train_challenger(dataset, recipe, decision, base_model, tuned)
+        challenger = loop.train_challenger(dataset, chosen, decision, base_model, tuned)
         watch.lap("training")
         verdict = loop.examine_challenger(challenger, decision, base_model)
         watch.lap("arena")

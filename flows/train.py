@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 
 from academy.artifacts import only_one
 from academy.settings import load_settings
+from academy.training import Asked
 from academy.trials import Tuned
 from flows.server import training_lock
 from tasks import loop
@@ -22,20 +23,22 @@ def train(
     decision: str = "by hand",
     base_model: str | None = None,
     tuned: Tuned | None = None,
+    asked: Asked | None = None,
 ) -> dict[str, Any]:
     """Train on a dataset without asking whether it pays, and register the adapter as a version.
 
     Args:
         dataset: The dataset's digest, or its beginning.
         device: What this pool's workers train on.
-        recipe: How to train; empty to let the professor choose.
+        recipe: Fields of a recipe, such as {"epochs": 2, "use_dora": true}; the professor chooses what is left out.
         decision: Why this is trained, for the record.
         base_model: 'seed', a folder or a Hugging Face name; empty for ACADEMY_BASE_MODEL.
         tuned: The search that found the recipe; empty where there was none.
+        asked: Digests of what an evolution ordered, which refuse anything else; empty by hand.
     """
     lock = training_lock(load_settings().folder("locks"), str(flow_run.get_id()))
     with only_one(lock, "This very run is at work already."):
         try:
-            return loop.train_here(dataset, device, recipe, decision, base_model, tuned)
+            return loop.train_here(dataset, device, recipe, decision, base_model, tuned, asked)
         finally:
             lock.unlink(missing_ok=True)

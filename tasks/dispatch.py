@@ -17,17 +17,32 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled
 
+from academy.artifacts import Record
 from academy.errors import TrainingError
+from academy.genealogy.versions import Version, Versions
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Device
 from academy.habitat.route import POOLS
 from academy.settings import Settings
+from academy.training import Asked
 from academy.trials import Tuned
 
 DEPLOYMENTS: dict[Device, str] = {"cuda": "train/gpu", "cpu": "train/cpu"}
 POLL_SECONDS = 1.0
 CARRIED = ("enable_gpu", "price_per_hour")
-"""Settings that a training follows wherever it runs, beside those that begin with training_."""
+"""Settings that a training follows wherever it runs, beside those that begin with training_.
+
+Nothing else of them decides an adapter's bytes: rank, learning rate, epochs, packing and seed are in the recipe, which
+is sent whole, and the base model is sent by name. Places stay the worker's own (home, databases, threads): they may
+hold passwords, which Prefect would show. That it works for the same home is proved by what it trained.
+"""
+
+
+class Trained(Record):
+    """What a worker registered: the version's number and its adapter's digest."""
+
+    version: str
+    adapter: str
 
 
 def pools_alive(settings: Settings) -> list[Device]:
@@ -50,24 +65,17 @@ def train_on(
     device: Device,
     order: TrainingOrder,
     decision: str,
-    base_model: str | None,
     settings: Settings,
     tuned: Tuned | None = None,
-) -> str | None:
-    """Have the pool's worker train, and wait. Returns the version's number; None where no worker took it.
+) -> Trained | None:
+    """Have the pool's worker train, and wait. Returns what it made; None where no worker took it.
 
     Raises TrainingError as the training there did, or where its run ended without a word.
     """
     mark = f"order:{order.digest[:16]}"
     run = cast("FlowRun", run_deployment(
         DEPLOYMENTS[device],
-        parameters={
-            "dataset": order.dataset,
-            "recipe": order.recipe.model_dump(mode="json"),
-            "decision": decision,
-            "base_model": base_model,
-            "tuned": tuned.model_dump(mode="json") if tuned else None,
-        },
+        parameters=parameters(order, decision, tuned),
         idempotency_key=f"train:{device}:{order.digest}:{_ended(mark)}",
         tags=["academy", mark],
         job_variables={"env": carried(settings)},
@@ -77,7 +85,7 @@ def train_on(
     if state is None:
         return None
     if state.is_completed():
-        return str(state.result()["version"])
+        return Trained.model_validate(state.result())
     problem: Any = state.result(raise_on_failure=False)
     if isinstance(problem, TrainingError):
         raise problem
@@ -87,6 +95,31 @@ def train_on(
         "Run the same command again: it goes on from the last checkpoint.",
         cause="cancelled" if state.is_cancelled() else "killed",
     )
+
+
+def parameters(order: TrainingOrder, decision: str, tuned: Tuned | None) -> dict[str, Any]:
+    """What the worker's flow is given: all that makes the order again there, and what it must come to."""
+    return {
+        "dataset": order.dataset,
+        "recipe": order.recipe.model_dump(mode="json"),
+        "decision": decision,
+        "base_model": order.base.name,  # the worker's default may be another, and it stands in another folder
+        "tuned": tuned.model_dump(mode="json") if tuned else None,
+        "asked": Asked.of(order).model_dump(mode="json"),
+    }
+
+
+def found_here(versions: Versions, trained: Trained, pool: str) -> Version:
+    """The version that a worker registered. Raises TrainingError where it is none, or another one, in this family."""
+    version = versions.find(trained.version)
+    if version is None or version.adapter != trained.adapter:
+        raise TrainingError(
+            f"The worker of {pool} registered adapter {trained.adapter[:12]} as v{trained.version}, and here "
+            f"{f'that is {version.adapter[:12]}' if version else 'there is no such version'} of {versions.family}.",
+            "Start the worker with the ACADEMY_HOME and ACADEMY_MLFLOW_TRACKING_URI of who ordered the training.",
+            cause="order",
+        )
+    return version
 
 
 def carried(settings: Settings) -> dict[str, str]:

@@ -23,7 +23,7 @@ from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Device
 from academy.habitat.route import POOLS
 from academy.ledger import Champion, Row
-from academy.professor import Decision, Recipe, checked_recipe
+from academy.professor import Decision, Recipe
 from academy.succession import Acted, act, approve, settle
 from academy.trials import Tuned
 from academy.verification import Verified
@@ -95,12 +95,14 @@ def train_challenger(
     if not work.settings.enable_gpu and "cuda" in pools:
         pools.remove("cuda")
     only: Device | None = None
+    if pools:
+        training.refuse_overlap(work, dataset)  # the worker knows its own suites only
     for device in pools:
         _warm_up()
         try:
-            number = dispatch.train_on(device, order, decision.because, base_model, work.settings, tuned)
-            if number is not None:
-                return work.versions.get(number)
+            trained = dispatch.train_on(device, order, decision.because, work.settings, tuned)
+            if trained is not None:
+                return dispatch.found_here(work.versions, trained, POOLS[device])
             log.warning("No worker of %s took the training.", POOLS[device])
         except TrainingError as problem:
             if problem.cause != "memory" or device == "cpu":
@@ -118,12 +120,17 @@ def train_here(
     decision: str,
     base_model: str | None,
     tuned: Tuned | None = None,
+    asked: training.Asked | None = None,
 ) -> dict[str, str]:
-    """A training on this pool's kind of device, which is never replaced by the other one."""
+    """A training on this pool's kind of device, which is never replaced by the other one.
+
+    Raises TrainingError where it would not be what was `asked` for.
+    """
     work = Workplace.open(base_model)
     found = read_dataset(work.datasets, dataset)
-    chosen = training.choose(work, found, training.Overrides()) if recipe is None else checked_recipe(recipe)
-    order = training.place_order(work, found, chosen)
+    order = training.place_order(work, found, training.complete(work, found, recipe or {}))
+    if asked:
+        asked.refuse_another(order)
     version = training.train(work, order, found, _tags(decision), only=device, tuned=tuned)
     return {"version": version.version, "adapter": version.adapter}
 

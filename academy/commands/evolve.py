@@ -81,6 +81,7 @@ def _in_prefect(work: Workplace, repos: list[Path], request: Request) -> dict[st
             num_epochs=fixed.epochs,
             batch_size=fixed.batch_size,
             init_adapter=fixed.init_adapter,
+            recipe=fixed.recipe,
             tune=request.tune,
             tune_minutes=request.tune_minutes,
         )
@@ -129,6 +130,8 @@ def _dry_run(work: Workplace, repos: list[Path], request: Request, *, as_json: b
         say(f"The recipe was found in {kept.sentence}.")
     elif request.tune:
         say(f"The recipe would be searched first, in {request.tune} trials; below is where the search begins.")
+    if given := request.overrides.fields:
+        say(f"Of the recipe by hand: {', '.join(f'{name} {value}' for name, value in given.items())}.")
     say(f"{dataset.examples:,} examples ({dataset.tokens:,} tokens) x {recipe.epochs} epochs, rank {recipe.rank}.")
     say(
         f"About {seconds:,.0f} s of training at the last training's {rate:,.0f} tokens/s, on this machine."

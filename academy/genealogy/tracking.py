@@ -27,9 +27,9 @@ from academy.settings import Settings
 
 EXPERIMENT = "academy"
 ORDER_TAG = "academy.order"
-BASE_TAG, DEVICE_TAG = "academy.base", "academy.device"
+BASE_TAG, DEVICE_TAG, LADDER_TAG = "academy.base", "academy.device", "academy.ladder"
 PREDICTED, MEASURED = "memory_predicted_bytes", "memory_peak_bytes"
-"""Of a training's peak, without any correction: what the next prediction is corrected by."""
+"""Of the last attempt's peak, uncorrected: what the next prediction is corrected by. 0: there is none that counts."""
 SECONDS, ENERGY, COST = "training_seconds", "energy_joules", "cost"
 """What a training took, over all its attempts."""
 REMEMBERED = 5
@@ -134,10 +134,22 @@ def memory_ratios(client: Any, base: str, device: str) -> list[float]:
 
 
 class TrackedRun:
-    """The MLflow run of one training order."""
+    """The MLflow run of one training order, over all attempts: its tags and prediction are those of the last one."""
 
-    def __init__(self, client: Any, order: TrainingOrder, dataset: Dataset, tags: dict[str, str]) -> None:
+    def __init__(
+        self,
+        client: Any,
+        order: TrainingOrder,
+        dataset: Dataset,
+        tags: dict[str, str],
+        *,
+        predicted: float | None = None,
+        before: int = 0,
+    ) -> None:
+        """`tags` and `predicted` (bytes, or None) are of this attempt, whose events follow number `before`."""
         self.client = client
+        self._attempt = tags, predicted
+        self._before: int | None = before
         self.experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
         known = self._find(order)
         self.id = known or str(
@@ -155,6 +167,9 @@ class TrackedRun:
 
     def follow(self, event: TrainingEvent) -> None:
         """Log a training event, steps in batches of about a second, and how the run ended."""
+        # not before a trainer has started: an order that was done before is only told again, and its device stays
+        if self._before is not None and event.n > self._before and event.phase != "failed":
+            self._begin()
         if event.phase == "step":
             # an evaluation is told after its step; logged again after a kill it is the same row
             # one without figures only says how far it came
@@ -171,6 +186,18 @@ class TrackedRun:
             if "academy.failed" in self.client.get_run(self.id).data.tags:
                 self.client.delete_tag(self.id, "academy.failed")
             self.client.set_terminated(self.id, "FINISHED")
+
+    def _begin(self) -> None:
+        """Say of the run what this attempt is: an earlier one had another device, or came to less memory since."""
+        from mlflow.entities import RunTag
+
+        (tags, predicted), self._before = self._attempt, None
+        known = self.client.get_run(self.id).data
+        self.client.log_batch(self.id, tags=[RunTag(name, value) for name, value in tags.items()])
+        if LADDER_TAG in known.tags and LADDER_TAG not in tags:
+            self.client.delete_tag(self.id, LADDER_TAG)
+        figures = {name: 0.0 for name in (PREDICTED, MEASURED) if name in known.metrics}
+        self.metrics(figures | ({} if predicted is None else {PREDICTED: predicted}))
 
     def _write(self) -> None:
         """What is held back, in batches that MLflow takes."""
@@ -223,16 +250,15 @@ class TrackedRun:
         from mlflow.entities import Dataset as DatasetEntity
         from mlflow.entities import DatasetInput, InputTag, Param
 
-        recipe = order.recipe.model_dump(mode="json")
-        self.client.log_batch(
-            self.id,
-            params=[
-                *(Param(name, str(value)) for name, value in recipe.items()),
-                Param("base_model", order.base.name),
-                Param("examples", str(dataset.examples)),
-                Param("holdout", str(dataset.holdout)),
-            ],
-        )
+        values = order.recipe.model_dump(mode="json") | {
+            "base_model": order.base.name, "examples": dataset.examples, "holdout": dataset.holdout,
+        }  # fmt: skip
+        # MLflow refuses a parameter that changes, and the same order may come by another name of its base model,
+        # or from a dataset that holds out something else
+        known = self.client.get_run(self.id).data.params
+        missing = [Param(name, str(value)) for name, value in values.items() if name not in known]
+        if missing:
+            self.client.log_batch(self.id, params=missing)
         entity = DatasetEntity(
             name="curriculum",
             digest=dataset.digest[:36],  # MLflow keeps no more; the tag has it whole

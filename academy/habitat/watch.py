@@ -43,7 +43,7 @@ class Progress(Record):
     rate: float | None = None  # tokens a second, the median of the last reports
     eta: float | None = None  # until the last step; None where it does not run
     seconds: float = 0.0
-    memory: int | None = None  # bytes, the peak
+    memory: int | None = None  # bytes, the peak of the last attempt: one before may have had another device
     energy: float | None = None
     cost: float | None = None
     adapter: str = ""  # digest, once it is finished
@@ -93,7 +93,7 @@ def progress(events: Iterable[TrainingEvent], *, followed: bool, price: float | 
         rate=_median([event.rate for event in tries[-1] if event.rate][-RECENT:]),
         eta=_eta(tries[-1], place) if status == "running" else None,
         seconds=seconds,
-        memory=max((event.memory for event in told if event.memory), default=None),
+        memory=_peak(tries[-1]),
         energy=_energy(tries),
         cost=None if price is None else seconds / 3600 * price,
         adapter=last.adapter if status == "finished" else "",
@@ -149,6 +149,13 @@ def _eta(attempt: Sequence[TrainingEvent], place: TrainingEvent) -> float | None
     taken = [(two.at - one.at) / (two.step - one.step) for one, two in pairwise(reports) if two.step > one.step]
     usual = _median([seconds for seconds in taken if seconds > 0][-RECENT:])
     return None if usual is None else usual * max(0, place.steps - place.step)
+
+
+def _peak(attempt: Sequence[TrainingEvent]) -> int | None:
+    """The most memory that an attempt had. None before its first step: one without a step has trained nothing."""
+    if not any(event.phase == "step" for event in attempt):
+        return None
+    return max((event.memory for event in attempt if event.memory), default=None)
 
 
 def _energy(tries: Sequence[Sequence[TrainingEvent]]) -> float | None:

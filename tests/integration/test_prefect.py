@@ -129,10 +129,12 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
     (training,) = [one for one in trainings if one["state_type"] == "COMPLETED"]
     assert training["work_pool_name"] == "academy-train-cpu"
     assert training["parameters"]["recipe"]["epochs"] == 1
+    assert training["parameters"]["base_model"] == "seed", "named, although it is the default of both"
     parents = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
     assert training["parent_task_run_id"] in {one["id"] for one in parents}
     work = Workplace.open(home=pages.home)
     version = work.versions.get("1")
+    assert training["parameters"]["asked"] == {"base": work.base.digest, "order": version.order}
     assert work.mlflow.get_run(version.run).data.tags["prefect.flow_run"] == training["id"]
     assert training["idempotency_key"].startswith("train:cpu:")
     assert training["idempotency_key"].endswith(":0")
@@ -174,7 +176,7 @@ def test_a_training_that_no_worker_takes_is_taken_back(pages: Pages, tmp_path: P
     with temporary_settings({PREFECT_API_URL: pages.api}):
         assert pools_alive(settings) == ["cpu"]
         assert pools_alive(load_settings(tmp_path)) == [], "another home's workers do not see its datasets"
-        assert train_on("cuda", order, "by hand", None, settings) is None
+        assert train_on("cuda", order, "by hand", settings) is None
     tagged = {"flow_runs": {"tags": {"all_": [f"order:{order.digest[:16]}"]}}}
     assert [one["state_type"] for one in pages.post("/flow_runs/filter", tagged)] == ["CANCELLED"]
 

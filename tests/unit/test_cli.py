@@ -112,6 +112,41 @@ def test_every_command_explains_itself(academy: Academy) -> None:
         assert re.match(rf"Usage: .* {name} (\[OPTIONS\]|COMMAND)", told.out)
 
 
+# A recipe by hand
+
+
+@pytest.mark.parametrize("command", ["train", "evolve"])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ('{"epochs": 21}', "epochs is 21 in the recipe, and must be a whole number from 1 and up to 20. Correct it."),
+        ('{"epoch": 2}', "A recipe has no 'epoch'. Write epochs, if that was meant."),
+        ('{"patience": 2}', "patience needs a dev_share above 0"),
+        ("[1]", "recipe.json holds no JSON object."),
+        ("{", "recipe.json is no JSON (unexpected end of data"),
+        (None, "recipe.json cannot be read (No such file or directory)."),
+    ],
+)
+def test_a_recipe_that_is_none_is_refused_before_anything_else(
+    academy: Academy, tmp_path: Path, command: str, content: str | None, sentence: str
+) -> None:
+    if content is not None:
+        (tmp_path / "recipe.json").write_text(content)
+    assert sentence in refused(academy(command, "--recipe", "recipe.json"))
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_dry_run_tells_the_recipe_by_hand_and_single_options_win(academy: Academy, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"epochs": 2, "rank": 8, "use_dora": true, "patience": 2, "dev_share": 0.1}')
+    usual = json.loads(academy("evolve", "--dry-run", "--json").out)["recipe"]
+    options = ("evolve", "--dry-run", "--recipe", tmp_path / "recipe.json", "--epochs", "3")
+    assert json.loads(academy(*options, "--json").out)["recipe"] == usual | {
+        "epochs": 3, "rank": 8, "alpha": 16, "use_dora": True, "patience": 2, "dev_share": 0.1,
+    }  # fmt: skip
+    told = academy(*options).out
+    assert "Of the recipe by hand: rank 8, use_dora True, patience 2, dev_share 0.1.\n" in told
+
+
 # An empty home
 
 

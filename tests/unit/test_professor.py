@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from academy.professor import SMALLEST_DATASET, Decision, Recipe, choose_recipe, decide
+from academy.errors import InputError
+from academy.professor import (
+    SMALLEST_DATASET,
+    Decision,
+    Recipe,
+    bounds_of,
+    checked_fields,
+    checked_recipe,
+    choose_recipe,
+    decide,
+    refuse_another_shape,
+)
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 
@@ -115,6 +126,50 @@ def test_the_hours_count_across_time_zones() -> None:
 def test_a_recipe_out_of_bounds_or_with_an_unknown_key_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Recipe.model_validate(changes)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"epochs": 21}, "epochs is 21 in the recipe, and must be a whole number from 1 and up to 20."),
+        ({"rank": "many"}, "rank is 'many' in the recipe, and must be a whole number from 4 and up to 256."),
+        ({"learning_rate": 0}, "learning_rate is 0 in the recipe, and must be a number above 0 and up to 0.01."),
+        ({"dropout": 1}, "dropout is 1 in the recipe, and must be a number from 0 and below 1."),
+        ({"schedule": "wild"}, "schedule is 'wild' in the recipe, and must be one of linear, cosine, constant."),
+        ({"use_dora": 7}, "use_dora is 7 in the recipe, and must be true or false."),
+        ({"init_adapter": "v1"}, "init_adapter is 'v1' in the recipe, and must be the digest of an adapter"),
+        ({"epoch": 3}, "A recipe has no 'epoch'. Write epochs, if that was meant."),
+        ({"zzz": 3}, "A recipe has no 'zzz'. It has rank, alpha, "),
+        ({"patience": 2}, "In a recipe patience needs a dev_share above 0"),
+    ],
+)
+def test_a_refused_recipe_names_the_key_and_its_bounds(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        checked_recipe(given)
+    assert sentence in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_adapter_that_is_gone_on_with_keeps_its_rank_and_kind() -> None:
+    theirs = Recipe(rank=8, alpha=16, use_dora=True)
+    refuse_another_shape(theirs, {"rank": 8, "use_dora": True, "use_rslora": None, "epochs": 3})
+    with pytest.raises(InputError, match=r"has rank 8, and rank 16 was asked for\. .* \(and ACADEMY_LORA_RANK\), or"):
+        refuse_another_shape(theirs, {"rank": 16})
+    with pytest.raises(
+        InputError, match=r"has use_dora True, and use_dora False was asked for\. Leave out the use_dora"
+    ):
+        refuse_another_shape(theirs, {"rank": None, "use_dora": False})
+
+
+def test_every_field_of_a_recipe_has_bounds_in_words() -> None:
+    assert all(bounds_of(name) for name in Recipe.model_fields)
+
+
+def test_only_the_fields_that_are_given_are_taken_and_as_a_recipe_has_them() -> None:
+    assert checked_fields({"epochs": "2", "patience": 3, "dev_share": 0.1}) == {
+        "epochs": 2, "patience": 3, "dev_share": 0.1,
+    }  # fmt: skip
+    assert checked_fields({}) == {}
 
 
 def test_a_recipe_cannot_be_changed() -> None:

@@ -79,6 +79,16 @@ def test_a_gap_between_two_attempts_is_in_no_sum_and_no_median() -> None:
     assert just_resumed.step == 2
 
 
+def test_the_peak_is_the_last_attempts() -> None:
+    gpu, cpu = (
+        [STARTED, step(1, 1010, memory=200)],
+        [STARTED, step(1, 2010, memory=90), {"phase": "done", "memory": 110}],
+    )
+    assert progress(events(*gpu), followed=True).memory == 200
+    assert progress(events(*gpu, *cpu), followed=False).memory == 110
+    assert progress(events(*gpu, STARTED, {"phase": "done", "memory": 7}), followed=False).memory is None, "no step"
+
+
 def test_one_slow_step_changes_no_expectation() -> None:
     steady = [step(number, 1000 + 2 * number) for number in range(1, 7)]
     slept = [*steady, step(7, 9000), step(8, 9002)]

@@ -1,0 +1,116 @@
+"""A training that a work pool's worker carries out is the one that was ordered, or it is refused. No server here."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from academy.artifacts import digest_of_file
+from academy.base_model import SEED_FOLDER, BaseModel, resolve
+from academy.errors import TrainingError
+from academy.habitat.backend import TrainingOrder
+from academy.professor import Recipe
+from academy.training import Asked
+from tests.registry import House
+
+
+def order_of(base: BaseModel, folder: Path, recipe: Recipe | None = None) -> TrainingOrder:
+    file = folder / "train.jsonl"
+    file.write_text("{}\n")
+    return TrainingOrder(
+        base=base, dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=recipe or Recipe(),
+        runs=folder / "runs", adapters=folder / "adapters",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def another(tmp_path: Path) -> Path:
+    """A base model of other weights, in a folder."""
+    folder = tmp_path / "models" / "another"
+    shutil.copytree(SEED_FOLDER, folder)
+    with (folder / "config.json").open("a") as file:
+        file.write("\n")
+    return folder
+
+
+def test_a_base_models_folder_has_one_name_wherever_one_stands(another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = resolve(str(another))
+    (another.parent / "link").symlink_to(another)
+    for stand, said in (
+        (another.parent, "another"),
+        (another, "."),
+        (another, "../another"),
+        (another / "..", "another/"),
+    ):
+        monkeypatch.chdir(stand)
+        assert resolve(said) == whole, said
+    monkeypatch.chdir(another.parent)
+    link = resolve("link")
+    assert (link.name, link.path, link.digest) == (str(another.parent / "link"), another, whole.digest)
+    (another / "below").mkdir()
+    monkeypatch.chdir(another / "below")
+    assert resolve("..") == whole
+    assert resolve("../../link") == link
+    assert resolve("seed").name == "seed"
+
+
+def test_what_is_sent_is_the_base_model_and_not_whose_default_it_was(
+    another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.dispatch import parameters
+
+    monkeypatch.chdir(another.parent)
+    order = order_of(resolve("another"), tmp_path)
+    sent = parameters(order, "because", None)
+    monkeypatch.chdir("/")  # a worker stands in the checkout
+    assert resolve(sent["base_model"]) == order.base
+    assert Recipe.model_validate(sent["recipe"]) == order.recipe
+    Asked.model_validate(sent["asked"]).refuse_another(order)
+
+
+def test_a_worker_refuses_another_base_model_or_order_than_was_asked_for(another: Path, tmp_path: Path) -> None:
+    order = order_of(resolve("seed"), tmp_path)
+    asked = Asked.of(order)
+    with pytest.raises(TrainingError) as refusal:
+        asked.refuse_another(order_of(resolve(str(another)), tmp_path))
+    assert refusal.value.cause == "base model"
+    assert refusal.value.message.startswith(f"The base model {another} is ")
+    assert refusal.value.message.endswith(f"here, and {order.base.digest[:12]} was ordered.")
+    other = order_of(order.base, tmp_path, Recipe(seed=43))
+    with pytest.raises(TrainingError, match=rf"make the order {other.digest[:12]} here") as refusal:
+        asked.refuse_another(other)
+    assert refusal.value.cause == "order"
+
+
+def test_the_task_on_a_worker_asks_before_it_trains(
+    another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker's own default is another base model, and the caller's is not named: nothing is trained."""
+    from academy import stages
+    from academy.workplace import Workplace
+    from tasks.loop import train_here
+
+    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ACADEMY_BASE_MODEL", str(another))
+    dataset = stages.curate(Workplace.open(), [])
+    asked = Asked(base=resolve("seed").digest, order="0" * 64)
+    with pytest.raises(TrainingError, match=r"The base model .*another is .* was ordered\."):
+        train_here.fn(dataset.digest, "cpu", None, "a test", None, None, asked)
+    assert not list((tmp_path / "home").glob("runs/*"))
+
+
+def test_what_a_worker_registered_is_looked_at_before_it_is_taken(house: House) -> None:
+    from tasks.dispatch import Trained, found_here
+
+    made = house.train(1.0)
+    trained = Trained(version=made.version, adapter=made.adapter)
+    assert found_here(house.versions, trained, "academy-train-cpu") == made
+    for wrong, said in (
+        (trained.model_copy(update={"adapter": "a" * 64}), rf"adapter a{{12}} as v1, .* {made.adapter[:12]} of"),
+        (trained.model_copy(update={"version": "7"}), "as v7, and here there is no such version of"),
+    ):  # fmt: skip
+        with pytest.raises(TrainingError, match=said) as refusal:
+            found_here(house.versions, wrong, "academy-train-cpu")
+        assert refusal.value.remedy.startswith("Start the worker with the ACADEMY_HOME")
