@@ -22,6 +22,8 @@ from academy.habitat.gpu_lock import gpu_is_held
 T = TypeVar("T")
 DOCKER_SECONDS = 10
 """An engine that says nothing for so long is none."""
+GROUPS = Path("/sys/fs/cgroup")
+"""Where a container finds its own limits: of the second version of control groups; of the first in `memory`."""
 
 
 class Gpu(Record):
@@ -73,19 +75,34 @@ def take_inventory(*, engine: bool = True) -> Inventory:
     )  # fmt: skip
 
 
-def _memory() -> tuple[int, int]:
+def _memory(groups: Path = GROUPS) -> tuple[int, int]:
     """Total and available, in bytes: the machine's, or this container's where that is less."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     said = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
     total, free = said["MemTotal"], said.get("MemAvailable", said["MemFree"])
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for limit, used, within in (
+        ("memory.max", "memory.current", ""),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_"),
     ):
-        most, now = _number(Path(limit)), _number(Path(used))
+        most, now = _number(groups / limit), _number(groups / used) or 0
         if most is not None and most < total:
-            total, free = most, min(free, max(0, most - (now or 0)))
+            now -= min(now, _cache((groups / limit).with_name("memory.stat"), within))
+            total, free = most, min(free, max(0, most - now))
     return total, free
+
+
+def _cache(stat: Path, within: str) -> int:
+    """Bytes of a control group's memory that hold files: the kernel gives them back before it kills anybody.
+
+    Files in use count too, as in the machine's own MemAvailable, for a base model that was read twice is among them.
+    Files of a tmpfs do not: they lie with the processes' memory. `within` is what sums of the groups below begin with.
+    """
+    try:
+        lines = stat.read_text(encoding="ascii").splitlines()
+        said = {name: int(size) for name, _, size in (line.partition(" ") for line in lines)}
+    except (OSError, ValueError):
+        return 0
+    return sum(said.get(f"{within}{name}", 0) for name in ("inactive_file", "active_file"))
 
 
 def _number(path: Path) -> int | None:

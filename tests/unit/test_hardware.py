@@ -19,6 +19,7 @@ from academy.habitat.trainer.events import EventWriter
 from academy.settings import Settings
 
 GIB = 2**30
+MIB = 2**20
 
 
 class FakeLibrary:
@@ -271,8 +272,49 @@ def test_the_doctor_tells_of_gpus(library: Callable[[FakeLibrary], None]) -> Non
     )
 
 
-def test_a_containers_own_limit_of_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limits of a control group, read from files as the kernel writes them."""
-    limits = {"/sys/fs/cgroup/memory.max": GIB, "/sys/fs/cgroup/memory.current": GIB // 4}
-    monkeypatch.setattr(hardware, "_number", lambda path: limits.get(str(path)))
-    assert hardware._memory() == (GIB, 3 * GIB // 4)
+def group(folder: Path, **files: int | str) -> Path:
+    """A control group's files as the kernel writes them; `__` stands for a point."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{content}\n")
+    return folder
+
+
+# a pod of 1 GiB that read its base model: nine tenths of what is charged to it are files
+SECOND = f"anon {64 * MIB}\nfile {960 * MIB}\nshmem {32 * MIB}\ninactive_file {512 * MIB}\nactive_file {384 * MIB}"
+FIRST = (
+    f"cache {MIB}\ninactive_file {MIB}\nactive_file {MIB}\nhierarchical_memory_limit {GIB}\n"
+    f"total_inactive_file {512 * MIB}\ntotal_active_file {384 * MIB}"
+)
+
+
+def test_files_that_a_container_read_leave_its_memory_free(tmp_path: Path) -> None:
+    """Otherwise a pod that read a large base model would have no memory for any training."""
+    second = group(tmp_path / "2", memory__max=GIB, memory__current=1020 * MIB, memory__stat=SECOND)
+    assert hardware._memory(second) == (GIB, (1024 - 1020 + 512 + 384) * MIB)
+    first = group(
+        tmp_path / "1/memory", memory__limit_in_bytes=GIB, memory__usage_in_bytes=1020 * MIB, memory__stat=FIRST
+    )
+    assert hardware._memory(first.parent) == (GIB, (1024 - 1020 + 512 + 384) * MIB)
+
+
+@pytest.mark.parametrize("stat", ["", "inactive_file many", "inactive_file"])
+def test_a_containers_own_limit_of_memory_counts_without_its_statistics(tmp_path: Path, stat: str) -> None:
+    here = group(tmp_path, memory__max=GIB, memory__current=GIB // 4)
+    assert hardware._memory(here) == (GIB, 3 * GIB // 4)
+    assert hardware._memory(group(here, memory__stat=stat)) == (GIB, 3 * GIB // 4)
+
+
+def test_a_container_without_a_limit_has_the_machines_memory(tmp_path: Path) -> None:
+    total, free = hardware._memory(tmp_path)
+    none = group(tmp_path, memory__max="max", memory__current=GIB)
+    assert hardware._memory(none)[0] == total
+    assert 0 < free <= total
+    more = group(tmp_path, memory__max=2 * total)  # as the first version says that there is none
+    assert hardware._memory(more)[0] == total
+
+
+def test_no_more_files_are_given_back_than_memory_is_used(tmp_path: Path) -> None:
+    """The two figures are read one after the other."""
+    here = group(tmp_path, memory__max=GIB, memory__current=256 * MIB, memory__stat=SECOND)
+    assert hardware._memory(here) == (GIB, GIB)
