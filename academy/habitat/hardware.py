@@ -67,7 +67,7 @@ class Inventory(Record):
 def take_inventory(*, engine: bool = True) -> Inventory:
     """Look at the machine now. Without `engine` Docker is not asked: one that hangs would be waited for."""
     gpus, note = _gpus()
-    total, free = _memory()
+    total, free = _memory(GROUPS)
     return Inventory(
         cpus=len(os.sched_getaffinity(0)), memory_total=total, memory_free=free, gpus=gpus, gpu_note=note,
         docker=_docker() if engine else Docker(note="Docker was not asked"), cuda=_cuda(),
@@ -75,7 +75,7 @@ def take_inventory(*, engine: bool = True) -> Inventory:
     )  # fmt: skip
 
 
-def _memory(groups: Path = GROUPS) -> tuple[int, int]:
+def _memory(groups: Path) -> tuple[int, int]:
     """Total and available, in bytes: the machine's, or this container's where that is less."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     said = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
