@@ -71,4 +71,5 @@ def container_backend(settings: Settings, gpu: Gpu | None = None) -> ContainerBa
         gpu=gpu.uuid if gpu else "",
         limits=limits_here(settings.training_memory_gib, settings.training_cpus),
         silence=60 * settings.training_silence_minutes,
+        library=settings.training_library,
     )

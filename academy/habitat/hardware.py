@@ -212,8 +212,23 @@ def _counter_of_the_gpu() -> Callable[[], float] | None:
 def _quietly(question: Callable[[], T]) -> T | None:
     try:
         return question()
-    except Exception:  # noqa: BLE001 - hours of training are worth more than this figure
+    except Exception:  # noqa: BLE001 - a training is worth more than this figure
         return None
+
+
+def driver_version() -> str:
+    """The version of NVIDIA's driver; empty where none tells it."""
+    return _quietly(_driver_version) or ""
+
+
+def _driver_version() -> str:
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def _is_visible(gpu: Gpu) -> bool:
