@@ -253,7 +253,7 @@ def _attempt(
     tuned: Tuned | None,
 ) -> tuple[TrainingEvent, TrackedRun]:
     """One order from its first event to its last, in its MLflow run."""
-    events = choose_backend(work.settings, placed.route.gpu).train(order)
+    events = choose_backend(work.settings, placed.route).train(order)
     first = next(events)
     meanwhile()
     found = tuned.tags if tuned else {}

@@ -43,11 +43,15 @@ class Gpu(Record):
 
 
 class Docker(Record):
-    """An engine. `version` is empty where none answers, and `note` says why; `gpus`: containers can be given GPUs."""
+    """An engine. `version` is empty where none answers; `note` says why, and `remedy` what mends it.
+
+    `gpus`: containers can be given GPUs.
+    """
 
     version: str = ""
     gpus: bool = False
     note: str = ""
+    remedy: str = ""
 
 
 class Inventory(Record):
@@ -248,9 +252,10 @@ def _docker() -> Docker:
         finally:
             client.close()
     except EngineError as problem:
-        return Docker(note=problem.message.rstrip("."))
+        return Docker(note=problem.message.rstrip("."), remedy=problem.remedy)
     except problems() as problem:
-        return Docker(note=f"the Docker engine does not tell about itself ({type(problem).__name__})")
+        note = f"The Docker engine does not tell about itself ({type(problem).__name__})"
+        return Docker(note=note, remedy="Look at `docker info` and at the engine's log.")
     devices = [str(one.get("ID", "")) for one in told.get("DiscoveredDevices") or []]
     gpus = "nvidia" in (told.get("Runtimes") or {}) or any("nvidia.com/gpu" in one for one in devices)
     return Docker(version=str(told.get("ServerVersion") or "unknown"), gpus=gpus)

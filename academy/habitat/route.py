@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from academy.artifacts import Record
+from academy.errors import TrainingError
 from academy.habitat.fit import GIB, Device, Plan, batch_of_each
 from academy.habitat.hardware import Gpu, Inventory
 from academy.professor import Recipe
@@ -27,8 +28,23 @@ class Need(Record):
     because: str = ""
 
 
+class Refusal(Record):
+    """Why what was asked for cannot be had, as the error that it is where a training starts."""
+
+    message: str
+    remedy: str
+    cause: str
+
+    @property
+    def error(self) -> TrainingError:
+        return TrainingError(self.message, self.remedy, cause=self.cause)
+
+
 class Route(Record):
-    """Where a training goes: `place` is empty where it goes nowhere. `sentence` says why, with the figures."""
+    """Where a training goes: `place` is empty where it goes nowhere. `sentence` says why, with the figures.
+
+    With a `refusal` the machine was not looked at: nothing takes the place of what was asked for.
+    """
 
     place: Literal["cuda", "cpu", ""]
     backend: Backend = "process"
@@ -36,6 +52,7 @@ class Route(Record):
     need: int | None = None  # bytes
     free: int = 0  # bytes
     held: bool = False  # nowhere, because trainings hold all the GPUs
+    refusal: Refusal | None = None
     sentence: str
 
 
