@@ -15,7 +15,7 @@ from academy.habitat.hardware import Gpu, Inventory, take_inventory
 from academy.habitat.image import Proof
 from academy.habitat.isolation import limits_here
 from academy.habitat.process import ProcessBackend
-from academy.habitat.route import Backend, Need, Refusal, Route, route
+from academy.habitat.route import Backend, Need, Refusal, Route, freest, route
 from academy.images import Image
 from academy.settings import Settings
 
@@ -67,7 +67,7 @@ def _in_containers(settings: Settings, machine: Inventory) -> Chosen:
         )
     if not machine.docker.version:
         raise EngineError(f"{machine.docker.note}.", machine.docker.remedy)
-    gpu = best_gpu(machine.gpus) if settings.enable_gpu and machine.docker.gpus else None
+    gpu = next(iter(freest(machine.gpus)), None) if settings.enable_gpu and machine.docker.gpus else None
     # one that a training holds is not tried: its memory may be full
     backend = container_backend(settings, gpu if gpu and not gpu.held else None)
     try:
@@ -91,7 +91,14 @@ def find_route(settings: Settings, chosen: Chosen, need: Need, only: Device | No
         said = f"nowhere: {chosen.refusal.message} {chosen.refusal.remedy}"
         return Route(place="", backend=chosen.backend, refusal=chosen.refusal, sentence=said.rstrip("."))
     enabled = settings.enable_gpu and only != "cpu"
-    found = route(need, chosen.machine, enable_gpu=enabled, backends=(chosen.backend,), only=only)
+    found = route(
+        need,
+        chosen.machine,
+        enable_gpu=enabled,
+        backends=(chosen.backend,),
+        only=only,
+        processes=settings.training_processes,
+    )
     if not chosen.instead:
         return found
     return found.model_copy(update={"sentence": f"{found.sentence}; in a process, for: {chosen.instead}"})
@@ -100,23 +107,13 @@ def find_route(settings: Settings, chosen: Chosen, need: Need, only: Device | No
 def choose_backend(settings: Settings, way: Route) -> TrainingBackend:
     """What starts a training that was given this way: a subprocess of this machine, or a container.
 
-    Raises TrainingError where the way leads nowhere, or where several processes are to share the training, and cannot.
+    Raises TrainingError where that was refused.
     """
     if way.refusal:
         raise way.refusal.error
     if way.backend == "container":
         return container_backend(settings, way.gpu)
-    several = settings.training_processes
-    used = [way.gpu.uuid] if way.gpu else []
-    if way.gpu and several > 1:
-        free = [one.uuid for one in take_inventory(engine=False).gpus if not one.held and one.uuid != way.gpu.uuid]
-        used += free[: several - 1]
-        if len(used) < several:
-            raise TrainingError(
-                f"{several} processes are to share the training, and {len(used)} of the GPUs are free.",
-                f"Set ACADEMY_TRAINING_PROCESSES={len(used)}, or wait.",
-                cause="gpu",
-            )
+    used = [gpu.uuid for gpu in (way.gpu, *way.more) if gpu]
     return ProcessBackend(silence=60 * settings.training_silence_minutes, gpu=",".join(used))
 
 
@@ -129,14 +126,9 @@ def choose_plan(settings: Settings, device: Device) -> Plan:
     return usual_plan(device).model_copy(update=said)
 
 
-def best_gpu(gpus: tuple[Gpu, ...]) -> Gpu | None:
-    """The GPU with the most free memory, of those that no training holds if there are any."""
-    return max(gpus, key=lambda gpu: (not gpu.held, gpu.memory_free or 0), default=None)
-
-
 def free_gpu(settings: Settings) -> Gpu | None:
-    """The best GPU of this machine now; None where there is none, or where GPUs are switched off."""
-    return best_gpu(take_inventory(engine=False).gpus if settings.enable_gpu else ())
+    """The GPU that a training would take now; None where there is none, or where GPUs are switched off."""
+    return next(iter(freest(take_inventory(engine=False).gpus)), None) if settings.enable_gpu else None
 
 
 def container_backend(settings: Settings, gpu: Gpu | None = None) -> ContainerBackend:
