@@ -1,8 +1,8 @@
 """Training jobs from Python, under the names of the seed documents: started in the background, asked about by name.
 
 A job is its order: its name is the order's digest, and its events in the home are all that is known of it, so a job is
-known after any restart. Whether it runs in a process or in a container is the home's setting. The memory of a job is
-not predicted, and there is no ladder below it: it ran out of memory, and says so.
+known after any restart. Whether it runs in a process or in a container is the home's setting. Its memory is not
+predicted, and there is no ladder below it: it is trained as it was ordered, or ends with a sentence.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ TOLD = 50
 """Lines of a job's log in its status."""
 END_SECONDS = 60.0
 UNKNOWN = Need(cuda=None, cpu=None, because="jobs from Python are not predicted")
-"""They are trained as they were ordered, and a job that runs out of memory ends with that sentence."""
+"""That would take the dataset's longest example and what MLflow knows of earlier trainings."""
 
 
 class GPUHabitat:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from academy.habitat import gpu_lock, hardware
 from academy.habitat.choice import free_gpu
+from academy.habitat.gpu_habitat import GPUHabitat
 from academy.habitat.gpu_lock import gpu_held
 from academy.habitat.hardware import EnergyMeter, take_inventory
 from academy.habitat.process import read_events
@@ -200,6 +202,24 @@ def test_a_gpu_that_a_training_holds_is_told_as_held(library: Callable[[FakeLibr
         found = free_gpu(Settings())
         assert found is not None
         assert found.index == 1
+
+
+def test_a_job_from_python_leaves_a_gpu_alone_that_its_torch_cannot_use(
+    library: Callable[[FakeLibrary], None], tmp_path: Path
+) -> None:
+    """Against the fake library: another training may hold that GPU, and this one trains beside it on processors."""
+    if hardware._cuda():
+        pytest.skip("torch is built for CUDA here")
+    library(FakeLibrary(1))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "a", "input": "", "output": "b"}\n' * 50)
+    habitat = GPUHabitat(home=tmp_path / "home")
+    with gpu_held("GPU-0000-abcd"):
+        name = habitat.run_training_job(rows, "seed", tmp_path / "out")["job_name"]
+        assert habitat.get_training_status(name)["status"] == "running"
+        habitat.cleanup_job(name)
+    order = json.loads(next((tmp_path / "home").glob("runs/*/order.json")).read_bytes())
+    assert order["plan"]["device"] == "cpu"
 
 
 def test_a_gpu_that_cannot_be_asked_hides_no_other(library: Callable[[FakeLibrary], None]) -> None:
