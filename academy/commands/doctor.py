@@ -231,11 +231,9 @@ def _training(settings: Settings, machine: Inventory) -> Finding:
     if image is None or proof is None:
         because = f", for: {chosen.instead}" if chosen.instead else ""
         return Finding(name="training", works=True, needed=True, found=f"in processes of this machine{because}")
-    found = f"in containers of {image.name}, {image.digest[:19]}: torch {proof.versions['torch']}, trl "
-    held = "trainings use the GPUs" if any(gpu.held for gpu in chosen.machine.gpus) else ""
-    because = held or chosen.machine.gpu_note
-    where = proof.gpu or f"the CPU{f' ({because})' if because else ''}"
-    return Finding(name="training", works=True, needed=True, found=f"{found}{proof.versions['trl']}, tried on {where}")
+    versions = f"torch {proof.versions['torch']}, trl {proof.versions['trl']}"
+    found = f"in containers of {image.name}, {image.digest[:19]}: {versions}, tried on {chosen.tried_on}"
+    return Finding(name="training", works=True, needed=True, found=found)
 
 
 def _docker_sandbox(settings: Settings) -> Finding:

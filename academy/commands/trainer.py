@@ -42,6 +42,7 @@ def run(*, make_image: bool, as_json: bool) -> None:
         return
     if found and proof:
         versions = ", ".join(f"{name} {number}" for name, number in proof.versions.items())
-        say(f"{found.name} can train, on {proof.gpu or 'the CPU'}: Python {proof.python}, {versions}.")
+        where = chosen.tried_on if chosen.proof else proof.gpu or "the CPU"
+        say(f"{found.name} can train, on {where}: Python {proof.python}, {versions}.")
     where = f"in containers of {chosen.image.name}" if chosen.image else "in processes of this machine"
     say(f"Trainings run {where}{f', for: {chosen.instead}' if chosen.instead else ''}.")

@@ -40,6 +40,15 @@ class Chosen(Record):
         able = self.machine.docker.gpus if self.backend == "container" else bool(self.machine.cuda)
         return able and self.refusal is None
 
+    @property
+    def tried_on(self) -> str:
+        """What the image was tried on, for people: the GPU, or the CPU and why no GPU."""
+        if self.proof and self.proof.gpu:
+            return self.proof.gpu
+        held = "trainings use the GPUs" if any(gpu.held for gpu in self.machine.gpus) else ""
+        because = held or self.machine.gpu_note
+        return f"the CPU{f' ({because})' if because else ''}"
+
 
 def choose(settings: Settings, machine: Inventory | None = None) -> Chosen:
     """Where trainings run, as the settings say. For containers the image is found and tried, as before a training."""

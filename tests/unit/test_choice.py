@@ -220,6 +220,18 @@ def test_commands_that_only_look_say_the_refusal(
     assert " train on" not in said
 
 
+def test_why_an_image_was_tried_without_the_gpu_is_told(settings: Callable[..., Settings], engine: Engine) -> None:
+    here = settings(training_backend="container")
+    assert choose(here, machine()).tried_on == "H100"
+    held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
+    assert choose(here, held).tried_on == "the CPU (trainings use the GPUs)"
+    assert choose(here, machine(gpus=(), gpu_note="no NVIDIA GPU")).tried_on == "the CPU (no NVIDIA GPU)"
+    engine.images[IMAGE] = "sha256:" + "cd" * 32
+    engine.on_gpu = {"gpu": ""}
+    assert choose(here, machine()).tried_on == f"the CPU (The image {IMAGE} sees no GPU)"
+    assert not choose(here, machine(docker=Docker(version="29.0"))).gives_gpus
+
+
 def test_a_job_from_python_is_refused_with_the_same_sentence(
     settings: Callable[..., Settings], no_engine: str, tmp_path: Path
 ) -> None:
