@@ -12,11 +12,11 @@ from pydantic import Field
 
 from academy.artifacts import Record
 from academy.errors import BaseModelError, TrainingError
-from academy.habitat.choice import choose_plan
+from academy.habitat.choice import Chosen, choose, choose_plan, find_route
 from academy.habitat.fit import Device, Plan, Prediction, Shape, predict, read_shape
 from academy.habitat.gpu_lock import REMEDY
-from academy.habitat.hardware import Inventory, take_inventory
-from academy.habitat.route import Backend, Need, Route, Rung, next_rung, route
+from academy.habitat.hardware import Inventory
+from academy.habitat.route import Need, Route, Rung, next_rung
 from academy.professor import Recipe
 from academy.workplace import Workplace
 
@@ -55,8 +55,17 @@ class Placement(Record):
         """Where and why, and what was changed so that it fits."""
         return f"{self.route.sentence}{f', with {self.changes[-1]}' if self.changes else ''}"
 
+    @property
+    def expected(self) -> str:
+        """What would come of it now, without a full stop: where it would train, or why nowhere."""
+        if self.route.refusal:
+            return f"it would be refused: {self.route.refusal.error}".rstrip(".")
+        return f"it {'would train on' if self.route.place else 'fits'} {self.sentence}"
+
     def require(self) -> None:
-        """Raises TrainingError where the training would fit nowhere, or would have to wait for a GPU."""
+        """Raises TrainingError where it is refused, would fit nowhere, or would have to wait for a GPU."""
+        if self.route.refusal:
+            raise self.route.refusal.error
         if self.route.held:
             raise TrainingError(f"This training fits {self.route.sentence}.", REMEDY, cause="gpu")
         if not self.route.place:
@@ -86,7 +95,7 @@ def place(
     ladder = tuple(here.ladder(recipe, here.usual(here.first)))
     whole = here.route(Need(cuda=here.total(found["cuda"]), cpu=here.total(found["cpu"])))
     known = Placement(route=whole, recipe=recipe, plan=here.usual(here.first), predictions=found, ladder=ladder)
-    if whole.held:
+    if whole.held or whole.refusal:
         return known
     fitting = [(number, step) for number, step in enumerate(ladder) if step.fits]
     better = [one for one in fitting if one[1].rung.plan.device == "cuda"]
@@ -119,25 +128,25 @@ def below(
 
 def first_device(work: Workplace, machine: Inventory | None = None) -> Device:
     """The device on which a training of this home is tried first: a GPU where there is one that it may use."""
-    in_container = work.settings.training_backend == "container"
-    machine = machine or take_inventory(engine=in_container)
-    # an engine that is not there is told by the backend, with its remedy
-    able = machine.docker.gpus if in_container and machine.docker.version else bool(machine.cuda)
-    return "cuda" if machine.gpus and able and work.settings.enable_gpu else "cpu"
+    return _first(work, choose(work.settings, machine))
+
+
+def _first(work: Workplace, chosen: Chosen) -> Device:
+    return "cuda" if chosen.machine.gpus and chosen.gives_gpus and work.settings.enable_gpu else "cpu"
 
 
 class _Here:
     """What is known of home, base model and machine where a training is placed."""
 
     def __init__(self, work: Workplace, machine: Inventory | None, longest: int | None, only: Device | None) -> None:
-        in_container = work.settings.training_backend == "container"
-        self.machine = machine or take_inventory(engine=in_container)
+        self.settings = work.settings
+        # on processors alone no image is tried with a GPU
+        without = {"enable_gpu": False} if only == "cpu" else {}
+        self.chosen = choose(work.settings.model_copy(update=without), machine)
+        self.machine = self.chosen.machine
         self.longest = longest
         self.only = only
-        self.settings = work.settings
-        self.enable_gpu = work.settings.enable_gpu and only != "cpu"
-        self.backend: Backend = "container" if in_container and self.machine.docker.version else "process"
-        self.first: Device = "cpu" if only == "cpu" else first_device(work, self.machine)
+        self.first: Device = "cpu" if only == "cpu" else _first(work, self.chosen)
         self.shape: Shape | None = None
         self.unknown = ""
         try:
@@ -160,7 +169,7 @@ class _Here:
         return prediction.total * (self.settings.training_processes if prediction.device == "cpu" else 1)
 
     def route(self, need: Need, only: Device | None = None) -> Route:
-        return route(need, self.machine, enable_gpu=self.enable_gpu, backends=(self.backend,), only=only or self.only)
+        return find_route(self.settings, self.chosen, need, only or self.only)
 
     def on(self, rung: Rung) -> dict[str, Any]:
         """What of a placement a rung decides."""

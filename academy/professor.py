@@ -170,8 +170,8 @@ def decide(
 
     `lessons` and `new_lessons` count successful, active lessons and tasks (all; since the champion's examination).
     `examples` is the size of the training side once it is known; `examined` names the outcome when this very order was
-    examined before. `place` is whether the training fits somewhere, and where. `force` overrides every condition but
-    the smallest dataset, a training that fits nowhere, and a repeated examination, which would only give the same bytes
+    examined before. `place` is whether the training can run, and where. `force` overrides every condition but the
+    smallest dataset, a training that can run nowhere, and a repeated examination, which would only give the same bytes
     and the same verdict again.
     """
     reasons = [
@@ -211,11 +211,7 @@ def decide(
             )
         )
     if place is not None:
-        firm.append(
-            Reason(
-                name="memory", met=place[0], sentence=f"it {'fits' if not place[0] else 'would train on'} {place[1]}"
-            )
-        )
+        firm.append(Reason(name="memory", met=place[0], sentence=place[1]))
     possible = all(reason.met for reason in firm)
     wanted = all(reason.met for reason in reasons)
     return Decision(

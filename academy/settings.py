@@ -18,6 +18,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from academy.errors import HomeError, InputError
 
 PREFIX = "ACADEMY_"
+LEAST_MEMORY_GIB = 1 / 16
+"""Of a training's container; with less not even Python starts there."""
+LEAST_CPUS = 0.01
+"""Of a container: an engine gives no smaller part."""
 
 
 def _names(name: str, *others: str) -> AliasChoices:
@@ -126,8 +130,10 @@ class Settings(BaseSettings):
     enable_gpu: bool = Field(
         True, validation_alias=_names("ENABLE_GPU", "ENABLE_GPU"), description="use a GPU where there is one"
     )
-    training_backend: Literal["process", "container"] = Field(
-        "process", validation_alias=_names("TRAINING_BACKEND"), description="where trainings run"
+    training_backend: Literal["process", "container", "auto"] = Field(
+        "process",
+        validation_alias=_names("TRAINING_BACKEND"),
+        description="where trainings run; auto: in a container where one can be had, else in a process",
     )
     training_library: Literal["", "trl", "unsloth"] = Field(
         "", validation_alias=_names("TRAINING_LIBRARY"), description="empty: Unsloth where it and a GPU are there"
@@ -151,12 +157,17 @@ class Settings(BaseSettings):
     )
     training_memory_gib: float | None = Field(
         None,
-        gt=0,
+        ge=LEAST_MEMORY_GIB,
+        allow_inf_nan=False,
         validation_alias=_names("TRAINING_MEMORY_GIB"),
         description="of a container; empty: 90 % of what is free",
     )
     training_cpus: float | None = Field(
-        None, gt=0, validation_alias=_names("TRAINING_CPUS"), description="of a container; empty: all"
+        None,
+        ge=LEAST_CPUS,
+        allow_inf_nan=False,
+        validation_alias=_names("TRAINING_CPUS"),
+        description="of a container; empty: all",
     )
     training_silence_minutes: float = Field(
         15,

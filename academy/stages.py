@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,10 +139,13 @@ def decide(
     order: TrainingOrder | None = None,
     dataset: Dataset | None = None,
     to_tune: bool = False,
+    to_start: bool = False,
 ) -> Decision:
     """Whether training pays now; with an order, also whether it was examined before, and where it would fit.
 
     With `to_tune` the order's recipe is only where a search begins, so that it was examined is nothing against it.
+    With `to_start` a place that was asked for and cannot be had is raised as the TrainingError that it is, where
+    nothing else is against training: whoever waits for one is not told that there was nothing to do.
     """
     placed = place(work, order.recipe, dataset.longest) if order and dataset else None
     same = carried_out_as(order, placed) if order and placed and not to_tune else set()
@@ -155,7 +159,8 @@ def decide(
         ),
         "",
     )
-    decision = professor.decide(
+    ask = partial(
+        professor.decide,
         lessons=work.store.trainable(),
         new_lessons=work.store.trainable(since=champion.cursor),
         last_verdict=datetime.fromisoformat(verdicts[-1].at) if verdicts else None,
@@ -165,9 +170,11 @@ def decide(
         interval_hours=work.settings.training_interval_hours,
         examples=dataset.examples if dataset else None,
         examined=examined,
-        place=(bool(placed.route.place), placed.sentence) if placed else None,
         force=force,
     )
+    decision = ask(place=(bool(placed.route.place), placed.expected) if placed else None)
+    if to_start and placed and placed.route.refusal and ask().train:
+        placed.require()
     log.info("%s: %s", "training" if decision.train else "no training", decision.because)
     return decision
 

@@ -316,7 +316,7 @@ def _attempt(
 ) -> tuple[TrainingEvent, TrackedRun]:
     """One order from its first event to its last, in its MLflow run."""
     before = max((event.n for event in read_events(order.folder / EVENTS)), default=0)
-    events = choose_backend(work.settings, placed.route.gpu).train(order)
+    events = choose_backend(work.settings, placed.route).train(order)
     first = next(events)
     meanwhile()
     found = tuned.tags if tuned else {}

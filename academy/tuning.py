@@ -73,7 +73,7 @@ def tune(work: Workplace, search: Search, dataset: Dataset, minutes: float) -> T
                     "runs": search.folder, "adapters": search.folder / ADAPTERS,
                 }
             )  # fmt: skip
-            yield from choose_backend(work.settings, placed.route.gpu).train(order)
+            yield from choose_backend(work.settings, placed.route).train(order)
 
         log.info("searching a recipe: %d trials, %g minutes at most", search.trials, minutes)
         found = hold(search, carry_out, dataset.digest, minutes)

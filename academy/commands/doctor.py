@@ -16,7 +16,7 @@ from academy.commands.output import emit, say, table
 from academy.engine import HOW
 from academy.errors import AcademyError, ExaminationError
 from academy.experience.commits import is_repository
-from academy.habitat.choice import container_backend, free_gpu
+from academy.habitat.choice import choose
 from academy.habitat.hardware import Gpu, Inventory, take_inventory
 from academy.settings import Settings, load_settings
 from academy.workplace import Workplace
@@ -44,7 +44,7 @@ def run(base_model: str | None, *, as_json: bool) -> None:
         _asked("MLflow", lambda: _mlflow(settings)), _prefect(settings), _gpu(machine), _cuda(machine),
         _library("unsloth", "TRL and PEFT train", there=machine.unsloth),
         _library("bitsandbytes", "no weights of 4 bits", there=machine.bitsandbytes),
-        _docker(machine), _toolkit(machine), _asked("training", lambda: _training(settings)),
+        _docker(machine), _toolkit(machine), _asked("training", lambda: _training(settings, machine)),
         _sandbox(settings), _docker_sandbox(settings), _repository(),
     ]  # fmt: skip
     sound = all(one.works or not one.needed for one in found)
@@ -220,16 +220,20 @@ def _docker(machine: Inventory) -> Finding:
     )  # fmt: skip
 
 
-def _training(settings: Settings) -> Finding:
+def _training(settings: Settings, machine: Inventory) -> Finding:
     """Where trainings run. A container that was asked for is tried, and needed: nothing takes its place."""
-    if settings.training_backend == "process":
-        return Finding(name="training", works=True, needed=True, found="in processes of this machine")
-    image, proof = container_backend(settings, free_gpu(settings)).look()
-    found = f"in containers of {image.name}, {image.digest[:19]}: torch {proof.versions['torch']}, trl "
-    return Finding(
-        name="training", works=True, needed=True,
-        found=f"{found}{proof.versions['trl']}, on {proof.gpu or 'the CPU'}",
-    )  # fmt: skip
+    chosen = choose(settings, machine)
+    if chosen.refusal:
+        return Finding(
+            name="training", works=False, needed=True, found=chosen.refusal.message, remedy=chosen.refusal.remedy
+        )
+    image, proof = chosen.image, chosen.proof
+    if image is None or proof is None:
+        because = f", for: {chosen.instead}" if chosen.instead else ""
+        return Finding(name="training", works=True, needed=True, found=f"in processes of this machine{because}")
+    versions = f"torch {proof.versions['torch']}, trl {proof.versions['trl']}"
+    found = f"in containers of {image.name}, {image.digest[:19]}: {versions}, tried on {chosen.tried_on}"
+    return Finding(name="training", works=True, needed=True, found=found)
 
 
 def _docker_sandbox(settings: Settings) -> Finding:

@@ -102,7 +102,7 @@ def fit(base_model: str | None, length: int | None, rank: int | None, batch_size
         )
         if columns[0].note:
             say(f"Note: {columns[0].note}.")
-    say(f"It would train on {found.sentence}." if found.route.place else f"It fits {found.route.sentence}.")
+    say(f"{found.expected[0].upper()}{found.expected[1:]}.")
     for step in found.ladder:
         say(f"  {'yes' if step.fits else 'no '}  {_gib(step.need)} GiB with {step.rung.change}")
 

@@ -53,6 +53,8 @@ def decide(base_model: str | None, *, force: bool, as_json: bool) -> None:
         say(f"  {'yes' if reason.met else 'no '}  {reason.sentence}")
     if placement and placement.route.place:
         say(f"At most, it would train on {placement.sentence}.")
+    elif placement and placement.route.refusal:
+        say(f"But {placement.expected}.")
     elif placement:
         say(f"With the longest examples it would fit {placement.route.sentence}.")
 

@@ -1,41 +1,128 @@
-"""Which backend a home trains with. What was asked for and is not there is refused later, never replaced by another."""
+"""Which backend a home trains with, and what the machine is to a training there: asked once, for plan and start alike.
+
+What a person asked for and cannot be had is refused and never replaced. With `auto` nothing was asked for: where no
+container can be had it is a process, and a sentence says why.
+"""
 
 from __future__ import annotations
 
-from academy.errors import TrainingError
+from academy.artifacts import Record
+from academy.errors import EngineError, TrainingError
 from academy.habitat.backend import TrainingBackend
 from academy.habitat.container import ContainerBackend
 from academy.habitat.fit import Device, Plan, usual_plan
-from academy.habitat.hardware import Gpu, take_inventory
+from academy.habitat.hardware import Gpu, Inventory, take_inventory
+from academy.habitat.image import Proof
 from academy.habitat.isolation import limits_here
 from academy.habitat.process import ProcessBackend
+from academy.habitat.route import Backend, Need, Refusal, Route, freest, route
+from academy.images import Image
 from academy.settings import Settings
 
 
-def choose_backend(settings: Settings, gpu: Gpu | None) -> TrainingBackend:
-    """A subprocess of this machine, or a container; with that GPU, or on processors.
+class Chosen(Record):
+    """Where trainings of a home run now. `refusal`: why they cannot, where a person asked for it.
 
-    Raises TrainingError where several processes are to share the training, and cannot.
+    `machine` is the machine as a training there has it: an image has libraries of its own, a container a part of the
+    memory. `instead` says why it is a process where a container was tried first.
     """
-    several = settings.training_processes
-    if settings.training_backend == "container":
-        if several > 1:
-            raise TrainingError(
-                "Several processes cannot share a training in a container.",
-                "Set ACADEMY_TRAINING_PROCESSES=1 or ACADEMY_TRAINING_BACKEND=process.",
-                cause="gpu",
-            )
-        return container_backend(settings, gpu)
-    used = [gpu.uuid] if gpu else []
-    if gpu and several > 1:
-        free = [one.uuid for one in take_inventory(engine=False).gpus if not one.held and one.uuid != gpu.uuid]
-        used += free[: several - 1]
-        if len(used) < several:
-            raise TrainingError(
-                f"{several} processes are to share the training, and {len(used)} of the GPUs are free.",
-                f"Set ACADEMY_TRAINING_PROCESSES={len(used)}, or wait.",
-                cause="gpu",
-            )
+
+    backend: Backend
+    machine: Inventory
+    image: Image | None = None
+    proof: Proof | None = None
+    instead: str = ""
+    refusal: Refusal | None = None
+
+    @property
+    def gives_gpus(self) -> bool:
+        """Whether a training there can use a GPU, if there is one."""
+        able = self.machine.docker.gpus if self.backend == "container" else bool(self.machine.cuda)
+        return able and self.refusal is None
+
+    @property
+    def tried_on(self) -> str:
+        """What the image was tried on, for people: the GPU, or the CPU and why no GPU."""
+        if self.proof and self.proof.gpu:
+            return self.proof.gpu
+        held = "trainings use the GPUs" if any(gpu.held for gpu in self.machine.gpus) else ""
+        because = held or self.machine.gpu_note
+        return f"the CPU{f' ({because})' if because else ''}"
+
+
+def choose(settings: Settings, machine: Inventory | None = None) -> Chosen:
+    """Where trainings run, as the settings say. For containers the image is found and tried, as before a training."""
+    wanted = settings.training_backend
+    machine = machine or take_inventory(engine=wanted != "process")
+    if wanted == "process":
+        return Chosen(backend="process", machine=machine)
+    try:
+        return _in_containers(settings, machine)
+    except (EngineError, TrainingError) as problem:
+        if wanted == "auto":
+            return Chosen(backend="process", machine=machine, instead=problem.message.rstrip("."))
+        cause = problem.cause if isinstance(problem, TrainingError) else "engine"
+        refusal = Refusal(message=problem.message, remedy=problem.remedy, cause=cause)
+        return Chosen(backend="container", machine=machine, refusal=refusal)
+
+
+def _in_containers(settings: Settings, machine: Inventory) -> Chosen:
+    """Raises EngineError and TrainingError where no training can run in a container here."""
+    if settings.training_processes > 1:
+        raise TrainingError(
+            "Several processes cannot share a training in a container.",
+            "Set ACADEMY_TRAINING_PROCESSES=1 or ACADEMY_TRAINING_BACKEND=process.",
+            cause="gpu",
+        )
+    if not machine.docker.version:
+        raise EngineError(f"{machine.docker.note}.", machine.docker.remedy)
+    gpu = next(iter(freest(machine.gpus)), None) if settings.enable_gpu and machine.docker.gpus else None
+    # one that a training holds is not tried: its memory may be full
+    backend = container_backend(settings, gpu if gpu and not gpu.held else None)
+    try:
+        image, proof = backend.look()
+    except TrainingError as problem:
+        if not backend.gpu or problem.cause != "gpu":
+            raise
+        # as where there is no GPU: it is the processors, and the route says why
+        machine = machine.model_copy(update={"gpus": (), "gpu_note": problem.message.rstrip(".")})
+        image, proof = container_backend(settings).look()
+    inside = {
+        "unsloth": "unsloth" in proof.versions, "bitsandbytes": "bitsandbytes" in proof.versions,
+        "memory_free": min(machine.memory_free, backend.limits.memory_bytes),
+    }  # fmt: skip
+    return Chosen(backend="container", machine=machine.model_copy(update=inside), image=image, proof=proof)
+
+
+def find_route(settings: Settings, chosen: Chosen, need: Need, only: Device | None = None) -> Route:
+    """Where a training with such a need goes in this home; its sentence says what was done instead of what."""
+    if chosen.refusal:
+        said = f"nowhere: {chosen.refusal.message} {chosen.refusal.remedy}"
+        return Route(place="", backend=chosen.backend, refusal=chosen.refusal, sentence=said.rstrip("."))
+    enabled = settings.enable_gpu and only != "cpu"
+    found = route(
+        need,
+        chosen.machine,
+        enable_gpu=enabled,
+        backends=(chosen.backend,),
+        only=only,
+        processes=settings.training_processes,
+    )
+    if not chosen.instead:
+        return found
+    return found.model_copy(update={"sentence": f"{found.sentence}; in a process, for: {chosen.instead}"})
+
+
+def choose_backend(settings: Settings, way: Route) -> TrainingBackend:
+    """What starts a training that was given this way: a subprocess of this machine, or a container.
+
+    Raises TrainingError where that was refused.
+    """
+    if way.refusal:
+        raise way.refusal.error
+    if way.backend == "container":
+        return container_backend(settings, way.gpu)
+    used = [gpu.uuid for gpu in (way.gpu, *way.more) if gpu]
     return ProcessBackend(silence=60 * settings.training_silence_minutes, gpu=",".join(used), home=settings.home)
 
 
@@ -48,19 +135,9 @@ def choose_plan(settings: Settings, device: Device) -> Plan:
     return usual_plan(device).model_copy(update=said)
 
 
-def device_of(settings: Settings, gpu: Gpu | None) -> Device:
-    """What a training that is given that GPU runs on. torch must know GPUs; an image's is believed to."""
-    able = settings.training_backend == "container" or take_inventory(engine=False).cuda
-    return "cuda" if gpu and able else "cpu"
-
-
 def free_gpu(settings: Settings) -> Gpu | None:
-    """The GPU with the most free memory, of those that no training holds if there are any.
-
-    None where there is no GPU, or where GPUs are switched off.
-    """
-    gpus = take_inventory(engine=False).gpus if settings.enable_gpu else ()
-    return max(gpus, key=lambda gpu: (not gpu.held, gpu.memory_free or 0), default=None)
+    """The GPU that a training would take now; None where there is none, or where GPUs are switched off."""
+    return next(iter(freest(take_inventory(engine=False).gpus)), None) if settings.enable_gpu else None
 
 
 def container_backend(settings: Settings, gpu: Gpu | None = None) -> ContainerBackend:
@@ -71,4 +148,5 @@ def container_backend(settings: Settings, gpu: Gpu | None = None) -> ContainerBa
         gpu=gpu.uuid if gpu else "",
         limits=limits_here(settings.training_memory_gib, settings.training_cpus),
         silence=60 * settings.training_silence_minutes,
+        library=settings.training_library,
     )

@@ -50,7 +50,8 @@ class ContainerBackend:
     """Runs `python -m academy.habitat.trainer` in a container (a TrainingBackend).
 
     `image` is a name or a digest; empty: the one made of this Python. Nothing is pulled. `gpu` is the uuid of the GPU
-    that the container gets, and that is held while it runs; empty: none. `silence` is in seconds.
+    that the container gets, and that is held while it runs; empty: none. `silence` is in seconds, and `library` the one
+    that is to train, as in a plan.
     """
 
     def __init__(
@@ -61,8 +62,10 @@ class ContainerBackend:
         gpu: str = "",
         limits: Limits | None = None,
         silence: float = SILENCE_SECONDS,
+        library: str = "",
     ) -> None:
         self.home = home.resolve()
+        self.library = library
         self.image = image or IMAGE
         self.gpu = gpu
         self.limits = limits or isolation.limits_here()
@@ -96,7 +99,7 @@ class ContainerBackend:
         client = engine.connect()
         try:
             image = find_image(client, self.image, HOW)
-            return image, prove(client, image, self.home, self.limits, gpu=self.gpu)
+            return image, prove(client, image, self.home, self.limits, gpu=self.gpu, library=self.library)
         finally:
             client.close()
 
@@ -111,7 +114,7 @@ class ContainerBackend:
             if removed := sweep(client, self.home, order):
                 log.info("%d containers of killed runs removed", removed)
             image = find_image(client, self.image, HOW)
-            prove(client, image, self.home, self.limits, gpu=self.gpu)
+            prove(client, image, self.home, self.limits, gpu=self.gpu, library=self.library)
             write_file(order.folder / ORDER, canonical(_inside(order)))
             _hand_over(order.folder)
             container = self._create(client, image, order, mounts)

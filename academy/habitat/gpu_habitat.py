@@ -1,7 +1,8 @@
 """Training jobs from Python, under the names of the seed documents: started in the background, asked about by name.
 
 A job is its order: its name is the order's digest, and its events in the home are all that is known of it, so a job is
-known after any restart. Whether it runs in a process or in a container is the home's setting.
+known after any restart. Whether it runs in a process or in a container is the home's setting. Its memory is not
+predicted, and there is no ladder below it: it is trained as it was ordered, or ends with a sentence.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from academy.base_model import resolve
 from academy.errors import AcademyError, HomeError, InputError, TrainingError
 from academy.habitat.adapter import FILES, MANIFEST, Manifest
 from academy.habitat.backend import TrainingBackend, TrainingEvent, TrainingOrder
-from academy.habitat.choice import choose_backend, choose_plan, device_of, free_gpu
+from academy.habitat.choice import choose, choose_backend, choose_plan, find_route
 from academy.habitat.container import ContainerBackend
+from academy.habitat.gpu_lock import REMEDY
 from academy.habitat.hardware import take_inventory
 from academy.habitat.process import LOCK, told_events
+from academy.habitat.route import Need
 from academy.habitat.runs import PREFIX, is_followed, log_of
 from academy.habitat.watch import Status, line, progress, status_of
 from academy.professor import checked_recipe
@@ -34,6 +37,8 @@ ADAPTER = "adapter"
 TOLD = 50
 """Lines of a job's log in its status."""
 END_SECONDS = 60.0
+UNKNOWN = Need(cuda=None, cpu=None, because="jobs from Python are not predicted")
+"""That would take the dataset's longest example and what MLflow knows of earlier trainings."""
 
 
 class GPUHabitat:
@@ -65,9 +70,12 @@ class GPUHabitat:
         })  # fmt: skip
         train_file = self._in_the_home(Path(dataset_path))
         digest = digest_of_file(train_file)
-        # chosen now: another training may hold the GPU that was free before
-        gpu = free_gpu(self.settings)
-        plan = choose_plan(self.settings, device_of(self.settings, gpu))
+        # found now: another training may hold the GPU that was free before
+        way = find_route(self.settings, choose(self.settings), UNKNOWN)
+        if not way.place and not way.refusal:
+            raise TrainingError(f"This training fits {way.sentence}.", REMEDY, cause="gpu")
+        backend = choose_backend(self.settings, way)
+        plan = choose_plan(self.settings, way.place or "cpu")
         order = TrainingOrder(
             base=resolve(base_model), dataset=digest, train_file=train_file, train_digest=digest, recipe=recipe,
             plan=plan, runs=self.settings.folder("runs"), adapters=self.settings.folder("adapters"),
@@ -79,12 +87,12 @@ class GPUHabitat:
         _refuse_another(output, order)
         with _said_of(output_dir):
             output.parent.mkdir(parents=True, exist_ok=True)
-        job = self._jobs[name] = _Job(choose_backend(self.settings, gpu), order, output)
+        job = self._jobs[name] = _Job(backend, order, output)
         job.begin()
         return {
             "job_name": name,
             "container_id": self._container(job),
-            "backend": self.settings.training_backend,
+            "backend": way.backend,
             "status": job.status,
             "output_dir": str(output_dir),
         }

@@ -22,6 +22,8 @@ from academy.habitat.gpu_lock import gpu_is_held
 T = TypeVar("T")
 DOCKER_SECONDS = 10
 """An engine that says nothing for so long is none."""
+GROUPS = Path("/sys/fs/cgroup")
+"""Where a container finds its own limits: of the second version of control groups; of the first in `memory`."""
 
 
 class Gpu(Record):
@@ -41,11 +43,15 @@ class Gpu(Record):
 
 
 class Docker(Record):
-    """An engine. `version` is empty where none answers, and `note` says why; `gpus`: containers can be given GPUs."""
+    """An engine. `version` is empty where none answers; `note` says why, and `remedy` what mends it.
+
+    `gpus`: containers can be given GPUs.
+    """
 
     version: str = ""
     gpus: bool = False
     note: str = ""
+    remedy: str = ""
 
 
 class Inventory(Record):
@@ -65,7 +71,7 @@ class Inventory(Record):
 def take_inventory(*, engine: bool = True) -> Inventory:
     """Look at the machine now. Without `engine` Docker is not asked: one that hangs would be waited for."""
     gpus, note = _gpus()
-    total, free = _memory()
+    total, free = _memory(GROUPS)
     return Inventory(
         cpus=len(os.sched_getaffinity(0)), memory_total=total, memory_free=free, gpus=gpus, gpu_note=note,
         docker=_docker() if engine else Docker(note="Docker was not asked"), cuda=_cuda(),
@@ -73,19 +79,34 @@ def take_inventory(*, engine: bool = True) -> Inventory:
     )  # fmt: skip
 
 
-def _memory() -> tuple[int, int]:
+def _memory(groups: Path) -> tuple[int, int]:
     """Total and available, in bytes: the machine's, or this container's where that is less."""
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     said = {name: int(rest.split()[0]) * 1024 for name, _, rest in (line.partition(":") for line in lines)}
     total, free = said["MemTotal"], said.get("MemAvailable", said["MemFree"])
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for limit, used, within in (
+        ("memory.max", "memory.current", ""),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_"),
     ):
-        most, now = _number(Path(limit)), _number(Path(used))
+        most, now = _number(groups / limit), _number(groups / used) or 0
         if most is not None and most < total:
-            total, free = most, min(free, max(0, most - (now or 0)))
+            now -= min(now, _cache((groups / limit).with_name("memory.stat"), within))
+            total, free = most, min(free, max(0, most - now))
     return total, free
+
+
+def _cache(stat: Path, within: str) -> int:
+    """Bytes of a control group's memory that hold files: the kernel gives them back before it kills anybody.
+
+    Files in use count too, as in the machine's own MemAvailable, for a base model that was read twice is among them.
+    Files of a tmpfs do not: they lie with the processes' memory. `within` is what sums of the groups below begin with.
+    """
+    try:
+        lines = stat.read_text(encoding="ascii").splitlines()
+        said = {name: int(size) for name, _, size in (line.partition(" ") for line in lines)}
+    except (OSError, ValueError):
+        return 0
+    return sum(said.get(f"{within}{name}", 0) for name in ("inactive_file", "active_file"))
 
 
 def _number(path: Path) -> int | None:
@@ -195,8 +216,23 @@ def _counter_of_the_gpu() -> Callable[[], float] | None:
 def _quietly(question: Callable[[], T]) -> T | None:
     try:
         return question()
-    except Exception:  # noqa: BLE001 - hours of training are worth more than this figure
+    except Exception:  # noqa: BLE001 - a training is worth more than this figure
         return None
+
+
+def driver_version() -> str:
+    """The version of NVIDIA's driver; empty where none tells it."""
+    return _quietly(_driver_version) or ""
+
+
+def _driver_version() -> str:
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    finally:
+        pynvml.nvmlShutdown()
 
 
 def _is_visible(gpu: Gpu) -> bool:
@@ -216,9 +252,10 @@ def _docker() -> Docker:
         finally:
             client.close()
     except EngineError as problem:
-        return Docker(note=problem.message.rstrip("."))
+        return Docker(note=problem.message.rstrip("."), remedy=problem.remedy)
     except problems() as problem:
-        return Docker(note=f"the Docker engine does not tell about itself ({type(problem).__name__})")
+        note = f"The Docker engine does not tell about itself ({type(problem).__name__})"
+        return Docker(note=note, remedy="Look at `docker info` and at the engine's log.")
     devices = [str(one.get("ID", "")) for one in told.get("DiscoveredDevices") or []]
     gpus = "nvidia" in (told.get("Runtimes") or {}) or any("nvidia.com/gpu" in one for one in devices)
     return Docker(version=str(told.get("ServerVersion") or "unknown"), gpus=gpus)

@@ -1,7 +1,7 @@
 """The image that trainings run in: made of this Python and the libraries of the trainer, or one of a registry.
 
 The Academy's own code is not in it but mounted, so an image is made again only when libraries change. Before an image
-is used it is tried: whether it can import what the trainer needs, in which versions, and whether it sees a GPU.
+is used it is tried: whether it can import what the trainer needs, in which versions, and whether it can use a GPU.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 
 import orjson
 from packaging.requirements import Requirement
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from academy import images
-from academy.artifacts import Record, canonical, write_file
+from academy.artifacts import Record, canonical, digest_of, digest_of_file, write_file
 from academy.engine import problems
 from academy.errors import EngineError, TrainingError
 from academy.habitat import isolation
+from academy.habitat.hardware import driver_version
 from academy.habitat.isolation import Limits
 from academy.images import Image
 
@@ -39,15 +40,23 @@ WANTED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "saf
 """What the trainer imports; with what these require it is all that goes in."""
 NOT_NEEDED = re.compile(r"(^|/)(tests?|include|__pycache__)/|^torch/bin/(?!torch_shm_manager$)|^\.\./")
 TRIAL_SECONDS = 300
+OTHER_TORCH = (
+    "Name an image whose torch was built for that GPU and driver with ACADEMY_TRAINING_IMAGE, "
+    "or set ACADEMY_ENABLE_GPU=false to train on the CPU."
+)
 
 
 class Proof(Record):
     """What an image showed when it was tried."""
 
     image: str  # its digest
+    code: str  # the digest of the Academy's code that was mounted
+    driver: str  # of the GPU that it was tried with; empty without one
     python: str
-    versions: dict[str, str]
+    versions: dict[str, str]  # of what trainings import; Unsloth's and bitsandbytes' where they can be imported
     gpu: str  # the name of the first one it sees
+    fault: str = ""  # what went wrong on that
+    broken: dict[str, str] = Field(default_factory=dict)  # libraries that are installed and cannot be imported, and why
 
 
 def make_image(client: Any) -> Image:
@@ -86,24 +95,48 @@ def _required(names: tuple[str, ...]) -> list[Distribution]:
     return [found[name] for name in sorted(found)]
 
 
-def prove(client: Any, image: Image, home: Path, limits: Limits, *, gpu: str) -> Proof:
-    """Try an image in a container as a training gets one; what it showed is remembered in the home, by its digest.
+def prove(client: Any, image: Image, home: Path, limits: Limits, *, gpu: str, library: str = "") -> Proof:
+    """Try an image in a container as a training gets one; what it showed is remembered in the home.
 
-    Raises TrainingError (cause image, gpu or engine) where it cannot train.
+    It is tried again where image, mounted code or driver are others. `library` is the one that is to train, as in a
+    plan. Raises TrainingError (cause image, gpu, memory or engine) where it cannot train.
     """
     note = home / "images" / f"{image.digest.replace(':', '-')}{'-gpu' if gpu else ''}.json"
-    with suppress(OSError, ValidationError):
-        return Proof.model_validate_json(note.read_bytes())
-    said, code = _try(client, image, home, limits, gpu=gpu)
-    try:
-        found = Proof(image=image.digest, **orjson.loads(said.splitlines()[-1]))
-    except (IndexError, TypeError, orjson.JSONDecodeError, ValidationError) as problem:
-        last = said.splitlines()[-1][:300] if said else f"code {code}"
-        raise TrainingError(f"The image {image.name} cannot train: {last}.", HOW, cause="image") from problem
-    if gpu and not found.gpu:
-        raise TrainingError(f"The image {image.name} sees no GPU.", isolation.GPU, cause="gpu")
-    write_file(note, canonical(found))
+    code, driver = digest_of_code(), driver_version() if gpu else ""
+    found = _kept(note)
+    if found is None or (found.code, found.driver) != (code, driver):
+        said, ended = _try(client, image, home, limits, gpu=gpu)
+        try:
+            found = Proof(image=image.digest, code=code, driver=driver, **orjson.loads(said.splitlines()[-1]))
+        except (IndexError, TypeError, orjson.JSONDecodeError, ValidationError) as problem:
+            last = said.splitlines()[-1][:300] if said else f"code {ended}"
+            raise TrainingError(f"The image {image.name} cannot train: {last}.", HOW, cause="image") from problem
+        if gpu and not found.gpu:
+            raise TrainingError(f"The image {image.name} sees no GPU.", isolation.GPU, cause="gpu")
+        if gpu and found.fault:
+            raise TrainingError(
+                f"The image {image.name} cannot use the {found.gpu}: {found.fault}.", OTHER_TORCH, cause="gpu"
+            )
+        write_file(note, canonical(found))
+    if gpu and library != "trl" and (why := found.broken.get("unsloth")):
+        raise TrainingError(
+            f"The image {image.name} has an Unsloth that cannot be imported: {why}.",
+            "Set ACADEMY_TRAINING_LIBRARY=trl, or name another image with ACADEMY_TRAINING_IMAGE.",
+            cause="image",
+        )
     return found
+
+
+def digest_of_code() -> str:
+    """Of the Academy's own code, as containers have it mounted."""
+    files = sorted(isolation.CODE.rglob("*.py"))
+    return digest_of([(str(path.relative_to(isolation.CODE)), digest_of_file(path)) for path in files])
+
+
+def _kept(note: Path) -> Proof | None:
+    with suppress(OSError, ValidationError):  # ValidationError: an older Academy's
+        return Proof.model_validate_json(note.read_bytes())
+    return None
 
 
 def _try(client: Any, image: Image, home: Path, limits: Limits, *, gpu: str) -> tuple[str, int]:

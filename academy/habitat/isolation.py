@@ -15,9 +15,11 @@ from typing import Any
 from pydantic import Field
 
 from academy.artifacts import Record
+from academy.errors import TrainingError
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.hardware import take_inventory
 from academy.habitat.process import ENVIRONMENT, WAITING
+from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB
 
 CODE = Path(__file__).parents[1]
 """The Academy's package. It is mounted and not copied, so that a trainer is never older than who starts it."""
@@ -26,6 +28,7 @@ HOME, JOB, RUN = "academy-trainer.home", "academy-trainer.job", "academy-trainer
 NOBODY = 65534
 INHERITED = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS")
 """Another number of threads gives an adapter of other last digits, in a container as in a process."""
+LEAST_MEMORY = int(LEAST_MEMORY_GIB * 2**30)
 SHARE = 0.9
 """Of the memory that is available on this machine, what a training gets where nothing is said."""
 GPU = "Install nvidia-container-toolkit and start Docker again, or set ACADEMY_ENABLE_GPU=false to train on the CPU."
@@ -34,8 +37,8 @@ GPU = "Install nvidia-container-toolkit and start Docker again, or set ACADEMY_E
 class Limits(Record):
     """What a training's container may use."""
 
-    memory_bytes: int = Field(ge=64 * 2**20)
-    cpus: float = Field(gt=0)
+    memory_bytes: int = Field(ge=LEAST_MEMORY)
+    cpus: float = Field(ge=LEAST_CPUS)
     processes: int = Field(1024, ge=16)
     """Processes and threads together."""
     tmp_bytes: int = Field(2**30, ge=2**20)
@@ -45,10 +48,20 @@ class Limits(Record):
 
 
 def limits_here(memory_gib: float | None = None, cpus: float | None = None) -> Limits:
-    """What a person fixed, and of the rest what this machine has to give now."""
+    """What a person fixed, and of the rest what this machine has to give now.
+
+    Raises TrainingError (cause "memory") where that is too little for any container.
+    """
     machine = take_inventory(engine=False)
-    memory = memory_gib * 2**30 if memory_gib else SHARE * machine.memory_free
-    return Limits(memory_bytes=int(memory), cpus=min(cpus or machine.cpus, machine.cpus))
+    memory = int(memory_gib * 2**30 if memory_gib else SHARE * machine.memory_free)
+    if memory < LEAST_MEMORY:
+        raise TrainingError(
+            f"{memory / 2**20:,.0f} MiB of memory are too few for a training's container, "
+            f"which needs {LEAST_MEMORY / 2**20:,.0f} MiB to start at all.",
+            "Free some memory, or give it more with ACADEMY_TRAINING_MEMORY_GIB.",
+            cause="memory",
+        )
+    return Limits(memory_bytes=memory, cpus=min(cpus or machine.cpus, machine.cpus))
 
 
 def user() -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from academy.artifacts import Record
+from academy.errors import TrainingError
 from academy.habitat.fit import GIB, Device, Plan, batch_of_each
 from academy.habitat.hardware import Gpu, Inventory
 from academy.professor import Recipe
@@ -27,15 +29,32 @@ class Need(Record):
     because: str = ""
 
 
+class Refusal(Record):
+    """Why what was asked for cannot be had, as the error that it is where a training starts."""
+
+    message: str
+    remedy: str
+    cause: str
+
+    @property
+    def error(self) -> TrainingError:
+        return TrainingError(self.message, self.remedy, cause=self.cause)
+
+
 class Route(Record):
-    """Where a training goes: `place` is empty where it goes nowhere. `sentence` says why, with the figures."""
+    """Where a training goes: `place` is empty where it goes nowhere. `sentence` says why, with the figures.
+
+    With a `refusal` the machine was not looked at: nothing takes the place of what was asked for.
+    """
 
     place: Literal["cuda", "cpu", ""]
     backend: Backend = "process"
     gpu: Gpu | None = None
+    more: tuple[Gpu, ...] = ()  # of several processes each has one
     need: int | None = None  # bytes
-    free: int = 0  # bytes
+    free: int | None = 0  # bytes, of the GPU with the least; None where it does not tell
     held: bool = False  # nowhere, because trainings hold all the GPUs
+    refusal: Refusal | None = None
     sentence: str
 
 
@@ -54,8 +73,12 @@ def route(
     enable_gpu: bool = True,
     backends: tuple[Backend, ...] = ("process",),
     only: Device | None = None,
+    processes: int = 1,
 ) -> Route:
     """The GPU with the most free memory if the training fits there, else the processors if it fits there, else nowhere.
+
+    Of several `processes` each has a GPU, and the one with the least free memory decides. A GPU that does not tell its
+    memory is taken after those that are large enough, and before those that are not: the ladder goes on from there.
 
     A process can use a GPU where torch was built for CUDA, a container where the engine can give it one; `backends`
     are those that the caller can start, the preferred first; `only` leaves out the other kind of device.
@@ -78,18 +101,21 @@ def route(
     elif not able:
         against.append("torch is built for CPUs" if "process" in backends else "Docker cannot give GPUs to containers")
     else:
-        best = max(inventory.gpus, key=lambda gpu: (not gpu.held, gpu.memory_free or 0))
-        if best.held and any(need.cuda is None or need.cuda <= (gpu.memory_total or 0) for gpu in inventory.gpus):
-            who = f"GPU {best.index} ({best.name}) is" if len(inventory.gpus) == 1 else "all GPUs are"
-            more = "another training" if len(inventory.gpus) == 1 else "other trainings"
-            return Route(place="", held=True, need=need.cuda, sentence=f"nowhere now: {who} used by {more}")
-        free = best.memory_free or 0
-        if need.cuda is None or need.cuda <= free:
+        best, *more = taken = freest(inventory.gpus, need.cuda)[:processes]
+        if len(taken) < processes:
+            return _too_few(inventory, processes)
+        if any(gpu.held for gpu in taken) and any(_fits(need.cuda, gpu.memory_total) for gpu in inventory.gpus):
+            return _all_held(inventory, need, processes)
+        told = [gpu.memory_free for gpu in taken if gpu.memory_free is not None]
+        least = min(told) if told else None
+        short = [gpu for gpu in taken if not _fits(need.cuda, _room(gpu))]
+        if not short:
             return Route(
-                place="cuda", backend=able[0], gpu=best, need=need.cuda, free=free,
-                sentence=f"GPU {best.index} ({best.name}): {_of(need.cuda, free, need.because)}",
+                place="cuda", backend=able[0], gpu=best, more=tuple(more), need=need.cuda, free=least,
+                sentence=f"{_names(taken)}: {_of_gpus(need, taken, least)}",
             )  # fmt: skip
-        against.append(f"GPU {best.index} has {_gib(free)} free of the about {_gib(need.cuda)} that it needs")
+        free = _room(short[0]) or 0
+        against.append(f"GPU {short[0].index} has {_gib(free)} free of the about {_gib(need.cuda or 0)} that it needs")
     free = inventory.memory_free
     reason = "; ".join(against)
     if only == "cuda":
@@ -105,6 +131,50 @@ def route(
     else:
         against.append("no Docker engine answers")
     return Route(place="", need=need.cpu, free=free, sentence=f"nowhere here: {'; '.join(against)}")
+
+
+def freest(gpus: Sequence[Gpu], need: int | None = None) -> list[Gpu]:
+    """GPUs in the order in which a training that needs so many bytes takes them.
+
+    Those that no training holds first; of them those that fit, by free memory, then those that do not tell theirs.
+    """
+
+    def worth(gpu: Gpu) -> tuple[bool, bool, int]:
+        return not gpu.held, _fits(need, _room(gpu)), _room(gpu) or 0
+
+    return sorted(gpus, key=worth, reverse=True)
+
+
+def _room(gpu: Gpu) -> int | None:
+    """What a training may get of its memory, as far as it tells."""
+    return gpu.memory_free if gpu.memory_free is not None else gpu.memory_total
+
+
+def _fits(need: int | None, memory: int | None) -> bool:
+    """Whether it may: what is not known is no reason against."""
+    return need is None or memory is None or need <= memory
+
+
+def _too_few(inventory: Inventory, processes: int) -> Route:
+    there = len(inventory.gpus)
+    refusal = Refusal(
+        message=f"{processes} processes are to share the training, each on a GPU, and there "
+        f"{'is one GPU' if there == 1 else f'are {there} GPUs'}.",
+        remedy=f"Set ACADEMY_TRAINING_PROCESSES={there}, or ACADEMY_ENABLE_GPU=false.",
+        cause="gpu",
+    )
+    return Route(place="", refusal=refusal, sentence=f"nowhere: {refusal.error}".rstrip("."))
+
+
+def _all_held(inventory: Inventory, need: Need, processes: int) -> Route:
+    gpus, free = inventory.gpus, sum(not gpu.held for gpu in inventory.gpus)
+    if free:
+        why = f"{processes} processes are to share the training, and {free} of {len(gpus)} GPUs are free"
+    elif len(gpus) == 1:
+        why = f"{_names(gpus)} is used by another training"
+    else:
+        why = "all GPUs are used by other trainings"
+    return Route(place="", held=True, need=need.cuda, sentence=f"nowhere now: {why}")
 
 
 def next_rung(recipe: Recipe, plan: Plan, inventory: Inventory) -> Rung | None:
@@ -146,6 +216,21 @@ def _smaller(recipe: Recipe) -> Recipe | None:
         return None
     smaller = {"batch_size": recipe.batch_size // by, "accumulation": recipe.accumulation * by}
     return Recipe.model_validate({**recipe.model_dump(), **smaller})
+
+
+def _names(gpus: Sequence[Gpu]) -> str:
+    """For people, in the order in which they were taken."""
+    return " and ".join(f"GPU {gpu.index} ({gpu.name})" for gpu in gpus)
+
+
+def _of_gpus(need: Need, gpus: Sequence[Gpu], least: int | None) -> str:
+    """Need and free memory of each; `least` is that of those that tell it."""
+    silent = sum(gpu.memory_free is None for gpu in gpus)
+    if not silent and least is not None:
+        return ("each " if len(gpus) > 1 else "") + _of(need.cuda, least, need.because)
+    whole = "it does not tell its memory" if len(gpus) == 1 else f"{silent} of them do not tell their memory"
+    said = need.because if need.cuda is None else f"about {_gib(need.cuda)}"
+    return f"{said}; {whole}, so that is tried"
 
 
 def _of(need: int | None, free: int, because: str) -> str:

@@ -17,15 +17,16 @@ import pytest
 from academy.artifacts import digest_of_file
 from academy.base_model import SEED_FOLDER, BaseModel, resolve
 from academy.errors import TrainingError
-from academy.habitat import container, isolation
+from academy.habitat import container, hardware, isolation
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.choice import choose_backend, free_gpu
 from academy.habitat.container import ContainerBackend
 from academy.habitat.hardware import Gpu
 from academy.habitat.isolation import Limits
 from academy.habitat.process import ProcessBackend, read_events
+from academy.habitat.route import Route
 from academy.professor import Recipe
-from academy.settings import load_settings
+from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB, load_settings
 
 GPU = Gpu(index=0, name="H100", uuid="GPU-0")
 LIMITS = Limits(memory_bytes=2**30, cpus=1)
@@ -148,27 +149,39 @@ def test_the_log_keeps_its_end_and_follows_no_link(tmp_path: Path) -> None:
 
 def test_the_setting_chooses_and_bounds_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
-    usual = choose_backend(load_settings(), None)
+    on_cpus, on_gpu = Route(place="cpu", sentence=""), Route(place="cuda", gpu=GPU, sentence="")
+    usual = choose_backend(load_settings(), on_cpus)
     assert isinstance(usual, ProcessBackend)
     assert (usual.silence, usual.gpu) == (900, "")
     monkeypatch.setenv("ACADEMY_TRAINING_SILENCE_MINUTES", "0.5")
-    native = choose_backend(load_settings(), GPU)
+    native = choose_backend(load_settings(), on_gpu)
     assert isinstance(native, ProcessBackend)
     assert (native.silence, native.gpu) == (30, "GPU-0")
-    monkeypatch.setenv("ACADEMY_TRAINING_BACKEND", "container")
     monkeypatch.setenv("ACADEMY_TRAINING_IMAGE", "unsloth/unsloth@sha256:" + "0" * 64)
     monkeypatch.setenv("ACADEMY_TRAINING_MEMORY_GIB", "1.5")
     monkeypatch.setenv("ACADEMY_TRAINING_CPUS", "1")
-    found = choose_backend(load_settings(), None)
+    found = choose_backend(load_settings(), on_cpus.model_copy(update={"backend": "container"}))
     assert isinstance(found, ContainerBackend)
     assert found.image.startswith("unsloth/unsloth@sha256:")
     assert (found.limits.memory_bytes, found.limits.cpus) == (3 * 2**29, 1)
     monkeypatch.setenv("ACADEMY_ENABLE_GPU", "false")
     assert free_gpu(load_settings()) is None
     assert (found.silence, found.gpu) == (30, "")
-    with_gpu = choose_backend(load_settings(), GPU)
+    with_gpu = choose_backend(load_settings(), on_gpu.model_copy(update={"backend": "container"}))
     assert isinstance(with_gpu, ContainerBackend)
     assert with_gpu.gpu == "GPU-0"
+
+
+def test_too_little_memory_for_any_container_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    least = isolation.limits_here(LEAST_MEMORY_GIB, LEAST_CPUS)
+    assert (least.memory_bytes, least.cpus) == (64 * 2**20, 0.01)
+    (tmp_path / "memory.max").write_text(str(60 * 2**20))  # the limit of a small container
+    monkeypatch.setattr(hardware, "GROUPS", tmp_path)
+    with pytest.raises(TrainingError) as refused:
+        isolation.limits_here()
+    assert refused.value.cause == "memory"
+    assert refused.value.message.startswith("54 MiB of memory are too few for a training's container")
+    assert isolation.limits_here(1).memory_bytes == 2**30  # a person's word is kept; the prediction is another's part
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from academy.habitat import gpu_lock, hardware
 from academy.habitat.choice import free_gpu
+from academy.habitat.gpu_habitat import GPUHabitat
 from academy.habitat.gpu_lock import gpu_held
 from academy.habitat.hardware import EnergyMeter, take_inventory
 from academy.habitat.process import read_events
@@ -19,6 +21,7 @@ from academy.habitat.trainer.events import EventWriter
 from academy.settings import Settings
 
 GIB = 2**30
+MIB = 2**20
 
 
 class FakeLibrary:
@@ -201,6 +204,24 @@ def test_a_gpu_that_a_training_holds_is_told_as_held(library: Callable[[FakeLibr
         assert found.index == 1
 
 
+def test_a_job_from_python_leaves_a_gpu_alone_that_its_torch_cannot_use(
+    library: Callable[[FakeLibrary], None], tmp_path: Path
+) -> None:
+    """Against the fake library: another training may hold that GPU, and this one trains beside it on processors."""
+    if hardware._cuda():
+        pytest.skip("torch is built for CUDA here")
+    library(FakeLibrary(1))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "a", "input": "", "output": "b"}\n' * 50)
+    habitat = GPUHabitat(home=tmp_path / "home")
+    with gpu_held("GPU-0000-abcd"):
+        name = habitat.run_training_job(rows, "seed", tmp_path / "out")["job_name"]
+        assert habitat.get_training_status(name)["status"] == "running"
+        habitat.cleanup_job(name)
+    order = json.loads(next((tmp_path / "home").glob("runs/*/order.json")).read_bytes())
+    assert order["plan"]["device"] == "cpu"
+
+
 def test_a_gpu_that_cannot_be_asked_hides_no_other(library: Callable[[FakeLibrary], None]) -> None:
     """Against the fake library."""
     library(FakeLibrary(3, {("nvmlDeviceGetName", 1): pynvml.NVML_ERROR_GPU_IS_LOST}))
@@ -271,8 +292,49 @@ def test_the_doctor_tells_of_gpus(library: Callable[[FakeLibrary], None]) -> Non
     )
 
 
-def test_a_containers_own_limit_of_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limits of a control group, read from files as the kernel writes them."""
-    limits = {"/sys/fs/cgroup/memory.max": GIB, "/sys/fs/cgroup/memory.current": GIB // 4}
-    monkeypatch.setattr(hardware, "_number", lambda path: limits.get(str(path)))
-    assert hardware._memory() == (GIB, 3 * GIB // 4)
+def group(folder: Path, **files: int | str) -> Path:
+    """A control group's files as the kernel writes them; `__` stands for a point."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name.replace("__", ".")).write_text(f"{content}\n")
+    return folder
+
+
+# a pod of 1 GiB that read its base model: nine tenths of what is charged to it are files
+SECOND = f"anon {64 * MIB}\nfile {960 * MIB}\nshmem {32 * MIB}\ninactive_file {512 * MIB}\nactive_file {384 * MIB}"
+FIRST = (
+    f"cache {MIB}\ninactive_file {MIB}\nactive_file {MIB}\nhierarchical_memory_limit {GIB}\n"
+    f"total_inactive_file {512 * MIB}\ntotal_active_file {384 * MIB}"
+)
+
+
+def test_files_that_a_container_read_leave_its_memory_free(tmp_path: Path) -> None:
+    """Otherwise a pod that read a large base model would have no memory for any training."""
+    second = group(tmp_path / "2", memory__max=GIB, memory__current=1020 * MIB, memory__stat=SECOND)
+    assert hardware._memory(second) == (GIB, (1024 - 1020 + 512 + 384) * MIB)
+    first = group(
+        tmp_path / "1/memory", memory__limit_in_bytes=GIB, memory__usage_in_bytes=1020 * MIB, memory__stat=FIRST
+    )
+    assert hardware._memory(first.parent) == (GIB, (1024 - 1020 + 512 + 384) * MIB)
+
+
+@pytest.mark.parametrize("stat", ["", "inactive_file many", "inactive_file"])
+def test_a_containers_own_limit_of_memory_counts_without_its_statistics(tmp_path: Path, stat: str) -> None:
+    here = group(tmp_path, memory__max=GIB, memory__current=GIB // 4)
+    assert hardware._memory(here) == (GIB, 3 * GIB // 4)
+    assert hardware._memory(group(here, memory__stat=stat)) == (GIB, 3 * GIB // 4)
+
+
+def test_a_container_without_a_limit_has_the_machines_memory(tmp_path: Path) -> None:
+    total, free = hardware._memory(tmp_path)
+    none = group(tmp_path, memory__max="max", memory__current=GIB)
+    assert hardware._memory(none)[0] == total
+    assert 0 < free <= total
+    more = group(tmp_path, memory__max=2 * total)  # as the first version says that there is none
+    assert hardware._memory(more)[0] == total
+
+
+def test_no_more_files_are_given_back_than_memory_is_used(tmp_path: Path) -> None:
+    """The two figures are read one after the other."""
+    here = group(tmp_path, memory__max=GIB, memory__current=256 * MIB, memory__stat=SECOND)
+    assert hardware._memory(here) == (GIB, GIB)

@@ -11,8 +11,10 @@ from mlflow.entities import Metric
 
 from academy.errors import TrainingError
 from academy.genealogy.tracking import BASE_TAG, DEVICE_TAG, EXPERIMENT, MEASURED, PREDICTED, memory_ratios
+from academy.habitat.choice import choose_backend
 from academy.habitat.fit import GIB, usual_plan
 from academy.habitat.hardware import Docker, Gpu, Inventory
+from academy.habitat.process import ProcessBackend
 from academy.placing import Placement, below, first_device, measured_ratios, place
 from academy.professor import Recipe
 from academy.settings import Settings
@@ -51,10 +53,16 @@ def test_a_gpu_is_tried_first_where_it_may_be_used(work: Workplace) -> None:
     assert first_device(work, here) == "cpu"
 
 
-def with_gpu(free: float, *, memory: float = 64) -> Inventory:
-    """The same with a GPU that has so many GiB free, and torch for it."""
-    gpu = Gpu(index=0, name="H100", uuid="GPU-1", memory_total=80 * GIB, memory_free=int(free * GIB))
-    return machine(memory).model_copy(update={"gpus": (gpu,), "cuda": "13.0", "bitsandbytes": True})
+def with_gpu(*free: float | None, memory: float = 64) -> Inventory:
+    """The same with GPUs that have so many GiB free (None: they do not tell), and torch for them."""
+    gpus = tuple(
+        Gpu(
+            index=n, name="H100", uuid=f"GPU-{n}", memory_total=None if one is None else 80 * GIB,
+            memory_free=None if one is None else int(one * GIB),
+        )
+        for n, one in enumerate(free)
+    )  # fmt: skip
+    return machine(memory).model_copy(update={"gpus": gpus, "cuda": "13.0", "bitsandbytes": True})
 
 
 def test_a_training_that_does_not_fit_begins_lower_on_the_ladder(work: Workplace) -> None:
@@ -104,9 +112,16 @@ def test_processes_share_the_memory_of_processors_and_each_has_its_own_gpu(work:
     assert one.route.need is not None
     assert two.route.need == 2 * one.route.need
     assert (two.plan.processes, two.plan.library) == (2, "trl")
-    assert place(work, recipe, 64, with_gpu(40)).route.need == gpu.route.need
+    shared = place(work, recipe, 64, with_gpu(40, 9, 30))
+    assert shared.route.need == gpu.route.need
+    assert [one.index for one in shared.route.more] == [2]
+    started = choose_backend(work.settings, shared.route)
+    assert isinstance(started, ProcessBackend)
+    assert started.gpu == "GPU-0,GPU-2"
+    with pytest.raises(TrainingError, match="and there is one GPU"):
+        place(work, recipe, 64, with_gpu(40)).require()
     lowest = two
-    while (lower := below(work, lowest, 64, with_gpu(40))) is not None:
+    while (lower := below(work, lowest, 64, with_gpu(40, 40))) is not None:
         lowest = lower
     assert (lowest.plan.device, lowest.plan.processes) == ("cpu", 2)
 
@@ -141,6 +156,15 @@ def test_after_running_out_of_memory_it_goes_on_lower_until_the_ladder_ends(work
         ("cuda", 4, False, True), ("cuda", 2, False, True), ("cuda", 1, False, True), ("cuda", 1, True, True),
         ("cpu", 1, True, True),
     ]  # fmt: skip
+
+
+def test_on_a_gpu_that_does_not_tell_its_memory_it_begins_whole_and_the_ladder_is_below(work: Workplace) -> None:
+    found = place(work, Recipe(batch_size=128, accumulation=1, max_length=1024), 1024, with_gpu(None))
+    found.require()
+    assert (found.route.place, found.changes) == ("cuda", ())
+    lower = below(work, found, 1024, with_gpu(None))
+    assert lower is not None
+    assert (lower.plan.device, lower.recipe.batch_size) == ("cuda", 64)
 
 
 def test_a_base_model_that_cannot_be_predicted_is_trained_all_the_same(work: Workplace, tmp_path: Path) -> None:

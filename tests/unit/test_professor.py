@@ -261,12 +261,12 @@ def test_every_chosen_recipe_holds_the_longest_example_that_fits(parameters: int
 
 
 def test_force_does_not_override_a_training_that_fits_nowhere() -> None:
-    found = asked(place=(False, "nowhere here: 1.0 GiB of memory are free"), force=True)
+    found = asked(place=(False, "it fits nowhere here: 1.0 GiB of memory are free"), force=True)
     assert (found.train, found.forced) == (False, False)
     assert found.because == "it fits nowhere here: 1.0 GiB of memory are free."
 
 
 def test_where_it_would_train_is_among_the_reasons() -> None:
-    assert asked(place=(True, "2 CPUs: about 1.0 GiB of 8.0 GiB free")).because.endswith(
+    assert asked(place=(True, "it would train on 2 CPUs: about 1.0 GiB of 8.0 GiB free")).because.endswith(
         "; it would train on 2 CPUs: about 1.0 GiB of 8.0 GiB free."
     )

@@ -61,6 +61,54 @@ def test_where_trainings_hold_all_gpus_it_goes_nowhere_and_that_is_said() -> Non
     assert route(Need(cuda=90 * GIB, cpu=12 * GIB), held(machine(2), 0)).place == "cpu"  # too large in any case
 
 
+def test_a_gpu_that_does_not_tell_its_memory_is_used_and_that_is_said() -> None:
+    """As those that share the machine's memory: what is not known is no reason for days on processors."""
+    found = route(NEED, machine(None))
+    assert (found.place, found.need, found.free) == ("cuda", 10 * GIB, None)
+    assert found.sentence == "GPU 0 (H100): about 10.0 GiB; it does not tell its memory, so that is tried"
+    unknown = route(Need(cuda=None, cpu=None, because="not predicted"), machine(None))
+    assert unknown.sentence == "GPU 0 (H100): not predicted; it does not tell its memory, so that is tried"
+    rung = next_rung(Recipe(batch_size=1), usual_plan("cuda"), machine(None))
+    assert rung is not None
+    assert rung.change == "base weights of 4 bits"
+    assert route(NEED, held(machine(None), 0)).held
+
+
+@pytest.mark.parametrize(("free", "taken"), [((11, None), 0), ((None, 11, 12), 2), ((9, None), 1), ((9, None, 8), 1)])
+def test_a_gpu_that_tells_enough_comes_before_one_that_tells_nothing_before_one_that_is_too_small(
+    free: tuple[float | None, ...], taken: int
+) -> None:
+    found = route(NEED, machine(*free))
+    assert found.gpu is not None
+    assert found.gpu.index == taken
+
+
+def test_several_processes_take_the_gpus_with_the_most_free_memory_and_the_least_of_these_decides() -> None:
+    found = route(NEED, machine(11, 40, 12, 20), processes=3)
+    assert found.gpu is not None
+    assert [gpu.index for gpu in (found.gpu, *found.more)] == [1, 3, 2]
+    assert found.free == 12 * GIB
+    assert found.sentence.endswith("GPU 2 (H100): each about 10.0 GiB of 12.0 GiB free")
+    short = route(NEED, machine(9, 40, 20), processes=3)
+    assert (short.place, short.more) == ("cpu", ())
+    assert "GPU 0 has 9.0 GiB free of the about 10.0 GiB that it needs" in short.sentence
+    silent = route(NEED, machine(None, 40, 9), processes=2)
+    assert silent.sentence == (
+        "GPU 1 (H100) and GPU 0 (H100): about 10.0 GiB; 1 of them do not tell their memory, so that is tried"
+    )
+
+
+def test_processes_that_get_no_gpu_of_their_own_are_refused_or_wait() -> None:
+    refused = route(NEED, machine(40), processes=2)
+    assert refused.refusal is not None
+    assert (refused.place, refused.refusal.cause) == ("", "gpu")
+    assert refused.refusal.message == ("2 processes are to share the training, each on a GPU, and there is one GPU.")
+    waits = route(NEED, held(machine(40, 30, 20), 0, 2), processes=2)
+    assert (waits.place, waits.held) == ("", True)
+    assert waits.sentence == "nowhere now: 2 processes are to share the training, and 1 of 3 GPUs are free"
+    assert route(NEED, machine(), processes=2).place == "cpu"
+
+
 @pytest.mark.parametrize(
     ("inventory", "enabled", "because"),
     [
@@ -68,7 +116,6 @@ def test_where_trainings_hold_all_gpus_it_goes_nowhere_and_that_is_said() -> Non
         (machine(9, 8), True, "GPU 0 has 9.0 GiB free of the about 10.0 GiB that it needs"),
         (machine(40), False, "GPUs are switched off (ACADEMY_ENABLE_GPU)"),
         (machine(40, cuda=""), True, "torch is built for CPUs"),
-        (machine(None), True, "GPU 0 has 0.0 GiB free"),
     ],
 )
 def test_without_a_gpu_that_can_be_used_it_is_the_processors_and_that_is_said(

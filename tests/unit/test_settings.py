@@ -77,6 +77,9 @@ def test_a_settings_own_name_wins_over_an_older_spelling(monkeypatch: pytest.Mon
         ("ACADEMY_TRAINING_INTERVAL_HOURS", "-1"),
         ("ACADEMY_GIT_COMMITS_LIMIT", "-1"),
         ("ACADEMY_ENABLE_GPU", "perhaps"),
+        ("ACADEMY_TRAINING_MEMORY_GIB", "0.05"),
+        ("ACADEMY_TRAINING_MEMORY_GIB", "inf"),
+        ("ACADEMY_TRAINING_CPUS", "0.001"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

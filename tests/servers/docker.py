@@ -1,0 +1,89 @@
+"""As much of a Docker engine's API as trying an image takes, over HTTP on loopback; it runs nothing.
+
+The real client and the real backend ask it. What a container would print is given beforehand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+DIGEST = "sha256:" + "ab" * 32
+VERSIONS = {"torch": "2.13.0", "transformers": "5.17.0", "trl": "1.14.2", "peft": "0.21.2"}
+
+
+@dataclass
+class Engine:
+    """One engine. `says` is what a trial of an image prints, `gpus`: whether containers are given any."""
+
+    images: dict[str, str] = field(default_factory=dict)  # digests by name
+    says: dict[str, Any] = field(default_factory=lambda: {"python": "3.11.7", "versions": VERSIONS, "gpu": ""})
+    on_gpu: dict[str, Any] = field(default_factory=lambda: {"gpu": "H100"})
+    """What it prints otherwise in a container that was given a GPU."""
+    gpus: bool = False
+    tried: list[bool] = field(default_factory=list)
+    """Each trial: whether it was given a GPU."""
+    host: str = ""
+
+    def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        """Status, and JSON or bytes."""
+        if path in ("/version", "/_ping"):
+            return 200, {"ApiVersion": "1.44", "MinAPIVersion": "1.24", "Version": "29.0"}
+        if path == "/info":
+            return 200, {"ServerVersion": "29.0", "Runtimes": {"runc": {}} | ({"nvidia": {}} if self.gpus else {})}
+        if image := re.fullmatch(r"/images/(.+)/json", path):
+            digest = self.images.get(image[1])
+            return (200, {"Id": digest, "Config": {}}) if digest else (404, {"message": f"No such image: {image[1]}"})
+        if path == "/containers/create":
+            self.tried.append(bool(body["HostConfig"].get("DeviceRequests")))
+            return 201, {"Id": "c1", "Warnings": []}
+        if method == "POST" and path.endswith("/wait"):
+            return 200, {"StatusCode": 0}
+        if path.endswith("/logs"):
+            line = json.dumps(self.says | (self.on_gpu if self.tried[-1] else {})).encode() + b"\n"
+            return 200, b"\x01\0\0\0" + len(line).to_bytes(4, "big") + line
+        if path == "/containers/c1/json":
+            return 200, {"State": {"OOMKilled": False, "Running": False, "ExitCode": 0}, "Config": {"Tty": False}}
+        return 204, {}
+
+
+@contextmanager
+def serving(engine: Engine) -> Iterator[Engine]:
+    """The engine at `host`, for DOCKER_HOST."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def _serve(self) -> None:
+            read = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            path = re.sub(r"^/v1\.\d+", "", self.path.partition("?")[0])
+            status, said = engine.answer(self.command, path, json.loads(read) if read else None)
+            raw = said if isinstance(said, bytes) else json.dumps(said).encode() if status != 204 else b""
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        do_GET = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    engine.host = f"tcp://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield engine
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

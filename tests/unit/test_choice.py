@@ -1,0 +1,245 @@
+"""Where a home trains: what was asked for and is missing is refused by plan and start alike; `auto` comes down.
+
+The engine is a stand-in on loopback, behind the real client; `DOCKER_HOST` may also be where none is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from academy.commands import doctor, habitat, trainer
+from academy.commands import stages as commands
+from academy.errors import TrainingError
+from academy.habitat.choice import choose, choose_backend, find_route
+from academy.habitat.container import ContainerBackend
+from academy.habitat.fit import GIB
+from academy.habitat.gpu_habitat import GPUHabitat
+from academy.habitat.hardware import Docker, Gpu, Inventory
+from academy.habitat.image import IMAGE
+from academy.habitat.process import ProcessBackend
+from academy.habitat.route import Need, next_rung
+from academy.placing import first_device, place
+from academy.professor import Recipe
+from academy.settings import Settings, load_settings
+from academy.workplace import Workplace
+from tests.servers.docker import DIGEST, VERSIONS, Engine, serving
+
+UNKNOWN = Need(cuda=None, cpu=None, because="not predicted")
+TOLD = Docker(version="29.0", gpus=True)
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    with serving(Engine(images={IMAGE: DIGEST}, gpus=True)) as found:
+        monkeypatch.setenv("DOCKER_HOST", found.host)
+        yield found
+
+
+@pytest.fixture
+def no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    return f"No Docker engine answers at unix://{tmp_path}/none.sock"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    """The settings of a home with what a person set."""
+
+    def read(**said: str) -> Settings:
+        monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+        for name, value in said.items():
+            monkeypatch.setenv(f"ACADEMY_{name.upper()}", value)
+        return load_settings()
+
+    return read
+
+
+def machine(**changes: Any) -> Inventory:
+    """One with a GPU, an engine that gives it to containers, and all libraries in this Python."""
+    gpu = Gpu(index=0, name="H100", uuid="GPU-0", memory_total=80 * GIB, memory_free=70 * GIB)
+    facts: dict[str, Any] = {
+        "cpus": 4, "memory_total": 32 * GIB, "memory_free": 16 * GIB, "gpus": (gpu,), "gpu_note": "", "docker": TOLD,
+        "cuda": "13.0", "unsloth": True, "bitsandbytes": True,
+    }  # fmt: skip
+    return Inventory(**{**facts, **changes})
+
+
+def test_by_default_no_engine_is_asked_and_it_is_a_process(settings: Callable[..., Settings], engine: Engine) -> None:
+    found = choose(settings())
+    assert (found.backend, found.instead, found.refusal) == ("process", "", None)
+    assert found.machine.docker.note == "Docker was not asked"
+    assert isinstance(choose_backend(settings(), find_route(settings(), found, UNKNOWN)), ProcessBackend)
+    assert engine.tried == []
+
+
+def test_a_container_that_was_asked_for_is_refused_without_an_engine_by_plan_and_start_alike(
+    settings: Callable[..., Settings], no_engine: str
+) -> None:
+    here = settings(training_backend="container")
+    way = find_route(here, choose(here), UNKNOWN)
+    assert (way.place, way.backend) == ("", "container")
+    with pytest.raises(TrainingError) as refused:
+        choose_backend(here, way)
+    assert refused.value.cause == "engine"
+    with pytest.raises(TrainingError) as before:
+        place(Workplace(here), Recipe(), 64).require()
+    assert str(before.value) == str(refused.value)
+    assert str(refused.value).startswith(f"{no_engine}. Start one (systemctl start docker")
+
+
+def test_with_auto_it_comes_down_to_a_process_and_says_why(
+    settings: Callable[..., Settings], no_engine: str, tmp_path: Path
+) -> None:
+    here = settings(training_backend="auto", enable_gpu="false")
+    found = place(Workplace(here), Recipe(batch_size=1), 64)
+    found.require()
+    assert found.route.backend == "process"
+    assert found.sentence.endswith(f" free; in a process, for: {no_engine}")
+    assert isinstance(choose_backend(here, found.route), ProcessBackend)
+
+
+def test_with_auto_and_all_that_it_needs_it_is_a_container(
+    settings: Callable[..., Settings], engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = settings(training_backend="auto", enable_gpu="false")
+    found = choose(here)
+    assert (found.backend, found.instead) == ("container", "")
+    assert isinstance(choose_backend(here, find_route(here, found, UNKNOWN)), ContainerBackend)
+    trainer.run(make_image=False, as_json=False)
+    assert f"Trainings run in containers of {IMAGE}." in capsys.readouterr().out
+    engine.images.clear()
+    assert choose(here).instead == f"The Docker engine has no image {IMAGE}"
+    trainer.run(make_image=False, as_json=False)
+    said = " ".join(capsys.readouterr().out.split())
+    assert said == f"Trainings run in processes of this machine, for: The Docker engine has no image {IMAGE}."
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "cause", "message"),
+    [
+        ("image", "engine", f"The Docker engine has no image {IMAGE}."),
+        ("trial", "image", f"The image {IMAGE} cannot train: "),
+        ("processes", "gpu", "Several processes cannot share a training in a container."),
+        ("memory", "memory", "29 MiB of memory are too few for a training's container"),
+    ],
+)
+def test_whatever_would_refuse_the_start_refuses_the_plan(
+    settings: Callable[..., Settings], engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    spoiled: str, cause: str, message: str,
+) -> None:  # fmt: skip
+    if spoiled == "image":
+        engine.images.clear()
+    elif spoiled == "trial":
+        engine.says = {}
+    elif spoiled == "memory":
+        (tmp_path / "memory.max").write_text(str(32 * 2**20))
+        monkeypatch.setattr("academy.habitat.hardware.GROUPS", tmp_path)
+    here = settings(training_backend="container", training_processes="2" if spoiled == "processes" else "1")
+    with pytest.raises(TrainingError) as refused:
+        place(Workplace(here), Recipe(), 64).require()
+    assert refused.value.cause == cause
+    assert refused.value.message.startswith(message)
+    assert refused.value.remedy
+    assert choose(here.model_copy(update={"training_backend": "auto"})).backend == "process"
+
+
+def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
+    settings: Callable[..., Settings], engine: Engine
+) -> None:
+    here = settings(training_backend="container")
+    without = choose(here, machine())
+    assert (without.machine.bitsandbytes, without.machine.unsloth) == (False, False)
+    plan = place(Workplace(here), Recipe(batch_size=1), 64, machine()).plan
+    rung = next_rung(Recipe(batch_size=1), plan, without.machine)
+    assert rung is not None
+    assert rung.plan.device == "cpu"
+    engine.on_gpu = {"gpu": "H100", "versions": {**VERSIONS, "bitsandbytes": "0.48.2", "unsloth": "2026.10"}}
+    engine.images[IMAGE] = "sha256:" + "cd" * 32  # another image
+    found = choose(here, machine(bitsandbytes=False, unsloth=False))
+    assert (found.machine.bitsandbytes, found.machine.unsloth) == (True, True)
+    ladder = place(Workplace(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).ladder
+    assert "base weights of 4 bits" in [step.rung.change for step in ladder]
+
+
+def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
+    settings: Callable[..., Settings], engine: Engine
+) -> None:
+    here = settings(training_backend="container")
+    engine.on_gpu = {"gpu": "H100", "fault": "AcceleratorError: CUDA error: no kernel image"}
+    found = place(Workplace(here), Recipe(batch_size=1), 64, machine())
+    assert (found.route.place, found.plan.device, found.route.gpu) == ("cpu", "cpu", None)
+    assert f"(The image {IMAGE} cannot use the H100: AcceleratorError" in found.sentence
+    assert first_device(Workplace(here), machine()) == "cpu"
+    engine.on_gpu = {"gpu": "H100"}
+    assert place(Workplace(here), Recipe(batch_size=1), 64, machine()).route.place == "cuda"
+    assert first_device(Workplace(here), machine()) == "cuda"
+    engine.tried.clear()
+    held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
+    choose(here.model_copy(update={"training_image": "other"}), held)
+    choose(here, held)
+    assert True not in engine.tried, "the memory of a GPU that a training holds may be full"
+
+
+def test_a_containers_own_bound_is_what_is_placed_by(settings: Callable[..., Settings], engine: Engine) -> None:
+    here = settings(training_backend="container", training_memory_gib="0.5")
+    found = place(Workplace(here), Recipe(batch_size=1), 64, machine(gpus=(), gpu_note="no NVIDIA GPU"))
+    assert "0.5 GiB of memory are free of the about " in found.sentence
+    with pytest.raises(TrainingError, match=r"fits nowhere here: no NVIDIA GPU; 0\.5 GiB of memory"):
+        found.require()
+
+
+def test_the_doctor_says_where_trainings_run(settings: Callable[..., Settings], engine: Engine) -> None:
+    native = doctor._training(settings(), machine())
+    assert (native.works, native.found) == (True, "in processes of this machine")
+    inside = doctor._training(settings(training_backend="container"), machine())
+    assert inside.found == f"in containers of {IMAGE}, {DIGEST[:19]}: torch 2.13.0, trl 1.14.2, tried on H100"
+    gone = machine(docker=Docker(note="No Docker engine answers at x", remedy="Start one."))
+    missing = doctor._training(settings(), gone)
+    assert (missing.works, missing.needed) == (False, True)
+    assert (missing.found, missing.remedy) == ("No Docker engine answers at x.", "Start one.")
+    instead = doctor._training(settings(training_backend="auto"), gone)
+    assert (instead.works, instead.found) == (
+        True, "in processes of this machine, for: No Docker engine answers at x",
+    )  # fmt: skip
+
+
+def test_commands_that_only_look_say_the_refusal(
+    settings: Callable[..., Settings], no_engine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings(training_backend="container")
+    commands.decide(None, force=True, as_json=False)
+    habitat.fit(None, 64, None, None, as_json=False)
+    said = " ".join(capsys.readouterr().out.split())
+    refusal = f"it would be refused: {no_engine}. Start one (systemctl start docker; apt-get install docker.io), or set"
+    assert f"But {refusal}" in said
+    assert f"I{refusal[1:]}" in said
+    assert " train on" not in said
+
+
+def test_why_an_image_was_tried_without_the_gpu_is_told(settings: Callable[..., Settings], engine: Engine) -> None:
+    here = settings(training_backend="container")
+    assert choose(here, machine()).tried_on == "H100"
+    held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
+    assert choose(here, held).tried_on == "the CPU (trainings use the GPUs)"
+    assert choose(here, machine(gpus=(), gpu_note="no NVIDIA GPU")).tried_on == "the CPU (no NVIDIA GPU)"
+    engine.images[IMAGE] = "sha256:" + "cd" * 32
+    engine.on_gpu = {"gpu": ""}
+    assert choose(here, machine()).tried_on == f"the CPU (The image {IMAGE} sees no GPU)"
+    assert not choose(here, machine(docker=Docker(version="29.0"))).gives_gpus
+
+
+def test_a_job_from_python_is_refused_with_the_same_sentence(
+    settings: Callable[..., Settings], no_engine: str, tmp_path: Path
+) -> None:
+    settings(training_backend="container")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"instruction": "a", "input": "", "output": "b"}\n')
+    job = GPUHabitat(enable_gpu=False, home=tmp_path / "home")
+    with pytest.raises(TrainingError, match="No Docker engine answers") as refused:
+        job.run_training_job(rows, "seed", tmp_path / "out")
+    assert refused.value.cause == "engine"
+    assert not list((tmp_path / "home").glob("runs/*"))
