@@ -1,4 +1,7 @@
-"""The README's tutorial, command by command, in a fresh home, after the evolution of `make evolve`."""
+"""The README's tutorial, command by command, in a fresh home, after the evolution of `make evolve`.
+
+`python -m tests.campaign.tutorial` prints what the README shows of it.
+"""
 
 from __future__ import annotations
 
@@ -56,3 +59,19 @@ def run(seconds: float, _seed: int, _rounds: int) -> list[Line]:
         shutil.rmtree(home, ignore_errors=True)
     line.failed = int(bool(line.violations))
     return [line]
+
+
+def main() -> None:
+    """Print what the tutorial prints, as the README shows it."""
+    with tempfile.TemporaryDirectory(prefix="academy-tutorial-") as home:
+        environment = {**os.environ, "ACADEMY_HOME": home, "ACADEMY_TRAINING_INTERVAL_HOURS": "0", "COLUMNS": "112"}
+        for command in [FIRST, *commands()]:
+            print(f"$ {command.removeprefix('.venv/bin/')}", flush=True)
+            subprocess.run(
+                ["bash", "-c", command], cwd=CHECKOUT, env=environment, stderr=subprocess.DEVNULL, check=True
+            )
+            print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
