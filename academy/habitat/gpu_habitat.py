@@ -7,6 +7,7 @@ predicted, and there is no ladder below it: it is trained as it was ordered, or 
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -85,8 +86,6 @@ class GPUHabitat:
             raise InputError(f"The job {name} runs already.", "Wait until it has ended.")
         output = Path(output_dir).resolve() / ADAPTER
         _refuse_another(output, order)
-        with _said_of(output_dir):
-            output.parent.mkdir(parents=True, exist_ok=True)
         job = self._jobs[name] = _Job(backend, order, output)
         job.begin()
         return {
@@ -233,8 +232,11 @@ def _said_of(place: Path | str) -> Iterator[None]:
 
 
 def _refuse_another(place: Path, order: TrainingOrder) -> None:
-    """An adapter that lies where this one is to lie must be of the same order."""
+    """An adapter that lies where this one is to lie must be of the same order; hours later is too late to tell."""
     if not place.exists():
+        there = next(folder for folder in place.parents if os.path.lexists(folder))
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise InputError(f"{place.parent} cannot be made.", "Choose another output_dir.")
         return
     with suppress(OSError, ValidationError):
         if Manifest.model_validate_json((place / MANIFEST).read_bytes()).order == order.digest:

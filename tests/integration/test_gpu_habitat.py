@@ -67,6 +67,16 @@ def test_the_documents_example_ends_with_an_adapter(dataset: Path, tmp_path: Pat
         later.run_training_job(dataset, "seed", tmp_path / "training_0", num_epochs=4)
 
 
+@pytest.mark.parametrize("given", ["/dev/null/out", "/dev/null/deep/out"])
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_trained(
+    dataset: Path, tmp_path: Path, given: str
+) -> None:
+    habitat = GPUHabitat(home=tmp_path / "home")
+    with pytest.raises(InputError, match="Choose another output_dir"):
+        habitat.run_training_job(dataset, "seed", given, num_epochs=1)
+    assert not list((tmp_path / "home").glob("runs/*"))
+
+
 def test_a_job_that_is_cleaned_up_was_cancelled_and_leaves_no_checkpoint(dataset: Path, tmp_path: Path) -> None:
     habitat = GPUHabitat(home=tmp_path / "home")
     name = habitat.run_training_job(dataset, "seed", tmp_path / "out", num_epochs=20)["job_name"]
