@@ -34,7 +34,8 @@ NF4_BYTES = 0.5 + 1 / 16
 CPU_OVERHEAD = 640 * 2**20
 """Python with torch, transformers, TRL and the tokenised rows."""
 CPU_HEAP = 2.0
-"""Resident memory of glibc's heap by what layers keep in it: freed places of large tensors stay with the process."""
+"""Resident memory of glibc's heap by what layers keep in it: freed places of large tensors stay with the process. Those
+over 32 MiB do not, for they have mappings of their own; masks that weigh are such."""
 CUDA_CONTEXT = 896 * 2**20
 """The driver's, with the kernels that were loaded. torch cannot tell it, and it was not measured here."""
 CUDA_WORKSPACE = (3 * 32 + 32) * 2**20
@@ -248,12 +249,14 @@ def predict(
     else:
         activations = layer * shape.layers + passing
     activations += tokens * wide * 3 * shape.hidden  # embeddings, the last norm and its input
-    activations += tokens * seen if _masked(recipe) else 0  # the mask itself, a byte each; all layers share it
+    if plan.device == "cpu":
+        activations = round(activations * CPU_HEAP)
+    activations += _masks(shape, recipe, wide, tokens, seen, 1 if plan.checkpointing else shape.layers)
     return Prediction(
         device=plan.device,
         weights=weights,
         adapter=adapter,
-        activations=activations if plan.device == "cuda" else round(activations * CPU_HEAP),
+        activations=activations,
         logits=min(tokens, CHUNK) * shape.vocabulary * 4 * LOGITS,
         overhead=CUDA_CONTEXT + CUDA_WORKSPACE if plan.device == "cuda" else CPU_OVERHEAD,
         correction=correction_of(ratios),
@@ -281,12 +284,16 @@ def batch_of_each(recipe: Recipe, processes: int) -> int:
         return recipe.batch_size
 
 
-def _masked(recipe: Recipe) -> bool:
-    """Whether attention gets a mask: where rows are filled up, or hold several examples. Else it is told to be causal.
+def _masks(shape: Shape, recipe: Recipe, wide: int, tokens: int, seen: int, layers: int) -> int:
+    """Bytes of attention's masks, of so many tokens that each may see `seen`; `layers` keep theirs for the way back.
 
-    FlashAttention needs none; the trainer uses transformers' own attention (sdpa).
+    There are none where no row is filled up or holds several examples: then attention is told that it is causal. The
+    trainer uses transformers' own (sdpa); FlashAttention would need none either.
     """
-    return recipe.packing or recipe.batch_size > 1
+    if not recipe.packing and recipe.batch_size == 1:
+        return 0
+    # all layers share one of a byte each, which sdpa makes numbers of, for each layer anew
+    return tokens * seen * (1 + (0 if shape.eager else wide * layers))
 
 
 def _kept(shape: Shape, recipe: Recipe, wide: int, seen: int) -> int:
@@ -297,8 +304,6 @@ def _kept(shape: Shape, recipe: Recipe, wide: int, seen: int) -> int:
     attention = wide * 4 * queries + 4 * shape.heads
     if shape.eager:
         attention += shape.heads * seen * (2 * wide + 4)
-    elif _masked(recipe):
-        attention += seen * wide  # sdpa makes numbers of the mask, and each layer keeps its own
     between = wide * inner * (shape.steps + (2 if shape.gated else 0))
     inputs = sum(one for one, _ in shape.linears)
     if wide == 4 and not recipe.dropout:

@@ -21,6 +21,7 @@ from academy.habitat.fit import (
     Plan,
     Shape,
     _kept,
+    _masks,
     correction_of,
     predict,
     read_shape,
@@ -125,11 +126,14 @@ def test_each_layer_keeps_a_mask_of_its_own_where_rows_are_packed(kind: str, hal
     model, shape = trained(kind, half=half)
     rows, length = 8, 96
     tokens, wide = rows * length, 2 if half else 4
-    predicted = tokens * shape.layers * _kept(shape, Recipe(packing=True), wide, tokens)
-    assert predicted == pytest.approx(kept(model, rows, length, half=half, packed=True), rel=0.1)
-    assert predicted - tokens * shape.layers * _kept(shape, Recipe(batch_size=1), wide, tokens) == (
-        wide * shape.layers * tokens**2
-    )
+    recipe = Recipe(packing=True)
+    found = kept(model, rows, length, half=half, packed=True)
+    alone = kept(model, 1, tokens, half=half, packed=True)  # one example as long: nothing is kept apart
+    masks = _masks(shape, recipe, wide, tokens, tokens, shape.layers) - tokens**2  # but for the one that all share
+    repeated = 2 * (shape.queries - shape.keys) * wide * tokens * shape.layers  # keys and values, beside a mask only
+    assert found - alone == masks + repeated
+    assert tokens * shape.layers * _kept(shape, recipe, wide, tokens) + masks == pytest.approx(found, rel=0.1)
+    assert _masks(shape, Recipe(batch_size=1), wide, tokens, tokens, shape.layers) == 0
 
 
 def test_a_packed_batch_is_one_row_for_the_mask_and_a_filled_up_one_is_not() -> None:
