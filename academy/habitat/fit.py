@@ -267,9 +267,9 @@ def predict(
 def without_checkpointing(
     shape: Shape, recipe: Recipe, plan: Plan, free: int, *, longest: int | None = None, ratios: Sequence[float] = ()
 ) -> Plan:
-    """The plan of a GPU without checkpointing, which costs a third of the time, where `free` bytes have room for it.
+    """The plan without checkpointing, which takes up to a third of a GPU's time, where `free` bytes have room for it.
 
-    Else the plan as it is; so are those of processors, which keep what the layers keep anyway.
+    Else, and on processors, the plan as it is.
     """
     whole = plan.model_copy(update={"checkpointing": False})
     room = ROOM * free >= predict(shape, recipe, whole, longest=longest, ratios=ratios).total
