@@ -1,22 +1,35 @@
-"""`python -m bench.gpu [--shapes small,8b] [--steps N] [--out FILE]`: how fast a GPU trains, beside its limit.
+"""`python -m bench.gpu [--shapes small,8b] [--grid SECONDS] [--out FILE]`: how fast a GPU trains, and in what memory.
 
 Each line is a real training by the trainer's own program, of a randomly initialised model (what is learned does not
-matter for speed): plain TRL, TRL with packing, and Unsloth where it is installed. Told are tokens a second (median of
-the second half of the steps), MFU (4 operations a parameter and token, by the GPU's dense peak in bfloat16), and the
-peak of the memory beside what was predicted. Examples have mixed lengths, as lessons have: without packing the batch
-is filled up with padding, and padding counts for nothing.
+matter for speed): plain TRL, TRL with packing, and Unsloth where it is installed.
 
-On a machine without a GPU it runs the seed model's shape only: that shows that it works, and no speed of anything.
+Speed: all ways train on the same rows, whose lengths are spread as lessons' are. Told are tokens a second, padding not
+counted: the tokens of all steps behind the warm-up by the seconds of those steps, without those beside which a
+checkpoint was written or an evaluation ran. One step tells little, for the trainer sorts rows by length. MFU is 4
+operations a parameter and token by the GPU's dense peak in bfloat16; what checkpointing computes again counts as none.
+
+Memory: the peak that torch reserved beside what was predicted, there and over a grid of batch, length, rank and way,
+a few steps each. Points of the grid train side by side, because each program's memory is its own.
+
+Whatever one way fails with is a line, and those behind it are measured all the same. Lines come as they are measured,
+so a run that is cut off leaves what it had. On a machine without a GPU it runs the seed model's shape only: that shows
+that it works, and no speed of anything.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +37,12 @@ import orjson
 
 from academy.artifacts import digest_of_file
 from academy.base_model import BaseModel, resolve
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.fit import GIB, Plan, predict, read_shape, usual_plan
-from academy.habitat.hardware import take_inventory
+from academy.habitat.backend import TrainingEvent, TrainingOrder
+from academy.habitat.fit import GIB, predict, read_shape, usual_plan, without_checkpointing
+from academy.habitat.hardware import Inventory, take_inventory
 from academy.habitat.process import ProcessBackend
 from academy.professor import Recipe
-from academy.template import ChatTemplate
+from academy.template import ChatTemplate, Message
 from bench.memory import make_model
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -39,99 +52,383 @@ SHAPES: dict[str, dict[str, Any]] = {
     "8b": {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
            "num_attention_heads": 32, "num_key_value_heads": 8},
 }  # fmt: skip
-PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
-"""Dense bfloat16 operations a second, as the makers say."""
+WAYS = {"TRL": ("trl", False), "TRL, packing": ("trl", True), "Unsloth": ("unsloth", False)}
+"""Library, and whether rows are packed."""
+LIBRARIES = ("torch", "transformers", "trl", "peft", "unsloth")
+PEAKS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
+"""Dense bfloat16 operations a second, as the makers say. The first that the name holds."""
 LONGEST = 4096
-BATCH = 4
+BATCH = 2
+"""Packed, 8,192 tokens a step: as many as in the professor's recipes."""
+TYPICAL = 400
+"""Tokens of the median example; a sixth have over 1,000, some fill the longest row."""
+GPU_STEPS, CPU_STEPS = 56, 18
+WARM_UP = 6
+"""One of so many steps is warm-up."""
+GRIDS = {
+    "cuda": ("small", (1, 4, 8), (512, 2048), (8, 64)),
+    "cpu": ("seed", (1, 8), (128, 512), (8,)),
+}
+"""Shape, batches, lengths, ranks."""
+NO_STEP = "no step in the time that it had"
+GRID_STEPS = 3
+"""The moments of AdamW are there from the second on."""
 
 
-def main() -> int:
-    """Train, print a table, and write it as JSON."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.partition("\n")[0])
-    parser.add_argument("--shapes", default="")
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+@dataclass(frozen=True)
+class Clock:
+    """When all has to end, by time.monotonic."""
+
+    until: float
+
+    @property
+    def left(self) -> float:
+        """Seconds; below zero once it is late."""
+        return self.until - time.monotonic()
+
+    def within(self, seconds: float) -> Clock:
+        """So many seconds from now, and no later than this."""
+        return Clock(min(self.until, time.monotonic() + seconds))
+
+
+class Told:
+    """Lines of JSON as they come, into a file where one is wanted."""
+
+    def __init__(self, out: Path | None) -> None:
+        self.out = out
+        self.lines: list[dict[str, Any]] = []
+        self._one = threading.Lock()
+        if out:
+            out.write_bytes(b"")
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Keep, write and print one."""
+        with self._one:
+            self.lines.append(line)
+            if self.out:
+                with self.out.open("ab") as stream:
+                    stream.write(orjson.dumps(line) + b"\n")
+            print(sentence(line), flush=True)
+
+    @property
+    def failed(self) -> bool:
+        """Whether anything did."""
+        return any(line.get("failed") for line in self.lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train, and tell each training as it ends; 1 where any of them failed."""
     machine = take_inventory(engine=False)
     on_gpu = bool(machine.gpus and machine.cuda)
-    name = machine.gpus[0].name if on_gpu else f"{machine.cpus} CPUs"
-    peak = next((peak for mark, peak in PEAKS.items() if on_gpu and mark in name), None)
-    shapes = given.shapes.split(",") if given.shapes else ["small", "8b"] if on_gpu else ["seed"]
-    ways: dict[str, tuple[Plan, bool]] = {
-        "TRL": (usual_plan("cuda" if on_gpu else "cpu").model_copy(update={"library": "trl"}), False),
-        "TRL, packing": (usual_plan("cuda" if on_gpu else "cpu").model_copy(update={"library": "trl"}), True),
-    }
-    if on_gpu and find_spec("unsloth"):
-        ways["Unsloth"] = (usual_plan("cuda").model_copy(update={"library": "unsloth"}), False)
-    found: list[dict[str, Any]] = []
-    print(f"{name}; tokens/s, MFU, GiB at the peak (predicted)", flush=True)
-    for shape in shapes:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.partition("\n")[0])
+    parser.add_argument("--shapes", default="small,8b" if on_gpu else "seed", help="'none' for the grid alone")
+    parser.add_argument("--ways", default=";".join(ways_here(machine)), help="parted by semicolons")
+    parser.add_argument("--steps", type=int, default=GPU_STEPS if on_gpu else CPU_STEPS, help="of packed rows")
+    parser.add_argument("--seconds", type=float, default=150, help="the most for one way of one shape")
+    parser.add_argument("--grid", type=float, default=180 if on_gpu else 0, help="seconds for the grid; 0: none")
+    parser.add_argument("--at-once", type=int, default=4 if on_gpu else 1, help="points of the grid side by side")
+    parser.add_argument("--budget", type=float, default=3600, help="seconds for all; what is not done then is left out")
+    parser.add_argument("--out", type=Path, help="a file for lines of JSON")
+    given = parser.parse_args(arguments)
+    shapes = [] if given.shapes == "none" else given.shapes.split(",")
+    ways = given.ways.split(";")
+    for names, known in ((shapes, list(SHAPES)), (ways, list(WAYS))):
+        for name in names:
+            if name not in known:
+                parser.error(f"{name!r} is none of {'; '.join(known)}")
+    clock = Clock(time.monotonic() + given.budget)
+    told = Told(given.out)
+    versions = {name: version(name) for name in LIBRARIES if find_spec(name)}
+    told.add({"kind": "machine", "device": device(machine), "cuda": machine.cuda, "versions": versions})
+    if given.grid:  # first: it is short, and tells how far to trust the predictions of what follows
+        grid(machine, ways, clock.within(given.grid), given.at_once, told)
+    speeds(machine, {shape: SHAPES[shape] for shape in shapes}, ways, given.steps, given.seconds, clock, told)
+    print(table(told.lines), flush=True)
+    return 1 if told.failed else 0
+
+
+def ways_here(machine: Inventory) -> list[str]:
+    """The ways that can be tried."""
+    there = bool(machine.gpus and machine.cuda) and find_spec("unsloth") is not None
+    return [way for way in WAYS if there or way != "Unsloth"]
+
+
+def device(machine: Inventory) -> str:
+    """What it is called."""
+    return machine.gpus[0].name if machine.gpus and machine.cuda else f"{machine.cpus} CPUs"
+
+
+def peak_of(name: str) -> float | None:
+    """Operations a second of the device of that name; None where they are not known."""
+    return next((peak for mark, peak in PEAKS.items() if mark in name), None)
+
+
+def speeds(
+    machine: Inventory, shapes: Mapping[str, dict[str, Any]], ways: Sequence[str], steps: int, seconds: float,
+    clock: Clock, told: Told,
+) -> None:  # fmt: skip
+    """Each shape by each way."""
+    for shape, config in shapes.items():
         with tempfile.TemporaryDirectory() as folder:
-            base = resolve(str(make_model(SHAPES[shape], Path(folder) / "model")) if SHAPES[shape] else "seed")
-            for way, (plan, packing) in ways.items():
-                one = measure(base, plan, Path(folder) / way.replace(", ", "-"), given.steps, packing=packing)
-                one |= {"shape": shape, "way": way, "mfu": None}
-                if peak and one["rate"]:
-                    one["mfu"] = 4 * one["parameters"] * one["rate"] / peak
-                found.append(one)
-                tell(one)
-                if given.out:
-                    given.out.write_bytes(orjson.dumps({"device": name, "found": found}, option=orjson.OPT_INDENT_2))
-    return 1 if any(one["failed"] for one in found) else 0
+            places = [(way, {"kind": "speed", "shape": shape, "way": way}) for way in ways]
+            if clock.left < 0:
+                tell_left_out(places, told)
+                continue
+            print(f"{shape}: the model is made", flush=True)
+            try:
+                base = made(config, Path(folder))
+                rows = spread(base, steps)
+            except Exception as problem:  # noqa: BLE001  the shapes behind it are measured all the same
+                told.add({"kind": "speed", "shape": shape, "way": "none", "failed": said(problem)})
+                continue
+            longest = min(LONGEST, base.context)
+            recipe = Recipe(epochs=1, batch_size=BATCH, accumulation=1, max_length=longest)
+            for number, (way, place) in enumerate(places):
+                if clock.left < 0:
+                    tell_left_out(places[number:], told)
+                    break
+                found = place | carefully(machine, base, rows, recipe, way, Path(folder) / str(number),
+                                          clock.within(seconds), warm=max(2, steps // WARM_UP))  # fmt: skip
+                if found.get("rate") and (peak := peak_of(device(machine))):
+                    found["mfu"] = 4 * base.parameters * found["rate"] / peak
+                told.add(found)
 
 
-def tell(one: dict[str, Any]) -> None:
-    """One line."""
-    if one["failed"]:
-        print(f"{one['shape']}, {one['way']}: {one['failed']}", flush=True)
-        return
-    mfu = f"{one['mfu']:.1%}" if one["mfu"] else "-"
-    print(
-        f"{one['shape']}, {one['way']}: {one['rate']:,.0f} {mfu} {one['measured'] / GIB:.1f} "
-        f"({one['predicted'] / GIB:.1f})",
-        flush=True,
-    )
+def grid(machine: Inventory, ways: Sequence[str], clock: Clock, at_once: int, told: Told) -> None:
+    """The peak at each point of the grid; in an order that leaves points of all kinds where the time ends it."""
+    shape, batches, lengths, ranks = GRIDS["cuda" if machine.gpus and machine.cuda else "cpu"]
+    points = list(product(batches, lengths, ranks, ways))
+    random.Random(7).shuffle(points)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            base = made(SHAPES[shape], Path(folder))
+        except Exception as problem:  # noqa: BLE001  the speeds are measured all the same
+            told.add({"kind": "grid", "shape": shape, "failed": said(problem)})
+            return
+
+        def point(number: int) -> None:
+            batch, length, rank, way = points[number]
+            place = {"kind": "grid", "shape": shape, "way": way, "batch": batch, "length": length, "rank": rank}
+            if clock.left < 0:
+                tell_left_out([(way, place)], told)
+                return
+            recipe = Recipe(rank=rank, epochs=1, batch_size=batch, accumulation=1, max_length=length)
+            rows = half_full(base, batch, length)
+            found = carefully(machine, base, rows, recipe, way, Path(folder) / str(number), clock,
+                              enough=GRID_STEPS, at_once=at_once)  # fmt: skip
+            if found["failed"] == NO_STEP:  # the grid's time ended while it began
+                tell_left_out([(way, place)], told)
+            else:
+                told.add(place | found)
+
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(point, range(len(points))))
 
 
-def measure(base: BaseModel, plan: Plan, folder: Path, steps: int, *, packing: bool) -> dict[str, Any]:
-    """One training of so many steps at least. Lengths are spread as lessons' are: most are short, some very long."""
+def made(config: dict[str, Any], folder: Path) -> BaseModel:
+    """The model of a shape; without a configuration the seed."""
+    return resolve(str(make_model(config, folder / "model")) if config else "seed")
+
+
+def carefully(machine: Inventory, base: BaseModel, rows: Rows, *given: Any, **options: Any) -> dict[str, Any]:
+    """What `measure` finds, or what it fails with."""
+    try:
+        return measure(machine, base, rows, *given, **options)
+    except Exception as problem:  # noqa: BLE001  the ways behind it are measured all the same
+        return {"failed": said(problem)}
+
+
+def measure(
+    machine: Inventory, base: BaseModel, rows: Rows, recipe: Recipe, way: str, folder: Path, clock: Clock, *,
+    warm: int = 0, enough: int = 0, at_once: int = 1,
+) -> dict[str, Any]:  # fmt: skip
+    """One training, ended by the clock or after `enough` steps. One of `at_once` plans with its part of the memory."""
     folder.mkdir()
-    chance = random.Random(7)
-    longest = min(LONGEST, base.context)
-    template = ChatTemplate.of(base.path)
-    rows: list[dict[str, Any]] = []
-    tokens: list[int] = []
-    while len(rows) < 4096 and (sum(tokens) < steps * BATCH * longest if packing else len(rows) < steps * BATCH):
-        words = min(longest // 2, max(8, round(chance.lognormvariate(4.5, 1))))
-        row = {
-            "messages": [
-                {"role": "user", "content": f"{len(rows)}"},
-                {"role": "assistant", "content": "word " * words},
-            ]
-        }
-        size = sum(map(len, template.example(row["messages"])))
-        if size <= longest:
-            rows.append(row)
-            tokens.append(size)
+    library, packing = WAYS[way]
+    recipe = recipe.model_copy(update={"packing": packing})
+    on_gpu = bool(machine.gpus and machine.cuda)
+    plan = usual_plan("cuda" if on_gpu else "cpu").model_copy(update={"library": library})
+    shape, longest = read_shape(base.path), max(rows.tokens)
+    free = (machine.gpus[0].memory_free or 0) // at_once if on_gpu else 0
+    plan = without_checkpointing(shape, recipe, plan, free, longest=longest)
     file = folder / "train.jsonl"
-    file.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    recipe = Recipe(epochs=1, batch_size=BATCH, accumulation=1, max_length=longest, packing=packing)
+    file.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows.rows))
     order = TrainingOrder(
         base=base, dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=recipe, plan=plan,
         runs=folder / "runs", adapters=folder / "adapters",
     )  # fmt: skip
-    events = list(ProcessBackend().train(order))
-    rates = [event.rate for event in events if event.rate]
-    prediction = predict(read_shape(base.path), recipe, plan, longest=max(tokens))
+    began = time.monotonic()
+    events = list(train(order, clock, enough))
+    cut = events[-1].cause == "cancelled"
+    prediction = predict(shape, recipe, plan, longest=longest)
+    steps = max(event.steps for event in events)
+    found = throughput(events, warm, sum(rows.tokens) / steps if steps else 0)
     return {
         "parameters": base.parameters,
-        "rate": statistics.median(rates[len(rates) // 2 :]) if rates else None,
+        "examples": len(rows.rows),
+        "tokens": sum(rows.tokens),
+        "steps": steps,
+        "checkpointing": plan.checkpointing,
+        "rate": found.tokens / found.seconds if found.seconds else None,
+        "counted": {"tokens": round(found.tokens), "seconds": found.seconds, "steps": found.steps, "cut": cut},
         "measured": max((event.memory or 0 for event in events), default=0),
         "predicted": prediction.measurable,
-        "failed": "" if events[-1].phase == "done" else events[-1].message,
-        "examples": len(rows),
-        "tokens": sum(tokens),
+        "prediction": prediction.model_dump(mode="json", exclude={"device", "note"}),
+        "seconds": time.monotonic() - began,
+        "failed": failure(events, cut=cut),
     }
+
+
+def train(order: TrainingOrder, clock: Clock, enough: int) -> Iterator[TrainingEvent]:
+    """Its events, until the clock or `enough` steps end it."""
+    backend = ProcessBackend()
+    alarm = threading.Timer(max(0.0, clock.left), backend.cancel, [order])
+    alarm.start()
+    try:
+        for event in backend.train(order):
+            yield event
+            if enough and event.phase == "step" and event.step >= enough:
+                backend.cancel(order)
+    finally:
+        alarm.cancel()
+
+
+def failure(events: Sequence[TrainingEvent], *, cut: bool) -> str:
+    """What it failed with; nothing where it ended as it should, or was cut off with something measured."""
+    if cut:
+        return "" if any(event.phase == "step" for event in events) else NO_STEP
+    return "" if events[-1].phase == "done" else events[-1].message
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What was counted."""
+
+    tokens: float
+    seconds: float
+    steps: int
+
+
+def throughput(events: Iterable[TrainingEvent], warm: int, each: float) -> Throughput:
+    """Of the steps behind the warm-up that follow each other with nothing between them.
+
+    An event of another kind (a checkpoint, an evaluation) leaves out the interval that it falls into. `each` are the
+    tokens of a mean step, for events that tell no rate.
+    """
+    tokens = seconds = 0.0
+    steps = 0
+    last: TrainingEvent | None = None
+    for event in events:
+        if event.phase != "step" or event.loss is None:
+            last = None
+            continue
+        if last and last.step >= warm and event.step > last.step:
+            passed = event.at - last.at
+            tokens += event.rate * passed if event.rate else each * (event.step - last.step)
+            seconds += passed
+            steps += event.step - last.step
+        last = event
+    return Throughput(tokens, seconds, steps)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples and how many tokens each has."""
+
+    rows: list[dict[str, Any]]
+    tokens: list[int]
+
+
+def spread(base: BaseModel, steps: int) -> Rows:
+    """As many as fill so many packed steps. Lengths are spread as lessons' are: most are short, some fill a row."""
+    longest = min(LONGEST, base.context)
+    chance = random.Random(7)
+    wanted: list[int] = []
+    while sum(wanted) < steps * BATCH * longest:
+        typical = TYPICAL * longest / LONGEST
+        wanted.append(round(min(longest, typical * chance.lognormvariate(0, 1))))
+    return rows_of(base, wanted)
+
+
+def half_full(base: BaseModel, batch: int, length: int) -> Rows:
+    """Half of them fill the row, so that hardly a batch has none such; the others share rows where they are packed."""
+    chance = random.Random(7)
+    return rows_of(base, [length if n % 2 else chance.randint(length // 8, length // 2) for n in range(4 * batch)])
+
+
+def rows_of(base: BaseModel, lengths: Sequence[int]) -> Rows:
+    """One example of about each length in tokens, and of no more."""
+    template = ChatTemplate.of(base.path)
+
+    def row(number: int, words: int) -> tuple[dict[str, Any], int]:
+        messages: list[Message] = [
+            {"role": "user", "content": f"{number:05}"}, {"role": "assistant", "content": "word " * words},
+        ]  # fmt: skip
+        prompt, answer = template.example(messages)
+        return {"messages": messages}, len(prompt) + len(answer)
+
+    few, many = row(0, 8)[1], row(0, 108)[1]
+    each = (many - few) / 100
+    rows, tokens = [], []
+    for number, length in enumerate(lengths):
+        words = max(1, int((length - few) / each) + 8)
+        one, size = row(number, words)
+        while size > length and words > 1:
+            words -= 1
+            one, size = row(number, words)
+        rows.append(one)
+        tokens.append(size)
+    return Rows(rows, tokens)
+
+
+def tell_left_out(places: Iterable[tuple[str, dict[str, Any]]], told: Told) -> None:
+    """For want of time; that is no failure."""
+    for _, place in places:
+        told.add(place | {"left_out": True})
+
+
+def said(problem: Exception) -> str:
+    """In one line."""
+    first = (str(problem).strip().splitlines() or [""])[0]
+    return f"{type(problem).__name__}: {first[:300]}"
+
+
+def sentence(line: Mapping[str, Any]) -> str:
+    """One line, for people."""
+    if line["kind"] == "machine":
+        versions = ", ".join(f"{name} {found}" for name, found in line["versions"].items())
+        return f"{line['device']}, CUDA {line['cuda'] or 'none'}; {versions}"
+    point = f", {line['batch']} x {line['length']}, rank {line['rank']}" if "batch" in line else ""
+    name = f"{line['kind']}: {line['shape']}, {line.get('way', 'none')}{point}"
+    if line.get("left_out"):
+        return f"{name}: left out, the time was spent"
+    if line.get("failed"):
+        return f"{name}: failed: {line['failed']}"
+    memory = f"{line['measured'] / GIB:.2f} GiB ({line['predicted'] / GIB:.2f} predicted)"
+    more = ", checkpointing" if line["checkpointing"] else ""
+    if line["kind"] == "grid":
+        return f"{name}: {memory}{more}"
+    counted = line["counted"]
+    rate = f"{line['rate']:,.0f} tokens/s" if line["rate"] else "no step that counts"
+    mfu = f", MFU {line['mfu']:.1%}" if line.get("mfu") else ""
+    cut = ", cut off" if counted["cut"] else ""
+    return f"{name}: {rate}{mfu}, {counted['steps']} steps in {counted['seconds']:.1f} s, {memory}{more}{cut}"
+
+
+def table(lines: Iterable[Mapping[str, Any]]) -> str:
+    """Predicted against measured memory, in Markdown."""
+    head = "| shape | way | batch x length, rank | checkpointing | predicted | measured | measured / predicted |"
+    rows = [head, "|---|---|---|---|---:|---:|---:|"]
+    for line in sorted(lines, key=lambda one: [str(one.get(name, "")) for name in ("kind", "shape", "way")]):
+        if line["kind"] == "machine" or line.get("failed") or line.get("left_out"):
+            continue
+        point = f"{line['batch']} x {line['length']}, {line['rank']}" if "batch" in line else "speed"
+        rows.append(
+            f"| {line['shape']} | {line['way']} | {point} | {'yes' if line['checkpointing'] else 'no'} | "
+            f"{line['predicted'] / GIB:.2f} | {line['measured'] / GIB:.2f} | "
+            f"{line['measured'] / line['predicted']:.2f} |"
+        )
+    return "\n".join(rows)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ from academy.template import ChatTemplate
 BUSY = 0.5
 STEPS = 3
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+CONTEXT = 8192
+"""Of the random models, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def train(case: Case, folder: Path, device: Any) -> tuple[int, int]:
 
 
 def make_model(config: dict[str, Any], folder: Path) -> Path:
-    """A random model with the seed's tokenizer."""
+    """A random model with the seed's tokenizer, made on a GPU where one is: else billions of weights take minutes."""
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -110,8 +112,13 @@ def make_model(config: dict[str, Any], folder: Path) -> Path:
     shared = {name: seed[name] for name in ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")}
     kind = {name: value for name, value in config.items() if name != "model_type"}
     torch.manual_seed(0)
-    made = CONFIG_MAPPING[config["model_type"]](**kind, **shared, max_position_embeddings=2048)
-    AutoModelForCausalLM.from_config(made).to(torch.bfloat16).save_pretrained(folder)
+    made = CONFIG_MAPPING[config["model_type"]](**kind, **shared, max_position_embeddings=CONTEXT)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForCausalLM.from_config(made, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
+    del model
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what is measured next has the GPU for itself
     for name in TOKENIZER:
         shutil.copy(SEED_FOLDER / name, folder / name)
     return folder

@@ -34,9 +34,15 @@ NF4_BYTES = 0.5 + 1 / 16
 CPU_OVERHEAD = 640 * 2**20
 """Python with torch, transformers, TRL and the tokenised rows."""
 CPU_HEAP = 2.0
-"""Resident memory of glibc's heap by what layers keep in it: freed places of large tensors stay with the process."""
-CUDA_OVERHEAD = 1 * GIB
-"""Context, cuBLAS's workspace and what the allocator cannot use. Not measured here."""
+"""Resident memory of glibc's heap by what layers keep in it: freed places of large tensors stay with the process. Those
+over 32 MiB do not, for they have mappings of their own; masks that weigh are such."""
+CUDA_CONTEXT = 896 * 2**20
+"""The driver's, with the kernels that were loaded. torch cannot tell it, and it was not measured here."""
+CUDA_WORKSPACE = (3 * 32 + 32) * 2**20
+"""What torch reserves for whatever model: cuBLAS's workspace (:4096:8) in the thread of the way there and in that of
+the way back, cublasLt's, and begun segments of the allocator."""
+ROOM = 0.8
+"""Without checkpointing a training may take so much of what is free: no prediction was held against a GPU yet."""
 CORRECTION = (0.5, 2.0)
 """Earlier trainings may change a prediction so far and no farther."""
 GATED = frozenset(
@@ -119,20 +125,20 @@ class Prediction(Record):
     adapter: int  # parameters, gradients, moments
     activations: int
     logits: int
-    overhead: int
+    overhead: int  # the process; on a GPU CUDA_CONTEXT and CUDA_WORKSPACE
     correction: float = 1.0
     note: str = ""
 
     @property
     def measurable(self) -> int:
         """What a trainer can measure of it, before any correction: torch knows nothing of its CUDA context."""
-        own = self.weights + self.adapter + self.activations + self.logits
-        return own if self.device == "cuda" else own + self.overhead
+        own = self.weights + self.adapter + self.activations + self.logits + self.overhead
+        return own - CUDA_CONTEXT if self.device == "cuda" else own
 
     @property
     def total(self) -> int:
         """What is reckoned with."""
-        return round(self.measurable * self.correction) + (self.overhead if self.device == "cuda" else 0)
+        return round(self.measurable * self.correction) + (CUDA_CONTEXT if self.device == "cuda" else 0)
 
 
 def read_shape(folder: Path) -> Shape:
@@ -192,7 +198,7 @@ def _count(config: Mapping[str, Any], name: str) -> int:
 
 
 def usual_plan(device: Device) -> Plan:
-    """How the trainer carries out a recipe where nothing else is asked for."""
+    """How the trainer carries out a recipe where nothing else is asked for and nothing is known of the memory."""
     return Plan(device=device, checkpointing=device == "cuda")
 
 
@@ -234,23 +240,40 @@ def predict(
         # on processors each reads all of it first, and gives up the rest when every part is copied
         whole = weights if plan.device == "cpu" else gathered * wide
         weights, adapter = weights // plan.processes + whole, adapter // plan.processes
-    layer = tokens * _kept(shape, recipe, wide, sequence)
+    # packed rows are trained as one row, whose examples a mask of all its tokens by all its tokens keeps apart
+    seen = tokens if recipe.packing else sequence
+    layer = tokens * _kept(shape, recipe, wide, seen)
     passing = tokens * wide * (3 * shape.intermediate + 4 * shape.hidden)  # gradients within the layer on the way back
     if plan.checkpointing:
         activations = tokens * wide * shape.hidden * shape.layers + layer + passing
     else:
         activations = layer * shape.layers + passing
     activations += tokens * wide * 3 * shape.hidden  # embeddings, the last norm and its input
+    if plan.device == "cpu":
+        activations = round(activations * CPU_HEAP)
+    activations += _masks(shape, recipe, wide, tokens, seen, 1 if plan.checkpointing else shape.layers)
     return Prediction(
         device=plan.device,
         weights=weights,
         adapter=adapter,
-        activations=activations if plan.device == "cuda" else round(activations * CPU_HEAP),
+        activations=activations,
         logits=min(tokens, CHUNK) * shape.vocabulary * 4 * LOGITS,
-        overhead=CUDA_OVERHEAD if plan.device == "cuda" else CPU_OVERHEAD,
+        overhead=CUDA_CONTEXT + CUDA_WORKSPACE if plan.device == "cuda" else CPU_OVERHEAD,
         correction=correction_of(ratios),
         note="; ".join(filter(None, (shape.note, "DoRA takes more than is counted" if recipe.use_dora else ""))),
     )
+
+
+def without_checkpointing(
+    shape: Shape, recipe: Recipe, plan: Plan, free: int, *, longest: int | None = None, ratios: Sequence[float] = ()
+) -> Plan:
+    """The plan without checkpointing, which takes up to a third of a GPU's time, where `free` bytes have room for it.
+
+    Else, and on processors, the plan as it is.
+    """
+    whole = plan.model_copy(update={"checkpointing": False})
+    room = ROOM * free >= predict(shape, recipe, whole, longest=longest, ratios=ratios).total
+    return whole if plan.device == "cuda" and room else plan
 
 
 def batch_of_each(recipe: Recipe, processes: int) -> int:
@@ -261,14 +284,26 @@ def batch_of_each(recipe: Recipe, processes: int) -> int:
         return recipe.batch_size
 
 
-def _kept(shape: Shape, recipe: Recipe, wide: int, sequence: int) -> int:
-    """Bytes that one layer keeps of one token for the way back."""
+def _masks(shape: Shape, recipe: Recipe, wide: int, tokens: int, seen: int, layers: int) -> int:
+    """Bytes of attention's masks, of so many tokens that each may see `seen`; `layers` keep theirs for the way back.
+
+    There are none where no row is filled up or holds several examples: then attention is told that it is causal. The
+    trainer uses transformers' own (sdpa); FlashAttention would need none either.
+    """
+    if not recipe.packing and recipe.batch_size == 1:
+        return 0
+    # all layers share one of a byte each, which sdpa makes numbers of, for each layer anew
+    return tokens * seen * (1 + (0 if shape.eager else wide * layers))
+
+
+def _kept(shape: Shape, recipe: Recipe, wide: int, seen: int) -> int:
+    """Bytes that one layer keeps of one token for the way back. `seen`: tokens of the row that it stands in."""
     hidden, queries, inner = shape.hidden, shape.queries, shape.intermediate
     norms = 4 * (shape.norms * hidden + (queries + shape.keys if shape.normed_heads else 0))  # always in float32
     # queries, keys and values (repeated to as many heads), the output, and one sum of exponentials a head
     attention = wide * 4 * queries + 4 * shape.heads
     if shape.eager:
-        attention += shape.heads * sequence * (2 * wide + 4)
+        attention += shape.heads * seen * (2 * wide + 4)
     between = wide * inner * (shape.steps + (2 if shape.gated else 0))
     inputs = sum(one for one, _ in shape.linears)
     if wide == 4 and not recipe.dropout:
