@@ -13,10 +13,10 @@ from pydantic import Field
 from academy.artifacts import Record
 from academy.errors import BaseModelError, TrainingError
 from academy.habitat.choice import Chosen, choose, choose_plan, find_route
-from academy.habitat.fit import Device, Plan, Prediction, Shape, predict, read_shape
+from academy.habitat.fit import Device, Plan, Prediction, Shape, predict, read_shape, without_checkpointing
 from academy.habitat.gpu_lock import REMEDY
 from academy.habitat.hardware import Inventory
-from academy.habitat.route import Need, Route, Rung, next_rung
+from academy.habitat.route import Need, Route, Rung, freest, next_rung
 from academy.professor import Recipe
 from academy.workplace import Workplace
 
@@ -91,16 +91,17 @@ def place(
     if here.shape is None:
         unknown = Need(cuda=None, cpu=None, because=here.unknown)
         return Placement(route=here.route(unknown), recipe=recipe, plan=here.usual(here.first))
-    found = {device: here.forecast(recipe, here.usual(device)) for device in _DEVICES}
-    ladder = tuple(here.ladder(recipe, here.usual(here.first)))
+    plans = {device: here.roomy(recipe, device) for device in _DEVICES}
+    found = {device: here.forecast(recipe, plan) for device, plan in plans.items()}
+    ladder = tuple(here.ladder(recipe, plans[here.first]))
     whole = here.route(Need(cuda=here.total(found["cuda"]), cpu=here.total(found["cpu"])))
-    known = Placement(route=whole, recipe=recipe, plan=here.usual(here.first), predictions=found, ladder=ladder)
+    known = Placement(route=whole, recipe=recipe, plan=plans[here.first], predictions=found, ladder=ladder)
     if whole.held or whole.refusal:
         return known
     fitting = [(number, step) for number, step in enumerate(ladder) if step.fits]
     better = [one for one in fitting if one[1].rung.plan.device == "cuda"]
     if whole.place and (whole.place == here.first or not better):
-        return known.model_copy(update={"plan": here.usual(whole.place), "prediction": found[whole.place]})
+        return known.model_copy(update={"plan": plans[whole.place], "prediction": found[whole.place]})
     for number, step in better or fitting:
         return known.model_copy(
             update=here.on(step.rung) | {"changes": tuple(one.rung.change for one in ladder[: number + 1])}
@@ -163,6 +164,16 @@ class _Here:
     def usual(self, device: Device) -> Plan:
         """How a recipe is carried out on a device where nothing forces otherwise, as the settings say."""
         return choose_plan(self.settings, device)
+
+    def roomy(self, recipe: Recipe, device: Device) -> Plan:
+        """The same, without checkpointing where the GPUs that it would get have room for it."""
+        if self.shape is None:
+            return self.usual(device)
+        taken = freest(self.machine.gpus)[: self.settings.training_processes]
+        free = min((gpu.memory_free or 0 for gpu in taken), default=0)
+        return without_checkpointing(
+            self.shape, recipe, self.usual(device), free, longest=self.longest, ratios=self.ratios[device]
+        )
 
     def total(self, prediction: Prediction) -> int:
         """Bytes that are needed: of the one GPU that each process has, or of the memory that all of them share."""

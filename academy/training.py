@@ -270,7 +270,11 @@ def as_before(order: TrainingOrder, placed: Placement) -> Placement:
         before = TrainingOrder.model_validate_json((order.folder / ORDER).read_bytes())
     except (OSError, ValueError):
         return placed
-    if before.plan and before.plan.shared and before.plan == placed.plan.model_copy(update={"sharded": True}):
+    if (
+        before.plan
+        and before.plan.shared
+        and before.plan == placed.plan.model_copy(update={"sharded": True, "checkpointing": before.plan.checkpointing})
+    ):
         return placed.model_copy(update={"plan": before.plan, "changes": before.changes})
     return placed
 

@@ -153,9 +153,22 @@ def test_after_running_out_of_memory_it_goes_on_lower_until_the_ladder_ends(work
         steps.append((found.plan.device, found.recipe.batch_size, found.recipe.four_bit, found.plan.checkpointing))
         found = below(work, found, 64, with_gpu(40))
     assert steps == [
-        ("cuda", 4, False, True), ("cuda", 2, False, True), ("cuda", 1, False, True), ("cuda", 1, True, True),
-        ("cpu", 1, True, True),
+        ("cuda", 4, False, False), ("cuda", 2, False, False), ("cuda", 1, False, False), ("cuda", 1, False, True),
+        ("cuda", 1, True, True), ("cpu", 1, True, True),
     ]  # fmt: skip
+
+
+def test_a_gpu_trains_without_checkpointing_where_there_is_room(work: Workplace) -> None:
+    recipe = Recipe(batch_size=32, accumulation=1, max_length=1024)
+    roomy, tight = place(work, recipe, 1024, with_gpu(40)), place(work, recipe, 1024, with_gpu(2))
+    assert (roomy.plan.checkpointing, tight.plan.checkpointing) == (False, True)
+    assert roomy.changes == tight.changes == ()
+    for found in (roomy, tight):
+        assert found.prediction is not None
+        assert found.prediction == found.predictions["cuda"], "what is told is of the plan that is carried out"
+        assert found.route.need == found.prediction.total
+    assert [step.rung.change for step in roomy.ladder].count("checkpointing") == 1
+    assert "checkpointing" not in [step.rung.change for step in tight.ladder]
 
 
 def test_on_a_gpu_that_does_not_tell_its_memory_it_begins_whole_and_the_ladder_is_below(work: Workplace) -> None:
