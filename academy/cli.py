@@ -67,7 +67,7 @@ def evolve(
     rank: Annotated[int | None, typer.Option(min=4, max=256, help="LoRA rank.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-9, max=1e-2, help="Learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, max=20, help="Passes over the dataset.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a batch.")] = None,
     init_adapter: InitAdapter = None,
     recipe: RecipeFile = None,
     tune: Tune = None,
@@ -174,7 +174,7 @@ def trainer(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Where trainings run; try the image of ACADEMY_TRAINING_BACKEND=container."""
+    """Where trainings run; try the image that containers need (ACADEMY_TRAINING_BACKEND=container or auto)."""
     from academy.commands import trainer as commands
 
     commands.run(make_image=make_image, as_json=json)

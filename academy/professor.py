@@ -171,8 +171,8 @@ def decide(
     `lessons` and `new_lessons` count successful, active lessons and tasks (all; since the champion's examination).
     `examples` is the size of the training side once it is known; `examined` names the outcome when this very order was
     examined before. `place` is whether the training can run, and where. `force` overrides every condition but the
-    smallest dataset, a training that can run nowhere, and a repeated examination, which would only give the same bytes
-    and the same verdict again.
+    smallest dataset, a training that can run nowhere, and a repeated examination of the same order: a second try at the
+    same question would not be free of chance.
     """
     reasons = [
         Reason(name="lessons", met=lessons >= min_lessons, sentence=f"{lessons:,} lessons of at least {min_lessons:,}"),

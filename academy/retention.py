@@ -98,7 +98,7 @@ def restore(
     if store.packed(adapter) is None:
         raise AdapterError(
             f"The adapter of v{version} is neither on the disk nor in the archive.",
-            "Train again: the same order gives the same bytes.",
+            "Train again: on processors the bytes are the same.",
         )
     expected = estimate(ledger, store, adapter)
     log.info(

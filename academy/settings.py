@@ -174,7 +174,7 @@ class Settings(BaseSettings):
         gt=0,
         le=10_080,
         validation_alias=_names("TRAINING_SILENCE_MINUTES"),
-        description="a trainer that reports nothing for so long is ended",
+        description="a trainer that shows no sign of life for so long is ended",
     )
     price_per_hour: float | None = Field(
         None,

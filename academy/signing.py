@@ -101,7 +101,7 @@ class Keys:
         except (InvalidSignature, binascii.Error):
             raise SignatureError(
                 f"{what} was altered after it was signed.",
-                "The adapter is refused. Take its folder away and train again: the same order gives the same bytes.",
+                "The adapter is refused. Take its folder away and train again: on processors the same bytes come out.",
             ) from None
         return key
 

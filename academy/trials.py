@@ -98,7 +98,7 @@ class Trial(Record):
 
 
 class Tuned(Record):
-    """A search that has ended. `recipe` is for all examples: nothing is held back for a development split."""
+    """A search that has ended. `recipe` is for all examples, but for the dev_share that a person gave."""
 
     key: str
     base: str  # digest

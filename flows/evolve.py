@@ -55,7 +55,7 @@ def evolve(
         lora_rank: LoRA rank, 4 to 256; empty to let the professor choose.
         learning_rate: Learning rate, up to 0.01; empty to let the professor choose.
         num_epochs: Passes over the dataset, 1 to 20; empty to let the professor choose.
-        batch_size: Examples a step, 1 to 128; empty to let the professor choose.
+        batch_size: Examples a batch, 1 to 128; empty to let the professor choose.
         init_adapter: A version (v3) or champion, whose adapter training begins with; empty for the base model.
         recipe: Fields of a recipe, such as {"patience": 2, "dev_share": 0.1}; what is said above of the same wins.
         tune: Trials in which the recipe is searched first, on a part of the training side; empty for no search.

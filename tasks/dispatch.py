@@ -18,7 +18,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled
 
 from academy.artifacts import Record
-from academy.errors import TrainingError
+from academy.errors import AcademyError, TrainingError
 from academy.genealogy.versions import Version, Versions
 from academy.habitat.backend import TrainingOrder
 from academy.habitat.fit import Device
@@ -70,7 +70,7 @@ def train_on(
 ) -> Trained | None:
     """Have the pool's worker train, and wait. Returns what it made; None where no worker took it.
 
-    Raises TrainingError as the training there did, or where its run ended without a word.
+    Raises as the training there did, or TrainingError where its run ended without a word.
     """
     mark = f"order:{order.digest[:16]}"
     run = cast("FlowRun", run_deployment(
@@ -87,7 +87,7 @@ def train_on(
     if state.is_completed():
         return Trained.model_validate(state.result())
     problem: Any = state.result(raise_on_failure=False)
-    if isinstance(problem, TrainingError):
+    if isinstance(problem, AcademyError):
         raise problem
     said = str(problem or state.message or state.name).strip().splitlines()[0][:300]
     raise TrainingError(

@@ -47,6 +47,10 @@ def worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
 _again: dict[str, Any] = {"retries": 2, "retry_delay_seconds": 5, "retry_condition_fn": worth_retrying}
 
 
+LONGEST_TRAINING = 14 * 24 * 3600
+"""A training that does not come on is ended by its silence; this is for whatever else may hang."""
+
+
 @task(name="read experience", timeout_seconds=1800, persist_result=True, **_again)
 def read_experience(lessons: list[Path], tasks: list[Path], base_model: str | None) -> list[Import]:
     """Files of lessons and tasks into the store."""
@@ -84,11 +88,11 @@ def tune_recipe(
     return training.tune(work, dataset, training.search_for(work, dataset, overrides, trials), minutes)
 
 
-@task(name="train", timeout_seconds=12 * 3600, persist_result=True, **_again)
+@task(name="train", timeout_seconds=LONGEST_TRAINING, persist_result=True, **_again)
 def train_challenger(
     dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None, tuned: Tuned | None = None
 ) -> Version:
-    """A training on a work pool whose worker is alive, else in a process of its own; registered as a version."""
+    """A training on a work pool whose worker is alive, else here, as the settings say; registered as a version."""
     work = Workplace.open(base_model)
     order: TrainingOrder = training.place_order(work, dataset, recipe)
     pools = dispatch.pools_alive(work.settings)
@@ -112,7 +116,7 @@ def train_challenger(
     return training.train(work, order, dataset, _tags(decision.because), meanwhile=_warm_up, only=only, tuned=tuned)
 
 
-@task(name="train here", timeout_seconds=12 * 3600, persist_result=True, **_again)
+@task(name="train here", timeout_seconds=LONGEST_TRAINING, persist_result=True, **_again)
 def train_here(
     dataset: str,
     device: Device,

@@ -73,7 +73,7 @@ def fit(
         int | None, typer.Option(min=1, help="Tokens of the longest example; without it the longest possible.")
     ] = None,
     rank: Annotated[int | None, typer.Option(min=4, max=256, help="LoRA rank.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a batch.")] = None,
     json: Json = False,
 ) -> None:
     """Predict the memory of a training, say where it would run, and what would need less."""

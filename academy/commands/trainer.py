@@ -5,7 +5,7 @@ from __future__ import annotations
 from academy import engine
 from academy.commands.output import emit, say
 from academy.habitat import image as images
-from academy.habitat.choice import choose, container_backend, free_gpu
+from academy.habitat.choice import choose
 from academy.settings import load_settings
 
 SECONDS = 1200
@@ -27,9 +27,12 @@ def run(*, make_image: bool, as_json: bool) -> None:
     chosen = choose(settings)
     if chosen.refusal:
         raise chosen.refusal.error
-    found, proof = chosen.image, chosen.proof
-    if made and found is None:
-        found, proof = container_backend(settings, free_gpu(settings)).look()
+    tried = chosen
+    if made and chosen.image is None:
+        tried = choose(settings.model_copy(update={"training_backend": "container", "training_processes": 1}))
+        if tried.refusal:
+            raise tried.refusal.error
+    found, proof = tried.image, tried.proof
     if as_json:
         emit(
             {
@@ -42,7 +45,6 @@ def run(*, make_image: bool, as_json: bool) -> None:
         return
     if found and proof:
         versions = ", ".join(f"{name} {number}" for name, number in proof.versions.items())
-        where = chosen.tried_on if chosen.proof else proof.gpu or "the CPU"
-        say(f"{found.name} can train, on {where}: Python {proof.python}, {versions}.")
+        say(f"{found.name} can train, on {tried.tried_on}: Python {proof.python}, {versions}.")
     where = f"in containers of {chosen.image.name}" if chosen.image else "in processes of this machine"
     say(f"Trainings run {where}{f', for: {chosen.instead}' if chosen.instead else ''}.")

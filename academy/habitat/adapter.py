@@ -1,8 +1,8 @@
 """An adapter on the disk: safetensors, configuration, chat template and a manifest that the home signs.
 
-Its digest covers the three files byte for byte and no time: training writes them in one canonical form, so the same
-training gives the same digest. Reading one refuses what could run code, what was altered and what is no adapter that
-can be served; the files are read once, and what was checked is what is loaded.
+Its digest covers the three files byte for byte and no time: training writes them in one canonical form, so on
+processors the same training gives the same digest. Reading one refuses what could run code, what was altered and what
+is no adapter that can be served; the files are read once, and what was checked is what is loaded.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Canary(Record):
 
 
 class Manifest(Record):
-    """What an adapter is made of. It holds no time: the same training writes the same manifest."""
+    """What an adapter is made of. It holds no time: on processors the same training writes the same manifest."""
 
     adapter: str  # the digest
     files: dict[str, str]  # name -> BLAKE3
@@ -284,7 +284,7 @@ def checked_manifest(content: bytes | memoryview, folder: Path) -> tuple[dict[st
 
 def _unreadable(folder: Path, name: str, problem: OSError) -> AdapterError:
     if name in ("", MANIFEST) and problem.errno == errno.ENOENT:
-        return AdapterError(f"There is no adapter in {folder}.", "Train again: the same order gives the same bytes.")
+        return AdapterError(f"There is no adapter in {folder}.", "Train again: on processors the bytes are the same.")
     what = f"{name} in {folder}" if name else str(folder)
     if problem.errno in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
         return AdapterError(f"{what} is missing or was altered.", f"Links are not followed. {AGAIN}")

@@ -61,7 +61,8 @@ class AdapterStore:
             return Packed.model_validate_json(note.read_bytes())
         except ValidationError as problem:
             raise AdapterError(
-                f"The note {note} on an archived adapter cannot be read.", "Train again: the same bytes come out."
+                f"The note {note} on an archived adapter cannot be read.",
+                "Train again: on processors the bytes are the same.",
             ) from problem
 
     @contextmanager
@@ -141,7 +142,7 @@ class AdapterStore:
         if found is None:
             raise AdapterError(
                 f"There is no archive of the adapter {digest[:12]}.",
-                "Train again: the same order gives the same bytes.",
+                "Train again: on processors the bytes are the same.",
             )
         file = self._file(digest)
         if digest_of_file(file) != found.sha256:

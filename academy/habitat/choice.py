@@ -78,7 +78,7 @@ def _in_containers(settings: Settings, machine: Inventory) -> Chosen:
         raise EngineError(f"{machine.docker.note}.", machine.docker.remedy)
     gpu = next(iter(freest(machine.gpus)), None) if settings.enable_gpu and machine.docker.gpus else None
     # one that a training holds is not tried: its memory may be full
-    backend = container_backend(settings, gpu if gpu and not gpu.held else None)
+    backend = _containers(settings, gpu if gpu and not gpu.held else None)
     try:
         image, proof = backend.look()
     except TrainingError as problem:
@@ -86,7 +86,7 @@ def _in_containers(settings: Settings, machine: Inventory) -> Chosen:
             raise
         # as where there is no GPU: it is the processors, and the route says why
         machine = machine.model_copy(update={"gpus": (), "gpu_note": problem.message.rstrip(".")})
-        image, proof = container_backend(settings).look()
+        image, proof = _containers(settings).look()
     inside = {
         "unsloth": "unsloth" in proof.versions, "bitsandbytes": "bitsandbytes" in proof.versions,
         "memory_free": min(machine.memory_free, backend.limits.memory_bytes),
@@ -121,7 +121,7 @@ def choose_backend(settings: Settings, way: Route) -> TrainingBackend:
     if way.refusal:
         raise way.refusal.error
     if way.backend == "container":
-        return container_backend(settings, way.gpu)
+        return _containers(settings, way.gpu)
     used = [gpu.uuid for gpu in (way.gpu, *way.more) if gpu]
     return ProcessBackend(silence=60 * settings.training_silence_minutes, gpu=",".join(used), home=settings.home)
 
@@ -135,12 +135,7 @@ def choose_plan(settings: Settings, device: Device) -> Plan:
     return usual_plan(device).model_copy(update=said)
 
 
-def free_gpu(settings: Settings) -> Gpu | None:
-    """The GPU that a training would take now; None where there is none, or where GPUs are switched off."""
-    return next(iter(freest(take_inventory(engine=False).gpus)), None) if settings.enable_gpu else None
-
-
-def container_backend(settings: Settings, gpu: Gpu | None = None) -> ContainerBackend:
+def _containers(settings: Settings, gpu: Gpu | None = None) -> ContainerBackend:
     """The container backend as the settings say."""
     return ContainerBackend(
         settings.home,

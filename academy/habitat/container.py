@@ -1,8 +1,9 @@
 """Training in a container of a Docker engine, as contained as isolation.py says.
 
-The same trainer program gets the same order, with the paths of the container, so the order has the same digest and the
-adapter the same bytes. The base model's files, the dataset and an adapter to begin with are mounted read-only; the
-run's folder is its output. The container can publish nothing: what it made is checked and copied when it has ended.
+The same trainer program gets the same order, with the paths of the container, so the order has the same digest and, on
+processors, the adapter the same bytes. The base model's files, the dataset and an adapter to begin with are mounted
+read-only; the run's folder is its output. The container can publish nothing: what it made is checked and copied when
+it has ended.
 
 A container is removed whatever happened. One whose starter was killed ends by itself, for its stdin does; the next
 training of this home finds what is left by its label, and that nobody holds the lock of its order.

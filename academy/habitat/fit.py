@@ -3,7 +3,7 @@
 Summed are weights, LoRA's parameters with their gradients and AdamW's two moments, what the layers keep for the way
 back, the logits, and what the process takes before it trains anything. What layers keep is counted tensor by tensor
 as transformers, PEFT and TRL make them (docs/design/training.md). On CPUs training is in float32 and a prediction is
-the peak of the process's resident memory; on GPUs it is in bfloat16 and of what torch reserves, with the CUDA context.
+the peak of the process's resident memory; on GPUs it is in 16 bits and of what torch reserves, with the CUDA context.
 
 Known are the layouts of Llama, Mistral, Qwen, Phi and Gemma. Others that are built of the same parts are taken for the
 widest of them, which is said; mixtures of experts and anything else are refused in a sentence.

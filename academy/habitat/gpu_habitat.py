@@ -60,7 +60,7 @@ class GPUHabitat:
         batch_size: int = 4,
         max_seq_length: int = 2048,
     ) -> dict[str, Any]:
-        """Start a training; its adapter will be in `output_dir`/adapter. Returns once it runs or is refused.
+        """Start a training; its adapter will be in `output_dir`/adapter. Returns once it runs.
 
         The dataset is a JSONL file in Alpaca, ShareGPT, ChatML or OpenAI form. Raises InputError, BaseModelError,
         and TrainingError where it cannot start.

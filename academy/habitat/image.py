@@ -53,7 +53,7 @@ class Proof(Record):
     code: str  # the digest of the Academy's code that was mounted
     driver: str  # of the GPU that it was tried with; empty without one
     python: str
-    versions: dict[str, str]  # of what trainings import; Unsloth's and bitsandbytes' where they can be imported
+    versions: dict[str, str]  # of what trainings import, bitsandbytes among it, and Unsloth where a GPU is seen
     gpu: str  # the name of the first one it sees
     fault: str = ""  # what went wrong on that
     broken: dict[str, str] = Field(default_factory=dict)  # libraries that are installed and cannot be imported, and why

@@ -77,7 +77,7 @@ class Started(Protocol):
 
 
 class ProcessBackend:
-    """Runs `python -m academy.habitat.trainer` (a TrainingBackend); without `gpu` it sees none."""
+    """Runs `python -m academy.habitat.trainer` (a TrainingBackend); with an empty `gpu` it sees none."""
 
     def __init__(self, silence: float = SILENCE_SECONDS, gpu: str | None = None, home: Path | None = None) -> None:
         """`gpu` is the uuid of the only GPU that the trainer sees; empty: none; None: whatever this process sees.
@@ -268,7 +268,7 @@ def _follow(
         if (now := _touched(folder / EVENTS)) != touched:
             heard, touched = time.monotonic(), now
         if ending is None and time.monotonic() - heard > silence:
-            ending = Ending(said=f"The trainer said nothing for {silence:.0f} s and was ended")
+            ending = Ending(said=f"The trainer showed no sign of life for {silence:.0f} s and was ended")
         elif ending is None or fresh:
             time.sleep(POLL_SECONDS)
             continue

@@ -44,7 +44,7 @@ class Refusal(Record):
 class Route(Record):
     """Where a training goes: `place` is empty where it goes nowhere. `sentence` says why, with the figures.
 
-    With a `refusal` the machine was not looked at: nothing takes the place of what was asked for.
+    With a `refusal` nothing takes the place of what was asked for, whatever memory is free.
     """
 
     place: Literal["cuda", "cpu", ""]

@@ -206,7 +206,7 @@ def test_a_hung_trainer_is_ended(client: Any, home: Path) -> None:
     *_, last = events
     assert time.monotonic() - began < 10
     assert (last.phase, last.cause) == ("failed", "killed")
-    assert "said nothing for 3 s and was ended" in last.message
+    assert "showed no sign of life for 3 s and was ended" in last.message
     assert not ours(client, home)
 
 

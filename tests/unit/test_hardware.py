@@ -12,13 +12,12 @@ import pynvml
 import pytest
 
 from academy.habitat import gpu_lock, hardware
-from academy.habitat.choice import free_gpu
 from academy.habitat.gpu_habitat import GPUHabitat
 from academy.habitat.gpu_lock import gpu_held
 from academy.habitat.hardware import EnergyMeter, take_inventory
 from academy.habitat.process import read_events
+from academy.habitat.route import freest
 from academy.habitat.trainer.events import EventWriter
-from academy.settings import Settings
 
 GIB = 2**30
 MIB = 2**20
@@ -197,11 +196,9 @@ def test_a_gpu_that_a_training_holds_is_told_as_held(library: Callable[[FakeLibr
     library(FakeLibrary(2))
     with gpu_held("GPU-0001-abcd"):
         assert [gpu.held for gpu in take_inventory(engine=False).gpus] == [False, True]
-        assert free_gpu(Settings()) == take_inventory(engine=False).gpus[0]
+        assert freest(take_inventory(engine=False).gpus)[0].index == 0
     with gpu_held("GPU-0000-abcd"):
-        found = free_gpu(Settings())
-        assert found is not None
-        assert found.index == 1
+        assert freest(take_inventory(engine=False).gpus)[0].index == 1
 
 
 def test_a_job_from_python_leaves_a_gpu_alone_that_its_torch_cannot_use(

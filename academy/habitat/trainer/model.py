@@ -75,7 +75,7 @@ def prepare(order: TrainingOrder) -> Library:
         if find_spec("bitsandbytes") is None:
             raise TrainingError(
                 "Weights of 4 bits need bitsandbytes, which is not installed.",
-                "pip install -c constraints.txt '.[gpu]', or train without four_bit.",
+                "pip install -c constraints.txt '.[four-bit]', or train without four_bit.",
                 cause="gpu",
             )
         # to try a packed row is an evaluation, too
@@ -216,6 +216,6 @@ def refuse_leaks(model: Any, row: dict[str, Any], library: Library) -> None:
     if not torch.equal(ids, other) and float((ours - theirs).abs().max()) > 1e-3 * float(ours.abs().max()):
         raise TrainingError(
             "With this model's attention, examples that are packed into one row see each other.",
-            "Train without packing: ACADEMY_PACKING=0.",
+            "Train without packing: ACADEMY_PACKING=0, and none in a recipe by hand.",
             cause="template",
         )

@@ -1,7 +1,8 @@
 """`python -m academy.habitat.trainer.smoke`: can a trainer run here? Prints one line of JSON.
 
-Besides what every training imports it tries what only some do: Unsloth and bitsandbytes are imported where they are
-installed, and a GPU that is seen does one step of arithmetic, for a torch may see a GPU that it has no kernels for.
+Besides what every training imports it tries what only some do: bitsandbytes is imported where it is installed, Unsloth
+where a GPU is seen as well, and a GPU that is seen does one step of arithmetic, for a torch may see a GPU that it has
+no kernels for.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def optional(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def step(device: str) -> str:
-    """One small product and its gradient there, in the numbers of a training; what went wrong, else empty."""
+    """One small product and its gradient there, in bfloat16; what went wrong, else empty."""
     try:
         a = torch.ones(64, 64, dtype=torch.bfloat16, device=device, requires_grad=True)
         (a @ a).float().sum().backward()
