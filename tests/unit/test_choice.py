@@ -153,7 +153,7 @@ def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
     here = settings(training_backend="container")
     without = choose(here, machine())
     assert (without.machine.bitsandbytes, without.machine.unsloth) == (False, False)
-    plan = place(Workplace(here), Recipe(batch_size=1), 64, machine()).plan
+    plan = place(Workplace(here), Recipe(batch_size=1), 64, machine()).plan.model_copy(update={"checkpointing": True})
     rung = next_rung(Recipe(batch_size=1), plan, without.machine)
     assert rung is not None
     assert rung.plan.device == "cpu"
