@@ -140,15 +140,19 @@ def decide(
     dataset: Dataset | None = None,
     to_tune: bool = False,
     to_start: bool = False,
+    elsewhere: bool = False,
 ) -> Decision:
     """Whether training pays now; with an order, also whether it was examined before, and where it would fit.
 
     With `to_tune` the order's recipe is only where a search begins, so that it was examined is nothing against it.
     With `to_start` a place that was asked for and cannot be had is raised as the TrainingError that it is, where
-    nothing else is against training: whoever waits for one is not told that there was nothing to do.
+    nothing else is against training: whoever waits for one is not told that there was nothing to do. `elsewhere`: a
+    worker on another machine may train, and what cannot be had on this one says nothing of that.
     """
     placed = place(work, order.recipe, dataset.longest) if order and dataset else None
     same = carried_out_as(order, placed) if order and placed and not to_tune else set()
+    if elsewhere and placed and placed.route.refusal:
+        placed = None
     champion = work.ledger.champion()
     verdicts = list(work.ledger.rows("verdict"))
     examined = next(

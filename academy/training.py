@@ -267,16 +267,17 @@ def train(
 def as_before(order: TrainingOrder, placed: Placement) -> Placement:
     """With shared weights again where an attempt had come down to that: its checkpoints are of that kind."""
     try:
-        before = TrainingOrder.model_validate_json((order.folder / ORDER).read_bytes())
+        told = TrainingOrder.model_validate_json((order.folder / ORDER).read_bytes())
     except (OSError, ValueError):
         return placed
-    if (
-        before.plan
-        and before.plan.shared
-        and before.plan == placed.plan.model_copy(update={"sharded": True, "checkpointing": before.plan.checkpointing})
-    ):
-        return placed.model_copy(update={"plan": before.plan, "changes": before.changes})
-    return placed
+    before, now = told.plan, placed.plan
+    if now.shared or before is None or not before.shared:
+        return placed
+    # with less memory free than before it is placed with checkpointing, which must not be taken back
+    alike = now.model_copy(update={"sharded": True, "checkpointing": before.checkpointing})
+    if before != alike or (now.checkpointing and not before.checkpointing):
+        return placed
+    return placed.model_copy(update={"plan": before, "changes": told.changes})
 
 
 def refuse_overlap(work: Workplace, dataset: Dataset) -> None:

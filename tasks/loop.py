@@ -76,7 +76,10 @@ def decide(dataset: Dataset, recipe: Recipe, base_model: str | None, *, force: b
     """Does training pay now? With `to_tune`, by a recipe that will be searched around this one."""
     work = Workplace.open(base_model)
     order = training.place_order(work, dataset, recipe)
-    return stages.decide(work, force=force, order=order, dataset=dataset, to_tune=to_tune, to_start=True)
+    elsewhere = bool(dispatch.pools_alive(work.settings))
+    return stages.decide(
+        work, force=force, order=order, dataset=dataset, to_tune=to_tune, to_start=True, elsewhere=elsewhere
+    )
 
 
 @task(name="tune recipe", timeout_seconds=24 * 3600, persist_result=True, **_again)

@@ -115,7 +115,9 @@ def canonical_config(config: dict[str, Any], base_name: str) -> bytes:
     `auto_mapping` names classes that a loader would import; a causal language model needs none.
     """
     settled = {key: sorted(value) if isinstance(value, list) else value for key, value in config.items()}
-    settled |= {"base_model_name_or_path": base_name, "auto_mapping": None}
+    # not the folder that it lies in here: the same training elsewhere makes the same file
+    name = Path(base_name).name if Path(base_name).is_absolute() else base_name
+    settled |= {"base_model_name_or_path": name, "auto_mapping": None}
     return orjson.dumps(settled, option=orjson.OPT_SORT_KEYS | orjson.OPT_INDENT_2)
 
 

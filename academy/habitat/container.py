@@ -185,7 +185,10 @@ class _Container:
             if getattr(problem, "status_code", None) == 404:
                 return Ending(said="The training's container was removed by somebody")
             if now - self._answered > ENGINE_PATIENCE:
-                return Ending(said="The Docker engine is gone", cause="engine")
+                return Ending(
+                    said="The Docker engine is gone; run again, the training goes on from its last checkpoint",
+                    cause="engine",
+                )
             return None
         self._answered = time.monotonic()
         return None if state["Running"] else self._ended(state)

@@ -71,22 +71,21 @@ class GPUHabitat:
         })  # fmt: skip
         train_file = self._in_the_home(Path(dataset_path))
         digest = digest_of_file(train_file)
-        # found now: another training may hold the GPU that was free before
-        way = find_route(self.settings, choose(self.settings), UNKNOWN)
-        if not way.place and not way.refusal:
-            raise TrainingError(f"This training fits {way.sentence}.", REMEDY, cause="gpu")
-        backend = choose_backend(self.settings, way)
-        plan = choose_plan(self.settings, way.place or "cpu")
         order = TrainingOrder(
             base=resolve(base_model), dataset=digest, train_file=train_file, train_digest=digest, recipe=recipe,
-            plan=plan, runs=self.settings.folder("runs"), adapters=self.settings.folder("adapters"),
+            runs=self.settings.folder("runs"), adapters=self.settings.folder("adapters"),
         )  # fmt: skip
         name = f"{PREFIX}{order.digest[:16]}"
         if (job := self._jobs.get(name)) and job.thread.is_alive():
             raise InputError(f"The job {name} runs already.", "Wait until it has ended.")
         output = Path(output_dir).resolve() / ADAPTER
         _refuse_another(output, order)
-        job = self._jobs[name] = _Job(backend, order, output)
+        # found now: another training may hold the GPU that was free before
+        way = find_route(self.settings, choose(self.settings), UNKNOWN)
+        if not way.place and not way.refusal:
+            raise TrainingError(f"This training fits {way.sentence}.", REMEDY, cause="gpu")
+        planned = order.model_copy(update={"plan": choose_plan(self.settings, way.place or "cpu")})
+        job = self._jobs[name] = _Job(choose_backend(self.settings, way), planned, output)
         job.begin()
         return {
             "job_name": name,

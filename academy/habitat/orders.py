@@ -11,10 +11,12 @@ from academy.habitat.backend import TrainingOrder
 def refuse_outside(order: TrainingOrder, home: Path) -> None:
     """Raises TrainingError for an order that names a path outside the home; a link out of it is outside, too.
 
-    The base model may lie anywhere: it is only read.
+    But for the home's own folders, which a person may have put onto a larger disk. The base model may lie anywhere: it
+    is only read.
     """
+    known = [home.resolve(), *(path.resolve() for path in home.iterdir() if path.is_dir())] if home.is_dir() else []
     for path in (order.train_file, order.runs, order.adapters, order.init_adapter):
-        if path is not None and not path.resolve().is_relative_to(home.resolve()):
+        if path is not None and not any(path.resolve().is_relative_to(one) for one in known):
             raise TrainingError(
                 f"The order names {path}, which is outside {home}.",
                 "A training sees its home only: set ACADEMY_HOME to one that holds the path.",

@@ -184,6 +184,9 @@ def next_rung(recipe: Recipe, plan: Plan, inventory: Inventory) -> Rung | None:
     checkpointing; then, on several GPUs, weights that they share; then weights of 4 bits; then the processors.
     Each step of a training learns from as many examples as before, so the recipe means the same.
     """
+    less = Rung(recipe=recipe, plan=plan.model_copy(update={"checkpointing": True}), change="checkpointing")
+    if plan.device == "cuda" and not plan.checkpointing:
+        return less  # a GPU trains without it only where there seemed to be room, and nothing that is learned changes
     smaller = _smaller(recipe)
     while smaller and batch_of_each(smaller, plan.processes) >= batch_of_each(recipe, plan.processes):
         smaller = _smaller(smaller)  # several processes shared the step otherwise, each with as much memory or more
@@ -191,7 +194,7 @@ def next_rung(recipe: Recipe, plan: Plan, inventory: Inventory) -> Rung | None:
         change = f"batches of {smaller.batch_size}, {smaller.accumulation} of them a step"
         return Rung(recipe=smaller, plan=plan, change=change)
     if not plan.checkpointing:
-        return Rung(recipe=recipe, plan=plan.model_copy(update={"checkpointing": True}), change="checkpointing")
+        return less
     if plan.device == "cuda" and plan.processes > 1 and not plan.shared and not recipe.four_bit:
         # before weights of 4 bits, for this changes nothing of what is learned
         shared = plan.model_copy(update={"sharded": True})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from academy.artifacts import canonical, write_file
 from academy.base_model import resolve
 from academy.habitat.backend import TrainingOrder
@@ -71,3 +73,18 @@ def test_what_had_come_down_to_shared_weights_goes_on_with_them(tmp_path: Path) 
     assert as_before(order, four) == four, "shared by others, its checkpoints are of no use"
     write_file(order.folder / ORDER, b"{")
     assert as_before(order, placed(two)) == placed(two)
+
+
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_a_rung_below_shared_weights_is_never_taken_back(tmp_path: Path, checkpointing: bool) -> None:
+    def placed(plan: Plan) -> Placement:
+        return Placement(route=Route(place="cuda", sentence="GPU 0"), recipe=Recipe(), plan=plan)
+
+    order = TrainingOrder(
+        base=resolve("seed"), dataset="0" * 64, train_file=tmp_path / "train.jsonl", train_digest="0" * 64,
+        recipe=Recipe(), runs=tmp_path / "runs", adapters=tmp_path / "adapters",
+    )  # fmt: skip
+    failed = Plan(device="cuda", processes=2, sharded=True, checkpointing=False)
+    write_file(order.folder / ORDER, canonical(order.model_copy(update={"plan": failed})))
+    lower = placed(failed.model_copy(update={"checkpointing": True, "sharded": checkpointing}))
+    assert as_before(order, lower) == lower

@@ -23,6 +23,7 @@ from academy.habitat.choice import choose_backend
 from academy.habitat.container import ContainerBackend
 from academy.habitat.hardware import Gpu
 from academy.habitat.isolation import Limits
+from academy.habitat.orders import refuse_outside
 from academy.habitat.process import ProcessBackend, read_events
 from academy.habitat.route import Route
 from academy.professor import Recipe
@@ -78,6 +79,15 @@ def test_a_link_out_of_the_home_is_outside(order: TrainingOrder, tmp_path: Path)
     link = tmp_path / "home" / "link.jsonl"
     link.symlink_to(tmp_path / "secret")
     assert refusal(order.model_copy(update={"train_file": link}), tmp_path / "home")[0] == "order"
+
+
+def test_a_folder_of_the_home_that_lies_on_another_disk_is_inside(order: TrainingOrder, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "home" / "adapters").symlink_to(tmp_path / "disk")
+    refuse_outside(order, tmp_path / "home")
+    (tmp_path / "home" / "adapters").unlink()
+    with pytest.raises(TrainingError, match="is outside"):
+        refuse_outside(order.model_copy(update={"adapters": tmp_path / "disk"}), tmp_path / "home")
 
 
 def test_inside_the_order_has_other_paths_and_the_same_digest(order: TrainingOrder) -> None:

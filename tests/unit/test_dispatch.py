@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from academy import stages
 from academy.artifacts import digest_of_file
 from academy.base_model import SEED_FOLDER, BaseModel, resolve
 from academy.errors import TrainingError
 from academy.habitat.backend import TrainingOrder
+from academy.habitat.fit import Plan
+from academy.habitat.route import Refusal, Route
+from academy.placing import Placement
 from academy.professor import Recipe
 from academy.training import Asked
+from academy.workplace import Workplace
 from tests.registry import House
 
 
@@ -114,3 +121,29 @@ def test_what_a_worker_registered_is_looked_at_before_it_is_taken(house: House) 
         with pytest.raises(TrainingError, match=said) as refusal:
             found_here(house.versions, wrong, "academy-train-cpu")
         assert refusal.value.remedy.startswith("Start the worker with the ACADEMY_HOME")
+
+
+def test_what_cannot_be_had_here_is_no_reason_where_a_worker_elsewhere_may_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("ACADEMY_MIN_LESSONS", "1")
+    monkeypatch.setenv("ACADEMY_MIN_NEW_LESSONS", "1")
+    work = Workplace.open(None)
+    work.store.add_lesson("request", "answer", "success")
+    refusal = Refusal(message="There is no engine.", remedy="Start one.", cause="engine")
+    nowhere = Placement(
+        route=Route(place="", backend="container", refusal=refusal, sentence="nowhere"), recipe=Recipe(),
+        plan=Plan(device="cpu"),
+    )  # fmt: skip
+    monkeypatch.setattr(stages, "place", lambda *_: nowhere)
+    order = order_of(work.base, tmp_path)
+    dataset: Any = SimpleNamespace(longest=64, examples=500)
+
+    def decided(*, elsewhere: bool) -> bool:
+        found = stages.decide(work, force=False, order=order, dataset=dataset, to_start=True, elsewhere=elsewhere)
+        return found.train
+
+    assert decided(elsewhere=True)
+    with pytest.raises(TrainingError, match=r"There is no engine\. Start one\."):
+        decided(elsewhere=False)

@@ -153,7 +153,7 @@ def test_after_running_out_of_memory_it_goes_on_lower_until_the_ladder_ends(work
         steps.append((found.plan.device, found.recipe.batch_size, found.recipe.four_bit, found.plan.checkpointing))
         found = below(work, found, 64, with_gpu(40))
     assert steps == [
-        ("cuda", 4, False, False), ("cuda", 2, False, False), ("cuda", 1, False, False), ("cuda", 1, False, True),
+        ("cuda", 4, False, False), ("cuda", 4, False, True), ("cuda", 2, False, True), ("cuda", 1, False, True),
         ("cuda", 1, True, True), ("cpu", 1, True, True),
     ]  # fmt: skip
 

@@ -166,7 +166,7 @@ def test_the_ladder_goes_down_step_by_step_to_the_processors() -> None:
         recipe, plan = rung.recipe, rung.plan
         changes.append(rung.change)
     assert changes == [
-        "batches of 2, 4 of them a step", "batches of 1, 8 of them a step", "checkpointing", "base weights of 4 bits",
+        "checkpointing", "batches of 2, 4 of them a step", "batches of 1, 8 of them a step", "base weights of 4 bits",
         "training on the CPUs",
     ]  # fmt: skip
     assert plan == Plan(device="cpu", checkpointing=True)
@@ -184,7 +184,7 @@ def test_several_gpus_share_the_weights_before_these_lose_bits() -> None:
 
 
 def test_a_rung_gives_each_of_several_processes_a_smaller_batch() -> None:
-    recipe, plan = Recipe(batch_size=8, accumulation=1), Plan(device="cuda", processes=2)
+    recipe, plan = Recipe(batch_size=8, accumulation=1), Plan(device="cuda", processes=2, checkpointing=True)
     rung = next_rung(recipe, plan, machine(40))
     assert rung is not None
     assert batch_of_each(recipe, 2) == 4, "half of the step"

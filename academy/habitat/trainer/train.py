@@ -87,6 +87,11 @@ def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) 
             processing_class=template.tokenizer,
             callbacks=[report, *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else [])],
         )
+    if library.dtype is torch.float16:
+        # TRL makes adapters of quantised models bfloat16, whose gradients float16's scaler does not know
+        for weights in trainer.model.parameters():
+            if weights.requires_grad:
+                weights.data = weights.data.float()
     if library.plan.shared and library.on_gpu:
         # accelerate's own would also give the loss and sum the gradients in bfloat16
         kept = MixedPrecisionPolicy(param_dtype=library.dtype, reduce_dtype=torch.float32)
@@ -261,6 +266,10 @@ class _Report(TrainerCallback):  # type: ignore[misc]
         self.loss = math.nan
         self._since = (time.monotonic(), 0)
         self._told = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        """What was counted before a checkpoint is none of this attempt's speed."""
+        self._since = (time.monotonic(), int(state.num_input_tokens_seen))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         """One step event a logging step. A loss that is no number ends the training."""
