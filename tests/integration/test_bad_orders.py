@@ -246,6 +246,7 @@ def test_an_order_that_names_a_path_outside_the_home_is_refused(tmp_path: Path) 
     assert not order.runs.exists()
 
 
+@pytest.mark.campaign
 def test_the_command_and_mlflow_say_the_same(tmp_path: Path) -> None:
     there = Home(tmp_path / "home")
     base = Path(shutil.copytree(SEED_FOLDER, tmp_path / "base"))

@@ -64,6 +64,7 @@ def test_forgetting_what_the_first_one_was_made_of_taints_the_second(evolved: Ev
     assert "v1 was made of lessons that were forgotten since" in refused.err
 
 
+@pytest.mark.campaign
 def test_what_is_forgotten_while_it_trains_taints_it(second_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in second_home.environment().items():
         monkeypatch.setenv(name, value)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.campaign.house import Home, write_topics
 
 
+@pytest.mark.campaign
 def test_an_evolution_is_refused_as_its_dry_run_says(tmp_path: Path) -> None:
     no_engine = f"No Docker engine answers at unix://{tmp_path}/none.sock"
     home = Home(tmp_path / "home")
