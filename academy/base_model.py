@@ -85,7 +85,7 @@ def resolve(name: str) -> BaseModel:
         folder = SEED_FOLDER
     elif Path(name).is_dir():
         folder = Path(name).resolve()
-        name = _absolute(Path(name))  # it goes into adapters, and to workers, which stand in another folder
+        name = _absolute(Path(name))  # it goes to workers, which stand in another folder
     elif name.startswith((".", "/", "~")):
         raise BaseModelError(f"There is no base model folder {name}.", "Check the path given as base model.")
     else:

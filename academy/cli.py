@@ -15,7 +15,7 @@ from academy.commands.habitat_app import habitat_app
 from academy.commands.keys_app import keys_app
 from academy.commands.lessons_app import lessons_app
 from academy.commands.models_app import models_app
-from academy.commands.options import MOST, Base, Before, Json, Limit
+from academy.commands.options import MOST, Base, Before, Json, Limit, RecipeFile
 from academy.commands.verdict_app import verdict_app
 from academy.errors import AcademyError, HomeError
 
@@ -44,10 +44,6 @@ Tune = Annotated[
 InitAdapter = Annotated[
     str | None,
     typer.Option("--init-adapter", help="Begin with this version's adapter, or the champion's, and not with the base."),
-]
-RecipeFile = Annotated[
-    Path | None,
-    typer.Option("--recipe", help="A JSON object with fields of the recipe, such as patience; options win over it."),
 ]
 TuneMinutes = Annotated[
     float | None, typer.Option("--tune-minutes", min=0.01, help="For so many minutes at most (ACADEMY_TUNE_MINUTES).")

@@ -82,8 +82,12 @@ def place(
     longest: int | None = None,
     machine: Inventory | None = None,
     only: Device | None = None,
+    *,
+    cautious: bool = False,
 ) -> Placement:
     """Where a training with this recipe would run here. `longest`: tokens of its longest example.
+
+    `cautious`: nobody goes down the ladder afterwards, so a GPU checkpoints even where there seems to be room.
 
     The recipe as it is on a GPU, else less of it on a GPU, else the same on processors; or on `only` one kind.
     """
@@ -91,7 +95,7 @@ def place(
     if here.shape is None:
         unknown = Need(cuda=None, cpu=None, because=here.unknown)
         return Placement(route=here.route(unknown), recipe=recipe, plan=here.usual(here.first))
-    plans = {device: here.roomy(recipe, device) for device in _DEVICES}
+    plans = {device: here.usual(device) if cautious else here.roomy(recipe, device) for device in _DEVICES}
     found = {device: here.forecast(recipe, plan) for device, plan in plans.items()}
     ladder = tuple(here.ladder(recipe, plans[here.first]))
     whole = here.route(Need(cuda=here.total(found["cuda"]), cpu=here.total(found["cpu"])))

@@ -122,16 +122,19 @@ class ChatTemplate:
 
 def _end_of_turns(tokenizer: Any, text: str) -> str:
     """The token that ends a template's answers where that is another than the tokenizer's; else empty."""
+    try:
+        known = orjson.loads((Path(tokenizer.name_or_path) / GENERATION).read_bytes())["eos_token_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    numbers = [one for one in (known if isinstance(known, list) else [known]) if isinstance(one, int) and one >= 0]
+    others = [end for end in map(str, tokenizer.convert_ids_to_tokens(numbers)) if end != str(tokenizer.eos_token)]
+    if not others:
+        return ""
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
-        config = orjson.loads((Path(tokenizer.name_or_path) / GENERATION).read_bytes())
         told = str(tokenizer.apply_chat_template(talk, chat_template=text, tokenize=False)).rstrip()
     except Exception:  # noqa: BLE001  a template may raise what it likes; it is told of where it is used
         return ""
-    known = config.get("eos_token_id") if isinstance(config, dict) else None
-    ends = [
-        number for number in (known if isinstance(known, list) else [known]) if isinstance(number, int) and number >= 0
-    ]
     if str(tokenizer.eos_token) in told:
         return ""
-    return next((end for end in map(str, tokenizer.convert_ids_to_tokens(ends)) if told.endswith(end)), "")
+    return next((end for end in others if told.endswith(end)), "")

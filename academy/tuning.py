@@ -65,11 +65,9 @@ def tune(work: Workplace, search: Search, dataset: Dataset, minutes: float) -> T
             return found
 
         def carry_out(recipe: Recipe) -> Generator[TrainingEvent, None, None]:
-            placed = place(work, recipe, dataset.longest)
-            placed.require()
             # a trial has no ladder: that memory ran out would be taken for the recipe's fault
-            if placed.plan.device == "cuda":
-                placed = placed.model_copy(update={"plan": placed.plan.model_copy(update={"checkpointing": True})})
+            placed = place(work, recipe, dataset.longest, cautious=True)
+            placed.require()
             order = search.order.model_copy(
                 update={
                     "recipe": placed.recipe, "plan": placed.plan, "changes": placed.changes,

@@ -52,7 +52,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "8b": {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
            "num_attention_heads": 32, "num_key_value_heads": 8},
 }  # fmt: skip
-WAYS = {"TRL": ("trl", False), "TRL, packing": ("trl", True), "Unsloth": ("unsloth", False)}
+WAYS = {"TRL": ("trl", False), "TRL, packing": ("trl", True), "Unsloth": ("unsloth", False),
+        "Unsloth, packing": ("unsloth", True)}  # fmt: skip
 """Library, and whether rows are packed."""
 LIBRARIES = ("torch", "transformers", "trl", "peft", "unsloth")
 PEAKS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
@@ -150,7 +151,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def ways_here(machine: Inventory) -> list[str]:
     """The ways that can be tried."""
     there = bool(machine.gpus and machine.cuda) and find_spec("unsloth") is not None
-    return [way for way in WAYS if there or way != "Unsloth"]
+    return [way for way, (library, _) in WAYS.items() if there or library != "unsloth"]
 
 
 def device(machine: Inventory) -> str:

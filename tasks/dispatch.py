@@ -46,10 +46,15 @@ class Trained(Record):
 
 
 def pools_alive(settings: Settings) -> list[Device]:
-    """Kinds of device whose pool has a live worker of this home, GPUs first. None on a server without pools."""
+    """Kinds of device whose pool has a live worker of this home, GPUs first unless they are switched off.
+
+    None on a server without pools.
+    """
     found: list[Device] = []
     with get_client(sync_client=True) as client:
         for device, pool in POOLS.items():
+            if device == "cuda" and not settings.enable_gpu:
+                continue
             try:
                 workers = client.read_workers_for_work_pool(pool)
             except PrefectHTTPStatusError as problem:

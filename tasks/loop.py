@@ -99,8 +99,6 @@ def train_challenger(
     work = Workplace.open(base_model)
     order: TrainingOrder = training.place_order(work, dataset, recipe)
     pools = dispatch.pools_alive(work.settings)
-    if not work.settings.enable_gpu and "cuda" in pools:
-        pools.remove("cuda")
     only: Device | None = None
     if pools:
         training.refuse_overlap(work, dataset)  # the worker knows its own suites only

@@ -67,12 +67,10 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-def fit(base_model: str | None, length: int | None, rank: int | None, batch_size: int | None, *, as_json: bool) -> None:
+def fit(base_model: str | None, length: int | None, overrides: training.Overrides, *, as_json: bool) -> None:
     """The peak of a training on either kind of device, where it would run now, and the ladder below it."""
     work = Workplace.open(base_model)
-    recipe = training.choose_for(
-        work, length or work.base.context, training.Overrides(rank=rank, batch_size=batch_size)
-    )
+    recipe = training.choose_for(work, length or work.base.context, overrides)
     found = place(work, recipe, length)
     if as_json:
         emit({

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from academy.commands.options import Base, Json
+from academy.commands.options import Base, Json, RecipeFile
 
 habitat_app = typer.Typer(
     help="Where trainings run, and what trainers print.", no_args_is_help=True, rich_markup_mode=None
@@ -74,9 +74,13 @@ def fit(
     ] = None,
     rank: Annotated[int | None, typer.Option(min=4, max=256, help="LoRA rank.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a batch.")] = None,
+    recipe: RecipeFile = None,
     json: Json = False,
 ) -> None:
     """Predict the memory of a training, say where it would run, and what would need less."""
     from academy.commands import habitat as commands
+    from academy.commands.recipe import read_recipe
+    from academy.training import Overrides
 
-    commands.fit(base_model, length, rank, batch_size, as_json=json)
+    overrides = Overrides(rank=rank, batch_size=batch_size, recipe=read_recipe(recipe))
+    commands.fit(base_model, length, overrides, as_json=json)

@@ -31,8 +31,7 @@ from academy.habitat.adapter import FILES, MANIFEST, read_adapter
 from academy.habitat.backend import TrainingEvent, TrainingOrder
 from academy.habitat.image import HOW, IMAGE, TRIAL_SECONDS, Proof, prove
 from academy.habitat.isolation import NOBODY, Limits
-from academy.habitat.orders import refuse_outside
-from academy.habitat.process import CANCELLED, LOCK, LOG, ORDER, SILENCE_SECONDS, Ending, Started, failed, run_order
+from academy.habitat.process import CANCELLED, LOCK, LOG, ORDER, SILENCE_SECONDS, Ending, Started, run_order
 from academy.images import Image, find_image
 
 log = logging.getLogger("academy")
@@ -76,12 +75,9 @@ class ContainerBackend:
     def train(self, order: TrainingOrder) -> Iterator[TrainingEvent]:
         """Events of the order as they come; those of earlier attempts first."""
         try:
-            refuse_outside(order, self.home)
-        except TrainingError as problem:  # before anything is written, the lock too
-            yield failed(1, str(problem), problem.cause)
-            return
-        try:
-            yield from run_order(order, lambda: self._start(order), self.silence, _collect, gpu=self.gpu)
+            yield from run_order(
+                order, lambda: self._start(order), self.silence, _collect, gpu=self.gpu, home=self.home
+            )
         finally:
             self._running.pop(order.digest, None)
 

@@ -93,14 +93,8 @@ class ProcessBackend:
 
     def train(self, order: TrainingOrder) -> Iterator[TrainingEvent]:
         """Events of the order as they come; those of earlier attempts first."""
-        if self.home:
-            try:
-                refuse_outside(order, self.home)
-            except TrainingError as problem:  # before anything is written, the lock too
-                yield failed(1, str(problem), problem.cause)
-                return
         try:
-            yield from run_order(order, lambda: self._start(order), self.silence, gpu=self.gpu)
+            yield from run_order(order, lambda: self._start(order), self.silence, gpu=self.gpu, home=self.home)
         finally:
             self._running.pop(order.digest, None)
 
@@ -182,13 +176,21 @@ def run_order(
     collect: Callable[[TrainingOrder, str], None] = lambda order, adapter: None,  # noqa: ARG005
     *,
     gpu: str = "",
+    home: Path | None = None,
 ) -> Iterator[TrainingEvent]:
     """Start an order's trainer where no earlier attempt did it all, and follow it, as TrainingBackend promises.
 
     `start` may refuse by a TrainingError, which becomes a "failed" event. `collect` gets the digest of an adapter that
     the trainer called done and publishes it, where the trainer could not; it may raise AdapterError. `gpu` are
-    uuids of the GPUs that it trains on: one that another training holds refuses this one.
+    uuids of the GPUs that it trains on: one that another training holds refuses this one. Where a `home` is given, so
+    does a path outside it, before anything is written.
     """
+    if home:
+        try:
+            refuse_outside(order, home)
+        except TrainingError as problem:
+            yield failed(1, str(problem), problem.cause)
+            return
     folder = order.folder
     with only_one(folder / LOCK, "This very training is running already."):
         for left in (ENDED, CANCEL):  # of the attempt before

@@ -112,9 +112,11 @@ def test_weights_of_four_bits_with_evaluations_on_a_gpu(tmp_path: Path) -> None:
 
 
 @needs_unsloth
-def test_unsloth_trains_where_it_is_installed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("packing", [False, True])
+def test_unsloth_trains_where_it_is_installed(tmp_path: Path, packing: bool) -> None:
     """What it publishes passes the same checks, and what it knows is what the canaries say."""
-    manifest, events = trained(tmp_path)
+    manifest, events = trained(tmp_path, packing=packing, epochs=12 if packing else 4)
+    assert any(event.rate for event in events), "its speed is told"
     assert manifest.trainer == "unsloth"
     assert losses(events)[-1] < 0.7 * losses(events)[0]
     assert any(canary.answer != canary.base_answer for canary in manifest.canaries)

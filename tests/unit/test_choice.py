@@ -25,6 +25,7 @@ from academy.habitat.route import Need, next_rung
 from academy.placing import first_device, place
 from academy.professor import Recipe
 from academy.settings import Settings, load_settings
+from academy.training import Overrides
 from academy.workplace import Workplace
 from tests.servers.docker import DIGEST, VERSIONS, Engine, serving
 
@@ -212,7 +213,7 @@ def test_commands_that_only_look_say_the_refusal(
 ) -> None:
     settings(training_backend="container")
     commands.decide(None, force=True, as_json=False)
-    habitat.fit(None, 64, None, None, as_json=False)
+    habitat.fit(None, 64, Overrides(), as_json=False)
     said = " ".join(capsys.readouterr().out.split())
     refusal = f"it would be refused: {no_engine}. Start one (systemctl start docker; apt-get install docker.io), or set"
     assert f"But {refusal}" in said

@@ -145,6 +145,10 @@ def test_a_dry_run_tells_the_recipe_by_hand_and_single_options_win(academy: Acad
     }  # fmt: skip
     told = academy(*options).out
     assert "Of the recipe by hand: rank 8, use_dora True, patience 2, dev_share 0.1.\n" in told
+    fits = json.loads(
+        academy("habitat", "fit", "--recipe", tmp_path / "recipe.json", "--batch-size", "3", "--json").out
+    )
+    assert {"rank": 8, "use_dora": True, "epochs": 2, "batch_size": 3}.items() <= fits["recipe"].items()
 
 
 # An empty home

@@ -162,6 +162,7 @@ def test_a_gpu_trains_without_checkpointing_where_there_is_room(work: Workplace)
     recipe = Recipe(batch_size=32, accumulation=1, max_length=1024)
     roomy, tight = place(work, recipe, 1024, with_gpu(40)), place(work, recipe, 1024, with_gpu(2))
     assert (roomy.plan.checkpointing, tight.plan.checkpointing) == (False, True)
+    assert place(work, recipe, 1024, with_gpu(40), cautious=True).plan.checkpointing
     assert roomy.changes == tight.changes == ()
     for found in (roomy, tight):
         assert found.prediction is not None

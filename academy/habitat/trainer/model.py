@@ -40,12 +40,8 @@ class Library:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the base model's weights are loaded as: GPUs before Ampere have no bfloat16."""
-        import torch
-
-        if not self.on_gpu:
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        """What the base model's weights are loaded as."""
+        return dtype_on(self.plan.device)
 
     @property
     def sentence(self) -> str:
@@ -55,6 +51,15 @@ class Library:
         if self.plan.processes > 1:
             more += f", in {self.plan.processes} processes" + (" that share the weights" if self.plan.shared else "")
         return f"{told} on the {'GPU' if self.on_gpu else 'CPU'}{more}"
+
+
+def dtype_on(device: str) -> torch.dtype:
+    """What is trained in: GPUs before Ampere have no bfloat16."""
+    import torch
+
+    if device != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def prepare(order: TrainingOrder) -> Library:

@@ -56,9 +56,11 @@ def optional(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def step(device: str) -> str:
-    """One small product and its gradient there, in bfloat16; what went wrong, else empty."""
+    """One small product and its gradient there, in the numbers of a training; what went wrong, else empty."""
+    from academy.habitat.trainer.model import dtype_on
+
     try:
-        a = torch.ones(64, 64, dtype=torch.bfloat16, device=device, requires_grad=True)
+        a = torch.ones(64, 64, dtype=dtype_on(device), device=device, requires_grad=True)
         (a @ a).float().sum().backward()
         found = 0.0 if a.grad is None else float(a.grad.float().mean())  # waits for the device
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
