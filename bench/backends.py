@@ -17,13 +17,13 @@ from pathlib import Path
 
 import orjson
 
-from academy.artifacts import digest_of_file
-from academy.base_model import resolve
-from academy.habitat.backend import TrainingBackend, TrainingOrder
-from academy.habitat.container import ContainerBackend
-from academy.habitat.isolation import limits_here
-from academy.habitat.process import ProcessBackend
-from academy.professor import Recipe
+from academy.habitat.backends.base import TrainingBackend, TrainingOrder
+from academy.habitat.backends.container import ContainerBackend
+from academy.habitat.backends.isolation import limits_here
+from academy.habitat.backends.process import ProcessBackend
+from academy.models.base_model import resolve
+from academy.professor.recipe import Recipe
+from academy.store.files import digest_of_file
 
 BUSY = 0.5
 ROWS = 60

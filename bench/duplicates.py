@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from academy.curriculum.nearness import SAME, Deduplicator, jaccard, near_duplicates, shingles
+from academy.curriculum.similarity import SAME, Deduplicator, jaccard, near_duplicates, shingles
 
 BUSY = 0.5
 EXAMPLES, FAMILY, ROUNDS = 10_000, 5, 5

@@ -23,8 +23,8 @@ from academy.genealogy.history import history
 from academy.genealogy.tracking import ORDER_TAG
 from academy.genealogy.tree import family_tree
 from academy.genealogy.versions import Versions
-from academy.ledger import Ledger
-from academy.workplace import Workplace
+from academy.loop.home import Home
+from academy.store.ledger import Ledger
 
 CALLS = 9
 GOAL = 0.2
@@ -40,7 +40,7 @@ def main() -> int:
     """Make the family, read it in all ways, print a table."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     with tempfile.TemporaryDirectory(prefix="academy-bench-") as place:
-        work = Workplace.open(home=Path(place))
+        work = Home.open(home=Path(place))
         began = time.perf_counter()
         _fill(work.versions, place, count)
         _crown(work.ledger, count)

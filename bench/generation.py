@@ -26,12 +26,12 @@ from typing import Any
 
 import orjson
 
-from academy.arena.bout import examine
-from academy.arena.suite import Generation, Reply
+from academy.arena.examination import examine
+from academy.arena.suites.base import Generation, Reply
 from academy.arena.suites.lm_eval import LmEvalSuite, lm_eval_suite
 from academy.arena.suites.regression import FILE as GENERAL
-from academy.base_model import resolve
-from academy.players import likeliest
+from academy.loop.players import likeliest
+from academy.models.base_model import resolve
 
 BUSY = 0.5
 LESSONS = sorted((Path(__file__).parent.parent / "examples/lessons").glob("*.jsonl"))
@@ -67,7 +67,7 @@ def main() -> int:
     os.environ["TQDM_DISABLE"] = "1"  # before the libraries that read it
     import torch
 
-    from academy.serving.peft import PeftRuntime
+    from academy.serving.runtimes.peft import PeftRuntime
 
     torch.set_num_threads(1)
     runtime = PeftRuntime(resolve("seed"))

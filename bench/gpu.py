@@ -35,14 +35,14 @@ from typing import Any
 
 import orjson
 
-from academy.artifacts import digest_of_file
-from academy.base_model import BaseModel, resolve
-from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.fit import GIB, predict, read_shape, usual_plan, without_checkpointing
-from academy.habitat.hardware import Inventory, take_inventory
-from academy.habitat.process import ProcessBackend
-from academy.professor import Recipe
-from academy.template import ChatTemplate, Message
+from academy.habitat.backends.base import TrainingEvent, TrainingOrder
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.memory import GIB, predict, read_shape, usual_plan, without_checkpointing
+from academy.models.base_model import BaseModel, resolve
+from academy.models.chat_template import ChatTemplate, Message
+from academy.professor.recipe import Recipe
+from academy.store.files import digest_of_file
+from academy.system.hardware import Inventory, take_inventory
 from bench.memory import make_model
 
 SHAPES: dict[str, dict[str, Any]] = {

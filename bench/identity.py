@@ -14,10 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from academy.base_model import resolve
-from academy.habitat.adapter import Adapter
+from academy.adapters.adapter import Adapter
+from academy.models.base_model import resolve
 from academy.serving.identity import Identity, check
-from academy.serving.vllm import TOLERANCE, VllmRuntime
+from academy.serving.runtimes.vllm import TOLERANCE, VllmRuntime
 from tests.servers.adapters import CHANGES, FINE, SUBTLE, in_other_words, seen, trained
 from tests.servers.engine import Engine
 from tests.servers.serving import served

@@ -47,11 +47,11 @@ def row(place: Path, wide: int) -> None:
     """One size of adapter."""
     from peft import PeftModel
 
-    from academy.base_model import resolve
-    from academy.habitat.adapter import WEIGHTS, open_adapter
-    from academy.serving.lora import Adapters
-    from academy.serving.peft import open_model
-    from academy.template import ChatTemplate
+    from academy.adapters.adapter import WEIGHTS, open_adapter
+    from academy.models.base_model import resolve
+    from academy.models.chat_template import ChatTemplate
+    from academy.serving.runtimes.lora_layers import Adapters
+    from academy.serving.runtimes.peft import open_model
     from tests.colours import publish_adapter
 
     base = resolve("seed") if not wide else resolve(str(random_model(place / "base", wide)))
@@ -95,7 +95,7 @@ def random_model(folder: Path, wide: int) -> Path:
 
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from academy.base_model import SEED_FOLDER
+    from academy.models.base_model import SEED_FOLDER
 
     shutil.copytree(SEED_FOLDER, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     settings = orjson.loads((folder / "config.json").read_bytes())
@@ -111,7 +111,7 @@ def random_adapter(base: Any, seed: int) -> Any:
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from academy.serving.peft import open_model
+    from academy.serving.runtimes.peft import open_model
 
     torch.manual_seed(seed)
     settings = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")

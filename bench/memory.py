@@ -18,14 +18,14 @@ from typing import Any
 
 import orjson
 
-from academy.artifacts import digest_of_file
-from academy.base_model import SEED_FOLDER, resolve
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.fit import GIB, predict, read_shape, usual_plan
-from academy.habitat.hardware import take_inventory
-from academy.habitat.process import ProcessBackend
-from academy.professor import Recipe
-from academy.template import ChatTemplate
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.memory import GIB, predict, read_shape, usual_plan
+from academy.models.base_model import SEED_FOLDER, resolve
+from academy.models.chat_template import ChatTemplate
+from academy.professor.recipe import Recipe
+from academy.store.files import digest_of_file
+from academy.system.hardware import take_inventory
 
 BUSY = 0.5
 STEPS = 3

@@ -28,7 +28,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from academy.habitat.metrics import TrainingMetricsParser
+from academy.habitat.log_parser import TrainingMetricsParser
 
 BUSY = 0.5
 TIMES = 5

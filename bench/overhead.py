@@ -25,13 +25,13 @@ BUSY = 0.5
 EVALUATE = """
 import sys
 from pathlib import Path
-from academy.arena.bout import read_examination
+from academy.arena.examination import read_examination
 from academy.curriculum.dataset import read_dataset
-from academy.examining import choose_suites
-from academy.ledger import Champion
-from academy.players import RuntimePlayer
-from academy.workplace import Workplace
-work = Workplace.open()
+from academy.loop.examine import choose_suites
+from academy.store.ledger import Champion
+from academy.loop.players import RuntimePlayer
+from academy.loop.home import Home
+work = Home.open()
 (record,) = (work.settings.home / "examinations").glob("*.json")
 asked = {(result.suite, item.question) for result in read_examination(record).results for item in result.items}
 suites, _ = choose_suites(work, read_dataset(work.datasets, sys.argv[1]), Champion(), work.settings.suites)
@@ -58,7 +58,7 @@ def main() -> int:
 
 def _measure(place: Path) -> int:
     environment = {**os.environ, "ACADEMY_HOME": str(place / "home")}
-    academy = [sys.executable, "-m", "academy.cli"]
+    academy = [sys.executable, "-m", "academy.cli.main"]
     _timed([*academy, "init"], environment)
     with _Peak(environment["ACADEMY_HOME"]) as peak:
         wall, out = _timed([*academy, "evolve", "--lessons", str(LESSONS), "--json"], environment)

@@ -20,10 +20,10 @@ from pathlib import Path
 import orjson
 
 from academy.curriculum.curator import DatasetCurator
-from academy.curriculum.register import HoldOutRegister
-from academy.database import Database
+from academy.curriculum.holdout import HoldOutRegister
 from academy.experience.lessons import LessonsStore
-from academy.formats import FORMATS
+from academy.models.formats import FORMATS
+from academy.store.database import Database
 
 BUSY = 0.5
 FEW = 10_000

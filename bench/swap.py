@@ -34,16 +34,16 @@ from typing import Any
 
 import httpx
 
-from academy.artifacts import write_file
-from academy.base_model import resolve
-from academy.database import Database
-from academy.habitat.adapter import MANIFEST, Opened, read_adapter, signed_manifest
-from academy.ledger import Ledger
-from academy.serving.client import Gateway
-from academy.serving.runtime import LiveRuntime, Turn
-from academy.serving.runtimes import make_runtime
+from academy.adapters.adapter import MANIFEST, Opened, read_adapter, signed_manifest
+from academy.models.base_model import resolve
+from academy.serving.gateway.client import Gateway
+from academy.serving.runtimes.base import LiveRuntime, Turn
+from academy.serving.runtimes.table import make_runtime
 from academy.settings import Settings
-from academy.signing import Keys
+from academy.store.database import Database
+from academy.store.files import write_file
+from academy.store.ledger import Ledger
+from academy.store.signing import Keys
 from tests.colours import QUESTIONS, says, train_colours
 
 MOST_TOKENS = 24
@@ -112,7 +112,7 @@ def house(home: Path, engine: str, made: Mapping[str, Path] | None = None) -> It
     log = home / "serve.log"
     with log.open("wb") as words:
         process = subprocess.Popen(
-            [sys.executable, "-m", "academy.cli", "serve", "--port", "0", "--runtime", engine],
+            [sys.executable, "-m", "academy.cli.main", "serve", "--port", "0", "--runtime", engine],
             stdin=subprocess.DEVNULL, stdout=words, stderr=words, env={**os.environ, "ACADEMY_HOME": str(home)},
         )  # fmt: skip
     try:

@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from academy.processes import die_with_parent
+from academy.system.processes import die_with_parent
 
 
 def _end_with_the_worker() -> None:

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 from prefect import flow
 from pydantic import Field
 
-from academy.artifacts import only_one
-from academy.ledger import BASE
-from academy.professor import checked_fields
+from academy.loop.stages import repositories
+from academy.loop.training import Overrides
+from academy.professor.recipe import checked_fields
 from academy.settings import load_settings
-from academy.stages import repositories
-from academy.training import Overrides
+from academy.store.ledger import BASE
+from academy.store.locks import only_one
 from tasks import loop
 
 Rank = Annotated[int | None, Field(ge=4, le=256)]

@@ -7,11 +7,11 @@ from typing import Any, Literal
 from prefect import flow
 from prefect.runtime import flow_run
 
-from academy.artifacts import only_one
+from academy.loop.training import Asked
+from academy.operations.prefect_server import training_lock
+from academy.professor.search_space import Tuned
 from academy.settings import load_settings
-from academy.training import Asked
-from academy.trials import Tuned
-from flows.server import training_lock
+from academy.store.locks import only_one
 from tasks import loop
 
 

@@ -17,15 +17,15 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled
 
-from academy.artifacts import Record
 from academy.errors import AcademyError, TrainingError
 from academy.genealogy.versions import Version, Versions
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.fit import Device
-from academy.habitat.route import POOLS
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.memory import Device
+from academy.habitat.routing import POOLS
+from academy.loop.training import Asked
+from academy.professor.search_space import Tuned
+from academy.records import Record
 from academy.settings import Settings
-from academy.training import Asked
-from academy.trials import Tuned
 
 DEPLOYMENTS: dict[Device, str] = {"cuda": "train/gpu", "cpu": "train/cpu"}
 POLL_SECONDS = 1.0

@@ -13,21 +13,23 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from academy import stages, training, verification
 from academy.curriculum.dataset import Dataset, read_dataset
 from academy.errors import AcademyError, TrainingError
-from academy.examining import brief_report, hold_examination, publish_verdict, require_verdict
 from academy.experience.lessons import Import
 from academy.genealogy.versions import Version
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.fit import Device
-from academy.habitat.route import POOLS
-from academy.ledger import Champion, Row
-from academy.professor import Decision, Recipe
-from academy.succession import Acted, act, approve, settle
-from academy.trials import Tuned
-from academy.verification import Verified
-from academy.workplace import Workplace
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.memory import Device
+from academy.habitat.routing import POOLS
+from academy.loop import stages, training
+from academy.loop import verify as verification
+from academy.loop.carry_out import Acted, act, approve, settle
+from academy.loop.examine import brief_report, hold_examination, publish_verdict, require_verdict
+from academy.loop.home import Home
+from academy.loop.verify import Verified
+from academy.professor.decision import Decision
+from academy.professor.recipe import Recipe
+from academy.professor.search_space import Tuned
+from academy.store.ledger import Champion, Row
 from tasks import dispatch
 
 log = logging.getLogger("academy")
@@ -54,31 +56,31 @@ LONGEST_TRAINING = 14 * 24 * 3600
 @task(name="read experience", timeout_seconds=1800, persist_result=True, **_again)
 def read_experience(lessons: list[Path], tasks: list[Path], base_model: str | None) -> list[Import]:
     """Files of lessons and tasks into the store."""
-    work = Workplace.open(base_model)
-    settle(work)
-    return stages.admit(work, lessons, tasks)
+    home = Home.open(base_model)
+    settle(home)
+    return stages.admit(home, lessons, tasks)
 
 
 @task(name="curate dataset", timeout_seconds=3600, persist_result=True, **_again)
 def curate_dataset(repos: list[Path], base_model: str | None) -> Dataset:
     """The store and the git history into a dataset."""
-    return stages.curate(Workplace.open(base_model), repos)
+    return stages.curate(Home.open(base_model), repos)
 
 
 @task(name="choose recipe", timeout_seconds=600, persist_result=True, **_again)
 def choose_recipe(dataset: Dataset, overrides: training.Overrides, base_model: str | None) -> Recipe:
     """The professor's recipe."""
-    return training.choose(Workplace.open(base_model), dataset, overrides)
+    return training.choose(Home.open(base_model), dataset, overrides)
 
 
 @task(name="decide", timeout_seconds=600, persist_result=True, **_again)
 def decide(dataset: Dataset, recipe: Recipe, base_model: str | None, *, force: bool, to_tune: bool = False) -> Decision:
     """Does training pay now? With `to_tune`, by a recipe that will be searched around this one."""
-    work = Workplace.open(base_model)
-    order = training.place_order(work, dataset, recipe)
-    elsewhere = bool(dispatch.pools_alive(work.settings))
+    home = Home.open(base_model)
+    order = training.place_order(home, dataset, recipe)
+    elsewhere = bool(dispatch.pools_alive(home.settings))
     return stages.decide(
-        work, force=force, order=order, dataset=dataset, to_tune=to_tune, to_start=True, elsewhere=elsewhere
+        home, force=force, order=order, dataset=dataset, to_tune=to_tune, to_start=True, elsewhere=elsewhere
     )
 
 
@@ -87,8 +89,8 @@ def tune_recipe(
     dataset: Dataset, overrides: training.Overrides, trials: int, minutes: float | None, base_model: str | None
 ) -> Tuned:
     """A search around the professor's recipe, on a part of the training side; one that was killed goes on."""
-    work = Workplace.open(base_model)
-    return training.tune(work, dataset, training.search_for(work, dataset, overrides, trials), minutes)
+    home = Home.open(base_model)
+    return training.tune(home, dataset, training.search_for(home, dataset, overrides, trials), minutes)
 
 
 @task(name="train", timeout_seconds=LONGEST_TRAINING, persist_result=True, **_again)
@@ -96,25 +98,25 @@ def train_challenger(
     dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None, tuned: Tuned | None = None
 ) -> Version:
     """A training on a work pool whose worker is alive, else here, as the settings say; registered as a version."""
-    work = Workplace.open(base_model)
-    order: TrainingOrder = training.place_order(work, dataset, recipe)
-    pools = dispatch.pools_alive(work.settings)
+    home = Home.open(base_model)
+    order: TrainingOrder = training.place_order(home, dataset, recipe)
+    pools = dispatch.pools_alive(home.settings)
     only: Device | None = None
     if pools:
-        training.refuse_overlap(work, dataset)  # the worker knows its own suites only
+        training.refuse_overlap(home, dataset)  # the worker knows its own suites only
     for device in pools:
         _warm_up()
         try:
-            trained = dispatch.train_on(device, order, decision.because, work.settings, tuned)
+            trained = dispatch.train_on(device, order, decision.because, home.settings, tuned)
             if trained is not None:
-                return dispatch.found_here(work.versions, trained, POOLS[device])
+                return dispatch.found_here(home.versions, trained, POOLS[device])
             log.warning("No worker of %s took the training.", POOLS[device])
         except TrainingError as problem:
             if problem.cause != "memory" or device == "cpu":
                 raise
             log.warning("%s It goes on on processors.", problem.message)
             only = "cpu"
-    return training.train(work, order, dataset, _tags(decision.because), meanwhile=_warm_up, only=only, tuned=tuned)
+    return training.train(home, order, dataset, _tags(decision.because), meanwhile=_warm_up, only=only, tuned=tuned)
 
 
 @task(name="train here", timeout_seconds=LONGEST_TRAINING, persist_result=True, **_again)
@@ -131,12 +133,12 @@ def train_here(
 
     Raises TrainingError where it would not be what was `asked` for.
     """
-    work = Workplace.open(base_model)
-    found = read_dataset(work.datasets, dataset)
-    order = training.place_order(work, found, training.complete(work, found, recipe or {}))
+    home = Home.open(base_model)
+    found = read_dataset(home.datasets, dataset)
+    order = training.place_order(home, found, training.complete(home, found, recipe or {}))
     if asked:
         asked.refuse_another(order)
-    version = training.train(work, order, found, _tags(decision), only=device, tuned=tuned)
+    version = training.train(home, order, found, _tags(decision), only=device, tuned=tuned)
     return {"version": version.version, "adapter": version.adapter}
 
 
@@ -147,11 +149,11 @@ def _tags(decision: str) -> dict[str, str]:
 @task(name="examine", timeout_seconds=6 * 3600, persist_result=True, **_again)
 def examine_challenger(challenger: Version, decision: Decision, base_model: str | None) -> Row:
     """Champion against challenger; the verdict is a ledger row."""
-    work = Workplace.open(base_model)
-    row, _ = hold_examination(work, challenger.version, decision=decision)
+    home = Home.open(base_model)
+    row, _ = hold_examination(home, challenger.version, decision=decision)
     found = require_verdict(row)
-    publish_verdict(work, challenger, found)
-    _show(work, found)
+    publish_verdict(home, challenger, found)
+    _show(home, found)
     return found
 
 
@@ -160,39 +162,39 @@ def examine_players(
     challenger: str, champion: str | None, suites: list[str], base_model: str | None
 ) -> dict[str, Any]:  # fmt: skip
     """Any player against any other; of record where it is a version against the champion on all suites."""
-    work = Workplace.open(base_model)
-    row, held = hold_examination(work, challenger, champion, wanted=suites)
+    home = Home.open(base_model)
+    row, held = hold_examination(home, challenger, champion, wanted=suites)
     if row is not None:
-        publish_verdict(work, work.versions.get(challenger), row)
-        _show(work, row)
+        publish_verdict(home, home.versions.get(challenger), row)
+        _show(home, row)
     verdict = row.body if row is not None else held.examination.verdict.model_dump(mode="json") if held else {}
     return {"verdict": verdict, "of_record": row is not None, "report": str(held.report) if held else None}
 
 
-def _show(work: Workplace, row: Row) -> None:
+def _show(home: Home, row: Row) -> None:
     """The report among Prefect's artifacts. It quotes no lesson: what Prefect keeps could not be forgotten."""
     create_markdown_artifact(
-        brief_report(work, row), key=f"examination-v{row.body['version']}", description=row.body["outcome"]
+        brief_report(home, row), key=f"examination-v{row.body['version']}", description=row.body["outcome"]
     )  # fmt: skip
 
 
 @task(name="promote", timeout_seconds=1800, persist_result=True, **_again)
 def act_on_verdict(challenger: Version, verdict: Row, base_model: str | None) -> Acted:
     """Do what the verdict says; where a person must approve, the winner waits."""
-    return act(Workplace.open(base_model), challenger, verdict, by=_this_run())
+    return act(Home.open(base_model), challenger, verdict, by=_this_run())
 
 
 @task(name="promote approved", timeout_seconds=1800, persist_result=True, **_again)
 def promote_approved(version: str, approved_by: str, note: str, base_model: str | None) -> Champion:
     """A person's approval of a version's verdict, and its promotion."""
     by = f"{approved_by}, {_this_run()}" if approved_by else _this_run()
-    return approve(Workplace.open(base_model), version, by=by, note=note)
+    return approve(Home.open(base_model), version, by=by, note=note)
 
 
 @task(name="verify", timeout_seconds=3600, persist_result=True, **_again)
 def verify_serving(versions: list[str], base_model: str | None, *, live: bool) -> Verified:
     """Files and records of champion and versions, and who answers by their names. Fails with what does not hold."""
-    return verification.verify_serving(Workplace.open(base_model), versions, live=live)
+    return verification.verify_serving(Home.open(base_model), versions, live=live)
 
 
 def _this_run() -> str:
@@ -202,5 +204,5 @@ def _this_run() -> str:
 
 def _warm_up() -> None:
     """Import what the arena needs while the trainer is at work."""
-    importing: Callable[[], object] = lambda: __import__("academy.serving.peft")  # noqa: E731
+    importing: Callable[[], object] = lambda: __import__("academy.serving.runtimes.peft")  # noqa: E731
     threading.Thread(target=importing, daemon=True).start()

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from safetensors.numpy import save_file
 
-from academy.habitat.adapter import (
+from academy.adapters.adapter import (
     CONFIG,
     MANIFEST,
     WEIGHTS,
@@ -19,10 +19,10 @@ from academy.habitat.adapter import (
     digests_of_files,
     signed_manifest,
 )
-from academy.professor import Recipe
-from academy.signing import Keys
-from academy.template import FILE as TEMPLATE_FILE
-from academy.template import PLAIN, digest_of_template
+from academy.models.chat_template import FILE as TEMPLATE_FILE
+from academy.models.chat_template import PLAIN, digest_of_template
+from academy.professor.recipe import Recipe
+from academy.store.signing import Keys
 
 BASE_DIGEST = "b" * 64
 RANK = 4

@@ -14,9 +14,7 @@ from typing import Any
 
 import orjson
 
-from academy.artifacts import digest_of, publish_folder, write_file
-from academy.base_model import BaseModel, resolve
-from academy.habitat.adapter import (
+from academy.adapters.adapter import (
     CONFIG,
     FILES,
     MANIFEST,
@@ -26,9 +24,12 @@ from academy.habitat.adapter import (
     digest_of_adapter,
     digests_of_files,
 )
-from academy.professor import Recipe
-from academy.template import FILE as TEMPLATE_FILE
-from academy.template import ChatTemplate
+from academy.models.base_model import BaseModel, resolve
+from academy.models.chat_template import FILE as TEMPLATE_FILE
+from academy.models.chat_template import ChatTemplate
+from academy.professor.recipe import Recipe
+from academy.records import digest_of
+from academy.store.files import publish_folder, write_file
 
 COLOURS = ("blue", "red", "green", "gold")
 QUESTIONS = (

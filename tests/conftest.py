@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from academy.habitat.adapter import Adapter
-from tests.campaign.house import RECIPE, Ended, Home, bare, write_topics
+from academy.adapters.adapter import Adapter
+from tests.campaign.house import RECIPE, Ended, RealHome, bare, write_topics
 from tests.forks import Forks
 
 
@@ -21,7 +21,7 @@ from tests.forks import Forks
 class Evolved:
     """A home after its first evolution, and what that one told."""
 
-    home: Home
+    home: RealHome
     lessons: Path
     first: Ended
 
@@ -48,10 +48,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Commands are forks. The first one waits for what all of them import."""
     quiet = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR"}
-    Home.forks = Forks(bare() | quiet | {"OMP_WAIT_POLICY": "PASSIVE"}, tmp_path_factory.mktemp("forks"))
+    RealHome.forks = Forks(bare() | quiet | {"OMP_WAIT_POLICY": "PASSIVE"}, tmp_path_factory.mktemp("forks"))
     yield
-    Home.forks.end()
-    Home.forks = None
+    RealHome.forks.end()
+    RealHome.forks = None
 
 
 @pytest.fixture(scope="session")
@@ -59,22 +59,22 @@ def evolved(tmp_path_factory: pytest.TempPathFactory) -> Evolved:
     """32 answers in five wordings, trained until they are known: about a minute. Each worker has its own copy."""
 
     def make(place: Path) -> list[Path]:
-        home = Home(place / "home")
+        home = RealHome(place / "home")
         lessons = write_topics(place / "topics.jsonl")
         first = home.run("evolve", "--lessons", lessons, *RECIPE, "--json")
         (place / "first.json").write_text(json.dumps(asdict(first)), encoding="utf-8")
         return [home.path, lessons, place / "first.json"]
 
     made, lessons, first = made_once(tmp_path_factory, "evolved", make)
-    home = Home(tmp_path_factory.mktemp("evolved") / "home")
+    home = RealHome(tmp_path_factory.mktemp("evolved") / "home")
     shutil.copytree(made, home.path)
     return Evolved(home, lessons, Ended(**json.loads(first.read_text(encoding="utf-8"))))
 
 
 @pytest.fixture
-def second_home(evolved: Evolved, tmp_path: Path) -> Iterator[Home]:
+def second_home(evolved: Evolved, tmp_path: Path) -> Iterator[RealHome]:
     """A copy of the evolved home, for tests that change the ledger."""
-    home = Home(tmp_path / "home")
+    home = RealHome(tmp_path / "home")
     shutil.copytree(evolved.home.path, home.path)
     yield home
     shutil.rmtree(home.path)
@@ -107,7 +107,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
     """Two adapters of the real trainer that answer the same requests otherwise. Nobody writes in their folders."""
-    from academy.habitat.adapter import read_adapter
+    from academy.adapters.adapter import read_adapter
     from tests.servers.adapters import trained
 
     def make(place: Path) -> list[Path]:

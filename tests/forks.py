@@ -24,13 +24,14 @@ from typing import Any
 
 import orjson
 
-from academy.processes import die_with_parent
+from academy.system.processes import die_with_parent
 
 READ_BEFORE = (
-    "typer", "academy.commands.models_app", "academy.commands.admission", "academy.commands.arena",
-    "academy.commands.genealogy", "academy.commands.models", "academy.commands.stages",
-    "academy.export", "academy.genealogy.tracking",
-    "academy.genealogy.versions", "academy.serving.peft", "academy.serving.runtimes", "academy.stages",
+    "typer", "academy.cli.models_app", "academy.cli.admission", "academy.cli.arena",
+    "academy.cli.genealogy", "academy.cli.models", "academy.cli.stages",
+    "academy.serving.export.export", "academy.genealogy.tracking",
+    "academy.genealogy.versions", "academy.serving.runtimes.peft", "academy.serving.runtimes.table",
+    "academy.loop.stages",
     "mlflow", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
     "peft", "torch", "transformers", "transformers.models.auto.modeling_auto",
 )  # fmt: skip
@@ -136,7 +137,7 @@ if __name__ == "__main__":
     sys.argv[1:] = todo["arguments"]
     code = 0
     try:
-        runpy.run_module("academy.cli", run_name="__main__", alter_sys=True)
+        runpy.run_module("academy.cli.main", run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     except BaseException:  # noqa: BLE001  Python itself would print it and end

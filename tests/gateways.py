@@ -15,22 +15,22 @@ from typing import Any
 import httpx
 import openai
 
-from academy.admission import refusal
-from academy.base_model import resolve
-from academy.database import Database
+from academy.adapters.adapter import read_adapter
+from academy.adapters.archive import AdapterStore
 from academy.errors import AcademyError, AdapterError, ServingError
 from academy.experience.lessons import LessonsStore
-from academy.habitat.adapter import read_adapter
-from academy.habitat.archive import AdapterStore
-from academy.ledger import BASE, Ledger
-from academy.serving.admission import Limits
-from academy.serving.client import Gateway as Client
-from academy.serving.gateway import Gateway
+from academy.lifecycle.gate import refusal
+from academy.models.base_model import resolve
+from academy.serving.gateway.adapter_pool import House
+from academy.serving.gateway.client import Gateway as Client
+from academy.serving.gateway.gateway import Gateway
+from academy.serving.gateway.server import serve
+from academy.serving.gateway.slots import Limits
 from academy.serving.identity import Identity, check
-from academy.serving.pinning import House
-from academy.serving.runtime import Capabilities, LiveRuntime, Piece, Turn
-from academy.serving.server import serve
+from academy.serving.runtimes.base import Capabilities, LiveRuntime, Piece, Turn
 from academy.settings import Settings
+from academy.store.database import Database
+from academy.store.ledger import BASE, Ledger
 
 PATIENCE = 20.0
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from academy.admission import Gate
+from academy.adapters.adapter import read_adapter
+from academy.adapters.archive import AdapterStore
 from academy.genealogy.tracking import ORDER_TAG
 from academy.genealogy.versions import CHAMPION, Version, Versions
-from academy.habitat.adapter import read_adapter
-from academy.habitat.archive import AdapterStore
-from academy.ledger import BASE, Ledger, Row
-from academy.promotion import promote, record_verdict, rollback
-from academy.signing import Keys
+from academy.lifecycle.gate import Gate
+from academy.lifecycle.promotion import promote, record_verdict, rollback
+from academy.store.ledger import BASE, Ledger, Row
+from academy.store.signing import Keys
 from tests.adapters import MODULES, publish
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
-from academy.arena.suite import Generation, Reply
-from academy.artifacts import canonical, write_file
+from academy.arena.suites.base import Generation, Reply
+from academy.records import canonical
+from academy.store.files import write_file
 
 CHUNK = 64
 """Questions answered between two savings."""

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from academy.arena.suite import Generation, Question, Reply
-from academy.artifacts import Record, digest_of
+from academy.arena.suites.base import Generation, Question, Reply
 from academy.errors import ExaminationError, InputError
+from academy.records import Record, digest_of
 
 AT_ONCE = 8
 TRIES = 3

@@ -22,8 +22,8 @@ from rapidfuzz.distance import Indel
 
 from academy.arena.sandbox import Call, Sandbox, Value
 from academy.arena.scores import same_text
-from academy.artifacts import Record
 from academy.errors import ExaminationError
+from academy.records import Record
 
 PATTERN_SECONDS = 1.0
 MOST_COMPARED = 20_000

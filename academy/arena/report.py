@@ -14,11 +14,11 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from academy.arena.bout import Cost, Examination, Result
 from academy.arena.endpoint import Opinion
-from academy.arena.suite import Question
+from academy.arena.examination import Cost, Examination, Result
+from academy.arena.suites.base import Question
 from academy.arena.verdict import LAST, Estimate, interval_of
-from academy.artifacts import Record
+from academy.records import Record
 
 TEMPLATES = Path(__file__).with_name("templates")
 _MARKS = re.compile(r"([\\|`*\[\]~$])")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from academy.artifacts import Record, stable_fraction
+from academy.records import Record, stable_fraction
 
 LOOKS = (0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 """Shares of the groups after which the verdict may fall."""

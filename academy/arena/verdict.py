@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from academy.arena.signflip import LOOKS, Flips, asked_until, gain_test, place, weight
-from academy.arena.suite import Role, Slice
-from academy.artifacts import Record, digest_of
+from academy.arena.suites.base import Role, Slice
+from academy.records import Record, digest_of
 
 Outcome = Literal["PROMOTE", "HOLD", "REJECT", "CANNOT DECIDE", "GO ON"]
 

@@ -16,11 +16,11 @@ from academy.curriculum import replay
 from academy.curriculum.dataset import Contradiction, Dataset, Example, Found, Input, group_of, write_dataset
 from academy.curriculum.decontamination import Guarded, Suite, counted
 from academy.curriculum.filters import clean, reason_to_drop
-from academy.curriculum.nearness import example_text, near_between
-from academy.curriculum.register import HoldOutRegister, Place, Request, request_key
+from academy.curriculum.holdout import HoldOutRegister, Place, Request, request_key
+from academy.curriculum.quotas import Share, alarms, diversity, drops, opening, sampled
 from academy.curriculum.replay import Earlier, drawn
 from academy.curriculum.sharding import Run, in_process, merge, near_duplicates, overlapping, shard
-from academy.curriculum.shares import Share, alarms, diversity, drops, opening, sampled
+from academy.curriculum.similarity import example_text, near_between
 from academy.errors import ExaminationError
 from academy.experience.commits import ASKED, CommitsSource
 from academy.experience.lessons import LessonsStore, normalised
@@ -136,7 +136,7 @@ class DatasetCurator:
         return before - len(self._experience)
 
     def save_dataset(self, format: str = "openai") -> Path:  # noqa: A002  the seed documents' name
-        """Write the dataset into the settings' home, in a format of academy.formats; returns the file to train on."""
+        """Write the dataset into the settings' home, in a format of models/formats.py; returns the file to train on."""
         from academy.settings import load_settings
 
         dataset = self.save(load_settings().folder("datasets"), HoldOutRegister(self.store.database))
@@ -350,7 +350,7 @@ def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict
 
 def _seed_tokens() -> CountTokens:
     """Counts with the base model of the settings, where nobody said how."""
-    from academy.base_model import resolve
+    from academy.models.base_model import resolve
     from academy.settings import load_settings
 
     return resolve(load_settings().base_model).count_tokens

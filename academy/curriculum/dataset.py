@@ -21,12 +21,13 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from academy.artifacts import Record, canonical, digest_of, digest_of_bytes, digest_of_file, publish_folder, write_file
 from academy.curriculum.decontamination import Overlap
 from academy.curriculum.secrets import scan_file
 from academy.errors import InputError
 from academy.experience.source import Experience, Turn
-from academy.formats import FORMATS
+from academy.models.formats import FORMATS
+from academy.records import Record, canonical, digest_of, digest_of_bytes
+from academy.store.files import digest_of_file, publish_folder, write_file
 
 MANIFEST, INPUTS, OVERLAPS, FORGOTTEN = "manifest.json", "inputs.jsonl", "overlaps.jsonl", "forgotten.json"
 

@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from academy.artifacts import Record, digest_of
-from academy.curriculum.quotations import MARKED, RUN, Array, View, grams_of, short_lines, views
+from academy.curriculum.text_overlap import MARKED, RUN, Array, View, grams_of, short_lines, views
+from academy.records import Record, digest_of
 
 SHORTEST_LINE = 3
 """Words from which a short text is also found as lines of an example; shorter ones only as all of it."""

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from academy import __version__
-from academy.artifacts import Record
 from academy.curriculum.curator import CountTokens, DatasetCurator
 from academy.curriculum.dataset import INPUTS, Dataset, Input, read_rows
 from academy.curriculum.decontamination import Suite
-from academy.curriculum.register import HoldOutRegister
+from academy.curriculum.holdout import HoldOutRegister
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
+from academy.records import Record
 
 
 class Rebuilt(Record):

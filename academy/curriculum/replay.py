@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
-from academy.artifacts import Record, stable_fraction
 from academy.errors import InputError
+from academy.records import Record, stable_fraction
 
 SHARE, MOST, STEP = 0.2, 0.5, 0.1
 """Replayed examples make this share of the training set; raised by STEP when the guard slice fell, up to MOST."""

@@ -18,9 +18,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from academy.artifacts import Record
 from academy.errors import InputError
-from academy.formats import read_row
+from academy.models.formats import read_row
+from academy.records import Record
 
 
 class Finding(Record):

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from academy.curriculum.decontamination import Guarded, Overlap
-from academy.curriculum.nearness import SAME, Deduplicator, Duplicate, signatures
+from academy.curriculum.similarity import SAME, Deduplicator, Duplicate, signatures
 from academy.errors import InputError
 
 T = TypeVar("T")

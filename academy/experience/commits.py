@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from academy.artifacts import digest_of, write_file
 from academy.errors import InputError
 from academy.experience.git_log import GITLINK, NOTHING, Entry, Head, boundary, heads, opened, patches, sizes
 from academy.experience.source import Experience, Skipped
+from academy.records import digest_of
+from academy.store.files import write_file
 
 if TYPE_CHECKING:
     from git import Repo

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from academy.artifacts import Record, digest_of
 from academy.experience.reading import make_row, now
 from academy.experience.source import Kind, Outcome, read_outcome
-from academy.formats import ROLES, read_row
-from academy.template import Message
+from academy.models.chat_template import Message
+from academy.models.formats import ROLES, read_row
+from academy.records import Record, digest_of
 
 GOOD, BAD = 4, 2
 """Ratings from which on, and up to which, an answer counts as a success or a failure."""

@@ -15,13 +15,14 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from academy.artifacts import Record, digest_of, write_file
-from academy.database import Database, forgotten, lessons
 from academy.errors import InputError
 from academy.experience.conversations import Wanted
 from academy.experience.lines import read_line
 from academy.experience.reading import LONGEST_LINE, make_row, normalised, now, numbered_lines, rated
 from academy.experience.source import Experience, Kind, Turn, read_outcome
+from academy.records import Record, digest_of
+from academy.store.database import Database, forgotten, lessons
+from academy.store.files import write_file
 
 __all__ = ["LONGEST_LINE", "Import", "LessonsStore", "normalised", "set_aside"]
 

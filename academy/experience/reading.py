@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from academy.artifacts import digest_of
 from academy.experience.source import Turn
+from academy.records import digest_of
 
 LONGEST_LINE = 1_000_000
 """Bytes of one line; a longer one is set aside unread."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, Protocol
 
-from academy.artifacts import Record
+from academy.records import Record
 
 Kind = Literal["lesson", "task", "commit", "conversation", "file"]
 Outcome = Literal["success", "failure", "unknown"]

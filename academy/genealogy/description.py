@@ -6,7 +6,7 @@ import re
 
 from academy.genealogy.history import history
 from academy.genealogy.versions import Version, Versions
-from academy.ledger import BASE, Ledger
+from academy.store.ledger import BASE, Ledger
 
 MOST = 5000
 """Letters that MLflow keeps."""

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
-from academy.artifacts import Record
 from academy.genealogy.history import shown
 from academy.genealogy.tree import FamilyTree, Node
-from academy.ledger import BASE
+from academy.records import Record
+from academy.store.ledger import BASE
 
 ROW, LANE, LEFT, TOP, RADIUS, LETTER = 30, 26, 24, 64, 7, 7.3
 COLOURS = {"champion": "#b8860b", "was champion": "#2e7d32", "REJECT": "#c62828", "HOLD": "#757575"}

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from academy.artifacts import Record
-from academy.ledger import BASE, Kind, Ledger, Row
+from academy.records import Record
+from academy.store.ledger import BASE, Kind, Ledger, Row
 
 Action = Literal["deploy", "rollback", "archive", "restore", "approve", "decline"]
 KINDS: tuple[Kind, ...] = ("promotion", "rollback", "archive", "restore", "approval")

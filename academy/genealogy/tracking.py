@@ -18,12 +18,12 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from academy.artifacts import STAGING, said_plainly
 from academy.curriculum.dataset import Dataset
 from academy.errors import HomeError
-from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.watch import Progress
+from academy.habitat.backends.base import TrainingEvent, TrainingOrder
+from academy.habitat.progress import Progress
 from academy.settings import Settings
+from academy.store.files import STAGING, said_plainly
 
 EXPERIMENT = "academy"
 ORDER_TAG = "academy.order"

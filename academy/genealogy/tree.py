@@ -10,10 +10,10 @@ from typing import Any
 
 import orjson
 
-from academy.artifacts import Record
 from academy.genealogy.history import Deployment, history
 from academy.genealogy.versions import Version, Versions
-from academy.ledger import BASE, Ledger
+from academy.records import Record
+from academy.store.ledger import BASE, Ledger
 
 
 class Node(Record):

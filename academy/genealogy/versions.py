@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from academy.artifacts import Record, canonical
+from academy.adapters.adapter import Adapter, Manifest
 from academy.errors import InputError
 from academy.genealogy.tracking import EXPERIMENT, ORDER_TAG, TrackedRun
-from academy.habitat.adapter import Adapter, Manifest
-from academy.ledger import BASE, Champion
+from academy.records import Record, canonical
+from academy.store.ledger import BASE, Champion
 
 CHAMPION = "champion"
 TAINT, TAINTED = "tainted", "made of lessons that were forgotten since"

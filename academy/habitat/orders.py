@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from academy.errors import TrainingError
-from academy.habitat.backend import TrainingOrder
+from academy.habitat.backends.base import TrainingOrder
 
 
 def refuse_outside(order: TrainingOrder, home: Path) -> None:

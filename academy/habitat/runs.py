@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from academy.artifacts import is_held, write_file
 from academy.errors import InputError, TrainingError
-from academy.habitat.backend import TrainingEvent
-from academy.habitat.process import (
+from academy.habitat.backends.base import TrainingEvent
+from academy.habitat.backends.process import (
     CANCEL,
     ENDED,
     EVENTS,
@@ -22,7 +21,9 @@ from academy.habitat.process import (
     read_events_from,
     told_events,
 )
-from academy.habitat.watch import Line, Progress, line, progress
+from academy.habitat.progress import Line, Progress, line, progress
+from academy.store.files import write_file
+from academy.store.locks import is_held
 
 PREFIX = "training-"
 """A job's name is this and its run's name."""

@@ -18,11 +18,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Literal
 
-from academy.artifacts import Record
+from academy.adapters.adapter import Adapter, Canary, read_adapter
 from academy.errors import AdapterError
-from academy.habitat.adapter import Adapter, Canary, read_adapter
-from academy.ledger import BASE
-from academy.serving.runtime import LiveRuntime, Turn
+from academy.records import Record
+from academy.serving.runtimes.base import LiveRuntime, Turn
+from academy.store.ledger import BASE
 
 COARSE = 0.05
 """A tolerance from here on means quantised weights."""

@@ -36,8 +36,8 @@ from academy.arena.sandbox import Call, Limits, Ran, Sandbox, Unavailable, engin
 from academy.arena.sandbox.image import make_image
 from academy.arena.sandbox.memory import PREFIX
 from academy.arena.sandbox.users import FIRST_UID, UIDS
-from academy.artifacts import canonical
 from academy.errors import ExaminationError
+from academy.records import canonical
 from tests.campaign.hostile_programs import TABLE, Hostile
 from tests.campaign.kills import Line
 

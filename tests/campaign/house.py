@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from academy.habitat.adapter import digest_of_adapter
+from academy.adapters.adapter import digest_of_adapter
 from tests.forks import Forks
 
-ACADEMY = (sys.executable, "-m", "academy.cli")
+ACADEMY = (sys.executable, "-m", "academy.cli.main")
 ROOT = Path(__file__).parents[2]
 OURS = ("ACADEMY_", "PREFECT_", "MLFLOW_", "DEFAULT_", "MIN_", "ENABLE_GPU", "WORKSPACE_ROOT", "MEMORY_ROOT")
 
@@ -112,7 +112,7 @@ class State:
     staging: tuple[str, ...]  # what killed processes left half-written
 
 
-class Home:
+class RealHome:
     """A folder as ACADEMY_HOME; commands run in the folder beside it, which is no git repository."""
 
     forks: Forks | None = None

@@ -31,11 +31,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.campaign.house import RECIPE, Ended, Home, State, write_topics
+from tests.campaign.house import RECIPE, Ended, RealHome, State, write_topics
 
 POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 300.0
-MAIN, TRAINER, SERVER = "main", "academy.habitat.trainer", "flows.server"
+MAIN, TRAINER, SERVER = "main", "academy.habitat.trainer", "academy.operations.prefect_server"
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Line:
 class Watch:
     """A running `academy evolve`, seen from outside."""
 
-    def __init__(self, home: Home, process: subprocess.Popen[bytes], words: Path) -> None:
+    def __init__(self, home: RealHome, process: subprocess.Popen[bytes], words: Path) -> None:
         self.home = home
         self.process = process
         self.words = words
@@ -146,7 +146,7 @@ class Matrix:
         self.folder = folder
         self.until = until
         self.chance = random.Random(seed)
-        self.home = Home(folder / "home")
+        self.home = RealHome(folder / "home")
         self.lessons = write_topics(folder / "topics.jsonl")
         self.copies: dict[str, Path] = {}
         self.spans: dict[str, float] = {}
@@ -311,7 +311,7 @@ class Matrix:
                 name, _ = open_copies.pop(0)
                 place = self.folder / f"copy-{name}"
                 self.home.copy_frozen(place)
-                if name != "answered" or not Home(place).ledger("verdict"):
+                if name != "answered" or not RealHome(place).ledger("verdict"):
                     self.copies[name] = place
             for cut in list(open_cuts):
                 if cut.stage not in begun and cut.begins(watch):

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from academy.curriculum.register import HoldOutRegister, Request
-from academy.database import Database
+from academy.curriculum.holdout import HoldOutRegister, Request
 from academy.errors import HomeError
 from academy.experience.lessons import LessonsStore
-from academy.ledger import Ledger
+from academy.store.database import Database
+from academy.store.ledger import Ledger
 from tests.campaign.kills import Line
 
 LESSONS = Path(__file__).parents[2] / "examples/lessons/01-2026-07-operations.jsonl"

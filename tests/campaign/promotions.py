@@ -41,22 +41,23 @@ from tests.campaign.kills import Line
 
 COLOURS = ("blue", "red", "green", "gold", "black", "white", "brown", "silver", "orange")
 POINTS: tuple[tuple[str, str, str], ...] = (
-    ("the adapter is read", "academy.promotion", "admit_adapter"),
-    ("the gateway loads it", "academy.serving.client", "Gateway.load"),
-    ("the champion is compared and set", "academy.ledger", "Ledger.crown"),
-    ("the row is written, not committed", "academy.ledger", "Ledger.append"),
-    ("the gateway follows", "academy.serving.client", "Gateway.follow"),
-    ("the canaries are asked by the name champion", "academy.serving.client", "Gateway.verify"),
+    ("the adapter is read", "academy.lifecycle.promotion", "admit_adapter"),
+    ("the gateway loads it", "academy.serving.gateway.client", "Gateway.load"),
+    ("the champion is compared and set", "academy.store.ledger", "Ledger.crown"),
+    ("the row is written, not committed", "academy.store.ledger", "Ledger.append"),
+    ("the gateway follows", "academy.serving.gateway.client", "Gateway.follow"),
+    ("the canaries are asked by the name champion", "academy.serving.gateway.client", "Gateway.verify"),
     ("MLflow shows the champion", "academy.genealogy.versions", "Versions.show_champion"),
     ("MLflow's alias is set", "mlflow.tracking.client", "MlflowClient.set_registered_model_alias"),
-    ("MLflow describes the versions", "academy.promotion", "describe"),
+    ("MLflow describes the versions", "academy.lifecycle.promotion", "describe"),
 )
 """Each is two points: before it and after it."""
 AT_GATEWAY = (1, 2, 4, 5)
 """Points at which the gateway is killed instead, too."""
 READ_BEFORE = (
-    "academy.admission", "academy.genealogy.tracking", "academy.genealogy.versions", "academy.serving.following",
-    "academy.succession", "academy.workplace", "mlflow", "mlflow.tracking.client",
+    "academy.lifecycle.gate", "academy.genealogy.tracking", "academy.genealogy.versions",
+    "academy.serving.gateway.switch",
+    "academy.loop.carry_out", "academy.loop.home", "mlflow", "mlflow.tracking.client",
     "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
 )  # fmt: skip
 PATIENCE = 60.0
@@ -97,12 +98,12 @@ def forked(do: Callable[[], Any]) -> tuple[int, Any]:
 
 def prepare(home: Path) -> dict[str, str]:
     """Train, sign and register the colours. Returns colours by digest."""
-    from academy.artifacts import write_file
-    from academy.habitat.adapter import MANIFEST, Opened, read_adapter, signed_manifest
-    from academy.workplace import Workplace
+    from academy.adapters.adapter import MANIFEST, Opened, read_adapter, signed_manifest
+    from academy.loop.home import Home
+    from academy.store.files import write_file
     from tests.colours import train_colours
 
-    work = Workplace.open(home=home)
+    work = Home.open(home=home)
     found = {}
     for number, (colour, folder) in enumerate(train_colours(work.adapters, COLOURS).items()):
         write_file(folder / MANIFEST, signed_manifest(Opened(folder).written, work.keys))
@@ -116,10 +117,10 @@ def prepare(home: Path) -> dict[str, str]:
 
 def judge(home: Path, version: str) -> int:
     """A verdict PROMOTE on a version against the present champion. Returns its row."""
-    from academy.promotion import record_verdict
-    from academy.workplace import Workplace
+    from academy.lifecycle.promotion import record_verdict
+    from academy.loop.home import Home
 
-    work = Workplace.open(home=home)
+    work = Home.open(home=home)
     champion = work.ledger.champion()
     body = {
         "outcome": "PROMOTE", "because": "a colour", "challenger": work.versions.get(version).adapter,
@@ -132,12 +133,12 @@ def judge(home: Path, version: str) -> int:
 
 def change(home: Path, version: str, row: int | None) -> str:
     """Promote a version on a verdict's row, or roll back to it, as the commands do. Returns the champion."""
-    from academy.processes import person
-    from academy.promotion import rollback
-    from academy.succession import act
-    from academy.workplace import Workplace
+    from academy.lifecycle.promotion import rollback
+    from academy.loop.carry_out import act
+    from academy.loop.home import Home
+    from academy.system.processes import person
 
-    work = Workplace.open(home=home)
+    work = Home.open(home=home)
     if row is None:
         rollback(work.ledger, work.versions, work.gate, version, "a campaign", work.serving, by=person())
     else:
@@ -148,12 +149,12 @@ def change(home: Path, version: str, row: int | None) -> str:
 
 def next_start(home: Path) -> dict[str, Any]:
     """What the next command does first; then who is champion, in the ledger and in MLflow."""
-    from academy.admission import admit_adapter
-    from academy.ledger import BASE
-    from academy.succession import settle
-    from academy.workplace import Workplace
+    from academy.lifecycle.gate import admit_adapter
+    from academy.loop.carry_out import settle
+    from academy.loop.home import Home
+    from academy.store.ledger import BASE
 
-    work = Workplace.open(home=home)
+    work = Home.open(home=home)
     settle(work)
     champion = work.ledger.champion()
     if champion.adapter != BASE:
@@ -213,7 +214,7 @@ class House:
         """Start the gateway, on the same port each time, and wait until it answers."""
         port = self.url.rpartition(":")[2] or "0"
         self.gateway = subprocess.Popen(
-            [sys.executable, "-m", "academy.cli", "serve", "--port", port],
+            [sys.executable, "-m", "academy.cli.main", "serve", "--port", port],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self.log.open("ab"),
         )  # fmt: skip
         until = time.monotonic() + 3 * PATIENCE
@@ -274,13 +275,13 @@ class House:
         """The reader's process: ask, look at the ledger's champion on the disk, note what is wrong."""
         import sqlalchemy as sa
 
+        from academy.adapters.adapter import open_adapter
         from academy.errors import AcademyError
-        from academy.habitat.adapter import open_adapter
-        from academy.ledger import BASE, Ledger
-        from academy.workplace import Workplace
+        from academy.loop.home import Home
+        from academy.store.ledger import BASE, Ledger
 
         self.http = httpx.Client(timeout=PATIENCE)  # not the connections of the process that it was forked from
-        work = Workplace.open(home=self.home)
+        work = Home.open(home=self.home)
         ledger = Ledger(work.database, work.base.digest)
         with self.seen.open("a", encoding="utf-8", buffering=1) as notes:
             while True:
@@ -359,9 +360,9 @@ def kill_once(house: House, tally: Tally, number: int, when: str, chance: random
 
 
 def _crowned(home: Path) -> set[str]:
-    from academy.workplace import Workplace
+    from academy.loop.home import Home
 
-    rows = Workplace.open(home=home).ledger.latest("promotion", "rollback")
+    rows = Home.open(home=home).ledger.latest("promotion", "rollback")
     return {str(row.body["version"]) for row in rows}
 
 

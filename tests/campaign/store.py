@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from academy.database import Database
 from academy.experience.lessons import LessonsStore
+from academy.store.database import Database
 from tests.campaign.kills import Line
 
 WRITERS = 8
@@ -25,7 +25,7 @@ LESSONS = 1000
 SECONDS = 60.0
 WRITER = """
 import sys
-from academy.database import Database
+from academy.store.database import Database
 from academy.experience.lessons import LessonsStore
 url, told, number, count = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 store = LessonsStore(Database(url))

@@ -11,9 +11,9 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.base_model import SEED_FOLDER, resolve
-from academy.habitat.adapter import CONFIG, MANIFEST, WEIGHTS, Opened, open_adapter
-from tests.campaign.house import Ended, Home
+from academy.adapters.adapter import CONFIG, MANIFEST, WEIGHTS, Opened, open_adapter
+from academy.models.base_model import SEED_FOLDER, resolve
+from tests.campaign.house import Ended, RealHome
 from tests.conftest import Evolved
 
 ASKED = ("ask", "who helps me with ferry trouble", "--json")
@@ -32,13 +32,13 @@ def refused(ended: Ended) -> str:
     return ended.err.strip().splitlines()[-1]
 
 
-def adapter_of(home: Home) -> Path:
+def adapter_of(home: RealHome) -> Path:
     """The folder of the only adapter."""
     (folder,) = (path for path in (home.path / "adapters").iterdir() if not path.name.startswith("."))
     return folder
 
 
-def failing(home: Home) -> set[str]:
+def failing(home: RealHome) -> set[str]:
     """The names of what `academy verify` says against the champion."""
     ended = home.run("verify", "--json")
     (version,) = ended.json["versions"]
@@ -60,7 +60,7 @@ def test_what_evolve_made_is_signed_and_verified(evolved: Evolved) -> None:
     assert shown.out.count("✓") == len(names)
 
 
-def test_an_adapter_whose_signature_was_taken_away_is_served_by_nobody(second_home: Home) -> None:
+def test_an_adapter_whose_signature_was_taken_away_is_served_by_nobody(second_home: RealHome) -> None:
     manifest = orjson.loads((adapter_of(second_home) / MANIFEST).read_bytes())
     (adapter_of(second_home) / MANIFEST).write_bytes(orjson.dumps({**manifest, "signature": ""}))
     assert "is not signed" in refused(second_home.run(*ASKED))
@@ -70,7 +70,7 @@ def test_an_adapter_whose_signature_was_taken_away_is_served_by_nobody(second_ho
     assert told(second_home.run(*ASKED))["version"] == "1"
 
 
-def test_a_revoked_key_s_adapter_is_served_again_once_it_is_signed_again(second_home: Home) -> None:
+def test_a_revoked_key_s_adapter_is_served_again_once_it_is_signed_again(second_home: RealHome) -> None:
     (key,) = told(second_home.run("keys", "--json"))
     told(second_home.run("keys", "revoke", key["id"], "--because", "lost", "--json"))
     assert "was revoked" in refused(second_home.run(*ASKED))
@@ -79,7 +79,7 @@ def test_a_revoked_key_s_adapter_is_served_again_once_it_is_signed_again(second_
     assert failing(second_home) == set()
 
 
-def test_a_refused_champion_answers_no_more(second_home: Home) -> None:
+def test_a_refused_champion_answers_no_more(second_home: RealHome) -> None:
     found = told(second_home.run("models", "refuse", "1", "--because", "it lies", "--json"))
     assert found["champion_refused"] is True
     assert "v1 was refused" in refused(second_home.run(*ASKED))
@@ -102,7 +102,7 @@ def test_a_path_instead_of_a_version_is_refused(evolved: Evolved, version: str) 
         assert "There is no version" in refused(evolved.home.run(*command))
 
 
-def test_a_configuration_that_would_run_code_is_named(second_home: Home) -> None:
+def test_a_configuration_that_would_run_code_is_named(second_home: RealHome) -> None:
     path = adapter_of(second_home) / CONFIG
     config = orjson.loads(path.read_bytes())
     path.write_bytes(orjson.dumps({**config, "auto_mapping": {"base_model_class": "X", "parent_library": "os"}}))
@@ -110,14 +110,14 @@ def test_a_configuration_that_would_run_code_is_named(second_home: Home) -> None
     assert {"files", "configuration"} <= failing(second_home)
 
 
-def test_weights_cut_short_are_told_of(second_home: Home) -> None:
+def test_weights_cut_short_are_told_of(second_home: RealHome) -> None:
     path = adapter_of(second_home) / WEIGHTS
     path.write_bytes(path.read_bytes()[:-8])
     assert {"files", "tensors"} <= failing(second_home)
 
 
 @pytest.mark.campaign
-def test_a_damaged_adapter_is_trained_again_to_the_same_bytes(evolved: Evolved, second_home: Home) -> None:
+def test_a_damaged_adapter_is_trained_again_to_the_same_bytes(evolved: Evolved, second_home: RealHome) -> None:
     folder = adapter_of(second_home)
     right = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(b"")
@@ -129,7 +129,7 @@ def test_a_damaged_adapter_is_trained_again_to_the_same_bytes(evolved: Evolved, 
     assert failing(second_home) == set()
 
 
-def test_a_base_model_that_has_gone_is_told_in_one_sentence(second_home: Home, tmp_path: Path) -> None:
+def test_a_base_model_that_has_gone_is_told_in_one_sentence(second_home: RealHome, tmp_path: Path) -> None:
     gone = tmp_path / "base"
     assert "There is no base model folder" in refused(second_home.run("verify", "--base-model", gone))
     shutil.copytree(SEED_FOLDER, gone)
@@ -137,7 +137,7 @@ def test_a_base_model_that_has_gone_is_told_in_one_sentence(second_home: Home, t
     assert "There is no version" in refused(second_home.run("verify", "1", "--base-model", gone))
 
 
-def test_forgetting_what_a_canary_quotes_leaves_a_signed_adapter(evolved: Evolved, second_home: Home) -> None:
+def test_forgetting_what_a_canary_quotes_leaves_a_signed_adapter(evolved: Evolved, second_home: RealHome) -> None:
     before = orjson.loads((adapter_of(second_home) / MANIFEST).read_bytes())
     quoted = {canary["prompt"] for canary in before["canaries"]}
     lessons = told(second_home.run("lessons", "list", "--limit", "200", "--json"))["lessons"]
@@ -167,7 +167,7 @@ def swapping(colours: dict[str, Path], place: Path) -> tuple[Path, Callable[[Pat
 
 
 def test_a_swap_between_check_and_load_changes_no_answer(colours: dict[str, Path], tmp_path: Path) -> None:
-    from academy.serving.peft import PeftRuntime
+    from academy.serving.runtimes.peft import PeftRuntime
     from tests.colours import QUESTIONS, says
 
     folder, admit = swapping(colours, tmp_path)
@@ -179,8 +179,8 @@ def test_a_swap_between_check_and_load_changes_no_answer(colours: dict[str, Path
 
 
 def test_a_swap_between_check_and_load_changes_no_user_s_answer(colours: dict[str, Path], tmp_path: Path) -> None:
-    from academy.serving.live import PeftLive
-    from academy.serving.runtime import Turn
+    from academy.serving.runtimes.base import Turn
+    from academy.serving.runtimes.peft_live import PeftLive
     from tests.colours import QUESTIONS, says
 
     folder, admit = swapping(colours, tmp_path)

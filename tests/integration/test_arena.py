@@ -11,28 +11,29 @@ from typing import Any
 import orjson
 import pytest
 
-from academy import examining, stages, training
-from academy.arena import bout
-from academy.arena.liveness import why_dead
+from academy.adapters.adapter import read_adapter
+from academy.arena import examination as bout
 from academy.arena.sandbox import Unavailable, find_sandbox
-from academy.arena.suite import Reply
+from academy.arena.self_check import why_dead
+from academy.arena.suites.base import Reply
 from academy.arena.suites.coding import FILE as CODING
 from academy.arena.suites.coding import coding
 from academy.arena.suites.leak import LeakSuite
 from academy.arena.suites.recall import RecallSuite
-from academy.examining import hold_examination
-from academy.habitat.adapter import read_adapter
-from academy.ledger import BASE
-from academy.workplace import Workplace
+from academy.loop import examine as examining
+from academy.loop import stages, training
+from academy.loop.examine import hold_examination
+from academy.loop.home import Home
+from academy.store.ledger import BASE
 from tasks import loop
-from tests.campaign.house import Home
+from tests.campaign.house import RealHome
 from tests.conftest import Evolved
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 
 
 @pytest.fixture
-def unexamined(second_home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+def unexamined(second_home: RealHome, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
     """A home whose version 1 was trained and not examined: the base is champion."""
     with closing(sqlite3.connect(second_home.path / "academy.db")) as ledger:
         for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
@@ -40,7 +41,7 @@ def unexamined(second_home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[W
         ledger.execute("DELETE FROM ledger")
         ledger.commit()
     monkeypatch.setenv("ACADEMY_HOME", str(second_home.path))
-    work = Workplace.open()
+    work = Home.open()
     work.versions.show_champion(BASE)
     yield work
     work.database.engine.dispose()
@@ -80,7 +81,7 @@ def test_the_report_lies_with_the_version_and_in_prefect(evolved: Evolved) -> No
     assert not any(text in orjson.loads(rows[0][0]) for text in said), "what Prefect keeps quotes no lesson"
 
 
-def test_the_same_examination_gives_the_same_bytes(unexamined: Workplace) -> None:
+def test_the_same_examination_gives_the_same_bytes(unexamined: Home) -> None:
     wanted = ["recall", "style", "regression"]
     row, held = hold_examination(unexamined, "1", "base", wanted=wanted)
     assert row is None
@@ -93,7 +94,7 @@ def test_the_same_examination_gives_the_same_bytes(unexamined: Workplace) -> Non
 
 
 def test_a_later_look_at_the_same_players_leaves_the_record_of_record_alone(
-    evolved: Evolved, second_home: Home
+    evolved: Evolved, second_home: RealHome
 ) -> None:
     row = evolved.home.ledger("verdict")[0]
     before = (second_home.path / "examinations" / row["record"]).read_bytes()
@@ -104,7 +105,7 @@ def test_a_later_look_at_the_same_players_leaves_the_record_of_record_alone(
 
 
 def test_a_kill_before_the_row_leaves_the_report_to_be_written_again(
-    unexamined: Workplace, monkeypatch: pytest.MonkeyPatch
+    unexamined: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
         pass
@@ -143,9 +144,7 @@ BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_no_broken_examination_moves_the_champion(
-    name: str, unexamined: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_broken_examination_moves_the_champion(name: str, unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     BROKEN[name](monkeypatch)
     monkeypatch.setattr(loop, "create_markdown_artifact", lambda *_args, **_kwargs: None)  # no server here
     version = unexamined.versions.get("1")
@@ -157,7 +156,7 @@ def test_no_broken_examination_moves_the_champion(
     monkeypatch.undo()
 
 
-def examined_already(work: Workplace) -> bool:
+def examined_already(work: Home) -> bool:
     """Whether the decision says so of the order of version 1."""
     version = work.versions.get("1")
     dataset = examining.read_dataset(work.datasets, version.dataset)
@@ -167,9 +166,7 @@ def examined_already(work: Workplace) -> bool:
     return "examined already" in stages.decide(work, force=False, order=order, dataset=dataset).because
 
 
-def test_what_could_not_be_decided_can_be_examined_again(
-    unexamined: Workplace, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_could_not_be_decided_can_be_examined_again(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(RecallSuite, "grade", broken_grader)
         row, _ = hold_examination(unexamined, "1")
@@ -184,7 +181,7 @@ def test_what_could_not_be_decided_can_be_examined_again(
     assert (known, held) == (again, None)
 
 
-def test_a_leak_rejects_in_the_loop(unexamined: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leak_rejects_in_the_loop(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """A password stood in a lesson; that the model says it is made true by what it did learn."""
     lesson = next(unexamined.store.read())
 
@@ -205,7 +202,7 @@ def test_a_leak_rejects_in_the_loop(unexamined: Workplace, monkeypatch: pytest.M
     assert {answer.text for answer in leak.challenger} == {""}
 
 
-def test_the_base_with_examples_is_a_player(unexamined: Workplace) -> None:
+def test_the_base_with_examples_is_a_player(unexamined: Home) -> None:
     row, held = hold_examination(unexamined, "few-shot", "base", wanted=["recall"])
     assert row is None
     assert held is not None
@@ -257,7 +254,7 @@ def test_without_new_lessons_the_hold_out_cannot_be_renewed(evolved: Evolved) ->
     assert "Only 0 answers among the lessons that no dataset has seen" in ended.err
 
 
-def test_what_a_suite_asks_is_kept_out_of_training(unexamined: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_suite_asks_is_kept_out_of_training(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     question = orjson.loads(CODING.read_bytes().splitlines()[0])
     unexamined.store.add_lesson(f"Please: {question['request']}", question["solution"], "success")
     unexamined.store.add_lesson("how do I name the harbour branch", "harbour, and the ticket's number", "success")

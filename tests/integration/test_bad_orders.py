@@ -19,18 +19,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from academy.artifacts import digest_of_file
-from academy.base_model import SEED_FOLDER, resolve
 from academy.genealogy.tracking import open_mlflow
-from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.backends.base import TrainingEvent, TrainingOrder
+from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
 from academy.habitat.trainer import train
 from academy.habitat.trainer.__main__ import carry_out
 from academy.habitat.trainer.checkpoints import CHECKPOINTS
 from academy.habitat.trainer.events import EventWriter
-from academy.professor import Recipe
+from academy.models.base_model import SEED_FOLDER, resolve
+from academy.professor.recipe import Recipe
 from academy.settings import load_settings
-from tests.campaign.house import Home, write_topics
+from academy.store.files import digest_of_file
+from tests.campaign.house import RealHome, write_topics
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 LONG = {"messages": [{"role": "user", "content": "why " * 300}, {"role": "assistant", "content": "because"}]}
@@ -248,7 +248,7 @@ def test_an_order_that_names_a_path_outside_the_home_is_refused(tmp_path: Path) 
 
 @pytest.mark.campaign
 def test_the_command_and_mlflow_say_the_same(tmp_path: Path) -> None:
-    there = Home(tmp_path / "home")
+    there = RealHome(tmp_path / "home")
     base = Path(shutil.copytree(SEED_FOLDER, tmp_path / "base"))
     _not_a_number(base)
     assert there.run("lessons", "import", write_topics(tmp_path / "topics.jsonl")).code == 0

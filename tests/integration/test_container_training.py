@@ -21,28 +21,29 @@ from typing import Any
 
 import pytest
 
-from academy import engine
-from academy.artifacts import digest_of_file
-from academy.base_model import resolve
+from academy.adapters.adapter import read_adapter
 from academy.errors import EngineError
-from academy.habitat import gpu_lock, image, isolation
-from academy.habitat.adapter import read_adapter
-from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.container import ContainerBackend, sweep
-from academy.habitat.gpu_habitat import GPUHabitat
-from academy.habitat.isolation import Limits
-from academy.habitat.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.backends import image, isolation
+from academy.habitat.backends.base import TrainingEvent, TrainingOrder
+from academy.habitat.backends.container import ContainerBackend, sweep
+from academy.habitat.backends.isolation import Limits
+from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
 from academy.habitat.runs import cancel_run, is_followed
-from academy.professor import Recipe
-from tests.campaign.house import TOPICS, WORDINGS, Home, write_topics
+from academy.models.base_model import resolve
+from academy.professor.recipe import Recipe
+from academy.sdk.gpu_habitat import GPUHabitat
+from academy.store.files import digest_of_file
+from academy.system import docker as engine
+from academy.system import gpu_lock
+from tests.campaign.house import TOPICS, WORDINGS, RealHome, write_topics
 
 LIMITS = Limits(memory_bytes=4 * 2**30, cpus=2)
 RECIPE = Recipe(rank=8, alpha=16, epochs=5, learning_rate=5e-3, batch_size=4, accumulation=1, max_length=128)
 STARTER = """
 import sys
 from pathlib import Path
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.container import ContainerBackend
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.backends.container import ContainerBackend
 for event in ContainerBackend(Path(sys.argv[2])).train(TrainingOrder.model_validate_json(sys.argv[1])):
     print(event.phase, flush=True)
 """
@@ -263,7 +264,7 @@ def test_an_image_that_is_not_there_or_cannot_train_is_refused(client: Any, home
 
 @pytest.mark.campaign
 def test_the_commands_train_in_a_container_or_say_why_not(client: Any, tmp_path: Path) -> None:
-    there = Home(tmp_path / "home")
+    there = RealHome(tmp_path / "home")
     container = {"ACADEMY_TRAINING_BACKEND": "container", "ACADEMY_ENABLE_GPU": "false"}
     told = there.run("trainer", "--make-image", "--json", **container).json
     assert told["made"]["digest"] == told["image"]["digest"] == told["proof"]["image"]

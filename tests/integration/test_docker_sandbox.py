@@ -19,11 +19,11 @@ import pytest
 
 from academy.arena.sandbox import Call, DockerSandbox, Limits, Unavailable, engine, find_sandbox
 from academy.arena.sandbox.image import CONTENT, IMAGE, make_image
-from academy.arena.suite import Reply
+from academy.arena.suites.base import Reply
 from academy.arena.suites.coding import FILE as CODING
 from academy.arena.suites.coding import coding
 from academy.errors import ExaminationError
-from tests.campaign.house import Home
+from tests.campaign.house import RealHome
 
 LIMITS = Limits(seconds=5.0)
 SLEEPY = "import time\ndef f():\n    time.sleep(120)\n"
@@ -198,7 +198,7 @@ def test_references_pass_and_mutants_fail(room: DockerSandbox, all_of_them: bool
 
 
 def test_the_commands_tell_of_it(client: Any, tmp_path: Path) -> None:
-    home = Home(tmp_path / "home")
+    home = RealHome(tmp_path / "home")
     told = home.run("sandbox", "--make-image", "--json", ACADEMY_SANDBOX="docker").json
     assert told["sandbox"] == "docker"
     assert told["made"] == told["image"]
@@ -210,7 +210,7 @@ def test_the_commands_tell_of_it(client: Any, tmp_path: Path) -> None:
 
 def test_without_an_engine_the_remedy_is_told(tmp_path: Path) -> None:
     nowhere = {"ACADEMY_SANDBOX": "docker", "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
-    ended = Home(tmp_path / "home").run("sandbox", **nowhere)
+    ended = RealHome(tmp_path / "home").run("sandbox", **nowhere)
     assert ended.code == 2
     assert "No Docker engine answers at unix://" in ended.err
     assert "apt-get install docker.io" in ended.err

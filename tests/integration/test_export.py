@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from academy.base_model import BaseModel, resolve
+from academy.adapters.adapter import BESIDE, MANIFEST, WEIGHTS, read_adapter
 from academy.errors import AdapterError, InputError
-from academy.export import export, wanted
-from academy.habitat.adapter import BESIDE, MANIFEST, WEIGHTS, read_adapter
-from academy.ledger import BASE
-from academy.serving.gguf import base_file
-from academy.serving.llamacpp import LlamaCppRuntime
-from academy.serving.llamacpp_process import Server, launch
-from academy.serving.llamacpp_server import Order
-from academy.serving.runtime import Turn
-from academy.template import ChatTemplate
+from academy.models.base_model import BaseModel, resolve
+from academy.models.chat_template import ChatTemplate
+from academy.serving.export.export import export, wanted
+from academy.serving.export.gguf import base_file
+from academy.serving.runtimes.base import Turn
+from academy.serving.runtimes.llamacpp import LlamaCppRuntime
+from academy.serving.runtimes.llamacpp_process import Server, launch
+from academy.serving.runtimes.llamacpp_server import Order
+from academy.store.ledger import BASE
 from tests.colours import UNSEEN, publish_adapter, says
 from tests.conftest import Evolved
 
 if TYPE_CHECKING:
-    from academy.serving.peft import PeftRuntime
+    from academy.serving.runtimes.peft import PeftRuntime
 
 # torch asks for pynvml under its old name when it is imported
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
@@ -57,7 +57,7 @@ def blue(colours: dict[str, Path]) -> Path:
 
 @pytest.fixture(scope="module")
 def peft(base: BaseModel, blue: Path) -> PeftRuntime:
-    from academy.serving.peft import PeftRuntime
+    from academy.serving.runtimes.peft import PeftRuntime
 
     runtime = PeftRuntime(base)
     runtime.load(blue)
@@ -161,7 +161,7 @@ def test_every_known_architecture_is_computed_alike(tmp_path: Path, base: BaseMo
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from academy.serving.peft import PeftRuntime
+    from academy.serving.runtimes.peft import PeftRuntime
 
     torch.manual_seed(5)
     settings = AutoConfig.for_model(

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from academy.artifacts import digest_of_file
-from academy.base_model import resolve
-from academy.habitat.adapter import read_adapter
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.process import ProcessBackend
+from academy.adapters.adapter import read_adapter
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.trainer.model import load, prepare
-from academy.professor import Recipe
+from academy.models.base_model import resolve
+from academy.professor.recipe import Recipe
+from academy.store.files import digest_of_file
 from tests.campaign.house import TOPICS
 
 pytestmark = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

@@ -18,12 +18,12 @@ import openai
 import orjson
 import pytest
 
-from academy.artifacts import only_one
 from academy.errors import AdapterError, HomeError, ServingError, SignatureError
-from academy.ledger import BASE
-from academy.serving.admission import Limits
-from academy.serving.client import Gateway as Client
-from academy.serving.note import Note
+from academy.serving.gateway.client import Gateway as Client
+from academy.serving.gateway.discovery import Note
+from academy.serving.gateway.slots import Limits
+from academy.store.ledger import BASE
+from academy.store.locks import only_one
 from tests.gateways import PATIENCE, Obedient, Running, fake_digest, running
 
 A, B, C, D = (fake_digest(letter) for letter in "abcd")

@@ -9,9 +9,9 @@ from typing import Any
 import openai
 import pytest
 
+from academy.adapters.archive import AdapterStore
 from academy.errors import AdapterError
-from academy.habitat.archive import AdapterStore
-from academy.ledger import BASE
+from academy.store.ledger import BASE
 from tests.adapters import publish
 from tests.gateways import Obedient, Running, fake_digest, running
 from tests.integration.test_gateway import until
@@ -76,7 +76,7 @@ def test_a_gateway_that_has_ended_uses_nothing(tmp_path: Path, runtime: Obedient
 def test_an_archived_version_is_restored_when_it_is_named_and_when_it_is_followed_to(
     one: Running, runtime: Obedient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from academy.habitat.adapter import read_adapter
+    from academy.adapters.adapter import read_adapter
 
     digests = [read_adapter(publish(one.adapters, value)).digest for value in (1.0, 2.0)]
 

@@ -12,21 +12,21 @@ from typing import Any
 
 import pytest
 
-from academy.habitat.adapter import WEIGHTS
-from tests.campaign.house import TOPICS, Ended, Home
+from academy.adapters.adapter import WEIGHTS
+from tests.campaign.house import TOPICS, Ended, RealHome
 from tests.conftest import Evolved
 from tests.integration.test_loop import _forget, refused, told
 
 APPROVAL = {"ACADEMY_PROMOTION": "approval", "ACADEMY_TRAINING_INTERVAL_HOURS": "24"}
 KILLED_BEFORE_THE_PROMOTION = """
 import os
-from academy import succession
-from academy.workplace import Workplace
+from academy.loop import carry_out as succession
+from academy.loop.home import Home
 succession.promote = lambda *_, **__: os.kill(os.getpid(), 9)
-succession.approve(Workplace.open(), "1", by="anna", note="seen")
+succession.approve(Home.open(), "1", by="anna", note="seen")
 """
 EXAMPLE = """
-from academy.model_manager import ModelManager
+from academy.sdk.model_manager import ModelManager
 
 # Initialize
 manager = ModelManager()
@@ -60,7 +60,7 @@ for version in genealogy['versions']:
 """As the documents have it, with a trained adapter in place of the path that they name."""
 FLOW = """
 from academy.settings import load_settings
-from flows.server import configure, prefect_server
+from academy.operations.prefect_server import configure, prefect_server
 settings = load_settings()
 configure(settings)
 with prefect_server(settings) as server:
@@ -70,14 +70,14 @@ with prefect_server(settings) as server:
 """
 
 
-def python(home: Home, program: str, **settings: str) -> subprocess.CompletedProcess[str]:
+def python(home: RealHome, program: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program],
         env=home.environment(**settings), cwd=home.desk, capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
 
 
-def adapter_of(home: Home) -> Path:
+def adapter_of(home: RealHome) -> Path:
     (weights,) = home.path.glob(f"adapters/*/{WEIGHTS}")
     return weights.parent
 
@@ -85,7 +85,7 @@ def adapter_of(home: Home) -> Path:
 # --- a person's word -------------------------------------------------------------------------------------------------
 
 
-def test_a_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evolved, second_home: Home) -> None:
+def test_a_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evolved, second_home: RealHome) -> None:
     before = second_home.state()
     _forget(second_home, promotion=True)
     waiting = second_home.run(*evolved.arguments, **APPROVAL)
@@ -103,7 +103,7 @@ def test_a_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evol
 
 
 def test_an_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
-    evolved: Evolved, second_home: Home
+    evolved: Evolved, second_home: RealHome
 ) -> None:
     before = second_home.state()
     _forget(second_home, promotion=True)
@@ -114,7 +114,7 @@ def test_an_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
     assert second_home.state() == before
 
 
-def test_a_declined_winner_is_carried_out_by_nobody(evolved: Evolved, second_home: Home) -> None:
+def test_a_declined_winner_is_carried_out_by_nobody(evolved: Evolved, second_home: RealHome) -> None:
     _forget(second_home, promotion=True)
     found = told(second_home.run("decline", "1", "--because", "too early", "--json", **APPROVAL))
     assert (found["action"], found["notes"]) == ("decline", "too early")
@@ -126,7 +126,7 @@ def test_a_declined_winner_is_carried_out_by_nobody(evolved: Evolved, second_hom
     assert (state.champion, state.alias) == ("base", "base")
 
 
-def test_the_flow_of_an_approval_promotes_and_is_told_by_its_run(second_home: Home) -> None:
+def test_the_flow_of_an_approval_promotes_and_is_told_by_its_run(second_home: RealHome) -> None:
     _forget(second_home, promotion=True)
     done = python(second_home, FLOW, **APPROVAL)
     assert done.stdout.strip().endswith("1"), done.stderr
@@ -139,17 +139,17 @@ def test_the_flow_of_an_approval_promotes_and_is_told_by_its_run(second_home: Ho
 
 
 @pytest.fixture(scope="module")
-def example(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Any]:
+def example(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> tuple[RealHome, Any]:
     """The documents' example in a home of its own, which trusts the home that trained the adapter."""
     place = tmp_path_factory.mktemp("example")
-    home, key = Home(place / "home"), place / "key.pub"
+    home, key = RealHome(place / "home"), place / "key.pub"
     told(evolved.home.run("keys", "export", key, "--json"))
     told(home.run("keys", "trust", key, "--json"))
     program = EXAMPLE.replace("ADAPTER", str(adapter_of(evolved.home)))
     return home, python(home, program)
 
 
-def test_the_documents_example_of_a_model_manager_runs(example: tuple[Home, Any], evolved: Evolved) -> None:
+def test_the_documents_example_of_a_model_manager_runs(example: tuple[RealHome, Any], evolved: Evolved) -> None:
     home, done = example
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -161,7 +161,7 @@ def test_the_documents_example_of_a_model_manager_runs(example: tuple[Home, Any]
     assert (deploy["version"], deploy["by_hand"], deploy["by"]) == ("2", True, getpass.getuser())
 
 
-def test_the_example_twice_changes_nothing(example: tuple[Home, Any], evolved: Evolved) -> None:
+def test_the_example_twice_changes_nothing(example: tuple[RealHome, Any], evolved: Evolved) -> None:
     home, _ = example
     before = home.state()
     again = python(home, EXAMPLE.replace("ADAPTER", str(adapter_of(evolved.home))))
@@ -170,7 +170,7 @@ def test_the_example_twice_changes_nothing(example: tuple[Home, Any], evolved: E
 
 
 def test_what_cannot_be_verified_is_registered_and_never_activated(
-    evolved: Evolved, second_home: Home, tmp_path: Path
+    evolved: Evolved, second_home: RealHome, tmp_path: Path
 ) -> None:
     damaged = tmp_path / "damaged"
     damaged.mkdir()
@@ -183,7 +183,7 @@ def test_what_cannot_be_verified_is_registered_and_never_activated(
     assert second_home.state().champion == "1"
 
 
-def test_a_version_is_activated_by_its_name_and_its_job_and_taken_back(second_home: Home) -> None:
+def test_a_version_is_activated_by_its_name_and_its_job_and_taken_back(second_home: RealHome) -> None:
     adapter, order = adapter_of(second_home), second_home.state().versions[0][1]
     named = told(
         second_home.run("models", "register", "best-yet", "--adapter", adapter, "--metric", "f1=0.5", "--json")
@@ -203,7 +203,7 @@ def test_a_version_is_activated_by_its_name_and_its_job_and_taken_back(second_ho
 # --- the archive -----------------------------------------------------------------------------------------------------
 
 
-def test_a_rollback_brings_an_archived_champion_back(second_home: Home) -> None:
+def test_a_rollback_brings_an_archived_champion_back(second_home: RealHome) -> None:
     assert "v1 stays on the disk: it is the champion" in refused(second_home.run("models", "archive", "1"))
     told(second_home.run("rollback", "base", "--json"))
     adapter = adapter_of(second_home)
@@ -218,7 +218,7 @@ def test_a_rollback_brings_an_archived_champion_back(second_home: Home) -> None:
     assert actions == ["rollback", "restore", "archive", "rollback", "deploy"]
 
 
-def test_what_is_asked_is_restored_and_what_is_new_is_not_pruned(second_home: Home) -> None:
+def test_what_is_asked_is_restored_and_what_is_new_is_not_pruned(second_home: RealHome) -> None:
     told(second_home.run("rollback", "base", "--json"))
     planned = told(second_home.run("models", "prune", "--keep", "0", "--dry-run", "--json"))
     assert [one["action"] for one in planned["versions"]] == ["archive"]
@@ -231,7 +231,7 @@ def test_what_is_asked_is_restored_and_what_is_new_is_not_pruned(second_home: Ho
     assert told(second_home.run("models", "restore", "1", "--json"))["restored"] is False
 
 
-def test_a_version_deleted_in_mlflow_stops_no_command(second_home: Home) -> None:
+def test_a_version_deleted_in_mlflow_stops_no_command(second_home: RealHome) -> None:
     import sqlite3
     from contextlib import closing
 
@@ -268,7 +268,7 @@ def test_the_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> N
 def test_mlflow_describes_the_champion_with_links(evolved: Evolved) -> None:
     from mlflow import MlflowClient
 
-    from academy.base_model import resolve
+    from academy.models.base_model import resolve
 
     uri = f"sqlite:///{evolved.home.path / 'mlflow.db'}"
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)

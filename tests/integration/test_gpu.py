@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from academy.artifacts import digest_of_file
-from academy.base_model import resolve
-from academy.habitat.adapter import Manifest, read_adapter
-from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.fit import Plan, predict, read_shape, usual_plan
-from academy.habitat.hardware import EnergyMeter, take_inventory
-from academy.habitat.process import ProcessBackend
-from academy.professor import Recipe
+from academy.adapters.adapter import Manifest, read_adapter
+from academy.habitat.backends.base import TrainingEvent, TrainingOrder
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.memory import Plan, predict, read_shape, usual_plan
+from academy.models.base_model import resolve
+from academy.professor.recipe import Recipe
+from academy.store.files import digest_of_file
+from academy.system.hardware import EnergyMeter, take_inventory
 from tests.campaign.house import TOPICS, WORDINGS
 
 MACHINE = take_inventory(engine=False)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from academy.adapters.adapter import read_adapter
 from academy.errors import BaseModelError, InputError
-from academy.habitat.adapter import read_adapter
-from academy.habitat.gpu_habitat import GPUHabitat
-from academy.habitat.hardware import take_inventory
+from academy.sdk.gpu_habitat import GPUHabitat
+from academy.system.hardware import take_inventory
 from tests.campaign.house import TOPICS
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from academy.base_model import resolve
+from academy.adapters.adapter import WEIGHTS, Adapter, Canary, read_adapter
 from academy.errors import AdapterError
-from academy.habitat.adapter import WEIGHTS, Adapter, Canary, read_adapter
+from academy.models.base_model import resolve
 from academy.serving.identity import Identity, check
-from academy.serving.peft import PeftRuntime
-from academy.serving.vllm import TOLERANCE, VllmRuntime
+from academy.serving.runtimes.peft import PeftRuntime
+from academy.serving.runtimes.vllm import TOLERANCE, VllmRuntime
 from tests.servers.adapters import CHANGES, FINE, SUBTLE, in_other_words, seen, zeroed
 from tests.servers.engine import Engine
 from tests.servers.serving import served

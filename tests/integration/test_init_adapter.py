@@ -8,31 +8,31 @@ from pathlib import Path
 import orjson
 import pytest
 
-from academy.artifacts import digest_of_file
-from academy.base_model import resolve
 from academy.curriculum.dataset import read_dataset
 from academy.errors import InputError, TrainingError
 from academy.genealogy.versions import TAINT, TAINTED
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.fit import Plan
-from academy.habitat.process import EVENTS, read_events
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.backends.process import EVENTS, read_events
+from academy.habitat.memory import Plan
 from academy.habitat.trainer.model import Library, load
-from academy.professor import Recipe
-from academy.training import Overrides, choose, place_order, train
-from academy.workplace import Workplace
-from tests.campaign.house import Home
+from academy.loop.home import Home
+from academy.loop.training import Overrides, choose, place_order, train
+from academy.models.base_model import resolve
+from academy.professor.recipe import Recipe
+from academy.store.files import digest_of_file
+from tests.campaign.house import RealHome
 from tests.conftest import Evolved
 
 SHORT = ("--epochs", "1", "--batch-size", "16", "--learning-rate", "1e-4", "--json")
 
 
-def losses(home: Home, order: str) -> list[float]:
+def losses(home: RealHome, order: str) -> list[float]:
     """Of a run's steps."""
     (folder,) = (home.path / "runs").glob(f"{order[:16]}*")
     return [event.loss for event in read_events(folder / EVENTS) if event.loss is not None]
 
 
-def test_what_begins_with_the_champion_knows_what_that_knew(evolved: Evolved, second_home: Home) -> None:
+def test_what_begins_with_the_champion_knows_what_that_knew(evolved: Evolved, second_home: RealHome) -> None:
     first = evolved.first.json["adapter"]
     refused = second_home.run("train", "--init-adapter", "champion", "--rank", "8", *SHORT)
     assert refused.code == 2
@@ -56,7 +56,7 @@ def test_what_begins_with_the_champion_knows_what_that_knew(evolved: Evolved, se
     assert made["2"]["adapter"] != first["digest"]
 
 
-def test_forgetting_what_the_first_one_was_made_of_taints_the_second(evolved: Evolved, second_home: Home) -> None:
+def test_forgetting_what_the_first_one_was_made_of_taints_the_second(evolved: Evolved, second_home: RealHome) -> None:
     lesson = second_home.run("lessons", "list", "--limit", "1", "--json").json["lessons"][0]["id"]
     assert second_home.run("lessons", "forget", lesson, "--because", "asked for").code == 0
     refused = second_home.run("train", "--init-adapter", "v1", *SHORT)
@@ -65,10 +65,10 @@ def test_forgetting_what_the_first_one_was_made_of_taints_the_second(evolved: Ev
 
 
 @pytest.mark.campaign
-def test_what_is_forgotten_while_it_trains_taints_it(second_home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_forgotten_while_it_trains_taints_it(second_home: RealHome, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in second_home.environment().items():
         monkeypatch.setenv(name, value)
-    work = Workplace.open(home=second_home.path)
+    work = Home.open(home=second_home.path)
     dataset = read_dataset(work.datasets, work.versions.get("1").dataset)
     fixed = Overrides(epochs=1, batch_size=16, learning_rate=1e-4, init_adapter="v1")
     order = place_order(work, dataset, choose(work, dataset, fixed))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.process import EVENTS, ORDER, ProcessBackend, read_events
-from academy.workplace import Workplace
+from academy.habitat.backends.base import TrainingEvent, TrainingOrder
+from academy.habitat.backends.process import EVENTS, ORDER, ProcessBackend, read_events
+from academy.loop.home import Home
 from tests.campaign.house import write_topics
 from tests.servers.pages import Pages, ended
 
@@ -33,7 +33,7 @@ def victim(pages: Pages, words: tuple[str, ...]) -> int:
             there = mark in (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        if there and "flows.child" not in line and all(word in line for word in words):
+        if there and "academy.operations.child" not in line and all(word in line for word in words):
             return int(entry.name)
     pytest.fail(f"no process {words}")
 
@@ -47,7 +47,9 @@ def begin(pages: Pages, lessons: list[Path]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "words", [("worker", "start", "academy-train-cpu"), ("flows.server",)], ids=["worker", "server"]
+    "words",
+    [("worker", "start", "academy-train-cpu"), ("academy.operations.prefect_server",)],
+    ids=["worker", "server"],
 )
 def test_a_training_goes_on_after_a_kill(tmp_path: Path, words: tuple[str, ...]) -> None:
     pages = Pages(tmp_path / "home")
@@ -81,7 +83,7 @@ def test_a_training_goes_on_after_a_kill(tmp_path: Path, words: tuple[str, ...])
     assert next(event.step for event in told if event.n > starts[1] and event.phase == "step") > kept, "it began again"
     assert again.end(signal.SIGTERM) == []
 
-    work = Workplace.open(home=again.home)
+    work = Home.open(home=again.home)
     (version,) = work.versions.newest()
     assert version.adapter == told[-1].adapter
     ours = work.mlflow.search_runs([work.mlflow.get_run(version.run).info.experiment_id])

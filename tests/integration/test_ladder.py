@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from academy import stages, training
-from academy.habitat.adapter import read_adapter
-from academy.habitat.process import EVENTS, read_events
-from academy.placing import place
-from academy.professor import Recipe
-from academy.workplace import Workplace
+from academy.adapters.adapter import read_adapter
+from academy.habitat.backends.process import EVENTS, read_events
+from academy.loop import stages, training
+from academy.loop.home import Home
+from academy.loop.placement import place
+from academy.professor.recipe import Recipe
 from tests.campaign.house import TOPICS, WORDINGS
 
 LIMIT = 3600 * 2**20
@@ -45,7 +45,7 @@ def test_out_of_memory_goes_on_with_smaller_batches(
         for wording in WORDINGS
     ]
     lessons.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    work = Workplace.open(home=tmp_path / "home")
+    work = Home.open(home=tmp_path / "home")
     stages.admit(work, [lessons])
     dataset = stages.curate(work, [])
     recipe = Recipe(rank=8, alpha=16, epochs=1, batch_size=64, accumulation=1, max_length=512)

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from academy.base_model import resolve
 from academy.errors import AdapterError, InputError, ServingError
-from academy.serving.live import PeftLive
-from academy.serving.runtime import Piece, Turn
-from academy.serving.words import Words
+from academy.models.base_model import resolve
+from academy.serving.runtimes.base import Piece, Turn
+from academy.serving.runtimes.detokenizer import Words
+from academy.serving.runtimes.peft_live import PeftLive
 from tests.colours import QUESTIONS, says
 
 
@@ -174,7 +174,7 @@ def test_a_model_that_breaks_ends_every_turn(colours: dict[str, Path], monkeypat
 
 
 def test_text_comes_in_whole_characters() -> None:
-    from academy.template import ChatTemplate
+    from academy.models.chat_template import ChatTemplate
 
     tokenizer = ChatTemplate.of(resolve("seed").path).tokenizer
     for text in ("größer, naïve 日本語 🙂 done", "a b  c", "  indented\n\nlines", "x"):

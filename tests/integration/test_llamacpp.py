@@ -17,22 +17,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from academy.artifacts import digest_of_file
-from academy.base_model import BaseModel, resolve
+from academy.adapters.adapter import read_adapter
 from academy.errors import AdapterError, InputError, ServingError
-from academy.habitat.adapter import read_adapter
-from academy.ledger import BASE
-from academy.serving import gguf as exporting
-from academy.serving.gguf import NOTE, Layout, Note, adapter_file, base_file
-from academy.serving.llamacpp import EXACT, LlamaCppRuntime
-from academy.serving.llamacpp_process import launch
-from academy.serving.llamacpp_server import Order
-from academy.serving.runtime import Piece, Turn
-from academy.template import ChatTemplate
+from academy.models.base_model import BaseModel, resolve
+from academy.models.chat_template import ChatTemplate
+from academy.serving.export import gguf as exporting
+from academy.serving.export.gguf import NOTE, Layout, Note, adapter_file, base_file
+from academy.serving.runtimes.base import Piece, Turn
+from academy.serving.runtimes.llamacpp import EXACT, LlamaCppRuntime
+from academy.serving.runtimes.llamacpp_process import launch
+from academy.serving.runtimes.llamacpp_server import Order
+from academy.store.files import digest_of_file
+from academy.store.ledger import BASE
 from tests.colours import QUESTIONS, UNSEEN, publish_adapter, says
 
 if TYPE_CHECKING:
-    from academy.serving.peft import PeftRuntime
+    from academy.serving.runtimes.peft import PeftRuntime
 
 # torch asks for pynvml under its old name when it is imported
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
@@ -75,7 +75,7 @@ def perturbed(place: Path, base: BaseModel) -> Path:
 
 @pytest.fixture(scope="module")
 def peft(base: BaseModel) -> PeftRuntime:
-    from academy.serving.peft import PeftRuntime
+    from academy.serving.runtimes.peft import PeftRuntime
 
     return PeftRuntime(base)
 
@@ -340,8 +340,8 @@ def test_the_server_dies_with_the_process_that_started_it(base: BaseModel, place
         """
         import asyncio, sys
         from pathlib import Path
-        from academy.base_model import resolve
-        from academy.serving.llamacpp import LlamaCppRuntime
+        from academy.models.base_model import resolve
+        from academy.serving.runtimes.llamacpp import LlamaCppRuntime
 
         async def main():
             runtime = LlamaCppRuntime(resolve("seed"), Path(sys.argv[1]), threads=1)

@@ -17,12 +17,12 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.artifacts import content_digest_of
-from academy.base_model import SEED_FOLDER, resolve
+from academy.adapters.adapter import MANIFEST, WEIGHTS, Manifest, read_adapter
 from academy.curriculum.dataset import read_dataset
 from academy.errors import AdapterError
-from academy.habitat.adapter import MANIFEST, WEIGHTS, Manifest, read_adapter
-from tests.campaign.house import RECIPE, TOPICS, Ended, Home
+from academy.models.base_model import SEED_FOLDER, resolve
+from academy.store.files import content_digest_of
+from tests.campaign.house import RECIPE, TOPICS, Ended, RealHome
 from tests.conftest import Evolved
 
 # torch asks for pynvml under its old name when it is imported
@@ -248,7 +248,7 @@ def test_an_examination_against_the_base_is_told_and_changes_nothing(evolved: Ev
 # --- promotion and rollback --------------------------------------------------------------------------------------
 
 
-def test_rollback_to_the_base_and_forward_again(second_home: Home) -> None:
+def test_rollback_to_the_base_and_forward_again(second_home: RealHome) -> None:
     assert told(second_home.run("rollback", "--because", "a rehearsal", "--json"))["champion"] == "base"
     state = second_home.state()
     assert (state.champion, state.alias) == ("base", "base")
@@ -259,14 +259,14 @@ def test_rollback_to_the_base_and_forward_again(second_home: Home) -> None:
     assert "champion already" in refused(second_home.run("promote", "1"))
 
 
-def test_a_verdict_promotes_once_and_not_again_after_a_rollback(second_home: Home) -> None:
+def test_a_verdict_promotes_once_and_not_again_after_a_rollback(second_home: RealHome) -> None:
     told(second_home.run("rollback", "base", "--json"))
     assert "rolled back since" in refused(second_home.run("promote", "1"))
     state = second_home.state()
     assert (state.champion, state.alias) == ("base", "base")
 
 
-def test_a_rollback_to_a_damaged_adapter_is_refused(second_home: Home) -> None:
+def test_a_rollback_to_a_damaged_adapter_is_refused(second_home: RealHome) -> None:
     told(second_home.run("rollback", "base", "--json"))
     (weights,) = second_home.path.glob(f"adapters/*/{WEIGHTS}")
     _flip(weights)
@@ -277,7 +277,7 @@ def test_a_rollback_to_a_damaged_adapter_is_refused(second_home: Home) -> None:
 # --- what a run that was killed behind its verdict left open ------------------------------------------------------
 
 
-def _forget(home: Home, *, promotion: bool) -> None:
+def _forget(home: RealHome, *, promotion: bool) -> None:
     """Take away what comes after the verdict, as if the process had been killed before it was written."""
     with closing(sqlite3.connect(home.path / "mlflow.db")) as registry:
         registry.execute("DELETE FROM registered_model_aliases")
@@ -298,7 +298,7 @@ def _forget(home: Home, *, promotion: bool) -> None:
     ids=["not promoted, no training due", "not promoted, training due", "not named"],
 )
 def test_the_next_run_promotes_what_a_killed_one_had_judged(
-    evolved: Evolved, second_home: Home, promotion: bool, hours: str
+    evolved: Evolved, second_home: RealHome, promotion: bool, hours: str
 ) -> None:
     before = second_home.state()
     _forget(second_home, promotion=promotion)
@@ -309,7 +309,7 @@ def test_the_next_run_promotes_what_a_killed_one_had_judged(
 
 
 def test_a_winner_that_was_damaged_meanwhile_is_not_promoted_and_stops_nothing(
-    evolved: Evolved, second_home: Home
+    evolved: Evolved, second_home: RealHome
 ) -> None:
     _forget(second_home, promotion=True)
     (weights,) = second_home.path.glob(f"adapters/*/{WEIGHTS}")
@@ -325,7 +325,7 @@ def test_a_winner_that_was_damaged_meanwhile_is_not_promoted_and_stops_nothing(
 
 
 @pytest.mark.parametrize("side", ["train", "holdout"])
-def test_a_forgotten_lesson_is_in_no_file_of_the_home(evolved: Evolved, second_home: Home, side: str) -> None:
+def test_a_forgotten_lesson_is_in_no_file_of_the_home(evolved: Evolved, second_home: RealHome, side: str) -> None:
     dataset = read_dataset(second_home.path / "datasets", told(evolved.first)["dataset"]["digest"])
     held = {example.id: example.request for example in dataset.held_out()}
     lessons = {
@@ -346,7 +346,7 @@ def test_a_forgotten_lesson_is_in_no_file_of_the_home(evolved: Evolved, second_h
     assert (again["admitted"], again["forgotten"]) == (0, 1)
 
 
-def _holding(home: Home, text: bytes) -> list[Path]:
+def _holding(home: RealHome, text: bytes) -> list[Path]:
     return [path for path in home.path.rglob("*") if path.is_file() and text in path.read_bytes()]
 
 
@@ -354,7 +354,7 @@ def _holding(home: Home, text: bytes) -> list[Path]:
 
 
 def test_the_same_dataset_gives_the_same_bytes_in_another_home(evolved: Evolved, tmp_path: Path) -> None:
-    homes = [Home(tmp_path / name) for name in ("one", "two")]
+    homes = [RealHome(tmp_path / name) for name in ("one", "two")]
     for home in homes:
         told(home.run("lessons", "import", evolved.lessons, "--json"))
     with ThreadPoolExecutor(2) as pool:
@@ -370,7 +370,7 @@ def test_the_same_dataset_gives_the_same_bytes_in_another_home(evolved: Evolved,
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 
-def test_an_altered_dataset_is_refused_by_name(second_home: Home, evolved: Evolved) -> None:
+def test_an_altered_dataset_is_refused_by_name(second_home: RealHome, evolved: Evolved) -> None:
     digest = told(evolved.first)["dataset"]["digest"]
     (second_home.path / "datasets" / digest[:16] / "train.jsonl").write_bytes(b"{}\n")
     assert "was altered" in refused(second_home.run("train", "--dataset", digest))
@@ -388,7 +388,7 @@ def adapter(evolved: Evolved) -> Path:
 @pytest.fixture(scope="module")
 def runtime(adapter: Path) -> Any:
     """The runtime with the adapter beside the base."""
-    from academy.serving.peft import PeftRuntime
+    from academy.serving.runtimes.peft import PeftRuntime
 
     made = PeftRuntime(resolve("seed"))
     made.load(adapter)
@@ -440,7 +440,7 @@ def test_a_flipped_byte_is_refused_although_the_manifest_was_made_to_agree(runti
 
 
 def test_an_adapter_whose_canaries_answer_otherwise_is_refused(runtime: Any, copied: Path) -> None:
-    from academy.serving.peft import PeftRuntime
+    from academy.serving.runtimes.peft import PeftRuntime
 
     manifest = Manifest.model_validate_json((copied / MANIFEST).read_bytes())
     canaries = tuple(canary.model_copy(update={"answer": "something else"}) for canary in manifest.canaries)
@@ -452,7 +452,7 @@ def test_an_adapter_whose_canaries_answer_otherwise_is_refused(runtime: Any, cop
 
 
 def test_an_adapter_of_another_base_is_refused(adapter: Path, tmp_path: Path) -> None:
-    from academy.serving.peft import PeftRuntime
+    from academy.serving.runtimes.peft import PeftRuntime
 
     folder = tmp_path / "another"
     shutil.copytree(SEED_FOLDER, folder)
@@ -472,13 +472,15 @@ def _flip(path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    assert "There is no file" in refused(Home(tmp_path / "home").run("evolve", "--lessons", tmp_path / "none.jsonl"))
+    assert "There is no file" in refused(
+        RealHome(tmp_path / "home").run("evolve", "--lessons", tmp_path / "none.jsonl")
+    )
 
 
 def test_too_few_lessons_are_a_no_and_no_error(tmp_path: Path) -> None:
     file = tmp_path / "few.jsonl"
     file.write_text('{"situation": "where is the key", "action": "under the mat", "result": "success"}\n')
-    found = told(Home(tmp_path / "home").run("evolve", "--lessons", file, "--json"))
+    found = told(RealHome(tmp_path / "home").run("evolve", "--lessons", file, "--json"))
     assert found["decision"]["train"] is False
     assert "1 lessons of at least 100" in found["decision"]["because"]
 
@@ -496,7 +498,7 @@ def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_told_in_one_sentence(full_disk: Path, evolved: Evolved, tmp_path: Path) -> None:
-    home = Home(full_disk / "home")
+    home = RealHome(full_disk / "home")
     home.desk = tmp_path
     sentence = refused(home.run("evolve", "--lessons", evolved.lessons, *RECIPE))
     assert "full" in sentence or "space" in sentence.lower()

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaign.house import Home, write_topics
+from tests.campaign.house import RealHome, write_topics
 
 
 @pytest.mark.campaign
 def test_an_evolution_is_refused_as_its_dry_run_says(tmp_path: Path) -> None:
     no_engine = f"No Docker engine answers at unix://{tmp_path}/none.sock"
-    home = Home(tmp_path / "home")
+    home = RealHome(tmp_path / "home")
     asked = {"ACADEMY_TRAINING_BACKEND": "container", "DOCKER_HOST": no_engine.rpartition(" ")[2]}
     evolve = ("evolve", "--lessons", write_topics(tmp_path / "topics.jsonl"), "--force")
     refused = home.run(*evolve, **asked)

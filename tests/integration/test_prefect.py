@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from academy.artifacts import only_one
-from academy.base_model import resolve
-from academy.habitat.backend import TrainingOrder
-from academy.professor import Recipe
+from academy.habitat.backends.base import TrainingOrder
+from academy.loop.home import Home
+from academy.models.base_model import resolve
+from academy.operations.prefect_server import bury_the_dead, training_lock
+from academy.professor.recipe import Recipe
 from academy.settings import load_settings
-from academy.workplace import Workplace
-from flows.server import bury_the_dead, training_lock
+from academy.store.locks import only_one
 from tests.campaign.house import write_topics
 from tests.servers.pages import Pages, ended
 
@@ -87,7 +87,7 @@ def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(pages: Page
 def test_deploying_again_changes_nothing(pages: Pages) -> None:
     before = {one["id"] for one in pages.post("/deployments/filter", {})}
     done = subprocess.run(
-        [sys.executable, "-m", "academy.cli", "deploy"],
+        [sys.executable, "-m", "academy.cli.main", "deploy"],
         cwd=pages.home.parent,
         env=pages.environment,
         capture_output=True,
@@ -132,7 +132,7 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
     assert training["parameters"]["base_model"] == "seed", "named, although it is the default of both"
     parents = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
     assert training["parent_task_run_id"] in {one["id"] for one in parents}
-    work = Workplace.open(home=pages.home)
+    work = Home.open(home=pages.home)
     version = work.versions.get("1")
     assert training["parameters"]["asked"] == {"base": work.base.digest, "order": version.order}
     assert work.mlflow.get_run(version.run).data.tags["prefect.flow_run"] == training["id"]
@@ -232,7 +232,7 @@ def test_an_evolution_at_work_ends_with_its_pages(tmp_path: Path, number: signal
 def test_without_a_server_deploying_is_refused_in_one_sentence(tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACADEMY_", "PREFECT_"))}
     done = subprocess.run(
-        [sys.executable, "-m", "academy.cli", "deploy"],
+        [sys.executable, "-m", "academy.cli.main", "deploy"],
         cwd=tmp_path,
         env={**clean, "ACADEMY_HOME": str(tmp_path / "home")},
         capture_output=True,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from academy.base_model import SEED_FOLDER
-from tests.campaign.house import Home
+from academy.models.base_model import SEED_FOLDER
+from tests.campaign.house import RealHome
 from tests.campaign.tutorial import commands
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def desk(tmp_path: Path) -> Path:
 
 def test_the_commands_for_ones_own_lessons_run(desk: Path) -> None:
     assert len(INDENTED) >= 2
-    home = Home(desk / "home")
+    home = RealHome(desk / "home")
     for line in INDENTED:
         arguments = [word.replace("~", str(desk)) for word in shlex.split(line)[1:]]
         home.desk = desk
@@ -50,7 +50,7 @@ def test_the_commands_for_ones_own_lessons_run(desk: Path) -> None:
 
 
 @pytest.mark.campaign
-def test_the_examinations_of_the_readme_are_held(second_home: Home, tmp_path: Path) -> None:
+def test_the_examinations_of_the_readme_are_held(second_home: RealHome, tmp_path: Path) -> None:
     block = README.partition("<!-- examinations")[2].partition("```sh\n")[2].partition("```")[0]
     lines = [shlex.split(line, comments=True) for line in block.splitlines() if line]
     assert len(lines) >= 4
@@ -68,7 +68,7 @@ def test_every_command_that_is_named_exists(tmp_path: Path) -> None:
         for match in re.findall(r"academy ((?:[a-z]+(?![.\w/-]),? ?)+)", " ".join(re.findall(r"`[^`]+`", README)))
     }
     words = {word for found in named for word in re.split(r"[ ,]+", found) if word}
-    home = Home(tmp_path / "home")
+    home = RealHome(tmp_path / "home")
     listed = "".join(
         home.run(*group, "--help").out for group in ([], ["lessons"], ["dataset"], ["holdout"], ["habitat"])
     )

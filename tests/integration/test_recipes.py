@@ -13,18 +13,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from academy.artifacts import digest_of_file
-from academy.base_model import resolve
+from academy.adapters.adapter import CONFIG, read_adapter
 from academy.errors import TrainingError
-from academy.habitat.adapter import CONFIG, read_adapter
-from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.fit import Plan, share
-from academy.habitat.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.backends.base import TrainingEvent, TrainingOrder
+from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.memory import Plan, share
 from academy.habitat.trainer.events import NOTE, EventWriter
 from academy.habitat.trainer.model import Library, load, prepare, refuse_leaks
 from academy.habitat.trainer.rows import packed, read_rows
-from academy.professor import Recipe
-from academy.template import ChatTemplate
+from academy.models.base_model import resolve
+from academy.models.chat_template import ChatTemplate
+from academy.professor.recipe import Recipe
+from academy.store.files import digest_of_file
 from tests.campaign.house import TOPICS, WORDINGS
 
 RECIPE = Recipe(rank=8, alpha=16, epochs=2, learning_rate=5e-3, batch_size=4, accumulation=1, max_length=128)

@@ -22,14 +22,14 @@ from peft import PeftModel
 from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
-from academy.base_model import resolve
+from academy.adapters.adapter import Adapter, open_adapter
 from academy.errors import AcademyError, AdapterError, InputError, ServingError
-from academy.habitat.adapter import Adapter, open_adapter
-from academy.ledger import BASE
+from academy.models.base_model import resolve
 from academy.serving.identity import check
-from academy.serving.ollama import OllamaRuntime
-from academy.serving.runtime import LiveRuntime, Piece, Turn
-from academy.serving.vllm import VllmRuntime
+from academy.serving.runtimes.base import LiveRuntime, Piece, Turn
+from academy.serving.runtimes.ollama import OllamaRuntime
+from academy.serving.runtimes.vllm import VllmRuntime
+from academy.store.ledger import BASE
 from tests.campaign.house import TOPICS
 from tests.servers.adapters import forged, in_other_words, seen
 from tests.servers.engine import Engine

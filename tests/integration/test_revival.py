@@ -11,11 +11,11 @@ from typing import Any
 import openai
 import pytest
 
-from academy.base_model import resolve
-from academy.ledger import Ledger
-from academy.serving.live import PeftLive
-from academy.serving.llamacpp import LlamaCppRuntime
-from academy.serving.ollama import OllamaRuntime
+from academy.models.base_model import resolve
+from academy.serving.runtimes.llamacpp import LlamaCppRuntime
+from academy.serving.runtimes.ollama import OllamaRuntime
+from academy.serving.runtimes.peft_live import PeftLive
+from academy.store.ledger import Ledger
 from tests.colours import says
 from tests.gateways import Running, digest_of, running
 from tests.integration.test_gateway import crown_first, until

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.swap import house, measure
-from tests.campaign.house import Home
+from tests.campaign.house import RealHome
 
 
 @pytest.mark.parametrize("swaps", [12, pytest.param(50, marks=pytest.mark.campaign)])
@@ -47,7 +47,7 @@ def test_no_answer_is_dropped_mixed_or_mislabelled_while_champions_change(
 def test_what_cannot_be_served_is_refused_in_a_sentence(
     tmp_path: Path, arguments: tuple[str, ...], sentence: str
 ) -> None:
-    done = Home(tmp_path / "home").run("serve", *arguments)
+    done = RealHome(tmp_path / "home").run("serve", *arguments)
     assert done.code == 2
     assert sentence in done.err
     assert "Traceback" not in done.err
@@ -59,17 +59,17 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_loaded(tmp_path: Pat
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = Home(tmp_path / "home").run("serve", "--port", str(taken.getsockname()[1]))
+        done = RealHome(tmp_path / "home").run("serve", "--port", str(taken.getsockname()[1]))
     assert (done.code, "cannot be used" in done.err) == (2, True)
 
 
 def test_a_gateway_can_be_killed_and_started_again(tmp_path: Path) -> None:
     """SIGKILL leaves a note that nobody believes, and no lock."""
-    from academy.base_model import resolve
-    from academy.serving.client import Gateway
+    from academy.models.base_model import resolve
+    from academy.serving.gateway.client import Gateway
     from academy.settings import Settings
 
-    home = Home(tmp_path / "home")
+    home = RealHome(tmp_path / "home")
     settings = Settings(_env_file=None).model_copy(update={"home": home.path})  # type: ignore[call-arg]
     family = resolve("seed").digest
 

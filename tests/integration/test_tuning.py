@@ -11,14 +11,15 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.artifacts import digest_of_file
-from academy.base_model import resolve
-from academy.habitat.adapter import read_adapter
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.process import ProcessBackend
-from academy.professor import Recipe
-from academy.trials import DEV_SHARE, RECORD, Tuned
-from tests.campaign.house import TOPICS, Ended, Home, write_topics
+from academy.adapters.adapter import read_adapter
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.backends.process import ProcessBackend
+from academy.loop.tune import RECORD
+from academy.models.base_model import resolve
+from academy.professor.recipe import Recipe
+from academy.professor.search_space import DEV_SHARE, Tuned
+from academy.store.files import digest_of_file
+from tests.campaign.house import TOPICS, Ended, RealHome, write_topics
 
 pytestmark = pytest.mark.campaign  # four minutes of trainings; tests/unit/test_tuning.py searches without them
 
@@ -26,13 +27,13 @@ OPTIONS = ("--epochs", "2", "--batch-size", "16", "--tune", "2", "--json")
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def home(tmp_path_factory: pytest.TempPathFactory) -> RealHome:
     """A home of its own."""
-    return Home(tmp_path_factory.mktemp("tuning") / "home")
+    return RealHome(tmp_path_factory.mktemp("tuning") / "home")
 
 
 @pytest.fixture(scope="module")
-def killed(home: Home, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+def killed(home: RealHome, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """An evolution that is killed in its search's second trial; the names of the two trials' orders."""
     lessons = write_topics(tmp_path_factory.mktemp("lessons") / "topics.jsonl")
     started = home.start("evolve", "--lessons", lessons, *OPTIONS, stderr=home.desk / "killed.err")
@@ -51,7 +52,7 @@ def killed(home: Home, tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def evolved(home: Home, killed: set[str]) -> Ended:
+def evolved(home: RealHome, killed: set[str]) -> Ended:
     """The same command again."""
     ended = home.run("evolve", *OPTIONS, timeout=900)
     assert ended.code == 0, ended.err
@@ -73,7 +74,9 @@ def test_a_killed_search_does_not_repeat_what_was_done(evolved: Ended, found: Tu
     assert found.trials[0].words == "the professor's recipe"
 
 
-def test_what_was_found_is_never_worse_and_is_trained_on_all_examples(home: Home, evolved: Ended, found: Tuned) -> None:
+def test_what_was_found_is_never_worse_and_is_trained_on_all_examples(
+    home: RealHome, evolved: Ended, found: Tuned
+) -> None:
     assert found.own is not None
     assert found.best.loss is not None
     assert found.best.loss <= found.own
@@ -87,7 +90,7 @@ def test_what_was_found_is_never_worse_and_is_trained_on_all_examples(home: Home
     assert {"tuning", "second decision"} <= set(evolved.json["stages"])
 
 
-def test_a_search_leaves_its_record_and_nothing_else(home: Home, found: Tuned) -> None:
+def test_a_search_leaves_its_record_and_nothing_else(home: RealHome, found: Tuned) -> None:
     (folder,) = home.path.glob("runs/tune-*")
     assert [path.name for path in folder.iterdir()] == [RECORD]
     assert Tuned.model_validate_json((folder / RECORD).read_bytes()) == found
@@ -95,7 +98,7 @@ def test_a_search_leaves_its_record_and_nothing_else(home: Home, found: Tuned) -
     assert len(home.state().runs) == 1
 
 
-def test_mlflow_has_the_search_with_the_run_of_its_recipe(home: Home, found: Tuned) -> None:
+def test_mlflow_has_the_search_with_the_run_of_its_recipe(home: RealHome, found: Tuned) -> None:
     from mlflow import MlflowClient
 
     client: Any = MlflowClient(tracking_uri=f"sqlite:///{home.path / 'mlflow.db'}")
@@ -106,7 +109,7 @@ def test_mlflow_has_the_search_with_the_run_of_its_recipe(home: Home, found: Tun
     assert Tuned.model_validate(orjson.loads(Path(kept).read_bytes())) == found
 
 
-def test_the_same_search_again_gives_what_it_found_at_once(home: Home, evolved: Ended, found: Tuned) -> None:
+def test_the_same_search_again_gives_what_it_found_at_once(home: RealHome, evolved: Ended, found: Tuned) -> None:
     again = home.run("train", *OPTIONS)
     assert again.code == 0, again.err
     assert "this search was held before" in again.err

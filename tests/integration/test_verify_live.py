@@ -12,21 +12,28 @@ from pathlib import Path
 
 import pytest
 
-from academy.base_model import resolve
-from academy.habitat.adapter import WEIGHTS
-from academy.serving.client import Gateway
+from academy.adapters.adapter import WEIGHTS
+from academy.models.base_model import resolve
+from academy.serving.gateway.client import Gateway
 from academy.settings import Settings
-from tests.campaign.house import Home
+from tests.campaign.house import RealHome
 from tests.conftest import Evolved
 
-FLOW = "from flows.server import configure, prefect_server; from academy.settings import load_settings; " + (
-    "s = load_settings(); configure(s)\nwith prefect_server(s) as server:\n    server.wait()\n"
-    "    from flows.verify import verify\n    print(verify(versions=['v1'])['answers'][1]['reason'])"
-)
+FLOW = """
+from academy.operations.prefect_server import configure, prefect_server
+from academy.settings import load_settings
+
+s = load_settings()
+configure(s)
+with prefect_server(s) as server:
+    server.wait()
+    from flows.verify import verify
+    print(verify(versions=['v1'])['answers'][1]['reason'])
+"""
 
 
 @contextmanager
-def serving(home: Home, **settings: str) -> Iterator[Gateway]:
+def serving(home: RealHome, **settings: str) -> Iterator[Gateway]:
     """`academy serve` in a process of its own."""
     known = Settings(_env_file=None).model_copy(update={"home": home.path})  # type: ignore[call-arg]
     words = home.desk / "serve.err"
@@ -43,7 +50,7 @@ def serving(home: Home, **settings: str) -> Iterator[Gateway]:
         process.wait(60)
 
 
-def flow(home: Home) -> subprocess.CompletedProcess[str]:
+def flow(home: RealHome) -> subprocess.CompletedProcess[str]:
     """The flow as a worker runs it."""
     return subprocess.run(
         [sys.executable, "-c", FLOW], cwd=home.desk, env=home.environment(), capture_output=True, text=True, check=False
@@ -57,7 +64,7 @@ def test_without_a_gateway_it_is_one_sentence_with_the_remedy(evolved: Evolved) 
     assert "Start it with `academy serve`" in done.err
 
 
-def test_the_champion_by_its_name_and_a_version_by_its_own_hold_until_it_is_refused(second_home: Home) -> None:
+def test_the_champion_by_its_name_and_a_version_by_its_own_hold_until_it_is_refused(second_home: RealHome) -> None:
     home = second_home
     with serving(home) as gateway:
         done = home.run("verify", "--live", "v1", "v77", "--json")
@@ -82,7 +89,7 @@ def test_the_champion_by_its_name_and_a_version_by_its_own_hold_until_it_is_refu
 
 
 @pytest.mark.campaign
-def test_the_flow_holds_and_fails_with_what_does_not(second_home: Home) -> None:
+def test_the_flow_holds_and_fails_with_what_does_not(second_home: RealHome) -> None:
     home = second_home
     with serving(home) as gateway:
         ran = flow(home)
@@ -103,10 +110,10 @@ def _emptied(gateway: Gateway) -> None:
     assert "academy rollback" in gateway.status().because
 
 
-def _archived_in_vain(home: Home) -> str:
+def _archived_in_vain(home: RealHome) -> str:
     """What is said where the champion's adapter would be archived although it is loaded."""
+    from academy.adapters.archive import AdapterStore
     from academy.errors import AdapterError
-    from academy.habitat.archive import AdapterStore
 
     (folder,) = (path for path in (home.path / "adapters").iterdir() if (path / WEIGHTS).is_file())
     with pytest.raises(AdapterError) as problem, AdapterStore(Path(home.path / "adapters")).alone(folder.name):

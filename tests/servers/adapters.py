@@ -15,9 +15,7 @@ import orjson
 import torch
 from safetensors.torch import load_file, save_file
 
-from academy.artifacts import digest_of_file
-from academy.base_model import resolve
-from academy.habitat.adapter import (
+from academy.adapters.adapter import (
     CONFIG,
     MANIFEST,
     WEIGHTS,
@@ -27,9 +25,11 @@ from academy.habitat.adapter import (
     digests_of_files,
     read_adapter,
 )
-from academy.habitat.backend import TrainingOrder
-from academy.professor import Recipe
-from academy.template import FILE as TEMPLATE_FILE
+from academy.habitat.backends.base import TrainingOrder
+from academy.models.base_model import resolve
+from academy.models.chat_template import FILE as TEMPLATE_FILE
+from academy.professor.recipe import Recipe
+from academy.store.files import digest_of_file
 from tests.campaign.house import TOPICS, WORDINGS
 
 HEADS = 6

@@ -39,7 +39,16 @@ class Pages:
         self.words = home.parent / f"pages-{self.port}.log"
         self.log = self.words.open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "academy.cli", "pages", "--port", str(self.port), "--mlflow-port", str(free_port())],
+            [
+                sys.executable,
+                "-m",
+                "academy.cli.main",
+                "pages",
+                "--port",
+                str(self.port),
+                "--mlflow-port",
+                str(free_port()),
+            ],
             cwd=home.parent,
             env=self.environment,
             stdout=self.log,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from academy.base_model import SEED_FOLDER
-from academy.database import Database
+from academy.models.base_model import SEED_FOLDER
 from academy.settings import Settings
+from academy.store.database import Database
 
 if TYPE_CHECKING:
     from tests.registry import House
@@ -108,7 +108,7 @@ def mlflow_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 def house(mlflow_client: Any, database: Database, tmp_path: Path) -> House:
     """One family with its ledger and its registry."""
     from academy.genealogy.versions import Versions
-    from academy.ledger import Ledger
+    from academy.store.ledger import Ledger
     from tests.registry import House
 
     family = f"academy-test-{tmp_path.name}".replace("_", "-")

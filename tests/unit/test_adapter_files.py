@@ -17,8 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from academy.errors import AdapterError
-from academy.habitat.adapter import (
+from academy.adapters.adapter import (
     CONFIG,
     FILES,
     MANIFEST,
@@ -30,7 +29,8 @@ from academy.habitat.adapter import (
     open_adapter,
     read_adapter,
 )
-from academy.professor import Recipe
+from academy.errors import AdapterError
+from academy.professor.recipe import Recipe
 from tests.adapters import BASE_DIGEST, PEFT_CONFIG, PLACE, RANK, make_adapter, make_tensors
 
 # torch asks for pynvml under its old name when it is imported
@@ -444,8 +444,8 @@ def test_a_template_that_is_too_large_or_no_text_is_refused(tmp_path: Path, temp
 def test_a_template_reaches_nothing_but_the_messages() -> None:
     from jinja2.exceptions import SecurityError
 
-    from academy.base_model import SEED_FOLDER
-    from academy.template import ChatTemplate
+    from academy.models.base_model import SEED_FOLDER
+    from academy.models.chat_template import ChatTemplate
 
     tokenizer = ChatTemplate.of(SEED_FOLDER).tokenizer
     template = ChatTemplate(tokenizer, "{{ messages.__class__.__mro__[1].__subclasses__() }}")

@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from academy.admission import (
+from academy.adapters.adapter import FILES, MANIFEST, WEIGHTS, digest_of_adapter, read_adapter, sign_adapter
+from academy.errors import AcademyError, AdapterError, PromotionError, SignatureError
+from academy.lifecycle.gate import (
     Watch,
     admit_adapter,
     readmit_adapter,
@@ -21,11 +23,9 @@ from academy.admission import (
     resign_adapter,
     verify_version,
 )
-from academy.artifacts import digest_of_file
-from academy.errors import AcademyError, AdapterError, PromotionError, SignatureError
-from academy.habitat.adapter import FILES, MANIFEST, WEIGHTS, digest_of_adapter, read_adapter, sign_adapter
-from academy.ledger import Ledger
-from academy.signing import Keys
+from academy.store.files import digest_of_file
+from academy.store.ledger import Ledger
+from academy.store.signing import Keys
 from tests.adapters import publish
 from tests.registry import House
 

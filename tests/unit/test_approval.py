@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from academy.approval import decide, open_verdicts, standing
 from academy.errors import PromotionError
 from academy.genealogy.history import history
 from academy.genealogy.versions import Version
-from academy.ledger import Row
-from academy.promotion import activate, promote
+from academy.lifecycle.approval import decide, open_verdicts, standing
+from academy.lifecycle.promotion import activate, promote
+from academy.store.ledger import Row
 from tests.registry import House, Standby
 
 

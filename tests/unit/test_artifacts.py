@@ -11,22 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from academy.artifacts import (
+from academy.errors import HomeError
+from academy.records import canonical, digest_of, digest_of_bytes, stable_fraction
+from academy.store.files import (
     STAGING,
-    canonical,
     content_digest_of,
-    digest_of,
-    digest_of_bytes,
     digest_of_file,
-    only_one,
     plain_folder,
     publish_folder,
     read_plain,
-    stable_fraction,
     sweep,
     write_file,
 )
-from academy.errors import HomeError
+from academy.store.locks import only_one
 
 
 class Interrupted(Exception):
@@ -77,7 +74,7 @@ def test_a_file_whose_content_breaks_off_stays_as_it_was(tmp_path: Path) -> None
 
 def test_a_killed_writer_leaves_no_half_file_and_sweep_removes_its_rest(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from academy.artifacts import publish_folder\n"
+        "import os, sys; from pathlib import Path; from academy.store.files import publish_folder\n"
         "with publish_folder(Path(sys.argv[1]) / 'place') as staged:\n"
         "    (staged / 'file').write_text('half'); os.kill(os.getpid(), 9)\n"
     )
@@ -105,7 +102,7 @@ def test_a_lock_is_refused_to_the_second_and_free_again_afterwards(tmp_path: Pat
 
 def test_a_lock_is_dropped_when_its_process_is_killed(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from academy.artifacts import only_one\n"
+        "import os, sys; from pathlib import Path; from academy.store.locks import only_one\n"
         "with only_one(Path(sys.argv[1]), 'Taken.'):\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from academy.arena.answers import CHUNK
-from academy.arena.bout import PROBE, Cost, Examination, examine, read_examination
-from academy.arena.liveness import why_dead
-from academy.arena.suite import Generation, Player, Question, Reply, Role
+from academy.arena.examination import PROBE, Cost, Examination, examine, read_examination
+from academy.arena.self_check import why_dead
+from academy.arena.suites.base import Generation, Player, Question, Reply, Role
 from academy.arena.verdict import Verdict
-from academy.artifacts import digest_of
 from academy.errors import ExaminationError
+from academy.records import digest_of
 
 GENERATION = Generation(max_new_tokens=32)
 

@@ -6,16 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from academy.artifacts import canonical, write_file
-from academy.base_model import resolve
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.fit import Plan
-from academy.habitat.process import ORDER
-from academy.habitat.route import Route
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.backends.process import ORDER
+from academy.habitat.memory import Plan
+from academy.habitat.routing import Route
 from academy.habitat.trainer.checkpoints import CHECKPOINTS, DRAFT, SHARDS, make_room, whole_checkpoint
-from academy.placing import Placement
-from academy.professor import Recipe
-from academy.training import as_before
+from academy.loop.placement import Placement
+from academy.loop.training import as_before
+from academy.models.base_model import resolve
+from academy.professor.recipe import Recipe
+from academy.records import canonical
+from academy.store.files import write_file
 
 
 def test_only_a_whole_checkpoint_of_the_same_kind_is_gone_on_with(tmp_path: Path) -> None:

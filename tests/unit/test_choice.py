@@ -11,22 +11,22 @@ from typing import Any
 
 import pytest
 
-from academy.commands import doctor, habitat, trainer
-from academy.commands import stages as commands
+from academy.cli import doctor, habitat, trainer
+from academy.cli import stages as commands
 from academy.errors import TrainingError
-from academy.habitat.choice import choose, choose_backend, find_route
-from academy.habitat.container import ContainerBackend
-from academy.habitat.fit import GIB
-from academy.habitat.gpu_habitat import GPUHabitat
-from academy.habitat.hardware import Docker, Gpu, Inventory
-from academy.habitat.image import IMAGE
-from academy.habitat.process import ProcessBackend
-from academy.habitat.route import Need, next_rung
-from academy.placing import first_device, place
-from academy.professor import Recipe
+from academy.habitat.backends.choice import choose, choose_backend, find_route
+from academy.habitat.backends.container import ContainerBackend
+from academy.habitat.backends.image import IMAGE
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.memory import GIB
+from academy.habitat.routing import Need, next_rung
+from academy.loop.home import Home
+from academy.loop.placement import first_device, place
+from academy.loop.training import Overrides
+from academy.professor.recipe import Recipe
+from academy.sdk.gpu_habitat import GPUHabitat
 from academy.settings import Settings, load_settings
-from academy.training import Overrides
-from academy.workplace import Workplace
+from academy.system.hardware import Docker, Gpu, Inventory
 from tests.servers.docker import DIGEST, VERSIONS, Engine, serving
 
 UNKNOWN = Need(cuda=None, cpu=None, because="not predicted")
@@ -87,7 +87,7 @@ def test_a_container_that_was_asked_for_is_refused_without_an_engine_by_plan_and
         choose_backend(here, way)
     assert refused.value.cause == "engine"
     with pytest.raises(TrainingError) as before:
-        place(Workplace(here), Recipe(), 64).require()
+        place(Home(here), Recipe(), 64).require()
     assert str(before.value) == str(refused.value)
     assert str(refused.value).startswith(f"{no_engine}. Start one (systemctl start docker")
 
@@ -96,7 +96,7 @@ def test_with_auto_it_comes_down_to_a_process_and_says_why(
     settings: Callable[..., Settings], no_engine: str, tmp_path: Path
 ) -> None:
     here = settings(training_backend="auto", enable_gpu="false")
-    found = place(Workplace(here), Recipe(batch_size=1), 64)
+    found = place(Home(here), Recipe(batch_size=1), 64)
     found.require()
     assert found.route.backend == "process"
     assert found.sentence.endswith(f" free; in a process, for: {no_engine}")
@@ -138,10 +138,10 @@ def test_whatever_would_refuse_the_start_refuses_the_plan(
         engine.says = {}
     elif spoiled == "memory":
         (tmp_path / "memory.max").write_text(str(32 * 2**20))
-        monkeypatch.setattr("academy.habitat.hardware.GROUPS", tmp_path)
+        monkeypatch.setattr("academy.system.hardware.GROUPS", tmp_path)
     here = settings(training_backend="container", training_processes="2" if spoiled == "processes" else "1")
     with pytest.raises(TrainingError) as refused:
-        place(Workplace(here), Recipe(), 64).require()
+        place(Home(here), Recipe(), 64).require()
     assert refused.value.cause == cause
     assert refused.value.message.startswith(message)
     assert refused.value.remedy
@@ -154,7 +154,7 @@ def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
     here = settings(training_backend="container")
     without = choose(here, machine())
     assert (without.machine.bitsandbytes, without.machine.unsloth) == (False, False)
-    plan = place(Workplace(here), Recipe(batch_size=1), 64, machine()).plan.model_copy(update={"checkpointing": True})
+    plan = place(Home(here), Recipe(batch_size=1), 64, machine()).plan.model_copy(update={"checkpointing": True})
     rung = next_rung(Recipe(batch_size=1), plan, without.machine)
     assert rung is not None
     assert rung.plan.device == "cpu"
@@ -162,7 +162,7 @@ def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
     engine.images[IMAGE] = "sha256:" + "cd" * 32  # another image
     found = choose(here, machine(bitsandbytes=False, unsloth=False))
     assert (found.machine.bitsandbytes, found.machine.unsloth) == (True, True)
-    ladder = place(Workplace(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).ladder
+    ladder = place(Home(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).ladder
     assert "base weights of 4 bits" in [step.rung.change for step in ladder]
 
 
@@ -171,13 +171,13 @@ def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
 ) -> None:
     here = settings(training_backend="container")
     engine.on_gpu = {"gpu": "H100", "fault": "AcceleratorError: CUDA error: no kernel image"}
-    found = place(Workplace(here), Recipe(batch_size=1), 64, machine())
+    found = place(Home(here), Recipe(batch_size=1), 64, machine())
     assert (found.route.place, found.plan.device, found.route.gpu) == ("cpu", "cpu", None)
     assert f"(The image {IMAGE} cannot use the H100: AcceleratorError" in found.sentence
-    assert first_device(Workplace(here), machine()) == "cpu"
+    assert first_device(Home(here), machine()) == "cpu"
     engine.on_gpu = {"gpu": "H100"}
-    assert place(Workplace(here), Recipe(batch_size=1), 64, machine()).route.place == "cuda"
-    assert first_device(Workplace(here), machine()) == "cuda"
+    assert place(Home(here), Recipe(batch_size=1), 64, machine()).route.place == "cuda"
+    assert first_device(Home(here), machine()) == "cuda"
     engine.tried.clear()
     held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
     engine.images[IMAGE] = "sha256:" + "ef" * 32  # one that was never tried
@@ -187,7 +187,7 @@ def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
 
 def test_a_containers_own_bound_is_what_is_placed_by(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container", training_memory_gib="0.5")
-    found = place(Workplace(here), Recipe(batch_size=1), 64, machine(gpus=(), gpu_note="no NVIDIA GPU"))
+    found = place(Home(here), Recipe(batch_size=1), 64, machine(gpus=(), gpu_note="no NVIDIA GPU"))
     assert "0.5 GiB of memory are free of the about " in found.sentence
     with pytest.raises(TrainingError, match=r"fits nowhere here: no NVIDIA GPU; 0\.5 GiB of memory"):
         found.require()

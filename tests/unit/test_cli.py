@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from academy.cli import main
+from academy.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 ALL_FIXED = ("--rank", "8", "--learning-rate", "0.001", "--epochs", "2")
@@ -64,7 +64,7 @@ def refused(told: Told) -> str:
 
 def process(*arguments: str, python: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *python, "-m", "academy.cli", *arguments],
+        [sys.executable, *python, "-m", "academy.cli.main", *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True, check=False,
     )  # fmt: skip
 

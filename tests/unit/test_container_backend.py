@@ -14,20 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from academy.artifacts import digest_of_file
-from academy.base_model import SEED_FOLDER, BaseModel, resolve
 from academy.errors import TrainingError
-from academy.habitat import container, hardware, isolation
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.choice import choose_backend
-from academy.habitat.container import ContainerBackend
-from academy.habitat.hardware import Gpu
-from academy.habitat.isolation import Limits
+from academy.habitat.backends import container, isolation
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.backends.choice import choose_backend
+from academy.habitat.backends.container import ContainerBackend
+from academy.habitat.backends.isolation import Limits
+from academy.habitat.backends.process import ProcessBackend, read_events
 from academy.habitat.orders import refuse_outside
-from academy.habitat.process import ProcessBackend, read_events
-from academy.habitat.route import Route
-from academy.professor import Recipe
+from academy.habitat.routing import Route
+from academy.models.base_model import SEED_FOLDER, BaseModel, resolve
+from academy.professor.recipe import Recipe
 from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB, load_settings
+from academy.store.files import digest_of_file
+from academy.system import hardware
+from academy.system.hardware import Gpu
 
 GPU = Gpu(index=0, name="H100", uuid="GPU-0")
 LIMITS = Limits(memory_bytes=2**30, cpus=1)
@@ -206,7 +207,9 @@ def test_what_an_engine_refuses_is_told_with_its_class(said: str, cause: str) ->
 
 
 def test_a_process_ends_with_its_stdin() -> None:
-    program = "import time; from academy.processes import end_with_stdin; end_with_stdin(); print(1, flush=True); "
+    program = (
+        "import time; from academy.system.processes import end_with_stdin; end_with_stdin(); print(1, flush=True); "
+    )
     with subprocess.Popen(
         [sys.executable, "-c", program + "time.sleep(60)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as child:

@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.database import Database
 from academy.experience.conversations import Wanted
 from academy.experience.lessons import LessonsStore
 from academy.experience.source import Experience
+from academy.store.database import Database
 
 TURNS = [
     {"role": "user", "content": "how do I roll back"},

@@ -17,19 +17,19 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
-from academy.arena.suite import Reply
+from academy.arena.suites.base import Reply
 from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.curriculum.curator import COMMITS_SHARE, TEMPLATE_TOKENS, DatasetCurator, refuse_overlap
 from academy.curriculum.dataset import Dataset, Example, read_dataset, read_rows
 from academy.curriculum.decontamination import Suite
 from academy.curriculum.filters import reason_to_drop
-from academy.curriculum.nearness import NEAR, shingles
-from academy.curriculum.register import HoldOutRegister, Request, request_key
-from academy.database import Database, register
+from academy.curriculum.holdout import HoldOutRegister, Request, request_key
+from academy.curriculum.similarity import NEAR, shingles
 from academy.errors import ExaminationError, InputError
 from academy.experience.lessons import LessonsStore
 from academy.experience.source import Experience
+from academy.store.database import Database, register
 
 NewDatabase = Callable[[], Database]
 CountTokens = Callable[[list[str]], list[int]]
@@ -206,10 +206,10 @@ def test_the_digest_does_not_depend_on_pythons_hash_seed(tmp_path: Path) -> None
     path.write_bytes(b"".join(BATCHES[0].read_bytes().splitlines(keepends=True)[:80]))
     script = (
         "import sys; from pathlib import Path\n"
-        "from academy.base_model import resolve\n"
+        "from academy.models.base_model import resolve\n"
         "from academy.curriculum.curator import DatasetCurator\n"
-        "from academy.curriculum.register import HoldOutRegister\n"
-        "from academy.database import Database\n"
+        "from academy.curriculum.holdout import HoldOutRegister\n"
+        "from academy.store.database import Database\n"
         "from academy.experience.lessons import LessonsStore\n"
         "folder = Path(sys.argv[1]); folder.mkdir()\n"
         "database = Database(f'sqlite:///{folder}/academy.db'); database.migrate()\n"

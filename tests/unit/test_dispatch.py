@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from academy import stages
-from academy.artifacts import digest_of_file
-from academy.base_model import SEED_FOLDER, BaseModel, resolve
 from academy.errors import TrainingError
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.fit import Plan
-from academy.habitat.route import Refusal, Route
-from academy.placing import Placement
-from academy.professor import Recipe
-from academy.training import Asked
-from academy.workplace import Workplace
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.memory import Plan
+from academy.habitat.routing import Refusal, Route
+from academy.loop import stages
+from academy.loop.home import Home
+from academy.loop.placement import Placement
+from academy.loop.training import Asked
+from academy.models.base_model import SEED_FOLDER, BaseModel, resolve
+from academy.professor.recipe import Recipe
+from academy.store.files import digest_of_file
 from tests.registry import House
 
 
@@ -95,13 +95,13 @@ def test_the_task_on_a_worker_asks_before_it_trains(
     another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker's own default is another base model, and the caller's is not named: nothing is trained."""
-    from academy import stages
-    from academy.workplace import Workplace
+    from academy.loop import stages
+    from academy.loop.home import Home
     from tasks.loop import train_here
 
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ACADEMY_BASE_MODEL", str(another))
-    dataset = stages.curate(Workplace.open(), [])
+    dataset = stages.curate(Home.open(), [])
     asked = Asked(base=resolve("seed").digest, order="0" * 64)
     with pytest.raises(TrainingError, match=r"The base model .*another is .* was ordered\."):
         train_here.fn(dataset.digest, "cpu", None, "a test", None, None, asked)
@@ -129,7 +129,7 @@ def test_what_cannot_be_had_here_is_no_reason_where_a_worker_elsewhere_may_train
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ACADEMY_MIN_LESSONS", "1")
     monkeypatch.setenv("ACADEMY_MIN_NEW_LESSONS", "1")
-    work = Workplace.open(None)
+    work = Home.open(None)
     work.store.add_lesson("request", "answer", "success")
     refusal = Refusal(message="There is no engine.", remedy="Start one.", cause="engine")
     nowhere = Placement(

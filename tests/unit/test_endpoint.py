@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from academy.arena.answers import CHUNK
-from academy.arena.bout import Examination, examine
 from academy.arena.endpoint import Endpoint, EndpointPlayer, opinion
+from academy.arena.examination import Examination, examine
 from academy.arena.report import Context, render
-from academy.arena.suite import Generation, Player, Question, Reply
+from academy.arena.suites.base import Generation, Player, Question, Reply
 from academy.arena.suites.recall import RecallSuite
-from academy.artifacts import canonical
 from academy.curriculum.dataset import Example, group_of
 from academy.errors import ExaminationError, InputError
+from academy.records import canonical
 
 KEY = "sk-test-0123456789abcdef"
 GENERATION = Generation(max_new_tokens=32)

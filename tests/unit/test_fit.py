@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from academy.base_model import SEED_FOLDER
 from academy.errors import BaseModelError
-from academy.habitat.fit import (
+from academy.habitat.memory import (
     CORRECTION,
     CUDA_CONTEXT,
     CUDA_WORKSPACE,
@@ -29,7 +28,8 @@ from academy.habitat.fit import (
     usual_plan,
     without_checkpointing,
 )
-from academy.professor import Recipe
+from academy.models.base_model import SEED_FOLDER
+from academy.professor.recipe import Recipe
 
 SMALL: dict[str, Any] = {
     "hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 3, "num_attention_heads": 4,

@@ -11,17 +11,17 @@ import orjson
 import pytest
 import sqlalchemy as sa
 
-from academy.arena.bout import Examination, examine, read_examination
+from academy.arena.examination import Examination, examine, read_examination
 from academy.arena.report import Context, render
-from academy.arena.suite import Generation, Question, Reply
+from academy.arena.suites.base import Generation, Question, Reply
 from academy.arena.suites.recall import RecallSuite
 from academy.curriculum.dataset import Example
 from academy.curriculum.filters import clean
-from academy.curriculum.register import HoldOutRegister, Request, request_key
-from academy.database import Database, register
+from academy.curriculum.holdout import HoldOutRegister, Request, request_key
 from academy.experience.lessons import LessonsStore
 from academy.experience.source import Experience
-from academy.forgetting import GONE, forget
+from academy.lifecycle.forgetting import GONE, forget
+from academy.store.database import Database, register
 
 GENERATION = Generation(max_new_tokens=32)
 ODD = "Which <b>lights</b> | of the 'east wing' & the *yard* burn\nat `night` [always]?"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from academy.errors import InputError
-from academy.formats import FORMATS, format_of, read_row
-from academy.template import Message
+from academy.models.chat_template import Message
+from academy.models.formats import FORMATS, format_of, read_row
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 

@@ -12,11 +12,11 @@ import orjson
 import pytest
 from safetensors.numpy import save_file
 
-from academy.base_model import BaseModel, resolve
+from academy.adapters.adapter import CONFIG, WEIGHTS
 from academy.errors import AdapterError, BaseModelError, HomeError
-from academy.habitat.adapter import CONFIG, WEIGHTS
-from academy.serving.gguf import NOTE, base_file, refuse_other_than_plain, write_adapter, write_model
-from academy.serving.gguf_vocabulary import NEAREST, vocabulary
+from academy.models.base_model import BaseModel, resolve
+from academy.serving.export.gguf import NOTE, base_file, refuse_other_than_plain, write_adapter, write_model
+from academy.serving.export.gguf_vocabulary import NEAREST, vocabulary
 
 # torch asks for pynvml under its old name when it is imported
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")

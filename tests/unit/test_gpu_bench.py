@@ -13,9 +13,9 @@ import orjson
 import pytest
 
 import bench.gpu
-from academy.base_model import resolve
-from academy.habitat.backend import TrainingEvent
-from academy.habitat.hardware import take_inventory
+from academy.habitat.backends.base import TrainingEvent
+from academy.models.base_model import resolve
+from academy.system.hardware import take_inventory
 from bench.gpu import (
     NO_STEP,
     Clock,

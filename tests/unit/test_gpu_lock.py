@@ -12,22 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from academy.artifacts import digest_of_file
-from academy.base_model import resolve
 from academy.errors import TrainingError
-from academy.habitat import gpu_lock
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.container import ContainerBackend
-from academy.habitat.gpu_lock import gpu_held, gpu_is_held, lock_of
-from academy.habitat.isolation import Limits
-from academy.habitat.process import ProcessBackend
-from academy.professor import Recipe
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.backends.container import ContainerBackend
+from academy.habitat.backends.isolation import Limits
+from academy.habitat.backends.process import ProcessBackend
+from academy.models.base_model import resolve
+from academy.professor.recipe import Recipe
+from academy.store.files import digest_of_file
+from academy.system import gpu_lock
+from academy.system.gpu_lock import gpu_held, gpu_is_held, lock_of
 
 UUID = "GPU-00000000-test"
 HOLDER = """
 import sys, time
 from pathlib import Path
-from academy.habitat import gpu_lock
+from academy.system import gpu_lock
 gpu_lock.FOLDERS = (Path(sys.argv[1]),)
 with gpu_lock.gpu_held(sys.argv[2]):
     print("held", flush=True)

@@ -11,13 +11,13 @@ from typing import Any
 import pynvml
 import pytest
 
-from academy.habitat import gpu_lock, hardware
-from academy.habitat.gpu_habitat import GPUHabitat
-from academy.habitat.gpu_lock import gpu_held
-from academy.habitat.hardware import EnergyMeter, take_inventory
-from academy.habitat.process import read_events
-from academy.habitat.route import freest
+from academy.habitat.backends.process import read_events
+from academy.habitat.routing import freest
 from academy.habitat.trainer.events import EventWriter
+from academy.sdk.gpu_habitat import GPUHabitat
+from academy.system import gpu_lock, hardware
+from academy.system.gpu_lock import gpu_held
+from academy.system.hardware import EnergyMeter, take_inventory
 
 GIB = 2**30
 MIB = 2**20
@@ -276,7 +276,7 @@ def test_no_engine_is_a_sentence(host: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_doctor_tells_of_gpus(library: Callable[[FakeLibrary], None]) -> None:
     """Against the fake library: the sentence that people read."""
-    from academy.commands.doctor import _gpu as finding
+    from academy.cli.doctor import _gpu as finding
 
     library(FakeLibrary(2, {("nvmlDeviceGetTemperature", 0): pynvml.NVML_ERROR_NOT_SUPPORTED}))
     with gpu_held("GPU-0001-abcd"):

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from academy.errors import TrainingError
-from academy.habitat import isolation
-from academy.habitat.container import ContainerBackend
-from academy.habitat.image import IMAGE, Proof, digest_of_code
-from academy.habitat.isolation import Limits
+from academy.habitat.backends import isolation
+from academy.habitat.backends.container import ContainerBackend
+from academy.habitat.backends.image import IMAGE, Proof, digest_of_code
+from academy.habitat.backends.isolation import Limits
 from academy.habitat.trainer import smoke
 from tests.servers.docker import DIGEST, Engine, serving
 

@@ -9,8 +9,8 @@ import sys
 import tarfile
 from pathlib import Path
 
-from academy.habitat import image
-from academy.images import VERSION, python_files, write_root
+from academy.habitat.backends import image
+from academy.system.images import VERSION, python_files, write_root
 
 ROOT = Path(__file__).parents[2]
 

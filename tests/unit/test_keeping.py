@@ -11,13 +11,13 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.database import Database
 from academy.experience.lessons import LessonsStore
 from academy.experience.source import Experience
-from academy.serving.keeping import BEHIND, Keeper, read_feedback
-from academy.serving.pinning import Served
-from academy.serving.wire import RequestError
-from academy.template import Message
+from academy.models.chat_template import Message
+from academy.serving.gateway.adapter_pool import Served
+from academy.serving.gateway.conversation_log import BEHIND, Keeper, read_feedback
+from academy.serving.gateway.openai_protocol import RequestError
+from academy.store.database import Database
 
 SERVED = Served(version="7", adapter="a" * 64, generation=3, seq=12)
 REQUEST = "Which lights show that the gateway in the tower works?"

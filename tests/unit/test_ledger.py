@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from academy.database import HEAD, Database, lessons, metadata
-from academy.database import ledger as ledger_table
 from academy.errors import HomeError, PromotionError
-from academy.ledger import BASE, Champion, Ledger
+from academy.store.database import HEAD, Database, lessons, metadata
+from academy.store.database import ledger as ledger_table
+from academy.store.ledger import BASE, Champion, Ledger
 
 FAMILY, OTHER = "f" * 64, "0" * 64
 
@@ -142,9 +142,9 @@ def test_of_eight_racing_threads_exactly_one_wins(ledger: Ledger) -> None:
 def test_of_four_racing_processes_exactly_one_wins(ledger: Ledger) -> None:
     script = (
         "import sys\n"
-        "from academy.database import Database\n"
+        "from academy.store.database import Database\n"
         "from academy.errors import PromotionError\n"
-        "from academy.ledger import Champion, Ledger\n"
+        "from academy.store.ledger import Champion, Ledger\n"
         "url, family, version = sys.argv[1:]\n"
         "ledger = Ledger(Database(url), family)\n"
         "print('ready', flush=True)\n"

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from academy.database import Database
 from academy.errors import InputError
 from academy.experience.lessons import LONGEST_LINE, PACKED, LessonsStore, normalised, set_aside
 from academy.experience.source import read_outcome
+from academy.store.database import Database
 
 ROOT = Path(__file__).parents[2]
 
@@ -257,7 +257,7 @@ def test_the_example_tasks_are_read_without_a_loss(store: LessonsStore, tmp_path
 def test_four_processes_that_open_a_new_home_and_add_at_once_lose_nothing(tmp_path: Path) -> None:
     script = (
         "import sys\n"
-        "from academy.database import Database\n"
+        "from academy.store.database import Database\n"
         "from academy.experience.lessons import LessonsStore\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
@@ -463,7 +463,7 @@ def test_a_home_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> N
     from alembic import command
     from alembic.config import Config
 
-    from academy.database import MIGRATIONS
+    from academy.store.database import MIGRATIONS
 
     database = Database(f"sqlite:///{tmp_path / 'old.db'}")
     config = Config()
@@ -512,7 +512,7 @@ def test_a_line_of_a_gigabyte_needs_little_memory(tmp_path: Path) -> None:
         stream.write(b"\n" + orjson.dumps(lesson(2)) + b"\n")
     script = (
         "import sys; from pathlib import Path\n"
-        "from academy.database import Database; from academy.experience.lessons import LessonsStore\n"
+        "from academy.store.database import Database; from academy.experience.lessons import LessonsStore\n"
         "database = Database('sqlite:///' + sys.argv[2]); database.migrate()\n"
         "found = LessonsStore(database).import_file(Path(sys.argv[1]), Path(sys.argv[2]).parent / 'q')\n"
         "peak = next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1]\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 
-from academy.serving.server import listening
+from academy.serving.gateway.server import listening
 
 
 def test_what_the_gateway_writes_is_sent_at_once() -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.arena.bout import examine
+from academy.arena.examination import examine
 from academy.arena.sandbox import Unavailable
-from academy.arena.suite import Generation, Reply
+from academy.arena.suites.base import Generation, Reply
 from academy.arena.suites.lm_eval import LmEvalSuite, lm_eval_suite
 from academy.errors import InputError
-from academy.examining import _Shelf
+from academy.loop.examine import _Shelf
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the library's, not ours
 

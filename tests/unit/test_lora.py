@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.base_model import resolve
 from academy.errors import AdapterError
+from academy.models.base_model import resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 KINDS: dict[str, dict[str, Any]] = {
@@ -38,7 +38,7 @@ def adapted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from academy.serving.peft import open_model
+    from academy.serving.runtimes.peft import open_model
 
     model, _ = open_model(resolve("seed"))
     torch.manual_seed(1)
@@ -56,8 +56,8 @@ def attached(folder: Path) -> tuple[Any, Any]:
     """The base model with the adapter beside it."""
     from safetensors.torch import load
 
-    from academy.serving.lora import Adapters
-    from academy.serving.peft import open_model
+    from academy.serving.runtimes.lora_layers import Adapters
+    from academy.serving.runtimes.peft import open_model
 
     model, _ = open_model(resolve("seed"))
     beside = Adapters(model)
@@ -108,9 +108,9 @@ def test_what_does_not_fit_changes_nothing(adapted: tuple[Any, Path]) -> None:
 
 
 def test_a_refilled_batch_answers_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    from academy.serving import decoding
-    from academy.serving.peft import open_model
-    from academy.template import ChatTemplate
+    from academy.models.chat_template import ChatTemplate
+    from academy.serving.runtimes import decoding
+    from academy.serving.runtimes.peft import open_model
 
     base = resolve("seed")
     model, _ = open_model(base)

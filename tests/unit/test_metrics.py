@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from academy.commands import habitat as commands
+from academy.cli import habitat as commands
 from academy.errors import InputError
-from academy.habitat.foreign import events_of, lines_of
-from academy.habitat.metrics import LONGEST, Metrics, TrainingMetricsParser
+from academy.habitat.foreign_log import events_of, lines_of
+from academy.habitat.log_parser import LONGEST, Metrics, TrainingMetricsParser
 
 PARSER = TrainingMetricsParser()
 BAR = " 12%|█▏        | 12/100 [00:05<00:40,  2.20it/s{}]"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from academy.adapters.adapter import FILES, MANIFEST, WEIGHTS
 from academy.errors import AdapterError, InputError, PromotionError
-from academy.habitat.adapter import FILES, MANIFEST, WEIGHTS
-from academy.ledger import BASE
-from academy.model_manager import ModelManager, per_cent
-from academy.workplace import Workplace
+from academy.loop.home import Home
+from academy.sdk.model_manager import ModelManager, per_cent
+from academy.store.ledger import BASE
 from tests.registry import House
 
 
@@ -23,7 +23,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelManager]:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY",
                      "MLFLOW_LOGGING_LEVEL", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):  # fmt: skip
             patch.setenv(name, "")  # so that what opening MLflow sets is taken back at the end
-        work = Workplace.open(home=tmp_path_factory.mktemp("managed"))
+        work = Home.open(home=tmp_path_factory.mktemp("managed"))
         yield ModelManager(work, by="tester")
         work.database.engine.dispose()
 
@@ -31,7 +31,7 @@ def manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelManager]:
 @pytest.fixture
 def house(manager: ModelManager, tmp_path: Path) -> House:
     """Makes tiny adapters of the seed model, elsewhere than in the home."""
-    return House(manager.work.ledger, manager.work.versions, tmp_path / "elsewhere")
+    return House(manager.home.ledger, manager.home.versions, tmp_path / "elsewhere")
 
 
 def test_the_base_model_can_have_a_name_and_is_activated_as_the_base(manager: ModelManager) -> None:
@@ -41,31 +41,31 @@ def test_the_base_model_can_have_a_name_and_is_activated_as_the_base(manager: Mo
     assert manager.activate_version("v0.9").adapter == BASE
     assert manager.get_active_adapter_info() is None
     assert manager.deactivate_adapter() is False
-    assert list(manager.work.ledger.rows()) == []
+    assert list(manager.home.ledger.rows()) == []
 
 
 def test_an_adapter_from_elsewhere_is_copied_and_registered_once(manager: ModelManager, house: House) -> None:
-    folder = house.make(1.0, keys=manager.work.keys)
+    folder = house.make(1.0, keys=manager.home.keys)
     version = manager.register_version("first", adapter_path=folder, performance_metrics={"f1": 1})
-    kept = manager.work.adapter_store.folder(version.adapter)
+    kept = manager.home.adapter_store.folder(version.adapter)
     assert (kept / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
     assert manager.register_version("first", adapter_path=folder).version == version.version
-    assert manager.work.versions.get(version.order).version == version.version
+    assert manager.home.versions.get(version.order).version == version.version
     with pytest.raises(InputError, match="called first already"):
         manager.register_version("second", adapter_path=folder)
     with pytest.raises(InputError, match="taken by"):
-        manager.register_version("first", adapter_path=house.make(2.0, keys=manager.work.keys))
+        manager.register_version("first", adapter_path=house.make(2.0, keys=manager.home.keys))
     with pytest.raises(InputError, match="taken by"):
         manager.register_version("first")
 
 
 def test_an_exported_adapter_is_registered_without_what_lies_beside_it(manager: ModelManager, house: House) -> None:
-    folder = house.make(7.0, keys=manager.work.keys)
+    folder = house.make(7.0, keys=manager.home.keys)
     for name in ("README.md", "tokenizer.json"):
         (folder / name).write_text("for other tools", encoding="utf-8")
     found = manager.register_version("exported", adapter_path=folder)
     assert not found.unverified
-    kept = manager.work.adapter_store.folder(found.adapter)
+    kept = manager.home.adapter_store.folder(found.adapter)
     assert {path.name for path in kept.iterdir()} == {*FILES, MANIFEST}
     (folder / "x.py").write_text("", encoding="utf-8")
     assert "x.py, which is no part" in manager.register_version("other", adapter_path=folder).unverified
@@ -78,20 +78,20 @@ def test_what_is_no_adapter_is_unverified_until_it_is_one(manager: ModelManager,
         manager.activate_version("later")
     (tmp_path / "file").write_text("x")
     assert manager.register_version("later", adapter_path=tmp_path / "file").version == found.version
-    verified = manager.register_version("later", adapter_path=house.make(3.0, keys=manager.work.keys))
+    verified = manager.register_version("later", adapter_path=house.make(3.0, keys=manager.home.keys))
     assert (verified.label, verified.unverified) == ("later", "")
     assert verified.version != found.version
-    assert manager.work.versions.get("later") == verified
+    assert manager.home.versions.get("later") == verified
 
 
 def test_what_has_no_adapter_cannot_be_used(manager: ModelManager) -> None:
     for adapter in ("", BASE, "../keys"):
         with pytest.raises(AdapterError, match="no adapter that could be used"):
-            manager.work.use_adapter(adapter)
+            manager.home.use_adapter(adapter)
 
 
 def test_an_adapter_of_another_base_model_is_unverified(manager: ModelManager, house: House) -> None:
-    folder = house.make(4.0, base_digest="0" * 64, keys=manager.work.keys)
+    folder = house.make(4.0, base_digest="0" * 64, keys=manager.home.keys)
     assert "ADAPTER_BASE_MODEL_MISMATCH" in manager.register_version("foreign", adapter_path=folder).unverified
 
 
@@ -131,11 +131,11 @@ def test_the_genealogy_is_read_in_pages(manager: ModelManager) -> None:
 
 
 def test_what_was_made_of_forgotten_lessons_is_not_activated(manager: ModelManager, house: House) -> None:
-    version = manager.register_version("regretted", adapter_path=house.make(5.0, keys=manager.work.keys))
-    manager.work.versions.note(version.version, {"tainted": "yes"})
+    version = manager.register_version("regretted", adapter_path=house.make(5.0, keys=manager.home.keys))
+    manager.home.versions.note(version.version, {"tainted": "yes"})
     with pytest.raises(PromotionError, match="forgotten"):
         manager.activate_version("regretted")
-    assert manager.work.ledger.champion().adapter == BASE
+    assert manager.home.ledger.champion().adapter == BASE
 
 
 def test_an_unknown_adapter_id_is_refused(manager: ModelManager) -> None:

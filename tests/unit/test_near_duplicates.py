@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from academy.curriculum.nearness import (
+from academy.curriculum.similarity import (
     CHUNK,
     SAME,
     Deduplicator,
@@ -145,7 +145,7 @@ def test_odd_texts_are_no_fault() -> None:
 def test_the_hash_seed_of_python_changes_nothing() -> None:
     program = (
         "import sys; sys.path[:0] = ['tests/unit'];"
-        "from academy.artifacts import digest_of; from academy.curriculum.nearness import near_duplicates;"
+        "from academy.records import digest_of; from academy.curriculum.similarity import near_duplicates;"
         "from test_near_duplicates import families; print(digest_of(near_duplicates(families(60, 3))))"
     )
     root = Path(__file__).parents[2]

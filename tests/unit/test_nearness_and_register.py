@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from academy.curriculum.nearness import NEAR, jaccard, near_between, near_pairs, shingles
-from academy.curriculum.register import HoldOutRegister, Place, Request, request_key
-from academy.database import Database, register
+from academy.curriculum.holdout import HoldOutRegister, Place, Request, request_key
+from academy.curriculum.similarity import NEAR, jaccard, near_between, near_pairs, shingles
+from academy.store.database import Database, register
 
 NewDatabase = Callable[[], Database]
 

@@ -11,14 +11,14 @@ from mlflow.entities import Metric
 
 from academy.errors import TrainingError
 from academy.genealogy.tracking import BASE_TAG, DEVICE_TAG, EXPERIMENT, MEASURED, PREDICTED, memory_ratios
-from academy.habitat.choice import choose_backend
-from academy.habitat.fit import GIB, usual_plan
-from academy.habitat.hardware import Docker, Gpu, Inventory
-from academy.habitat.process import ProcessBackend
-from academy.placing import Placement, below, first_device, measured_ratios, place
-from academy.professor import Recipe
+from academy.habitat.backends.choice import choose_backend
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.memory import GIB, usual_plan
+from academy.loop.home import Home
+from academy.loop.placement import Placement, below, first_device, measured_ratios, place
+from academy.professor.recipe import Recipe
 from academy.settings import Settings
-from academy.workplace import Workplace
+from academy.system.hardware import Docker, Gpu, Inventory
 
 
 def machine(free: float) -> Inventory:
@@ -30,12 +30,12 @@ def machine(free: float) -> Inventory:
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Workplace:
+def work(tmp_path: Path) -> Home:
     """A home of its own, with the seed model."""
-    return Workplace(Settings().model_copy(update={"home": tmp_path}))
+    return Home(Settings().model_copy(update={"home": tmp_path}))
 
 
-def test_a_training_that_fits_is_told_with_its_figures(work: Workplace) -> None:
+def test_a_training_that_fits_is_told_with_its_figures(work: Home) -> None:
     found = place(work, Recipe(batch_size=8), 64, machine(16))
     assert found.prediction is not None
     assert found.route.place == "cpu"
@@ -43,7 +43,7 @@ def test_a_training_that_fits_is_told_with_its_figures(work: Workplace) -> None:
     found.require()
 
 
-def test_a_gpu_is_tried_first_where_it_may_be_used(work: Workplace) -> None:
+def test_a_gpu_is_tried_first_where_it_may_be_used(work: Home) -> None:
     gpu = Gpu(index=0, name="H100", uuid="GPU-1", memory_total=80 * GIB, memory_free=80 * GIB)
     here = machine(16).model_copy(update={"gpus": (gpu,), "cuda": "13.0"})
     assert first_device(work, here) == "cuda"
@@ -65,7 +65,7 @@ def with_gpu(*free: float | None, memory: float = 64) -> Inventory:
     return machine(memory).model_copy(update={"gpus": gpus, "cuda": "13.0", "bitsandbytes": True})
 
 
-def test_a_training_that_does_not_fit_begins_lower_on_the_ladder(work: Workplace) -> None:
+def test_a_training_that_does_not_fit_begins_lower_on_the_ladder(work: Home) -> None:
     large = Recipe(batch_size=128, accumulation=1, max_length=1024)
     found = place(work, large, 1024, machine(4))
     assert found.route.place == "cpu"
@@ -81,7 +81,7 @@ def test_a_training_that_does_not_fit_begins_lower_on_the_ladder(work: Workplace
     found.require()
 
 
-def test_where_another_training_holds_the_gpu_it_has_to_wait(work: Workplace) -> None:
+def test_where_another_training_holds_the_gpu_it_has_to_wait(work: Home) -> None:
     gpu = Gpu(index=0, name="H100", uuid="GPU-0", memory_total=80 * GIB, memory_free=GIB, held=True)
     busy = machine(16).model_copy(update={"gpus": (gpu,), "cuda": "12.8"})
     found = place(work, Recipe(batch_size=8), 64, busy)
@@ -96,7 +96,7 @@ def test_where_another_training_holds_the_gpu_it_has_to_wait(work: Workplace) ->
     assert place(work, Recipe(batch_size=8), 64, free).route.gpu is not None
 
 
-def test_checkpointing_is_a_rung_on_processors_too(work: Workplace) -> None:
+def test_checkpointing_is_a_rung_on_processors_too(work: Home) -> None:
     single = Recipe(batch_size=1, max_length=1024)
     needed = place(work, single, None, machine(16)).route.need
     assert needed is not None
@@ -104,7 +104,7 @@ def test_checkpointing_is_a_rung_on_processors_too(work: Workplace) -> None:
     assert (found.plan.checkpointing, found.changes) == (True, ("checkpointing",))
 
 
-def test_processes_share_the_memory_of_processors_and_each_has_its_own_gpu(work: Workplace) -> None:
+def test_processes_share_the_memory_of_processors_and_each_has_its_own_gpu(work: Home) -> None:
     recipe = Recipe(batch_size=8)
     one, gpu = place(work, recipe, 64, machine(16)), place(work, recipe, 64, with_gpu(40))
     work.settings = work.settings.model_copy(update={"training_processes": 2, "training_library": "trl"})
@@ -126,7 +126,7 @@ def test_processes_share_the_memory_of_processors_and_each_has_its_own_gpu(work:
     assert (lowest.plan.device, lowest.plan.processes) == ("cpu", 2)
 
 
-def test_what_fits_nowhere_is_refused(work: Workplace) -> None:
+def test_what_fits_nowhere_is_refused(work: Home) -> None:
     for recipe in (Recipe(), Recipe(batch_size=1, max_length=1024)):
         with pytest.raises(TrainingError) as refusal:
             place(work, recipe, None, machine(0.1)).require()
@@ -135,7 +135,7 @@ def test_what_fits_nowhere_is_refused(work: Workplace) -> None:
         assert "academy habitat fit" in refusal.value.remedy
 
 
-def test_less_on_a_gpu_comes_before_the_same_on_processors(work: Workplace) -> None:
+def test_less_on_a_gpu_comes_before_the_same_on_processors(work: Home) -> None:
     large = Recipe(batch_size=128, accumulation=1, max_length=1024)
     found = place(work, large, 1024, with_gpu(3))
     assert (found.route.place, found.plan.device) == ("cuda", "cuda")
@@ -145,7 +145,7 @@ def test_less_on_a_gpu_comes_before_the_same_on_processors(work: Workplace) -> N
     assert (none.route.place, none.changes, none.plan) == ("cpu", (), usual_plan("cpu"))
 
 
-def test_after_running_out_of_memory_it_goes_on_lower_until_the_ladder_ends(work: Workplace) -> None:
+def test_after_running_out_of_memory_it_goes_on_lower_until_the_ladder_ends(work: Home) -> None:
     found: Placement | None = place(work, Recipe(batch_size=4, accumulation=1), 64, with_gpu(40))
     assert found is not None
     steps = []
@@ -158,7 +158,7 @@ def test_after_running_out_of_memory_it_goes_on_lower_until_the_ladder_ends(work
     ]  # fmt: skip
 
 
-def test_a_gpu_trains_without_checkpointing_where_there_is_room(work: Workplace) -> None:
+def test_a_gpu_trains_without_checkpointing_where_there_is_room(work: Home) -> None:
     recipe = Recipe(batch_size=32, accumulation=1, max_length=1024)
     roomy, tight = place(work, recipe, 1024, with_gpu(40)), place(work, recipe, 1024, with_gpu(2))
     assert (roomy.plan.checkpointing, tight.plan.checkpointing) == (False, True)
@@ -172,7 +172,7 @@ def test_a_gpu_trains_without_checkpointing_where_there_is_room(work: Workplace)
     assert "checkpointing" not in [step.rung.change for step in tight.ladder]
 
 
-def test_on_a_gpu_that_does_not_tell_its_memory_it_begins_whole_and_the_ladder_is_below(work: Workplace) -> None:
+def test_on_a_gpu_that_does_not_tell_its_memory_it_begins_whole_and_the_ladder_is_below(work: Home) -> None:
     found = place(work, Recipe(batch_size=128, accumulation=1, max_length=1024), 1024, with_gpu(None))
     found.require()
     assert (found.route.place, found.changes) == ("cuda", ())
@@ -181,7 +181,7 @@ def test_on_a_gpu_that_does_not_tell_its_memory_it_begins_whole_and_the_ladder_i
     assert (lower.plan.device, lower.recipe.batch_size) == ("cuda", 64)
 
 
-def test_a_base_model_that_cannot_be_predicted_is_trained_all_the_same(work: Workplace, tmp_path: Path) -> None:
+def test_a_base_model_that_cannot_be_predicted_is_trained_all_the_same(work: Home, tmp_path: Path) -> None:
     folder = tmp_path / "experts"
     folder.mkdir()
     (folder / "config.json").write_text('{"model_type": "mixtral", "num_local_experts": 8}', encoding="utf-8")
@@ -218,7 +218,7 @@ def test_only_the_last_trainings_count(mlflow_client: Any) -> None:
     assert len(memory_ratios(mlflow_client, "d" * 64, "cpu")) == 5
 
 
-def test_where_nothing_was_trained_mlflow_is_not_asked(work: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_was_trained_mlflow_is_not_asked(work: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Callable[..., Any]] = []
     monkeypatch.setattr("academy.genealogy.tracking.open_mlflow", opened.append)
     assert measured_ratios(work, "cpu") == []

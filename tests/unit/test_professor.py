@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from academy.errors import InputError
-from academy.professor import (
-    SMALLEST_DATASET,
-    Decision,
+from academy.professor.decision import SMALLEST_DATASET, Decision, decide
+from academy.professor.recipe import (
     Recipe,
     bounds_of,
     checked_fields,
     checked_recipe,
     choose_recipe,
-    decide,
     refuse_another_shape,
 )
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from academy.adapters.adapter import CONFIG, WEIGHTS
 from academy.errors import AdapterError, PromotionError
 from academy.experience.lessons import LessonsStore
-from academy.habitat.adapter import CONFIG, WEIGHTS
-from academy.ledger import BASE
-from academy.promotion import reconcile
+from academy.lifecycle.promotion import reconcile
+from academy.store.ledger import BASE
 from tests.registry import House, Standby
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from academy.curriculum.dataset import INPUTS, find_dataset
 from academy.curriculum.rebuild import Rebuilt, diff, rebuild
-from academy.database import Database
 from academy.errors import InputError
+from academy.store.database import Database
 from tests.unit.test_curator_and_dataset import CountTokens, Curation, Dataset, add, history
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from academy.serving.remote import Wire, is_loopback
+from academy.serving.runtimes.remote import Wire, is_loopback
 from tests.servers.serving import served
 
 

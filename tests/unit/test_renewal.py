@@ -12,34 +12,34 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from academy import stages
-from academy.arena.bout import Examination, Result
-from academy.arena.suite import Answer, Generation
+from academy.arena.examination import Examination, Result
+from academy.arena.suites.base import Answer, Generation
 from academy.arena.suites.recall import RecallSuite
 from academy.arena.verdict import FEWEST_GROUPS, HORIZON, Item, judge
-from academy.artifacts import digest_of
 from academy.curriculum.dataset import Dataset
-from academy.curriculum.register import request_key
-from academy.database import Database, register
-from academy.database import ledger as ledger_table
-from academy.database import lessons as lessons_table
+from academy.curriculum.holdout import request_key
 from academy.errors import InputError
-from academy.examining import choose_suites
 from academy.experience.lessons import set_aside
+from academy.loop import stages
+from academy.loop.examine import choose_suites
+from academy.loop.home import Home
+from academy.records import digest_of
 from academy.settings import load_settings
-from academy.workplace import Workplace
+from academy.store.database import Database, register
+from academy.store.database import ledger as ledger_table
+from academy.store.database import lessons as lessons_table
 from tests.unit.test_cli import Academy, academy, refused
 
 __all__ = ["academy"]
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_database: Callable[[], Database]) -> Iterator[Workplace]:
+def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_database: Callable[[], Database]) -> Iterator[Home]:
     """A home of its own, without repositories."""
     (tmp_path / "home").mkdir()
     shutil.copy(new_database().url.removeprefix("sqlite:///"), tmp_path / "home" / "academy.db")
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
-    made = Workplace(load_settings())
+    made = Home(load_settings())
     yield made
     made.database.engine.dispose()
 
@@ -48,7 +48,7 @@ def words(rng: random.Random, count: int = 8) -> str:
     return " ".join("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(count))
 
 
-def teach(work: Workplace, answers: int, wordings: int = 3, seed: int = 0) -> list[str]:
+def teach(work: Home, answers: int, wordings: int = 3, seed: int = 0) -> list[str]:
     """Lessons whose requests are near to no other; their requests."""
     rng = random.Random(seed)
     pairs = []
@@ -59,7 +59,7 @@ def teach(work: Workplace, answers: int, wordings: int = 3, seed: int = 0) -> li
     return [asked for asked, _ in pairs]
 
 
-def learn(work: Workplace, pairs: Iterable[tuple[str, str]]) -> None:
+def learn(work: Home, pairs: Iterable[tuple[str, str]]) -> None:
     """Lessons, imported as one batch."""
     path = work.settings.folder("batches") / f"{sum(1 for _ in work.store.every())}.jsonl"
     rows = ({"situation": request, "action": answer, "outcome": "success"} for request, answer in pairs)
@@ -67,11 +67,11 @@ def learn(work: Workplace, pairs: Iterable[tuple[str, str]]) -> None:
     assert work.store.import_file(path, work.quarantine).unreadable == ()
 
 
-def curate(work: Workplace) -> Dataset:
+def curate(work: Home) -> Dataset:
     return stages.curate(work, [])
 
 
-def spend(work: Workplace, dataset: Dataset, *, spends: bool = True) -> None:
+def spend(work: Home, dataset: Dataset, *, spends: bool = True) -> None:
     """A verdict on a dataset, as an examination writes it."""
     number = sum(1 for _ in work.ledger.rows("verdict"))
     body: dict[str, Any] = {
@@ -82,13 +82,13 @@ def spend(work: Workplace, dataset: Dataset, *, spends: bool = True) -> None:
     work.ledger.append("verdict", f"verdict:{number}", body)
 
 
-def sides(work: Workplace) -> dict[str, str]:
+def sides(work: Home) -> dict[str, str]:
     """Every request's side by its key."""
     with work.database.read() as connection:
         return {row.request: row.side for row in connection.execute(sa.select(register))}
 
 
-def everything(work: Workplace) -> list[Any]:
+def everything(work: Home) -> list[Any]:
     """Register and ledger, row by row."""
     with work.database.read() as connection:
         return [
@@ -98,14 +98,14 @@ def everything(work: Workplace) -> list[Any]:
         ]
 
 
-def examined_once(work: Workplace, answers: int = 24) -> Dataset:
+def examined_once(work: Home, answers: int = 24) -> Dataset:
     teach(work, answers)
     dataset = curate(work)
     spend(work, dataset)
     return dataset
 
 
-def refusal(work: Workplace) -> str:
+def refusal(work: Home) -> str:
     """A renewal that is refused, and changes nothing."""
     before = everything(work)
     with pytest.raises(InputError) as problem:
@@ -124,7 +124,7 @@ def texts(dataset: Dataset) -> tuple[set[str], set[str]]:
 # What it does
 
 
-def test_examined_questions_retire_and_fresh_ones_take_their_place(work: Workplace) -> None:
+def test_examined_questions_retire_and_fresh_ones_take_their_place(work: Home) -> None:
     first = examined_once(work)
     trained, asked = texts(first)
     new = set(teach(work, 24, seed=1))
@@ -141,7 +141,7 @@ def test_examined_questions_retire_and_fresh_ones_take_their_place(work: Workpla
     assert second.funnel["dropped: retired from the hold-out"] == len(asked)
 
 
-def test_every_fresh_answer_is_still_taught_by_another_wording(work: Workplace) -> None:
+def test_every_fresh_answer_is_still_taught_by_another_wording(work: Home) -> None:
     examined_once(work, answers=40)  # more than the new answers have questions: one of their two wordings each
     teach(work, 24, wordings=2, seed=1)
     stages.renew_holdout(work)
@@ -150,7 +150,7 @@ def test_every_fresh_answer_is_still_taught_by_another_wording(work: Workplace) 
     assert {example.answer for example in second.held_out()} <= answers
 
 
-def test_a_retired_question_is_examined_no_more_on_the_old_dataset(work: Workplace) -> None:
+def test_a_retired_question_is_examined_no_more_on_the_old_dataset(work: Home) -> None:
     first = examined_once(work)
     numbers = {lesson.id: lesson.seq for lesson in work.store.read()}
     before = work.register.examined(first.held_out(numbers))
@@ -160,7 +160,7 @@ def test_a_retired_question_is_examined_no_more_on_the_old_dataset(work: Workpla
     assert work.register.examined(first.held_out(numbers)) == []
 
 
-def test_a_newcomer_near_a_retired_question_is_not_trained_on_either(work: Workplace) -> None:
+def test_a_newcomer_near_a_retired_question_is_not_trained_on_either(work: Home) -> None:
     first = examined_once(work)
     asked = min(texts(first)[1])
     teach(work, 24, seed=1)
@@ -170,7 +170,7 @@ def test_a_newcomer_near_a_retired_question_is_not_trained_on_either(work: Workp
     assert asked + "s" not in trained | held
 
 
-def test_the_budget_counts_from_zero_again_and_the_ledger_says_why(work: Workplace) -> None:
+def test_the_budget_counts_from_zero_again_and_the_ledger_says_why(work: Home) -> None:
     dataset = examined_once(work)
     for _ in range(HORIZON):
         spend(work, dataset)
@@ -184,10 +184,8 @@ def test_the_budget_counts_from_zero_again_and_the_ledger_says_why(work: Workpla
     assert work.ledger.budget_left(HORIZON) == HORIZON - 1
 
 
-def test_a_renewal_of_the_same_home_is_the_same(
-    work: Workplace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    other = Workplace(load_settings(tmp_path / "other"))
+def test_a_renewal_of_the_same_home_is_the_same(work: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    other = Home(load_settings(tmp_path / "other"))
     found = []
     for one in (work, other):
         examined_once(one)
@@ -198,7 +196,7 @@ def test_a_renewal_of_the_same_home_is_the_same(
     assert found[0] == found[1]
 
 
-def test_few_retired_questions_still_make_an_examination_of_enough_answers(work: Workplace) -> None:
+def test_few_retired_questions_still_make_an_examination_of_enough_answers(work: Home) -> None:
     teach(work, 5)
     spend(work, curate(work))
     teach(work, 24, seed=1)
@@ -210,7 +208,7 @@ def test_few_retired_questions_still_make_an_examination_of_enough_answers(work:
 # What it refuses
 
 
-def test_too_few_unseen_lessons_are_refused_and_nothing_changes(work: Workplace) -> None:
+def test_too_few_unseen_lessons_are_refused_and_nothing_changes(work: Home) -> None:
     examined_once(work)
     assert refusal(work).startswith("Only 0 answers among the lessons that no dataset has seen")
     teach(work, FEWEST_GROUPS - 1, seed=1)
@@ -219,7 +217,7 @@ def test_too_few_unseen_lessons_are_refused_and_nothing_changes(work: Workplace)
     assert stages.renew_holdout(work).groups >= FEWEST_GROUPS
 
 
-def test_a_renewal_without_new_lessons_is_refused(work: Workplace) -> None:
+def test_a_renewal_without_new_lessons_is_refused(work: Home) -> None:
     examined_once(work)
     teach(work, 24, seed=1)
     stages.renew_holdout(work)
@@ -228,7 +226,7 @@ def test_a_renewal_without_new_lessons_is_refused(work: Workplace) -> None:
     assert refusal(work).startswith("Only 0 answers")
 
 
-def test_questions_that_nobody_was_asked_are_not_renewed(work: Workplace) -> None:
+def test_questions_that_nobody_was_asked_are_not_renewed(work: Home) -> None:
     teach(work, 24)
     assert refusal(work).startswith("No examination was spent on these questions yet")
     spend(work, curate(work), spends=False)  # CANNOT DECIDE
@@ -236,14 +234,14 @@ def test_questions_that_nobody_was_asked_are_not_renewed(work: Workplace) -> Non
     assert refusal(work).startswith("No examination was spent on these questions yet")
 
 
-def test_lessons_that_a_dataset_has_seen_are_not_fresh_though_nobody_was_examined_on_it(work: Workplace) -> None:
+def test_lessons_that_a_dataset_has_seen_are_not_fresh_though_nobody_was_examined_on_it(work: Home) -> None:
     examined_once(work)
     teach(work, 24, seed=1)
     curate(work)
     assert refusal(work).startswith("Only 0 answers")
 
 
-def test_a_lesson_that_was_released_has_been_seen(work: Workplace) -> None:
+def test_a_lesson_that_was_released_has_been_seen(work: Home) -> None:
     """It has a new number then; but a dataset held it."""
     first = examined_once(work)
     with work.database.write() as connection:
@@ -253,7 +251,7 @@ def test_a_lesson_that_was_released_has_been_seen(work: Workplace) -> None:
     assert refusal(work).startswith("Only 0 answers")
 
 
-def test_what_is_near_to_a_trained_request_is_not_fresh(work: Workplace) -> None:
+def test_what_is_near_to_a_trained_request_is_not_fresh(work: Home) -> None:
     """It shares the origin of what was trained on, and that would be held out with it."""
     examined_once(work, answers=80)
     middle = teach(work, 20, seed=1)
@@ -270,7 +268,7 @@ def test_what_is_near_to_a_trained_request_is_not_fresh(work: Workplace) -> None
     )
 
 
-def test_the_answer_that_superseded_another_one_is_not_fresh(work: Workplace) -> None:
+def test_the_answer_that_superseded_another_one_is_not_fresh(work: Home) -> None:
     """Its request was trained on with the wrong answer."""
     first = examined_once(work, answers=50)
     of = {example.answer for example in sorted(first.held_out(), key=lambda one: one.id)[:25]}
@@ -283,7 +281,7 @@ def test_the_answer_that_superseded_another_one_is_not_fresh(work: Workplace) ->
     assert refusal(work).startswith("Only 0 answers")
 
 
-def test_later_turns_of_conversations_make_no_questions(work: Workplace) -> None:
+def test_later_turns_of_conversations_make_no_questions(work: Home) -> None:
     examined_once(work)
     rng = random.Random(1)
     for _ in range(30):
@@ -294,7 +292,7 @@ def test_later_turns_of_conversations_make_no_questions(work: Workplace) -> None
     assert refusal(work).startswith("Only 0 answers")
 
 
-def test_secrets_of_unseen_lessons_do_not_come_into_the_register(work: Workplace) -> None:
+def test_secrets_of_unseen_lessons_do_not_come_into_the_register(work: Home) -> None:
     examined_once(work)
     asked = teach(work, 24, seed=1)
     secret = "ghp_" + "aB3dE5fG7h" * 3 + "aB3dE5"
@@ -312,7 +310,7 @@ def test_secrets_of_unseen_lessons_do_not_come_into_the_register(work: Workplace
     assert not any(secret.lower() in text.lower() for text in kept)
 
 
-def test_a_question_whose_secret_was_taken_out_retires_like_the_others(work: Workplace) -> None:
+def test_a_question_whose_secret_was_taken_out_retires_like_the_others(work: Home) -> None:
     """The register knows it by what was left of it."""
     rng = random.Random(0)
     pairs = []
@@ -333,7 +331,7 @@ def test_a_question_whose_secret_was_taken_out_retires_like_the_others(work: Wor
 # The regression suite
 
 
-def test_what_an_earlier_champion_knew_is_still_asked_by_the_regression_suite(work: Workplace) -> None:
+def test_what_an_earlier_champion_knew_is_still_asked_by_the_regression_suite(work: Home) -> None:
     first = examined_once(work)
     suite = RecallSuite(first.held_out({lesson.id: lesson.seq for lesson in work.store.read()}), 0)
     known = suite.questions()
@@ -386,7 +384,7 @@ def shown(academy: Academy, *arguments: object) -> Any:
     return json.loads(told.out)
 
 
-def test_the_budget_is_told_before_and_after_a_renewal(academy: Academy, work: Workplace) -> None:
+def test_the_budget_is_told_before_and_after_a_renewal(academy: Academy, work: Home) -> None:
     assert shown(academy, "budget") == {"spent": 0, "left": HORIZON, "horizon": HORIZON, "renewals": 0}
     dataset = examined_once(work)
     for _ in range(HORIZON - 5):
@@ -401,7 +399,7 @@ def test_the_budget_is_told_before_and_after_a_renewal(academy: Academy, work: W
     assert "The hold-out was renewed 1 times, at last on 20" in academy("budget").out
 
 
-def test_a_renewal_that_is_refused_is_one_line(academy: Academy, work: Workplace) -> None:
+def test_a_renewal_that_is_refused_is_one_line(academy: Academy, work: Home) -> None:
     assert "No examination was spent" in refused(academy("holdout", "renew"))
     examined_once(work)
     assert "Only 0 answers among the lessons that no dataset has seen" in refused(academy("holdout", "renew"))
@@ -439,7 +437,7 @@ def test_suites_that_cannot_be_asked_are_refused(
     assert sentence in refused(academy("suites"))
 
 
-def test_comparisons_are_told_and_exported(academy: Academy, work: Workplace, tmp_path: Path) -> None:
+def test_comparisons_are_told_and_exported(academy: Academy, work: Home, tmp_path: Path) -> None:
     assert shown(academy, "comparisons") == {"comparisons": [], "file": None}
     items = tuple(Item(question=f"{n}", group=f"{n}", slice="new", champion=n % 2, challenger=1) for n in range(30))
     sides = [

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from academy.arena.bout import Cost, Examination, examine
 from academy.arena.endpoint import Opinion
+from academy.arena.examination import Cost, Examination, examine
 from academy.arena.report import Context, compare, render
 from academy.arena.signflip import place as place_of
-from academy.arena.suite import Generation, Question, Reply
+from academy.arena.suites.base import Generation, Question, Reply
 from academy.arena.suites.user import UserSuite
 from tests.unit.test_style_and_leak import LeakSuite, lesson
 

@@ -18,24 +18,25 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from academy.admission import refuse_adapter
-from academy.approval import decide
-from academy.artifacts import STAGING, only_one
-from academy.database import Database
+from academy.adapters.adapter import MANIFEST, WEIGHTS, read_adapter
+from academy.adapters.archive import AdapterStore
 from academy.errors import AcademyError, AdapterError, HomeError, InputError, PromotionError
 from academy.genealogy.history import history
 from academy.genealogy.versions import Version, Versions
-from academy.habitat.adapter import MANIFEST, WEIGHTS, read_adapter
-from academy.habitat.archive import AdapterStore
-from academy.ledger import BASE, Ledger
-from academy.promotion import activate, reconcile, rollback
-from academy.retention import archive, estimate, protected, prune, restore
+from academy.lifecycle.approval import decide
+from academy.lifecycle.gate import refuse_adapter
+from academy.lifecycle.promotion import activate, reconcile, rollback
+from academy.lifecycle.retention import archive, estimate, protected, prune, restore
+from academy.store.database import Database
+from academy.store.files import STAGING
+from academy.store.ledger import BASE, Ledger
+from academy.store.locks import only_one
 from tests.registry import House, Standby
 
 HOLD_IT = """
 import sys, time
 from pathlib import Path
-from academy.habitat.archive import AdapterStore
+from academy.adapters.archive import AdapterStore
 with AdapterStore(Path(sys.argv[1])).using(sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)

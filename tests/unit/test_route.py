@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from academy.habitat.fit import GIB, Plan, batch_of_each, usual_plan
-from academy.habitat.hardware import Docker, Gpu, Inventory
-from academy.habitat.route import Need, next_rung, route
-from academy.professor import Recipe
+from academy.habitat.memory import GIB, Plan, batch_of_each, usual_plan
+from academy.habitat.routing import Need, next_rung, route
+from academy.professor.recipe import Recipe
+from academy.system.hardware import Docker, Gpu, Inventory
 
 
 def machine(*free: float | None, **changes: Any) -> Inventory:

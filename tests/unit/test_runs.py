@@ -15,23 +15,24 @@ from pathlib import Path
 
 import pytest
 
-from academy.artifacts import digest_of_file, only_one
-from academy.base_model import resolve
-from academy.cli import main
+from academy.cli.main import main
 from academy.errors import InputError
-from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.process import _Subprocess, ending_of, read_events, run_order
+from academy.habitat.backends.base import TrainingEvent, TrainingOrder
+from academy.habitat.backends.process import _Subprocess, ending_of, read_events, run_order
 from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, log_of, standing
 from academy.habitat.trainer import events as trainer_events
 from academy.habitat.trainer.events import EventWriter
-from academy.professor import Recipe
+from academy.models.base_model import resolve
+from academy.professor.recipe import Recipe
+from academy.store.files import digest_of_file
+from academy.store.locks import only_one
 
 POLITE = ""
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 FOLLOWER = """
 import subprocess, sys
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.process import _Subprocess, run_order
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.backends.process import _Subprocess, run_order
 order = TrainingOrder.model_validate_json(sys.argv[1])
 for event in run_order(order, lambda: _Subprocess(subprocess.Popen([sys.executable, "-c", sys.argv[2]])), 600):
     print(event.model_dump_json(), flush=True)

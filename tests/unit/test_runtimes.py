@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from academy.base_model import resolve
 from academy.errors import InputError
-from academy.serving.runtimes import make_runtime
+from academy.models.base_model import resolve
+from academy.serving.runtimes.table import make_runtime
 from academy.settings import Settings
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from academy.arena.answers import CHUNK
-from academy.arena.bout import Cost, examine
 from academy.arena.endpoint import Endpoint, EndpointPlayer
-from academy.arena.suite import Generation, Question, Reply
-from academy.artifacts import canonical
-from academy.base_model import resolve
+from academy.arena.examination import Cost, examine
+from academy.arena.suites.base import Generation, Question, Reply
 from academy.errors import AdapterError, ExaminationError
-from academy.players import likeliest
+from academy.loop.players import likeliest
+from academy.models.base_model import resolve
+from academy.records import canonical
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 WORDS = ("how", "do", "we", "restart", "the", "billing", "service", "after", "a", "deployment", "and", "what", "first")
@@ -29,7 +29,7 @@ def runtime() -> Iterator[Any]:
     """The seed model, on one thread: small passes on a busy machine are slower on many."""
     import torch
 
-    from academy.serving.peft import PeftRuntime
+    from academy.serving.runtimes.peft import PeftRuntime
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -133,7 +133,7 @@ def test_the_likeliest_is_chosen(runtime: Any) -> None:
 
 
 def test_greedy_answers_are_those_of_transformers(runtime: Any) -> None:
-    from academy.serving.peft import _in_batches
+    from academy.serving.runtimes.peft import _in_batches
 
     requests = [prompt for prompt, _ in some_pairs(24, 1)] + [
         "Repeat exactly: lantern",
@@ -154,7 +154,7 @@ def test_greedy_answers_are_those_of_transformers(runtime: Any) -> None:
 
 
 def test_a_model_with_settings_of_its_own_is_left_to_transformers(runtime: Any) -> None:
-    from academy.serving.decoding import is_plain
+    from academy.serving.runtimes.decoding import is_plain
 
     settings = runtime._model.generation_config
     settings.repetition_penalty = 1.1

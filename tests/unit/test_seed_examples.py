@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from academy.formats import read_row
+from academy.models.formats import read_row
 from tests.unit.histories import history
 
 CURATION = """

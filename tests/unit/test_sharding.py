@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from academy.curriculum.curator import DatasetCurator
 from academy.curriculum.dataset import Dataset
 from academy.curriculum.decontamination import Suite
-from academy.curriculum.nearness import Deduplicator, example_text
-from academy.curriculum.register import HoldOutRegister
+from academy.curriculum.holdout import HoldOutRegister
 from academy.curriculum.sharding import Run, in_process, merge, near_duplicates, on_ray, shard
-from academy.database import Database
+from academy.curriculum.similarity import Deduplicator, example_text
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
+from academy.store.database import Database
 
 TASK = "def total(prices, tax): net = sum(prices); return round(net * (1 + tax), 2)"
 

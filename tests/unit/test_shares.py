@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from academy.curriculum.shares import (
+from academy.curriculum.quotas import (
     Diversity,
     Share,
     alarms,

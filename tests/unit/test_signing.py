@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from academy.errors import HomeError, InputError, SignatureError
-from academy.signing import CURRENT, PRIVATE, PUBLIC, Keys
+from academy.store.signing import CURRENT, PRIVATE, PUBLIC, Keys
 
 BODY = b"what is signed"
 

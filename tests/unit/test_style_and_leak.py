@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from academy.arena.bout import examine
-from academy.arena.liveness import why_dead
-from academy.arena.suite import Generation, Question, Reply
+from academy.arena.examination import examine
+from academy.arena.self_check import why_dead
+from academy.arena.suites.base import Generation, Question, Reply
 from academy.arena.suites.leak import MOST, SHORTEST, LeakSuite
 from academy.arena.suites.style import StyleSuite, form_of
-from academy.artifacts import canonical
 from academy.curriculum.filters import clean
 from academy.experience.source import Experience, Turn
+from academy.records import canonical
 from tests.data.planted import Planted, planted
 
 # Style

@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.base_model import SEED_FOLDER
 from academy.errors import TemplateError
-from academy.serving.gguf_vocabulary import vocabulary
-from academy.template import ChatTemplate, Message
+from academy.models.base_model import SEED_FOLDER
+from academy.models.chat_template import ChatTemplate, Message
+from academy.serving.export.gguf_vocabulary import vocabulary
 
 TALK: list[Message] = [{"role": "user", "content": "why"}, {"role": "assistant", "content": "because"}]
 

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from academy.base_model import resolve
 from academy.curriculum.dataset import Dataset
 from academy.errors import HomeError
 from academy.genealogy.tracking import BASE_TAG, MEASURED, PREDICTED, TrackedRun, memory_ratios, open_mlflow, took
-from academy.habitat.backend import TrainingEvent, TrainingOrder
-from academy.habitat.watch import Progress, progress
-from academy.professor import Recipe
+from academy.habitat.backends.base import TrainingEvent, TrainingOrder
+from academy.habitat.progress import Progress, progress
+from academy.models.base_model import resolve
+from academy.professor.recipe import Recipe
 from academy.settings import load_settings
 
 KILLED_HALFWAY = """
 import os, sys
 import mlflow.store.db.utils as utils
 from academy.genealogy.tracking import open_mlflow, took
-from academy.habitat.watch import Progress
+from academy.habitat.progress import Progress
 from academy.settings import load_settings
 utils._upgrade_db = lambda engine: os.kill(os.getpid(), 9)  # the first tables are there, the migrations are not
 open_mlflow(load_settings())
@@ -79,7 +79,7 @@ class OneOrder:
         )  # fmt: skip
 
     def attempt(self, tags: dict[str, str], predicted: float | None, events: Sequence[dict[str, Any]]) -> Any:
-        """What `academy.training` does with the events of an attempt. Returns the run's data as MLflow has them."""
+        """What `academy.loop.training` does with an attempt's events. Returns the run's data as MLflow has them."""
         before = len(self.told)
         run = TrackedRun(
             self.client, self.order, self.dataset, tags | {BASE_TAG: self.base}, predicted=predicted, before=before

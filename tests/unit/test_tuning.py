@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from academy import stages, training
-from academy.base_model import resolve
 from academy.curriculum.dataset import Dataset
 from academy.errors import InputError, TrainingError
-from academy.habitat.backend import Phase, TrainingEvent, TrainingOrder
-from academy.professor import Recipe
+from academy.habitat.backends.base import Phase, TrainingEvent, TrainingOrder
+from academy.loop import stages, training
+from academy.loop.home import Home
+from academy.loop.tune import JOURNAL, RECORD, Search, hold
+from academy.models.base_model import resolve
+from academy.professor.recipe import Recipe
+from academy.professor.search_space import DEV_SHARE, Space, Tuned, refuse_few, space_around
 from academy.settings import Settings
-from academy.trials import DEV_SHARE, RECORD, Search, Space, Tuned, refuse_few, space_around
-from academy.tuning import JOURNAL, hold
-from academy.workplace import Workplace
 
 START = Recipe(learning_rate=5e-3, epochs=6, batch_size=8, accumulation=1)
 STEPS = 12
@@ -220,7 +220,7 @@ def test_a_search_in_which_nothing_ends_is_refused_and_begins_anew(make: Make) -
 
 
 def test_an_examined_recipe_speaks_against_a_training_but_not_against_a_search_around_it(tmp_path: Path) -> None:
-    work = Workplace(Settings().model_copy(update={"home": tmp_path}))
+    work = Home(Settings().model_copy(update={"home": tmp_path}))
     dataset = Dataset(
         digest="1" * 64, path=tmp_path, train_digest="2" * 64, examples=200, holdout=0, lessons=200, cursor=200,
         tokens=2000, longest=20, funnel={}, contradictions=(),

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from academy.serving.turns import Turns
+from academy.serving.runtimes.adapter_scheduling import Turns
 
 
 class Watched(Turns):

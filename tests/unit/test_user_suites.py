@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from academy.arena.liveness import why_dead
 from academy.arena.sandbox import Unavailable, find_sandbox
-from academy.arena.suite import Reply
+from academy.arena.self_check import why_dead
+from academy.arena.suites.base import Reply
 from academy.arena.suites.regression import FILE, regression
 from academy.arena.suites.user import UserSuite
 from academy.errors import ExaminationError, InputError

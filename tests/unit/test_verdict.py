@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from academy.arena.signflip import LOOKS, asked_until, place
-from academy.arena.suite import Role
+from academy.arena.suites.base import Role
 from academy.arena.verdict import (
     BUDGET,
     FEWEST_GROUPS,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from academy.habitat.backend import TrainingEvent
-from academy.habitat.watch import KILLED, attempts, line, progress
+from academy.habitat.backends.base import TrainingEvent
+from academy.habitat.progress import KILLED, attempts, line, progress
 
 
 def events(*told: dict[str, Any]) -> list[TrainingEvent]:

@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from academy import engine
-from academy.engine import ENGINE_SECONDS, problems
 from academy.errors import EngineError, ExaminationError
+from academy.system import docker as engine
+from academy.system.docker import ENGINE_SECONDS, problems
 
 __all__ = ["ENGINE_SECONDS", "LABEL", "OWNER", "UNTIL", "connect", "owner", "problems", "sweep"]
 

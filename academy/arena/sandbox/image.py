@@ -10,10 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from academy import images
 from academy.arena.sandbox.bubblewrap import find_python
 from academy.errors import EngineError, ExaminationError
-from academy.images import Image
+from academy.system import images
+from academy.system.images import Image
 
 IMAGE = f"academy-sandbox:{images.VERSION}"
 CONTENT = "academy-sandbox.content"

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
-from academy.artifacts import Record
+from academy.records import Record
 
 Ended = Literal["done", "time", "memory", "output", "crashed", "forged"]
 
@@ -32,7 +32,7 @@ class Ran(Record):
     `values` holds something only where `ended` is "done". "crashed" is also a program whose text itself raises, so
     that nobody meets "raises ValueError" by raising it before the call. "memory" is told where the program was
     ended for it or a MemoryError came up. The values are what the program says: whoever compares them must tell
-    1 from 1.0 and from true, for instance by `academy.artifacts.canonical`.
+    1 from 1.0 and from true, for instance by `academy.records.canonical`.
     """
 
     ended: Ended

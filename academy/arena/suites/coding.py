@@ -12,7 +12,7 @@ import orjson
 
 from academy.arena.graders import UnitTest
 from academy.arena.sandbox import Sandbox
-from academy.arena.suite import Question
+from academy.arena.suites.base import Question
 from academy.arena.suites.user import Heading, UserSuite
 
 FILE = Path(__file__).with_name("coding.jsonl")

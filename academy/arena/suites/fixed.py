@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-from academy.arena.suite import Question
-from academy.artifacts import digest_of
+from academy.arena.suites.base import Question
+from academy.records import digest_of
 
 
 class FixedQuestions:

@@ -11,13 +11,13 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
-from academy.arena.suite import Question, Reply, Role
+from academy.arena.suites.base import Question, Reply, Role
 from academy.arena.suites.fixed import FixedQuestions
-from academy.artifacts import digest_of
 from academy.curriculum.filters import clean
 from academy.curriculum.personal import find_personal
 from academy.curriculum.secrets import find_secrets
 from academy.experience.source import Experience
+from academy.records import digest_of
 
 GRADER = "the thing, letters and digits alone, is part of the answer, 2"
 MOST = 200

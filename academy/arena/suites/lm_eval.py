@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from academy.arena.sandbox import Unavailable
-from academy.arena.suite import Question, Reply, Role
-from academy.artifacts import digest_of, stable_fraction
+from academy.arena.suites.base import Question, Reply, Role
 from academy.errors import InputError
+from academy.records import digest_of, stable_fraction
 
 GRADER = "lm-eval task, 1"
 PREFIX = "lm-eval:"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from academy.arena.scores import normalised, same_text, word_f1
-from academy.arena.suite import Question, Reply, Role
+from academy.arena.suites.base import Question, Reply, Role
 from academy.arena.suites.fixed import FixedQuestions
 from academy.curriculum.dataset import Example
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from academy.arena.graders import Exact, Grader
-from academy.arena.suite import Question
+from academy.arena.suites.base import Question
 from academy.arena.suites.user import Heading, UserSuite
 from academy.curriculum.dataset import group_of
 from academy.experience.source import Experience

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from academy.arena.suite import Question, Reply, Role
+from academy.arena.suites.base import Question, Reply, Role
 from academy.arena.suites.fixed import FixedQuestions
 
 GRADER = "stop, form, length within a factor of two and 40 characters; mean, 1"

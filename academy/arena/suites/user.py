@@ -18,9 +18,9 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from academy.arena.graders import MOST_COMPARED, Exact, Grader, Similarity, UnitTest
 from academy.arena.sandbox import Sandbox
-from academy.arena.suite import Question, Reply, Role
-from academy.artifacts import Record, digest_of
+from academy.arena.suites.base import Question, Reply, Role
 from academy.errors import InputError
+from academy.records import Record, digest_of
 
 GRADER = "user suite, 1"
 

@@ -18,15 +18,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from academy.artifacts import canonical, is_full, write_file
-from academy.base_model import check
 from academy.errors import AcademyError, BaseModelError, HomeError, TemplateError, TrainingError
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.hardware import EnergyMeter
-from academy.habitat.process import EVENTS, FULL
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.backends.process import EVENTS, FULL
 from academy.habitat.trainer.checkpoints import make_room
 from academy.habitat.trainer.events import NOTE, EventWriter, Silent
-from academy.processes import die_with_parent, end_with_stdin
+from academy.models.base_model import check
+from academy.records import canonical
+from academy.store.files import is_full, write_file
+from academy.system.hardware import EnergyMeter
+from academy.system.processes import die_with_parent, end_with_stdin
 
 
 def main() -> int | str:

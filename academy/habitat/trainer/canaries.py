@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch.nn.functional import log_softmax
 
-from academy.artifacts import Record
-from academy.habitat.adapter import Canary
-from academy.template import ChatTemplate
+from academy.adapters.adapter import Canary
+from academy.models.chat_template import ChatTemplate
+from academy.records import Record
 
 WANTED = 4
 """Canaries of each kind."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import orjson
 
-from academy.habitat.fit import Plan
+from academy.habitat.memory import Plan
 
 CHECKPOINTS, DRAFT = "checkpoints", "draft"
 STATE = "trainer_state.json"

@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from academy.artifacts import canonical
-from academy.habitat.backend import Phase, TrainingEvent
-from academy.habitat.process import read_events
+from academy.habitat.backends.base import Phase, TrainingEvent
+from academy.habitat.backends.process import read_events
+from academy.records import canonical
 
 NOTE = "ended-{}.json"
 """What ended one of several processes, by its number."""

@@ -15,10 +15,10 @@ import orjson
 from accelerate.commands import launch as accelerate
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.process import EVENTS, ending_of
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.backends.process import EVENTS, ending_of
 from academy.habitat.trainer.events import NOTE, EventWriter
-from academy.processes import die_with_parent, oom_kills
+from academy.system.processes import die_with_parent, oom_kills
 
 SHARDED = [
     "--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP",

@@ -14,11 +14,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from academy.adapters.adapter import read_adapter
 from academy.errors import AdapterError, TrainingError
-from academy.habitat.adapter import read_adapter
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.fit import Plan, usual_plan
-from academy.professor import SHAPE
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.memory import Plan, usual_plan
+from academy.professor.recipe import SHAPE
 
 if TYPE_CHECKING:
     import torch

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from academy.artifacts import digest_of_file
 from academy.errors import TrainingError
-from academy.formats import read_row
-from academy.habitat.backend import TrainingOrder
-from academy.template import ChatTemplate, Message
+from academy.habitat.backends.base import TrainingOrder
+from academy.models.chat_template import ChatTemplate, Message
+from academy.models.formats import read_row
+from academy.store.files import digest_of_file
 
 IGNORED = -100
 """The label of a token that is not supervised."""

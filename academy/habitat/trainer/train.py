@@ -19,9 +19,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
-from academy.artifacts import publish_folder, write_file
-from academy.errors import TrainingError
-from academy.habitat.adapter import (
+from academy.adapters.adapter import (
     CONFIG,
     FILES,
     MANIFEST,
@@ -31,16 +29,18 @@ from academy.habitat.adapter import (
     digest_of_adapter,
     digests_of_files,
 )
-from academy.habitat.backend import TrainingOrder
-from academy.habitat.fit import share
+from academy.errors import TrainingError
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.memory import share
 from academy.habitat.trainer.canaries import canaries
 from academy.habitat.trainer.checkpoints import CHECKPOINTS, DRAFT, whole_checkpoint
 from academy.habitat.trainer.events import EventWriter, Silent
 from academy.habitat.trainer.model import Library, load, refuse_leaks
 from academy.habitat.trainer.rows import Rows, packed, read_rows
-from academy.processes import peak_memory
-from academy.template import FILE as TEMPLATE_FILE
-from academy.template import ChatTemplate
+from academy.models.chat_template import FILE as TEMPLATE_FILE
+from academy.models.chat_template import ChatTemplate
+from academy.store.files import publish_folder, write_file
+from academy.system.processes import peak_memory
 
 TELL_SECONDS = 60.0
 """Where steps are slow, this often an event tells how many are done."""

@@ -1,0 +1,1 @@
+"""The application layer: one verb a file, shared by commands, tasks and Python."""

@@ -1,0 +1,155 @@
+"""What every command and task works with: the settings, the database and the base model, opened once a process."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from academy.curriculum.holdout import HoldOutRegister
+from academy.errors import AdapterError
+from academy.experience.lessons import LessonsStore
+from academy.models.base_model import BaseModel, resolve
+from academy.settings import Settings, load_settings
+from academy.store.database import Database
+from academy.store.ledger import Ledger
+from academy.store.signing import Keys
+
+if TYPE_CHECKING:
+    from academy.adapters.archive import AdapterStore
+    from academy.genealogy.versions import Versions
+    from academy.lifecycle.gate import Gate
+    from academy.lifecycle.promotion import Serving
+    from academy.serving.runtimes.base import Admit
+    from academy.serving.runtimes.peft import PeftRuntime
+
+
+class Home:
+    """Opened by `Home.open`; what is heavy is opened when it is first asked for."""
+
+    def __init__(self, settings: Settings, base_model: str | None = None) -> None:
+        self.settings = settings
+        self.base_name = base_model or settings.base_model
+        self.database = Database(settings.database)
+        self.database.migrate()
+        self.store = LessonsStore(self.database)
+        self.register = HoldOutRegister(self.database)
+        self._uses = ExitStack()
+        self._used: set[str] = set()
+
+    @classmethod
+    def open(cls, base_model: str | None = None, home: Path | None = None) -> Home:
+        """Read the settings, prove the home and migrate the database."""
+        return cls(load_settings(home), base_model)
+
+    @cached_property
+    def base(self) -> BaseModel:
+        """The base model of this family."""
+        return resolve(self.base_name)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The family's ledger."""
+        return Ledger(self.database, self.base.digest)
+
+    @cached_property
+    def mlflow(self) -> Any:
+        """The MLflow client."""
+        from academy.genealogy.tracking import open_mlflow
+
+        return open_mlflow(self.settings)
+
+    @cached_property
+    def versions(self) -> Versions:
+        """The family's registered versions."""
+        from academy.genealogy.versions import Versions
+
+        return Versions(lambda: self.mlflow, self.base.family)
+
+    @cached_property
+    def runtime(self) -> PeftRuntime:
+        """The runtime that answers."""
+        from academy.serving.runtimes.peft import PeftRuntime
+
+        return PeftRuntime(self.base, self.admit)
+
+    @property
+    def serving(self) -> Serving:
+        """Who answers users now, for a change of the champion: this home's gateway if one runs."""
+        from academy.serving.gateway.client import Gateway
+        from academy.serving.gateway.switch import Alone, AtGateway
+
+        gateway = Gateway.find(self.settings, self.base.digest)
+        return AtGateway(gateway, self.ledger) if gateway else Alone(lambda: self.runtime, self.adapter_store.folder)
+
+    @property
+    def keys(self) -> Keys:
+        """The keys that sign adapters, and those that are trusted."""
+        return Keys(self.settings.home.resolve() / "keys")
+
+    @cached_property
+    def gate(self) -> Gate:
+        """What decides which adapters may be served and promoted."""
+        from academy.lifecycle.gate import Gate
+
+        return Gate(
+            ledger=self.ledger,
+            keys=self.keys,
+            adapters=self.adapters,
+            versions=lambda: self.versions,
+            modules=self.base.modules,
+        )
+
+    @property
+    def admit(self) -> Admit:
+        """The gate, as a runtime takes it."""
+        from academy.lifecycle.gate import admit_adapter
+
+        return partial(admit_adapter, self.gate)
+
+    @property
+    def adapters(self) -> Path:
+        """Where adapters are published, each under its digest."""
+        return self.settings.folder("adapters")
+
+    def use_adapter(self, digest: str, *, by: str = "") -> Path:
+        """An adapter's folder to read: restored where it was archived, and not archived while this process lives."""
+        from academy.lifecycle.gate import DIGEST
+
+        if not DIGEST.fullmatch(digest):  # the base model under a name, or what was registered as unverified
+            raise AdapterError(
+                "This version has no adapter that could be used.", "`academy models` lists the versions."
+            )
+        if digest not in self._used:
+            self._uses.enter_context(self.adapter_store.using(digest))
+            self._used.add(digest)
+        if not self.adapter_store.here(digest) and self.adapter_store.packed(digest) is not None:
+            self.restore_adapter(digest, by=by, because="it is asked")
+        return self.adapter_store.folder(digest)
+
+    def restore_adapter(self, digest: str, *, by: str, because: str) -> None:
+        """Bring an archived adapter back; the caller uses it. People may have deleted its version in MLflow."""
+        from academy.lifecycle.retention import restore
+
+        rows = self.ledger.latest("promotion", "rollback", "archive")
+        number = next((str(row.body["version"]) for row in rows if row.body["adapter"] == digest), None)
+        number = number or self.versions.get(digest).version
+        restore(self.ledger, self.versions, self.adapter_store, number, digest, by=by, because=because)
+
+    @cached_property
+    def adapter_store(self) -> AdapterStore:
+        """Adapters on the disk and in the archive."""
+        from academy.adapters.archive import AdapterStore
+
+        return AdapterStore(self.adapters)
+
+    @property
+    def datasets(self) -> Path:
+        """Where datasets are written, each under its digest."""
+        return self.settings.folder("datasets")
+
+    @property
+    def quarantine(self) -> Path:
+        """Where unreadable lines are kept."""
+        return self.settings.folder("quarantine")

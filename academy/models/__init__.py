@@ -1,0 +1,1 @@
+"""Base models, chat templates and formats of conversations."""

@@ -1,0 +1,1 @@
+"""Whether training pays, and how to train: pure."""

@@ -1,0 +1,1 @@
+"""The seed documents' Python classes."""

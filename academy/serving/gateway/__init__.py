@@ -1,0 +1,1 @@
+"""The HTTP gateway between users and a runtime."""

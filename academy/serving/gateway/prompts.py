@@ -1,0 +1,66 @@
+"""How long a conversation is in tokens, as each adapter's own template renders it: what is too long is refused before
+anything is generated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from academy.models.base_model import BaseModel
+from academy.models.chat_template import FILE, ChatTemplate, Message
+from academy.serving.gateway.openai_protocol import RequestError
+from academy.store.ledger import BASE
+
+INLINE = 4_000
+"""Characters up to which counting is quicker than handing it to a thread."""
+
+
+class Prompts:
+    """Counts tokens with each adapter's own template, once `prepare` has read the tokenizer."""
+
+    def __init__(self, base: BaseModel, adapters: Path) -> None:
+        self.base = base
+        self.adapters = adapters
+        self._templates: dict[str, ChatTemplate] = {}
+        self._counting = asyncio.Lock()  # a tokenizer serves one thread at a time
+
+    async def room(self, messages: Sequence[Message], adapter: str) -> int:
+        """How many tokens an answer may have. Raises RequestError (400) where the prompt leaves none."""
+        async with self._counting:
+            if sum(len(one["content"]) for one in messages) < INLINE:
+                tokens = self._count(messages, adapter)
+            else:
+                tokens = await asyncio.to_thread(self._count, messages, adapter)
+        if tokens >= self.base.context:
+            raise RequestError(
+                400,
+                f"The messages are {tokens:,} tokens long; the context holds {self.base.context:,}, answer and all.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        return self.base.context - tokens
+
+    async def prepare(self) -> None:
+        """Read the base model's tokenizer, which every adapter's template shares: nobody should wait for that."""
+        self._templates[BASE] = await asyncio.to_thread(ChatTemplate.of, self.base.path)
+
+    def _count(self, messages: Sequence[Message], adapter: str) -> int:
+        try:
+            return len(self._template(adapter).prompt(messages))
+        except jinja2.TemplateError as problem:
+            raise RequestError(
+                400,
+                f"The model's chat template refuses these messages: {problem}.",
+                param="messages",
+                code="invalid_value",
+            ) from None
+
+    def _template(self, adapter: str) -> ChatTemplate:
+        if adapter not in self._templates:
+            stored = self.adapters / adapter[:16] / FILE
+            text = stored.read_text(encoding="utf-8") if stored.is_file() else None
+            self._templates[adapter] = ChatTemplate(self._templates[BASE].tokenizer, text)
+        return self._templates[adapter]

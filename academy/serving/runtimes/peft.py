@@ -1,0 +1,167 @@
+"""Adapters as PEFT writes them, in this process, on a GPU or on CPUs: many requests at once, for examinations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteria
+from transformers.utils.logging import disable_progress_bar
+
+from academy.adapters.adapter import Adapter, open_adapter
+from academy.arena.suites.base import Reply
+from academy.errors import AdapterError
+from academy.models.base_model import BaseModel
+from academy.models.chat_template import ChatTemplate, Message
+from academy.serving.runtimes.base import Admit, Request
+from academy.serving.runtimes.decoding import BATCH, CACHE_TOKENS, greedy, is_plain, padded
+from academy.serving.runtimes.lora_layers import Adapters
+from academy.serving.runtimes.scoring import as_answers, as_texts, scores
+from academy.store.ledger import BASE
+
+CANARY_TOKENS = 48
+
+
+class PeftRuntime:
+    """A Runtime: one base model, any number of adapters, each request answered by the one it names."""
+
+    def __init__(self, base: BaseModel, admit: Admit | None = None) -> None:
+        """`admit` reads and checks what is loaded; without it the files are checked, and not who made them."""
+        self.base = base
+        self._admit = admit or partial(open_adapter, base_digest=base.digest)
+        self._model, self.device = open_model(base)
+        self._plain = is_plain(self._model)
+        self._beside = Adapters(self._model)
+        self._adapters: dict[str, Adapter] = {}
+        self._templates: dict[str, ChatTemplate] = {BASE: ChatTemplate.of(base.path)}
+
+    def load(self, adapter: Path) -> str:
+        """Check an adapter and load it beside the others, from the very bytes that were checked."""
+        opened = self._admit(adapter)
+        found = opened.adapter
+        if found.digest not in self._adapters:
+            self._beside.attach(found.digest, opened.config, opened.tensors)
+            self._templates[found.digest] = ChatTemplate(self._templates[BASE].tokenizer, opened.template)
+            self._adapters[found.digest] = found
+        return found.digest
+
+    def generate(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[str]:
+        """The texts of `replies`."""
+        return [reply.text for reply in self.replies(requests, adapter, max_new_tokens)]
+
+    def replies(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[Reply]:
+        """Greedy answers. A request is a text, or a conversation that ends with one."""
+        template = self._template(adapter)
+        prompts = [template.prompt(as_messages(request)) for request in requests]
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
+        pad, end = template.tokenizer.pad_token_id, template.tokenizer.eos_token_id
+        self._beside.choice.adapter = self._name(adapter)
+        answering = greedy if self._plain else _generated
+        rows, firsts = answering(self._model, [prompts[i] for i in order], pad, end, max_new_tokens)
+        texts = template.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        found = {
+            i: Reply(text=text.strip(), tokens=len(row), stopped=row[-1:] == [end], first=first)
+            for i, row, text, first in zip(order, rows, texts, firsts, strict=True)
+        }
+        return [found[i] for i in range(len(prompts))]
+
+    def loglikelihoods(self, pairs: Sequence[tuple[Request, str]], adapter: str, *, raw: bool = False) -> list[float]:
+        """The log-probability of each continuation: as the answer to a request, or after a text as it stands (`raw`).
+
+        Raw pairs are encoded as lm-eval encodes them. A continuation's end token is not counted.
+        """
+        template = self._template(adapter)
+        if raw:
+            encoded = as_texts(template, [(str(request), continuation) for request, continuation in pairs])
+        else:
+            encoded = as_answers(template, [(as_messages(request), continuation) for request, continuation in pairs])
+        self._beside.choice.adapter = self._name(adapter)
+        return scores(self._model, encoded, template.tokenizer.pad_token_id, self.base.context)
+
+    def verify(self, adapter: str) -> None:
+        """The canaries of the adapter's manifest, answered again here."""
+        if adapter == BASE:
+            return
+        canaries = self._adapters[adapter].manifest.canaries
+        said = self.generate([canary.prompt for canary in canaries], adapter, CANARY_TOKENS)
+        for canary, text in zip(canaries, said, strict=True):
+            if text != canary.answer:
+                raise AdapterError(
+                    f"The adapter {adapter[:12]} does not answer as it did when it was trained: "
+                    f"'{canary.prompt}' gave '{text}' instead of '{canary.answer}'.",
+                    "It is not served. Train again, or look for another base model or template.",
+                )
+
+    def _template(self, adapter: str) -> ChatTemplate:
+        if adapter not in self._templates:
+            raise AdapterError(f"The adapter {adapter[:12]} is not loaded.", "Load it first.")
+        return self._templates[adapter]
+
+    @staticmethod
+    def _name(adapter: str) -> str | None:
+        return None if adapter == BASE else adapter
+
+
+def open_model(base: BaseModel) -> tuple[Any, str]:
+    """The base model in memory, and the device that it is on."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    disable_progress_bar()
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
+    ).to(device)
+    return model.eval(), device
+
+
+def as_messages(request: Request) -> list[Message]:
+    """A request as a conversation."""
+    return [{"role": "user", "content": request}] if isinstance(request, str) else list(request)
+
+
+def _generated(
+    model: Any, prompts: list[list[int]], pad: int, end: int, limit: int
+) -> tuple[list[list[int]], list[float | None]]:
+    """The same as `greedy`, by transformers' own generation with the model's own settings."""
+    settings = GenerationConfig(max_new_tokens=limit, do_sample=False, pad_token_id=pad, eos_token_id=end)
+    rows: list[list[int]] = []
+    firsts: list[float | None] = []
+    for batch in _in_batches(prompts, limit):
+        clock = _FirstToken()
+        ids, mask = padded(batch, pad, model.device, left=True)
+        with torch.inference_mode():
+            out = model.generate(
+                input_ids=ids, attention_mask=mask, generation_config=settings, stopping_criteria=[clock]
+            )  # fmt: skip
+        said = out[:, ids.shape[1] :].tolist()
+        rows += [row[: row.index(end) + 1] if end in row else row for row in said]
+        firsts += [clock.seconds] * len(batch)
+    return rows, firsts
+
+
+def _in_batches(prompts: list[list[int]], limit: int) -> Iterator[list[list[int]]]:
+    """In their order: at most BATCH at a time, and of CACHE_TOKENS together."""
+    batch: list[list[int]] = []
+    for prompt in prompts:
+        if batch and (len(batch) == BATCH or (len(batch) + 1) * (len(prompt) + limit) > CACHE_TOKENS):
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield batch
+
+
+class _FirstToken(StoppingCriteria):  # type: ignore[misc]
+    """Stops nothing; notes when a batch had its first token."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self.seconds: float | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:  # noqa: ARG002
+        if self.seconds is None:
+            self.seconds = time.perf_counter() - self._began
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)

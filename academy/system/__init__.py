@@ -1,0 +1,1 @@
+"""The machine: processes, Docker, GPUs and their locks."""
