@@ -14,7 +14,7 @@ from academy.loop.examine import in_words
 from academy.loop.home import Home
 from academy.loop.training import Overrides
 from academy.professor.decision import Decision
-from academy.professor.search_space import Tuned
+from academy.professor.search_space import TuningResult
 from academy.records import Record
 
 
@@ -153,7 +153,7 @@ def _tell(home: Home, result: dict[str, Any], seconds: float) -> None:
     ]
     table("What happened", ("stage", "result"), rows)
     if result["tuning"]:
-        show_trials(Tuned.model_validate(result["tuning"]))
+        show_trials(TuningResult.model_validate(result["tuning"]))
     table("Seconds", ("stage", "s"), [*result["stages"].items(), ("all", f"{seconds:.1f}")])
     if result["waiting"]:
         say(f"v{adapter['version']} waits for approval: academy approve v{adapter['version']}")

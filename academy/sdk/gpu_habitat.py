@@ -28,7 +28,7 @@ from academy.habitat.progress import Status, line, progress, status_of
 from academy.habitat.routing import Need
 from academy.habitat.runs import PREFIX, is_followed, log_of
 from academy.models.base_model import resolve
-from academy.professor.recipe import checked_recipe
+from academy.professor.recipe import validate_recipe
 from academy.settings import load_settings
 from academy.store.files import digest_of_file, publish_folder, write_file
 from academy.store.locks import only_one
@@ -66,7 +66,7 @@ class GPUHabitat:
         The dataset is a JSONL file in Alpaca, ShareGPT, ChatML or OpenAI form. Raises InputError, BaseModelError,
         and TrainingError where it cannot start.
         """
-        recipe = checked_recipe({
+        recipe = validate_recipe({
             "rank": lora_rank, "alpha": 2 * lora_rank, "learning_rate": learning_rate, "epochs": num_epochs,
             "batch_size": batch_size, "max_length": max_seq_length,
         })  # fmt: skip
