@@ -77,11 +77,15 @@ class Home:
     @property
     def serving(self) -> Serving:
         """Who answers users now, for a change of the champion: this home's gateway if one runs."""
-        from academy.serving.gateway.client import Gateway
-        from academy.serving.gateway.switch import Alone, AtGateway
+        from academy.serving.gateway.client import GatewayClient
+        from academy.serving.gateway.switch import GatewaySwitch, InProcessSwitch
 
-        gateway = Gateway.find(self.settings, self.base.digest)
-        return AtGateway(gateway, self.ledger) if gateway else Alone(lambda: self.runtime, self.adapter_store.folder)
+        gateway = GatewayClient.find(self.settings, self.base.digest)
+        return (
+            GatewaySwitch(gateway, self.ledger)
+            if gateway
+            else InProcessSwitch(lambda: self.runtime, self.adapter_store.folder)
+        )
 
     @property
     def keys(self) -> Keys:

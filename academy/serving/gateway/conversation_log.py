@@ -90,7 +90,7 @@ def read_feedback(body: bytes) -> FeedbackRequest:
     return found
 
 
-class Keeper:
+class ConversationLog:
     """Remembers answers and stores what is to be kept."""
 
     def __init__(self, store: LessonsStore, mode: Literal["off", "rated", "all"], share: float = 1.0) -> None:
