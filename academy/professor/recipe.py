@@ -29,28 +29,43 @@ MUCH_SHORTER = 4
 SHAPE = ("rank", "alpha", "use_rslora", "use_dora")
 """What of a recipe an adapter has for good."""
 
+Rank = Annotated[int, Field(ge=4, le=256)]
+Alpha = Annotated[int, Field(ge=1, le=512)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1e-2)]
+Epochs = Annotated[int, Field(ge=1, le=20)]
+BatchSize = Annotated[int, Field(ge=1, le=128)]
+Accumulation = Annotated[int, Field(ge=1, le=128)]
+MaxLength = Annotated[int, Field(ge=128, le=32768)]
+Warmup = Annotated[float, Field(ge=0, lt=1)]
+Schedule = Literal["linear", "cosine", "constant"]
+WeightDecay = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+DevShare = Annotated[float, Field(ge=0, le=0.5)]
+Patience = Annotated[int, Field(ge=0, le=100)]
+
 
 class Recipe(Record):
     """How to train a LoRA adapter: all that decides what is learned. Bounded; unknown keys are refused."""
 
-    rank: Annotated[int, Field(ge=4, le=256)] = 16
-    alpha: Annotated[int, Field(ge=1, le=512)] = 32
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 2e-4
-    epochs: Annotated[int, Field(ge=1, le=20)] = 3
-    batch_size: Annotated[int, Field(ge=1, le=128)] = 4
-    accumulation: Annotated[int, Field(ge=1, le=128)] = 4
-    max_length: Annotated[int, Field(ge=128, le=32768)] = 2048
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps
-    schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    rank: Rank = 16
+    alpha: Alpha = 32
+    dropout: Dropout = 0.0
+    learning_rate: LearningRate = 2e-4
+    epochs: Epochs = 3
+    batch_size: BatchSize = 4
+    accumulation: Accumulation = 4
+    max_length: MaxLength = 2048
+    warmup: Warmup = 0.05  # share of the steps
+    schedule: Schedule = "cosine"
+    weight_decay: WeightDecay = 0.0
+    seed: Seed = 42
     use_rslora: bool = False  # scaled by alpha over the root of the rank
     use_dora: bool = False  # directions and magnitudes apart
     four_bit: bool = False  # on a base model whose weights are NF4 (QLoRA)
     packing: bool = False  # rows of max_length tokens, each of several examples; a batch counts rows
-    dev_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # of the examples: not trained on, but evaluated on
-    patience: Annotated[int, Field(ge=0, le=100)] = 0  # evaluations without a gain that end it early; 0: none do
+    dev_share: DevShare = 0.0  # of the examples: not trained on, but evaluated on
+    patience: Patience = 0  # evaluations without a gain that end it early; 0: none do
     # digest of the adapter that training begins with; empty: a new one, that changes nothing of the base yet
     init_adapter: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 

@@ -178,7 +178,7 @@ def test_a_repeated_evolve_trains_nothing_and_says_so_in_one_sentence(evolved: E
     again = evolved.home.run(*evolved.arguments[:-1])
     assert again.code == 0
     (sentence,) = again.out.strip().splitlines()
-    assert sentence.startswith("Nothing to train: ")
+    assert sentence.startswith("Not training: ")
     assert "Traceback" not in again.err
     assert evolved.home.state() == before
 

@@ -14,7 +14,7 @@ import pytest
 from academy.adapters.adapter import read_adapter
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ProcessBackend
-from academy.loop.tune import RECORD
+from academy.loop.run_trials import RECORD
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.professor.search_space import DEV_SHARE, TuningResult

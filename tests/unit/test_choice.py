@@ -21,9 +21,9 @@ from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.memory import GIB
 from academy.habitat.routing import Need, next_rung
 from academy.loop.home import Home
-from academy.loop.placement import first_device, place
-from academy.loop.training import Overrides
+from academy.loop.place import first_device, place
 from academy.professor.recipe import Recipe
+from academy.professor.recipe_options import RecipeOptions
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.settings import Settings, load_settings
 from academy.system.hardware import Docker, Gpu, Inventory
@@ -162,7 +162,7 @@ def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
     engine.images[IMAGE] = "sha256:" + "cd" * 32  # another image
     found = choose(here, machine(bitsandbytes=False, unsloth=False))
     assert (found.machine.bitsandbytes, found.machine.unsloth) == (True, True)
-    ladder = place(Home(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).ladder
+    ladder = place(Home(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).fallbacks
     assert "base weights of 4 bits" in [step.rung.change for step in ladder]
 
 
@@ -213,7 +213,7 @@ def test_commands_that_only_look_say_the_refusal(
 ) -> None:
     settings(training_backend="container")
     commands.decide(None, force=True, as_json=False)
-    habitat.fit(None, 64, Overrides(), as_json=False)
+    habitat.fit(None, 64, RecipeOptions(), as_json=False)
     said = " ".join(capsys.readouterr().out.split())
     refusal = f"it would be refused: {no_engine}. Start one (systemctl start docker; apt-get install docker.io), or set"
     assert f"But {refusal}" in said

@@ -122,8 +122,8 @@ def test_every_command_explains_itself(academy: Academy) -> None:
         ('{"epochs": 21}', "epochs is 21 in the recipe, and must be a whole number from 1 and up to 20. Correct it."),
         ('{"epoch": 2}', "A recipe has no 'epoch'. Write epochs, if that was meant."),
         ('{"patience": 2}', "patience needs a dev_share above 0"),
-        ("[1]", "recipe.json holds no JSON object."),
-        ("{", "recipe.json is no JSON (unexpected end of data"),
+        ("[1]", "recipe.json does not contain a JSON object."),
+        ("{", "recipe.json is not valid JSON (unexpected end of data"),
         (None, "recipe.json cannot be read (No such file or directory)."),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_dry_run_tells_the_recipe_by_hand_and_single_options_win(academy: Acad
         "epochs": 3, "rank": 8, "alpha": 16, "use_dora": True, "patience": 2, "dev_share": 0.1,
     }  # fmt: skip
     told = academy(*options).out
-    assert "Of the recipe by hand: rank 8, use_dora True, patience 2, dev_share 0.1.\n" in told
+    assert "Recipe options: rank 8, epochs 3, use_dora True, dev_share 0.1, patience 2.\n" in told
     fits = json.loads(
         academy("habitat", "fit", "--recipe", tmp_path / "recipe.json", "--batch-size", "3", "--json").out
     )
@@ -176,7 +176,7 @@ def test_the_decision_of_an_empty_home(academy: Academy) -> None:
     assert not found["train"]
     assert "0 lessons of at least 100" in found["because"]
     assert json.loads(academy("decide", "--force", "--json").out)["decision"]["forced"]
-    assert academy("decide").out.startswith("No training now.\n")
+    assert academy("decide").out.startswith("Training does not pay now.\n")
 
 
 def test_the_dataset_of_an_empty_home(academy: Academy) -> None:
@@ -232,9 +232,9 @@ def test_lessons_are_superseded_with_a_row_in_the_ledger(academy: Academy) -> No
         (("curate", "--repo", "."), "is no git repository"),
         (("curate", "--repo", "none"), "none is no git repository"),
         (("train", "--dataset", "none"), "There is no dataset none"),
-        (("train",), "0 training examples are too few"),
-        (("train", "--tune-minutes", "5"), "--tune-minutes belongs to a search. Add --tune N"),
-        (("evolve", "--tune-minutes", "5"), "--tune-minutes belongs to a search. Add --tune N"),
+        (("train",), "The dataset has 0 training examples (minimum 50)."),
+        (("train", "--tune-minutes", "5"), "--tune-minutes needs a search. Add --tune N"),
+        (("evolve", "--tune-minutes", "5"), "--tune-minutes needs a search. Add --tune N"),
         (("train", "--tune", "3", *ALL_FIXED), "there is nothing to search. Leave out --tune"),
         (("evolve", "--tune", "3", *ALL_FIXED), "there is nothing to search. Leave out --tune"),
         (("status", "--base-model", "./none"), "There is no base model folder ./none"),

@@ -1,0 +1,70 @@
+"""Curates experience into a dataset."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from academy.curriculum import replay
+from academy.curriculum.curator import DatasetCurator
+from academy.curriculum.dataset import Dataset
+from academy.curriculum.sharding import ShardRunner, in_process
+from academy.loop.choose_suites import guarded_texts
+from academy.loop.home import Home
+from academy.loop.refuse_overlap import allowed_overlaps
+
+log = logging.getLogger(__name__)
+
+
+def curate(
+    home: Home,
+    repos: Sequence[Path],
+    lessons_limit: int | None = None,
+    shards: int = 1,
+    run: ShardRunner = in_process,
+) -> Dataset:
+    """Write the store's lessons and the repositories' commits as a dataset, in a folder named by its digest.
+
+    The dataset is the same for any number of shards and any runner. Curating again after a kill is harmless.
+    """
+    curator = DatasetCurator(
+        home.store,
+        home.base.count_tokens,
+        context=home.base.context,
+        max_lessons=home.settings.max_lessons,
+        base=home.base.digest,
+        replay=replay_share(home),
+        allowed=allowed_overlaps(home),
+        guarded=guarded_texts(home.settings),
+        shards=shards,
+        run=run,
+        commits_cache=home.settings.folder("git"),
+        trusted=home.settings.trusted_authors,
+        per_source=home.settings.max_per_source,
+        per_author=home.settings.max_per_author,
+    )
+    curator.collect_from_lessons(lessons_limit)
+    curator.collect_from_task_history(lessons_limit)
+    for repo in repos:
+        curator.collect_from_git_history(repo, home.settings.git_commits_limit)
+    curator.filter_low_quality()
+    dataset = curator.save(home.datasets, home.holdout)
+    log.info(
+        "dataset %s: %d examples (%d tokens), %d held out",
+        dataset.digest[:12], dataset.examples, dataset.tokens, dataset.holdout,
+    )  # fmt: skip
+    if dataset.contradictions:
+        batches = Counter(" and ".join(sorted(set(pair.batches))) for pair in dataset.contradictions)
+        log.warning("%d contradictions, most in %s", len(dataset.contradictions), batches.most_common(1)[0][0])
+    return dataset
+
+
+def replay_share(home: Home) -> float:
+    """The share of older lessons in the next dataset. It rises where earlier examinations lost guard questions."""
+    share = replay.SHARE
+    for row in home.ledger.rows("verdict"):
+        guard = row.body["guard"] or {}
+        share = replay.share_after(share, guard.get("difference"), guard.get("low"))
+    return share
