@@ -43,6 +43,7 @@ from academy.settings import Settings
 from academy.store.database import Database
 from academy.store.files import write_file
 from academy.store.ledger import Ledger
+from academy.store.ledger_rows import PromotionEntry
 from academy.store.signing import Keys
 from tests.colours import QUESTIONS, says, train_colours
 
@@ -79,11 +80,9 @@ class House:
         digests = list(self.colours)
         digest = digests[number % len(digests)]
         champion = self.ledger.champion()
-        body = {
-            "version": str(digests.index(digest) + 1), "adapter": digest, "generation": champion.generation + 1,
-            "cursor": 0,
-        }  # fmt: skip
-        seq = self.ledger.crown("promotion", champion, body).seq
+        version, generation = str(digests.index(digest) + 1), champion.generation + 1
+        entry = PromotionEntry(version=version, adapter=digest, generation=generation, cursor=0)
+        seq = self.ledger.crown(champion, entry).seq
         told = self.client.follow()
         assert (told.champion.row, told.because) == (seq, ""), told
 

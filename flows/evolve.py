@@ -102,8 +102,8 @@ def evolve(
         watch.lap("promotion")
     return told | {
         "adapter": {"digest": challenger.adapter, "version": challenger.version, "parent": challenger.parent},
-        "verdict": verdict.body,
-        "champion": challenger.version if acted.promoted else verdict.body["champion_version"] or BASE,
+        "verdict": verdict.body.as_json(),
+        "champion": challenger.version if acted.promoted else verdict.body.champion_version or BASE,
         "promoted": acted.promoted,
         "waiting": acted.waiting,
         "stages": watch.laps,

@@ -25,6 +25,7 @@ from academy.serving.gateway.slots import Limits
 from academy.store.ledger import BASE
 from academy.store.locks import only_one
 from tests.gateways import PATIENCE, Obedient, Running, fake_digest, running
+from tests.ledger_entries import promotion
 
 A, B, C, D = (fake_digest(letter) for letter in "abcd")
 LIMITS = Limits(concurrency=2, queue=2, first_token=1.0, total=20.0, slow_reader=0.5, drain=1.0)
@@ -415,8 +416,7 @@ def test_a_champion_that_cannot_be_served_does_not_start(tmp_path: Path) -> None
 
 
 def crown_first(ledger: Any, adapter: str) -> None:
-    body = {"version": "1", "adapter": adapter, "generation": 1, "cursor": 0}
-    ledger.crown("promotion", ledger.champion(), body)
+    ledger.crown(ledger.champion(), promotion("1", adapter))
 
 
 def test_the_champion_is_loaded_before_the_port_opens(tmp_path: Path) -> None:

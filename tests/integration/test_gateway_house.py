@@ -12,6 +12,7 @@ import pytest
 from academy.adapters.archive import AdapterStore
 from academy.errors import AdapterError
 from academy.store.ledger import BASE
+from academy.store.ledger_rows import RefusalEntry
 from tests.adapters import publish
 from tests.gateways import Obedient, Running, fake_digest, running
 from tests.integration.test_gateway import until
@@ -32,8 +33,8 @@ def one(tmp_path: Path, runtime: Obedient) -> Iterator[Running]:
 
 def refuse(one: Running, adapter: str, version: str, *, refused: bool = True) -> None:
     """A row as `academy models refuse` writes it."""
-    body: dict[str, Any] = {"adapter": adapter, "version": version, "refused": refused, "because": "it is rude"}
-    one.ledger.append("refuse", f"refuse:{sum(1 for _ in one.ledger.rows('refuse'))}", body)
+    entry = RefusalEntry(adapter=adapter, version=version, refused=refused, because="it is rude")
+    one.ledger.append(f"refuse:{sum(1 for _ in one.ledger.rows(RefusalEntry))}", entry)
 
 
 def promote(one: Running, *named: tuple[str, str]) -> None:
@@ -130,8 +131,7 @@ def test_a_version_that_was_refused_before_anybody_loaded_it_is_not_loaded(one: 
     promote(one, (A, "1"), (B, "2"), (C, "3"))
     until(lambda: A not in one.health()["loaded"])
     runtime.proved.clear()
-    body = {"older_than": 2, "because": ""}
-    one.ledger.append("refuse", "refuse:older", body)
+    one.ledger.append("refuse:older", RefusalEntry(older_than=2, because=""))
     with pytest.raises(openai.PermissionDeniedError, match="Versions before v2 were refused"):
         one.ask("count 0", "v1")
     assert runtime.proved == []

@@ -12,6 +12,7 @@ from academy.errors import AdapterError, PromotionError
 from academy.experience.lessons import LessonsStore
 from academy.lifecycle.promotion import reconcile
 from academy.store.ledger import BASE
+from academy.store.ledger_rows import PromotionEntry
 from tests.registry import House, Standby
 
 
@@ -21,14 +22,14 @@ def test_a_promotion_crowns_the_version_and_shows_it(house: House) -> None:
     champion = house.ledger.champion()
     assert (champion.version, champion.adapter) == (version.version, version.adapter)
     assert (champion.generation, champion.cursor, house.alias) == (1, 40, version.version)
-    assert row.body["replaces"] == BASE
+    assert row.body.replaces == BASE
 
 
 def test_promoting_twice_writes_one_row(house: House) -> None:
     version = house.train(1.0)
     verdict = house.examine(version)
     assert house.promote(version, verdict) == house.promote(version, verdict)
-    assert len(list(house.ledger.rows("promotion"))) == 1
+    assert len(list(house.ledger.rows(PromotionEntry))) == 1
 
 
 @pytest.mark.parametrize("outcome", ["HOLD", "REJECT", "CANNOT DECIDE"])

@@ -30,6 +30,7 @@ from academy.lifecycle.retention import archive, estimate, protected, prune, res
 from academy.store.database import Database
 from academy.store.files import STAGING
 from academy.store.ledger import BASE, Ledger
+from academy.store.ledger_rows import ArchiveEntry, PromotionEntry, RollbackEntry
 from academy.store.locks import only_one
 from tests.registry import House, Standby
 
@@ -81,10 +82,10 @@ def test_an_archived_adapter_comes_back_byte_by_byte(house: House, old: Version)
 def test_archiving_twice_is_one_row_and_the_same_bytes(house: House, old: Version) -> None:
     first = put_away(house, old)
     assert put_away(house, old).sha256 == first.sha256
-    assert len(list(house.ledger.rows("archive"))) == 1
+    assert len(list(house.ledger.rows(ArchiveEntry))) == 1
     bring_back(house, old)
     assert put_away(house, old).sha256 == first.sha256
-    assert len(list(house.ledger.rows("archive"))) == 2
+    assert len(list(house.ledger.rows(ArchiveEntry))) == 2
 
 
 def test_a_kill_between_the_row_and_the_folders_end_is_finished(
@@ -99,7 +100,7 @@ def test_a_kill_between_the_row_and_the_folders_end_is_finished(
     assert read_adapter(house.store.folder(old.adapter), digest=old.adapter)
     put_away(house, old)
     assert not house.store.here(old.adapter)
-    assert len(list(house.ledger.rows("archive"))) == 1
+    assert len(list(house.ledger.rows(ArchiveEntry))) == 1
 
 
 def test_a_damaged_adapter_is_not_archived_and_stays_as_it_is(house: House, old: Version) -> None:
@@ -108,7 +109,7 @@ def test_a_damaged_adapter_is_not_archived_and_stays_as_it_is(house: House, old:
     with pytest.raises(AdapterError, match="was altered"):
         put_away(house, old)
     assert house.store.here(old.adapter)
-    assert list(house.ledger.rows("archive")) == []
+    assert list(house.ledger.rows(ArchiveEntry)) == []
 
 
 @pytest.mark.parametrize("spoil", ["flip", "cut", "swap", "evil"])
@@ -170,7 +171,7 @@ def test_of_two_who_go_back_at_once_one_does(house: House) -> None:
     house.rollback()
     with pytest.raises(PromotionError, match="somebody else came first"):
         rollback(house.ledger, house.versions, house.gate, None, "", Standby(), expected=seen)
-    assert [row.kind for row in house.ledger.rows("promotion", "rollback")].count("rollback") == 1
+    assert [row.kind for row in house.ledger.rows(PromotionEntry, RollbackEntry)].count("rollback") == 1
 
 
 def test_a_number_that_no_database_takes_is_no_version(house: House) -> None:
