@@ -19,7 +19,7 @@ from academy.errors import InputError, TrainingError
 from academy.genealogy.tracking import BASE_TAG, TrackedRun, took
 from academy.genealogy.versions import CHAMPION, TAINT, TAINTED, Version
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.choice import choose_backend
+from academy.habitat.backends.choice import create_backend
 from academy.habitat.backends.process import EVENTS, ORDER, read_events
 from academy.habitat.memory import Device, Plan
 from academy.habitat.progress import progress
@@ -305,8 +305,8 @@ def changed(
 def carried_out_as(order: TrainingOrder, placed: Placement) -> set[str]:
     """Digests of an order and of those that stood in for it because it took too much memory."""
     found = {order.digest}
-    for step in placed.ladder:
-        lower = changed(order, step.rung.recipe)
+    for step in placed.fallbacks:
+        lower = changed(order, step.fallback.recipe)
         with suppress(OSError, ValueError):
             if TrainingOrder.model_validate_json((lower.folder / ORDER).read_bytes()).changes:
                 found.add(lower.digest)
@@ -324,7 +324,7 @@ def _attempt(
 ) -> tuple[TrainingEvent, TrackedRun]:
     """One order from its first event to its last, in its MLflow run."""
     before = max((event.n for event in read_events(order.folder / EVENTS)), default=0)
-    events = choose_backend(home.settings, placed.route).train(order)
+    events = create_backend(home.settings, placed.route).train(order)
     first = next(events)
     meanwhile()
     found = tuned.tags if tuned else {}

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from academy.curriculum.dataset import Dataset, read_rows
 from academy.errors import TrainingError
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.choice import choose_backend
+from academy.habitat.backends.choice import create_backend
 from academy.habitat.runs import SEARCH
 from academy.loop.home import Home
 from academy.loop.placement import place
@@ -118,7 +118,7 @@ def tune(home: Home, search: Search, dataset: Dataset, minutes: float) -> Tuning
                     "runs": search.folder, "adapters": search.folder / ADAPTERS,
                 }
             )  # fmt: skip
-            yield from choose_backend(home.settings, placed.route).train(order)
+            yield from create_backend(home.settings, placed.route).train(order)
 
         log.info("searching a recipe: %d trials, %g minutes at most", search.trials, minutes)
         found = hold(search, carry_out, dataset.digest, minutes)
