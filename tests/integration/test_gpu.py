@@ -20,14 +20,14 @@ from academy.system.hardware import EnergyMeter, take_inventory
 from tests.campaign.house import TOPICS, WORDINGS
 
 MACHINE = take_inventory(engine=False)
-pytestmark = pytest.mark.skipif(not (MACHINE.gpus and MACHINE.cuda), reason="no GPU that torch can use")
+pytestmark = pytest.mark.skipif(not (MACHINE.gpus and MACHINE.cuda), reason="no GPU: none that torch can use")
 RECIPE = Recipe(rank=8, alpha=16, epochs=4, learning_rate=5e-3, batch_size=8, accumulation=1, max_length=128)
 SEGMENTS = 128 * 2**20
 """By so much a peak may be beside its prediction: torch reserves 20 MiB and more at a time, apart for each stream, and
 these hold little of a model of 6 MiB. For a large model this is nothing."""
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 needs_unsloth = pytest.mark.skipif(find_spec("unsloth") is None, reason="Unsloth is not installed")
-needs_two = pytest.mark.skipif(len(MACHINE.gpus) < 2, reason="one GPU alone")
+needs_two = pytest.mark.skipif(len(MACHINE.gpus) < 2, reason="only one GPU")
 
 
 def trained(

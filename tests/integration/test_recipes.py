@@ -264,7 +264,7 @@ def test_of_what_several_processes_note_the_cause_that_is_known_is_told(
 )
 def test_what_cannot_be_done_here_is_refused(order: Order, changes: dict[str, Any], plan: Plan, said: str) -> None:
     if torch.cuda.is_available():
-        pytest.skip("a GPU is there")
+        pytest.skip("a GPU is present")
     with pytest.raises(TrainingError, match=said) as refusal:
         prepare(order(plan=plan, **changes))
     assert refusal.value.cause == ("order" if "shared" in said else "gpu")

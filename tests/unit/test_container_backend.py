@@ -126,7 +126,7 @@ def test_a_base_model_with_code_of_its_own_is_refused(order: TrainingOrder, tmp_
     assert "wants to run code of its own" in message
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root's containers run as another user")
+@pytest.mark.skipif(os.getuid() != 0, reason="root only: its containers run as another user")
 def test_a_file_that_the_containers_user_cannot_read_is_named(order: TrainingOrder, tmp_path: Path) -> None:
     order.train_file.chmod(0o600)
     cause, message = refusal(order, tmp_path / "home")

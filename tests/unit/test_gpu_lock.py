@@ -148,7 +148,7 @@ def test_the_lock_is_readable_by_all_whatever_the_mask_is(shared: Path) -> None:
     assert [path.name for path in shared.iterdir()] == [f"academy-{UUID}.lock"]
 
 
-@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("flock"), reason="only root can be somebody else")
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("flock"), reason="root only")
 def test_another_user_can_hold_it_after_us_and_not_while_we_do(shared: Path) -> None:
     def held_as_nobody() -> str:
         program = f"exec 9< {gpu_lock_file(UUID).name}; flock -n 9 && echo yes || echo no"
