@@ -61,11 +61,11 @@ class Running:
             model=model, messages=[{"role": "user", "content": text}], **more
         )
 
-    def crown(self, adapter: str, version: str, kind: ChangeKind = "promotion") -> int:
+    def make_champion(self, adapter: str, version: str, kind: ChangeKind = "promotion") -> int:
         """A row of the ledger, as a promotion writes it."""
         champion = self.ledger.champion()
         generation = 0 if adapter == BASE else champion.generation + 1
-        return self.ledger.crown(champion, CHANGES[kind](version, adapter, generation)).seq
+        return self.ledger.set_champion(champion, CHANGES[kind](version, adapter, generation)).seq
 
     def health(self) -> dict[str, Any]:
         found: dict[str, Any] = httpx.get(f"{self.url}/healthz", timeout=PATIENCE).json()

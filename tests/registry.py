@@ -104,7 +104,7 @@ class House:
         serving = more.pop("serving", None) or Standby(check)
         return promote(self.ledger, self.versions, version, self.gate, verdict, serving, **more)
 
-    def crown(self, version: Version) -> None:
+    def make_champion(self, version: Version) -> None:
         self.promote(version, self.examine(version))
 
     def rollback(self, to: str | None = None, serving: Standby | None = None) -> str:

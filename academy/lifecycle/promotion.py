@@ -188,7 +188,7 @@ def rollback(
         raise PromotionError(f"{champion.name} is the champion already.", "`academy models` lists the versions.")
     if number == BASE:
         serving.prepare(BASE, again=True)
-        ledger.crown(champion, _back_to(BASE_MODEL, because, by))
+        ledger.set_champion(champion, _back_to(BASE_MODEL, because, by))
     else:
         was = next((row.body for row in reversed(crowned) if row.body.version == number), None)
         if was is None:
@@ -201,7 +201,7 @@ def rollback(
             opened = admit_adapter(gate, was.adapter, registry=False)
             serving.prepare(was.adapter, again=True)
             was = was.model_copy(update={"config": _config(opened.adapter)})
-            ledger.crown(champion, _back_to(was, because, by))
+            ledger.set_champion(champion, _back_to(was, because, by))
     try:
         serving.follow()
         told(ledger.champion())
@@ -240,7 +240,7 @@ def _crown(
             version=version.version, adapter=version.adapter, generation=champion.generation + 1,
             config=_config(opened.adapter), cursor=cursor, verdict=verdict, by=by, because=because,
         )  # fmt: skip
-        return ledger.crown(champion, promotion)
+        return ledger.set_champion(champion, promotion)
 
 
 def _back_to(champion: ChampionEntry, because: str, by: str) -> RollbackEntry:
@@ -261,7 +261,7 @@ def _follow(ledger: Ledger, versions: Versions, serving: Serving, row: Row[Promo
             raise
         changes = ledger.rows(PromotionEntry, RollbackEntry)
         before = next((change.body for change in changes if change.seq == row.body.since), BASE_MODEL)
-        ledger.crown(champion, _back_to(before, problem.message, by))
+        ledger.set_champion(champion, _back_to(before, problem.message, by))
         _show(ledger, versions)
         raise PromotionError(
             f"{champion.name} was promoted and did not answer as champion; {ledger.champion().name} is champion again.",

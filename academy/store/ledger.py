@@ -120,7 +120,7 @@ class Ledger:
                 return row.body.replaces
         return None
 
-    def crown(self, expected: Champion, entry: ChampionT) -> Row[ChampionT]:
+    def set_champion(self, expected: Champion, entry: ChampionT) -> Row[ChampionT]:
         """Replace the expected champion, or raise PromotionError where somebody else already did.
 
         Repeating the same call is harmless.

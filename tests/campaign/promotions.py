@@ -45,7 +45,7 @@ COLOURS = ("blue", "red", "green", "gold", "black", "white", "brown", "silver", 
 POINTS: tuple[tuple[str, str, str], ...] = (
     ("the adapter is read", "academy.lifecycle.promotion", "admit_adapter"),
     ("the gateway loads it", "academy.serving.gateway.client", "GatewayClient.load"),
-    ("the champion is compared and set", "academy.store.ledger", "Ledger.crown"),
+    ("the champion is compared and set", "academy.store.ledger", "Ledger.set_champion"),
     ("the row is written, not committed", "academy.store.ledger", "Ledger.append"),
     ("the gateway follows", "academy.serving.gateway.client", "GatewayClient.follow"),
     ("the canaries are asked by the name champion", "academy.serving.gateway.client", "GatewayClient.verify"),

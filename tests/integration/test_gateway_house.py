@@ -39,7 +39,7 @@ def refuse(one: Running, adapter: str, version: str, *, refused: bool = True) ->
 
 def promote(one: Running, *named: tuple[str, str]) -> None:
     for adapter, version in named:
-        one.crown(adapter, version)
+        one.make_champion(adapter, version)
         assert one.client.follow().because == ""
 
 
@@ -95,13 +95,13 @@ def test_an_archived_version_is_restored_when_it_is_named_and_when_it_is_followe
         store.remove(digests[0])
     assert one.ask("count 0", "v1").headers["x-academy-adapter"] == digests[0]
     assert store.here(digests[0])
-    one.crown(digests[0], "1", "rollback")
+    one.make_champion(digests[0], "1", "rollback")
     one.client.follow()
     until(lambda: free(store, digests[1]))
     with store.alone(digests[1]):
         store.pack(digests[1])
         store.remove(digests[1])
-    one.crown(digests[1], "2", "rollback")
+    one.make_champion(digests[1], "2", "rollback")
     told = one.client.follow()
     assert (told.champion.adapter, told.because) == (digests[1], "")
     assert store.here(digests[1])
@@ -149,7 +149,7 @@ def test_a_refused_champion_is_answered_by_nobody_until_the_rollback(one: Runnin
     assert (health["status"], "The champion v2 is refused" in health["because"]) == ("degraded", True)
     assert one.ask("count 0", BASE).headers["x-academy-adapter"] == BASE
     assert one.ask("count 0", "v1").headers["x-academy-adapter"] == A
-    one.crown(A, "1", "rollback")
+    one.make_champion(A, "1", "rollback")
     told = one.client.follow()
     assert (told.status, told.champion.adapter) == ("ready", A)
     assert one.ask("count 0").headers["x-academy-adapter"] == A
@@ -189,7 +189,7 @@ def test_who_answers_by_which_name_is_told(one: Running, runtime: Obedient) -> N
     )  # fmt: skip
     with pytest.raises(AdapterError, match="v2 does not answer as itself: another adapter"):
         one.client.verify()
-    one.crown(BASE, BASE, "rollback")
+    one.make_champion(BASE, BASE, "rollback")
     one.client.follow()
     assert one.client.look("champion").holds
 

@@ -49,10 +49,10 @@ def test_a_declined_verdict_promotes_in_no_way(house: House) -> None:
 
 def test_an_approval_dies_when_the_champion_changes(house: House) -> None:
     first, second, third = (house.train(value) for value in (1.0, 2.0, 3.0))
-    house.crown(first)
+    house.make_champion(first)
     verdict = house.examine(third)
     decide(house.ledger, verdict, approved=True, by="anna")
-    house.crown(second)
+    house.make_champion(second)
     assert (standing(house.ledger, verdict), open_verdicts(house.ledger)) == ("undecided", [])
     house.rollback()
     assert house.ledger.champion().version == first.version, "the champion that it was examined against is back"

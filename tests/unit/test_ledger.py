@@ -143,7 +143,7 @@ def test_the_base_model_is_the_first_champion(ledger: Ledger) -> None:
 
 
 def test_a_promotion_crowns_and_says_whom_it_replaces(ledger: Ledger) -> None:
-    row = ledger.crown(ledger.champion(), promotion(1, cursor=40))
+    row = ledger.set_champion(ledger.champion(), promotion(1, cursor=40))
     champion = ledger.champion()
     assert row.body.replaces == BASE
     assert (champion.seq, champion.name, champion.adapter) == (row.seq, "v1", "adapter-1")
@@ -152,26 +152,26 @@ def test_a_promotion_crowns_and_says_whom_it_replaces(ledger: Ledger) -> None:
 
 def test_repeating_a_promotion_is_harmless(ledger: Ledger) -> None:
     before = ledger.champion()
-    first = ledger.crown(before, promotion(1))
-    assert ledger.crown(before, promotion(1)) == first
+    first = ledger.set_champion(before, promotion(1))
+    assert ledger.set_champion(before, promotion(1)) == first
     assert len(list(ledger.rows())) == 1
 
 
 def test_a_promotion_against_a_champion_of_yesterday_is_refused(ledger: Ledger) -> None:
     before = ledger.champion()
-    ledger.crown(before, promotion(1))
+    ledger.set_champion(before, promotion(1))
     with pytest.raises(PromotionError, match=r"The champion is no longer base"):
-        ledger.crown(before, promotion(2))
+        ledger.set_champion(before, promotion(2))
     with pytest.raises(PromotionError, match=r"The champion is no longer base"):
-        ledger.crown(before, rollback(1))
+        ledger.set_champion(before, rollback(1))
     assert ledger.champion().version == "1"
 
 
 def test_the_crown_can_go_back_and_forth(ledger: Ledger) -> None:
-    ledger.crown(ledger.champion(), promotion(1))
-    ledger.crown(ledger.champion(), promotion(2))
-    ledger.crown(ledger.champion(), rollback(1))
-    ledger.crown(ledger.champion(), promotion(2))
+    ledger.set_champion(ledger.champion(), promotion(1))
+    ledger.set_champion(ledger.champion(), promotion(2))
+    ledger.set_champion(ledger.champion(), rollback(1))
+    ledger.set_champion(ledger.champion(), promotion(2))
     assert [row.body.replaces for row in ledger.rows()] == [BASE, "1", "2", "1"]
     assert ledger.champion().version == "2"
 
@@ -183,7 +183,7 @@ def test_of_eight_racing_threads_exactly_one_wins(ledger: Ledger) -> None:
     def race(version: int) -> None:
         start.wait()
         try:
-            won.append(ledger.crown(before, promotion(version)).body.version)
+            won.append(ledger.set_champion(before, promotion(version)).body.version)
         except PromotionError:
             lost.append(version)
 
@@ -210,7 +210,7 @@ def test_of_four_racing_processes_exactly_one_wins(ledger: Ledger) -> None:
         "sys.stdin.readline()\n"
         "entry = PromotionEntry(version=version, adapter='adapter-' + version, generation=1, cursor=0)\n"
         "try:\n"
-        "    ledger.crown(Champion(), entry)\n"
+        "    ledger.set_champion(Champion(), entry)\n"
         "except PromotionError:\n"
         "    sys.exit(7)\n"
     )
@@ -238,12 +238,12 @@ def test_of_four_racing_processes_exactly_one_wins(ledger: Ledger) -> None:
 
 def test_families_do_not_see_each_other(ledger: Ledger) -> None:
     other = Ledger(ledger.database, OTHER)
-    ledger.crown(ledger.champion(), promotion(1))
+    ledger.set_champion(ledger.champion(), promotion(1))
     ledger.append("verdict:1", verdict())
     assert list(other.rows()) == []
     assert other.champion() == Champion()
     assert other.verdicts_spent() == 0
-    other.crown(other.champion(), promotion(5))
+    other.set_champion(other.champion(), promotion(5))
     assert (ledger.champion().version, other.champion().version) == ("1", "5")
 
 

@@ -347,7 +347,7 @@ def test_what_an_earlier_champion_knew_is_still_asked_by_the_regression_suite(wo
     )  # fmt: skip
     assert entry.outcome == "PROMOTE"
     work.ledger.append("verdict:won", entry)
-    work.ledger.crown(work.ledger.champion(), promotion("1", "b" * 64, cursor=first.cursor))
+    work.ledger.set_champion(work.ledger.champion(), promotion("1", "b" * 64, cursor=first.cursor))
 
     def asked() -> tuple[set[str], set[str]]:
         suites, _ = choose_suites(work, first, work.ledger.champion(), ("recall", "regression"))

@@ -56,7 +56,7 @@ def bring_back(house: House, version: Version) -> Any:
 def old(house: House) -> Version:
     """A version that was never champion, behind a newer champion."""
     version = house.train(1.0)
-    house.crown(house.train(2.0))
+    house.make_champion(house.train(2.0))
     return version
 
 
@@ -166,7 +166,7 @@ def test_a_version_without_an_adapter_has_nothing_to_restore_or_refuse(house: Ho
 
 def test_of_two_who_go_back_at_once_one_does(house: House) -> None:
     for value in (1.0, 2.0, 3.0):
-        house.crown(house.train(value))
+        house.make_champion(house.train(value))
     seen = house.ledger.champion()
     house.rollback()
     with pytest.raises(PromotionError, match="somebody else came first"):
@@ -190,7 +190,7 @@ def test_nothing_is_archived_while_an_evolution_runs(house: House, old: Version)
 def test_champion_way_back_and_open_verdicts_stay(house: House) -> None:
     versions = [house.train(value) for value in (1.0, 2.0, 3.0, 4.0)]
     for version in versions[:3]:
-        house.crown(version)
+        house.make_champion(version)
     verdict = house.examine(versions[3])
     assert protected(house.ledger) == {
         versions[2].adapter: "it is the champion",
@@ -207,7 +207,7 @@ def test_champion_way_back_and_open_verdicts_stay(house: House) -> None:
 
 def test_pruning_leaves_the_newest_and_says_why(house: House) -> None:
     versions = [house.train(float(value)) for value in range(1, 7)]
-    house.crown(versions[0])
+    house.make_champion(versions[0])
     for version in versions[1:5]:
         house.versions.note(version.version, {"verdict": "HOLD"})
     house.versions.note(versions[5].version, {"verdict": "not examined"})
@@ -230,7 +230,7 @@ def test_a_rollback_restores_an_archived_version_and_says_how_long(
 ) -> None:
     versions = [house.train(value) for value in (1.0, 2.0, 3.0)]
     for version in versions:
-        house.crown(version)
+        house.make_champion(version)
     packed = put_away(house, versions[0])
     expected = estimate(house.ledger, house.store, versions[0].adapter)
     assert expected.bytes == packed.bytes
@@ -259,7 +259,7 @@ def test_an_activation_by_hand_checks_the_adapter(house: House, old: Version) ->
 
 def test_a_champion_deleted_in_mlflow_is_told_and_gone_back_to(house: House, caplog: pytest.LogCaptureFixture) -> None:
     for value in (1.0, 2.0):
-        house.crown(house.train(value))
+        house.make_champion(house.train(value))
     house.versions.client.delete_model_version(house.versions.family, "2")
     with caplog.at_level(logging.WARNING, "academy"):
         assert reconcile(house.ledger, house.versions).version == "2"
@@ -269,7 +269,7 @@ def test_a_champion_deleted_in_mlflow_is_told_and_gone_back_to(house: House, cap
 
 
 def test_a_number_that_mlflow_gave_twice_is_not_taken_for_the_champion(house: House) -> None:
-    house.crown(house.train(1.0))
+    house.make_champion(house.train(1.0))
     house.versions.client.delete_registered_model(house.versions.family)
     house.versions.client.create_registered_model(house.versions.family)
     impostor = house.train(2.0)
