@@ -176,7 +176,7 @@ def rollback(
             "Look at `academy status` and decide again.",
         )
     crowned = list(ledger.rows(PromotionEntry, RollbackEntry))
-    to = to or ledger.way_back()
+    to = to or ledger.rollback_target()
     if to is None:
         raise PromotionError(
             "There is nothing to go back to: the base model is the champion.", "Promote a version first."

@@ -46,7 +46,7 @@ def protected(ledger: Ledger) -> dict[str, str]:
     """Adapters (digests) that may not be put away now, each with the reason."""
     champion = ledger.champion()
     found = {champion.adapter: "it is the champion"}
-    back = ledger.way_back()
+    back = ledger.rollback_target()
     for row in ledger.latest(PromotionEntry, RollbackEntry, versions=[back] if back else []):
         if row.body.version == back:
             found.setdefault(row.body.adapter, "a rollback goes back to it")

@@ -107,7 +107,7 @@ class Ledger:
         with self.database.read() as connection:
             return self._champion(connection)
 
-    def way_back(self) -> str | None:
+    def rollback_target(self) -> str | None:
         """The version (or "base") that a plain rollback goes back to; None where the base model is where all began.
 
         After a promotion that is whom it replaced; a second rollback goes one step further back.
