@@ -42,7 +42,7 @@ from academy.professor.search_space import (
     trial_recipe,
 )
 from academy.records import canonical, digest_of
-from academy.store.files import said_plainly, write_file
+from academy.store.files import explain_disk_errors, write_file
 from academy.store.locks import only_one
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def hold(
     `clock` tells seconds. The caller sees to it that nobody else holds this search. Raises as `tune` does.
     """
     folder = search.folder
-    with said_plainly(folder):
+    with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         study = _study(folder / JOURNAL)
         while True:
