@@ -17,7 +17,7 @@ from academy.loop.training import Overrides
 from academy.professor.recipe import validate_fields
 from academy.settings import load_settings
 from academy.store.ledger import BASE
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from tasks import loop
 
 Rank = Annotated[int | None, Field(ge=4, le=256)]
@@ -67,7 +67,7 @@ def evolve(
         init_adapter=init_adapter, recipe=validate_fields(recipe or {}),
     )  # fmt: skip
     settings = load_settings()
-    with only_one(settings.folder("locks") / "evolve", "Another evolution is running in this home."):
+    with exclusive_lock(settings.folder("locks") / "evolve", "Another evolution is running in this home."):
         read = loop.read_experience(lessons, tasks, base_model)
         watch.lap("experience")
         dataset = loop.curate_dataset(repositories(repositories_read, settings.workspace_root), base_model)

@@ -19,7 +19,7 @@ from academy.lifecycle.approval import open_verdicts
 from academy.records import Record
 from academy.store.ledger import BASE, Ledger
 from academy.store.ledger_rows import ArchiveEntry, PromotionEntry, RestoreEntry, RollbackEntry
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 
 log = logging.getLogger("academy")
 
@@ -73,7 +73,7 @@ def archive(
         raise AdapterError(f"The adapter of {version.name} is not on the disk.", "Train it again.")
     lock = store.adapters.parent / "locks" / "evolve"
     with (
-        only_one(lock, "An evolution is running in this home; nothing is archived meanwhile."),
+        exclusive_lock(lock, "An evolution is running in this home; nothing is archived meanwhile."),
         store.alone(version.adapter),
     ):
         # nobody can make it champion between this look and the end: who does that uses the adapter

@@ -17,7 +17,7 @@ LOOKS_SECONDS = 0.5
 
 
 @contextmanager
-def only_one(lock: Path, refusal: str) -> Iterator[None]:
+def exclusive_lock(lock: Path, refusal: str) -> Iterator[None]:
     """Hold a lock file; the system drops it when the process dies. Raises HomeError where another holds it."""
     with explain_disk_errors(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)

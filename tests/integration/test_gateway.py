@@ -23,7 +23,7 @@ from academy.serving.gateway.client import GatewayClient
 from academy.serving.gateway.discovery import DiscoveryFile
 from academy.serving.gateway.slots import Limits
 from academy.store.ledger import BASE
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from tests.gateways import PATIENCE, Obedient, Running, fake_digest, running
 from tests.ledger_entries import promotion
 
@@ -486,5 +486,5 @@ def test_many_asynchronous_clients_are_answered_in_turn(one: Running) -> None:
 
 
 def test_no_lock_is_left(one: Running) -> None:
-    with pytest.raises(HomeError), only_one(one.settings.folder("serving") / "default.lock", "held"):
+    with pytest.raises(HomeError), exclusive_lock(one.settings.folder("serving") / "default.lock", "held"):
         pass

@@ -31,7 +31,7 @@ from academy.store.database import Database
 from academy.store.files import STAGING
 from academy.store.ledger import BASE, Ledger
 from academy.store.ledger_rows import ArchiveEntry, PromotionEntry, RollbackEntry
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from tests.registry import House, Standby
 
 HOLD_IT = """
@@ -179,7 +179,8 @@ def test_a_number_that_no_database_takes_is_no_version(house: House) -> None:
 
 
 def test_nothing_is_archived_while_an_evolution_runs(house: House, old: Version) -> None:
-    with only_one(house.adapters.parent / "locks" / "evolve", "taken"), pytest.raises(HomeError, match="evolution"):
+    lock = house.adapters.parent / "locks" / "evolve"
+    with exclusive_lock(lock, "taken"), pytest.raises(HomeError, match="evolution"):
         put_away(house, old)
     assert house.store.here(old.adapter)
 

@@ -25,7 +25,7 @@ from academy.habitat.trainer.events import EventWriter
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 
 POLITE = ""
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
@@ -293,7 +293,7 @@ def test_a_look_hinders_nobody_who_starts(tmp_path: Path) -> None:
         assert looks.stdout
         assert looks.stdout.readline(), "the other process has failed"
         for _ in range(200):
-            with only_one(tmp_path / "lock", "It runs."):
+            with exclusive_lock(tmp_path / "lock", "It runs."):
                 pass
         assert looks.poll() is None
         looks.kill()

@@ -30,7 +30,7 @@ from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.orders import refuse_outside
 from academy.records import Record, canonical
 from academy.store.files import STAGING, explain_disk_errors, is_full, write_file
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from academy.system.gpu_lock import hold_gpu
 from academy.system.processes import oom_kills
 
@@ -194,7 +194,7 @@ def run_order(
             yield failed(1, str(problem), problem.cause)
             return
     folder = order.folder
-    with only_one(folder / LOCK, "This very training is running already."):
+    with exclusive_lock(folder / LOCK, "This very training is running already."):
         for left in (ENDED, CANCEL):  # of the attempt before
             _remove(folder / left)
         if done := _done_before(order, collect):
