@@ -44,7 +44,7 @@ def take_lock(handle: int) -> bool:
             return True
 
 
-def is_held(lock: Path) -> bool:
+def is_locked(lock: Path) -> bool:
     """Whether anybody holds a lock file. To look is to share the lock for a moment; it hinders no other look."""
     try:
         handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -285,8 +285,8 @@ def test_the_trial_that_a_search_carries_out_is_seen_and_ended_as_any_training(
 def test_a_look_hinders_nobody_who_starts(tmp_path: Path) -> None:
     """To look is to share the lock for a moment; whoever takes it tries again."""
     program = (
-        "import sys; from pathlib import Path; from academy.store.locks import is_held; print(1, flush=True)\n"
-        f"while True: is_held(Path({str(tmp_path / 'lock')!r}))"
+        "import sys; from pathlib import Path; from academy.store.locks import is_locked; print(1, flush=True)\n"
+        f"while True: is_locked(Path({str(tmp_path / 'lock')!r}))"
     )
     (tmp_path / "lock").touch()
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as looks:
