@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from academy.curriculum.holdout import HoldOutRegister
+from academy.curriculum.holdout import Holdout
 from academy.errors import AdapterError
 from academy.experience.lessons import LessonsStore
 from academy.models.base_model import BaseModel, resolve
@@ -34,7 +34,7 @@ class Home:
         self.database = Database(settings.database)
         self.database.migrate()
         self.store = LessonsStore(self.database)
-        self.register = HoldOutRegister(self.database)
+        self.holdout = Holdout(self.database)
         self._uses = ExitStack()
         self._used: set[str] = set()
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from academy.curriculum import personal, secrets
 from academy.errors import HomeError
-from academy.experience.conversations import Wanted, rows_of
+from academy.experience.conversations import ConversationFilter, conversation_rows
 from academy.experience.lessons import LessonsStore
 from academy.experience.reading import now
 from academy.models.chat_template import Message
@@ -178,7 +178,8 @@ class ConversationLog:
 
     def _write(self, conversation: Conversation, feedback: Mapping[str, Any]) -> list[str]:
         """Store a conversation; runs in the writer's thread."""
-        rows = rows_of(line_of(conversation, feedback), "conversation", f"{TAG}-{datetime.now(UTC):%Y-%m-%d}", Wanted())
+        batch = f"{TAG}-{datetime.now(UTC):%Y-%m-%d}"
+        rows = conversation_rows(line_of(conversation, feedback), "conversation", batch, ConversationFilter())
         if isinstance(rows, str):
             raise HomeError(f"The conversation cannot be stored: {rows}.")
         for row in rows:
