@@ -31,8 +31,10 @@ POLITE = ""
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 FOLLOWER = """
 import subprocess, sys
+from academy.habitat.backends import process
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import _Subprocess, run_order
+process.POLITE_SECONDS = 0.5
 order = TrainingOrder.model_validate_json(sys.argv[1])
 for event in run_order(order, lambda: _Subprocess(subprocess.Popen([sys.executable, "-c", sys.argv[2]])), 600):
     print(event.model_dump_json(), flush=True)
@@ -218,7 +220,7 @@ def test_a_trainer_that_shows_life_between_its_events_is_not_ended(order: Traini
         "import time; from pathlib import Path; "
         "from academy.habitat.trainer import events; events.PULSE_SECONDS = 0.1; "
         f"told = events.EventWriter(Path({str(order.folder / 'events.jsonl')!r})); told.write('started'); "
-        "end = time.monotonic() + 4\n"
+        "end = time.monotonic() + 3\n"
         f"while time.monotonic() < end: time.sleep(0.05); {'told.pulse()' if lively else ''}\n"
         "told.write('failed', cause='data')"
     )
