@@ -30,7 +30,8 @@ from academy.models.base_model import SEED_FOLDER, resolve
 from academy.professor.recipe import Recipe
 from academy.settings import load_settings
 from academy.store.files import digest_of_file
-from tests.campaign.house import RealHome, write_topics
+from tests.homes import RealHome
+from tests.topics import write_topics
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 LONG = {"messages": [{"role": "user", "content": "why " * 300}, {"role": "assistant", "content": "because"}]}

@@ -35,7 +35,8 @@ from academy.sdk.gpu_habitat import GPUHabitat
 from academy.store.files import digest_of_file
 from academy.system import docker as engine
 from academy.system import gpu_lock
-from tests.campaign.house import TOPICS, WORDINGS, RealHome, write_topics
+from tests.homes import RealHome
+from tests.topics import TOPICS, WORDINGS, write_topics
 
 LIMITS = Limits(memory_bytes=4 * 2**30, cpus=2)
 RECIPE = Recipe(rank=8, alpha=16, epochs=5, learning_rate=5e-3, batch_size=4, accumulation=1, max_length=128)

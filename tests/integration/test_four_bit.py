@@ -18,7 +18,7 @@ from academy.habitat.trainer.model import load, prepare
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
-from tests.campaign.house import TOPICS
+from tests.topics import TOPICS
 
 pytestmark = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 

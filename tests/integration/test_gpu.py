@@ -17,7 +17,7 @@ from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
 from academy.system.hardware import EnergyMeter, take_inventory
-from tests.campaign.house import TOPICS, WORDINGS
+from tests.topics import TOPICS, WORDINGS
 
 MACHINE = take_inventory(engine=False)
 pytestmark = pytest.mark.skipif(not (MACHINE.gpus and MACHINE.cuda), reason="no GPU: none that torch can use")

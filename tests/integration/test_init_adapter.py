@@ -20,8 +20,8 @@ from academy.loop.training import Overrides, choose, place_order, train
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
-from tests.campaign.house import RealHome
 from tests.conftest import Evolved
+from tests.homes import RealHome
 
 SHORT = ("--epochs", "1", "--batch-size", "16", "--learning-rate", "1e-4", "--json")
 

@@ -6,11 +6,9 @@ One evolution is shared by all tests (tests/conftest.py). Other homes are made w
 from __future__ import annotations
 
 import shutil
-import sqlite3
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +20,17 @@ from academy.curriculum.dataset import read_dataset
 from academy.errors import AdapterError
 from academy.models.base_model import SEED_FOLDER, resolve
 from academy.store.files import content_digest_of
-from tests.campaign.house import RECIPE, TOPICS, Ended, RealHome
 from tests.conftest import Evolved
+from tests.homes import RealHome
+from tests.homes import refusal_of as refused
+from tests.homes import result_of as told
+from tests.topics import RECIPE, TOPICS
 
 # torch asks for pynvml under its old name when it is imported
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 
 SHA256 = 64
 ONE_EPOCH = ("--epochs", "1", "--learning-rate", "5e-3", "--batch-size", "16")
-
-
-def told(ended: Ended) -> Any:
-    """The JSON of a command that went well."""
-    assert ended.code == 0, ended.err
-    return ended.json
-
-
-def refused(ended: Ended) -> str:
-    """The sentence of a command that was refused: exit code 2, the sentence last, no traceback."""
-    assert ended.code == 2, (ended.out, ended.err)
-    assert "Traceback" not in ended.err + ended.out
-    sentence = ended.err.strip().splitlines()[-1].strip()
-    assert sentence.endswith("."), sentence
-    return sentence
 
 
 # --- the evolution and what it left ------------------------------------------------------------------------------
@@ -277,21 +263,6 @@ def test_a_rollback_to_a_damaged_adapter_is_refused(second_home: RealHome) -> No
 # --- what a run that was killed behind its verdict left open ------------------------------------------------------
 
 
-def _forget(home: RealHome, *, promotion: bool) -> None:
-    """Take away what comes after the verdict, as if the process had been killed before it was written."""
-    with closing(sqlite3.connect(home.path / "mlflow.db")) as registry:
-        registry.execute("DELETE FROM registered_model_aliases")
-        if promotion:
-            registry.execute("UPDATE model_version_tags SET value = 'not examined' WHERE key = 'verdict'")
-        registry.commit()
-    if promotion:
-        with closing(sqlite3.connect(home.path / "academy.db")) as ledger:
-            for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-                ledger.execute(f'DROP TRIGGER "{name}"')
-            ledger.execute("DELETE FROM ledger WHERE kind = 'promotion'")
-            ledger.commit()
-
-
 @pytest.mark.parametrize(
     ("promotion", "hours"),
     [(True, "24"), pytest.param(True, "0", marks=pytest.mark.campaign), (False, "0")],
@@ -301,7 +272,7 @@ def test_the_next_run_promotes_what_a_killed_one_had_judged(
     evolved: Evolved, second_home: RealHome, promotion: bool, hours: str
 ) -> None:
     before = second_home.state()
-    _forget(second_home, promotion=promotion)
+    second_home.cut_after_verdict(promotion=promotion)
     assert second_home.state().alias == "base"
     found = told(second_home.run(*evolved.arguments, ACADEMY_TRAINING_INTERVAL_HOURS=hours))
     assert found["decision"]["train"] is False
@@ -311,7 +282,7 @@ def test_the_next_run_promotes_what_a_killed_one_had_judged(
 def test_a_winner_that_was_damaged_meanwhile_is_not_promoted_and_stops_nothing(
     evolved: Evolved, second_home: RealHome
 ) -> None:
-    _forget(second_home, promotion=True)
+    second_home.cut_after_verdict(promotion=True)
     (weights,) = second_home.path.glob(f"adapters/*/{WEIGHTS}")
     _flip(weights)
     again = second_home.run(*evolved.arguments, ACADEMY_TRAINING_INTERVAL_HOURS="24")

@@ -21,8 +21,9 @@ from academy.operations.prefect_server import bury_the_dead, training_lock
 from academy.professor.recipe import Recipe
 from academy.settings import load_settings
 from academy.store.locks import only_one
-from tests.campaign.house import ROOT, write_topics
+from tests.homes import ROOT
 from tests.servers.pages import Pages, ended
+from tests.topics import write_topics
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from academy.models.base_model import SEED_FOLDER
-from tests.campaign.house import RealHome
 from tests.campaign.tutorial import commands
+from tests.homes import RealHome
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 INDENTED = [line.strip() for line in README.splitlines() if line.startswith("    academy ")]

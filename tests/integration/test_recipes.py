@@ -25,7 +25,7 @@ from academy.models.base_model import resolve
 from academy.models.chat_template import ChatTemplate
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
-from tests.campaign.house import TOPICS, WORDINGS
+from tests.topics import TOPICS, WORDINGS
 
 RECIPE = Recipe(rank=8, alpha=16, epochs=2, learning_rate=5e-3, batch_size=4, accumulation=1, max_length=128)
 Order = Callable[..., TrainingOrder]

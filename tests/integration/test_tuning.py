@@ -19,7 +19,8 @@ from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.professor.search_space import DEV_SHARE, Tuned
 from academy.store.files import digest_of_file
-from tests.campaign.house import TOPICS, Ended, RealHome, write_topics
+from tests.homes import Ended, RealHome
+from tests.topics import TOPICS, write_topics
 
 pytestmark = pytest.mark.campaign  # four minutes of trainings; tests/unit/test_tuning.py searches without them
 

@@ -30,7 +30,7 @@ from academy.models.base_model import resolve
 from academy.models.chat_template import FILE as TEMPLATE_FILE
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
-from tests.campaign.house import TOPICS, WORDINGS
+from tests.topics import TOPICS, WORDINGS
 
 HEADS = 6
 RECIPE = Recipe(rank=8, alpha=16, epochs=20, learning_rate=5e-3, batch_size=16, accumulation=1)
