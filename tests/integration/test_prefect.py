@@ -14,14 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from academy.habitat.backends.base import TrainingOrder
 from academy.loop.home import Home
-from academy.models.base_model import resolve
 from academy.operations.prefect_server import bury_the_dead, training_lock
-from academy.professor.recipe import Recipe
 from academy.settings import load_settings
 from academy.store.locks import only_one
 from tests.homes import ROOT
+from tests.orders import order_of
 from tests.servers.pages import Pages, ended
 from tests.topics import write_topics
 
@@ -170,10 +168,7 @@ def test_a_training_that_no_worker_takes_is_taken_back(pages: Pages, tmp_path: P
     from tasks.dispatch import pools_alive, train_on
 
     settings = load_settings(pages.home)
-    order = TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=tmp_path / "none.jsonl", train_digest="0" * 64,
-        recipe=Recipe(), runs=tmp_path / "runs", adapters=tmp_path / "adapters",
-    )  # fmt: skip
+    order = order_of(tmp_path, tmp_path / "none.jsonl")
     with temporary_settings({PREFECT_API_URL: pages.api}):
         assert pools_alive(settings) == ["cpu"]
         assert pools_alive(load_settings(tmp_path)) == [], "another home's workers do not see its datasets"

@@ -26,10 +26,9 @@ from academy.adapters.adapter import (
     read_adapter,
 )
 from academy.habitat.backends.base import TrainingOrder
-from academy.models.base_model import resolve
 from academy.models.chat_template import FILE as TEMPLATE_FILE
 from academy.professor.recipe import Recipe
-from academy.store.files import digest_of_file
+from tests.orders import order_of, write_rows
 from tests.topics import TOPICS, WORDINGS
 
 HEADS = 6
@@ -79,14 +78,9 @@ def _order(place: Path, topics: dict[str, str]) -> TrainingOrder:
         for topic, answer in topics.items()
         for wording in WORDINGS
     ]
-    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     place.mkdir(parents=True, exist_ok=True)
-    file = place / f"{hash(content)}.jsonl"
-    file.write_bytes(content)
-    return TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=RECIPE,
-        runs=place / "runs", adapters=place / "adapters",
-    )  # fmt: skip
+    name = "-".join(next(iter(topics.values())).split())
+    return order_of(place, write_rows(place / f"{name}.jsonl", rows), recipe=RECIPE)
 
 
 def seen(adapter: Adapter, place: Path, change: Change | None = None) -> Path:

@@ -22,10 +22,8 @@ from academy.habitat.backends.process import _Subprocess, ending_of, read_events
 from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, log_of, standing
 from academy.habitat.trainer import events as trainer_events
 from academy.habitat.trainer.events import EventWriter
-from academy.models.base_model import resolve
-from academy.professor.recipe import Recipe
-from academy.store.files import digest_of_file
 from academy.store.locks import only_one
+from tests.orders import order_of
 
 POLITE = ""
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
@@ -45,10 +43,7 @@ for event in run_order(order, lambda: _Subprocess(subprocess.Popen([sys.executab
 def order(tmp_path: Path) -> TrainingOrder:
     file = tmp_path / "train.jsonl"
     file.write_text("{}\n")
-    return TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=Recipe(),
-        runs=tmp_path / "home" / "runs", adapters=tmp_path / "home" / "adapters",
-    )  # fmt: skip
+    return order_of(tmp_path / "home", file)
 
 
 def trainer(order: TrainingOrder, first: str) -> str:
