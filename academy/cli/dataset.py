@@ -106,7 +106,7 @@ def rebuild(digest: str | None, base_model: str | None, *, as_json: bool) -> Non
         )
     with tempfile.TemporaryDirectory(dir=home.settings.folder("datasets").parent, prefix=".staging-") as scratch:
         guarded = guarded_texts(home.settings)
-        found = proofs.rebuild(home.store, home.register, home.base.count_tokens, dataset, Path(scratch), guarded)
+        found = proofs.rebuild(home.store, home.holdout, home.base.count_tokens, dataset, Path(scratch), guarded)
     if as_json:
         emit(found.model_dump(mode="json"))
         return

@@ -9,7 +9,7 @@ from academy.cli.output import emit, say, table
 from academy.curriculum.dataset import group_of
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError
-from academy.experience.conversations import Wanted
+from academy.experience.conversations import ConversationFilter
 from academy.experience.source import Kind
 from academy.loop import stages
 from academy.loop.home import Home
@@ -29,7 +29,7 @@ def add(
         say(f"Kept as {found[:12]}.")
 
 
-def import_files(files: list[Path], kind: Kind, wanted: Wanted, *, as_json: bool) -> None:
+def import_files(files: list[Path], kind: Kind, wanted: ConversationFilter, *, as_json: bool) -> None:
     """Import files; unreadable lines are named and kept aside."""
     home = Home.open()
     given = {"lesson": "lessons", "task": "tasks", "conversation": "conversations", "file": "files"}

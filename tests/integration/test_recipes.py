@@ -17,7 +17,7 @@ from academy.adapters.adapter import CONFIG
 from academy.errors import TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
-from academy.habitat.memory import Plan, share
+from academy.habitat.memory import Plan, split_batch
 from academy.habitat.trainer.events import NOTE
 from academy.habitat.trainer.model import Library, load, prepare, refuse_leaks
 from academy.habitat.trainer.rows import packed, read_rows
@@ -191,10 +191,10 @@ def test_two_processes_that_share_the_weights_go_on_where_they_were_killed(
 
 
 def test_a_step_that_cannot_be_shared_is_refused() -> None:
-    assert share(Recipe(batch_size=3, accumulation=4), 2) == (3, 2), "the same batches where that is possible"
-    assert share(Recipe(batch_size=4, accumulation=3), 2) == (2, 3)
+    assert split_batch(Recipe(batch_size=3, accumulation=4), 2) == (3, 2), "the same batches where that is possible"
+    assert split_batch(Recipe(batch_size=4, accumulation=3), 2) == (2, 3)
     with pytest.raises(TrainingError, match="9 examples a step cannot be shared by 2 processes"):
-        share(Recipe(batch_size=3, accumulation=3), 2)
+        split_batch(Recipe(batch_size=3, accumulation=3), 2)
 
 
 @pytest.mark.campaign

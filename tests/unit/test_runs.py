@@ -19,7 +19,7 @@ from academy.cli.main import main
 from academy.errors import InputError
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.process import _Subprocess, ending_of, read_events, run_order
-from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, log_of, standing
+from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, run_log, run_progress
 from academy.habitat.trainer import events as trainer_events
 from academy.habitat.trainer.events import EventWriter
 from academy.store.locks import only_one
@@ -123,7 +123,7 @@ def test_a_training_is_cancelled_from_another_process_and_goes_on(
     running = start(first)
     folder = running.order.folder
     (folder / "checkpoints").mkdir()
-    assert standing(folder).status == "running"
+    assert run_progress(folder).status == "running"
     found = cancel_run(folder)
     assert (found.status, found.cause, found.step, found.loss) == ("cancelled", "cancelled", 2, 1.0)
     last = running.hear()
@@ -139,7 +139,7 @@ def test_a_training_is_cancelled_from_another_process_and_goes_on(
     begun = again.hear()
     again.trainer = int(begun.message)
     assert (begun.n, begun.phase) == (4, "started")
-    assert standing(folder).status == "running"
+    assert run_progress(folder).status == "running"
     assert cancel_run(folder).attempts == 2
 
 
@@ -321,5 +321,5 @@ def test_a_trainer_that_was_killed_for_memory_says_so(
     (last,) = run_order(order, started, 600)
     assert (last.phase, last.cause) == ("failed", cause)
     assert ("ran out of memory" in last.message) == (cause == "memory")
-    assert standing(order.folder).cause == cause
-    assert [one.text for one in log_of(order.folder, follow=True)] == [f"failed {last.message}"]
+    assert run_progress(order.folder).cause == cause
+    assert [one.text for one in run_log(order.folder, follow=True)] == [f"failed {last.message}"]
