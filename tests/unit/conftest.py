@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 OUTSIDE = ("ACADEMY_", "DEFAULT_", "MIN_LESSONS", "MIN_TRAINING", "ENABLE_GPU", "WORKSPACE_ROOT", "MEMORY_ROOT")
 
 
+if examples := os.environ.get("HYPOTHESIS_EXAMPLES"):
+    from hypothesis import settings
+
+    settings.register_profile("fast", max_examples=int(examples))
+    settings.load_profile("fast")
+
+
 @pytest.fixture(autouse=True)
 def nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither the environment nor a .env file of the person who runs the tests decides them."""
