@@ -30,12 +30,12 @@ from academy.serving.runtimes.base import LiveRuntime, Piece, Turn
 from academy.serving.runtimes.ollama import OllamaRuntime
 from academy.serving.runtimes.vllm import VllmRuntime
 from academy.store.ledger import BASE
-from tests.campaign.house import TOPICS
 from tests.servers.adapters import forged, in_other_words, seen
 from tests.servers.engine import Engine
 from tests.servers.ollama import MAGIC, ollama
 from tests.servers.serving import Faults, served
 from tests.servers.vllm import vllm
+from tests.topics import TOPICS
 
 pytestmark = pytest.mark.campaign  # engines that are imitated, or killed: too long for every change
 

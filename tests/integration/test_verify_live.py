@@ -16,8 +16,8 @@ from academy.adapters.adapter import WEIGHTS
 from academy.models.base_model import resolve
 from academy.serving.gateway.client import GatewayClient
 from academy.settings import Settings
-from tests.campaign.house import RealHome
 from tests.conftest import Evolved
+from tests.homes import RealHome
 
 FLOW = """
 from academy.operations.prefect_server import configure, prefect_server
