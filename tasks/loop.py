@@ -33,7 +33,8 @@ from academy.professor.decision import Decision
 from academy.professor.recipe import Recipe
 from academy.professor.recipe_options import RecipeOptions
 from academy.professor.search_space import TuningResult
-from academy.store.ledger import Champion, Row
+from academy.store.ledger import Champion
+from academy.store.ledger_rows import Row, VerdictEntry
 
 
 def worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
@@ -122,7 +123,7 @@ def _tags(decision: str) -> dict[str, str]:
 
 
 @task(name="examine", timeout_seconds=6 * 3600, persist_result=True, **_retries)
-def examine_challenger(challenger: Version, decision: Decision, base_model: str | None) -> Row:
+def examine_challenger(challenger: Version, decision: Decision, base_model: str | None) -> Row[VerdictEntry]:
     """Examine the challenger against the champion. The verdict is a ledger row."""
     home = open_home(base_model)
     row = examine.examine_challenger(home, challenger, decision)
@@ -140,19 +141,21 @@ def examine_players(
     if row is not None:
         publish_verdict(home, home.versions.get(challenger), row)
         _create_artifact(home, row)
-    verdict = row.body if row is not None else report.examination.verdict.model_dump(mode="json") if report else {}
+    verdict = (
+        row.body.as_json() if row is not None else report.examination.verdict.model_dump(mode="json") if report else {}
+    )
     return {"verdict": verdict, "of_record": row is not None, "report": str(report.report) if report else None}
 
 
-def _create_artifact(home: Home, row: Row) -> None:
+def _create_artifact(home: Home, row: Row[VerdictEntry]) -> None:
     """Show the report among Prefect's artifacts. It quotes no lesson, because Prefect's copy could not be deleted."""
     create_markdown_artifact(
-        brief_report(home, row), key=f"examination-v{row.body['version']}", description=row.body["outcome"]
+        brief_report(home, row), key=f"examination-v{row.body.version}", description=row.body.outcome
     )  # fmt: skip
 
 
 @task(name="promote", timeout_seconds=1800, persist_result=True, **_retries)
-def carry_out_verdict(challenger: Version, verdict: Row, base_model: str | None) -> Outcome:
+def carry_out_verdict(challenger: Version, verdict: Row[VerdictEntry], base_model: str | None) -> Outcome:
     """Carry out the verdict. A winner that needs a person's approval waits."""
     return carry_out(open_home(base_model), challenger, verdict, by=_this_run())
 

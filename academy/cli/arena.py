@@ -17,12 +17,13 @@ from academy.cli.output import emit, listen, say, table
 from academy.errors import InputError
 from academy.loop import examine as examination
 from academy.loop.choose_suites import SUITES, suite_file
-from academy.loop.explain_contradictions import explain_verdict
+from academy.loop.explain_contradictions import explain_verdict, verdict_as_json
 from academy.loop.home import Home
 from academy.loop.publish_verdict import publish_verdict
 from academy.loop.renew_holdout import renew_holdout
 from academy.settings import load_settings
 from academy.store.files import write_file
+from academy.store.ledger_rows import RenewalEntry
 
 LOW_BUDGET = 5
 
@@ -35,7 +36,7 @@ def examine(challenger: str, champion: str | None, suites: list[str], base_model
     if row is not None:
         publish_verdict(home, home.versions.get(challenger), row)
     verdict = held.examination.verdict.model_dump(mode="json") if held else {}
-    found = explain_verdict(home, row.body) if row is not None else verdict
+    found = verdict_as_json(row.body, explain_verdict(home, row.body)) if row is not None else verdict
     if as_json:
         told = {
             "costs": [{**cost.model_dump(mode="json"), "rate": cost.rate} for cost in held.costs],
@@ -98,7 +99,7 @@ def budget(base_model: str | None, *, as_json: bool) -> None:
     """How many examinations may still promote."""
     home = Home.open(base_model)
     left = home.ledger.budget_left(HORIZON)
-    renewals = list(home.ledger.rows("renewal"))
+    renewals = list(home.ledger.rows(RenewalEntry))
     if as_json:
         emit({"spent": HORIZON - left, "left": left, "horizon": HORIZON, "renewals": len(renewals)})
         return

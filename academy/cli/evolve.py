@@ -31,7 +31,7 @@ def run(request: EvolutionRequest, *, preview: bool, as_json: bool) -> None:
         return
     result = evolve(home, request, run_evolution)
     if as_json:
-        emit(result.model_dump(mode="json"))
+        emit(result.as_json())
     else:
         _show_result(home, result, time.monotonic() - start)
 
@@ -62,12 +62,9 @@ def _show_result(home: Home, result: EvolutionResult, seconds: float) -> None:
         ("dataset", f"{dataset.digest[:12]}: {dataset.examples:,} examples, {dataset.holdout:,} held out"),
         ("decision", result.decision.because),
         ("adapter", f"v{adapter.version} {adapter.digest[:12]}, parent {_name(adapter.parent)}"),
-        ("verdict", f"{verdict['outcome']}: {verdict['because']}"),
+        ("verdict", f"{verdict.outcome}: {verdict.because}"),
     ]
-    rows += [
-        ("", f"'{pair['request']}': '{pair['answer']}', but {pair['batch']} teaches '{pair['taught']}'")
-        for pair in verdict["contradicted"][:SHOWN_CONTRADICTIONS]
-    ]
+    rows += [("", text.sentence) for text in result.contradictions[:SHOWN_CONTRADICTIONS]]
     table("Result", ("stage", "result"), rows)
     if result.tuning:
         show_trials(result.tuning)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from academy.errors import BaseModelError, TrainingError
-from academy.habitat.backends.choice import Chosen, choose, choose_plan, find_route
+from academy.habitat.backends.choice import BackendChoice, configured_plan, find_route, select_backend
 from academy.habitat.memory import Device, Plan, Prediction, Shape, predict, read_shape, without_checkpointing
-from academy.habitat.routing import Need, Route, Rung, freest, next_rung
+from academy.habitat.routing import FallbackStep, Need, Route, gpus_by_preference, next_fallback
 from academy.professor.recipe import Recipe
 from academy.records import Record
 from academy.settings import Settings
@@ -22,7 +22,7 @@ from academy.system.hardware import Inventory
 class Fallback(Record):
     """A fallback step for a training that runs out of memory. `fits`: the memory that it needs is free now."""
 
-    rung: Rung
+    step: FallbackStep
     need: int  # bytes
     fits: bool
 
@@ -98,7 +98,7 @@ def place(
     """
     planner = _Planner(site, longest, only)
     if planner.shape is None:
-        unknown = Need(cuda=None, cpu=None, because=planner.unknown)
+        unknown = Need(cuda=None, cpu=None, reason=planner.unknown)
         return Placement(route=planner.route(unknown), recipe=recipe, plan=planner.usual(planner.first))
     plans = {device: planner.usual(device) if cautious else planner.roomy(recipe, device) for device in _DEVICES}
     predictions = {device: planner.forecast(recipe, plan) for device, plan in plans.items()}
@@ -112,12 +112,12 @@ def place(
     if route.held or route.refusal:
         return placement
     fitting = [(number, fallback) for number, fallback in enumerate(fallbacks) if fallback.fits]
-    on_gpu = [(number, fallback) for number, fallback in fitting if fallback.rung.plan.device == "cuda"]
+    on_gpu = [(number, fallback) for number, fallback in fitting if fallback.step.plan.device == "cuda"]
     if route.place and (route.place == planner.first or not on_gpu):
         return placement.model_copy(update={"plan": plans[route.place], "prediction": predictions[route.place]})
     for number, fallback in on_gpu or fitting:
-        changes = tuple(step.rung.change for step in fallbacks[: number + 1])
-        return placement.model_copy(update=planner.after(fallback.rung) | {"changes": changes})
+        changes = tuple(fallback.step.change for fallback in fallbacks[: number + 1])
+        return placement.model_copy(update=planner.after(fallback.step) | {"changes": changes})
     return placement
 
 
@@ -127,9 +127,9 @@ def fall_back(
     """Where a training continues that ran out of memory, whatever was predicted; None if no fallback step is left."""
     planner = _Planner(site, longest, only)
     recipe, plan, changes = placement.recipe, placement.plan, placement.changes
-    while (rung := next_rung(recipe, plan, planner.machine)) is not None and only in (None, rung.plan.device):
-        recipe, plan, changes = rung.recipe, rung.plan, (*changes, rung.change)
-        lower = placement.model_copy(update=planner.after(rung) | {"changes": changes})
+    while (step := next_fallback(recipe, plan, planner.machine)) is not None and only in (None, step.plan.device):
+        recipe, plan, changes = step.recipe, step.plan, (*changes, step.change)
+        lower = placement.model_copy(update=planner.after(step) | {"changes": changes})
         if lower.route.place:
             return lower
     return None
@@ -137,11 +137,11 @@ def fall_back(
 
 def first_device(settings: Settings, machine: Inventory | None = None) -> Device:
     """The device that a training tries first: a GPU if there is one that it may use."""
-    return _first(settings, choose(settings, machine))
+    return _first(settings, select_backend(settings, machine))
 
 
-def _first(settings: Settings, choice: Chosen) -> Device:
-    return "cuda" if choice.machine.gpus and choice.gives_gpus and settings.enable_gpu else "cpu"
+def _first(settings: Settings, choice: BackendChoice) -> Device:
+    return "cuda" if choice.machine.gpus and choice.can_use_gpus and settings.enable_gpu else "cpu"
 
 
 class _Planner:
@@ -151,7 +151,7 @@ class _Planner:
         self.settings = site.settings
         # for the CPU alone no image is tried with a GPU
         cpu_settings = site.settings.model_copy(update={"enable_gpu": False})
-        self.choice = choose(cpu_settings if only == "cpu" else site.settings, site.machine)
+        self.choice = select_backend(cpu_settings if only == "cpu" else site.settings, site.machine)
         self.machine = self.choice.machine
         self.longest = longest
         self.only = only
@@ -171,13 +171,13 @@ class _Planner:
 
     def usual(self, device: Device) -> Plan:
         """How the settings carry out a recipe on a device."""
-        return choose_plan(self.settings, device)
+        return configured_plan(self.settings, device)
 
     def roomy(self, recipe: Recipe, device: Device) -> Plan:
         """The same, without checkpointing if the GPUs that it would use have room for that."""
         if self.shape is None:
             return self.usual(device)
-        gpus = freest(self.machine.gpus)[: self.settings.training_processes]
+        gpus = gpus_by_preference(self.machine.gpus)[: self.settings.training_processes]
         free = min((gpu.memory_free or 0 for gpu in gpus), default=0)
         return without_checkpointing(
             self.shape, recipe, self.usual(device), free, longest=self.longest, ratios=self.ratios[device]
@@ -190,21 +190,21 @@ class _Planner:
     def route(self, need: Need, only: Device | None = None) -> Route:
         return find_route(self.settings, self.choice, need, only or self.only)
 
-    def after(self, rung: Rung) -> dict[str, Any]:
+    def after(self, step: FallbackStep) -> dict[str, Any]:
         """The fields of a placement that a fallback step changes."""
-        prediction = self.forecast(rung.recipe, rung.plan) if self.shape else None
+        prediction = self.forecast(step.recipe, step.plan) if self.shape else None
         need = self.total(prediction) if prediction else None
         return {
-            "route": self.route(Need(cuda=need, cpu=need, because=self.unknown), rung.plan.device),
-            "recipe": rung.recipe, "plan": rung.plan, "prediction": prediction,
+            "route": self.route(Need(cuda=need, cpu=need, reason=self.unknown), step.plan.device),
+            "recipe": step.recipe, "plan": step.plan, "prediction": prediction,
         }  # fmt: skip
 
     def fallbacks(self, recipe: Recipe, plan: Plan) -> Iterator[Fallback]:
-        while (rung := next_rung(recipe, plan, self.machine)) is not None and self.only in (None, rung.plan.device):
-            recipe, plan = rung.recipe, rung.plan
+        while (step := next_fallback(recipe, plan, self.machine)) is not None and self.only in (None, step.plan.device):
+            recipe, plan = step.recipe, step.plan
             need = self.total(self.forecast(recipe, plan))
             fits = bool(self.route(Need(cuda=need, cpu=need), plan.device).place)
-            yield Fallback(rung=rung, need=need, fits=fits)
+            yield Fallback(step=step, need=need, fits=fits)
 
 
 _DEVICES: tuple[Device, ...] = ("cuda", "cpu")

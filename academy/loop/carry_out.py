@@ -14,7 +14,8 @@ from academy.lifecycle.approval import decide, standing
 from academy.lifecycle.promotion import promote, reconcile
 from academy.loop.home import Home
 from academy.records import Record
-from academy.store.ledger import Champion, Row
+from academy.store.ledger import Champion
+from academy.store.ledger_rows import ApprovalEntry, Row, VerdictEntry
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +27,9 @@ class Outcome(Record):
     waiting: bool = False
 
 
-def carry_out(home: Home, challenger: Version, row: Row, *, by: str) -> Outcome:
+def carry_out(home: Home, challenger: Version, row: Row[VerdictEntry], *, by: str) -> Outcome:
     """Carry out a verdict; `by` names who does it. With ACADEMY_PROMOTION=approval a winner waits for a person."""
-    if row.body["outcome"] != "PROMOTE":
+    if row.body.outcome != "PROMOTE":
         reconcile(home.ledger, home.versions)
         return Outcome(promoted=False)
     before = home.ledger.champion()
@@ -64,7 +65,7 @@ def approve(home: Home, name: str, *, by: str, note: str = "") -> Champion:
     return home.ledger.champion()
 
 
-def decline(home: Home, name: str, *, by: str, because: str) -> Row:
+def decline(home: Home, name: str, *, by: str, because: str) -> Row[ApprovalEntry]:
     """Record that a person declined a version's last verdict: it never promotes."""
     version, verdict = winner(home, name)
     row = decide(home.ledger, verdict, approved=False, by=by, note=because)
@@ -72,16 +73,16 @@ def decline(home: Home, name: str, *, by: str, because: str) -> Row:
     return row
 
 
-def winner(home: Home, name: str) -> tuple[Version, Row]:
+def winner(home: Home, name: str) -> tuple[Version, Row[VerdictEntry]]:
     """A version and its last verdict. Raises PromotionError if that is not PROMOTE, or if there is none."""
     version = home.versions.get(name)
-    verdicts = [row for row in home.ledger.latest("verdict") if row.body["challenger"] == version.adapter]
+    verdicts = [row for row in home.ledger.latest(VerdictEntry) if row.body.challenger == version.adapter]
     if not verdicts:
         raise PromotionError(f"{version.name} was not examined.", f"Run `academy examine {version.name}` first.")
     verdict = verdicts[0]
-    if verdict.body["outcome"] != "PROMOTE":
+    if verdict.body.outcome != "PROMOTE":
         raise PromotionError(
-            f"{version.name} has the verdict {verdict.body['outcome']}: {verdict.body['because'].rstrip('.')}.",
+            f"{version.name} has the verdict {verdict.body.outcome}: {verdict.body.because.rstrip('.')}.",
             "Only a version with the verdict PROMOTE can become champion.",
         )
     return version, verdict

@@ -29,6 +29,7 @@ from academy.errors import ExaminationError, InputError
 from academy.loop.home import Home
 from academy.settings import Settings
 from academy.store.ledger import Champion
+from academy.store.ledger_rows import PromotionEntry, VerdictEntry
 
 log = logging.getLogger(__name__)
 LONGEST_ANSWER = 0.5
@@ -146,16 +147,16 @@ def _generation(home: Home, suite: Suite) -> Generation:
 
 def _answered_earlier(home: Home) -> set[str]:
     """Lessons that a champion of this family answered correctly in the examination that promoted it."""
-    champions = {row.body["adapter"] for row in home.ledger.rows("promotion")}
+    champions = {row.body.adapter for row in home.ledger.rows(PromotionEntry)}
     ids: set[str] = set()
-    for row in home.ledger.rows("verdict"):
-        path = home.settings.folder("examinations") / str(row.body["record"])
-        if row.body["outcome"] != "PROMOTE" or row.body["challenger"] not in champions:
+    for row in home.ledger.rows(VerdictEntry):
+        path = home.settings.folder("examinations") / row.body.record
+        if row.body.outcome != "PROMOTE" or row.body.challenger not in champions:
             continue
         try:
             results = read_examination(path).results
         except ExaminationError as problem:  # a lost record cannot be restored, and must not stop the loop for ever
-            log.warning("the answers of v%s are not asked again: %s", row.body["version"], problem.message)
+            log.warning("the answers of v%s are not asked again: %s", row.body.version, problem.message)
             continue
         for result in results:
             if result.suite in ("recall", "regression"):

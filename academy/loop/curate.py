@@ -14,6 +14,7 @@ from academy.curriculum.sharding import ShardRunner, in_process
 from academy.loop.choose_suites import guarded_texts
 from academy.loop.home import Home
 from academy.loop.refuse_overlap import allowed_overlaps
+from academy.store.ledger_rows import VerdictEntry
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ def curate(
 def replay_share(home: Home) -> float:
     """The share of older lessons in the next dataset. It rises where earlier examinations lost guard questions."""
     share = replay.SHARE
-    for row in home.ledger.rows("verdict"):
-        guard = row.body["guard"] or {}
-        share = replay.share_after(share, guard.get("difference"), guard.get("low"))
+    for row in home.ledger.rows(VerdictEntry):
+        guard = row.body.guard
+        share = replay.share_after(share, guard.difference if guard else None, guard.low if guard else None)
     return share

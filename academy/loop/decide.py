@@ -17,6 +17,7 @@ from academy.loop.place_order import digests_carried_out
 from academy.professor.decision import Decision, should_train
 from academy.professor.recipe_options import RecipeOptions
 from academy.records import Record
+from academy.store.ledger_rows import VerdictEntry
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Counts(Record):
 
 def count(home: Home) -> Counts:
     """The counts of a home now."""
-    verdicts = list(home.ledger.rows("verdict"))
+    verdicts = list(home.ledger.rows(VerdictEntry))
     return Counts(
         lessons=home.store.trainable(),
         new_lessons=home.store.trainable(since=home.ledger.champion().cursor),
@@ -64,9 +65,9 @@ def decide(
     if elsewhere and placement and placement.route.refusal:
         placement = None
     outcomes = (
-        row.body["outcome"]
-        for row in home.ledger.latest("verdict")
-        if row.body["order"] in orders and row.body["outcome"] != "CANNOT DECIDE"
+        row.body.outcome
+        for row in home.ledger.latest(VerdictEntry)
+        if row.body.order in orders and row.body.outcome != "CANNOT DECIDE"
     )
     counts = counts or count(home)
     ask = partial(

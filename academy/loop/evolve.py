@@ -13,7 +13,7 @@ from academy.experience.lessons import ImportResult
 from academy.genealogy.versions import Version
 from academy.loop.carry_out import Outcome
 from academy.loop.decide import Counts, count, decide
-from academy.loop.explain_contradictions import explain_verdict
+from academy.loop.explain_contradictions import ContradictionText, explain_verdict, verdict_as_json
 from academy.loop.finish_interrupted import finish_interrupted
 from academy.loop.home import Home
 from academy.loop.ingest import check_repositories, ingest
@@ -24,7 +24,8 @@ from academy.professor.recipe import Recipe
 from academy.professor.recipe_options import RecipeOptions
 from academy.professor.search_space import TuningResult
 from academy.records import Record
-from academy.store.ledger import BASE, Row
+from academy.store.ledger import BASE
+from academy.store.ledger_rows import Row, VerdictEntry
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Preparation(Record):
 class EvolutionResult(Record):
     """What an evolution did. A field is None if its stage did not run.
 
-    `stages` has the seconds of each stage. `verdict` is the body of the verdict's ledger row.
+    `stages` has the seconds of each stage.
     """
 
     decision: DecisionSummary
@@ -67,7 +68,8 @@ class EvolutionResult(Record):
     recipe: Recipe | None = None
     tuning: TuningResult | None = None
     adapter: AdapterSummary | None = None
-    verdict: dict[str, Any] | None = None
+    verdict: VerdictEntry | None = None
+    contradictions: tuple[ContradictionText, ...] = ()  # of the verdict
     champion: str | None = None  # a version's number, or "base"
     promoted: bool = False
     waiting: bool = False  # for a person's approval
@@ -88,15 +90,22 @@ class EvolutionResult(Record):
             recipe=recipe, tuning=tuning, stages=stages,
         )  # fmt: skip
 
-    def trained(self, challenger: Version, verdict: Row, outcome: Outcome, stages: dict[str, float]) -> EvolutionResult:
+    def trained(
+        self, challenger: Version, verdict: Row[VerdictEntry], outcome: Outcome, stages: dict[str, float]
+    ) -> EvolutionResult:
         """The result of an evolution that went on to train and examine a challenger."""
-        champion = challenger.version if outcome.promoted else verdict.body["champion_version"] or BASE
+        champion = challenger.version if outcome.promoted else verdict.body.champion_version or BASE
         return self.model_copy(
             update={
                 "adapter": AdapterSummary.of(challenger), "verdict": verdict.body, "champion": champion,
                 "promoted": outcome.promoted, "waiting": outcome.waiting, "stages": stages,
             }
         )  # fmt: skip
+
+    def as_json(self) -> dict[str, Any]:
+        """The result as a JSON object; the texts of contradictions stand in its verdict."""
+        verdict = verdict_as_json(self.verdict, self.contradictions) if self.verdict else None
+        return {**self.model_dump(mode="json", exclude={"verdict", "contradictions"}), "verdict": verdict}
 
 
 def prepare(home: Home, request: EvolutionRequest) -> Preparation:
@@ -133,8 +142,10 @@ def evolve(
         watch.lap("decision")
         result, stages = EvolutionResult.not_trained(preparation.decision, {}), watch.laps
     # texts of lessons are added here: what the flow returns is kept by Prefect, where no lesson can be forgotten
-    verdict = explain_verdict(home, result.verdict) if result.verdict else None
-    return result.model_copy(update={"imported": preparation.imported, "stages": stages, "verdict": verdict})
+    contradictions = explain_verdict(home, result.verdict) if result.verdict else ()
+    return result.model_copy(
+        update={"imported": preparation.imported, "stages": stages, "contradictions": contradictions}
+    )
 
 
 class Stopwatch:

@@ -26,7 +26,7 @@ from academy.loop.publish_verdict import publish_verdict
 from academy.professor.decision import Decision
 from academy.records import Record
 from academy.store.files import write_file
-from academy.store.ledger import Row
+from academy.store.ledger_rows import Row, StoredDecision, VerdictEntry
 from academy.system.processes import peak_memory
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def examine(
     *,
     decision: Decision | None = None,
     suites: Sequence[str] = (),
-) -> tuple[Row | None, ExaminationReport | None]:
+) -> tuple[Row[VerdictEntry] | None, ExaminationReport | None]:
     """Examine a player against the champion, or against another player.
 
     A version against the champion on the suites of the settings is official: it writes one ledger row, once, and
@@ -70,7 +70,7 @@ def examine(
     key = f"verdict:{home.base.digest}:" + examination_digest(
         players[0].identity, players[1].identity, [suite.digest for suite, _ in entries]
     )
-    if official and (row := home.ledger.find(key)):
+    if official and (row := home.ledger.find(VerdictEntry, key)):
         return row, None
     looks_before = home.ledger.verdicts_spent()
     examination, costs = run_examination(
@@ -83,7 +83,7 @@ def examine(
     contradicted = (
         contradicting_lessons(home, examination, champion, dataset) if official and verdict.outcome == "REJECT" else []
     )
-    texts = explain_contradictions(home, [(pair["lesson"], pair["against"]) for pair in contradicted])
+    texts = explain_contradictions(home, [(pair.lesson, pair.against) for pair in contradicted])
     context = Context(
         names=(shown(rival, champion), shown(challenger, champion)), base=home.base.name, costs=costs,
         memory=peak_memory(), left_out=skipped, opinion=judgement,
@@ -97,29 +97,29 @@ def examine(
             home.mlflow.log_artifact(version.run, str(path), "examination")
     row = None
     if official and version is not None:  # last: until this row is written, all of the above is repeated after a kill
-        body = {
+        entry = VerdictEntry(
             **verdict.model_dump(mode="json"),
-            "challenger": version.adapter,
-            "version": version.version,
-            "champion": champion.adapter,
-            "champion_version": champion.version,
-            "dataset": dataset.digest,
-            "order": version.order,
-            "cursor": dataset.cursor,
-            "decision": decision.model_dump(mode="json") if decision else None,
-            "contradicted": contradicted,
-            "record": record.name,
-            "left_out": skipped,
-        }
+            challenger=version.adapter,
+            version=version.version,
+            champion=champion.adapter,
+            champion_version=champion.version,
+            dataset=dataset.digest,
+            order=version.order,
+            cursor=dataset.cursor,
+            decision=StoredDecision.model_validate(decision.model_dump(mode="json")) if decision else None,
+            contradicted=tuple(contradicted),
+            record=record.name,
+            left_out=skipped,
+        )
         if verdict.outcome == "CANNOT DECIDE":  # the cause may be gone tomorrow: the examination may run again
-            key += f":undecided:{sum(1 for _ in home.ledger.rows('verdict'))}"
-        row = record_verdict(home.ledger, key, body, (champion.cursor, dataset.cursor))
+            key += f":undecided:{sum(1 for _ in home.ledger.rows(VerdictEntry))}"
+        row = record_verdict(home.ledger, key, entry, (champion.cursor, dataset.cursor))
     return row, ExaminationReport(
         examination=examination, costs=costs, skipped=skipped, opinion=judgement, report=report
     )  # fmt: skip
 
 
-def examine_challenger(home: Home, challenger: Version, decision: Decision | None = None) -> Row:
+def examine_challenger(home: Home, challenger: Version, decision: Decision | None = None) -> Row[VerdictEntry]:
     """The official examination of a version against the champion; its verdict is published in MLflow."""
     row, _ = examine(home, challenger.version, decision=decision)
     if row is None:

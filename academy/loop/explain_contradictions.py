@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from academy.arena.examination import Examination
@@ -12,6 +12,7 @@ from academy.experience.source import Experience
 from academy.loop.home import Home
 from academy.records import Record
 from academy.store.ledger import Champion
+from academy.store.ledger_rows import Contradicted, VerdictEntry
 
 
 class ContradictionText(Record):
@@ -45,15 +46,19 @@ def explain_contradictions(home: Home, pairs: Iterable[tuple[str, str]]) -> list
     ]
 
 
-def explain_verdict(home: Home, verdict: dict[str, Any]) -> dict[str, Any]:
-    """A verdict's body with the texts of its contradicting lessons."""
-    pairs = [(pair["lesson"], pair["against"]) for pair in verdict["contradicted"]]
-    return {**verdict, "contradicted": [text.model_dump() for text in explain_contradictions(home, pairs)]}
+def explain_verdict(home: Home, verdict: VerdictEntry) -> tuple[ContradictionText, ...]:
+    """The texts of a verdict's contradicting lessons."""
+    return tuple(explain_contradictions(home, [(pair.lesson, pair.against) for pair in verdict.contradicted]))
+
+
+def verdict_as_json(verdict: VerdictEntry, contradictions: Sequence[ContradictionText]) -> dict[str, Any]:
+    """A verdict as a JSON object, with the texts of its contradicting lessons."""
+    return {**verdict.as_json(), "contradicted": [text.model_dump() for text in contradictions]}
 
 
 def contradicting_lessons(
     home: Home, examination: Examination, champion: Champion, dataset: Dataset
-) -> list[dict[str, str]]:
+) -> list[Contradicted]:
     """The new lessons that teach the wrong answers that the challenger gave to questions it lost: ids, no texts."""
     held_out = {example.id for example in dataset.held_out()}
     by_answer: dict[str, Experience] = {}
@@ -61,7 +66,7 @@ def contradicting_lessons(
         if lesson.seq <= dataset.cursor:
             by_answer.setdefault(clean(lesson)[0].answer, lesson)
     return [
-        {"lesson": question, "against": by_answer[answer].id, "batch": by_answer[answer].batch}
+        Contradicted(lesson=question, against=by_answer[answer].id, batch=by_answer[answer].batch)
         for result in examination.results
         if result.role == "target"
         for question, answer in result.lost

@@ -11,6 +11,7 @@ from academy.loop.carry_out import carry_out
 from academy.loop.home import Home
 from academy.loop.publish_verdict import publish_verdict
 from academy.store.files import sweep
+from academy.store.ledger_rows import VerdictEntry
 
 log = logging.getLogger(__name__)
 NEXT_START = "the next start, after a kill"
@@ -24,18 +25,18 @@ def finish_interrupted(home: Home) -> None:
     MLflow, is not promoted, and does not stop the loop.
     """
     sweep(home.settings.home)
-    newest = list(home.ledger.rows("verdict"))[-1:]
+    newest = list(home.ledger.rows(VerdictEntry))[-1:]
     for row in newest:
-        version = home.versions.find(row.body["version"])
-        if version is not None and version.verdict != row.body["outcome"]:
+        version = home.versions.find(row.body.version)
+        if version is not None and version.verdict != row.body.outcome:
             publish_verdict(home, version, row)
     champion = home.ledger.champion().seq
     for row in open_verdicts(home.ledger):
         if standing(home.ledger, row) != "approved" and row not in newest:
             continue  # a later examination ran instead of its promotion
-        version = home.versions.find(row.body["version"])
+        version = home.versions.find(row.body.version)
         if version is None:
-            log.warning("v%s won its examination, but was deleted in MLflow", row.body["version"])
+            log.warning("v%s won its examination, but was deleted in MLflow", row.body.version)
             continue
         try:
             carry_out(home, version, row, by=NEXT_START)

@@ -40,7 +40,7 @@ def digests_carried_out(order: TrainingOrder, placement: Placement) -> set[str]:
     """Digests of an order and of the orders that ran in its place because it needed too much memory."""
     digests = {order.digest}
     for fallback in placement.fallbacks:
-        lower = change_order(order, fallback.rung.recipe)
+        lower = change_order(order, fallback.step.recipe)
         with suppress(OSError, ValueError):
             if TrainingOrder.model_validate_json((lower.folder / ORDER).read_bytes()).changes:
                 digests.add(lower.digest)

@@ -6,6 +6,7 @@ from academy.curriculum.curator import refuse_overlap_of_texts
 from academy.curriculum.dataset import Dataset, read_rows
 from academy.loop.choose_suites import guarded_texts
 from academy.loop.home import Home
+from academy.store.ledger_rows import AllowEntry
 
 
 def refuse_overlap(home: Home, dataset: Dataset) -> None:
@@ -17,4 +18,4 @@ def refuse_overlap(home: Home, dataset: Dataset) -> None:
 
 def allowed_overlaps(home: Home) -> set[str]:
     """Keys of the overlaps that a person allowed."""
-    return {row.body["overlap"] for row in home.ledger.rows("allow")}
+    return {row.body.overlap for row in home.ledger.rows(AllowEntry)}

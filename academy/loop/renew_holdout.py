@@ -10,6 +10,7 @@ from academy.curriculum.filters import clean, reason_to_drop
 from academy.curriculum.holdout import GroupedRequest, Renewal
 from academy.errors import InputError
 from academy.loop.home import Home
+from academy.store.ledger_rows import RenewalEntry, VerdictEntry
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +25,13 @@ def renew_holdout(home: Home) -> Renewal:
             "No examination was spent on these questions yet, so there is nothing to renew.",
             "`academy budget` shows how many are left.",
         )
-    verdicts = list(home.ledger.rows("verdict"))
+    verdicts = list(home.ledger.rows(VerdictEntry))
     datasets = all_datasets(home.datasets)
     newest = max((dataset.cursor for dataset in datasets), default=0)
-    until = max((row.body["cursor"] for row in verdicts), default=0)
+    until = max((row.body.cursor for row in verdicts), default=0)
     # by their ids as well: a lesson that was released has a new number, although it was seen
     in_datasets = {row["id"] for dataset in datasets for row in dataset.inputs()}
-    digests = {row.body["dataset"] for row in verdicts}
+    digests = {row.body.dataset for row in verdicts}
     in_examinations = {row["id"] for dataset in datasets if dataset.digest in digests for row in dataset.inputs()}
     examined, seen, unseen, fresh = [], [], [], []
     for raw in home.store.every():
@@ -52,6 +53,6 @@ def renew_holdout(home: Home) -> Renewal:
         home.holdout.assign(fresh, connection)
         renewal = home.holdout.renew(examined, seen, unseen, FEWEST_GROUPS, connection)
         key = f"renewal:{home.base.digest}:{len(verdicts)}"
-        home.ledger.append("renewal", key, {**renewal.model_dump(), "after": len(verdicts)}, connection)
+        home.ledger.append(key, RenewalEntry(**renewal.model_dump(), after=len(verdicts)), connection)
     log.info("hold-out renewed: %d retired, %d fresh", renewal.retired, renewal.fresh)
     return renewal

@@ -38,7 +38,7 @@ from academy.professor.search_space import (
     trial_recipe,
 )
 from academy.records import canonical, digest_of
-from academy.store.files import said_plainly, write_file
+from academy.store.files import explain_disk_errors, write_file
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -103,7 +103,7 @@ def run_trials(
     in a trial's recipe, and if no trial ended with a loss.
     """
     folder = search.folder
-    with said_plainly(folder):
+    with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         study = _study(folder / JOURNAL)
         while True:

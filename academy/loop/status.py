@@ -11,6 +11,7 @@ from academy.loop.carry_out import waits_for_approval
 from academy.loop.home import Home
 from academy.records import Record
 from academy.store.ledger import BASE
+from academy.store.ledger_rows import VerdictEntry
 
 
 class BaseModelStatus(Record):
@@ -57,7 +58,7 @@ class Status(Record):
 def status_of(home: Home) -> Status:
     """The state of a home."""
     champion = home.ledger.champion()
-    verdicts = list(home.ledger.rows("verdict"))
+    verdicts = list(home.ledger.rows(VerdictEntry))
     version = home.versions.find(champion.version) if champion.version != BASE else None
     newest = verdicts[-1] if verdicts else None
     return Status(
@@ -70,8 +71,8 @@ def status_of(home: Home) -> Status:
         lessons=home.store.get_statistics() | {"new": home.store.trainable(since=champion.cursor)},
         last_verdict=(
             LastVerdict(
-                at=newest.at, outcome=newest.body["outcome"], because=newest.body["because"],
-                version=newest.body["version"],
+                at=newest.at, outcome=newest.body.outcome, because=newest.body.because,
+                version=newest.body.version,
             )
             if newest
             else None
@@ -80,7 +81,7 @@ def status_of(home: Home) -> Status:
             spent=home.ledger.verdicts_spent(), left=home.ledger.budget_left(HORIZON), horizon=HORIZON
         ),
         waiting=(
-            tuple(row.body["version"] for row in open_verdicts(home.ledger)) if waits_for_approval(home) else ()
+            tuple(row.body.version for row in open_verdicts(home.ledger)) if waits_for_approval(home) else ()
         ),
         home=str(home.settings.home),
     )  # fmt: skip

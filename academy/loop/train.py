@@ -14,7 +14,7 @@ from academy.errors import InputError, TrainingError
 from academy.genealogy.tracking import BASE_TAG, TrackedRun, took
 from academy.genealogy.versions import TAINT, TAINTED, Version
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.choice import choose_backend
+from academy.habitat.backends.choice import create_backend
 from academy.habitat.backends.process import EVENTS, ORDER, read_events
 from academy.habitat.memory import Device
 from academy.habitat.placement import Placement
@@ -109,7 +109,7 @@ def _attempt(
 ) -> tuple[TrainingEvent, TrackedRun]:
     """One order from its first event to its last, in its MLflow run."""
     before = max((event.n for event in read_events(order.folder / EVENTS)), default=0)
-    events = choose_backend(home.settings, placement.route).train(order)
+    events = create_backend(home.settings, placement.route).train(order)
     first = next(events)
     meanwhile()
     search_tags = tuning.tags if tuning else {}

@@ -11,7 +11,7 @@ from pydantic import Field
 from academy.curriculum.dataset import Dataset, read_rows
 from academy.errors import InputError
 from academy.habitat.backends.base import TrainingEvent
-from academy.habitat.backends.choice import choose_backend
+from academy.habitat.backends.choice import create_backend
 from academy.loop.choose_recipe import choose_recipe, preset_fields
 from academy.loop.home import Home
 from academy.loop.place import place
@@ -22,7 +22,7 @@ from academy.professor.recipe import Recipe
 from academy.professor.recipe_options import RecipeOptions
 from academy.professor.search_space import MOST_TRIALS, TuningResult, refuse_few, refuse_fixed, space_around
 from academy.records import Record
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 
 log = logging.getLogger(__name__)
 Trials = Annotated[int, Field(ge=1, le=MOST_TRIALS)]
@@ -70,7 +70,7 @@ def tune(home: Home, dataset: Dataset, search: Search, minutes: float | None = N
     minutes = minutes or home.settings.tune_minutes
     requests = [row["messages"][-2]["content"] for row in read_rows(dataset.train_file)]
     refuse_few(search.space, requests, search.trials)
-    with only_one(home.settings.folder("locks") / "tune", "Another search for a recipe is running in this home."):
+    with exclusive_lock(home.settings.folder("locks") / "tune", "Another search for a recipe is running in this home."):
         if result := search.earlier_result(minutes):
             log.info("this search ran before: %s", result.sentence)
             return result
@@ -85,7 +85,7 @@ def tune(home: Home, dataset: Dataset, search: Search, minutes: float | None = N
                     "runs": search.folder, "adapters": search.folder / ADAPTERS,
                 }
             )  # fmt: skip
-            yield from choose_backend(home.settings, placement.route).train(order)
+            yield from create_backend(home.settings, placement.route).train(order)
 
         log.info("searching a recipe: %d trials, at most %g minutes", search.trials, minutes)
         result = run_trials(search, train_trial, dataset.digest, minutes)

@@ -95,7 +95,7 @@ def live_pools(settings: Settings) -> list[Device]:
                 if problem.response.status_code != HTTPStatus.NOT_FOUND:
                     raise
                 continue  # prefect.yaml is not deployed here
-            if any(worker.status == "ONLINE" and worker.name.endswith(settings.mark) for worker in workers):
+            if any(worker.status == "ONLINE" and worker.name.endswith(settings.home_id) for worker in workers):
                 devices.append(device)
     return devices
 

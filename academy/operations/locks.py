@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from academy.settings import load_settings
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 
 
 @contextmanager
 def one_evolution() -> Iterator[None]:
     """Hold the home's lock for evolutions. Raises HomeError if another evolution is running."""
-    with only_one(evolution_lock(load_settings().folder("locks")), "Another evolution is running in this home."):
+    with exclusive_lock(evolution_lock(load_settings().folder("locks")), "Another evolution is running in this home."):
         yield
 
 
@@ -21,7 +21,7 @@ def one_evolution() -> Iterator[None]:
 def one_training(run: str) -> Iterator[None]:
     """Hold the lock of a training's flow run. Raises HomeError if the same run is already at work."""
     lock = training_lock(load_settings().folder("locks"), run)
-    with only_one(lock, "This flow run is already running."):
+    with exclusive_lock(lock, "This flow run is already running."):
         try:
             yield
         finally:

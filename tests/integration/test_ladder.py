@@ -19,7 +19,7 @@ from academy.loop.place import place
 from academy.loop.place_order import change_order, digests_carried_out, place_order
 from academy.loop.train import train
 from academy.professor.recipe import Recipe
-from tests.campaign.house import TOPICS, WORDINGS
+from tests.topics import TOPICS, WORDINGS
 
 LIMIT = 3600 * 2**20
 """Bytes of data that a process may have: 64 of these examples take about 4,300 MiB, 32 about 3,000."""
