@@ -158,7 +158,7 @@ def choose_recipe(
 
     `longest` is of one example in tokens, `tokens` of all `examples` together, both None where there is no dataset
     yet. `gpu` says that it is trained on one; without `pack` examples never share rows. How much of it fits is no
-    question here: academy.loop.placement asks it.
+    question here: academy.habitat.placement answers it.
 
     Small models need large steps: 2e-4 is right for billions of parameters and teaches a model of millions nothing.
     """
