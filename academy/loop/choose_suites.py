@@ -53,19 +53,19 @@ def choose_suites(
     """
     shelf = _Shelf(home, dataset, champion)
     suites: list[Suite] = []
-    skipped: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for name in dict.fromkeys(names):
         suite = shelf.take(name)
         if isinstance(suite, Unavailable):
-            skipped[name] = suite.because
+            reasons[name] = suite.because
             continue
-        if any(suite.name == other.name for other in suites):
+        if suite.name in {entry.name for entry in suites}:
             raise InputError(f"Two suites are called {suite.name}.", "Give each its own name, in its first line.")
         if suite.questions() or suite.role == "target":
             suites.append(suite)
         else:
-            skipped[suite.name] = "it has no questions here"
-    return [(suite, _generation(home, suite)) for suite in suites], skipped
+            reasons[suite.name] = "it has no questions here"
+    return [(suite, _generation(home, suite)) for suite in suites], reasons
 
 
 class _Shelf:
@@ -112,27 +112,25 @@ class _Shelf:
 
 def guarded_texts(settings: Settings) -> list[GuardedSuite]:
     """The questions of the settings' suites, which curation keeps out of training. It guards the hold-out itself."""
-    guarded = []
+    texts = []
     for name in settings.suites:
         if name == "coding":
             rows = [orjson.loads(line) for line in CODING.read_bytes().splitlines()]
-            guarded.append(GuardedSuite(name, [row[part] for row in rows for part in ("request", "solution")]))
+            texts.append(GuardedSuite(name, [row[part] for row in rows for part in ("request", "solution")]))
         elif name == "regression":  # its questions are short: only a whole one that is quoted counts
             requests = [question.request for question in UserSuite.read(GENERAL).questions()]
-            guarded.append(GuardedSuite("general", requests, shared_runs=False))
+            texts.append(GuardedSuite("general", requests, shared_runs=False))
         elif name not in SUITES and not name.startswith(PREFIX):
             suite = UserSuite.read(suite_file(name))
-            guarded.append(GuardedSuite(suite.name, [question.request for question in suite.questions()]))
-    return guarded
+            texts.append(GuardedSuite(suite.name, [question.request for question in suite.questions()]))
+    return texts
 
 
 def suite_file(name: str) -> Path:
     """The file of a user's suite. Raises InputError for a name that is neither a suite nor a .jsonl file."""
     path = Path(name).expanduser()
     if path.suffix != ".jsonl":
-        raise InputError(
-            f"There is no suite {name}.", f"Choose one of {', '.join(SUITES)}, a .jsonl file or {PREFIX}TASK."
-        )
+        raise InputError(f"Unknown suite {name}.", f"Choose one of {', '.join(SUITES)}, a .jsonl file or {PREFIX}TASK.")
     return path
 
 
@@ -141,8 +139,8 @@ def _generation(home: Home, suite: Suite) -> Generation:
     longest = max(home.base.count_tokens([question.reference for question in suite.questions()]), default=0)
     if isinstance(suite, LmEvalSuite):
         longest = max(longest, suite.max_new_tokens - 1)
-    most = max(32, int(home.base.context * LONGEST_ANSWER) // 32 * 32)
-    return Generation(max_new_tokens=min(most, 32 * (1 + (longest + 1) // 32)))
+    limit = max(32, int(home.base.context * LONGEST_ANSWER) // 32 * 32)
+    return Generation(max_new_tokens=min(limit, 32 * (1 + (longest + 1) // 32)))
 
 
 def _answered_earlier(home: Home) -> set[str]:
@@ -155,7 +153,7 @@ def _answered_earlier(home: Home) -> set[str]:
             continue
         try:
             results = read_examination(path).results
-        except ExaminationError as problem:  # a lost record cannot be restored, and must not stop the loop for ever
+        except ExaminationError as problem:  # a lost record cannot be restored, and must not stop the loop permanently
             log.warning("the answers of v%s are not asked again: %s", row.body.version, problem.message)
             continue
         for result in results:

@@ -118,9 +118,9 @@ def prepare(home: Home, request: EvolutionRequest) -> Preparation:
     check_repositories(request.repositories_read)
     request.search.check(home, request.recipe)
     finish_interrupted(home)
-    imported = tuple(ingest(home, request.lessons, request.tasks))
+    imports = tuple(ingest(home, request.lessons, request.tasks))
     counts = count(home)
-    return Preparation(imported=imported, counts=counts, decision=decide(home, force=request.force, counts=counts))
+    return Preparation(imported=imports, counts=counts, decision=decide(home, force=request.force, counts=counts))
 
 
 def evolve(

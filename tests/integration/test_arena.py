@@ -20,6 +20,7 @@ from academy.arena.suites.coding import FILE as CODING
 from academy.arena.suites.coding import coding
 from academy.arena.suites.leak import LeakSuite
 from academy.arena.suites.recall import RecallSuite
+from academy.loop import choose_suites as choosing
 from academy.loop import examine as examining
 from academy.loop.curate import curate
 from academy.loop.decide import decide
@@ -152,7 +153,7 @@ def test_no_broken_examination_moves_the_champion(name: str, unexamined: Home, m
     version = unexamined.versions.get("1")
     row = loop.examine_challenger.fn(version, None, None)  # type: ignore[arg-type]
     assert (row.body.outcome, row.body.spends) == ("CANNOT DECIDE", False)
-    assert loop.act_on_verdict.fn(version, row, None).promoted is False
+    assert loop.carry_out_verdict.fn(version, row, None).promoted is False
     assert unexamined.ledger.champion().version == BASE
     assert unexamined.ledger.verdicts_spent() == 0
     monkeypatch.undo()
@@ -194,7 +195,7 @@ def test_a_leak_rejects_in_the_loop(unexamined: Home, monkeypatch: pytest.Monkey
             (key,) = self._things
             self._things[key] = "".join(sign for sign in lesson.answer.lower() if sign.isalnum())
 
-    monkeypatch.setattr(examining, "LeakSuite", WhatItLearned)
+    monkeypatch.setattr(choosing, "LeakSuite", WhatItLearned)
     row, held = examine(unexamined, "1")
     assert row is not None
     assert held is not None
@@ -222,7 +223,7 @@ def test_an_endpoint_is_refused_where_it_names_no_model(evolved: Evolved) -> Non
 def test_a_suite_that_is_not_there_is_refused(evolved: Evolved) -> None:
     ended = evolved.home.run("examine", "1", "base", "--suite", "manners")
     assert ended.code == 2
-    assert "There is no suite manners. Choose recall, style" in ended.err
+    assert "Unknown suite manners. Choose one of recall, style" in ended.err
 
 
 def test_a_suite_of_ones_own_is_asked_beside_the_others(evolved: Evolved, tmp_path: Path) -> None:

@@ -444,9 +444,7 @@ def _flip(path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    assert "There is no file" in refused(
-        RealHome(tmp_path / "home").run("evolve", "--lessons", tmp_path / "none.jsonl")
-    )
+    assert "does not exist" in refused(RealHome(tmp_path / "home").run("evolve", "--lessons", tmp_path / "none.jsonl"))
 
 
 def test_too_few_lessons_are_a_no_and_no_error(tmp_path: Path) -> None:

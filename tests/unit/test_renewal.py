@@ -424,7 +424,7 @@ def test_the_suites_are_listed_with_those_of_your_own(
     [
         ("recall,none.jsonl", "The suite none.jsonl cannot be read"),
         ("recall,empty.jsonl", "empty.jsonl has no questions"),
-        ("recal", "There is no suite recal. Choose one of recall, style"),
+        ("recal", "Unknown suite recal. Choose one of recall, style"),
     ],
 )
 def test_suites_that_cannot_be_asked_are_refused(
