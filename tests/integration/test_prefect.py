@@ -44,8 +44,8 @@ def test_the_form_has_descriptions_and_bounds(pages: Pages) -> None:
     ]  # fmt: skip
     forms = {name: one["parameter_openapi_schema"]["properties"] for name, one in entrypoints.items()}
     assert all(field.get("description") for form in forms.values() for field in form.values()), forms
-    form = forms["evolve", "on-demand"]
-    rank = form["lora_rank"]["anyOf"][0]
+    options = entrypoints["evolve", "on-demand"]["parameter_openapi_schema"]["definitions"]["RecipeOptions"]
+    rank = options["properties"]["rank"]["anyOf"][0]
     assert (rank["minimum"], rank["maximum"]) == (4, 256)
 
 
@@ -70,7 +70,7 @@ def test_no_deployment_holds_a_lease(pages: Pages) -> None:
     assert all(one["global_concurrency_limit"] is None for one in pages.post("/deployments/filter", {}))
 
 
-def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(pages: Pages) -> None:
+def test_a_killed_run_is_marked_crashed_at_the_next_start(pages: Pages) -> None:
     flow = pages.post("/flows/filter", {"flows": {"name": {"any_": ["evolve"]}}})[0]
     trainings = pages.post("/flows/filter", {"flows": {"name": {"any_": ["train"]}}})[0]
     run = pages.post("/flow_runs/", {"flow_id": flow["id"], "state": {"type": "RUNNING"}})
@@ -98,7 +98,7 @@ def test_deploying_again_changes_nothing(pages: Pages) -> None:
     assert {one["id"] for one in pages.post("/deployments/filter", {})} == before
 
 
-def test_a_worker_runs_the_flow_and_too_few_lessons_are_a_no(pages: Pages) -> None:
+def test_a_worker_runs_the_flow_which_ends_early_with_too_few_lessons(pages: Pages) -> None:
     lessons = pages.home.parent / "few.jsonl"
     lessons.write_text(
         "".join(f'{{"situation": "word {n}", "action": "answer {n}", "outcome": "success"}}\n' for n in range(30)),
@@ -112,7 +112,7 @@ def test_a_worker_runs_the_flow_and_too_few_lessons_are_a_no(pages: Pages) -> No
     assert [one["name"].rsplit("-", 1)[0] for one in tasks] == ["prepare"], "the counts alone say no"
 
 
-def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) -> None:
+def test_an_evolution_sends_its_training_to_the_training_pool(pages: Pages) -> None:
     """The other worker trains, as a flow run of its own; the evolution waits, and examines what came of it."""
     lessons = write_topics(pages.home.parent / "topics.jsonl")
     deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
@@ -136,7 +136,7 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
 
 
 @pytest.mark.campaign
-def test_who_cancels_an_evolution_ends_its_training(pages: Pages) -> None:
+def test_cancelling_an_evolution_ends_its_training(pages: Pages) -> None:
     deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
     lessons = write_topics(pages.home.parent / "topics.jsonl")
     options = {"lessons": [str(lessons)], "recipe": {"epochs": 20}, "force": True}
@@ -157,7 +157,7 @@ def test_who_cancels_an_evolution_ends_its_training(pages: Pages) -> None:
     assert ended(pages, newest)["state_type"] in ("CANCELLED", "CRASHED", "FAILED")
 
 
-def test_a_training_that_no_worker_takes_is_taken_back(pages: Pages, tmp_path: Path) -> None:
+def test_a_training_that_no_worker_takes_is_cancelled(pages: Pages, tmp_path: Path) -> None:
     """There is a pool for GPUs and no GPU: whoever asks does not wait for ever, and nothing is left waiting."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -203,19 +203,19 @@ def refusals(pages: Pages) -> dict[str, tuple[str, str]]:
     return {name: (state, message) for name, state, message in rows}
 
 
-def test_a_training_by_hand_without_a_dataset_ends_in_a_sentence(refusals: dict[str, tuple[str, str]]) -> None:
+def test_a_training_by_hand_without_a_dataset_fails_with_a_message(refusals: dict[str, tuple[str, str]]) -> None:
     state, message = refusals["train"]
     assert state == "FAILED"
     assert "There is no dataset" in message
 
 
-def test_a_verification_where_nobody_serves_fails_with_the_remedy(refusals: dict[str, tuple[str, str]]) -> None:
+def test_a_verification_without_a_gateway_fails_with_the_remedy(refusals: dict[str, tuple[str, str]]) -> None:
     state, message = refusals["verify"]
     assert state == "FAILED"
     assert "Start it with `academy serve`" in message
 
 
-def test_an_examination_by_hand_without_a_version_ends_in_a_sentence(
+def test_an_examination_by_hand_without_a_version_fails_with_a_message(
     pages: Pages, refusals: dict[str, tuple[str, str]]
 ) -> None:
     state, message = refusals["examine"]
@@ -234,7 +234,7 @@ def test_a_killed_server_leaves_nothing_behind(tmp_path: Path) -> None:
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_evolution_at_work_ends_with_its_pages(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_running_evolution_ends_with_its_pages(tmp_path: Path, number: signal.Signals) -> None:
     served = Pages(tmp_path / "home")
     served.wait_for("Ctrl-C ends everything")
     deployment = next(one for one in served.post("/deployments/filter", {}) if one["name"] == "on-demand")
@@ -247,7 +247,7 @@ def test_an_evolution_at_work_ends_with_its_pages(tmp_path: Path, number: signal
     assert served.end(number) == []
 
 
-def test_without_a_server_deploying_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_deploying_without_a_server_is_refused(tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACADEMY_", "PREFECT_"))}
     done = subprocess.run(
         [sys.executable, "-m", "academy.cli.main", "deploy"],
