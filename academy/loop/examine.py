@@ -33,7 +33,7 @@ from academy.curriculum.dataset import Dataset, Example, read_dataset
 from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.filters import clean
 from academy.errors import ExaminationError, InputError
-from academy.experience.source import Experience
+from academy.experience.experience import Experience
 from academy.genealogy.description import describe
 from academy.genealogy.versions import Version
 from academy.lifecycle.promotion import record_verdict

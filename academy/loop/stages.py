@@ -21,10 +21,12 @@ from academy.curriculum.filters import clean, reason_to_drop
 from academy.curriculum.holdout import GroupedRequest, Renewal
 from academy.curriculum.sharding import ShardRunner, in_process
 from academy.errors import InputError
-from academy.experience.commits import is_repository, open_repository
 from academy.experience.conversations import ConversationFilter
+from academy.experience.experience import Kind
 from academy.experience.lessons import ImportResult
-from academy.experience.source import Kind
+from academy.experience.sources.base import SourceContext
+from academy.experience.sources.commits import is_repository, open_repository
+from academy.experience.sources.table import open_sources
 from academy.habitat.backends.base import TrainingOrder
 from academy.lifecycle.approval import open_verdicts
 from academy.lifecycle.gate import refusal
@@ -98,15 +100,18 @@ def curate(
         guarded=guarded_texts(home.settings),
         shards=shards,
         run=run,
-        commits_cache=home.settings.folder("git"),
-        trusted=home.settings.trusted_authors,
         per_source=home.settings.max_per_source,
         per_author=home.settings.max_per_author,
     )
-    curator.collect_from_lessons(lessons_limit)
-    curator.collect_from_task_history(lessons_limit)
-    for repo in repos:
-        curator.collect_from_git_history(repo, home.settings.git_commits_limit)
+    context = SourceContext(
+        store=home.store,
+        repositories=repos,
+        commits_limit=home.settings.git_commits_limit,
+        trusted_authors=home.settings.trusted_authors,
+        cache=home.settings.folder("git"),
+    )
+    for source in open_sources(home.settings.sources, context):
+        curator.collect(source, lessons_limit)
     curator.filter_low_quality()
     dataset = curator.save(home.datasets, home.holdout)
     log.info(

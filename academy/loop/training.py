@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import Field
 
 from academy.adapters.adapter import Adapter, sign_adapter
-from academy.curriculum.curator import refuse_overlap_of_texts
 from academy.curriculum.dataset import FORGOTTEN, Dataset, read_rows
+from academy.curriculum.overlap_check import refuse_overlap_of_texts
 from academy.errors import InputError, TrainingError
 from academy.genealogy.tracking import BASE_TAG, TrackedRun, took
 from academy.genealogy.versions import CHAMPION, TAINT, TAINTED, Version

@@ -186,7 +186,7 @@ def test_a_training_by_hand_without_a_dataset_ends_in_a_sentence(pages: Pages) -
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"dataset": "0" * 16}})
     found = ended(pages, run)
     assert found["state_type"] == "FAILED"
-    assert "There is no dataset" in found["state"]["message"]
+    assert "was not found" in found["state"]["message"]
 
 
 def test_a_verification_where_nobody_serves_fails_with_the_remedy(pages: Pages) -> None:

@@ -202,11 +202,11 @@ def test_an_import_tells_what_became_of_every_line(academy: Academy, tmp_path: P
     path.write_text('{"situation": "a b", "action": "c", "outcome": "success"}\nnot json\n', encoding="utf-8")
     (first,) = json.loads(academy("lessons", "import", path, "--json").out)["imported"]
     assert (first["batch"], first["admitted"], first["known"]) == ("july", 1, 0)
-    assert first["unreadable"][0].startswith(f"{path}:2: no JSON")
+    assert first["unreadable"][0].startswith(f"{path}:2: not JSON")
     assert Path(first["quarantine"]).is_file()
     told = academy("lessons", "import", path)
     assert "july: 0 admitted, 1 known already, 1 unreadable." in told.out
-    assert f"{path}:2: no JSON" in told.out
+    assert f"{path}:2: not JSON" in told.out
 
 
 def test_lessons_are_superseded_with_a_row_in_the_ledger(academy: Academy) -> None:
@@ -229,9 +229,9 @@ def test_lessons_are_superseded_with_a_row_in_the_ledger(academy: Academy) -> No
         (("lessons", "release"), "No lessons are set aside"),
         (("lessons", "release", "--batch", "july"), "No lessons of batch july are set aside"),
         (("lessons", "supersede", "a request", "an answer"), "No active lesson answers this request otherwise"),
-        (("curate", "--repo", "."), "is no git repository"),
-        (("curate", "--repo", "none"), "none is no git repository"),
-        (("train", "--dataset", "none"), "There is no dataset none"),
+        (("curate", "--repo", "."), "is not a git repository"),
+        (("curate", "--repo", "none"), "none is not a git repository"),
+        (("train", "--dataset", "none"), "Dataset none was not found."),
         (("train",), "0 training examples are too few"),
         (("train", "--tune-minutes", "5"), "--tune-minutes belongs to a search. Add --tune N"),
         (("evolve", "--tune-minutes", "5"), "--tune-minutes belongs to a search. Add --tune N"),
@@ -363,7 +363,7 @@ def test_evolve_refuses_before_it_changes_anything(academy: Academy, tmp_path: P
     (tmp_path / "july.jsonl").write_text('{"situation": "a b", "action": "c", "outcome": "success"}\n')
     done = process("evolve", "--lessons", "july.jsonl", "--repo", "none", ACADEMY_HOME=str(tmp_path / "home"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "none is no git repository. Give the folder of one, or leave --repo out.\n"
+    assert done.stderr == "none is not a git repository. Give the folder of a repository, or omit --repo.\n"
     assert json.loads(academy("lessons", "stats", "--json").out)["total_lessons"] == 0
 
 
