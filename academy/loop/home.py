@@ -14,6 +14,7 @@ from academy.models.base_model import BaseModel, resolve
 from academy.settings import Settings, load_settings
 from academy.store.database import Database
 from academy.store.ledger import Ledger
+from academy.store.ledger_rows import ArchiveEntry, PromotionEntry, RollbackEntry
 from academy.store.signing import Keys
 
 if TYPE_CHECKING:
@@ -77,11 +78,15 @@ class Home:
     @property
     def serving(self) -> Serving:
         """Who answers users now, for a change of the champion: this home's gateway if one runs."""
-        from academy.serving.gateway.client import Gateway
-        from academy.serving.gateway.switch import Alone, AtGateway
+        from academy.serving.gateway.client import GatewayClient
+        from academy.serving.gateway.switch import GatewaySwitch, InProcessSwitch
 
-        gateway = Gateway.find(self.settings, self.base.digest)
-        return AtGateway(gateway, self.ledger) if gateway else Alone(lambda: self.runtime, self.adapter_store.folder)
+        gateway = GatewayClient.find(self.settings, self.base.digest)
+        return (
+            GatewaySwitch(gateway, self.ledger)
+            if gateway
+            else InProcessSwitch(lambda: self.runtime, self.adapter_store.folder)
+        )
 
     @property
     def keys(self) -> Keys:
@@ -132,8 +137,8 @@ class Home:
         """Bring an archived adapter back; the caller uses it. People may have deleted its version in MLflow."""
         from academy.lifecycle.retention import restore
 
-        rows = self.ledger.latest("promotion", "rollback", "archive")
-        number = next((str(row.body["version"]) for row in rows if row.body["adapter"] == digest), None)
+        rows = self.ledger.latest(PromotionEntry, RollbackEntry, ArchiveEntry)
+        number = next((row.body.version for row in rows if row.body.digest == digest), None)
         number = number or self.versions.get(digest).version
         restore(self.ledger, self.versions, self.adapter_store, number, digest, by=by, because=because)
 

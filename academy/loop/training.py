@@ -19,7 +19,7 @@ from academy.errors import InputError, TrainingError
 from academy.genealogy.tracking import BASE_TAG, TrackedRun, took
 from academy.genealogy.versions import CHAMPION, TAINT, TAINTED, Version
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.choice import choose_backend
+from academy.habitat.backends.choice import create_backend
 from academy.habitat.backends.process import EVENTS, ORDER, read_events
 from academy.habitat.memory import Device, Plan
 from academy.habitat.progress import progress
@@ -35,6 +35,7 @@ from academy.professor.search_space import TuningResult, refuse_fixed, space_aro
 from academy.records import Record
 from academy.store.files import digest_of_file
 from academy.store.ledger import BASE
+from academy.store.ledger_rows import AllowEntry
 
 log = logging.getLogger("academy")
 TOLD = 10
@@ -292,7 +293,7 @@ def refuse_overlap(home: Home, dataset: Dataset) -> None:
 
 def allowed(home: Home) -> set[str]:
     """Keys of the overlaps that a person allowed."""
-    return {row.body["overlap"] for row in home.ledger.rows("allow")}
+    return {row.body.overlap for row in home.ledger.rows(AllowEntry)}
 
 
 def changed(
@@ -305,8 +306,8 @@ def changed(
 def carried_out_as(order: TrainingOrder, placed: Placement) -> set[str]:
     """Digests of an order and of those that stood in for it because it took too much memory."""
     found = {order.digest}
-    for step in placed.ladder:
-        lower = changed(order, step.rung.recipe)
+    for step in placed.fallbacks:
+        lower = changed(order, step.fallback.recipe)
         with suppress(OSError, ValueError):
             if TrainingOrder.model_validate_json((lower.folder / ORDER).read_bytes()).changes:
                 found.add(lower.digest)
@@ -324,7 +325,7 @@ def _attempt(
 ) -> tuple[TrainingEvent, TrackedRun]:
     """One order from its first event to its last, in its MLflow run."""
     before = max((event.n for event in read_events(order.folder / EVENTS)), default=0)
-    events = choose_backend(home.settings, placed.route).train(order)
+    events = create_backend(home.settings, placed.route).train(order)
     first = next(events)
     meanwhile()
     found = tuned.tags if tuned else {}

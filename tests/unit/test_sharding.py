@@ -103,7 +103,7 @@ def test_shards_find_the_duplicates_that_one_stream_finds(store: LessonsStore) -
 
 
 def test_two_workers_of_a_ray_cluster_give_the_same_digest(store: LessonsStore, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="Ray is not installed")
     first = curated(store, tmp_path)
     with on_ray(workers=2) as run:
         again = curated(store, tmp_path, 2, run)
