@@ -138,7 +138,7 @@ def _dry_run(home: Home, repos: list[Path], request: Request, *, as_json: bool) 
 def _tell(home: Home, result: dict[str, Any], seconds: float) -> None:
     because = result["decision"]["because"]
     if result["adapter"] is None:
-        say(f"Nothing to train: {because}")
+        say(f"Not training: {because}")
         return
     dataset, verdict, adapter = result["dataset"], result["verdict"], result["adapter"]
     rows = [

@@ -181,10 +181,10 @@ def decide(
         examined=examined,
         force=force,
     )
-    decision = ask(place=(bool(placed.route.place), placed.expected) if placed else None)
+    decision = ask(placement=(bool(placed.route.place), placed.expected) if placed else None)
     if to_start and placed and placed.route.refusal and ask().train:
         placed.require()
-    log.info("%s: %s", "training" if decision.train else "no training", decision.because)
+    log.info("%s: %s", "Training" if decision.train else "Not training", decision.because)
     return decision
 
 

@@ -119,8 +119,8 @@ def test_every_command_explains_itself(academy: Academy) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ('{"epochs": 21}', "epochs is 21 in the recipe, and must be a whole number from 1 and up to 20. Correct it."),
-        ('{"epoch": 2}', "A recipe has no 'epoch'. Write epochs, if that was meant."),
+        ('{"epochs": 21}', "The recipe's epochs is 21; it must be a whole number, at least 1 and at most 20."),
+        ('{"epoch": 2}', "A recipe has the unknown field 'epoch'. Did you mean epochs?"),
         ('{"patience": 2}', "patience needs a dev_share above 0"),
         ("[1]", "recipe.json holds no JSON object."),
         ("{", "recipe.json is no JSON (unexpected end of data"),
@@ -174,7 +174,7 @@ def test_the_lessons_of_an_empty_home(academy: Academy) -> None:
 def test_the_decision_of_an_empty_home(academy: Academy) -> None:
     found = json.loads(academy("decide", "--json").out)["decision"]
     assert not found["train"]
-    assert "0 lessons of at least 100" in found["because"]
+    assert "0 lessons (minimum 100)" in found["because"]
     assert json.loads(academy("decide", "--force", "--json").out)["decision"]["forced"]
     assert academy("decide").out.startswith("No training now.\n")
 
@@ -235,8 +235,8 @@ def test_lessons_are_superseded_with_a_row_in_the_ledger(academy: Academy) -> No
         (("train",), "0 training examples are too few"),
         (("train", "--tune-minutes", "5"), "--tune-minutes belongs to a search. Add --tune N"),
         (("evolve", "--tune-minutes", "5"), "--tune-minutes belongs to a search. Add --tune N"),
-        (("train", "--tune", "3", *ALL_FIXED), "there is nothing to search. Leave out --tune"),
-        (("evolve", "--tune", "3", *ALL_FIXED), "there is nothing to search. Leave out --tune"),
+        (("train", "--tune", "3", *ALL_FIXED), "there is nothing to search. Omit --tune"),
+        (("evolve", "--tune", "3", *ALL_FIXED), "there is nothing to search. Omit --tune"),
         (("status", "--base-model", "./none"), "There is no base model folder ./none"),
         (("decide", "--base-model", "/none/at/all"), "There is no base model folder"),
         (("curate", "--base-model", "~/none"), "There is no base model folder"),
@@ -374,7 +374,7 @@ def test_evolve_with_too_few_lessons_says_so_and_starts_nothing(tmp_path: Path) 
     )
     found = json.loads(done.stdout)
     assert (done.returncode, found["adapter"], found["promoted"]) == (0, None, False)
-    assert "1 lessons of at least 100" in found["decision"]["because"]
+    assert "1 lessons (minimum 100)" in found["decision"]["because"]
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert imported.isdisjoint(HEAVY)
 

@@ -47,7 +47,7 @@ def test_a_form_with_some_fields_keeps_the_rest_of_the_professors(work: Home) ->
     assert usual == choose_for(work, 0, Overrides(), dataset)
     assert usual != Recipe()
     assert complete(work, dataset, {"epochs": 2}) == usual.model_copy(update={"epochs": 2})
-    with pytest.raises(InputError, match=r"epochs is 21 in the recipe, and must be a whole number"):
+    with pytest.raises(InputError, match=r"epochs is 21; it must be a whole number"):
         complete(work, dataset, {"epochs": 21})
 
 
