@@ -38,7 +38,7 @@ def test_what_begins_with_the_champion_knows_what_that_knew(evolved: Evolved, se
     first = evolved.first.json["adapter"]
     refused = second_home.run("train", "--init-adapter", "champion", "--rank", "8", *SHORT)
     assert refused.code == 2
-    assert "has rank 16, and rank 8 was asked for" in refused.err
+    assert "has rank 16, but rank 8 was requested" in refused.err
     for wrong, said in (("v9", "There is no version v9"), ("nobody", "There is no version nobody")):
         assert said in second_home.run("train", "--init-adapter", wrong, *SHORT).err
     assert "Omit --tune or --init-adapter" in second_home.run(

@@ -206,7 +206,7 @@ def refusals(pages: Pages) -> dict[str, tuple[str, str]]:
 def test_a_training_by_hand_without_a_dataset_ends_in_a_sentence(refusals: dict[str, tuple[str, str]]) -> None:
     state, message = refusals["train"]
     assert state == "FAILED"
-    assert "There is no dataset" in message
+    assert "was not found" in message
 
 
 def test_a_verification_where_nobody_serves_fails_with_the_remedy(refusals: dict[str, tuple[str, str]]) -> None:
