@@ -20,9 +20,9 @@ from academy.genealogy.tracking import BASE_TAG, TrackedRun, took
 from academy.genealogy.versions import CHAMPION, TAINT, TAINTED, Version
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.choice import create_backend
-from academy.habitat.backends.process import EVENTS, ORDER, read_events
 from academy.habitat.memory import Device, Plan
 from academy.habitat.progress import progress
+from academy.habitat.run_folder import EVENTS, ORDER, read_events
 from academy.lifecycle.gate import admit_adapter
 from academy.loop import tune as tuning
 from academy.loop.examine import guarded_texts

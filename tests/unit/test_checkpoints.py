@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import ORDER
 from academy.habitat.memory import Plan
 from academy.habitat.routing import Route
+from academy.habitat.run_folder import ORDER
 from academy.habitat.trainer.checkpoints import CHECKPOINTS, DRAFT, SHARDS, make_room, whole_checkpoint
 from academy.loop.placement import Placement
 from academy.loop.training import as_before
