@@ -23,7 +23,7 @@ from academy.habitat.run_folder import (
     read_run_events,
 )
 from academy.store.files import write_file
-from academy.store.locks import is_held
+from academy.store.locks import is_locked
 
 PREFIX = "training-"
 """A job's name is this prefix and the name of its run."""
@@ -77,7 +77,7 @@ def _within(folder: Path) -> Iterator[Path]:
 
 def is_followed(folder: Path) -> bool:
     """Whether a process is running it now."""
-    return is_held(folder / LOCK)
+    return is_locked(folder / LOCK)
 
 
 def run_progress(folder: Path, price: float | None = None) -> Progress:

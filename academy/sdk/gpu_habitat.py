@@ -28,10 +28,10 @@ from academy.habitat.routing import Need
 from academy.habitat.run_folder import LOCK, read_run_events
 from academy.habitat.runs import PREFIX, is_followed, run_log
 from academy.models.base_model import resolve
-from academy.professor.recipe import checked_recipe
+from academy.professor.recipe import validate_recipe
 from academy.settings import load_settings
 from academy.store.files import digest_of_file, publish_folder, write_file
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from academy.system.gpu_lock import REMEDY
 from academy.system.hardware import take_inventory
 
@@ -66,7 +66,7 @@ class GPUHabitat:
         The dataset is a JSONL file in Alpaca, ShareGPT, ChatML or OpenAI form. Raises InputError, BaseModelError,
         and TrainingError where it cannot start.
         """
-        recipe = checked_recipe({
+        recipe = validate_recipe({
             "rank": lora_rank, "alpha": 2 * lora_rank, "learning_rate": learning_rate, "epochs": num_epochs,
             "batch_size": batch_size, "max_length": max_seq_length,
         })  # fmt: skip
@@ -140,7 +140,7 @@ class GPUHabitat:
         if job := self._jobs.get(job_name):
             job.end()
         try:
-            with only_one(folder / LOCK, "It runs."):
+            with exclusive_lock(folder / LOCK, "It runs."):
                 for left in ("checkpoints", "draft"):
                     shutil.rmtree(folder / left, ignore_errors=True)
         except HomeError as problem:

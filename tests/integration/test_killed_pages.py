@@ -13,8 +13,8 @@ from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.run_folder import EVENTS, ORDER, read_events
 from academy.loop.home import Home
-from tests.campaign.house import write_topics
 from tests.servers.pages import Pages, ended
+from tests.topics import write_topics
 
 pytestmark = pytest.mark.campaign  # two evolutions on a server of their own
 

@@ -206,7 +206,7 @@ def test_a_job_from_python_leaves_a_gpu_alone_that_its_torch_cannot_use(
 ) -> None:
     """Against the fake library: another training may hold that GPU, and this one trains beside it on processors."""
     if hardware._cuda():
-        pytest.skip("torch is built for CUDA here")
+        pytest.skip("torch is built for CUDA")
     library(FakeLibrary(1))
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"instruction": "a", "input": "", "output": "b"}\n' * 50)

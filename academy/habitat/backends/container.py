@@ -34,7 +34,7 @@ from academy.habitat.run_folder import LOCK, LOG, ORDER
 from academy.records import canonical, digest_of
 from academy.settings import Settings
 from academy.store.files import publish_folder, write_file
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from academy.system import docker as engine
 from academy.system.docker import problems
 from academy.system.hardware import Inventory
@@ -319,7 +319,7 @@ def sweep(client: Any, home: Path, order: TrainingOrder) -> int:
             elif run == order.folder.resolve() or not (run / LOCK).is_file():
                 client.api.remove_container(container["Id"], force=True, v=True)
             else:
-                with only_one(run / LOCK, "Another process follows this container."):
+                with exclusive_lock(run / LOCK, "Another process follows this container."):
                     client.api.remove_container(container["Id"], force=True, v=True)
             count += 1
     return count

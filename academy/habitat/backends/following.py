@@ -22,7 +22,7 @@ from academy.habitat.orders import refuse_outside
 from academy.habitat.run_folder import CANCEL, ENDED, EVENTS, LOCK, LOG, POLL_SECONDS, read_events, read_events_from
 from academy.records import Record, canonical
 from academy.store.files import STAGING, is_full, write_file
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from academy.system.gpu_lock import hold_gpu
 
 SILENCE_SECONDS = 900.0
@@ -87,7 +87,7 @@ def run_order(
             yield failed_event(1, str(problem), problem.cause)
             return
     folder = order.folder
-    with only_one(folder / LOCK, "Another process is running this training."):
+    with exclusive_lock(folder / LOCK, "Another process is running this training."):
         for name in (ENDED, CANCEL):  # of the previous attempt
             _remove(folder / name)
         if done := _earlier_result(order, collect):

@@ -16,7 +16,7 @@ from academy.habitat.backends.following import CANCELLED, SILENCE_SECONDS, Start
 from academy.habitat.run_folder import LOG, ORDER
 from academy.records import canonical
 from academy.settings import Settings
-from academy.store.files import said_plainly, write_file
+from academy.store.files import explain_disk_errors, write_file
 from academy.system.hardware import Inventory
 from academy.system.processes import oom_kills
 
@@ -78,7 +78,7 @@ class ProcessBackend:
     def _start(self, order: TrainingOrder) -> StartedTrainer:
         folder = order.folder
         write_file(folder / ORDER, canonical(order))
-        with said_plainly(folder), (folder / LOG).open("ab") as log:
+        with explain_disk_errors(folder), (folder / LOG).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", _program(order), str(folder / ORDER), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
