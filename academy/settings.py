@@ -135,10 +135,10 @@ class Settings(BaseSettings):
     enable_gpu: bool = Field(
         True, validation_alias=_names("ENABLE_GPU", "ENABLE_GPU"), description="use a GPU where there is one"
     )
-    training_backend: Literal["process", "container", "auto"] = Field(
+    training_backend: str = Field(
         "process",
         validation_alias=_names("TRAINING_BACKEND"),
-        description="where trainings run; auto: in a container where one can be had, else in a process",
+        description="process, container, an installed backend, or auto: a container if possible, else a process",
     )
     training_library: Literal["", "trl", "unsloth"] = Field(
         "", validation_alias=_names("TRAINING_LIBRARY"), description="empty: Unsloth where it and a GPU are there"

@@ -15,10 +15,10 @@ from academy.genealogy.tracking import BASE_TAG, TrackedRun, took
 from academy.genealogy.versions import TAINT, TAINTED, Version
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.choice import create_backend
-from academy.habitat.backends.process import EVENTS, ORDER, read_events
 from academy.habitat.memory import Device
 from academy.habitat.placement import Placement
 from academy.habitat.progress import progress
+from academy.habitat.run_folder import EVENTS, ORDER, read_events
 from academy.lifecycle.gate import admit_adapter
 from academy.loop.choose_recipe import refuse_tainted
 from academy.loop.home import Home

@@ -12,8 +12,8 @@ from academy.curriculum.dataset import read_dataset
 from academy.errors import InputError, TrainingError
 from academy.genealogy.versions import TAINT, TAINTED
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import EVENTS, read_events
 from academy.habitat.memory import Plan
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer.model import Library, load
 from academy.loop.choose_recipe import choose_recipe
 from academy.loop.home import Home

@@ -119,7 +119,7 @@ def test_processes_share_the_memory_of_processors_and_each_has_its_own_gpu(work:
     started = create_backend(work.settings, shared.route)
     assert isinstance(started, ProcessBackend)
     assert started.gpu == "GPU-0,GPU-2"
-    with pytest.raises(TrainingError, match="and there is one GPU"):
+    with pytest.raises(TrainingError, match="and this machine has one GPU"):
         place(work, recipe, 64, with_gpu(40)).require()
     lowest = two
     while (lower := fall_back(work, lowest, 64, with_gpu(40, 40))) is not None:
@@ -132,7 +132,9 @@ def test_what_fits_nowhere_is_refused(work: Home) -> None:
         with pytest.raises(TrainingError) as refusal:
             place(work, recipe, None, machine(0.1)).require()
         assert refusal.value.cause == "memory"
-        assert refusal.value.message.startswith("This training fits nowhere here: no NVIDIA GPU; 0.1 GiB of memory")
+        assert refusal.value.message.startswith(
+            "This training fits nowhere here: no NVIDIA GPU; the CPUs have 0.1 GiB of memory"
+        )
         assert "academy habitat fit" in refusal.value.remedy
 
 
