@@ -17,7 +17,7 @@ import pytest
 from academy.loop.home import Home
 from academy.operations.prefect_server import bury_the_dead, training_lock
 from academy.settings import load_settings
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from tests.homes import ROOT
 from tests.orders import order_of
 from tests.servers.pages import Pages, ended
@@ -76,7 +76,7 @@ def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(pages: Page
     settings = load_settings(pages.home)
     training = pages.post("/flow_runs/", {"flow_id": trainings["id"], "state": {"type": "RUNNING"}})
     locks = settings.folder("locks")
-    with only_one(locks / "evolve", "taken"), only_one(training_lock(locks, training["id"]), "taken"):
+    with exclusive_lock(locks / "evolve", "taken"), exclusive_lock(training_lock(locks, training["id"]), "taken"):
         assert bury_the_dead(settings, pages.api) == 0, "they are at work: nobody is buried"
     assert bury_the_dead(settings, pages.api) == 2
     found = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]

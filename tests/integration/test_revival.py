@@ -69,7 +69,7 @@ def test_ollama_s_own_name_follows_the_champion(tmp_path: Path, colours: dict[st
             assert licence(url, SEED.family) == f"academy adapter {found.health()['champion']['adapter']}"
             digest = digest_of(colours["red"])
 
-            found.crown(digest, "2")
+            found.make_champion(digest, "2")
             assert found.client.follow().champion.adapter == digest
             assert licence(url, SEED.family) == f"academy adapter {digest}"
             assert found.health()["engine_name"] == "as the champion"

@@ -22,7 +22,7 @@ from academy.habitat.backends.process import _Subprocess, ending_of, read_events
 from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, run_log, run_progress
 from academy.habitat.trainer import events as trainer_events
 from academy.habitat.trainer.events import EventWriter
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from tests.orders import order_of
 
 POLITE = ""
@@ -282,15 +282,15 @@ def test_the_trial_that_a_search_carries_out_is_seen_and_ended_as_any_training(
 def test_a_look_hinders_nobody_who_starts(tmp_path: Path) -> None:
     """To look is to share the lock for a moment; whoever takes it tries again."""
     program = (
-        "import sys; from pathlib import Path; from academy.store.locks import is_held; print(1, flush=True)\n"
-        f"while True: is_held(Path({str(tmp_path / 'lock')!r}))"
+        "import sys; from pathlib import Path; from academy.store.locks import is_locked; print(1, flush=True)\n"
+        f"while True: is_locked(Path({str(tmp_path / 'lock')!r}))"
     )
     (tmp_path / "lock").touch()
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as looks:
         assert looks.stdout
         assert looks.stdout.readline(), "the other process has failed"
         for _ in range(200):
-            with only_one(tmp_path / "lock", "It runs."):
+            with exclusive_lock(tmp_path / "lock", "It runs."):
                 pass
         assert looks.poll() is None
         looks.kill()
