@@ -142,7 +142,7 @@ def change(home: Path, version: str, row: int | None) -> str:
     if row is None:
         rollback(work.ledger, work.versions, work.gate, version, "a campaign", work.serving, by=person())
     else:
-        verdict = next(one for one in work.ledger.latest(VerdictEntry) if one.seq == row)
+        verdict = next(entry for entry in work.ledger.latest(VerdictEntry) if entry.seq == row)
         act(work, work.versions.get(version), verdict, by=person())
     return work.ledger.champion().version
 
