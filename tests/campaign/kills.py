@@ -61,8 +61,8 @@ class Watch:
         self.began = time.time()
 
     def said(self, text: str, times: int = 1) -> bool:
-        """Whether stderr contains this text so many times."""
-        return self.words.read_text(encoding="utf-8", errors="replace").count(text) >= times
+        """Whether stderr contains this text so many times, in upper or lower case."""
+        return self.words.read_text(encoding="utf-8", errors="replace").lower().count(text.lower()) >= times
 
     def there(self, pattern: str) -> bool:
         """Whether the home has a file that matches."""
