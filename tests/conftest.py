@@ -121,11 +121,11 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
     """Two adapters of the real trainer that answer the same requests differently. Their folders are read only."""
     from academy.adapters.adapter import read_adapter
-    from tests.servers.adapters import trained
+    from tests.servers.adapters import train_pair
 
     def make(place: Path) -> list[Path]:
         place.mkdir(exist_ok=True)
-        return [adapter.path for adapter in trained(place)]
+        return [adapter.path for adapter in train_pair(place)]
 
     first, second = (read_adapter(folder) for folder in made_once(tmp_path_factory, "pair", make))
     return first, second

@@ -55,15 +55,6 @@ def result_of(ended: Ended) -> Any:
     return ended.json
 
 
-def refusal_of(ended: Ended) -> str:
-    """The last line of a refused command: exit code 2, one sentence, no traceback."""
-    assert ended.code == 2, (ended.out, ended.err)
-    assert "Traceback" not in ended.err + ended.out
-    sentence = ended.err.strip().splitlines()[-1].strip()
-    assert sentence.endswith("."), sentence
-    return sentence
-
-
 @dataclass(frozen=True)
 class Process:
     """A live process of a home."""

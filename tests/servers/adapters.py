@@ -53,7 +53,7 @@ for path in map(Path, sys.argv[2:]):
 """Carries out several orders in one process: to import torch and TRL takes longer than to train such an adapter."""
 
 
-def trained(place: Path) -> tuple[Adapter, Adapter]:
+def train_pair(place: Path) -> tuple[Adapter, Adapter]:
     """Train two adapters on different answers to the same requests."""
     topics, answers = list(TOPICS)[:8], list(TOPICS.values())
     orders = [_order(place, dict(zip(topics, some, strict=True))) for some in (answers[:8], answers[8:16])]
