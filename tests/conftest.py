@@ -41,7 +41,9 @@ FIRST = ("test_loop.py", "test_container_training.py", "test_identity.py", "test
 """Long files start first, so that no worker ends with one. Neighbours need different trainings, so neither waits."""
 
 
-CAMPAIGN_SECONDS = 1800
+TRAINED = {"evolved", "pair", "colours", "pages"}
+"""Fixtures that train or start Prefect. The first test that uses one waits for it, so its limit is longer."""
+TRAINED_SECONDS, CAMPAIGN_SECONDS = 900, 1800
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,11 +52,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long files first, then the other integration tests, the unit tests last; give the campaign's more time."""
+    """Put long files first, then the other integration tests, the unit tests last. Set the longer time limits."""
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
     for item in items:
-        if item.get_closest_marker("campaign") and not item.get_closest_marker("timeout"):
+        if item.get_closest_marker("timeout"):
+            continue
+        if item.get_closest_marker("campaign"):
             item.add_marker(pytest.mark.timeout(CAMPAIGN_SECONDS))
+        elif TRAINED.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.timeout(TRAINED_SECONDS))
 
 
 @pytest.fixture(scope="session", autouse=True)
