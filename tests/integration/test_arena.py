@@ -26,8 +26,8 @@ from academy.loop.examine import hold_examination
 from academy.loop.home import Home
 from academy.store.ledger import BASE
 from tasks import loop
-from tests.campaign.house import RealHome
 from tests.conftest import Evolved
+from tests.homes import RealHome
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 

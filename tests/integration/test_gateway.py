@@ -286,7 +286,7 @@ def test_the_pointer_follows_the_ledger(one: Running, runtime: Obedient) -> None
     told = one.client.follow()
     assert (told.champion.version, told.champion.adapter, told.champion.row, told.because) == ("v1", A, row, "")
     assert runtime.proved == [A, A]
-    assert one.gateway.pool.flip_seconds < 0.001
+    assert one.gateway.pool.switch_seconds < 0.001
     raw = one.ask("count 0")
     assert (raw.parse().choices[0].message.content, raw.headers["x-academy-adapter"]) == (A[:8], A)
     assert (raw.headers["x-academy-version"], raw.headers["x-academy-row"]) == ("v1", str(row))
@@ -364,7 +364,7 @@ def test_promotion_finds_the_gateway_loads_and_asks(one: Running, runtime: Obedi
     one.client.verify()
     answer = one.client.ask([{"role": "user", "content": "count 1"}], early)
     assert (answer.text, answer.adapter) == (f"0 {early[:8]}", early)
-    with pytest.raises(ServingError, match="no model"):
+    with pytest.raises(ServingError, match="does not exist"):
         one.client.ask([{"role": "user", "content": "count 1"}], "v77")
     assert GatewayClient.find(one.settings, "another family") is None
 
@@ -381,13 +381,13 @@ def test_a_signature_that_does_not_hold_is_a_refusal_of_the_adapter(
     async def refuse(_adapter: str) -> None:
         raise SignatureError("It was signed by a key that was revoked.")
 
-    monkeypatch.setattr(one.gateway.pool, "look", refuse)
+    monkeypatch.setattr(one.gateway.pool, "identify", refuse)
     with pytest.raises(AdapterError, match="revoked"):
         one.client.verify()
 
 
 def test_a_second_gateway_of_one_name_is_refused(one: Running) -> None:
-    with pytest.raises(HomeError, match="runs in this home already"), running(one.settings.home, Obedient()):
+    with pytest.raises(HomeError, match="already runs in this home"), running(one.settings.home, Obedient()):
         pass
     assert one.client.status().status == "ready", "the note of the first is still there"
 

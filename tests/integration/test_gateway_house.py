@@ -121,7 +121,7 @@ def test_a_refused_version_is_unloaded_and_not_answered_with(one: Running, runti
         assert problem.value.code == "adapter_refused"
     assert one.health()["status"] == "ready", "the champion is another one"
     with pytest.raises(AdapterError, match="was refused"):
-        one.client.look("v1")
+        one.client.identify("v1")
     refuse(one, A, "1", refused=False)
     until(lambda: not one.health()["refused"])
     assert one.ask("count 0", "v1").headers["x-academy-adapter"] == A
@@ -177,13 +177,13 @@ def test_what_was_begun_before_the_refusal_ends(one: Running, runtime: Obedient)
 
 def test_who_answers_by_which_name_is_told(one: Running, runtime: Obedient) -> None:
     promote(one, (A, "1"), (B, "2"))
-    found = one.client.look("champion")
+    found = one.client.identify("champion")
     assert (found.name, found.version, found.adapter, found.holds, found.reason) == ("champion", "v2", B, True, "holds")
     runtime.forged.add(A)
     with pytest.raises(AdapterError, match="answers like another one"):
-        one.client.look("v1")  # it is not loaded, and is not served
+        one.client.identify("v1")  # it is not loaded, and is not served
     runtime.forged = {B}
-    found = one.client.look("v2")
+    found = one.client.identify("v2")
     assert (found.holds, found.reason, found.sentence) == (
         False, "another adapter", f"{B[:12]} answers like another one.",
     )  # fmt: skip
@@ -191,7 +191,7 @@ def test_who_answers_by_which_name_is_told(one: Running, runtime: Obedient) -> N
         one.client.verify()
     one.make_champion(BASE, BASE, "rollback")
     one.client.follow()
-    assert one.client.look("champion").holds
+    assert one.client.identify("champion").holds
 
 
 # An engine that died

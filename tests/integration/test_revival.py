@@ -39,7 +39,7 @@ def comes_back(found: Running) -> None:
     assert problem.value.status_code == 503
     until(lambda: found.health()["status"] == "ready", 90)
     assert says("blue") in found.ask("hello", max_tokens=24).parse().choices[0].message.content
-    assert found.client.look("champion").reason == "holds"
+    assert found.client.identify("champion").reason == "holds"
     assert found.health()["swaps"] == 0
 
 
