@@ -11,7 +11,7 @@ import logging
 from academy.errors import AdapterError, PromotionError
 from academy.genealogy.description import describe
 from academy.genealogy.versions import Version
-from academy.lifecycle.approval import decide, open_verdicts, standing
+from academy.lifecycle.approval import approval_status, open_verdicts, record_approval
 from academy.lifecycle.promotion import promote, reconcile
 from academy.loop.examine import publish_verdict
 from academy.loop.home import Home
@@ -41,7 +41,7 @@ def act(home: Home, challenger: Version, row: Row[VerdictEntry], *, by: str) -> 
     if before.adapter == challenger.adapter:
         reconcile(home.ledger, home.versions)
         return Acted(promoted=True)
-    said = standing(home.ledger, row)
+    said = approval_status(home.ledger, row)
     if said == "declined":
         log.info("%s was declined: it is not promoted", challenger.name)
         return Acted(promoted=False)
@@ -65,7 +65,7 @@ def approve(home: Home, name: str, *, by: str, note: str = "") -> Champion:
     """Write a person's approval of a version's last verdict, and promote it. Repeating it after a crash finishes it."""
     version, verdict = winner(home, name)
     if home.ledger.champion().adapter != version.adapter:
-        decide(home.ledger, verdict, approved=True, by=by, note=note)
+        record_approval(home.ledger, verdict, approved=True, by=by, note=note)
     act(home, version, verdict, by=by)
     return home.ledger.champion()
 
@@ -73,7 +73,7 @@ def approve(home: Home, name: str, *, by: str, note: str = "") -> Champion:
 def decline(home: Home, name: str, *, by: str, because: str) -> Row[ApprovalEntry]:
     """Write a person's refusal of a version's last verdict: it never promotes."""
     version, verdict = winner(home, name)
-    row = decide(home.ledger, verdict, approved=False, by=by, note=because)
+    row = record_approval(home.ledger, verdict, approved=False, by=by, note=because)
     describe(home.versions, home.ledger, version.version)
     return row
 
@@ -107,7 +107,7 @@ def settle(home: Home) -> None:
             publish_verdict(home, version, row)
     champion = home.ledger.champion().seq
     for row in open_verdicts(home.ledger):
-        approved = standing(home.ledger, row) == "approved"
+        approved = approval_status(home.ledger, row) == "approved"
         if not approved and row not in last:
             continue  # a later examination was held instead of its promotion
         version = home.versions.find(row.body.version)

@@ -16,7 +16,7 @@ from academy.adapters.adapter import Adapter, sign_adapter
 from academy.curriculum.curator import refuse_overlap_of_texts
 from academy.curriculum.dataset import FORGOTTEN, Dataset, read_rows
 from academy.errors import InputError, TrainingError
-from academy.genealogy.tracking import BASE_TAG, TrackedRun, took
+from academy.genealogy.tracking import BASE_TAG, TrackedRun, training_metrics
 from academy.genealogy.versions import CHAMPION, TAINT, TAINTED, Version
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.choice import create_backend
@@ -262,7 +262,7 @@ def train(
     version = home.versions.register(adapter, run, parent=champion.version, generation=champion.generation + 1)
     first = home.versions.of_adapter(order.recipe.init_adapter) if order.recipe.init_adapter else []
     if (dataset.path / FORGOTTEN).is_file() or any(one.tainted for one in first):  # something was, while it trained
-        home.versions.note(version.version, {TAINT: TAINTED})
+        home.versions.set_tags(version.version, {TAINT: TAINTED})
         version = home.versions.get(version.version)
     log.info("%s is registered: adapter %s", version.name, version.adapter[:12])
     return version
@@ -336,14 +336,14 @@ def _attempt(
         predicted=float(counts.measurable) if counts else None, before=before,
     )  # fmt: skip
     if tuned:
-        run.keep("tuning/trials.json", tuned.model_dump(mode="json"))
+        run.log_json("tuning/trials.json", tuned.model_dump(mode="json"))
     told = [first]
-    run.follow(first)
+    run.log_event(first)
     for event in events:
-        run.follow(event)
+        run.log_event(event)
         _tell(event, told[-1])
         told.append(event)
-    run.metrics(took(progress(told, followed=False, price=home.settings.price_per_hour)))
+    run.log_metrics(training_metrics(progress(told, followed=False, price=home.settings.price_per_hour)))
     return told[-1], run
 
 
