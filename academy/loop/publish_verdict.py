@@ -22,7 +22,7 @@ def publish_verdict(home: Home, challenger: Version, row: Row[VerdictEntry]) -> 
         "score_interval": f"{target.low if target else 0:+.4f} to {target.high if target else 0:+.4f}",
         "examined_against": row.body.champion_version,
     }
-    home.versions.note_verdict(challenger.version, row.body.outcome, row.body.because, scores)
+    home.versions.set_verdict(challenger.version, row.body.outcome, row.body.because, scores)
     describe(home.versions, home.ledger, challenger.version)
 
 

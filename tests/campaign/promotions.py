@@ -48,7 +48,7 @@ POINTS: tuple[tuple[str, str, str], ...] = (
     ("the row is written, not committed", "academy.store.ledger", "Ledger.append"),
     ("the gateway follows", "academy.serving.gateway.client", "GatewayClient.follow"),
     ("the canaries are asked by the name champion", "academy.serving.gateway.client", "GatewayClient.verify"),
-    ("MLflow shows the champion", "academy.genealogy.versions", "Versions.show_champion"),
+    ("MLflow shows the champion", "academy.genealogy.versions", "Versions.set_champion_alias"),
     ("MLflow's alias is set", "mlflow.tracking.client", "MlflowClient.set_registered_model_alias"),
     ("MLflow describes the versions", "academy.lifecycle.promotion", "describe"),
 )
@@ -111,7 +111,7 @@ def prepare(home: Path) -> dict[str, str]:
         adapter = read_adapter(folder)
         version = work.versions.adopt(adapter, parent="base", generation=1)
         assert version.version == str(number + 1)
-        work.versions.note_verdict(version.version, "PROMOTE", "a colour", {})
+        work.versions.set_verdict(version.version, "PROMOTE", "a colour", {})
         colours[adapter.digest] = colour
     return colours
 

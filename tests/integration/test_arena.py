@@ -44,7 +44,7 @@ def unexamined(second_home: RealHome, monkeypatch: pytest.MonkeyPatch) -> Iterat
         ledger.commit()
     monkeypatch.setenv("ACADEMY_HOME", str(second_home.path))
     work = Home.open()
-    work.versions.show_champion(BASE)
+    work.versions.set_champion_alias(BASE)
     yield work
     work.database.engine.dispose()
 

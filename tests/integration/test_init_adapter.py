@@ -74,7 +74,7 @@ def test_what_is_forgotten_while_it_trains_taints_it(second_home: RealHome, monk
     dataset = read_dataset(work.datasets, work.versions.get("1").dataset)
     fixed = RecipeOptions(epochs=1, batch_size=16, learning_rate=1e-4, init_adapter="v1")
     order = place_order(work, dataset, choose_recipe(work, dataset, fixed))
-    made = train(work, order, dataset, {}, meanwhile=lambda: work.versions.note("1", {TAINT: TAINTED}))
+    made = train(work, order, dataset, {}, meanwhile=lambda: work.versions.set_tags("1", {TAINT: TAINTED}))
     assert made.tainted
     assert made.init_adapter == work.versions.get("1").adapter
     with pytest.raises(InputError, match="since been deleted"):

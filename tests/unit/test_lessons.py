@@ -539,7 +539,7 @@ def test_a_database_that_is_locked_is_told_in_one_sentence(tmp_path: Path, monke
     database = Database(f"sqlite:///{tmp_path / 'own.db'}")
     database.migrate()
     database.engine.dispose()
-    impatient = Database(f"sqlite:///{tmp_path / 'own.db'}", patience=0.2)
+    impatient = Database(f"sqlite:///{tmp_path / 'own.db'}", timeout=0.2)
     other = sqlite3.connect(tmp_path / "own.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(HomeError, match="cannot be used: database is locked"):
