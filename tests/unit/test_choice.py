@@ -164,7 +164,7 @@ def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
     found = select_backend(here, machine(bitsandbytes=False, unsloth=False))
     assert (found.machine.bitsandbytes, found.machine.unsloth) == (True, True)
     ladder = place(Home(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).fallbacks
-    assert "4-bit base weights" in [step.fallback.change for step in ladder]
+    assert "4-bit base weights" in [fallback.step.change for fallback in ladder]
 
 
 def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
