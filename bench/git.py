@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from academy.experience.commits import CommitsSource
-from academy.experience.source import Skipped
+from academy.experience.sources.base import Skipped
+from academy.experience.sources.commits import CommitsSource
 from tests.unit.histories import history
 
 BUSY = 0.5

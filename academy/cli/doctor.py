@@ -12,7 +12,7 @@ from pathlib import Path
 from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_sandbox
 from academy.cli.output import emit, say, table
 from academy.errors import AcademyError, ExaminationError
-from academy.experience.commits import is_repository
+from academy.experience.sources.commits import is_repository
 from academy.habitat.backends.choice import select_backend
 from academy.loop.home import Home
 from academy.models.base_model import SEED, SEED_FOLDER, resolve

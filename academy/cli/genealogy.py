@@ -12,7 +12,8 @@ from academy.errors import InputError
 from academy.genealogy import drawing
 from academy.genealogy.history import CHANGES, describe_refusal, history, is_change, to_deployment, version_name
 from academy.genealogy.tree import FamilyTree, family_tree
-from academy.loop import carry_out as succession
+from academy.loop.carry_out import approve as approve_version
+from academy.loop.carry_out import decline as decline_version
 from academy.loop.home import Home
 from academy.store.files import write_file
 from academy.store.ledger import Ledger
@@ -77,7 +78,7 @@ def approve(name: str, note: str, base_model: str | None, *, as_json: bool) -> N
     listen()
     home = Home.open(base_model)
     before = home.ledger.champion()
-    champion = succession.approve(home, name, by=person(), note=note)
+    champion = approve_version(home, name, by=person(), note=note)
     if as_json:
         emit({"champion": champion.version, "adapter": champion.adapter, "before": before.version})
     else:
@@ -87,7 +88,7 @@ def approve(name: str, note: str, base_model: str | None, *, as_json: bool) -> N
 def decline(name: str, because: str, base_model: str | None, *, as_json: bool) -> None:
     """Refuse the last verdict on a version: it never promotes."""
     home = Home.open(base_model)
-    row = succession.decline(home, name, by=person(), because=because)
+    row = decline_version(home, name, by=person(), because=because)
     if as_json:
         emit(to_deployment(row).model_dump(mode="json"))
     else:

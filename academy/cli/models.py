@@ -12,9 +12,9 @@ from academy.genealogy.history import version_name
 from academy.genealogy.tree import Node, family_tree
 from academy.lifecycle.gate import admit_adapter
 from academy.lifecycle.promotion import reconcile
-from academy.loop import stages
-from academy.loop.carry_out import act, winner
+from academy.loop.carry_out import carry_out, winner
 from academy.loop.home import Home
+from academy.loop.status import status_of
 from academy.store.ledger import BASE
 from academy.system.processes import person
 
@@ -28,7 +28,7 @@ def promote(name: str, base_model: str | None, *, as_json: bool) -> None:
     if champion.adapter == version.adapter:
         raise PromotionError(f"{version.name} is the champion already.", "`academy models` lists the versions.")
     version, verdict = winner(home, name)
-    if act(home, version, verdict, by=person()).waiting:
+    if carry_out(home, version, verdict, by=person()).waiting:
         raise PromotionError(
             f"{version.name} waits for approval: a person approves every promotion here.",
             f"Approve it with `academy approve {version.name}`.",
@@ -120,7 +120,7 @@ def status(base_model: str | None, *, as_json: bool) -> None:
     home = Home.open(base_model)
     if home.ledger.champion().seq:  # MLflow is opened only where it has something to show
         reconcile(home.ledger, home.versions)
-    found = stages.summary(home)
+    found = status_of(home).model_dump(mode="json")
     if as_json:
         emit(found)
         return

@@ -135,7 +135,7 @@ def judge(home: Path, version: str) -> int:
 def change(home: Path, version: str, row: int | None) -> str:
     """Promote a version on a verdict's row, or roll back to it, as the commands do. Returns the champion."""
     from academy.lifecycle.promotion import rollback
-    from academy.loop.carry_out import act
+    from academy.loop.carry_out import carry_out
     from academy.loop.home import Home
     from academy.system.processes import person
 
@@ -144,19 +144,19 @@ def change(home: Path, version: str, row: int | None) -> str:
         rollback(work.ledger, work.versions, work.gate, version, "a campaign", work.serving, by=person())
     else:
         verdict = next(one for one in work.ledger.latest(VerdictEntry) if one.seq == row)
-        act(work, work.versions.get(version), verdict, by=person())
+        carry_out(work, work.versions.get(version), verdict, by=person())
     return work.ledger.champion().version
 
 
 def next_start(home: Path) -> dict[str, Any]:
     """What the next command does first; then who is champion, in the ledger and in MLflow."""
     from academy.lifecycle.gate import admit_adapter
-    from academy.loop.carry_out import settle
+    from academy.loop.finish_interrupted import finish_interrupted
     from academy.loop.home import Home
     from academy.store.ledger import BASE
 
     work = Home.open(home=home)
-    settle(work)
+    finish_interrupted(work)
     champion = work.ledger.champion()
     if champion.adapter != BASE:
         admit_adapter(work.gate, champion.adapter)

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from academy.loop.home import Home
-from academy.operations.prefect_server import bury_the_dead, training_lock
+from academy.operations.locks import training_lock
+from academy.operations.prefect_server import bury_the_dead
 from academy.settings import load_settings
 from academy.store.locks import exclusive_lock
 from tests.homes import ROOT
@@ -108,19 +109,14 @@ def test_a_worker_runs_the_flow_and_too_few_lessons_are_a_no(pages: Pages) -> No
     found = ended(pages, run)
     assert found["state_type"] == "COMPLETED", found["state"]
     tasks = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
-    assert {one["name"].rsplit("-", 1)[0] for one in tasks} == {
-        "read experience",
-        "curate dataset",
-        "choose recipe",
-        "decide",
-    }
+    assert [one["name"].rsplit("-", 1)[0] for one in tasks] == ["prepare"], "the counts alone say no"
 
 
 def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) -> None:
     """The other worker trains, as a flow run of its own; the evolution waits, and examines what came of it."""
     lessons = write_topics(pages.home.parent / "topics.jsonl")
     deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
-    options = {"lessons": [str(lessons)], "num_epochs": 1}
+    options = {"lessons": [str(lessons)], "recipe": {"epochs": 1}}
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": options})
     found = ended(pages, run, patience=600)
     assert found["state_type"] == "COMPLETED", found["state"]
@@ -133,7 +129,7 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
     assert training["parent_task_run_id"] in {one["id"] for one in parents}
     work = Home.open(home=pages.home)
     version = work.versions.get("1")
-    assert training["parameters"]["asked"] == {"base": work.base.digest, "order": version.order}
+    assert training["parameters"]["expected"] == {"base": work.base.digest, "order": version.order}
     assert work.mlflow.get_run(version.run).data.tags["prefect.flow_run"] == training["id"]
     assert training["idempotency_key"].startswith("train:cpu:")
     assert training["idempotency_key"].endswith(":0")
@@ -143,7 +139,7 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
 def test_who_cancels_an_evolution_ends_its_training(pages: Pages) -> None:
     deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
     lessons = write_topics(pages.home.parent / "topics.jsonl")
-    options = {"lessons": [str(lessons)], "num_epochs": 20, "force": True}
+    options = {"lessons": [str(lessons)], "recipe": {"epochs": 20}, "force": True}
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": options})
     until = time.monotonic() + 180
     while not any("academy.habitat.trainer" in command for command in pages.left()):
@@ -165,13 +161,13 @@ def test_a_training_that_no_worker_takes_is_taken_back(pages: Pages, tmp_path: P
     """There is a pool for GPUs and no GPU: whoever asks does not wait for ever, and nothing is left waiting."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from tasks.dispatch import pools_alive, train_on
+    from academy.operations.dispatch import live_pools, train_on
 
     settings = load_settings(pages.home)
     order = order_of(tmp_path, tmp_path / "none.jsonl")
     with temporary_settings({PREFECT_API_URL: pages.api}):
-        assert pools_alive(settings) == ["cpu"]
-        assert pools_alive(load_settings(tmp_path)) == [], "another home's workers do not see its datasets"
+        assert live_pools(settings) == ["cpu"]
+        assert live_pools(load_settings(tmp_path)) == [], "another home's workers do not see its datasets"
         assert train_on("cuda", order, "by hand", settings) is None
     tagged = {"flow_runs": {"tags": {"all_": [f"order:{order.digest[:16]}"]}}}
     assert [one["state_type"] for one in pages.post("/flow_runs/filter", tagged)] == ["CANCELLED"]
@@ -179,6 +175,7 @@ def test_a_training_that_no_worker_takes_is_taken_back(pages: Pages, tmp_path: P
 
 REFUSED = """
 import json
+from academy.operations.locks import training_lock
 from academy.operations.prefect_server import configure
 from academy.settings import load_settings
 configure(load_settings())
@@ -209,7 +206,7 @@ def refusals(pages: Pages) -> dict[str, tuple[str, str]]:
 def test_a_training_by_hand_without_a_dataset_ends_in_a_sentence(refusals: dict[str, tuple[str, str]]) -> None:
     state, message = refusals["train"]
     assert state == "FAILED"
-    assert "There is no dataset" in message
+    assert "was not found" in message
 
 
 def test_a_verification_where_nobody_serves_fails_with_the_remedy(refusals: dict[str, tuple[str, str]]) -> None:

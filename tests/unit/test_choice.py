@@ -21,9 +21,9 @@ from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.memory import GIB
 from academy.habitat.routing import Need, next_fallback
 from academy.loop.home import Home
-from academy.loop.placement import first_device, place
-from academy.loop.training import Overrides
+from academy.loop.place import first_device, place
 from academy.professor.recipe import Recipe
+from academy.professor.recipe_options import RecipeOptions
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.settings import Settings, load_settings
 from academy.system.hardware import Docker, Gpu, Inventory
@@ -213,7 +213,7 @@ def test_commands_that_only_look_say_the_refusal(
 ) -> None:
     settings(training_backend="container")
     commands.decide(None, force=True, as_json=False)
-    habitat.fit(None, 64, Overrides(), as_json=False)
+    habitat.fit(None, 64, RecipeOptions(), as_json=False)
     said = " ".join(capsys.readouterr().out.split())
     refusal = f"it would be refused: {no_engine}. Start one (systemctl start docker; apt-get install docker.io), or set"
     assert f"But {refusal}" in said

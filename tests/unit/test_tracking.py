@@ -87,7 +87,7 @@ class OneOrder:
         )  # fmt: skip
 
     def attempt(self, tags: dict[str, str], predicted: float | None, events: Sequence[dict[str, Any]]) -> Any:
-        """What `academy.loop.training` does with an attempt's events. Returns the run's data as MLflow has them."""
+        """What `academy.loop.train` does with an attempt's events. Returns the run's data as MLflow has them."""
         before = len(self.told)
         run = TrackedRun(
             self.client, self.order, self.dataset, tags | {BASE_TAG: self.base}, predicted=predicted, before=before
