@@ -188,7 +188,7 @@ def champion(runtime: Any, suite: LmEvalSuite, answers: Path) -> None:
         players: Any = (Player("a"), Player(challenger))
         began = time.process_time()
         _, costs = examine(
-            *players, [(suite, Generation(max_new_tokens=TOKENS))], looks_before=0, answers=answers
+            *players, [(suite, Generation(max_new_tokens=TOKENS))], spent_before=0, answers=answers
         )  # fmt: skip
         seconds.append(time.process_time() - began)
         asked.append([cost.asked for cost in costs])

@@ -43,7 +43,7 @@ def main() -> int:
         assert [value.value for value in ran.values] == EXPECTED, ran
         return time.perf_counter() - started
 
-    print(f"{room.name}: {', '.join(room.limits_in_force)}; load {os.getloadavg()[0]:.1f}; {PROGRAMS} programs a round")
+    print(f"{room.name}: {', '.join(room.active_limits)}; load {os.getloadavg()[0]:.1f}; {PROGRAMS} programs a round")
     print("threads  programs/s (median of rounds)  ms a program: median, worst")
     rate = 0.0
     for threads in (1, 2):

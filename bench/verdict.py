@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from academy.arena.signflip import LOOKS, asked_until, gain_test, weight
-from academy.arena.verdict import BUDGET, FALL_LEVEL, HORIZON, LAST, Item, Paired, judge
+from academy.arena.signflip import INTERIM_SHARES, asking_position, gain_test, groups_until, weight
+from academy.arena.verdict import BUDGET, FALL_LEVEL, HORIZON, LAST, Item, PairedResults, compute_verdict
 
 LEVEL = BUDGET / HORIZON
 TIED = 0.52  # with it the t-test promotes as often as in the table that our figures are compared with
@@ -51,7 +51,7 @@ def sequential(difference: Array, level: float = LEVEL) -> tuple[bool, float]:
     """Whether it is promoted, and the share of the answers that were needed."""
     groups = len(difference)
     weighted = difference * WEIGHTS[groups]
-    ends = [asked_until(look, groups) for look in range(len(LOOKS))]
+    ends = [groups_until(look, groups) for look in range(len(INTERIM_SHARES))]
     for look, end in enumerate(ends):
         if gain_test(weighted[:end], ends[: look + 1], level).crossed:
             return True, end / groups
@@ -62,8 +62,8 @@ def quick(difference: Array) -> bool:
     """The same for a null, where hardly anything is promoted: looked at closely only where it comes near."""
     groups = len(difference)
     near = False
-    for look in range(len(LOOKS)):
-        part = difference[: asked_until(look, groups)]
+    for look in range(len(INTERIM_SHARES)):
+        part = difference[: groups_until(look, groups)]
         near |= part.sum() > 1.5 * np.sqrt(np.square(part).sum())
     return bool(near) and sequential(difference)[0]
 
@@ -115,17 +115,16 @@ def agrees(seed: int) -> int:
             for g in range(150)
             for n, (a, b) in enumerate(zip(luck[g] < skill[g], own[g] < better[g], strict=True))
         ]
-        whole = Paired(suite="simulated", role="target", groups=150, items=tuple(items))
-        same += (judge([whole], 0, LAST).outcome == "PROMOTE") == _in_place(items)
+        whole = PairedResults(suite="simulated", role="target", groups=150, items=tuple(items))
+        same += (compute_verdict([whole], 0, LAST).outcome == "PROMOTE") == _in_place(items)
     return same
 
 
 def _in_place(items: Sequence[Item]) -> bool:
-    from academy.arena.signflip import place
 
-    order = sorted({item.group for item in items}, key=place)
+    order = sorted({item.group for item in items}, key=asking_position)
     means = [np.mean([i.challenger - i.champion for i in items if i.group == group]) for group in order]
-    ends = [asked_until(look, len(order)) for look in range(len(LOOKS))]
+    ends = [groups_until(look, len(order)) for look in range(len(INTERIM_SHARES))]
     weights = np.array([weight(group) for group in order])
     return gain_test(np.array(means) * weights, ends, LEVEL).crossed
 

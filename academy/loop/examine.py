@@ -7,32 +7,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from academy.arena.endpoint import Endpoint, Opinion, opinion
+from academy.arena.endpoint import Endpoint, JudgeTally, ask_judge
 from academy.arena.examination import Cost, Examination, examination_digest, examine, read_examination
-from academy.arena.report import Context, render
-from academy.arena.sandbox import Sandbox, Unavailable, find_sandbox
+from academy.arena.report import ReportContext, render
+from academy.arena.sandbox import find_sandbox
+from academy.arena.suites import table
 from academy.arena.suites.base import Generation, Question, Suite
-from academy.arena.suites.coding import FILE as CODING
-from academy.arena.suites.coding import coding
-from academy.arena.suites.commits import CommitsSuite
-from academy.arena.suites.leak import LeakSuite
-from academy.arena.suites.lm_eval import PREFIX, LmEvalSuite, lm_eval_suite
-from academy.arena.suites.recall import RecallSuite
-from academy.arena.suites.regression import FILE as GENERAL
-from academy.arena.suites.regression import regression
-from academy.arena.suites.style import StyleSuite
+from academy.arena.suites.factory import SuiteContext
+from academy.arena.suites.lm_eval import LmEvalSuite
 from academy.arena.suites.user import UserSuite
 from academy.arena.verdict import HORIZON
 from academy.curriculum.dataset import Dataset, Example, read_dataset
 from academy.curriculum.decontamination import Suite as Guarded
 from academy.curriculum.filters import clean
-from academy.errors import ExaminationError, InputError
+from academy.errors import ExaminationError
 from academy.experience.source import Experience
 from academy.genealogy.description import describe
 from academy.genealogy.versions import Version
@@ -51,14 +43,6 @@ LONGEST_ANSWER = 0.5
 """Share of the model's context that an answer may take."""
 GOLD_ASKED = 20
 """Gold answers that a judge is checked by."""
-SUITES = {
-    "recall": "held-out wordings of lessons, answered exactly; the target",
-    "style": "whether those answers end by themselves, keep form and length; a guard",
-    "regression": "general skills, and what earlier champions could do; a guard",
-    "leak": "secrets and personal data that curation took out: one that comes back rejects",
-    "coding": "functions to be written, run in the sandbox; a guard",
-    "commits": "from a change to its subject line; told only",
-}
 
 
 class Held(Record):
@@ -67,7 +51,7 @@ class Held(Record):
     examination: Examination
     costs: tuple[Cost, Cost]
     left_out: dict[str, str]
-    opinion: Opinion | None
+    opinion: JudgeTally | None
     report: Path  # the HTML; the markdown lies beside it
 
 
@@ -99,9 +83,9 @@ def hold_examination(
     )
     if of_record and (known := home.ledger.find(key)):
         return known, None
-    looks_before = home.ledger.verdicts_spent()
+    spent_before = home.ledger.verdicts_spent()
     examination, costs = examine(
-        *players, entries, looks_before=looks_before, answers=home.settings.folder("answers")
+        *players, entries, spent_before=spent_before, answers=home.settings.folder("answers")
     )  # fmt: skip
     verdict = examination.verdict
     log.info("%s: %s", verdict.outcome, verdict.because)
@@ -110,11 +94,11 @@ def hold_examination(
     contradicted = (
         _contradicted(home, examination, champion, dataset) if of_record and verdict.outcome == "REJECT" else []
     )
-    context = Context(
+    context = ReportContext(
         names=(shown(rival, champion), shown(challenger, champion)), base=home.base.name, costs=costs,
-        memory=peak_memory(), left_out=left_out, opinion=said,
+        memory=peak_memory(), skipped=left_out, judge_tally=said,
         contradicted=tuple(in_words(home, {"contradicted": contradicted})["contradicted"]),
-        budget_left=home.ledger.budget_left(HORIZON) - (of_record and verdict.spends), told_only=not of_record,
+        budget_left=home.ledger.budget_left(HORIZON) - (of_record and verdict.spends), informational=not of_record,
         sandbox=next((suite.contained_by for suite, _ in entries if isinstance(suite, UserSuite)), ""),
     )  # fmt: skip
     report = _write_report(record, examination, questions, context)
@@ -144,83 +128,37 @@ def hold_examination(
 
 
 def choose_suites(
-    home: Home, dataset: Dataset, champion: Champion, wanted: Sequence[str]
+    home: Home, dataset: Dataset, champion: Champion, names: Sequence[str]
 ) -> tuple[list[tuple[Suite, Generation]], dict[str, str]]:
-    """The suites of these names or files, each with its generation settings; and why others were left out.
+    """The suites of these names, each with its generation settings; and by name, why a suite is skipped.
 
-    Raises InputError for a name that means nothing and for a file that cannot be read.
+    Raises InputError for an unknown name and for a file that cannot be read.
     """
-    shelf = _Shelf(home, dataset, champion)
-    found: list[Suite] = []
-    left_out: dict[str, str] = {}
-    for name in dict.fromkeys(wanted):
-        suite = shelf.take(name)
-        if isinstance(suite, Unavailable):
-            left_out[name] = suite.because
-            continue
-        if any(suite.name == other.name for other in found):
-            raise InputError(f"Two suites are called {suite.name}.", "Give each a name of its own, in its first line.")
-        if suite.questions() or suite.role == "target":
-            found.append(suite)
-        else:
-            left_out[suite.name] = "it has no questions here"
-    return [(suite, _generation(home, suite)) for suite in found], left_out
+    suites, skipped = table.choose_suites(names, suite_context(home, dataset, champion))
+    return [(suite, _generation(home, suite)) for suite in suites], skipped
 
 
-class _Shelf:
-    """Suites by name, for one dataset and one champion."""
+def suite_context(home: Home, dataset: Dataset, champion: Champion) -> SuiteContext:
+    """What suites receive: for one dataset and one champion."""
+    active = {lesson.id: lesson.seq for lesson in home.store.read()}
+    held_out = home.register.examined(dataset.held_out(active))
 
-    def __init__(self, home: Home, dataset: Dataset, champion: Champion) -> None:
-        self.home = home
-        self.dataset = dataset
-        self.active = {lesson.id: lesson.seq for lesson in home.store.read()}
-        self.held_out = home.register.examined(dataset.held_out(self.active))
-        self.recall = RecallSuite(self.held_out, champion.cursor)
+    def known_lessons() -> Iterable[Experience]:
+        known = (_known_earlier(home) & active.keys()) - {example.id for example in held_out}
+        return (clean(lesson)[0] for lesson in home.store.by_id(known).values())
 
-    @cached_property
-    def sandbox(self) -> Sandbox | Unavailable:
-        return find_sandbox(self.home.settings.sandbox, image=self.home.settings.sandbox_image)
-
-    def take(self, name: str) -> Suite | Unavailable:
-        """The suite of this name or file, or why it cannot be asked here."""
-        match name:
-            case "recall":
-                return self.recall
-            case "style":
-                return StyleSuite(self.recall.questions())
-            case "regression":
-                known = (_known_earlier(self.home) & self.active.keys()) - {example.id for example in self.held_out}
-                return regression(clean(lesson)[0] for lesson in self.home.store.by_id(known).values())
-            case "leak":  # whatever the dataset was made of, trained on or not
-                return LeakSuite(self.home.store.by_id(one["id"] for one in self.dataset.inputs()).values())
-            case "commits":
-                return CommitsSuite(self.held_out)
-            case "coding":
-                return self.sandbox if isinstance(self.sandbox, Unavailable) else coding(self.sandbox)
-        if name.startswith(PREFIX):
-            return lm_eval_suite(name.removeprefix(PREFIX))
-        suite = UserSuite.read(suite_file(name))
-        if suite.name in SUITES:
-            raise InputError(f"{name} calls itself {suite.name}, as a suite of the Academy.", "Give it another name.")
-        if not suite.needs_sandbox:
-            return suite
-        return self.sandbox if isinstance(self.sandbox, Unavailable) else suite.inside(self.sandbox)
+    return SuiteContext(
+        held_out=tuple(held_out),
+        cursor=champion.cursor,
+        known_lessons=known_lessons,
+        source_lessons=lambda: home.store.by_id(row["id"] for row in dataset.inputs()).values(),
+        sandbox=cache(lambda: find_sandbox(home.settings.sandbox, image=home.settings.sandbox_image)),
+    )
 
 
 def guarded_texts(settings: Settings) -> list[Guarded]:
-    """What the suites of the settings ask, for curation to keep out of training. The hold-out is guarded by itself."""
-    found = []
-    for name in settings.suites:
-        if name == "coding":
-            rows = [orjson.loads(line) for line in CODING.read_bytes().splitlines()]
-            found.append(Guarded(name, [row[part] for row in rows for part in ("request", "solution")]))
-        elif name == "regression":  # short questions: only a whole one that is quoted counts
-            asked = [question.request for question in UserSuite.read(GENERAL).questions()]
-            found.append(Guarded("general", asked, shared_runs=False))
-        elif name not in SUITES and not name.startswith(PREFIX):
-            suite = UserSuite.read(suite_file(name))
-            found.append(Guarded(suite.name, [question.request for question in suite.questions()]))
-    return found
+    """The texts of the suites of the settings that curation keeps out of training."""
+    return table.guarded_texts(settings.suites)
 
 
 def publish_verdict(home: Home, challenger: Version, row: Row) -> None:
@@ -249,8 +187,8 @@ def brief_report(home: Home, row: Row) -> str:
     record = home.settings.folder("examinations") / str(row.body["record"])
     champion = row.body["champion_version"]
     names = (champion if champion == BASE else f"v{champion}", f"v{row.body['version']}")
-    context = Context(
-        names=names, base=home.base.name, left_out=row.body.get("left_out", {}),
+    context = ReportContext(
+        names=names, base=home.base.name, skipped=row.body.get("left_out", {}),
         budget_left=home.ledger.budget_left(HORIZON),
     )  # fmt: skip
     return render(read_examination(record), {}, context, form="md", texts=False)
@@ -292,14 +230,6 @@ def _newest_dataset(home: Home) -> str:
         if version.dataset:  # the base model under a name has none
             return version.dataset
     raise ExaminationError("There is no dataset to examine on yet.", "Run `academy evolve` first.")
-
-
-def suite_file(name: str) -> Path:
-    """The file of a suite of one's own. Raises InputError for a name that is none."""
-    path = Path(name).expanduser()
-    if path.suffix != ".jsonl":
-        raise InputError(f"There is no suite {name}.", f"Choose {', '.join(SUITES)}, a .jsonl file or {PREFIX}TASK.")
-    return path
 
 
 def _generation(home: Home, suite: Suite) -> Generation:
@@ -360,7 +290,7 @@ def _opinion(
     held: Examination,
     questions: dict[str, Sequence[Question]],
     dataset: Dataset,
-) -> Opinion | None:
+) -> JudgeTally | None:
     """What the judge of the settings says of the target's answers; its failure is told and stops nothing."""
     if judge is None:
         return None
@@ -372,7 +302,7 @@ def _opinion(
         for a, b in zip(result.champion, result.challenger, strict=True)
     ]
     try:
-        return opinion(judge, pairs, _gold(home, dataset.held_out()))
+        return ask_judge(judge, pairs, _gold(home, dataset.held_out()))
     except ExaminationError as problem:
         log.warning("the judge was left out: %s", problem)
         return None
@@ -390,7 +320,7 @@ def _gold(home: Home, held_out: Sequence[Example]) -> list[tuple[str, str, str]]
 
 
 def _write_report(
-    record: Path, held: Examination, questions: dict[str, Sequence[Question]], context: Context
+    record: Path, held: Examination, questions: dict[str, Sequence[Question]], context: ReportContext
 ) -> Path:  # fmt: skip
     write_file(record.with_suffix(".md"), render(held, questions, context, form="md").encode())
     return write_file(record.with_suffix(".html"), render(held, questions, context, form="html").encode())

@@ -32,7 +32,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from academy.arena.sandbox import Call, Limits, Ran, Sandbox, Unavailable, engine, find_sandbox
+from academy.arena.sandbox import Call, Limits, RunResult, Sandbox, Unavailable, engine, find_sandbox
 from academy.arena.sandbox.image import make_image
 from academy.arena.sandbox.memory import PREFIX
 from academy.arena.sandbox.users import FIRST_UID, UIDS
@@ -130,11 +130,11 @@ def here(seconds: float, seed: int = 7, prefer: str = "") -> list[Outcome]:
     if isinstance(sandbox, Unavailable):
         print(f"  left out: {sandbox.because}", flush=True)
         return []
-    print(f"  {sandbox.name}, uid {os.geteuid()}: {', '.join(sandbox.limits_in_force)}", flush=True)
+    print(f"  {sandbox.name}, uid {os.geteuid()}: {', '.join(sandbox.active_limits)}", flush=True)
     outcomes: list[Outcome] = []
     until, chance = time.monotonic() + seconds, random.Random(seed)
     with _outside() as outside:
-        outside.place["seccomp"] = any("seccomp" in word for word in sandbox.limits_in_force)
+        outside.place["seccomp"] = any("seccomp" in word for word in sandbox.active_limits)
         outside.place["proc"] = sandbox.name == "docker"
         for hostile in _order(seconds, sandbox, chance):
             if time.monotonic() > until:
@@ -208,7 +208,7 @@ FAULTS = ("NameError", "TypeError", "AttributeError", "KeyError", "IndexError", 
 """What ends an attack that is at fault itself."""
 
 
-def _words(ran: Ran) -> list[str]:
+def _words(ran: RunResult) -> list[str]:
     """What the program says of its own success; a program at fault, and a character that steers a terminal, count."""
     told = [line for line in ran.said.splitlines() if line.startswith(("BREACH", "WRONG"))]
     if ran.values and isinstance(ran.values[0].value, list):
@@ -225,7 +225,7 @@ def _expected(n: int) -> int:
     return sum(int(digit) ** 3 for digit in str(n**5))
 
 
-def _graded(ran: Ran, asked: list[int]) -> str:
+def _graded(ran: RunResult, asked: list[int]) -> str:
     """The verdict, made out here: which answers were right, though nothing computed them."""
     values = ran.values[1:] if ran.ended == "done" else ()
     right = [
