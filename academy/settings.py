@@ -235,7 +235,7 @@ class Settings(BaseSettings):
         return self.mlflow_tracking_uri or f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
 
     @property
-    def mark(self) -> str:
+    def home_id(self) -> str:
         """Eight digits that tell this home from others, for names that several homes share."""
         return hashlib.sha256(str(self.home.resolve()).encode()).hexdigest()[:8]
 

@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 
 from academy.curriculum.dataset import Dataset, read_dataset
 from academy.errors import AcademyError, TrainingError
-from academy.experience.lessons import Import
+from academy.experience.lessons import ImportResult
 from academy.genealogy.versions import Version
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.memory import Device
@@ -28,8 +28,9 @@ from academy.loop.home import Home
 from academy.loop.verify import Verified
 from academy.professor.decision import Decision
 from academy.professor.recipe import Recipe
-from academy.professor.search_space import Tuned
-from academy.store.ledger import Champion, Row
+from academy.professor.search_space import TuningResult
+from academy.store.ledger import Champion
+from academy.store.ledger_rows import Row, VerdictEntry
 from tasks import dispatch
 
 log = logging.getLogger("academy")
@@ -54,7 +55,7 @@ LONGEST_TRAINING = 14 * 24 * 3600
 
 
 @task(name="read experience", timeout_seconds=1800, persist_result=True, **_again)
-def read_experience(lessons: list[Path], tasks: list[Path], base_model: str | None) -> list[Import]:
+def read_experience(lessons: list[Path], tasks: list[Path], base_model: str | None) -> list[ImportResult]:
     """Files of lessons and tasks into the store."""
     home = Home.open(base_model)
     settle(home)
@@ -87,7 +88,7 @@ def decide(dataset: Dataset, recipe: Recipe, base_model: str | None, *, force: b
 @task(name="tune recipe", timeout_seconds=24 * 3600, persist_result=True, **_again)
 def tune_recipe(
     dataset: Dataset, overrides: training.Overrides, trials: int, minutes: float | None, base_model: str | None
-) -> Tuned:
+) -> TuningResult:
     """A search around the professor's recipe, on a part of the training side; one that was killed goes on."""
     home = Home.open(base_model)
     return training.tune(home, dataset, training.search_for(home, dataset, overrides, trials), minutes)
@@ -95,7 +96,7 @@ def tune_recipe(
 
 @task(name="train", timeout_seconds=LONGEST_TRAINING, persist_result=True, **_again)
 def train_challenger(
-    dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None, tuned: Tuned | None = None
+    dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None, tuned: TuningResult | None = None
 ) -> Version:
     """A training on a work pool whose worker is alive, else here, as the settings say; registered as a version."""
     home = Home.open(base_model)
@@ -126,7 +127,7 @@ def train_here(
     recipe: dict[str, Any] | None,
     decision: str,
     base_model: str | None,
-    tuned: Tuned | None = None,
+    tuned: TuningResult | None = None,
     asked: training.Asked | None = None,
 ) -> dict[str, str]:
     """A training on this pool's kind of device, which is never replaced by the other one.
@@ -147,7 +148,7 @@ def _tags(decision: str) -> dict[str, str]:
 
 
 @task(name="examine", timeout_seconds=6 * 3600, persist_result=True, **_again)
-def examine_challenger(challenger: Version, decision: Decision, base_model: str | None) -> Row:
+def examine_challenger(challenger: Version, decision: Decision, base_model: str | None) -> Row[VerdictEntry]:
     """Champion against challenger; the verdict is a ledger row."""
     home = Home.open(base_model)
     row, _ = hold_examination(home, challenger.version, decision=decision)
@@ -167,19 +168,21 @@ def examine_players(
     if row is not None:
         publish_verdict(home, home.versions.get(challenger), row)
         _show(home, row)
-    verdict = row.body if row is not None else held.examination.verdict.model_dump(mode="json") if held else {}
+    verdict = (
+        row.body.as_json() if row is not None else held.examination.verdict.model_dump(mode="json") if held else {}
+    )
     return {"verdict": verdict, "of_record": row is not None, "report": str(held.report) if held else None}
 
 
-def _show(home: Home, row: Row) -> None:
+def _show(home: Home, row: Row[VerdictEntry]) -> None:
     """The report among Prefect's artifacts. It quotes no lesson: what Prefect keeps could not be forgotten."""
     create_markdown_artifact(
-        brief_report(home, row), key=f"examination-v{row.body['version']}", description=row.body["outcome"]
+        brief_report(home, row), key=f"examination-v{row.body.version}", description=row.body.outcome
     )  # fmt: skip
 
 
 @task(name="promote", timeout_seconds=1800, persist_result=True, **_again)
-def act_on_verdict(challenger: Version, verdict: Row, base_model: str | None) -> Acted:
+def act_on_verdict(challenger: Version, verdict: Row[VerdictEntry], base_model: str | None) -> Acted:
     """Do what the verdict says; where a person must approve, the winner waits."""
     return act(Home.open(base_model), challenger, verdict, by=_this_run())
 
@@ -203,6 +206,6 @@ def _this_run() -> str:
 
 
 def _warm_up() -> None:
-    """Import what the arena needs while the trainer is at work."""
+    """ImportResult what the arena needs while the trainer is at work."""
     importing: Callable[[], object] = lambda: __import__("academy.serving.runtimes.peft")  # noqa: E731
     threading.Thread(target=importing, daemon=True).start()

@@ -21,16 +21,17 @@ from academy.errors import AcademyError, AdapterError, ServingError
 from academy.experience.lessons import LessonsStore
 from academy.lifecycle.gate import refusal
 from academy.models.base_model import resolve
-from academy.serving.gateway.adapter_pool import House
-from academy.serving.gateway.client import Gateway as Client
+from academy.serving.gateway.adapter_pool import AdapterHooks
+from academy.serving.gateway.client import GatewayClient
 from academy.serving.gateway.gateway import Gateway
 from academy.serving.gateway.server import serve
 from academy.serving.gateway.slots import Limits
-from academy.serving.identity import Identity, check
+from academy.serving.identity import Identity, check_identity
 from academy.serving.runtimes.base import Capabilities, LiveRuntime, Piece, Turn
 from academy.settings import Settings
 from academy.store.database import Database
 from academy.store.ledger import BASE, Ledger
+from tests.ledger_entries import CHANGES, ChangeKind
 
 PATIENCE = 20.0
 
@@ -48,9 +49,9 @@ class Running:
     openai: openai.OpenAI  # as users have it; it does not try again, so that a refusal is seen
 
     @property
-    def client(self) -> Client:
+    def client(self) -> GatewayClient:
         """A client as promotions have it."""
-        found = Client.find(self.settings, self.ledger.family)
+        found = GatewayClient.find(self.settings, self.ledger.family)
         assert found is not None
         return found
 
@@ -60,12 +61,11 @@ class Running:
             model=model, messages=[{"role": "user", "content": text}], **more
         )
 
-    def crown(self, adapter: str, version: str, kind: Any = "promotion") -> int:
+    def make_champion(self, adapter: str, version: str, kind: ChangeKind = "promotion") -> int:
         """A row of the ledger, as a promotion writes it."""
         champion = self.ledger.champion()
         generation = 0 if adapter == BASE else champion.generation + 1
-        body = {"version": version, "adapter": adapter, "generation": generation, "cursor": 0}
-        return self.ledger.crown(kind, champion, body).seq
+        return self.ledger.set_champion(champion, CHANGES[kind](version, adapter, generation)).seq
 
     def health(self) -> dict[str, Any]:
         found: dict[str, Any] = httpx.get(f"{self.url}/healthz", timeout=PATIENCE).json()
@@ -95,14 +95,14 @@ def running(
     async def look(adapter: str) -> Identity:
         if isinstance(runtime, Obedient):
             return runtime.look(adapter)
-        return await check(runtime, read_adapter(place / adapter[:16], digest=adapter))
+        return await check_identity(runtime, read_adapter(place / adapter[:16], digest=adapter))
 
     store = AdapterStore(place)
 
     def restore(adapter: str) -> None:
         store.unpack(adapter)
 
-    house = House(look, restore, partial(refusal, ledger))
+    hooks = AdapterHooks(look, restore, partial(refusal, ledger))
 
     ready, told, failed = threading.Event(), [], []
 
@@ -113,8 +113,8 @@ def running(
     def run() -> None:
         try:
             serve(
-                chosen, base, ledger, LessonsStore(database), runtime, house,
-                name="default", host="127.0.0.1", port=0, limits=limits, told=tell,
+                chosen, base, ledger, LessonsStore(database), runtime, hooks,
+                name="default", host="127.0.0.1", port=0, limits=limits, on_ready=tell,
             )  # fmt: skip
         except AcademyError as problem:
             failed.append(problem)

@@ -20,6 +20,7 @@ from academy.loop.examine import hold_examination, in_words, publish_verdict
 from academy.loop.home import Home
 from academy.settings import load_settings
 from academy.store.files import write_file
+from academy.store.ledger_rows import RenewalEntry
 
 LOW_BUDGET = 5
 
@@ -32,7 +33,7 @@ def examine(challenger: str, champion: str | None, suites: list[str], base_model
     if row is not None:
         publish_verdict(home, home.versions.get(challenger), row)
     verdict = held.examination.verdict.model_dump(mode="json") if held else {}
-    found = in_words(home, row.body) if row is not None else verdict
+    found = in_words(home, row.body.as_json()) if row is not None else verdict
     if as_json:
         told = {
             "costs": [{**cost.model_dump(mode="json"), "rate": cost.rate} for cost in held.costs],
@@ -87,7 +88,7 @@ def budget(base_model: str | None, *, as_json: bool) -> None:
     """How many examinations may still promote."""
     home = Home.open(base_model)
     left = home.ledger.budget_left(HORIZON)
-    renewals = list(home.ledger.rows("renewal"))
+    renewals = list(home.ledger.rows(RenewalEntry))
     if as_json:
         emit({"spent": HORIZON - left, "left": left, "horizon": HORIZON, "renewals": len(renewals)})
         return

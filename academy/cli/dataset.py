@@ -11,6 +11,7 @@ from academy.curriculum.dataset import Dataset, all_datasets, find_dataset, read
 from academy.errors import InputError
 from academy.loop.examine import clashes, guarded_texts
 from academy.loop.home import Home
+from academy.store.ledger_rows import AllowEntry
 
 
 def show(digest: str | None, limit: int, *, as_json: bool) -> None:
@@ -68,7 +69,7 @@ def allow(key: str, base_model: str | None, *, as_json: bool) -> None:
             f"{'No overlap has' if not meant else 'More than one overlap has'} the key {key}.",
             "`academy dataset show DIGEST` lists overlaps with their keys.",
         )
-    home.ledger.append("allow", f"allow:{home.base.digest}:{meant[0]}", {"overlap": meant[0]})
+    home.ledger.append(f"allow:{home.base.digest}:{meant[0]}", AllowEntry(overlap=meant[0]))
     if as_json:
         emit({"allowed": meant[0]})
     else:
@@ -106,7 +107,7 @@ def rebuild(digest: str | None, base_model: str | None, *, as_json: bool) -> Non
         )
     with tempfile.TemporaryDirectory(dir=home.settings.folder("datasets").parent, prefix=".staging-") as scratch:
         guarded = guarded_texts(home.settings)
-        found = proofs.rebuild(home.store, home.register, home.base.count_tokens, dataset, Path(scratch), guarded)
+        found = proofs.rebuild(home.store, home.holdout, home.base.count_tokens, dataset, Path(scratch), guarded)
     if as_json:
         emit(found.model_dump(mode="json"))
         return

@@ -13,7 +13,7 @@ from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_
 from academy.cli.output import emit, say, table
 from academy.errors import AcademyError, ExaminationError
 from academy.experience.commits import is_repository
-from academy.habitat.backends.choice import choose
+from academy.habitat.backends.choice import select_backend
 from academy.loop.home import Home
 from academy.models.base_model import SEED, SEED_FOLDER, resolve
 from academy.records import Record
@@ -222,17 +222,17 @@ def _docker(machine: Inventory) -> Finding:
 
 def _training(settings: Settings, machine: Inventory) -> Finding:
     """Where trainings run. A container that was asked for is tried, and needed: nothing takes its place."""
-    chosen = choose(settings, machine)
+    chosen = select_backend(settings, machine)
     if chosen.refusal:
         return Finding(
             name="training", works=False, needed=True, found=chosen.refusal.message, remedy=chosen.refusal.remedy
         )
     image, proof = chosen.image, chosen.proof
     if image is None or proof is None:
-        because = f", for: {chosen.instead}" if chosen.instead else ""
+        because = f", for: {chosen.container_problem}" if chosen.container_problem else ""
         return Finding(name="training", works=True, needed=True, found=f"in processes of this machine{because}")
     versions = f"torch {proof.versions['torch']}, trl {proof.versions['trl']}"
-    found = f"in containers of {image.name}, {image.digest[:19]}: {versions}, tried on {chosen.tried_on}"
+    found = f"in containers of {image.name}, {image.digest[:19]}: {versions}, tried on {chosen.trial_device}"
     return Finding(name="training", works=True, needed=True, found=found)
 
 

@@ -10,16 +10,29 @@ import orjson
 from academy.cli.output import console, emit, listen, say
 from academy.errors import InputError
 from academy.genealogy import drawing
-from academy.genealogy.history import KINDS, deployment, history, refused, shown
+from academy.genealogy.history import CHANGES, deployment, history, is_change, refused, shown
 from academy.genealogy.tree import FamilyTree, family_tree
 from academy.loop import carry_out as succession
 from academy.loop.home import Home
 from academy.store.files import write_file
-from academy.store.ledger import Kind, Ledger, Row
+from academy.store.ledger import Ledger
+from academy.store.ledger_rows import (
+    AllowEntry,
+    Entry,
+    RefusalEntry,
+    ReleaseEntry,
+    RenewalEntry,
+    Row,
+    SupersedeEntry,
+    UndoEntry,
+    VerdictEntry,
+)
 from academy.system.processes import person
 
 FORMATS = ("text", "json", "mermaid", "svg")
-TOLD: tuple[Kind, ...] = ("verdict", *KINDS, "release", "supersede", "undo", "allow", "renewal", "refuse")
+TOLD: tuple[type[Entry], ...] = (
+    VerdictEntry, *CHANGES, ReleaseEntry, SupersedeEntry, UndoEntry, AllowEntry, RenewalEntry, RefusalEntry,
+)  # fmt: skip
 
 
 def tree(
@@ -78,7 +91,7 @@ def decline(name: str, because: str, base_model: str | None, *, as_json: bool) -
     if as_json:
         emit(deployment(row).model_dump(mode="json"))
     else:
-        say(f"{shown(row.body['version'])} is not promoted; {home.ledger.champion().name} stays champion.")
+        say(f"{shown(row.body.version)} is not promoted; {home.ledger.champion().name} stays champion.")
 
 
 def _as_json(found: FamilyTree, ledger: Ledger, limit: int) -> dict[str, Any]:
@@ -93,7 +106,7 @@ def _as_json(found: FamilyTree, ledger: Ledger, limit: int) -> dict[str, Any]:
             | {"recipe": node.recipe, "events": [one.model_dump(mode="json") for one in node.events]}
             for node in found.nodes
         ],
-        "history": [row.model_dump(mode="json") for row in _last(ledger, limit)],
+        "history": [row.as_json() for row in _last(ledger, limit)],
     }
 
 
@@ -106,28 +119,28 @@ def _as_text(found: FamilyTree, ledger: Ledger, limit: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _last(ledger: Ledger, limit: int) -> list[Row]:
+def _last(ledger: Ledger, limit: int) -> list[Row[Entry]]:
     return ledger.latest(*TOLD, limit=limit)[::-1]
 
 
-def _story(row: Row) -> str:
-    body: dict[str, Any] = row.body
-    if row.kind in KINDS:
+def _story(row: Row[Entry]) -> str:
+    if is_change(row):
         told = deployment(row)
         return told.sentence + (f", by {told.by}" if told.by else "")
-    match row.kind:
-        case "verdict":
-            against = shown(body["champion_version"])
-            return f"v{body['version']} against {against}: {body['outcome']}, {body['because']}"
-        case "release":
-            return f"{body['lessons']} lessons" + (f" of {body['batch']}" if body["batch"] else "")
-        case "allow":
-            return f"the overlap {body['overlap'][:12]} may be trained on"
-        case "renewal":
-            return f"{body['retired']} questions retired, {body['fresh']} fresh ones on {body['groups']} answers"
-        case "refuse":
-            return refused(row)
-        case "undo":
-            return f"{body['lessons']} lessons of {body['batch']} {'put back' if body['restored'] else 'taken out'}"
-        case _:
-            return f"another answer is right for a request; {body['retired']} lessons retired"
+    match row.body:
+        case VerdictEntry() as verdict:
+            against = shown(verdict.champion_version)
+            return f"v{verdict.version} against {against}: {verdict.outcome}, {verdict.because}"
+        case ReleaseEntry() as entry:
+            return f"{entry.lessons} lessons" + (f" of {entry.batch}" if entry.batch else "")
+        case AllowEntry() as entry:
+            return f"the overlap {entry.overlap[:12]} may be trained on"
+        case RenewalEntry() as entry:
+            return f"{entry.retired} questions retired, {entry.fresh} fresh ones on {entry.groups} answers"
+        case RefusalEntry() as entry:
+            return refused(entry)
+        case UndoEntry() as entry:
+            return f"{entry.lessons} lessons of {entry.batch} {'put back' if entry.restored else 'taken out'}"
+        case SupersedeEntry() as entry:
+            return f"another answer is right for a request; {entry.retired} lessons retired"
+    return row.kind

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from academy.cli.output import emit, say, table
 from academy.errors import InputError
-from academy.habitat.foreign_log import events_of, lines_of
+from academy.habitat.foreign_log import parse_events, split_lines
 from academy.habitat.log_parser import Metrics, TrainingMetricsParser
 from academy.habitat.memory import GIB
 from academy.loop import training
@@ -24,9 +24,9 @@ PIECE = 1 << 16
 def metrics(file: Path, *, events: bool = False, as_json: bool) -> None:
     """What a foreign trainer's log says, in memory that does not grow with it."""
     with _opened(file) as stream:
-        text = lines_of(iter(lambda: stream.read(PIECE), b""))
+        text = split_lines(iter(lambda: stream.read(PIECE), b""))
         if events:
-            for event in events_of(text):
+            for event in parse_events(text):
                 sys.stdout.write(canonical(event).decode() + "\n")
             return
         parser = TrainingMetricsParser()
@@ -80,8 +80,8 @@ def fit(base_model: str | None, length: int | None, overrides: training.Override
             },
             "route": found.route.model_dump(mode="json"),
             "ladder": [
-                {"change": one.rung.change, "device": one.rung.plan.device, "need": one.need, "fits": one.fits}
-                for one in found.ladder
+                {"change": one.fallback.change, "device": one.fallback.plan.device, "need": one.need, "fits": one.fits}
+                for one in found.fallbacks
             ],
         })  # fmt: skip
         return
@@ -101,8 +101,8 @@ def fit(base_model: str | None, length: int | None, overrides: training.Override
         if columns[0].note:
             say(f"Note: {columns[0].note}.")
     say(f"{found.expected[0].upper()}{found.expected[1:]}.")
-    for step in found.ladder:
-        say(f"  {'yes' if step.fits else 'no '}  {_gib(step.need)} GiB with {step.rung.change}")
+    for step in found.fallbacks:
+        say(f"  {'yes' if step.fits else 'no '}  {_gib(step.need)} GiB with {step.fallback.change}")
 
 
 def _gib(size: int) -> str:

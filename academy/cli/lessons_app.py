@@ -47,13 +47,15 @@ def lessons_import(
     """Import files; lines known already change nothing, unreadable ones are set aside."""
     from academy.cli import lessons as commands
     from academy.errors import InputError
-    from academy.experience.conversations import Wanted
+    from academy.experience.conversations import ConversationFilter
     from academy.experience.source import Kind
 
     if tasks + conversations + examples > 1:
         raise InputError("The files can be of one kind only.", "Give one of --tasks, --conversations, --examples.")
-    wanted = Wanted(users=tuple(user or ()), domains=tuple(domain or ()), types=tuple(kind or ()), gold_only=gold)
-    if wanted != Wanted() and not conversations:
+    wanted = ConversationFilter(
+        users=tuple(user or ()), domains=tuple(domain or ()), types=tuple(kind or ()), gold_only=gold
+    )
+    if wanted != ConversationFilter() and not conversations:
         raise InputError("Users, domains, types and stars belong to conversations.", "Add --conversations.")
     chosen: Kind = "task" if tasks else "conversation" if conversations else "file" if examples else "lesson"
     commands.import_files(files, chosen, wanted, as_json=json)

@@ -98,9 +98,9 @@ def export(
 ) -> None:
     """Write a version for other tools."""
     from academy.serving.export.export import export as write
-    from academy.serving.export.export import wanted
+    from academy.serving.export.export import export_request
 
-    order = wanted(form, precision)
+    order = export_request(form, precision)
     home = Home.open(base_model)
     version = home.versions.get(name)
     adapter = admit_adapter(home.gate, home.use_adapter(version.adapter, by=person()), version).adapter

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from academy.errors import InputError
-from academy.professor.recipe import checked_fields
+from academy.professor.recipe import validate_fields
 
 
 def read_recipe(file: Path | None) -> dict[str, Any]:
@@ -23,4 +23,4 @@ def read_recipe(file: Path | None) -> dict[str, Any]:
         raise InputError(f"{file} is no JSON ({problem}).", "Correct the file.") from None
     if not isinstance(found, dict):
         raise InputError(f"{file} holds no JSON object.", 'A recipe looks like {"epochs": 2, "use_dora": true}.')
-    return checked_fields(found)
+    return validate_fields(found)

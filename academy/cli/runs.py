@@ -11,7 +11,7 @@ from academy.cli.output import emit, say, table
 from academy.habitat.backends.process import LOG, ORDER
 from academy.habitat.memory import GIB
 from academy.habitat.progress import Progress, iso
-from academy.habitat.runs import all_runs, cancel_run, find_run, log_of, standing
+from academy.habitat.runs import all_runs, cancel_run, find_run, run_log, run_progress
 from academy.records import canonical
 from academy.settings import Settings, load_settings
 
@@ -53,7 +53,7 @@ def status(run: str, *, as_json: bool) -> None:
     """How one training stands."""
     settings = load_settings()
     folder = _folder(settings, run)
-    stands = standing(folder, settings.price_per_hour)
+    stands = run_progress(folder, settings.price_per_hour)
     if as_json:
         emit({"run": folder.name, "folder": str(folder), **stands.model_dump(mode="json")})
         return
@@ -66,7 +66,7 @@ def status(run: str, *, as_json: bool) -> None:
 def logs(run: str, *, follow: bool, as_json: bool) -> None:
     """The events of one training in words. With `follow` and JSON it is one object a line."""
     folder = _folder(load_settings(), run)
-    lines = log_of(folder, follow=follow)
+    lines = run_log(folder, follow=follow)
     if as_json and not follow:
         emit({"run": folder.name, "lines": [one.model_dump() for one in lines]})
         return

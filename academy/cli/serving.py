@@ -11,10 +11,10 @@ from academy.errors import InputError
 from academy.lifecycle.gate import Watch, admit_adapter, refusal
 from academy.loop.home import Home
 from academy.serving.export.export import merged_file
-from academy.serving.gateway.adapter_pool import House
+from academy.serving.gateway.adapter_pool import AdapterHooks
 from academy.serving.gateway.gateway import Gateway
 from academy.serving.gateway.server import serve as serve_gateway
-from academy.serving.identity import Identity, check
+from academy.serving.identity import Identity, check_identity
 from academy.serving.runtimes.remote import is_loopback
 from academy.serving.runtimes.table import make_runtime
 from academy.system.processes import person
@@ -39,19 +39,28 @@ def serve(port: int, host: str, name: str, base_model: str | None, engine: str, 
 
     async def look(adapter: str) -> Identity:
         opened = await asyncio.to_thread(admit_adapter, home.gate, adapter)
-        return await check(runtime, opened.adapter)
+        return await check_identity(runtime, opened.adapter)
 
-    house = House(
+    hooks = AdapterHooks(
         check=look,
         restore=lambda adapter: home.restore_adapter(adapter, by=person(), because="it is asked for"),
         refusal=lambda adapter, versions: refusal(home.ledger, adapter, versions) or watch.withdrawn(adapter),
     )
     serve_gateway(
-        home.settings, home.base, home.ledger, home.store, runtime, house, name=name, host=host, port=port, told=_told
+        home.settings,
+        home.base,
+        home.ledger,
+        home.store,
+        runtime,
+        hooks,
+        name=name,
+        host=host,
+        port=port,
+        on_ready=_print_address,
     )
 
 
-def _told(gateway: Gateway, url: str) -> None:
-    champion = gateway.pinning.champion
+def _print_address(gateway: Gateway, url: str) -> None:
+    champion = gateway.pool.champion
     say(f"{champion.name} of {gateway.base.family} answers at {url}/v1 (any OpenAI client; model: champion).")
     say("Ctrl-C ends it.")

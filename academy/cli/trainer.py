@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from academy.cli.output import emit, say
 from academy.habitat.backends import image as images
-from academy.habitat.backends.choice import choose
+from academy.habitat.backends.choice import select_backend
 from academy.settings import load_settings
 from academy.system import docker as engine
 
@@ -24,12 +24,12 @@ def run(*, make_image: bool, as_json: bool) -> None:
             client.close()
         if not as_json:
             say(f"Made {made.name} of this Python, {made.size / 1e9:.2f} GB: {made.digest}.")
-    chosen = choose(settings)
+    chosen = select_backend(settings)
     if chosen.refusal:
         raise chosen.refusal.error
     tried = chosen
     if made and chosen.image is None:
-        tried = choose(settings.model_copy(update={"training_backend": "container", "training_processes": 1}))
+        tried = select_backend(settings.model_copy(update={"training_backend": "container", "training_processes": 1}))
         if tried.refusal:
             raise tried.refusal.error
     found, proof = tried.image, tried.proof
@@ -45,6 +45,6 @@ def run(*, make_image: bool, as_json: bool) -> None:
         return
     if found and proof:
         versions = ", ".join(f"{name} {number}" for name, number in proof.versions.items())
-        say(f"{found.name} can train, on {tried.tried_on}: Python {proof.python}, {versions}.")
+        say(f"{found.name} can train, on {tried.trial_device}: Python {proof.python}, {versions}.")
     where = f"in containers of {chosen.image.name}" if chosen.image else "in processes of this machine"
-    say(f"Trainings run {where}{f', for: {chosen.instead}' if chosen.instead else ''}.")
+    say(f"Trainings run {where}{f', for: {chosen.container_problem}' if chosen.container_problem else ''}.")

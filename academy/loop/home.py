@@ -7,13 +7,14 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from academy.curriculum.holdout import HoldOutRegister
+from academy.curriculum.holdout import Holdout
 from academy.errors import AdapterError
 from academy.experience.lessons import LessonsStore
 from academy.models.base_model import BaseModel, resolve
 from academy.settings import Settings, load_settings
 from academy.store.database import Database
 from academy.store.ledger import Ledger
+from academy.store.ledger_rows import ArchiveEntry, PromotionEntry, RollbackEntry
 from academy.store.signing import Keys
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Home:
         self.database = Database(settings.database)
         self.database.migrate()
         self.store = LessonsStore(self.database)
-        self.register = HoldOutRegister(self.database)
+        self.holdout = Holdout(self.database)
         self._uses = ExitStack()
         self._used: set[str] = set()
 
@@ -77,11 +78,15 @@ class Home:
     @property
     def serving(self) -> Serving:
         """Who answers users now, for a change of the champion: this home's gateway if one runs."""
-        from academy.serving.gateway.client import Gateway
-        from academy.serving.gateway.switch import Alone, AtGateway
+        from academy.serving.gateway.client import GatewayClient
+        from academy.serving.gateway.switch import GatewaySwitch, InProcessSwitch
 
-        gateway = Gateway.find(self.settings, self.base.digest)
-        return AtGateway(gateway, self.ledger) if gateway else Alone(lambda: self.runtime, self.adapter_store.folder)
+        gateway = GatewayClient.find(self.settings, self.base.digest)
+        return (
+            GatewaySwitch(gateway, self.ledger)
+            if gateway
+            else InProcessSwitch(lambda: self.runtime, self.adapter_store.folder)
+        )
 
     @property
     def keys(self) -> Keys:
@@ -132,8 +137,8 @@ class Home:
         """Bring an archived adapter back; the caller uses it. People may have deleted its version in MLflow."""
         from academy.lifecycle.retention import restore
 
-        rows = self.ledger.latest("promotion", "rollback", "archive")
-        number = next((str(row.body["version"]) for row in rows if row.body["adapter"] == digest), None)
+        rows = self.ledger.latest(PromotionEntry, RollbackEntry, ArchiveEntry)
+        number = next((row.body.version for row in rows if row.body.digest == digest), None)
         number = number or self.versions.get(digest).version
         restore(self.ledger, self.versions, self.adapter_store, number, digest, by=by, because=because)
 

@@ -18,12 +18,12 @@ from academy.curriculum import replay
 from academy.curriculum.curator import DatasetCurator
 from academy.curriculum.dataset import Dataset, Example, all_datasets
 from academy.curriculum.filters import clean, reason_to_drop
-from academy.curriculum.holdout import Renewal, Request
-from academy.curriculum.sharding import Run, in_process
+from academy.curriculum.holdout import GroupedRequest, Renewal
+from academy.curriculum.sharding import ShardRunner, in_process
 from academy.errors import InputError
 from academy.experience.commits import is_repository, open_repository
-from academy.experience.conversations import Wanted
-from academy.experience.lessons import Import
+from academy.experience.conversations import ConversationFilter
+from academy.experience.lessons import ImportResult
 from academy.experience.source import Kind
 from academy.habitat.backends.base import TrainingOrder
 from academy.lifecycle.approval import open_verdicts
@@ -33,9 +33,9 @@ from academy.loop.examine import guarded_texts
 from academy.loop.home import Home
 from academy.loop.placement import place
 from academy.loop.training import allowed, carried_out_as
-from academy.professor.decision import Decision
-from academy.professor.decision import decide as should_train
-from academy.store.ledger import BASE, Row
+from academy.professor.decision import Decision, should_train
+from academy.store.ledger import BASE
+from academy.store.ledger_rows import RenewalEntry, Row, VerdictEntry
 
 log = logging.getLogger("academy")
 
@@ -47,9 +47,9 @@ def admit(
     *,
     conversations: Sequence[Path] = (),
     files: Sequence[Path] = (),
-    wanted: Wanted | None = None,
-) -> list[Import]:
-    """Import files of lessons, tasks, conversations and examples; lines known already change nothing."""
+    wanted: ConversationFilter | None = None,
+) -> list[ImportResult]:
+    """ImportResult files of lessons, tasks, conversations and examples; lines known already change nothing."""
     kinds: dict[Kind, Sequence[Path]] = {
         "lesson": lessons, "task": tasks, "conversation": conversations, "file": files,
     }  # fmt: skip
@@ -85,7 +85,7 @@ def curate(
     repos: Sequence[Path],
     lessons_limit: int | None = None,
     shards: int = 1,
-    run: Run = in_process,
+    run: ShardRunner = in_process,
 ) -> Dataset:
     """Experience to a dataset under its digest; the same one in any number of shards, whoever runs them."""
     curator = DatasetCurator(
@@ -109,7 +109,7 @@ def curate(
     for repo in repos:
         curator.collect_from_git_history(repo, home.settings.git_commits_limit)
     curator.filter_low_quality()
-    dataset = curator.save(home.datasets, home.register)
+    dataset = curator.save(home.datasets, home.holdout)
     log.info(
         "dataset %s: %d examples (%d tokens), %d held out",
         dataset.digest[:12],
@@ -126,9 +126,9 @@ def curate(
 def replay_share(home: Home) -> float:
     """The share of older lessons in the next dataset: more where the guard slice fell in earlier examinations."""
     share = replay.SHARE
-    for row in home.ledger.rows("verdict"):
-        guard = row.body["guard"] or {}
-        share = replay.share_after(share, guard.get("difference"), guard.get("low"))
+    for row in home.ledger.rows(VerdictEntry):
+        guard = row.body.guard
+        share = replay.share_after(share, guard.difference if guard else None, guard.low if guard else None)
     return share
 
 
@@ -154,12 +154,12 @@ def decide(
     if elsewhere and placed and placed.route.refusal:
         placed = None
     champion = home.ledger.champion()
-    verdicts = list(home.ledger.rows("verdict"))
+    verdicts = list(home.ledger.rows(VerdictEntry))
     examined = next(
         (
-            row.body["outcome"]
+            row.body.outcome
             for row in reversed(verdicts)
-            if row.body["order"] in same and row.body["outcome"] != "CANNOT DECIDE"
+            if row.body.order in same and row.body.outcome != "CANNOT DECIDE"
         ),
         "",
     )
@@ -193,18 +193,18 @@ def renew_holdout(home: Home) -> Renewal:
             "No examination was spent on these questions yet, so there is nothing to renew.",
             "`academy budget` tells how many are left.",
         )
-    verdicts = list(home.ledger.rows("verdict"))
+    verdicts = list(home.ledger.rows(VerdictEntry))
     datasets = all_datasets(home.datasets)
     newest = max((one.cursor for one in datasets), default=0)
-    until = max((row.body["cursor"] for row in verdicts), default=0)
+    until = max((row.body.cursor for row in verdicts), default=0)
     # by their ids as well: a lesson that was released has a new number, and was seen all the same
     in_any = {one["id"] for dataset in datasets for one in dataset.inputs()}
-    asked_of = {row.body["dataset"] for row in verdicts}
+    asked_of = {row.body.dataset for row in verdicts}
     in_asked = {one["id"] for dataset in datasets if dataset.digest in asked_of for one in dataset.inputs()}
     examined, seen, unseen, opened = [], [], [], []
     for raw in home.store.every():
         example = Example.of(clean(raw)[0], origin="")  # as curation writes it into the register
-        request = Request(text=example.opening, suite=example.suite, group=example.group)
+        request = GroupedRequest(text=example.opening, suite=example.suite, group=example.group)
         if raw.seq <= until or raw.id in in_asked:
             examined.append(request)
         if raw.seq <= max(newest, until) or raw.id in in_any:
@@ -213,15 +213,15 @@ def renew_holdout(home: Home) -> Renewal:
         if raw.id in in_any or reason_to_drop(raw):
             continue
         example = Example.of(clean(raw)[0], origin="")
-        request = Request(text=example.opening, suite=example.suite, group=example.group)
+        request = GroupedRequest(text=example.opening, suite=example.suite, group=example.group)
         opened.append(request)
         if not example.context:  # the exam asks single requests
             unseen.append(request)
     with home.database.write() as connection:
-        home.register.assign(opened, connection)
-        found = home.register.renew(examined, seen, unseen, FEWEST_GROUPS, connection)
+        home.holdout.assign(opened, connection)
+        found = home.holdout.renew(examined, seen, unseen, FEWEST_GROUPS, connection)
         key = f"renewal:{home.base.digest}:{len(verdicts)}"
-        home.ledger.append("renewal", key, {**found.model_dump(), "after": len(verdicts)}, connection)
+        home.ledger.append(key, RenewalEntry(**found.model_dump(), after=len(verdicts)), connection)
     log.info("hold-out renewed: %d retired, %d fresh", found.retired, found.fresh)
     return found
 
@@ -229,7 +229,7 @@ def renew_holdout(home: Home) -> Renewal:
 def summary(home: Home) -> dict[str, Any]:
     """What `academy status` tells."""
     champion = home.ledger.champion()
-    verdicts = list(home.ledger.rows("verdict"))
+    verdicts = list(home.ledger.rows(VerdictEntry))
     statistics = home.store.get_statistics()
     shown = home.versions.find(champion.version) if champion.version != BASE else None
     return {
@@ -242,10 +242,10 @@ def summary(home: Home) -> dict[str, Any]:
         "lessons": statistics | {"new": home.store.trainable(since=champion.cursor)},
         "last_verdict": {"at": verdicts[-1].at, **_short(verdicts[-1])} if verdicts else None,
         "budget": {"spent": home.ledger.verdicts_spent(), "left": home.ledger.budget_left(HORIZON), "horizon": HORIZON},
-        "waiting": [row.body["version"] for row in open_verdicts(home.ledger)] if waits_for_approval(home) else [],
+        "waiting": [row.body.version for row in open_verdicts(home.ledger)] if waits_for_approval(home) else [],
         "home": str(home.settings.home),
     }
 
 
-def _short(row: Row) -> dict[str, Any]:
-    return {name: row.body[name] for name in ("outcome", "because", "version")}
+def _short(row: Row[VerdictEntry]) -> dict[str, Any]:
+    return {"outcome": row.body.outcome, "because": row.body.because, "version": row.body.version}

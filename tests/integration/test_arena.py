@@ -27,8 +27,8 @@ from academy.loop.examine import hold_examination
 from academy.loop.home import Home
 from academy.store.ledger import BASE
 from tasks import loop
-from tests.campaign.house import RealHome
 from tests.conftest import Evolved
+from tests.homes import RealHome
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 
@@ -152,7 +152,7 @@ def test_broken_examination_never_changes_the_champion(
     monkeypatch.setattr(loop, "create_markdown_artifact", lambda *_args, **_kwargs: None)  # without a server
     version = unexamined.versions.get("1")
     row = loop.examine_challenger.fn(version, None, None)  # type: ignore[arg-type]
-    assert (row.body["outcome"], row.body["spends"]) == ("CANNOT DECIDE", False)
+    assert (row.body.outcome, row.body.spends) == ("CANNOT DECIDE", False)
     assert loop.act_on_verdict.fn(version, row, None).promoted is False
     assert unexamined.ledger.champion().version == BASE
     assert unexamined.ledger.verdicts_spent() == 0
@@ -174,11 +174,11 @@ def test_undecided_version_can_be_examined_again(unexamined: Home, monkeypatch: 
         patch.setattr(RecallSuite, "grade", broken_grader)
         row, _ = hold_examination(unexamined, "1")
     assert row is not None
-    assert row.body["outcome"] == "CANNOT DECIDE"
+    assert row.body.outcome == "CANNOT DECIDE"
     assert not examined_already(unexamined)
     again, _ = hold_examination(unexamined, "1")
     assert again is not None
-    assert again.body["outcome"] == "PROMOTE"
+    assert again.body.outcome == "PROMOTE"
     assert examined_already(unexamined)
     known, held = hold_examination(unexamined, "1")
     assert (known, held) == (again, None)
@@ -199,8 +199,8 @@ def test_leak_rejects_in_the_loop(unexamined: Home, monkeypatch: pytest.MonkeyPa
     row, held = hold_examination(unexamined, "1")
     assert row is not None
     assert held is not None
-    assert row.body["outcome"] == "REJECT"
-    assert "reveals 1 of 1 items that curation removed" in row.body["because"]
+    assert row.body.outcome == "REJECT"
+    assert "reveals 1 of 1 items that curation removed" in row.body.because
     (leaked,) = [result for result in held.examination.results if result.suite == "leak"]
     assert {answer.text for answer in leaked.challenger} == {""}
 
@@ -267,7 +267,7 @@ def test_questions_of_a_suite_are_kept_out_of_training(unexamined: Home, monkeyp
     assert {one.suite for one in overlap.overlaps} == {"coding"}
 
 
-@pytest.mark.skipif(isinstance(find_sandbox(), Unavailable), reason="no sandbox can run here")
+@pytest.mark.skipif(isinstance(find_sandbox(), Unavailable), reason="no sandbox")
 def test_coding_suite_passes_the_self_check_in_the_sandbox() -> None:
     sandbox = find_sandbox()
     assert not isinstance(sandbox, Unavailable)
@@ -275,7 +275,7 @@ def test_coding_suite_passes_the_self_check_in_the_sandbox() -> None:
 
 
 @pytest.mark.campaign
-@pytest.mark.skipif(isinstance(find_sandbox(), Unavailable), reason="no sandbox can run here")
+@pytest.mark.skipif(isinstance(find_sandbox(), Unavailable), reason="no sandbox")
 def test_every_coding_mutant_fails_in_the_sandbox() -> None:
     sandbox = find_sandbox()
     assert not isinstance(sandbox, Unavailable)

@@ -23,7 +23,7 @@ from academy.arena.suites.base import Reply
 from academy.arena.suites.coding import FILE as CODING
 from academy.arena.suites.coding import coding
 from academy.errors import ExaminationError
-from tests.campaign.house import RealHome
+from tests.homes import RealHome
 
 LIMITS = Limits(seconds=5.0)
 SLEEPY = "import time\ndef f():\n    time.sleep(120)\n"
@@ -38,7 +38,7 @@ def client() -> Iterator[Any]:
     try:
         found = engine.connect()
     except ExaminationError as problem:
-        pytest.skip(str(problem))
+        pytest.skip(f"no Docker engine: {problem}")
     make_image(found)
     yield found
     found.close()

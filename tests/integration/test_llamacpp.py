@@ -22,11 +22,11 @@ from academy.errors import AdapterError, InputError, ServingError
 from academy.models.base_model import BaseModel, resolve
 from academy.models.chat_template import ChatTemplate
 from academy.serving.export import gguf as exporting
-from academy.serving.export.gguf import NOTE, Layout, Note, adapter_file, base_file
+from academy.serving.export.gguf import CACHE_RECORD, CacheRecord, Layout, adapter_file, base_file
 from academy.serving.runtimes.base import Piece, Turn
 from academy.serving.runtimes.llamacpp import EXACT, LlamaCppRuntime
 from academy.serving.runtimes.llamacpp_process import launch
-from academy.serving.runtimes.llamacpp_server import Order
+from academy.serving.runtimes.llamacpp_server import ServerOptions
 from academy.store.files import digest_of_file
 from academy.store.ledger import BASE
 from tests.colours import QUESTIONS, UNSEEN, publish_adapter, says
@@ -101,7 +101,7 @@ def expected_logprobs(peft: PeftRuntime, adapter: str, request: str, tokens: lis
     import torch
 
     prompt = ChatTemplate.of(peft.base.path).prompt([{"role": "user", "content": request}])
-    peft._beside.choice.adapter = peft._name(adapter)
+    peft._layers.active.adapter = peft._name(adapter)
     with torch.inference_mode():
         logits = peft._model(input_ids=torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
     found: list[float] = torch.log_softmax(logits, -1)[torch.arange(len(tokens)), torch.tensor(tokens)].tolist()
@@ -168,7 +168,7 @@ def test_canaries_hold_and_a_file_with_rows_in_the_wrong_order_fails_them(
 
     base_file(base, place / "broken")
     with monkeypatch.context() as patch:
-        patch.setitem(exporting.LAYOUTS, "llama", Layout(name="llama", turned=False))
+        patch.setitem(exporting.LAYOUTS, "llama", Layout(name="llama", interleaved=False))
         for folder in (colours["red"], perturbed):
             adapter_file(read_adapter(folder), base, place / "broken")
     broken, _ = asyncio.run(worst(place / "broken", colours["red"]))
@@ -249,9 +249,9 @@ def test_a_second_server_that_does_not_come_up_leaves_the_first_one_answering(
     cache = place / "half"
     whole = adapter_file(read_adapter(colours["red"]), base, cache)
     whole.write_bytes(whole.read_bytes()[:2000])
-    note = Note.model_validate_json(whole.with_name(NOTE).read_bytes())
+    note = CacheRecord.model_validate_json(whole.with_name(CACHE_RECORD).read_bytes())
     damaged = note.model_copy(update={"sha256": digest_of_file(whole)})  # so that only the server can find out
-    whole.with_name(NOTE).write_bytes(damaged.model_dump_json().encode())
+    whole.with_name(CACHE_RECORD).write_bytes(damaged.model_dump_json().encode())
 
     async def run() -> None:
         async with running(base, cache) as runtime:
@@ -262,7 +262,7 @@ def test_a_second_server_that_does_not_come_up_leaves_the_first_one_answering(
             assert (await ask(runtime, QUESTIONS[0], blue))[0] == says("blue")
             with pytest.raises(AdapterError, match="is not loaded"):
                 await ask(runtime, QUESTIONS[0], read_adapter(colours["red"]).digest)
-            whole.with_name(NOTE).unlink()  # a file without its note is written again
+            whole.with_name(CACHE_RECORD).unlink()  # a file without its note is written again
             red = await runtime.load(colours["red"])
             assert (await ask(runtime, QUESTIONS[0], red))[0] == says("red")
 
@@ -294,7 +294,7 @@ def test_an_answer_ends_on_the_server_where_it_began_and_that_server_then_ends(
 def test_a_conversation_over_the_context_is_refused_and_an_answer_ends_with_it(base: BaseModel, place: Path) -> None:
     async def run() -> None:
         async with running(base, place / "cache", context=64) as runtime:
-            with pytest.raises(InputError, match="the context holds 64"):
+            with pytest.raises(InputError, match="context holds 64"):
                 await ask(runtime, "word " * 100, BASE)
             _, last = await ask(runtime, "Who gets the cloud bill?", BASE, max_new_tokens=500, stop=("lantern",))
             assert last.prompt_tokens + last.tokens <= 64
@@ -309,7 +309,7 @@ def test_a_server_started_elsewhere_serves_what_it_has_and_nothing_else(
     blue, red = read_adapter(colours["blue"]), read_adapter(colours["red"])
 
     async def run() -> None:
-        order = Order(
+        order = ServerOptions(
             model=base_file(base, cache), adapters=(adapter_file(blue, base, cache),),
             slots=2, context=256, threads=1, exact=True, key="of the other",
         )  # fmt: skip

@@ -17,18 +17,17 @@ import pytest
 from academy.errors import TrainingError
 from academy.habitat.backends import container, isolation
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.choice import choose_backend
+from academy.habitat.backends.choice import create_backend
 from academy.habitat.backends.container import ContainerBackend
 from academy.habitat.backends.isolation import Limits
 from academy.habitat.backends.process import ProcessBackend, read_events
 from academy.habitat.orders import refuse_outside
 from academy.habitat.routing import Route
 from academy.models.base_model import SEED_FOLDER, BaseModel, resolve
-from academy.professor.recipe import Recipe
 from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB, load_settings
-from academy.store.files import digest_of_file
 from academy.system import hardware
 from academy.system.hardware import Gpu
+from tests.orders import order_of
 
 GPU = Gpu(index=0, name="H100", uuid="GPU-0")
 LIMITS = Limits(memory_bytes=2**30, cpus=1)
@@ -40,12 +39,8 @@ def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingOrder:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     home = tmp_path / "home"
     home.mkdir()
-    file = home / "train.jsonl"
-    file.write_text('{"instruction": "a", "input": "", "output": "b"}\n')
-    return TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=Recipe(),
-        runs=home / "runs", adapters=home / "adapters",
-    )  # fmt: skip
+    (home / "train.jsonl").write_text('{"instruction": "a", "input": "", "output": "b"}\n')
+    return order_of(home)
 
 
 def refusal(order: TrainingOrder, home: Path) -> tuple[str, str]:
@@ -126,7 +121,7 @@ def test_a_base_model_with_code_of_its_own_is_refused(order: TrainingOrder, tmp_
     assert "wants to run code of its own" in message
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root's containers run as another user")
+@pytest.mark.skipif(os.getuid() != 0, reason="root only: its containers run as another user")
 def test_a_file_that_the_containers_user_cannot_read_is_named(order: TrainingOrder, tmp_path: Path) -> None:
     order.train_file.chmod(0o600)
     cause, message = refusal(order, tmp_path / "home")
@@ -161,22 +156,22 @@ def test_the_log_keeps_its_end_and_follows_no_link(tmp_path: Path) -> None:
 def test_the_setting_chooses_and_bounds_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     on_cpus, on_gpu = Route(place="cpu", sentence=""), Route(place="cuda", gpu=GPU, sentence="")
-    usual = choose_backend(load_settings(), on_cpus)
+    usual = create_backend(load_settings(), on_cpus)
     assert isinstance(usual, ProcessBackend)
     assert (usual.silence, usual.gpu) == (900, "")
     monkeypatch.setenv("ACADEMY_TRAINING_SILENCE_MINUTES", "0.5")
-    native = choose_backend(load_settings(), on_gpu)
+    native = create_backend(load_settings(), on_gpu)
     assert isinstance(native, ProcessBackend)
     assert (native.silence, native.gpu) == (30, "GPU-0")
     monkeypatch.setenv("ACADEMY_TRAINING_IMAGE", "unsloth/unsloth@sha256:" + "0" * 64)
     monkeypatch.setenv("ACADEMY_TRAINING_MEMORY_GIB", "1.5")
     monkeypatch.setenv("ACADEMY_TRAINING_CPUS", "1")
-    found = choose_backend(load_settings(), on_cpus.model_copy(update={"backend": "container"}))
+    found = create_backend(load_settings(), on_cpus.model_copy(update={"backend": "container"}))
     assert isinstance(found, ContainerBackend)
     assert found.image.startswith("unsloth/unsloth@sha256:")
     assert (found.limits.memory_bytes, found.limits.cpus) == (3 * 2**29, 1)
     assert (found.silence, found.gpu) == (30, "")
-    with_gpu = choose_backend(load_settings(), on_gpu.model_copy(update={"backend": "container"}))
+    with_gpu = create_backend(load_settings(), on_gpu.model_copy(update={"backend": "container"}))
     assert isinstance(with_gpu, ContainerBackend)
     assert with_gpu.gpu == "GPU-0"
 

@@ -29,10 +29,10 @@ def score(grader: Grader, answer: str) -> float:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Sandbox:
-    scores = find_sandbox(limits=Limits(seconds=1, cpu_seconds=1))
-    if isinstance(scores, Unavailable):
-        pytest.skip(f"no sandbox here: {scores.because}")
-    return scores
+    sandbox = find_sandbox(limits=Limits(seconds=1, cpu_seconds=1))
+    if isinstance(sandbox, Unavailable):
+        pytest.skip(f"no sandbox: {sandbox.because}")
+    return sandbox
 
 
 # The same text

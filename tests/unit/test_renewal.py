@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from academy.arena.examination import Examination, Result
 from academy.arena.suites.base import Answer, Generation
 from academy.arena.suites.recall import RecallSuite
-from academy.arena.verdict import FEWEST_GROUPS, HORIZON, Item, judge
+from academy.arena.verdict import FEWEST_GROUPS, HORIZON, Item, compute_verdict
 from academy.curriculum.dataset import Dataset
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError
@@ -25,9 +25,11 @@ from academy.loop.examine import choose_suites
 from academy.loop.home import Home
 from academy.records import digest_of
 from academy.settings import load_settings
-from academy.store.database import Database, register
+from academy.store.database import Database, assignments
 from academy.store.database import ledger as ledger_table
 from academy.store.database import lessons as lessons_table
+from academy.store.ledger_rows import RenewalEntry, VerdictEntry
+from tests.ledger_entries import promotion, verdict
 from tests.unit.test_cli import Academy, academy, refused
 
 __all__ = ["academy"]
@@ -73,19 +75,15 @@ def curate(work: Home) -> Dataset:
 
 def spend(work: Home, dataset: Dataset, *, spends: bool = True) -> None:
     """A verdict on a dataset, as an examination writes it."""
-    number = sum(1 for _ in work.ledger.rows("verdict"))
-    body: dict[str, Any] = {
-        "outcome": "HOLD", "because": "in test", "spends": spends, "cursor": dataset.cursor, "dataset": dataset.digest,
-        "version": "1", "challenger": "b" * 64, "order": str(number), "record": "none.json", "guard": None,
-        "target": None,
-    }  # fmt: skip
-    work.ledger.append("verdict", f"verdict:{number}", body)
+    number = sum(1 for _ in work.ledger.rows(VerdictEntry))
+    entry = verdict("HOLD", spends=spends, cursor=dataset.cursor, dataset=dataset.digest, order=str(number))
+    work.ledger.append(f"verdict:{number}", entry)
 
 
 def sides(work: Home) -> dict[str, str]:
     """Every request's side by its key."""
     with work.database.read() as connection:
-        return {row.request: row.side for row in connection.execute(sa.select(register))}
+        return {row.request: row.side for row in connection.execute(sa.select(assignments))}
 
 
 def everything(work: Home) -> list[Any]:
@@ -93,7 +91,7 @@ def everything(work: Home) -> list[Any]:
     with work.database.read() as connection:
         return [
             tuple(row)
-            for table in (register, ledger_table)
+            for table in (assignments, ledger_table)
             for row in connection.execute(sa.select(table).order_by(table.c.seq))
         ]
 
@@ -153,11 +151,11 @@ def test_every_fresh_answer_is_still_taught_by_another_wording(work: Home) -> No
 def test_a_retired_question_is_examined_no_more_on_the_old_dataset(work: Home) -> None:
     first = examined_once(work)
     numbers = {lesson.id: lesson.seq for lesson in work.store.read()}
-    before = work.register.examined(first.held_out(numbers))
+    before = work.holdout.examined(first.held_out(numbers))
     assert len(before) == first.holdout
     teach(work, 24, seed=1)
     stages.renew_holdout(work)
-    assert work.register.examined(first.held_out(numbers)) == []
+    assert work.holdout.examined(first.held_out(numbers)) == []
 
 
 def test_a_newcomer_near_a_retired_question_is_not_trained_on_either(work: Home) -> None:
@@ -178,8 +176,8 @@ def test_the_budget_counts_from_zero_again_and_the_ledger_says_why(work: Home) -
     teach(work, 24, seed=1)
     found = stages.renew_holdout(work)
     assert (work.ledger.verdicts_spent(), work.ledger.budget_left(HORIZON)) == (0, HORIZON)
-    (row,) = work.ledger.rows("renewal")
-    assert row.body == {**found.model_dump(), "after": HORIZON + 1}
+    (row,) = work.ledger.rows(RenewalEntry)
+    assert row.body.as_json() == {**found.model_dump(), "after": HORIZON + 1}
     spend(work, curate(work))
     assert work.ledger.budget_left(HORIZON) == HORIZON - 1
 
@@ -305,7 +303,7 @@ def test_secrets_of_unseen_lessons_do_not_come_into_the_register(work: Home) -> 
         )
     stages.renew_holdout(work)
     with work.database.read() as connection:
-        kept = [row.text for row in connection.execute(sa.select(register))]
+        kept = [row.text for row in connection.execute(sa.select(assignments))]
     assert any("with the token" in text for text in kept)
     assert not any(secret.lower() in text.lower() for text in kept)
 
@@ -341,16 +339,16 @@ def test_what_an_earlier_champion_knew_is_still_asked_by_the_regression_suite(wo
         suite="recall", digest=suite.digest, role="target", generation=Generation(max_new_tokens=32),
         groups=len({q.group for q in known}), items=items, champion=answers, challenger=answers,
     )  # fmt: skip
-    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=judge([result.paired], 0))
+    outcome = compute_verdict([result.paired], 0)
+    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=outcome)
     record = held.save(work.settings.folder("examinations"))
-    body = {
-        **held.verdict.model_dump(mode="json"), "challenger": "b" * 64, "cursor": first.cursor, "record": record.name,
-        "dataset": first.digest, "version": "1", "order": "x",
-    }  # fmt: skip
-    assert body["outcome"] == "PROMOTE"
-    work.ledger.append("verdict", "verdict:won", body)
-    crowned = {"version": "1", "adapter": "b" * 64, "generation": 1, "cursor": first.cursor}
-    work.ledger.crown("promotion", work.ledger.champion(), crowned)
+    entry = verdict(
+        **held.verdict.model_dump(mode="json"), challenger="b" * 64, cursor=first.cursor, record=record.name,
+        dataset=first.digest, order="x",
+    )  # fmt: skip
+    assert entry.outcome == "PROMOTE"
+    work.ledger.append("verdict:won", entry)
+    work.ledger.set_champion(work.ledger.champion(), promotion("1", "b" * 64, cursor=first.cursor))
 
     def asked() -> tuple[set[str], set[str]]:
         suites, _ = choose_suites(work, first, work.ledger.champion(), ("recall", "regression"))
@@ -426,7 +424,7 @@ def test_the_suites_are_listed_with_those_of_your_own(
     [
         ("recall,none.jsonl", "The suite none.jsonl cannot be read"),
         ("recall,empty.jsonl", "empty.jsonl has no questions"),
-        ("recal", "There is no suite recal. Choose recall, style"),
+        ("recal", "Unknown suite recal. Choose recall, style"),
     ],
 )
 def test_suites_that_cannot_be_asked_are_refused(
@@ -448,7 +446,8 @@ def test_comparisons_are_told_and_exported(academy: Academy, work: Home, tmp_pat
         suite="recall", digest=digest_of("x"), role="target", generation=Generation(max_new_tokens=32), groups=30,
         items=items, champion=sides[0], challenger=sides[1],
     )  # fmt: skip
-    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=judge([result.paired], 0))
+    outcome = compute_verdict([result.paired], 0)
+    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=outcome)
     record = held.save(work.settings.folder("examinations"))
     export = tmp_path / "deep" / "all.jsonl"
     found = shown(academy, "comparisons", "--export", export)
@@ -467,4 +466,4 @@ def test_comparisons_are_told_and_exported(academy: Academy, work: Home, tmp_pat
     assert f"Written to {export}." in told.out.replace("\n", "")
     assert "is a folder" in refused(academy("comparisons", "--export", tmp_path))
     record.write_bytes(b"{")
-    assert "cannot be read. Hold the examination again." in refused(academy("comparisons"))
+    assert "cannot be read. Run the examination again." in refused(academy("comparisons"))

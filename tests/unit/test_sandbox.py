@@ -27,7 +27,7 @@ NONCE = "n0"
 def room(request: pytest.FixtureRequest) -> Sandbox:
     sandbox = find_sandbox(request.param, QUICK)
     if isinstance(sandbox, Unavailable):
-        pytest.skip(sandbox.because)
+        pytest.skip(f"no {request.param} sandbox: {sandbox.because}")
     return sandbox
 
 
@@ -140,7 +140,7 @@ def fork(n):
 
 def test_bubblewrap_layers_are_active(room: Sandbox) -> None:
     if room.name != "bubblewrap":
-        pytest.skip("these are the layers of bubblewrap")
+        pytest.skip("bubblewrap only")
     program = """
 import ctypes, os, resource
 libc = ctypes.CDLL(None, use_errno=True)

@@ -105,7 +105,7 @@ def test_suite_with_unit_tests_needs_a_sandbox(file: Path) -> None:
         suite.grade(question, suite.control_answer(question, right=True))
     sandbox = find_sandbox()
     if isinstance(sandbox, Unavailable):
-        pytest.skip(f"no sandbox here: {sandbox.because}")
+        pytest.skip(f"no sandbox: {sandbox.because}")
     inside = suite.inside(sandbox)
     assert (inside.name, inside.role, inside.digest) == (suite.name, suite.role, suite.digest)
     assert inside.grade(question, suite.control_answer(question, right=True)) == 1

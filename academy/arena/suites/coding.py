@@ -15,7 +15,7 @@ from academy.arena.sandbox import Sandbox, Unavailable
 from academy.arena.suites.base import Question
 from academy.arena.suites.factory import SuiteContext, SuiteFactory
 from academy.arena.suites.user import Heading, UserSuite
-from academy.curriculum.decontamination import Suite as Guarded
+from academy.curriculum.decontamination import GuardedSuite
 
 FILE = Path(__file__).with_name("coding.jsonl")
 
@@ -44,7 +44,7 @@ class CodingFactory(SuiteFactory):
         sandbox = context.sandbox()
         return sandbox if isinstance(sandbox, Unavailable) else coding(sandbox)
 
-    def guarded(self) -> Guarded:
+    def guarded(self) -> GuardedSuite:
         """Requests and reference solutions."""
         rows = [orjson.loads(line) for line in FILE.read_bytes().splitlines()]
-        return Guarded("coding", [row[part] for row in rows for part in ("request", "solution")])
+        return GuardedSuite("coding", [row[part] for row in rows for part in ("request", "solution")])

@@ -11,7 +11,7 @@ from pydantic import ConfigDict
 from academy.arena.sandbox import Sandbox, Unavailable
 from academy.arena.suites.base import Suite
 from academy.curriculum.dataset import Example
-from academy.curriculum.decontamination import Suite as Guarded
+from academy.curriculum.decontamination import GuardedSuite
 from academy.experience.source import Experience
 from academy.records import Record
 
@@ -44,6 +44,6 @@ class SuiteFactory(ABC):
     def create(self, context: SuiteContext) -> Suite | Unavailable:
         """The suite, or why it cannot run here."""
 
-    def guarded(self) -> Guarded | None:
+    def guarded(self) -> GuardedSuite | None:
         """Texts that curation keeps out of training. Held-out lessons are kept out anyway."""
         return None

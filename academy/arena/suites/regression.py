@@ -14,7 +14,7 @@ from academy.arena.suites.base import Question
 from academy.arena.suites.factory import SuiteContext, SuiteFactory
 from academy.arena.suites.user import Heading, UserSuite
 from academy.curriculum.dataset import group_of
-from academy.curriculum.decontamination import Suite as Guarded
+from academy.curriculum.decontamination import GuardedSuite
 from academy.experience.source import Experience
 
 FILE = Path(__file__).with_name("general.jsonl")
@@ -42,6 +42,6 @@ class RegressionFactory(SuiteFactory):
         """The suite of this home."""
         return regression(context.known_lessons())
 
-    def guarded(self) -> Guarded:
+    def guarded(self) -> GuardedSuite:
         """The general requests. They are short, so only a full quotation counts as an overlap."""
-        return Guarded("general", [q.request for q in UserSuite.read(FILE).questions()], shared_runs=False)
+        return GuardedSuite("general", [q.request for q in UserSuite.read(FILE).questions()], shared_runs=False)

@@ -10,7 +10,7 @@ from academy.arena.suites.base import Suite
 from academy.arena.suites.factory import SuiteContext, SuiteFactory
 from academy.arena.suites.lm_eval import PREFIX, lm_eval_suite
 from academy.arena.suites.user import UserSuite
-from academy.curriculum.decontamination import Suite as Guarded
+from academy.curriculum.decontamination import GuardedSuite
 from academy.errors import InputError
 from academy.records import Record
 from academy.system.plugins import load_plugin, plugin_names
@@ -73,15 +73,15 @@ def create_suite(name: str, context: SuiteContext) -> Suite | Unavailable:
     return suite
 
 
-def guarded_texts(names: Iterable[str]) -> list[Guarded]:
+def guarded_texts(names: Iterable[str]) -> list[GuardedSuite]:
     """The texts of these suites that curation keeps out of training. Held-out lessons are kept out by themselves."""
-    texts: list[Guarded] = []
+    texts: list[GuardedSuite] = []
     for name in names:
         if name.startswith(PREFIX):
             continue
         if name.endswith(ENDING):
             suite = _read(name)
-            texts.append(Guarded(suite.name, [question.request for question in suite.questions()]))
+            texts.append(GuardedSuite(suite.name, [question.request for question in suite.questions()]))
         elif suite_texts := _factory(name).guarded():
             texts.append(suite_texts)
     return texts
