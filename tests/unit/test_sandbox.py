@@ -294,4 +294,4 @@ def test_find_cgroups_needs_the_controllers_of_cgroup_v2(tmp_path: Path) -> None
     place = root / "slice" / "mine"
     place.mkdir(parents=True)
     (root / "cgroup.controllers").write_text("cpu memory pids\n")
-    assert find_cgroups(root, own) is None  # without subtree_control there are no controllers
+    assert find_cgroups(root, own) is None  # without subtree_control it has no controllers
