@@ -157,7 +157,7 @@ ASK = (
 )
 
 
-def ask_judge(
+def judge_pairs(
     judge: Endpoint,
     pairs: Sequence[tuple[Question, str, str]],
     gold: Sequence[tuple[str, str, str]] = (),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from academy.arena.answers import CHUNK
-from academy.arena.endpoint import Endpoint, EndpointPlayer, ask_judge
+from academy.arena.endpoint import Endpoint, EndpointPlayer, judge_pairs
 from academy.arena.examination import Examination, examine
 from academy.arena.report import ReportContext, render
 from academy.arena.suites.base import Generation, Player, Question, Reply
@@ -387,41 +387,41 @@ def answers_in(text: str) -> tuple[str, str]:
 
 def test_judge_that_knows_the_better_answer_counts_wins_only(serve: Serve) -> None:
     server = serve(lambda request, text, _n: request.say("A" if "better" in answers_in(text)[0] else "B"))
-    found = ask_judge(server.endpoint(), pairs(5))
+    found = judge_pairs(server.endpoint(), pairs(5))
     assert (found.wins, found.losses, found.ties, found.by_place, found.unreadable) == (5, 0, 0, 0, 0)
     assert found.judge == f"m at {server.url}"
     assert len(server.asked) == 10
     assert all(one["temperature"] == 0 for one in server.asked)
     turned = [(question, better, worse) for question, worse, better in pairs(5)]
-    assert (ask_judge(server.endpoint(), turned).losses, found.agreement) == (5, None)
+    assert (judge_pairs(server.endpoint(), turned).losses, found.agreement) == (5, None)
 
 
 @pytest.mark.parametrize("letter", ["A", "B"])
 def test_judge_that_prefers_a_position_gives_no_wins(serve: Serve, letter: str) -> None:
-    found = ask_judge(serve(lambda request, _text, _n: request.say(letter)).endpoint(), pairs(5))
+    found = judge_pairs(serve(lambda request, _text, _n: request.say(letter)).endpoint(), pairs(5))
     assert (found.wins, found.losses, found.ties, found.by_place, found.unreadable) == (0, 0, 5, 5, 0)
 
 
 @pytest.mark.parametrize("reply", ["Both are fine.", "", "Better: A", "AB", "ABBA", "42", "Ä", "C", "Answer A", "Tie"])
 def test_judge_with_invalid_replies_is_unreadable(serve: Serve, reply: str) -> None:
-    found = ask_judge(serve(lambda request, _text, _n: request.say(reply)).endpoint(), pairs(3))
+    found = judge_pairs(serve(lambda request, _text, _n: request.say(reply)).endpoint(), pairs(3))
     assert (found.wins, found.losses, found.ties, found.by_place, found.unreadable) == (0, 0, 3, 0, 3)
 
 
 @pytest.mark.parametrize("reply", ["{}", " {}.", "**{}**", "{}\n", '"{}"', "({})", "{}: it is shorter", "{} is better"])
 def test_judge_letter_is_read_in_common_formats(serve: Serve, reply: str) -> None:
     server = serve(lambda request, text, _n: request.say(reply.format("A" if "better" in answers_in(text)[0] else "B")))
-    assert ask_judge(server.endpoint(), pairs(2)).wins == 2
+    assert judge_pairs(server.endpoint(), pairs(2)).wins == 2
 
 
 def test_judge_without_a_preference_counts_ties(serve: Serve) -> None:
-    found = ask_judge(serve(lambda request, _text, _n: request.say("T")).endpoint(), pairs(3))
+    found = judge_pairs(serve(lambda request, _text, _n: request.say("T")).endpoint(), pairs(3))
     assert (found.ties, found.by_place, found.unreadable) == (3, 0, 0)
 
 
 def test_equal_answers_are_a_tie_without_a_request(serve: Serve) -> None:
     server = serve(lambda request, _text, _n: request.say("A"))
-    found = ask_judge(server.endpoint(), [(SUITE.questions()[0], "the  same", "the same\n")])
+    found = judge_pairs(server.endpoint(), [(SUITE.questions()[0], "the  same", "the same\n")])
     assert (found.ties, found.by_place, server.asked) == (1, 0, [])
 
 
@@ -433,7 +433,7 @@ def test_judge_agreement_counts_gold_stars(serve: Serve) -> None:
         knows = int(first.split()[1]) < 7
         request.say("A" if (first.startswith("gold")) == knows else "B")
 
-    found = ask_judge(serve(mostly).endpoint(), [], gold)
+    found = judge_pairs(serve(mostly).endpoint(), [], gold)
     assert (found.gold_asked, found.gold_agreed, found.agreement) == (10, 7, 0.7)
     assert (found.wins, found.losses, found.ties) == (0, 0, 0)
 
@@ -441,5 +441,5 @@ def test_judge_agreement_counts_gold_stars(serve: Serve) -> None:
 def test_judge_that_does_not_answer_is_reported(serve: Serve) -> None:
     server = serve(lambda request, _text, _n: request.fail(503))
     with pytest.raises(ExaminationError, match="did not answer after 1 attempts"):
-        ask_judge(server.endpoint(tries=0), pairs(50))
+        judge_pairs(server.endpoint(tries=0), pairs(50))
     assert len(server.asked) <= 40

@@ -11,7 +11,7 @@ from academy.arena.examination import examine
 from academy.arena.suites import table
 from academy.arena.suites.base import Generation, Reply
 from academy.errors import InputError
-from academy.loop.examine import choose_suites, guarded_texts
+from academy.loop.choose_suites import choose_suites, guarded_texts
 from academy.loop.home import Home
 from academy.settings import load_settings
 from tests.plugins import install_plugin

@@ -12,7 +12,7 @@ from academy.arena.sandbox import Sandbox, Unavailable
 from academy.arena.suites.base import Suite
 from academy.curriculum.dataset import Example
 from academy.curriculum.decontamination import GuardedSuite
-from academy.experience.source import Experience
+from academy.experience.experience import Experience
 from academy.records import Record
 
 

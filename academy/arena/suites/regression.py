@@ -15,7 +15,7 @@ from academy.arena.suites.factory import SuiteContext, SuiteFactory
 from academy.arena.suites.user import Heading, UserSuite
 from academy.curriculum.dataset import group_of
 from academy.curriculum.decontamination import GuardedSuite
-from academy.experience.source import Experience
+from academy.experience.experience import Experience
 
 FILE = Path(__file__).with_name("general.jsonl")
 

@@ -36,7 +36,7 @@ class SuiteDescription(Record):
     selected: bool
 
 
-def choose_suites(names: Iterable[str], context: SuiteContext) -> tuple[list[Suite], dict[str, str]]:
+def create_suites(names: Iterable[str], context: SuiteContext) -> tuple[list[Suite], dict[str, str]]:
     """The suites of these names, in order; and by name, why a suite is skipped.
 
     A name is a registered suite, a .jsonl file or lm-eval:TASK. Raises InputError for any other one, for a file that
@@ -59,7 +59,7 @@ def choose_suites(names: Iterable[str], context: SuiteContext) -> tuple[list[Sui
 
 
 def create_suite(name: str, context: SuiteContext) -> Suite | Unavailable:
-    """The suite of this name, or why it cannot run here. Raises InputError as `choose_suites` does."""
+    """The suite of this name, or why it cannot run here. Raises InputError as `create_suites` does."""
     if name.startswith(PREFIX):
         return lm_eval_suite(name.removeprefix(PREFIX))
     if name.endswith(ENDING):
