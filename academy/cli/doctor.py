@@ -260,7 +260,7 @@ def _sandbox(settings: Settings) -> Finding:
             remedy="Only the coding suite needs one: install bubblewrap and libseccomp2.",
         )  # fmt: skip
     return Finding(
-        name="sandbox", works=True, needed=False, found=f"{found.name}: {', '.join(found.limits_in_force)}"
+        name="sandbox", works=True, needed=False, found=f"{found.name}: {', '.join(found.active_limits)}"
     )  # fmt: skip
 
 

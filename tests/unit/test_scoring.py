@@ -171,7 +171,7 @@ def test_a_model_with_settings_of_its_own_is_left_to_transformers(runtime: Any) 
 class InTestSuite:
     """Questions of choices beside written ones with the same requests."""
 
-    name, role, digest = "mixed", "told", "d" * 64
+    name, role, digest = "mixed", "informational", "d" * 64
 
     def __init__(self, groups: int = 2 * CHUNK) -> None:
         common: Any = {"reference": "right", "slice": "new"}
@@ -190,7 +190,7 @@ class InTestSuite:
     def details(self, question: Question, reply: Reply) -> dict[str, float]:
         return {}
 
-    def planted(self, question: Question, *, right: bool) -> Reply:
+    def control_answer(self, question: Question, *, right: bool) -> Reply:
         return Reply(text="right" if right else "wrong")
 
 
@@ -213,10 +213,10 @@ class InTestPlayer:
 
 def held(players: tuple[Any, Any], folder: Path) -> tuple[Any, tuple[Cost, Cost]]:
     suite: Any = InTestSuite()
-    return examine(*players, [(suite, GENERATION)], looks_before=0, answers=folder)
+    return examine(*players, [(suite, GENERATION)], spent_before=0, answers=folder)
 
 
-def test_a_bout_with_choices_and_kept_answers(tmp_path: Path) -> None:
+def test_examination_with_choices_uses_the_answer_cache(tmp_path: Path) -> None:
     players = (InTestPlayer("a", 0), InTestPlayer("b", 1))
     found, costs = held(players, tmp_path)
     (result,) = found.results
@@ -244,7 +244,7 @@ def test_questions_without_choices_are_written_down_as_before() -> None:
 
 def test_an_endpoint_cannot_choose(tmp_path: Path) -> None:
     endpoint = EndpointPlayer(Endpoint.parse("http://localhost:9/v1#model"))
-    with pytest.raises(ExaminationError, match="cannot be asked to choose among 2 answers") as told:
+    with pytest.raises(ExaminationError, match="cannot choose among 2 answers") as told:
         endpoint.choose([("request", ("a", "b"))])
     assert told.value.remedy
 
@@ -254,4 +254,4 @@ def test_an_endpoint_cannot_choose(tmp_path: Path) -> None:
 
     found, _ = held((Writing(endpoint.endpoint), InTestPlayer("b", 1)), tmp_path)
     assert found.verdict.outcome == "CANNOT DECIDE"
-    assert "cannot be asked to choose" in found.verdict.because
+    assert "cannot choose among" in found.verdict.because
