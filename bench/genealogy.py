@@ -54,8 +54,8 @@ def main() -> int:
         _timed("one version by its order", lambda: versions.by_order(f"{count // 2:064x}"))
         _timed("one version by its number", lambda: versions.get(str(count // 2)))
         _timed("one version by its name", lambda: versions.get("half-way"))
-        _timed("the alias, as it was", lambda: versions.show_champion(str(count), f"{count:064x}"))
-        _timed("a verdict written", lambda: versions.note("7", {"verdict": str(time.perf_counter())}))
+        _timed("the alias, as it was", lambda: versions.set_champion_alias(str(count), f"{count:064x}"))
+        _timed("a verdict written", lambda: versions.set_tags("7", {"verdict": str(time.perf_counter())}))
         began = time.perf_counter()
         count_read = sum(1 for _ in versions.newest())
         print(f"{'all ' + format(count_read, ','):<32} {(time.perf_counter() - began) * 1000:8.0f} ms, once")
@@ -65,8 +65,10 @@ def main() -> int:
 
 
 def _fill(versions: Versions, place: str, count: int) -> None:
-    first = versions.enter("seed", {"adapter": f"{1:064x}"}, Path(place).as_uri(), parent="base", generation=1)
-    versions.show_champion(first.version)
+    first = versions.register_unverified(
+        "seed", {"adapter": f"{1:064x}"}, Path(place).as_uri(), parent="base", generation=1
+    )
+    versions.set_champion_alias(first.version)
     with closing(sqlite3.connect(Path(place) / "mlflow.db")) as database:
         database.row_factory = sqlite3.Row
         row = dict(database.execute("SELECT * FROM model_versions").fetchone())

@@ -17,8 +17,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from academy.experience.commits import CommitsSource
-from academy.experience.source import Skipped
+from academy.experience.sources.base import Skipped
+from academy.experience.sources.commits import CommitsSource
 from bench.machine import too_busy
 from tests.unit.histories import history
 

@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from academy.arena.examination import read_examination
 from academy.curriculum.dataset import read_dataset
-from academy.loop.examine import choose_suites
+from academy.loop.choose_suites import choose_suites
 from academy.store.ledger import Champion
 from academy.loop.players import RuntimePlayer
 from academy.loop.home import Home

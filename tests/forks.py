@@ -31,7 +31,7 @@ PRELOADED = (
     "academy.cli.genealogy", "academy.cli.models", "academy.cli.stages",
     "academy.serving.export.export", "academy.genealogy.tracking",
     "academy.genealogy.versions", "academy.serving.runtimes.peft", "academy.serving.runtimes.table",
-    "academy.loop.stages",
+    "academy.loop.evolve", "academy.loop.dry_run",
     "mlflow", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
     "peft", "torch", "transformers", "transformers.models.auto.modeling_auto",
 )  # fmt: skip

@@ -48,7 +48,7 @@ POINTS: tuple[tuple[str, str, str], ...] = (
     ("the row is written, not committed", "academy.store.ledger", "Ledger.append"),
     ("the gateway follows", "academy.serving.gateway.client", "GatewayClient.follow"),
     ("the canaries are asked by the name champion", "academy.serving.gateway.client", "GatewayClient.verify"),
-    ("MLflow shows the champion", "academy.genealogy.versions", "Versions.show_champion"),
+    ("MLflow shows the champion", "academy.genealogy.versions", "Versions.set_champion_alias"),
     ("MLflow's alias is set", "mlflow.tracking.client", "MlflowClient.set_registered_model_alias"),
     ("MLflow describes the versions", "academy.lifecycle.promotion", "describe"),
 )
@@ -111,7 +111,7 @@ def prepare(home: Path) -> dict[str, str]:
         adapter = read_adapter(folder)
         version = work.versions.adopt(adapter, parent="base", generation=1)
         assert version.version == str(number + 1)
-        work.versions.note_verdict(version.version, "PROMOTE", "a colour", {})
+        work.versions.set_verdict(version.version, "PROMOTE", "a colour", {})
         colours[adapter.digest] = colour
     return colours
 
@@ -134,7 +134,7 @@ def judge(home: Path, version: str) -> int:
 def change(home: Path, version: str, row: int | None) -> str:
     """Promote a version by a verdict, or roll back to it, as the commands do. Returns the champion."""
     from academy.lifecycle.promotion import rollback
-    from academy.loop.carry_out import act
+    from academy.loop.carry_out import carry_out
     from academy.loop.home import Home
     from academy.system.processes import person
 
@@ -143,19 +143,19 @@ def change(home: Path, version: str, row: int | None) -> str:
         rollback(work.ledger, work.versions, work.gate, version, "a campaign", work.serving, by=person())
     else:
         verdict = next(entry for entry in work.ledger.latest(VerdictEntry) if entry.seq == row)
-        act(work, work.versions.get(version), verdict, by=person())
+        carry_out(work, work.versions.get(version), verdict, by=person())
     return work.ledger.champion().version
 
 
 def next_start(home: Path) -> dict[str, Any]:
     """Do what the next command does first. Returns the champion in the ledger and in MLflow."""
     from academy.lifecycle.gate import admit_adapter
-    from academy.loop.carry_out import settle
+    from academy.loop.finish_interrupted import finish_interrupted
     from academy.loop.home import Home
     from academy.store.ledger import BASE
 
     work = Home.open(home=home)
-    settle(work)
+    finish_interrupted(work)
     champion = work.ledger.champion()
     if champion.adapter != BASE:
         admit_adapter(work.gate, champion.adapter)

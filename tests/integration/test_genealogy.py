@@ -21,10 +21,10 @@ from tests.topics import TOPICS
 APPROVAL = {"ACADEMY_PROMOTION": "approval", "ACADEMY_TRAINING_INTERVAL_HOURS": "24"}
 KILLED_BEFORE_THE_PROMOTION = """
 import os
-from academy.loop import carry_out as succession
+from academy.loop import carry_out as carrying_out
 from academy.loop.home import Home
-succession.promote = lambda *_, **__: os.kill(os.getpid(), 9)
-succession.approve(Home.open(), "1", by="anna", note="seen")
+carrying_out.promote = lambda *_, **__: os.kill(os.getpid(), 9)
+carrying_out.approve(Home.open(), "1", by="anna", note="seen")
 """
 EXAMPLE = """
 from academy.sdk.model_manager import ModelManager

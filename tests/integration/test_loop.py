@@ -164,7 +164,7 @@ def test_a_repeated_evolve_trains_nothing_and_says_so_in_one_sentence(evolved: E
     again = evolved.home.run(*evolved.arguments[:-1])
     assert again.code == 0
     (sentence,) = again.out.strip().splitlines()
-    assert sentence.startswith("Nothing to train: ")
+    assert sentence.startswith("Not training: ")
     assert "Traceback" not in again.err
     assert evolved.home.state() == before
 
@@ -455,7 +455,7 @@ def test_too_few_lessons_are_a_no_and_no_error(tmp_path: Path) -> None:
     file.write_text('{"situation": "where is the key", "action": "under the mat", "result": "success"}\n')
     found = result_of(RealHome(tmp_path / "home").run("evolve", "--lessons", file, "--json"))
     assert found["decision"]["train"] is False
-    assert "1 lessons of at least 100" in found["decision"]["because"]
+    assert "1 lessons (minimum 100)" in found["decision"]["because"]
 
 
 @pytest.fixture(params=["64k", "1m", pytest.param("6m", marks=pytest.mark.campaign)])

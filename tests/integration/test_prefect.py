@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from academy.loop.home import Home
-from academy.operations.prefect_server import bury_the_dead, training_lock
+from academy.operations.locks import training_lock
+from academy.operations.prefect_server import bury_the_dead
 from academy.settings import load_settings
 from academy.store.locks import exclusive_lock
 from tests.homes import ROOT
@@ -108,19 +109,14 @@ def test_a_worker_runs_the_flow_which_decides_no_with_too_few_lessons(pages: Pag
     state = ended(pages, run)
     assert state["state_type"] == "COMPLETED", state["state"]
     tasks = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
-    assert {task["name"].rsplit("-", 1)[0] for task in tasks} == {
-        "read experience",
-        "curate dataset",
-        "choose recipe",
-        "decide",
-    }
+    assert [task["name"].rsplit("-", 1)[0] for task in tasks] == ["prepare"], "the counts alone say no"
 
 
 def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) -> None:
     """The other worker trains, in a flow run of its own. The evolution waits, and examines the adapter."""
     lessons = write_topics(pages.home.parent / "topics.jsonl")
     deployment = next(row for row in pages.post("/deployments/filter", {}) if row["name"] == "on-demand")
-    options = {"lessons": [str(lessons)], "num_epochs": 1}
+    options = {"lessons": [str(lessons)], "recipe": {"epochs": 1}}
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": options})
     state = ended(pages, run, patience=600)
     assert state["state_type"] == "COMPLETED", state["state"]
@@ -133,7 +129,7 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
     assert training["parent_task_run_id"] in {row["id"] for row in parents}
     work = Home.open(home=pages.home)
     version = work.versions.get("1")
-    assert training["parameters"]["asked"] == {"base": work.base.digest, "order": version.order}
+    assert training["parameters"]["expected"] == {"base": work.base.digest, "order": version.order}
     assert work.mlflow.get_run(version.run).data.tags["prefect.flow_run"] == training["id"]
     assert training["idempotency_key"].startswith("train:cpu:")
     assert training["idempotency_key"].endswith(":0")
@@ -143,7 +139,7 @@ def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) ->
 def test_cancelling_an_evolution_ends_its_training(pages: Pages) -> None:
     deployment = next(row for row in pages.post("/deployments/filter", {}) if row["name"] == "on-demand")
     lessons = write_topics(pages.home.parent / "topics.jsonl")
-    options = {"lessons": [str(lessons)], "num_epochs": 20, "force": True}
+    options = {"lessons": [str(lessons)], "recipe": {"epochs": 20}, "force": True}
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": options})
     until = time.monotonic() + 180
     while not any("academy.habitat.trainer" in command for command in pages.left()):
@@ -165,13 +161,13 @@ def test_a_training_that_no_worker_takes_is_cancelled(pages: Pages, tmp_path: Pa
     """There is a pool for GPUs and no GPU: the evolution does not wait forever, and no flow run stays scheduled."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from tasks.dispatch import pools_alive, train_on
+    from academy.operations.dispatch import live_pools, train_on
 
     settings = load_settings(pages.home)
     order = order_of(tmp_path, tmp_path / "none.jsonl")
     with temporary_settings({PREFECT_API_URL: pages.api}):
-        assert pools_alive(settings) == ["cpu"]
-        assert pools_alive(load_settings(tmp_path)) == [], "another home's workers do not see its datasets"
+        assert live_pools(settings) == ["cpu"]
+        assert live_pools(load_settings(tmp_path)) == [], "another home's workers do not see its datasets"
         assert train_on("cuda", order, "by hand", settings) is None
     query = {"flow_runs": {"tags": {"all_": [f"order:{order.digest[:16]}"]}}}
     assert [row["state_type"] for row in pages.post("/flow_runs/filter", query)] == ["CANCELLED"]
@@ -179,6 +175,7 @@ def test_a_training_that_no_worker_takes_is_cancelled(pages: Pages, tmp_path: Pa
 
 REFUSED = """
 import json
+from academy.operations.locks import training_lock
 from academy.operations.prefect_server import configure
 from academy.settings import load_settings
 configure(load_settings())
@@ -209,7 +206,7 @@ def refusals(pages: Pages) -> dict[str, tuple[str, str]]:
 def test_a_training_by_hand_without_a_dataset_ends_in_a_sentence(refusals: dict[str, tuple[str, str]]) -> None:
     state, message = refusals["train"]
     assert state == "FAILED"
-    assert "There is no dataset" in message
+    assert "was not found" in message
 
 
 def test_a_verification_without_a_gateway_fails_with_the_remedy(refusals: dict[str, tuple[str, str]]) -> None:

@@ -41,7 +41,7 @@ TRAINER = """
 import os, sys
 from pathlib import Path
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import EVENTS
+from academy.habitat.run_folder import EVENTS
 from academy.habitat.trainer.__main__ import carry_out
 from academy.habitat.trainer.events import EventWriter
 from academy.system.processes import die_with_parent

@@ -14,7 +14,7 @@ from academy.arena.suites.base import Reply
 from academy.arena.suites.regression import FILE, regression
 from academy.arena.suites.user import UserSuite
 from academy.errors import ExaminationError, InputError
-from academy.experience.source import Experience
+from academy.experience.experience import Experience
 from tests.refusals import raises_refusal
 
 ONE = {"id": "q1", "request": "Which lights?", "reference": "The red ones."}
