@@ -1,4 +1,4 @@
-"""Two adapters of the seed model by the real trainer, and what may go wrong with one on its way into a server."""
+"""Two adapters of the seed model from the real trainer, and faults of their files on the way to a server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Change = Callable[[Tensors, dict[str, Any]], None]
 
 
 def trained(place: Path) -> tuple[Adapter, Adapter]:
-    """Two adapters that were taught other answers to the same requests."""
+    """Two adapters that were trained on different answers to the same requests."""
     topics, answers = list(TOPICS)[:8], list(TOPICS.values())
     orders = [_order(place, dict(zip(topics, some, strict=True))) for some in (answers[:8], answers[8:16])]
     runs = []
@@ -51,11 +51,11 @@ def trained(place: Path) -> tuple[Adapter, Adapter]:
             command = [sys.executable, "-m", "academy.habitat.trainer", str(file), str(os.getpid())]
             runs.append(subprocess.Popen(command, stdout=log, stderr=log))
     assert [run.wait() for run in runs] == [0, 0]
-    found = []
+    adapters = []
     for order in orders:
         last = orjson.loads((order.folder / "events.jsonl").read_bytes().splitlines()[-1])
-        found.append(read_adapter(order.adapters / last["adapter"][:16]))
-    return found[0], found[1]
+        adapters.append(read_adapter(order.adapters / last["adapter"][:16]))
+    return adapters[0], adapters[1]
 
 
 def _order(place: Path, topics: dict[str, str]) -> TrainingOrder:
@@ -75,7 +75,7 @@ def _order(place: Path, topics: dict[str, str]) -> TrainingOrder:
 
 
 def seen(adapter: Adapter, place: Path, change: Change | None = None) -> Path:
-    """A copy of an adapter's folder as a server would see it, its tensors and configuration changed on the way."""
+    """A server's copy of an adapter's folder, with its tensors and configuration changed."""
     copy = Path(shutil.copytree(adapter.path, place / adapter.path.name))
     if change is not None:
         tensors, config = load_file(copy / WEIGHTS), json.loads((copy / CONFIG).read_text())
@@ -86,14 +86,14 @@ def seen(adapter: Adapter, place: Path, change: Change | None = None) -> Path:
 
 
 def forged(adapter: Adapter, place: Path, change: Change) -> Path:
-    """The same, with a manifest that was made to agree."""
+    """A changed copy of an adapter's folder, with a manifest that matches it."""
     copy = seen(adapter, place, change)
     _agree(copy)
     return copy
 
 
 def in_other_words(adapter: Adapter, place: Path, old: str = "<|assistant|>", new: str = "### answer:") -> Path:
-    """The same adapter with another chat template, and a manifest that was made to agree: the digest is the same."""
+    """The same adapter with another chat template and a matching manifest; the digest is the same."""
     copy = seen(adapter, place)
     template = (copy / TEMPLATE_FILE).read_text()
     (copy / TEMPLATE_FILE).write_text(template.replace(old, new))
@@ -110,14 +110,14 @@ def _agree(folder: Path) -> None:
 
 
 def zeroed(tensors: Tensors, config: dict[str, Any]) -> None:
-    """Every lora_B is nothing: the adapter is loaded and does nothing."""
+    """Set every lora_B to zero: the adapter loads and has no effect."""
     for name in tensors:
         if "lora_B" in name:
             tensors[name].zero_()
 
 
 def scaled(factor: float) -> Change:
-    """Another alpha: a converter that forgot the scale, or took another one."""
+    """Change alpha, as a converter with a wrong scale does."""
 
     def change(tensors: Tensors, config: dict[str, Any]) -> None:
         config["lora_alpha"] = config["lora_alpha"] * factor
@@ -126,7 +126,7 @@ def scaled(factor: float) -> Change:
 
 
 def swapped(tensors: Tensors, config: dict[str, Any]) -> None:
-    """Rows of q and k in the other order of rotary halves: what a wrong conversion to GGUF does."""
+    """Reorder the rows of q and k between rotary layouts, as a wrong conversion to GGUF does."""
     for name, tensor in tensors.items():
         if "lora_B" in name and ("q_proj" in name or "k_proj" in name):
             rows, rank = tensor.shape
@@ -136,23 +136,23 @@ def swapped(tensors: Tensors, config: dict[str, Any]) -> None:
 
 
 def truncated(tensors: Tensors, config: dict[str, Any]) -> None:
-    """The upper half of the layers is lost."""
+    """Remove the upper half of the layers."""
     for name in tensors:
         if any(f"layers.{n}." in name for n in (3, 4, 5)):
             tensors[name].zero_()
 
 
 def noisy(tensors: Tensors, config: dict[str, Any]) -> None:
-    """A tenth of its own spread on every weight."""
+    """Add noise of a tenth of its spread to every weight."""
     torch.manual_seed(0)
     for name in tensors:
         tensors[name] += torch.randn_like(tensors[name]) * tensors[name].std() * 0.1
 
 
 FINE = 0.005
-"""Of an engine that computes in 32 bits, as the servers of the tests do."""
+"""Tolerance for an engine that computes in 32 bits, as the test servers do."""
 SUBTLE = {"alpha times 1.1", "noise of a tenth"}
-"""What moves a sure adapter's log-probabilities by a hundredth: an engine of 16 bits does that by itself."""
+"""Faults that change log-probabilities by about a hundredth, as 16-bit arithmetic alone does."""
 CHANGES: dict[str, tuple[Change | None, set[str]]] = {
     "nothing": (None, {"holds"}),
     "lora_B zeroed": (zeroed, {"adapter without effect"}),
@@ -163,4 +163,4 @@ CHANGES: dict[str, tuple[Change | None, set[str]]] = {
     "upper half of the layers lost": (truncated, {"broken weights"}),
     "noise of a tenth": (noisy, {"broken weights"}),
 }
-"""What is done to the files that the server sees, and the reasons that are right."""
+"""Faults of the files that the server sees, and the correct reasons for each."""

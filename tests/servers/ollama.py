@@ -1,6 +1,6 @@
-"""Ollama's own API as far as models and generation go: routes, statuses, bodies and NDJSON framing.
+"""Ollama's own API for models and generation: routes, statuses, bodies and NDJSON framing.
 
-Written after docs/api.md, server/routes.go and server/create.go. It does not read the format GGUF: a "merged GGUF" is
+Based on docs/api.md, server/routes.go and server/create.go. It does not read the format GGUF: a "merged GGUF" is
 the four bytes of its magic and then a safetensors file of the whole model.
 """
 
@@ -26,7 +26,7 @@ MAGIC = b"GGUF"
 
 @dataclass
 class Model:
-    """A tag: an engine, and the adapter that it answers with."""
+    """A tag: an engine and the adapter that it uses."""
 
     engine: Engine
     adapter: str | None = None
@@ -38,7 +38,7 @@ def ollama(
     base: Path, engine: Engine, name: str, *, version: str = "0.33.3", begins: bool = False,
     faults: Faults | None = None,
 ) -> FastAPI:  # fmt: skip
-    """A server that has one model already. With `begins` it sets a first token before every prompt."""
+    """A server with one model. With `begins` it adds a first token to every prompt."""
     app, wrong = FastAPI(), faults or Faults()
     blobs: dict[str, bytes] = {}
     models: dict[str, Model] = {name: Model(engine)}
@@ -50,7 +50,7 @@ def ollama(
         return JSONResponse({"error": f"model '{tag}' not found"}, 404)
 
     @app.get("/api/version")
-    def told() -> dict[str, str]:
+    def version_number() -> dict[str, str]:
         return {"version": version}
 
     @app.post("/api/show")
@@ -83,10 +83,10 @@ def ollama(
         return StreamingResponse(steps(body), media_type="application/x-ndjson")
 
     def steps(body: dict[str, Any]) -> Iterator[bytes]:
-        def line(**said: str) -> bytes:
-            return json.dumps(said).encode() + b"\n"
+        def line(**fields: str) -> bytes:
+            return json.dumps(fields).encode() + b"\n"
 
-        made = Model(engine, license="\n".join(body.get("license", [])), parameters=body.get("parameters", {}))
+        model = Model(engine, license="\n".join(body.get("license", [])), parameters=body.get("parameters", {}))
         files = body.get("adapters") or body.get("files") or {}
         if any(digest not in blobs for digest in files.values()):
             yield line(error="open blob: no such file or directory")
@@ -99,20 +99,20 @@ def ollama(
             with tempfile.TemporaryDirectory() as folder:
                 for file, digest in files.items():
                     (Path(folder) / file).write_bytes(blobs[digest])
-                made.adapter = body["model"].replace(":", "-").replace(".", "-").replace("/", "-")
-                engine.load(made.adapter, Path(folder))
+                model.adapter = body["model"].replace(":", "-").replace(".", "-").replace("/", "-")
+                engine.load(model.adapter, Path(folder))
         elif files:
             yield line(status="parsing GGUF")
             content = blobs[next(iter(files.values()))]
             if not content.startswith(MAGIC):
                 yield line(error="supplied file was not in GGUF format", status="400")
                 return
-            made.engine = Engine(base)
-            made.engine.model.load_state_dict(load(content[len(MAGIC) :]), strict=False)
+            model.engine = Engine(base)
+            model.engine.model.load_state_dict(load(content[len(MAGIC) :]), strict=False)
         else:
             yield line(error="neither 'from' or 'files' was specified")
             return
-        models[body["model"]] = made
+        models[body["model"]] = model
         yield line(status="writing manifest")
         yield line(status="success")
 
@@ -151,8 +151,8 @@ def ollama(
             return JSONResponse({"model": tag, "response": "", "done": True, "done_reason": "load"})
         wrong.asked.append(body)
         if wrong.status:
-            said = "server busy, please try again.  maximum pending requests exceeded"
-            return JSONResponse({"error": said}, wrong.status)
+            message = "server busy, please try again.  maximum pending requests exceeded"
+            return JSONResponse({"error": message}, wrong.status)
         memory.add(tag)
         pieces = lines(models[tag], body)
         broken = b'{"error":"llama runner process no longer running: 2"}\n'
@@ -170,11 +170,11 @@ def ollama(
         )  # fmt: skip
         for token in tokens:
             count, finish = count + 1, token.finish
-            if token.text or token.finish != "stop":  # the end token has neither text nor a place among them
+            if token.text or token.finish != "stop":  # the end token has neither text nor a log-probability
                 logprobs.append({"token": token.text, "logprob": token.logprob})
             if token.text or token.finish == "length":
-                told = {"logprobs": logprobs} if body.get("logprobs") and numbers >= (0, 12, 11) else {}
-                yield json.dumps({**head, "response": token.text, "done": False, **told}).encode() + b"\n"
+                extra = {"logprobs": logprobs} if body.get("logprobs") and numbers >= (0, 12, 11) else {}
+                yield json.dumps({**head, "response": token.text, "done": False, **extra}).encode() + b"\n"
                 logprobs = []
         last = {"done": True, "done_reason": finish, "prompt_eval_count": len(ids), "eval_count": count}
         yield json.dumps({**head, "response": "", **last}).encode() + b"\n"
