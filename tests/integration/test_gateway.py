@@ -36,7 +36,7 @@ def runtime() -> Obedient:
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory, runtime: Obedient) -> Iterator[Running]:
+def server(tmp_path_factory: pytest.TempPathFactory, runtime: Obedient) -> Iterator[Running]:
     with running(tmp_path_factory.mktemp("gateway") / "home", runtime, limits=LIMITS) as server:
         yield server
 

@@ -25,7 +25,7 @@ def runtime() -> Obedient:
 
 
 @pytest.fixture
-def one(tmp_path: Path, runtime: Obedient) -> Iterator[Running]:
+def server(tmp_path: Path, runtime: Obedient) -> Iterator[Running]:
     with running(tmp_path / "home", runtime, serve_keep=1) as server:
         yield server
 
@@ -191,7 +191,7 @@ def test_identity_is_reported_by_name(server: Running, runtime: Obedient) -> Non
     runtime.forged = {B}
     report = server.client.identify("v2")
     assert (report.holds, report.reason, report.sentence) == (
-        False, "another adapter", f"{B[:12]} answers like another server.",
+        False, "another adapter", f"{B[:12]} answers like another one.",
     )  # fmt: skip
     with pytest.raises(AdapterError, match="v2 does not answer as itself: another adapter"):
         server.client.verify()
