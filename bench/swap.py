@@ -43,6 +43,7 @@ from academy.settings import Settings
 from academy.store.database import Database
 from academy.store.files import write_file
 from academy.store.ledger import Ledger
+from academy.store.ledger_rows import PromotionEntry
 from academy.store.signing import Keys
 from tests.colours import QUESTIONS, says, train_colours
 
@@ -74,16 +75,14 @@ class ServingHome:
     colours: Mapping[str, str]  # by digest
     pid: int
 
-    def crown(self, number: int) -> None:
+    def make_champion(self, number: int) -> None:
         """Promote the next colour by a row of the ledger, and make the gateway follow."""
         digests = list(self.colours)
         digest = digests[number % len(digests)]
         champion = self.ledger.champion()
-        body = {
-            "version": str(digests.index(digest) + 1), "adapter": digest, "generation": champion.generation + 1,
-            "cursor": 0,
-        }  # fmt: skip
-        seq = self.ledger.crown("promotion", champion, body).seq
+        version, generation = str(digests.index(digest) + 1), champion.generation + 1
+        entry = PromotionEntry(version=version, adapter=digest, generation=generation, cursor=0)
+        seq = self.ledger.set_champion(champion, entry).seq
         status = self.client.follow()
         assert (status.champion.row, status.because) == (seq, ""), status
 
@@ -189,7 +188,7 @@ async def phase(home: ServingHome, clients: int, replies: int, swaps: int) -> tu
         nonlocal swapping
         for number in range(swaps):
             began = time.perf_counter()
-            await asyncio.to_thread(home.crown, number + 1)
+            await asyncio.to_thread(home.make_champion, number + 1)
             seconds.append(time.perf_counter() - began)
             await asyncio.sleep(0.02)
         swapping = False
@@ -236,7 +235,7 @@ async def alone(home: ServingHome, times: int) -> float:
 
 def measure(home: ServingHome, clients: int, swaps: int, replies: int) -> dict[str, Any]:
     """The table's row: first without swaps, then with swaps."""
-    home.crown(0)
+    home.make_champion(0)
     still, _ = asyncio.run(phase(home, clients, replies, 0))
     moving, seconds = asyncio.run(phase(home, clients, replies, swaps))
     return {
@@ -272,7 +271,7 @@ def main() -> None:
         steps = 10 if arguments.memory_swaps else 0
         for step in range(steps):
             for number in range(arguments.memory_swaps // steps):
-                home.crown(step + number + 1)
+                home.make_champion(step + number + 1)
             row["memory MB"].append(round(home.memory / 1e6, 1))
         if arguments.alone:
             row["p50 over HTTP ms"] = round(asyncio.run(alone(home, arguments.alone)), 2)

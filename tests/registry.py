@@ -1,4 +1,4 @@
-"""A family with a real ledger, a real MLflow registry, keys and small signed adapters, for tests that train nothing."""
+"""A family with a real ledger, a real MLflow registry, keys and small signed adapters, without any training."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from academy.genealogy.tracking import ORDER_TAG
 from academy.genealogy.versions import CHAMPION, Version, Versions
 from academy.lifecycle.gate import Gate
 from academy.lifecycle.promotion import promote, record_verdict, rollback
-from academy.store.ledger import BASE, Ledger, Row
+from academy.store.ledger import BASE, Ledger
+from academy.store.ledger_rows import PromotionEntry, Row, VerdictEntry
 from academy.store.signing import Keys
 from tests.adapters import MODULES, publish
+from tests.ledger_entries import verdict as verdict_entry
 
 
 @dataclass
 class Standby:
-    """Serves nobody: these adapters have no canaries. Notes what it was asked; `check` and `alias` may refuse."""
+    """A gateway without users, for adapters without canaries. Records its calls; `check` and `alias` may refuse."""
 
     check: Callable[[str], None] | None = None
     alias: Callable[[], None] | None = None
@@ -39,7 +41,7 @@ class Standby:
 
 @dataclass
 class House:
-    """What promotion, admission and retention work on: one family in a home."""
+    """A family in a home, on which promotion, admission and retention work."""
 
     ledger: Ledger
     versions: Versions
@@ -70,37 +72,39 @@ class House:
         """A registered version with such an adapter."""
         manifest = read_adapter(self.make(value, **facts)).manifest
         tags = {"adapter": manifest.adapter, ORDER_TAG: manifest.order, "dataset": manifest.dataset}
-        made = self.versions.client.create_model_version(
+        version = self.versions.client.create_model_version(
             self.versions.family, source=self.adapters.as_uri(), tags=tags
         )  # fmt: skip
-        return self.versions.get(str(made.version))
+        return self.versions.get(str(version.version))
 
     def folder(self, version: Version) -> Path:
-        """Where a version's adapter lies."""
+        """The folder of a version's adapter."""
         return self.store.folder(version.adapter)
 
     def tag(self, version: Version, **tags: str) -> None:
-        """Change what the registry says."""
+        """Change tags of a version in the registry."""
         for name, value in tags.items():
             self.versions.client.set_model_version_tag(
                 self.versions.family, version.version, ORDER_TAG if name == "order" else name, value
             )
 
-    def examine(self, version: Version, outcome: str = "PROMOTE", cursor: int = 10) -> Row:
+    def examine(self, version: Version, outcome: str = "PROMOTE", cursor: int = 10) -> Row[VerdictEntry]:
         """A verdict on a version against the present champion."""
-        champion = self.ledger.champion().adapter
-        body = {
-            "outcome": outcome, "challenger": version.adapter, "champion": champion, "cursor": cursor, "spends": True,
-            "version": version.version, "champion_version": self.ledger.champion().version, "because": "a test says so",
-        }  # fmt: skip
+        champion = self.ledger.champion()
+        entry = verdict_entry(
+            outcome, challenger=version.adapter, champion=champion.adapter, cursor=cursor, version=version.version,
+            champion_version=champion.version, because="a test says so",
+        )  # fmt: skip
         key = f"verdict:{len(list(self.ledger.rows()))}"
-        return record_verdict(self.ledger, key, body, (self.ledger.champion().cursor, cursor))
+        return record_verdict(self.ledger, key, entry, (champion.cursor, cursor))
 
-    def promote(self, version: Version, verdict: Row, check: Callable[[str], None] | None = None, **more: Any) -> Row:
+    def promote(
+        self, version: Version, verdict: Row[VerdictEntry], check: Callable[[str], None] | None = None, **more: Any
+    ) -> Row[PromotionEntry]:
         serving = more.pop("serving", None) or Standby(check)
         return promote(self.ledger, self.versions, version, self.gate, verdict, serving, **more)
 
-    def crown(self, version: Version) -> None:
+    def make_champion(self, version: Version) -> None:
         self.promote(version, self.examine(version))
 
     def rollback(self, to: str | None = None, serving: Standby | None = None) -> str:
@@ -108,6 +112,6 @@ class House:
 
     @property
     def alias(self) -> str:
-        """Whom MLflow shows as champion."""
+        """The version that MLflow's alias names champion."""
         aliases = self.versions.client.get_registered_model(self.versions.family).aliases
         return str(aliases.get(CHAMPION, BASE))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 
 from academy.cli.output import emit, say
-from academy.genealogy.history import refused
+from academy.genealogy.history import describe_refusal
 from academy.lifecycle.gate import readmit_adapter, refusal, refuse_adapter
 from academy.loop.home import Home
 from academy.loop.verify import verify_answers, verify_files
-from academy.store.ledger import BASE, Row
+from academy.store.ledger import BASE
+from academy.store.ledger_rows import RefusalEntry, Row
 
 
 def refuse(name: str, because: str, base_model: str | None, *, older: bool, as_json: bool) -> None:
@@ -55,12 +56,12 @@ def verify_live(names: list[str], base_model: str | None, *, as_json: bool) -> N
         sys.exit(2)
 
 
-def _tell_refusal(home: Home, row: Row, *, as_json: bool) -> None:
+def _tell_refusal(home: Home, row: Row[RefusalEntry], *, as_json: bool) -> None:
     champion = home.ledger.champion()
     gone = champion.version != BASE and bool(refusal(home.ledger, champion.adapter, [champion.version]))
     if as_json:
-        emit({**row.body, "champion_refused": gone})
+        emit({**row.body.as_json(), "champion_refused": gone})
         return
-    say(f"{refused(row)}.")
+    say(f"{describe_refusal(row.body)}.")
     if gone:
         say(f"The champion {champion.name} is refused: `academy rollback` goes back to another one.")

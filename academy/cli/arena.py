@@ -15,11 +15,15 @@ from academy.arena.suites.user import UserSuite
 from academy.arena.verdict import HORIZON
 from academy.cli.output import emit, listen, say, table
 from academy.errors import InputError
-from academy.loop import stages
-from academy.loop.examine import SUITES, hold_examination, in_words, publish_verdict, suite_file
+from academy.loop import examine as examination
+from academy.loop.choose_suites import SUITES, suite_file
+from academy.loop.explain_contradictions import explain_verdict, verdict_as_json
 from academy.loop.home import Home
+from academy.loop.publish_verdict import publish_verdict
+from academy.loop.renew_holdout import renew_holdout
 from academy.settings import load_settings
 from academy.store.files import write_file
+from academy.store.ledger_rows import RenewalEntry
 
 LOW_BUDGET = 5
 
@@ -28,15 +32,15 @@ def examine(challenger: str, champion: str | None, suites: list[str], base_model
     """Hold an examination."""
     listen()
     home = Home.open(base_model)
-    row, held = hold_examination(home, challenger, champion, wanted=suites)
+    row, held = examination.examine(home, challenger, champion, suites=suites)
     if row is not None:
         publish_verdict(home, home.versions.get(challenger), row)
     verdict = held.examination.verdict.model_dump(mode="json") if held else {}
-    found = in_words(home, row.body) if row is not None else verdict
+    found = verdict_as_json(row.body, explain_verdict(home, row.body)) if row is not None else verdict
     if as_json:
         told = {
             "costs": [{**cost.model_dump(mode="json"), "rate": cost.rate} for cost in held.costs],
-            "left_out": held.left_out,
+            "left_out": held.skipped,
             "report": str(held.report),
             "judge": held.opinion.model_dump(mode="json") if held.opinion else None,
         } if held else {}  # fmt: skip
@@ -45,7 +49,7 @@ def examine(challenger: str, champion: str | None, suites: list[str], base_model
     say(f"{found['outcome']}: {found['because']}")
     if held:
         _tell(held.examination)
-        for name, why in held.left_out.items():
+        for name, why in held.skipped.items():
             say(f"{name} was left out: {why}")
         say(f"The report: {held.report}")
     if row is None:
@@ -95,7 +99,7 @@ def budget(base_model: str | None, *, as_json: bool) -> None:
     """How many examinations may still promote."""
     home = Home.open(base_model)
     left = home.ledger.budget_left(HORIZON)
-    renewals = list(home.ledger.rows("renewal"))
+    renewals = list(home.ledger.rows(RenewalEntry))
     if as_json:
         emit({"spent": HORIZON - left, "left": left, "horizon": HORIZON, "renewals": len(renewals)})
         return
@@ -109,7 +113,7 @@ def budget(base_model: str | None, *, as_json: bool) -> None:
 def renew(base_model: str | None, *, as_json: bool) -> None:
     """Retire the questions that were used and take fresh ones."""
     home = Home.open(base_model)
-    found = stages.renew_holdout(home)
+    found = renew_holdout(home)
     if as_json:
         emit({**found.model_dump(mode="json"), "left": home.ledger.budget_left(HORIZON)})
         return

@@ -9,8 +9,10 @@ from academy.cli.output import emit, say, table
 from academy.curriculum import rebuild as proofs
 from academy.curriculum.dataset import Dataset, all_datasets, find_dataset, read_dataset, read_rows
 from academy.errors import InputError
-from academy.loop.examine import clashes, guarded_texts
+from academy.loop.choose_suites import guarded_texts
+from academy.loop.explain_contradictions import explain_contradictions
 from academy.loop.home import Home
+from academy.store.ledger_rows import AllowEntry
 
 
 def show(digest: str | None, limit: int, *, as_json: bool) -> None:
@@ -33,7 +35,7 @@ def show(digest: str | None, limit: int, *, as_json: bool) -> None:
     say(f"{dataset.examples:,} examples ({dataset.tokens:,} tokens), {dataset.holdout:,} held out.")
     for alarm in dataset.alarms:
         say(f"Alarm: {alarm}")
-    for one in clashes(home, [(pair.first, pair.second) for pair in dataset.contradictions[:10]]):
+    for one in explain_contradictions(home, [(pair.first, pair.second) for pair in dataset.contradictions[:10]]):
         say(f"Contradiction: '{one.request}': '{one.answer}', and {one.batch} teaches '{one.taught}'.")
     for found in dataset.overlaps[:10]:
         for match in found.overlaps:
@@ -68,7 +70,7 @@ def allow(key: str, base_model: str | None, *, as_json: bool) -> None:
             f"{'No overlap has' if not meant else 'More than one overlap has'} the key {key}.",
             "`academy dataset show DIGEST` lists overlaps with their keys.",
         )
-    home.ledger.append("allow", f"allow:{home.base.digest}:{meant[0]}", {"overlap": meant[0]})
+    home.ledger.append(f"allow:{home.base.digest}:{meant[0]}", AllowEntry(overlap=meant[0]))
     if as_json:
         emit({"allowed": meant[0]})
     else:

@@ -12,8 +12,9 @@ from pathlib import Path
 from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_sandbox
 from academy.cli.output import emit, say, table
 from academy.errors import AcademyError, ExaminationError
-from academy.experience.commits import is_repository
+from academy.experience.sources.commits import is_repository
 from academy.habitat.backends.choice import select_backend
+from academy.habitat.backends.container import ContainerChoice
 from academy.loop.home import Home
 from academy.models.base_model import SEED, SEED_FOLDER, resolve
 from academy.records import Record
@@ -227,12 +228,12 @@ def _training(settings: Settings, machine: Inventory) -> Finding:
         return Finding(
             name="training", works=False, needed=True, found=chosen.refusal.message, remedy=chosen.refusal.remedy
         )
-    image, proof = chosen.image, chosen.proof
-    if image is None or proof is None:
+    if not isinstance(chosen, ContainerChoice):
         because = f", for: {chosen.container_problem}" if chosen.container_problem else ""
-        return Finding(name="training", works=True, needed=True, found=f"in processes of this machine{because}")
+        return Finding(name="training", works=True, needed=True, found=f"{chosen.location}{because}")
+    image, proof = chosen.image, chosen.trial
     versions = f"torch {proof.versions['torch']}, trl {proof.versions['trl']}"
-    found = f"in containers of {image.name}, {image.digest[:19]}: {versions}, tried on {chosen.trial_device}"
+    found = f"{chosen.location}, {image.digest[:19]}: {versions}, tried on {chosen.trial_device}"
     return Finding(name="training", works=True, needed=True, found=found)
 
 

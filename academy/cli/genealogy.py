@@ -10,16 +10,30 @@ import orjson
 from academy.cli.output import console, emit, listen, say
 from academy.errors import InputError
 from academy.genealogy import drawing
-from academy.genealogy.history import KINDS, deployment, history, refused, shown
+from academy.genealogy.history import CHANGES, describe_refusal, history, is_change, to_deployment, version_name
 from academy.genealogy.tree import FamilyTree, family_tree
-from academy.loop import carry_out as succession
+from academy.loop.carry_out import approve as approve_version
+from academy.loop.carry_out import decline as decline_version
 from academy.loop.home import Home
 from academy.store.files import write_file
-from academy.store.ledger import Kind, Ledger, Row
+from academy.store.ledger import Ledger
+from academy.store.ledger_rows import (
+    AllowEntry,
+    Entry,
+    RefusalEntry,
+    ReleaseEntry,
+    RenewalEntry,
+    Row,
+    SupersedeEntry,
+    UndoEntry,
+    VerdictEntry,
+)
 from academy.system.processes import person
 
 FORMATS = ("text", "json", "mermaid", "svg")
-TOLD: tuple[Kind, ...] = ("verdict", *KINDS, "release", "supersede", "undo", "allow", "renewal", "refuse")
+TOLD: tuple[type[Entry], ...] = (
+    VerdictEntry, *CHANGES, ReleaseEntry, SupersedeEntry, UndoEntry, AllowEntry, RenewalEntry, RefusalEntry,
+)  # fmt: skip
 
 
 def tree(
@@ -64,7 +78,7 @@ def approve(name: str, note: str, base_model: str | None, *, as_json: bool) -> N
     listen()
     home = Home.open(base_model)
     before = home.ledger.champion()
-    champion = succession.approve(home, name, by=person(), note=note)
+    champion = approve_version(home, name, by=person(), note=note)
     if as_json:
         emit({"champion": champion.version, "adapter": champion.adapter, "before": before.version})
     else:
@@ -74,11 +88,11 @@ def approve(name: str, note: str, base_model: str | None, *, as_json: bool) -> N
 def decline(name: str, because: str, base_model: str | None, *, as_json: bool) -> None:
     """Refuse the last verdict on a version: it never promotes."""
     home = Home.open(base_model)
-    row = succession.decline(home, name, by=person(), because=because)
+    row = decline_version(home, name, by=person(), because=because)
     if as_json:
-        emit(deployment(row).model_dump(mode="json"))
+        emit(to_deployment(row).model_dump(mode="json"))
     else:
-        say(f"{shown(row.body['version'])} is not promoted; {home.ledger.champion().name} stays champion.")
+        say(f"{version_name(row.body.version)} is not promoted; {home.ledger.champion().name} stays champion.")
 
 
 def _as_json(found: FamilyTree, ledger: Ledger, limit: int) -> dict[str, Any]:
@@ -93,7 +107,7 @@ def _as_json(found: FamilyTree, ledger: Ledger, limit: int) -> dict[str, Any]:
             | {"recipe": node.recipe, "events": [one.model_dump(mode="json") for one in node.events]}
             for node in found.nodes
         ],
-        "history": [row.model_dump(mode="json") for row in _last(ledger, limit)],
+        "history": [row.as_json() for row in _last(ledger, limit)],
     }
 
 
@@ -106,28 +120,28 @@ def _as_text(found: FamilyTree, ledger: Ledger, limit: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _last(ledger: Ledger, limit: int) -> list[Row]:
+def _last(ledger: Ledger, limit: int) -> list[Row[Entry]]:
     return ledger.latest(*TOLD, limit=limit)[::-1]
 
 
-def _story(row: Row) -> str:
-    body: dict[str, Any] = row.body
-    if row.kind in KINDS:
-        told = deployment(row)
+def _story(row: Row[Entry]) -> str:
+    if is_change(row):
+        told = to_deployment(row)
         return told.sentence + (f", by {told.by}" if told.by else "")
-    match row.kind:
-        case "verdict":
-            against = shown(body["champion_version"])
-            return f"v{body['version']} against {against}: {body['outcome']}, {body['because']}"
-        case "release":
-            return f"{body['lessons']} lessons" + (f" of {body['batch']}" if body["batch"] else "")
-        case "allow":
-            return f"the overlap {body['overlap'][:12]} may be trained on"
-        case "renewal":
-            return f"{body['retired']} questions retired, {body['fresh']} fresh ones on {body['groups']} answers"
-        case "refuse":
-            return refused(row)
-        case "undo":
-            return f"{body['lessons']} lessons of {body['batch']} {'put back' if body['restored'] else 'taken out'}"
-        case _:
-            return f"another answer is right for a request; {body['retired']} lessons retired"
+    match row.body:
+        case VerdictEntry() as verdict:
+            against = version_name(verdict.champion_version)
+            return f"v{verdict.version} against {against}: {verdict.outcome}, {verdict.because}"
+        case ReleaseEntry() as entry:
+            return f"{entry.lessons} lessons" + (f" of {entry.batch}" if entry.batch else "")
+        case AllowEntry() as entry:
+            return f"the overlap {entry.overlap[:12]} may be trained on"
+        case RenewalEntry() as entry:
+            return f"{entry.retired} questions retired, {entry.fresh} fresh ones on {entry.groups} answers"
+        case RefusalEntry() as entry:
+            return describe_refusal(entry)
+        case UndoEntry() as entry:
+            return f"{entry.lessons} lessons of {entry.batch} {'put back' if entry.restored else 'taken out'}"
+        case SupersedeEntry() as entry:
+            return f"another answer is right for a request; {entry.retired} lessons retired"
+    return row.kind

@@ -10,9 +10,10 @@ from academy.curriculum.dataset import group_of
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter
-from academy.experience.source import Kind
-from academy.loop import stages
+from academy.experience.experience import Kind
 from academy.loop.home import Home
+from academy.loop.ingest import ingest
+from academy.store.ledger_rows import ReleaseEntry, SupersedeEntry, UndoEntry
 
 
 def add(
@@ -33,7 +34,7 @@ def import_files(files: list[Path], kind: Kind, wanted: ConversationFilter, *, a
     """Import files; unreadable lines are named and kept aside."""
     home = Home.open()
     given = {"lesson": "lessons", "task": "tasks", "conversation": "conversations", "file": "files"}
-    found = stages.admit(home, **{given[kind]: files}, wanted=wanted)
+    found = ingest(home, **{given[kind]: files}, wanted=wanted)
     if as_json:
         emit({"imported": [one.model_dump(mode="json") for one in found]})
         return
@@ -106,8 +107,8 @@ def undo(batch: str, base_model: str | None, *, restore: bool, as_json: bool) ->
         count = home.store.undo(batch, connection, restore=restore)
         if count:
             at = datetime.now(UTC).isoformat()
-            body = {"batch": batch, "lessons": count, "restored": restore}
-            home.ledger.append("undo", f"undo:{at}", body, connection)
+            entry = UndoEntry(batch=batch, lessons=count, restored=restore)
+            home.ledger.append(f"undo:{at}", entry, connection)
     if not count:
         raise InputError(
             f"No lessons of a batch {batch} are {'undone' if restore else 'there to be undone'}.",
@@ -126,7 +127,7 @@ def release(batch: str | None, base_model: str | None, *, as_json: bool) -> None
         count = home.store.release(batch, connection)
         if count:
             now = datetime.now(UTC).isoformat()
-            home.ledger.append("release", f"release:{now}", {"batch": batch, "lessons": count}, connection)
+            home.ledger.append(f"release:{now}", ReleaseEntry(batch=batch, lessons=count), connection)
     if not count:
         raise InputError(
             f"No lessons{f' of batch {batch}' if batch else ''} are set aside.",
@@ -146,8 +147,9 @@ def supersede(situation: str, action: str, base_model: str | None, *, as_json: b
         if count:
             now = datetime.now(UTC).isoformat()
             # no text: the ledger is append-only, and a lesson may have to be forgotten
-            body = {"request": request_key("recall", situation), "answer": group_of(action), "retired": count}
-            home.ledger.append("supersede", f"supersede:{now}", body, connection)
+            key = request_key("recall", situation)
+            entry = SupersedeEntry(request=key, answer=group_of(action), retired=count)
+            home.ledger.append(f"supersede:{now}", entry, connection)
     if not count:
         raise InputError(
             "No active lesson answers this request otherwise.", "Give the request in its own words, in quotes."

@@ -66,7 +66,7 @@ def run(port: int, mlflow_port: int, *, with_worker: bool) -> None:
                 name = pool.replace("academy-", "worker-")
                 worker = [
                     sys.executable, "-m", "prefect", "worker", "start", "--pool", pool,
-                    "--name", f"{name}-{settings.mark}", "--type", "process", "--limit", "1",
+                    "--name", f"{name}-{settings.home_id}", "--type", "process", "--limit", "1",
                 ]  # fmt: skip
                 children[name] = stack.enter_context(_child(settings, name, worker))
                 say(f"A worker serves the pool {pool}.")
@@ -93,7 +93,7 @@ def deploy() -> None:
     say("Deployed evolve/nightly, evolve/on-demand, train/cpu, train/gpu, examine, promote and verify.")
     say(
         "A worker that trains for this home: prefect worker start --type process --limit 1 "
-        f"--pool {POOLS['cuda']} --name gpu-{settings.mark}"
+        f"--pool {POOLS['cuda']} --name gpu-{settings.home_id}"
     )
 
 

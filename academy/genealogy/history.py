@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from pydantic import Field
 
 from academy.records import Record
-from academy.store.ledger import BASE, Kind, Ledger, Row
+from academy.store.ledger import BASE, Ledger
+from academy.store.ledger_rows import (
+    ApprovalEntry,
+    ArchiveEntry,
+    ChampionEntry,
+    Entry,
+    PromotionEntry,
+    RefusalEntry,
+    RestoreEntry,
+    RollbackEntry,
+    Row,
+)
 
 Action = Literal["deploy", "rollback", "archive", "restore", "approve", "decline"]
-KINDS: tuple[Kind, ...] = ("promotion", "rollback", "archive", "restore", "approval")
+Change = PromotionEntry | RollbackEntry | ArchiveEntry | RestoreEntry | ApprovalEntry
+CHANGES: tuple[type[Change], ...] = (PromotionEntry, RollbackEntry, ArchiveEntry, RestoreEntry, ApprovalEntry)
 
 
 class Deployment(Record):
@@ -36,7 +48,7 @@ class Deployment(Record):
     @property
     def sentence(self) -> str:
         """What was done, for people; who and when stand beside it."""
-        name, before = shown(self.version), shown(self.replaces or BASE)
+        name, before = version_name(self.version), version_name(self.replaces or BASE)
         why = f" ({self.notes})" if self.notes else ""
         match self.action:
             case "deploy":
@@ -58,36 +70,55 @@ def history(
     ledger: Ledger, limit: int | None = None, before: int | None = None, versions: Collection[str] | None = None
 ) -> list[Deployment]:
     """Changes, newest first; `before` is a row's number, `versions` leaves only what concerns these."""
-    return [deployment(row) for row in ledger.latest(*KINDS, limit=limit, before=before, versions=versions)]
+    return [to_deployment(row) for row in ledger.latest(*CHANGES, limit=limit, before=before, versions=versions)]
 
 
-def deployment(row: Row) -> Deployment:
-    """A ledger row of one of KINDS as a deployment."""
-    body = row.body
-    actions: dict[str, Action] = {"promotion": "deploy", "rollback": "rollback", "archive": "archive"}
-    actions |= {"restore": "restore", "approval": "approve" if body.get("approved") else "decline"}
+def is_change(row: Row[Entry]) -> TypeGuard[Row[Change]]:
+    """Whether a row can be shown as a deployment."""
+    return isinstance(row.body, CHANGES)
+
+
+def to_deployment(row: Row[Change]) -> Deployment:
+    """The ledger row of a change as a deployment."""
+    entry = row.body
+    champion = entry if isinstance(entry, ChampionEntry) else None
     return Deployment(
         seq=row.seq,
         at=row.at,
-        action=actions[row.kind],
-        version=str(body["version"]),
-        adapter=str(body["adapter"]),
-        replaces=str(body.get("replaces", "")),
-        by=str(body.get("by", "")),
-        verdict=body.get("verdict"),
-        notes=str(body.get("because", "")),
-        config=body.get("config") or {},
+        action=_action(entry),
+        version=entry.version,
+        adapter=entry.adapter,
+        replaces=champion.replaces if champion else "",
+        by=entry.by,
+        verdict=None if isinstance(entry, ArchiveEntry | RestoreEntry) else entry.verdict,
+        notes=entry.because,
+        config=champion.config.as_json() if champion else {},
     )
 
 
-def shown(version: str) -> str:
+def _action(entry: Change) -> Action:
+    match entry:
+        case PromotionEntry():
+            return "deploy"
+        case ApprovalEntry(approved=True):
+            return "approve"
+        case ApprovalEntry():
+            return "decline"
+        case RollbackEntry():
+            return "rollback"
+        case ArchiveEntry():
+            return "archive"
+        case RestoreEntry():
+            return "restore"
+
+
+def version_name(version: str) -> str:
     """A version as people see it: `v7` or `base`."""
     return version if version == BASE else f"v{version}"
 
 
-def refused(row: Row) -> str:
-    """A row of the kind `refuse` as a sentence."""
-    body = row.body
-    who = f"all before v{body['older_than']}" if "older_than" in body else shown(body["version"])
-    why = f" ({body['because']})" if body.get("because") else ""
-    return f"{who} {'is served again' if body.get('refused') is False else 'must not be served'}{why}"
+def describe_refusal(entry: RefusalEntry) -> str:
+    """A refusal as a sentence."""
+    who = f"all before v{entry.older_than}" if entry.older_than is not None else version_name(entry.version)
+    why = f" ({entry.because})" if entry.because else ""
+    return f"{who} {'must not be served' if entry.refused else 'is served again'}{why}"

@@ -14,6 +14,7 @@ from academy.models.base_model import BaseModel, resolve
 from academy.settings import Settings, load_settings
 from academy.store.database import Database
 from academy.store.ledger import Ledger
+from academy.store.ledger_rows import ArchiveEntry, PromotionEntry, RollbackEntry
 from academy.store.signing import Keys
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Home:
                 "This version has no adapter that could be used.", "`academy models` lists the versions."
             )
         if digest not in self._used:
-            self._uses.enter_context(self.adapter_store.using(digest))
+            self._uses.enter_context(self.adapter_store.lease(digest))
             self._used.add(digest)
         if not self.adapter_store.here(digest) and self.adapter_store.packed(digest) is not None:
             self.restore_adapter(digest, by=by, because="it is asked")
@@ -136,8 +137,8 @@ class Home:
         """Bring an archived adapter back; the caller uses it. People may have deleted its version in MLflow."""
         from academy.lifecycle.retention import restore
 
-        rows = self.ledger.latest("promotion", "rollback", "archive")
-        number = next((str(row.body["version"]) for row in rows if row.body["adapter"] == digest), None)
+        rows = self.ledger.latest(PromotionEntry, RollbackEntry, ArchiveEntry)
+        number = next((row.body.version for row in rows if row.body.digest == digest), None)
         number = number or self.versions.get(digest).version
         restore(self.ledger, self.versions, self.adapter_store, number, digest, by=by, because=because)
 

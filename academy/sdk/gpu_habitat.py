@@ -23,15 +23,15 @@ from academy.errors import AcademyError, HomeError, InputError, TrainingError
 from academy.habitat.backends.base import TrainingBackend, TrainingEvent, TrainingOrder
 from academy.habitat.backends.choice import configured_plan, create_backend, find_route, select_backend
 from academy.habitat.backends.container import ContainerBackend
-from academy.habitat.backends.process import LOCK, read_run_events
-from academy.habitat.progress import Status, line, progress, status_of
+from academy.habitat.progress import Status, log_line, progress, status_of
 from academy.habitat.routing import Need
+from academy.habitat.run_folder import LOCK, read_run_events
 from academy.habitat.runs import PREFIX, is_followed, run_log
 from academy.models.base_model import resolve
 from academy.professor.recipe import validate_recipe
 from academy.settings import load_settings
 from academy.store.files import digest_of_file, publish_folder, write_file
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from academy.system.gpu_lock import REMEDY
 from academy.system.hardware import take_inventory
 
@@ -111,7 +111,7 @@ class GPUHabitat:
             "job_name": job_name,
             "status": status,
             "container_id": self._container(job),
-            "logs": "\n".join(line(event).text for event in events[-TOLD:]),
+            "logs": "\n".join(log_line(event).text for event in events[-TOLD:]),
             "step": stands.step,
             "steps": stands.steps,
             "loss": stands.loss,
@@ -140,7 +140,7 @@ class GPUHabitat:
         if job := self._jobs.get(job_name):
             job.end()
         try:
-            with only_one(folder / LOCK, "It runs."):
+            with exclusive_lock(folder / LOCK, "It runs."):
                 for left in ("checkpoints", "draft"):
                     shutil.rmtree(folder / left, ignore_errors=True)
         except HomeError as problem:

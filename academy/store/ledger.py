@@ -1,52 +1,48 @@
-"""The append-only ledger: verdicts, promotions, rollbacks and what people decided.
+"""The append-only ledger: verdicts, promotions, rollbacks and the decisions of people.
 
-MLflow shows who is champion; this ledger decides it. A row's `key` says what may happen only once; two promotions
-that start from the same champion carry the same key, so of racing ones exactly one is written.
+The ledger decides which version is champion; MLflow only shows it. A row's `key` is unique: two promotions that start
+from the same champion have the same key, so exactly one of two concurrent promotions is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from academy.errors import PromotionError
 from academy.records import Record
 from academy.store.database import Database, ledger
+from academy.store.ledger_rows import (
+    ChampionEntry,
+    Entry,
+    PromotionEntry,
+    RenewalEntry,
+    RollbackEntry,
+    Row,
+    VerdictEntry,
+)
 
-Kind = Literal[
-    "verdict", "promotion", "rollback", "approval", "archive", "restore",
-    "release", "supersede", "undo", "allow", "renewal", "refuse",
-]  # fmt: skip
 BASE = "base"
-"""What stands for "no adapter" wherever an adapter's digest or version is expected."""
-
-
-class Row(Record):
-    """One row; `at` is ISO 8601 in UTC, `family` the digest of the base model."""
-
-    seq: int
-    at: str
-    family: str
-    kind: str
-    key: str
-    body: dict[str, Any]
+"""The base model without an adapter, in place of an adapter's digest or a version."""
+EntryT = TypeVar("EntryT", bound=Entry)
+ChampionT = TypeVar("ChampionT", bound=ChampionEntry)
 
 
 class Champion(Record):
-    """Who answers now, and since which row. Generation 0 is the base model itself."""
+    """The version that answers now, and the row that made it champion. Generation 0 is the base model."""
 
     seq: int = 0
     version: str = BASE
     adapter: str = BASE
     generation: int = 0
-    cursor: int = 0  # the last lesson (seq) that was there when its examination was held
+    cursor: int = 0  # the last lesson (seq) that its dataset covers
 
     @property
     def name(self) -> str:
-        """As shown to people: `v7` or `base`."""
+        """The name for people: `v7` or `base`."""
         return self.version if self.version == BASE else f"v{self.version}"
 
 
@@ -57,119 +53,119 @@ class Ledger:
         self.database = database
         self.family = family
 
-    def rows(self, *kinds: Kind) -> Iterator[Row]:
-        """Rows of the family, oldest first."""
+    def rows(self, *entries: type[EntryT]) -> Iterator[Row[EntryT]]:
+        """The family's rows with these kinds of entries, or all of its rows; oldest first."""
         query = sa.select(ledger).where(ledger.c.family == self.family).order_by(ledger.c.seq)
-        if kinds:
-            query = query.where(ledger.c.kind.in_(kinds))
+        if entries:
+            query = query.where(ledger.c.kind.in_([entry.kind for entry in entries]))
         with self.database.read() as connection:
-            found = connection.execute(query).mappings().all()
-        return (Row.model_validate(dict(row)) for row in found)
+            rows = connection.execute(query).mappings().all()
+        return (Row.model_validate(dict(row)) for row in rows)
 
     def latest(
         self,
-        *kinds: Kind,
+        *entries: type[EntryT],
         limit: int | None = None,
         before: int | None = None,
         versions: Collection[str] | None = None,
-    ) -> list[Row]:
-        """At most `limit` rows of these kinds, newest first, older than the row `before`.
+    ) -> list[Row[EntryT]]:
+        """At most `limit` rows with these kinds of entries, newest first, older than the row `before`.
 
-        `versions` leaves only rows whose body names one of these version numbers, as what came or as what went.
+        With `versions`, only rows whose `version` or `replaces` is one of these numbers.
         """
+        kinds = [entry.kind for entry in entries]
         query = sa.select(ledger).where(ledger.c.family == self.family, ledger.c.kind.in_(kinds))
         if before is not None:
             query = query.where(ledger.c.seq < before)
         if versions is not None:
-            named = (ledger.c.body[name].as_string().in_(versions) for name in ("version", "replaces"))
-            query = query.where(sa.or_(*named))
+            fields = (ledger.c.body[name].as_string().in_(versions) for name in ("version", "replaces"))
+            query = query.where(sa.or_(*fields))
         with self.database.read() as connection:
-            found = connection.execute(query.order_by(ledger.c.seq.desc()).limit(limit)).mappings().all()
-        return [Row.model_validate(dict(row)) for row in found]
+            rows = connection.execute(query.order_by(ledger.c.seq.desc()).limit(limit)).mappings().all()
+        return [Row.model_validate(dict(row)) for row in rows]
 
-    def find(self, key: str) -> Row | None:
-        """The row with this key, if it was written."""
+    def find(self, entry: type[EntryT], key: str) -> Row[EntryT] | None:
+        """The row with this key and this kind of entry, if it exists."""
         with self.database.read() as connection:
-            return _find(connection, key)
+            row = _find(connection, key)
+        return row if row is not None and row.kind == entry.kind else None
 
-    def append(self, kind: Kind, key: str, body: dict[str, Any], connection: sa.Connection | None = None) -> Row:
+    def append(self, key: str, entry: EntryT, connection: sa.Connection | None = None) -> Row[EntryT]:
         """Write a row once. A second call with the same key returns the first row and changes nothing."""
         if connection is None:
-            with self.database.write() as own:
-                return self.append(kind, key, body, own)
-        if known := _find(connection, key):
-            return known
+            with self.database.write() as transaction:
+                return self.append(key, entry, transaction)
+        if existing := _find(connection, key):
+            return existing
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        written = connection.execute(
-            sa.insert(ledger).values(at=at, family=self.family, kind=kind, key=key, body=body).returning(ledger.c.seq)
-        ).scalar_one()
-        return Row(seq=written, at=at, family=self.family, kind=kind, key=key, body=body)
+        values = {"at": at, "family": self.family, "kind": entry.kind, "key": key, "body": entry.as_json()}
+        seq = connection.execute(sa.insert(ledger).values(values).returning(ledger.c.seq)).scalar_one()
+        return Row(seq=seq, at=at, family=self.family, kind=entry.kind, key=key, body=entry)
 
     def champion(self) -> Champion:
-        """Who is champion: what the last promotion or rollback says, or the base model where there is none."""
+        """The champion by the last promotion or rollback; the base model if there is none."""
         with self.database.read() as connection:
             return self._champion(connection)
 
-    def way_back(self) -> str | None:
-        """The version (or "base") that a plain rollback goes back to; None where the base model is where all began.
+    def rollback_target(self) -> str | None:
+        """The version (or "base") that a rollback without a name restores; None if the base model was never replaced.
 
-        After a promotion that is whom it replaced; a second rollback goes one step further back.
+        After a promotion it is the version that was replaced. Each further rollback goes one step further back.
         """
-        crowned = list(self.rows("promotion", "rollback"))
-        if not crowned or crowned[-1].kind == "promotion":
-            return str(crowned[-1].body["replaces"]) if crowned else None
-        for row in reversed(crowned):
-            if row.kind == "promotion" and row.body["version"] == crowned[-1].body["version"]:
-                return str(row.body["replaces"])
+        changes = list(self.rows(PromotionEntry, RollbackEntry))
+        if not changes or changes[-1].kind == "promotion":
+            return changes[-1].body.replaces if changes else None
+        for row in reversed(changes):
+            if row.kind == "promotion" and row.body.version == changes[-1].body.version:
+                return row.body.replaces
         return None
 
-    def crown(self, kind: Literal["promotion", "rollback"], expected: Champion, body: dict[str, Any]) -> Row:
-        """Replace the expected champion, or raise PromotionError where somebody else already did.
+    def set_champion(self, expected: Champion, entry: ChampionT) -> Row[ChampionT]:
+        """Replace the expected champion. Raises PromotionError if another change of the champion came first.
 
-        `body` carries version, adapter, generation and cursor of the new champion. Repeating the same call is harmless.
+        Repeating the same call changes nothing.
         """
         key = f"champion:{self.family}:{expected.seq}"
         with self.database.write() as connection:
-            known = _find(connection, key)
-            if known is None and self._champion(connection).seq == expected.seq:
-                return self.append(kind, key, {**body, "replaces": expected.version, "since": expected.seq}, connection)
-        if known is not None and known.kind == kind and known.body.get("adapter") == body["adapter"]:
-            return known
+            existing = _find(connection, key)
+            if existing is None and self._champion(connection).seq == expected.seq:
+                change = entry.model_copy(update={"replaces": expected.version, "since": expected.seq})
+                return self.append(key, change, connection)
+        if existing is not None and existing.kind == entry.kind and existing.body.adapter == entry.adapter:
+            return existing
         raise PromotionError(
             f"The champion is no longer {expected.name}: another promotion or rollback came first.",
-            "Look at `academy status` and decide again.",
+            "Check `academy status` and decide again.",
         )
 
     def verdicts_spent(self) -> int:
-        """Examinations that could have promoted since the hold-out was renewed: each spends a share of the budget."""
-        spent = 0
-        for row in self.rows("verdict", "renewal"):
-            spent = 0 if row.kind == "renewal" else spent + bool(row.body.get("spends", True))
-        return spent
+        """Examinations since the hold-out's last renewal that could promote: each spends a share of the budget."""
+        count = 0
+        for row in self.rows(VerdictEntry, RenewalEntry):
+            count = count + row.body.spends if isinstance(row.body, VerdictEntry) else 0
+        return count
 
     def budget_left(self, horizon: int) -> int:
-        """Examinations that may still promote, of so many."""
+        """How many of `horizon` examinations can still promote."""
         return max(0, horizon - self.verdicts_spent())
 
     def _champion(self, connection: sa.Connection) -> Champion:
-        row = connection.execute(
-            sa.select(ledger.c.seq, ledger.c.body)
-            .where(ledger.c.family == self.family, ledger.c.kind.in_(("promotion", "rollback")))
-            .order_by(ledger.c.seq.desc())
-            .limit(1)
-        ).first()
-        if row is None:
+        query = sa.select(ledger).where(ledger.c.family == self.family)
+        query = query.where(ledger.c.kind.in_((PromotionEntry.kind, RollbackEntry.kind)))
+        latest = connection.execute(query.order_by(ledger.c.seq.desc()).limit(1)).mappings().first()
+        if latest is None:
             return Champion()
-        body = row.body
+        row: Row[ChampionEntry] = Row.model_validate(dict(latest))
+        facts = row.body
         return Champion(
             seq=row.seq,
-            version=body["version"],
-            adapter=body["adapter"],
-            generation=body["generation"],
-            cursor=body["cursor"],
+            version=facts.version,
+            adapter=facts.adapter,
+            generation=facts.generation,
+            cursor=facts.cursor,
         )
 
 
-def _find(connection: sa.Connection, key: str) -> Row | None:
+def _find(connection: sa.Connection, key: str) -> Row[Any] | None:
     row = connection.execute(sa.select(ledger).where(ledger.c.key == key)).mappings().first()
     return Row.model_validate(dict(row)) if row else None

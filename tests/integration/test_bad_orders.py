@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from academy.genealogy.tracking import open_mlflow
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer import train
 from academy.habitat.trainer.__main__ import carry_out
 from academy.habitat.trainer.checkpoints import CHECKPOINTS
@@ -29,8 +30,9 @@ from academy.habitat.trainer.events import EventWriter
 from academy.models.base_model import SEED_FOLDER, resolve
 from academy.professor.recipe import Recipe
 from academy.settings import load_settings
-from academy.store.files import digest_of_file
-from tests.campaign.house import RealHome, write_topics
+from tests.homes import RealHome
+from tests.orders import order_of
+from tests.topics import write_topics
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 LONG = {"messages": [{"role": "user", "content": "why " * 300}, {"role": "assistant", "content": "because"}]}
@@ -54,12 +56,8 @@ def ordered(place: Path, content: list[dict[str, Any]] | bytes, **changes: Any) 
     """An order of these rows with files of its own."""
     file = place / "train.jsonl"
     file.write_bytes(content if isinstance(content, bytes) else b"".join(orjson.dumps(row) + b"\n" for row in content))
-    facts: dict[str, Any] = {
-        "base": resolve("seed"), "dataset": "0" * 64, "train_file": file, "train_digest": digest_of_file(file),
-        "recipe": Recipe(rank=8, alpha=16, epochs=2, batch_size=4, accumulation=1, max_length=128),
-        "runs": place / "runs", "adapters": place / "adapters",
-    }  # fmt: skip
-    return TrainingOrder.model_validate(facts | changes)
+    recipe = Recipe(rank=8, alpha=16, epochs=2, batch_size=4, accumulation=1, max_length=128)
+    return order_of(place, file, **{"recipe": recipe} | changes)
 
 
 def _altered(place: Path) -> TrainingOrder:
@@ -207,7 +205,7 @@ def test_an_evaluation_whose_loss_is_no_number_ends_it(tmp_path: Path, monkeypat
 
 
 def test_slow_steps_tell_how_far_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(train, "REPORT_SECONDS", 0.0)
     recipe = Recipe(rank=8, alpha=16, epochs=1, batch_size=1, accumulation=1, max_length=128)
     steps = [event for event in carried_out(ordered(tmp_path, rows(130), recipe=recipe)) if event.phase == "step"]
     assert [event.step for event in steps] == list(range(1, 131))

@@ -6,7 +6,6 @@ All of one order, whose adapter has the same bytes wherever and however often in
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import subprocess
@@ -27,15 +26,16 @@ from academy.habitat.backends import image, isolation
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.container import ContainerBackend, sweep
 from academy.habitat.backends.isolation import Limits
-from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.runs import cancel_run, is_followed
-from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.sdk.gpu_habitat import GPUHabitat
-from academy.store.files import digest_of_file
 from academy.system import docker as engine
 from academy.system import gpu_lock
-from tests.campaign.house import TOPICS, WORDINGS, RealHome, write_topics
+from tests.homes import RealHome
+from tests.orders import order_of, topic_rows, write_rows
+from tests.topics import write_topics
 
 LIMITS = Limits(memory_bytes=4 * 2**30, cpus=2)
 RECIPE = Recipe(rank=8, alpha=16, epochs=5, learning_rate=5e-3, batch_size=4, accumulation=1, max_length=128)
@@ -64,23 +64,13 @@ def client() -> Iterator[Any]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty rows as a dataset."""
     place = tmp_path_factory.mktemp("home")
-    topics = list(TOPICS.items())[:8]
-    rows = [
-        {"instruction": wording.format(topic), "input": "", "output": answer}
-        for topic, answer in topics
-        for wording in WORDINGS
-    ]
-    (place / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(place / "train.jsonl", topic_rows(8))
     return place
 
 
 def ordered(home: Path, name: str) -> TrainingOrder:
     """The one order; its files lie in a folder of that name."""
-    file = home / "train.jsonl"
-    return TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=RECIPE,
-        runs=home / name / "runs", adapters=home / name / "adapters",
-    )  # fmt: skip
+    return order_of(home / name, home / "train.jsonl", recipe=RECIPE)
 
 
 def ours(client: Any, home: Path) -> list[dict[str, Any]]:
@@ -190,7 +180,7 @@ def test_a_killed_trainer_is_told(client: Any, home: Path) -> None:
 
 
 def test_out_of_memory_is_told_as_that(client: Any, home: Path) -> None:
-    ContainerBackend(home, limits=LIMITS).look()
+    ContainerBackend(home, limits=LIMITS).try_image()
     backend = ContainerBackend(home, limits=Limits(memory_bytes=160 * 2**20, cpus=2))
     *_, last = backend.train(ordered(home, "memory"))
     assert (last.phase, last.cause) == ("failed", "memory")
@@ -207,7 +197,7 @@ def test_a_hung_trainer_is_ended(client: Any, home: Path) -> None:
     *_, last = events
     assert time.monotonic() - began < 10
     assert (last.phase, last.cause) == ("failed", "killed")
-    assert "showed no sign of life for 3 s and was ended" in last.message
+    assert "showed no activity for 3 s and was stopped" in last.message
     assert not ours(client, home)
 
 
@@ -229,7 +219,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told(
 def test_an_orphan_ends_and_is_removed_by_the_next_start_and_a_live_run_is_not(client: Any, home: Path) -> None:
     order = ordered(home, "orphan")
     other = ordered(home, "other")
-    ContainerBackend(home, limits=LIMITS).look()
+    ContainerBackend(home, limits=LIMITS).try_image()
     command = [sys.executable, "-W", "ignore", "-c", STARTER, order.model_dump_json(), str(home)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as starter:
         wait_for(lambda: list(read_events(order.folder / EVENTS)))

@@ -23,8 +23,8 @@ from academy.serving.gateway.client import GatewayClient
 from academy.serving.gateway.discovery import DiscoveryFile
 from academy.serving.gateway.slots import Limits
 from academy.store.ledger import BASE
-from academy.store.locks import only_one
 from tests.gateways import PATIENCE, Obedient, Running, fake_digest, running
+from tests.ledger_entries import promotion
 
 A, B, C, D = (fake_digest(letter) for letter in "abcd")
 LIMITS = Limits(concurrency=2, queue=2, first_token=1.0, total=20.0, slow_reader=0.5, drain=1.0)
@@ -284,7 +284,7 @@ def test_discovery_file_is_private_and_its_token_opens_the_admin_api(server: Run
 def test_champion_follows_the_ledger(server: Running, runtime: Obedient) -> None:
     """The adapter is loaded, checked by its own name and by the champion's; the previous champion stays loaded."""
     runtime.proved.clear()
-    row = server.crown(A, "1")
+    row = server.make_champion(A, "1")
     status = server.client.follow()
     assert (status.champion.version, status.champion.adapter, status.champion.row, status.because) == ("v1", A, row, "")
     assert runtime.proved == [A, A]
@@ -293,13 +293,13 @@ def test_champion_follows_the_ledger(server: Running, runtime: Obedient) -> None
     assert (raw.parse().choices[0].message.content, raw.headers["x-academy-adapter"]) == (A[:8], A)
     assert (raw.headers["x-academy-version"], raw.headers["x-academy-row"]) == ("v1", str(row))
     assert raw.parse().model == "v1"
-    server.crown(B, "2")
+    server.make_champion(B, "2")
     until(lambda: server.health()["champion"]["adapter"] == B)  # without a request, twice a second
     assert server.health()["loaded"] == [A, B]
-    server.crown(C, "3")
+    server.make_champion(C, "3")
     server.client.follow()
     assert server.health()["loaded"] == [B, C], "two champions stay loaded"
-    server.crown(B, "2", "rollback")
+    server.make_champion(B, "2", "rollback")
     assert server.client.follow().champion.version == "v2"
     for name, adapter in (("v3", C), ("3", C), (C, C), ("base", BASE), (server.ledger.family, B), ("v2", B)):
         assert server.ask("count 0", name).headers["x-academy-adapter"] == adapter, name
@@ -308,14 +308,14 @@ def test_champion_follows_the_ledger(server: Running, runtime: Obedient) -> None
 
 def test_running_request_keeps_its_adapter_through_swaps(server: Running, runtime: Obedient) -> None:
     """The adapter stays loaded until the request ends, despite three changes of the champion."""
-    server.crown(A, "1", "rollback")
+    server.make_champion(A, "1", "rollback")
     server.client.follow()
     with httpx.stream(
         "POST", f"{server.url}/v1/chat/completions", json=chat_body("wait", stream=True), timeout=PATIENCE
     ) as slow:
         assert slow.headers["x-academy-adapter"] == A
         for adapter, version in ((B, "2"), (C, "3"), (D, "4")):
-            server.crown(adapter, version)
+            server.make_champion(adapter, version)
             server.client.follow()
         assert server.client.status().in_flight == {A: 1}
         assert set(server.client.status().loaded) == {A, C, D}
@@ -341,7 +341,7 @@ def test_previous_champion_goes_on_where_the_new_one_cannot_be_served(
     before = server.ledger.champion()
     bad = fake_digest("e" if trouble == "broken" else "f")
     getattr(runtime, trouble).add(bad)
-    server.crown(bad, "5")
+    server.make_champion(bad, "5")
     status = server.client.follow()
     assert status.status == "degraded"
     assert ("is damaged" if trouble == "broken" else "answers like another one") in status.because
@@ -355,7 +355,7 @@ def test_previous_champion_goes_on_where_the_new_one_cannot_be_served(
     getattr(runtime, trouble).clear()  # repaired: the gateway retries without a request
     until(lambda: server.health()["status"] == "ready")
     assert server.health()["champion"]["adapter"] == bad
-    server.crown(before.adapter, before.version, "rollback")
+    server.make_champion(before.adapter, before.version, "rollback")
     server.client.follow()
 
 
@@ -412,19 +412,18 @@ def test_gateway_does_not_start_with_a_broken_champion(tmp_path: Path) -> None:
     runtime.broken.add(A)
     with (
         pytest.raises(AdapterError, match="is damaged"),
-        running(tmp_path, runtime, before=lambda ledger, _: crown_first(ledger, A)),
+        running(tmp_path, runtime, before=lambda ledger, _: promote_first(ledger, A)),
     ):
         pass
 
 
-def crown_first(ledger: Any, adapter: str) -> None:
-    body = {"version": "1", "adapter": adapter, "generation": 1, "cursor": 0}
-    ledger.crown("promotion", ledger.champion(), body)
+def promote_first(ledger: Any, adapter: str) -> None:
+    ledger.set_champion(ledger.champion(), promotion("1", adapter))
 
 
 def test_champion_is_loaded_before_the_port_opens(tmp_path: Path) -> None:
     runtime = Obedient()
-    with running(tmp_path, runtime, before=lambda ledger, _: crown_first(ledger, A)) as server:
+    with running(tmp_path, runtime, before=lambda ledger, _: promote_first(ledger, A)) as server:
         assert runtime.proved == [A, A]
         assert server.ask("count 0").parse().choices[0].message.content == A[:8]
 
@@ -487,5 +486,5 @@ def test_many_asynchronous_clients_are_answered(server: Running) -> None:
 
 
 def test_running_gateway_holds_its_lock(server: Running) -> None:
-    with pytest.raises(HomeError), only_one(server.settings.folder("serving") / "default.lock", "held"):
+    with pytest.raises(HomeError), exclusive_lock(server.settings.folder("serving") / "default.lock", "held"):
         pass

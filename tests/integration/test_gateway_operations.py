@@ -12,6 +12,7 @@ import pytest
 from academy.adapters.archive import AdapterStore
 from academy.errors import AdapterError
 from academy.store.ledger import BASE
+from academy.store.ledger_rows import RefusalEntry
 from tests.adapters import publish
 from tests.gateways import Obedient, Running, fake_digest, running
 from tests.integration.test_gateway import until
@@ -32,20 +33,20 @@ def server(tmp_path: Path, runtime: Obedient) -> Iterator[Running]:
 
 def refuse(server: Running, adapter: str, version: str, *, refused: bool = True) -> None:
     """A row as `academy models refuse` writes it."""
-    body: dict[str, Any] = {"adapter": adapter, "version": version, "refused": refused, "because": "it is rude"}
-    server.ledger.append("refuse", f"refuse:{sum(1 for _ in server.ledger.rows('refuse'))}", body)
+    entry = RefusalEntry(adapter=adapter, version=version, refused=refused, because="it is rude")
+    server.ledger.append(f"refuse:{sum(1 for _ in server.ledger.rows(RefusalEntry))}", entry)
 
 
 def promote(server: Running, *named: tuple[str, str]) -> None:
     for adapter, version in named:
-        server.crown(adapter, version)
+        server.make_champion(adapter, version)
         assert server.client.follow().because == ""
 
 
 def free(store: AdapterStore, adapter: str) -> bool:
     """Whether the adapter could be archived now."""
     try:
-        with store.alone(adapter):
+        with store.exclusive(adapter):
             return True
     except AdapterError:
         return False
@@ -89,18 +90,18 @@ def test_archived_version_is_restored_for_requests_and_for_rollbacks(
     store = AdapterStore(server.adapters)
     promote(server, (digests[0], "1"), (digests[1], "2"))
     until(lambda: free(store, digests[0]))
-    with store.alone(digests[0]):
+    with store.exclusive(digests[0]):
         store.pack(digests[0])
         store.remove(digests[0])
     assert server.ask("count 0", "v1").headers["x-academy-adapter"] == digests[0]
     assert store.here(digests[0])
-    server.crown(digests[0], "1", "rollback")
+    server.make_champion(digests[0], "1", "rollback")
     server.client.follow()
     until(lambda: free(store, digests[1]))
-    with store.alone(digests[1]):
+    with store.exclusive(digests[1]):
         store.pack(digests[1])
         store.remove(digests[1])
-    server.crown(digests[1], "2", "rollback")
+    server.make_champion(digests[1], "2", "rollback")
     status = server.client.follow()
     assert (status.champion.adapter, status.because) == (digests[1], "")
     assert store.here(digests[1])
@@ -130,8 +131,7 @@ def test_version_refused_before_its_loading_is_not_loaded(server: Running, runti
     promote(server, (A, "1"), (B, "2"), (C, "3"))
     until(lambda: A not in server.health()["loaded"])
     runtime.proved.clear()
-    body = {"older_than": 2, "because": ""}
-    server.ledger.append("refuse", "refuse:older", body)
+    server.ledger.append("refuse:older", RefusalEntry(older_than=2, because=""))
     with pytest.raises(openai.PermissionDeniedError, match="Versions before v2 were refused"):
         server.ask("count 0", "v1")
     assert runtime.proved == []
@@ -149,7 +149,7 @@ def test_refused_champion_is_unavailable_until_the_rollback(server: Running, run
     assert (health["status"], "The champion v2 is refused" in health["because"]) == ("degraded", True)
     assert server.ask("count 0", BASE).headers["x-academy-adapter"] == BASE
     assert server.ask("count 0", "v1").headers["x-academy-adapter"] == A
-    server.crown(A, "1", "rollback")
+    server.make_champion(A, "1", "rollback")
     status = server.client.follow()
     assert (status.status, status.champion.adapter) == ("ready", A)
     assert server.ask("count 0").headers["x-academy-adapter"] == A
@@ -195,7 +195,7 @@ def test_identity_is_reported_by_name(server: Running, runtime: Obedient) -> Non
     )  # fmt: skip
     with pytest.raises(AdapterError, match="v2 does not answer as itself: another adapter"):
         server.client.verify()
-    server.crown(BASE, BASE, "rollback")
+    server.make_champion(BASE, BASE, "rollback")
     server.client.follow()
     assert server.client.identify("champion").holds
 

@@ -23,19 +23,20 @@ from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
 from academy.adapters.adapter import Adapter, open_adapter
-from academy.errors import AcademyError, AdapterError, InputError, ServingError
+from academy.errors import AdapterError, InputError, ServingError
 from academy.models.base_model import resolve
 from academy.serving.identity import check_identity
 from academy.serving.runtimes.base import LiveRuntime, Piece, Turn
 from academy.serving.runtimes.ollama import OllamaRuntime
 from academy.serving.runtimes.vllm import VllmRuntime
 from academy.store.ledger import BASE
-from tests.campaign.house import TOPICS
+from tests.refusals import raises_refusal
 from tests.servers.adapters import forged, in_other_words, seen
 from tests.servers.engine import Engine
 from tests.servers.ollama import MAGIC, ollama
 from tests.servers.serving import Faults, served
 from tests.servers.vllm import vllm
+from tests.topics import TOPICS
 
 pytestmark = pytest.mark.campaign  # engines that are imitated, or killed: too long for every change
 
@@ -135,14 +136,6 @@ async def answer(runtime: LiveRuntime, request: str, adapter: str) -> str:
     return "".join(piece.text for piece in await pieces(runtime, turn(request), adapter)).strip()
 
 
-@contextmanager
-def refused(kind: type[AcademyError], message: str) -> Iterator[None]:
-    """The block must raise this error, with a fix."""
-    with pytest.raises(kind, match=message) as problem:
-        yield
-    assert problem.value.remedy
-
-
 # Promises
 
 
@@ -207,7 +200,7 @@ def test_unloaded_adapter_is_refused_until_it_is_loaded_again(
         name = await runtime.load(pair[0].path)
         await runtime.unload(name)
         await runtime.unload(name)
-        with refused(AdapterError, "is not loaded"):
+        with raises_refusal(AdapterError, "is not loaded"):
             await answer(runtime, "printer", name)
         await runtime.load(pair[0].path)
         assert await answer(runtime, "printer", name) == ANSWERS[0]
@@ -239,7 +232,7 @@ def test_limits_stops_seeds_and_counts_are_respected(made: Made, engine: Engine,
         ]
         assert samples[0] == samples[1]
         assert len(set(samples)) > 1
-        with refused(InputError, "context holds 1,024"):
+        with raises_refusal(InputError, "context holds 1,024"):
             await answer(runtime, "a b c " * 1000, name)
         await runtime.unload(name)
 
@@ -254,7 +247,7 @@ def test_adapter_of_another_base_is_refused_before_a_request(
     async def work(runtime: Any) -> None:
         await runtime.start()
         runtime._admit = partial(open_adapter, base_digest="0" * 64)
-        with refused(AdapterError, "ADAPTER_BASE_MODEL_MISMATCH"):
+        with raises_refusal(AdapterError, "ADAPTER_BASE_MODEL_MISMATCH"):
             await runtime.load(pair[0].path)
 
     with made(engine) as place:
@@ -273,12 +266,12 @@ def test_server_that_dies_in_the_middle_of_an_answer_raises(
         name = await runtime.load(pair[0].path)
         faults.dies_after = 2
         received = []
-        with refused(ServingError, "in the middle of an answer"):
+        with raises_refusal(ServingError, "in the middle of an answer"):
             async for piece in runtime.chat(turn("printer"), name):
                 received.append(piece)  # noqa: PERF401
         assert len(received) == 2
         faults.dies_after = 0
-        with refused(ServingError, "in the middle of an answer"):
+        with raises_refusal(ServingError, "in the middle of an answer"):
             await answer(runtime, "printer", name)
         faults.dies_after = None
         assert await answer(runtime, "printer", name) == ANSWERS[0]
@@ -292,7 +285,7 @@ def test_error_in_the_stream_is_reported_with_its_message(made: Made, engine: En
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         faults.fails_after = 1
-        with refused(ServingError, "EngineCore encountered an issue|runner process no longer running"):
+        with raises_refusal(ServingError, "EngineCore encountered an issue|runner process no longer running"):
             await answer(runtime, "printer", BASE)
 
     with made(engine) as place:
@@ -304,7 +297,7 @@ def test_silent_server_times_out(made: Made, engine: Engine) -> None:
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         faults.silent_for = 5.0
-        with refused(ServingError, "was silent for 1 seconds"):
+        with raises_refusal(ServingError, "was silent for 1 seconds"):
             await answer(runtime, "printer", BASE)
 
     with made(engine) as place:
@@ -317,7 +310,7 @@ def test_full_server_is_reported(made: Made, engine: Engine, status: int) -> Non
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         faults.status = status
-        with refused(ServingError, rf"accepts no more requests at the moment \({status}\): .*(overloaded|busy)"):
+        with raises_refusal(ServingError, rf"accepts no more requests at the moment \({status}\): .*(overloaded|busy)"):
             await answer(runtime, "printer", BASE)
         faults.status = None
         assert await answer(runtime, "printer", BASE)
@@ -331,10 +324,10 @@ def test_failed_request_is_reported_with_its_status(made: Made, engine: Engine) 
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         faults.status = 500
-        with refused(ServingError, r"refused \(500\)"):
+        with raises_refusal(ServingError, r"refused \(500\)"):
             await answer(runtime, "printer", BASE)
         faults.status = 401
-        with refused(ServingError, "rejected the key"):
+        with raises_refusal(ServingError, "rejected the key"):
             await answer(runtime, "printer", BASE)
 
     with made(engine) as place:
@@ -396,20 +389,20 @@ def test_missing_server_is_reported(kind: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         free = probe.getsockname()[1]
     more = {"model": "seed"} if kind is OllamaRuntime else {}
-    with refused(ServingError, "There is no (vllm|ollama) server at"):
+    with raises_refusal(ServingError, "There is no (vllm|ollama) server at"):
         run(started, kind(f"http://127.0.0.1:{free}", SEED, **more))
-    with refused(InputError, "is not the URL of a server"):
+    with raises_refusal(InputError, "is not the URL of a server"):
         run(started, kind("nowhere", SEED, **more))
 
 
 def test_server_of_another_kind_is_refused(engine: Engine) -> None:
     with on_vllm(engine) as place:
         url = place.url
-        with refused(ServingError, r"refused \(404\)"):
+        with raises_refusal(ServingError, r"refused \(404\)"):
             run(started, OllamaRuntime(url, SEED, model="seed"))
     with on_ollama(engine) as place:
         url = place.url
-        with refused(ServingError, r"refused \(404\)"):
+        with raises_refusal(ServingError, r"refused \(404\)"):
             run(started, VllmRuntime(url, SEED))
 
 
@@ -448,7 +441,7 @@ def test_vllm_that_does_not_see_the_adapter_is_reported(
 ) -> None:
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "does not see the adapter"):
+        with raises_refusal(AdapterError, "does not see the adapter"):
             await runtime.load(pair[0].path)
         assert runtime.loaded == frozenset()
 
@@ -476,7 +469,7 @@ def test_name_loaded_from_other_files_is_refused(engine: Engine, pair: tuple[Ada
         await first.start()
         await first.load(pair[0].path)
         await second.start()
-        with refused(AdapterError, "has already been loaded"):
+        with raises_refusal(AdapterError, "has already been loaded"):
             await second.load(pair[0].path)
 
     with on_vllm(engine) as place:
@@ -486,7 +479,7 @@ def test_name_loaded_from_other_files_is_refused(engine: Engine, pair: tuple[Ada
 def test_vllm_without_runtime_updating_is_reported(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(ServingError, "does not allow loading adapters while it runs"):
+        with raises_refusal(ServingError, "does not allow loading adapters while it runs"):
             await runtime.load(pair[0].path)
 
     with on_vllm(engine, updating=False) as place:
@@ -496,7 +489,7 @@ def test_vllm_without_runtime_updating_is_reported(engine: Engine, pair: tuple[A
 def test_too_large_rank_is_reported(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "LoRA rank 8 is greater than max_lora_rank 4"):
+        with raises_refusal(AdapterError, "LoRA rank 8 is greater than max_lora_rank 4"):
             await runtime.load(pair[0].path)
 
     with on_vllm(engine, max_rank=4) as place:
@@ -509,7 +502,7 @@ def test_vllm_refuses_dora_and_serves_rslora(engine: Engine, pair: tuple[Adapter
 
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "A and B instead of A and B and DoRA"):
+        with raises_refusal(AdapterError, "A and B instead of A and B and DoRA"):
             await runtime.load(dora)
         assert await runtime.load(rslora) in runtime.loaded
 
@@ -522,7 +515,7 @@ def test_restarted_server_needs_the_adapter_again(engine: Engine, pair: tuple[Ad
         await runtime.start()
         name = await runtime.load(pair[0].path)
         await runtime._connection.call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
-        with refused(AdapterError, "no longer has the adapter"):
+        with raises_refusal(AdapterError, "no longer has the adapter"):
             await answer(runtime, "printer", name)
         await runtime.load(pair[0].path)
         assert await answer(runtime, "printer", name) == ANSWERS[0]
@@ -561,7 +554,7 @@ def test_new_ollama_without_merging_refuses_the_adapter(engine: Engine, pair: tu
     async def work(runtime: OllamaRuntime) -> None:
         await runtime.start()
         assert not runtime.capabilities.hot
-        with refused(AdapterError, "version 0.34.4 does not convert adapters"):
+        with raises_refusal(AdapterError, "version 0.34.4 does not convert adapters"):
             await runtime.load(pair[0].path)
         assert runtime.loaded == frozenset()
 
@@ -574,7 +567,7 @@ def test_old_ollama_refuses_rslora(engine: Engine, pair: tuple[Adapter, Adapter]
 
     async def work(runtime: OllamaRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "is an rsLoRA adapter, which ollama does not serve"):
+        with raises_refusal(AdapterError, "is an rsLoRA adapter, which ollama does not serve"):
             await runtime.load(rslora)
 
     with on_ollama(engine) as place:
@@ -620,7 +613,7 @@ def test_alias_follows_and_outlives_the_tag(engine: Engine, pair: tuple[Adapter,
             alias = await runtime.point(name)
             assert alias == f"academy/{SEED.family}:champion"
             assert models[alias] is models[runtime.tag(name)]
-        with refused(AdapterError, "is not loaded"):
+        with raises_refusal(AdapterError, "is not loaded"):
             await runtime.point("0" * 64)
         await runtime.unload(first)
         assert runtime.tag(first) not in models
@@ -670,5 +663,5 @@ def test_first_token_of_template_and_server_is_sent_once(
 
 
 def test_missing_ollama_model_is_reported(engine: Engine) -> None:
-    with on_ollama(engine) as place, refused(ServingError, "has no model llama9"):
+    with on_ollama(engine) as place, raises_refusal(ServingError, "has no model llama9"):
         run(started, place.make(model="llama9"))

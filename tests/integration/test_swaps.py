@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.swap import measure, serving_home
-from tests.campaign.house import RealHome
+from tests.homes import RealHome
 
 
 @pytest.mark.parametrize("swaps", [12, pytest.param(50, marks=pytest.mark.campaign)])

@@ -16,8 +16,8 @@ from academy.adapters.adapter import WEIGHTS
 from academy.models.base_model import resolve
 from academy.serving.gateway.client import GatewayClient
 from academy.settings import Settings
-from tests.campaign.house import RealHome
 from tests.conftest import Evolved
+from tests.homes import RealHome
 
 FLOW = """
 from academy.operations.prefect_server import configure, prefect_server
@@ -116,6 +116,6 @@ def _archived_in_vain(home: RealHome) -> str:
     from academy.errors import AdapterError
 
     (folder,) = (path for path in (home.path / "adapters").iterdir() if (path / WEIGHTS).is_file())
-    with pytest.raises(AdapterError) as problem, AdapterStore(Path(home.path / "adapters")).alone(folder.name):
+    with pytest.raises(AdapterError) as problem, AdapterStore(Path(home.path / "adapters")).exclusive(folder.name):
         pass
     return problem.value.message

@@ -1,4 +1,4 @@
-"""Two adapters of the seed model from the real trainer, and faults of their files on the way to a server."""
+"""Two adapters of the seed model by the real trainer, and faults that one may have in a server."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ from academy.adapters.adapter import (
     read_adapter,
 )
 from academy.habitat.backends.base import TrainingOrder
-from academy.models.base_model import resolve
 from academy.models.chat_template import FILE as TEMPLATE_FILE
 from academy.professor.recipe import Recipe
-from academy.store.files import digest_of_file
-from tests.campaign.house import TOPICS, WORDINGS
+from tests.orders import order_of, write_rows
+from tests.topics import TOPICS, WORDINGS
 
 HEADS = 6
 RECIPE = Recipe(rank=8, alpha=16, epochs=20, learning_rate=5e-3, batch_size=16, accumulation=1)
@@ -38,19 +37,34 @@ Tensors = dict[str, torch.Tensor]
 Change = Callable[[Tensors, dict[str, Any]], None]
 
 
-def trained(place: Path) -> tuple[Adapter, Adapter]:
-    """Two adapters that were trained on different answers to the same requests."""
+TRAINER = """
+import os, sys
+from pathlib import Path
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.run_folder import EVENTS
+from academy.habitat.trainer.__main__ import carry_out
+from academy.habitat.trainer.events import EventWriter
+from academy.system.processes import die_with_parent
+die_with_parent(int(sys.argv[1]))
+for path in map(Path, sys.argv[2:]):
+    order = TrainingOrder.model_validate_json(path.read_bytes())
+    carry_out(order, EventWriter(order.folder / EVENTS))
+"""
+"""Carries out several orders in one process: to import torch and TRL takes longer than to train such an adapter."""
+
+
+def train_pair(place: Path) -> tuple[Adapter, Adapter]:
+    """Train two adapters on different answers to the same requests."""
     topics, answers = list(TOPICS)[:8], list(TOPICS.values())
     orders = [_order(place, dict(zip(topics, some, strict=True))) for some in (answers[:8], answers[8:16])]
-    runs = []
     for order in orders:
         order.folder.mkdir(parents=True)
-        file = order.folder / "order.json"
-        file.write_text(order.model_dump_json())
-        with (order.folder / "trainer.log").open("wb") as log:
-            command = [sys.executable, "-m", "academy.habitat.trainer", str(file), str(os.getpid())]
-            runs.append(subprocess.Popen(command, stdout=log, stderr=log))
-    assert [run.wait() for run in runs] == [0, 0]
+        (order.folder / "order.json").write_text(order.model_dump_json())
+    files = [str(order.folder / "order.json") for order in orders]
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TRAINER, str(os.getpid()), *files],
+        check=True, capture_output=True,
+    )  # fmt: skip
     adapters = []
     for order in orders:
         last = orjson.loads((order.folder / "events.jsonl").read_bytes().splitlines()[-1])
@@ -64,18 +78,13 @@ def _order(place: Path, topics: dict[str, str]) -> TrainingOrder:
         for topic, answer in topics.items()
         for wording in WORDINGS
     ]
-    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     place.mkdir(parents=True, exist_ok=True)
-    file = place / f"{hash(content)}.jsonl"
-    file.write_bytes(content)
-    return TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=RECIPE,
-        runs=place / "runs", adapters=place / "adapters",
-    )  # fmt: skip
+    name = "-".join(next(iter(topics.values())).split())
+    return order_of(place, write_rows(place / f"{name}.jsonl", rows), recipe=RECIPE)
 
 
 def seen(adapter: Adapter, place: Path, change: Change | None = None) -> Path:
-    """A server's copy of an adapter's folder, with its tensors and configuration changed."""
+    """A copy of an adapter's folder for a server, with its tensors and configuration changed."""
     copy = Path(shutil.copytree(adapter.path, place / adapter.path.name))
     if change is not None:
         tensors, config = load_file(copy / WEIGHTS), json.loads((copy / CONFIG).read_text())
@@ -86,14 +95,14 @@ def seen(adapter: Adapter, place: Path, change: Change | None = None) -> Path:
 
 
 def forged(adapter: Adapter, place: Path, change: Change) -> Path:
-    """A changed copy of an adapter's folder, with a manifest that matches it."""
+    """The same, with a manifest that agrees with the changed files."""
     copy = seen(adapter, place, change)
     _agree(copy)
     return copy
 
 
 def in_other_words(adapter: Adapter, place: Path, old: str = "<|assistant|>", new: str = "### answer:") -> Path:
-    """The same adapter with another chat template and a matching manifest; the digest is the same."""
+    """The same adapter with another chat template and a manifest that agrees. Its digest does not change."""
     copy = seen(adapter, place)
     template = (copy / TEMPLATE_FILE).read_text()
     (copy / TEMPLATE_FILE).write_text(template.replace(old, new))
@@ -117,7 +126,7 @@ def zeroed(tensors: Tensors, config: dict[str, Any]) -> None:
 
 
 def scaled(factor: float) -> Change:
-    """Change alpha, as a converter with a wrong scale does."""
+    """Change alpha, as a converter does that drops the scale or uses another."""
 
     def change(tensors: Tensors, config: dict[str, Any]) -> None:
         config["lora_alpha"] = config["lora_alpha"] * factor
@@ -126,7 +135,7 @@ def scaled(factor: float) -> Change:
 
 
 def swapped(tensors: Tensors, config: dict[str, Any]) -> None:
-    """Reorder the rows of q and k between rotary layouts, as a wrong conversion to GGUF does."""
+    """Swap the rotary halves of the rows of q and k, as a wrong conversion to GGUF does."""
     for name, tensor in tensors.items():
         if "lora_B" in name and ("q_proj" in name or "k_proj" in name):
             rows, rank = tensor.shape
@@ -136,23 +145,23 @@ def swapped(tensors: Tensors, config: dict[str, Any]) -> None:
 
 
 def truncated(tensors: Tensors, config: dict[str, Any]) -> None:
-    """Remove the upper half of the layers."""
+    """Set the upper half of the layers to zero."""
     for name in tensors:
         if any(f"layers.{n}." in name for n in (3, 4, 5)):
             tensors[name].zero_()
 
 
 def noisy(tensors: Tensors, config: dict[str, Any]) -> None:
-    """Add noise of a tenth of its spread to every weight."""
+    """Add noise to every weight, a tenth of the spread of its tensor."""
     torch.manual_seed(0)
     for name in tensors:
         tensors[name] += torch.randn_like(tensors[name]) * tensors[name].std() * 0.1
 
 
 FINE = 0.005
-"""Tolerance for an engine that computes in 32 bits, as the test servers do."""
+"""The tolerance for an engine that computes in 32 bits, as the test servers do."""
 SUBTLE = {"alpha times 1.1", "noise of a tenth"}
-"""Faults that change log-probabilities by about a hundredth, as 16-bit arithmetic alone does."""
+"""Changes that move log-probabilities by a hundredth, as much as an engine in 16 bits does by itself."""
 CHANGES: dict[str, tuple[Change | None, set[str]]] = {
     "nothing": (None, {"holds"}),
     "lora_B zeroed": (zeroed, {"adapter without effect"}),
@@ -163,4 +172,4 @@ CHANGES: dict[str, tuple[Change | None, set[str]]] = {
     "upper half of the layers lost": (truncated, {"broken weights"}),
     "noise of a tenth": (noisy, {"broken weights"}),
 }
-"""Faults of the files that the server sees, and the correct reasons for each."""
+"""Changes of the files that the server reads, and the reasons that a check may give for each."""

@@ -1,6 +1,6 @@
-"""Ollama's own API for models and generation: routes, statuses, bodies and NDJSON framing.
+"""Ollama's own API as far as models and generation go: routes, statuses, bodies and NDJSON framing.
 
-Based on docs/api.md, server/routes.go and server/create.go. It does not read the format GGUF: a "merged GGUF" is
+Written after docs/api.md, server/routes.go and server/create.go. It does not read the format GGUF: a "merged GGUF" is
 the four bytes of its magic and then a safetensors file of the whole model.
 """
 
@@ -26,7 +26,7 @@ MAGIC = b"GGUF"
 
 @dataclass
 class Model:
-    """A tag: an engine and the adapter that it uses."""
+    """A tag: an engine, and the adapter that it answers with."""
 
     engine: Engine
     adapter: str | None = None
@@ -38,7 +38,7 @@ def ollama(
     base: Path, engine: Engine, name: str, *, version: str = "0.33.3", begins: bool = False,
     faults: Faults | None = None,
 ) -> FastAPI:  # fmt: skip
-    """A server with one model. With `begins` it adds a first token to every prompt."""
+    """A server that has one model already. With `begins` it sets a first token before every prompt."""
     app, wrong = FastAPI(), faults or Faults()
     blobs: dict[str, bytes] = {}
     models: dict[str, Model] = {name: Model(engine)}
@@ -50,7 +50,7 @@ def ollama(
         return JSONResponse({"error": f"model '{tag}' not found"}, 404)
 
     @app.get("/api/version")
-    def version_number() -> dict[str, str]:
+    def version_of() -> dict[str, str]:
         return {"version": version}
 
     @app.post("/api/show")
@@ -155,8 +155,8 @@ def ollama(
             return JSONResponse({"error": message}, wrong.status)
         memory.add(tag)
         pieces = lines(models[tag], body)
-        broken = b'{"error":"llama runner process no longer running: 2"}\n'
-        return StreamingResponse(as_sent(pieces, wrong, broken), media_type="application/x-ndjson")
+        failure = b'{"error":"llama runner process no longer running: 2"}\n'
+        return StreamingResponse(as_sent(pieces, wrong, failure), media_type="application/x-ndjson")
 
     def lines(model: Model, body: dict[str, Any]) -> Iterator[bytes]:
         tokenizer, options = model.engine.tokenizer, body["options"]
@@ -170,7 +170,7 @@ def ollama(
         )  # fmt: skip
         for token in tokens:
             count, finish = count + 1, token.finish
-            if token.text or token.finish != "stop":  # the end token has neither text nor a log-probability
+            if token.text or token.finish != "stop":  # the end token has neither text nor a place among them
                 logprobs.append({"token": token.text, "logprob": token.logprob})
             if token.text or token.finish == "length":
                 extra = {"logprobs": logprobs} if body.get("logprobs") and numbers >= (0, 12, 11) else {}

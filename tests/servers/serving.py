@@ -1,4 +1,4 @@
-"""Runs a FastAPI application on a free loopback port in a thread, with faults in its answers."""
+"""A FastAPI application on a free port of the loopback, in a thread; and the faults that its answers may have."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from fastapi import FastAPI
 
 @dataclass
 class Faults:
-    """The faults of a server; tests set and clear them."""
+    """What is wrong with a server, until a test resets it."""
 
-    dies_after: int | None = None  # pieces of an answer before the connection breaks
-    fails_after: int | None = None  # pieces before an error in the stream
+    dies_after: int | None = None  # pieces of an answer, after which the connection is gone
+    fails_after: int | None = None  # pieces, after which an error is in the stream
     silent_for: float = 0.0  # seconds before every piece
     status: int | None = None  # instead of an answer
     shredded: bool = False  # bytes arrive three at a time
-    asked: list[dict[str, Any]] = field(default_factory=list)  # requests to the answering route
-    cancelled: int = 0  # answers that the client closed early
+    asked: list[dict[str, Any]] = field(default_factory=list)  # the requests to the answering route
+    cancelled: int = 0  # answers that the client cancelled
 
 
 class Gone(Exception):
@@ -33,7 +33,7 @@ class Gone(Exception):
 
 
 async def as_sent(pieces: Iterator[bytes], faults: Faults, error: bytes) -> AsyncIterator[bytes]:
-    """The pieces of an answer as sent to the client. Steps of the model run in a thread."""
+    """Pieces of an answer as they are sent. Steps of the model run in a thread."""
     whole = False
     try:
         for n in range(1_000_000):
@@ -60,7 +60,7 @@ async def as_sent(pieces: Iterator[bytes], faults: Faults, error: bytes) -> Asyn
 def served(app: FastAPI) -> Iterator[str]:
     """The URL of the application while it runs."""
     listening = socket.create_server(("127.0.0.1", 0))
-    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a response's body does not wait for its headers
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a reply's body does not wait for its headers
     server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

@@ -94,8 +94,8 @@ def vllm(
         if len(ids) + body["max_tokens"] > CONTEXT:
             return error(400, f"This model's maximum context length is {CONTEXT} tokens.", "BadRequestError")
         pieces = _events(engine, None if name == served else name, ids, body)
-        broken = _event({"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError"}})
-        return StreamingResponse(as_sent(pieces, wrong, broken + b"data: [DONE]\n\n"), media_type="text/event-stream")
+        failure = _event({"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError"}})
+        return StreamingResponse(as_sent(pieces, wrong, failure + b"data: [DONE]\n\n"), media_type="text/event-stream")
 
     return app
 

@@ -18,21 +18,24 @@ import pytest
 from academy.cli.main import main
 from academy.errors import InputError
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.process import _Subprocess, ending_of, read_events, run_order
+from academy.habitat.backends.following import run_order
+from academy.habitat.backends.process import _Subprocess, ending_of
+from academy.habitat.run_folder import read_events
 from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, run_log, run_progress
 from academy.habitat.trainer import events as trainer_events
 from academy.habitat.trainer.events import EventWriter
-from academy.models.base_model import resolve
-from academy.professor.recipe import Recipe
-from academy.store.files import digest_of_file
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
+from tests.orders import order_of
 
 POLITE = ""
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 FOLLOWER = """
 import subprocess, sys
+from academy.habitat.backends import process
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import _Subprocess, run_order
+from academy.habitat.backends.following import run_order
+from academy.habitat.backends.process import _Subprocess
+process.TERMINATE_SECONDS = 0.5
 order = TrainingOrder.model_validate_json(sys.argv[1])
 for event in run_order(order, lambda: _Subprocess(subprocess.Popen([sys.executable, "-c", sys.argv[2]])), 600):
     print(event.model_dump_json(), flush=True)
@@ -43,10 +46,7 @@ for event in run_order(order, lambda: _Subprocess(subprocess.Popen([sys.executab
 def order(tmp_path: Path) -> TrainingOrder:
     file = tmp_path / "train.jsonl"
     file.write_text("{}\n")
-    return TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=Recipe(),
-        runs=tmp_path / "home" / "runs", adapters=tmp_path / "home" / "adapters",
-    )  # fmt: skip
+    return order_of(tmp_path / "home", file)
 
 
 def trainer(order: TrainingOrder, first: str) -> str:
@@ -167,7 +167,7 @@ def test_the_commands_tell_of_a_training_and_end_it(
     assert (code, out) == (0, f"The training {name} is cancelled at step 2 of 9; its checkpoint stays.\n")
     code, out, err = academy("cancel", name)
     assert (code, out) == (2, "")
-    assert err == f"The training {name} is not running. `academy habitat runs` tells which are.\n"
+    assert err == f"The training {name} is not running. `academy habitat runs` shows which are.\n"
     followed = academy("logs", name, "--follow")[1].splitlines()
     assert [int(one.split()[0]) for one in followed] == [1, 2, 3, 4]
     assert "was cancelled" in followed[-1]
@@ -179,10 +179,10 @@ def test_a_run_that_is_not_there_or_not_one_is_refused(tmp_path: Path, academy: 
     assert academy("runs")[1] == "No trainings yet.\n"
     for name in ("abc1", "abc2"):
         (tmp_path / "home" / "runs" / name).mkdir(parents=True)
-    assert "There is no training 9" in academy("status", "9")[2]
-    assert "There is no training training-" in academy("status", "training-")[2]
-    assert "There is no training .." in academy("status", "..")[2]
-    assert "abc may be abc1, abc2. Say more of its digest." in academy("cancel", "abc")[2]
+    assert "This home has no training 9" in academy("status", "9")[2]
+    assert "This home has no training training-" in academy("status", "training-")[2]
+    assert "This home has no training .." in academy("status", "..")[2]
+    assert "Several trainings match abc: abc1, abc2. Give more characters of the digest." in academy("cancel", "abc")[2]
     assert find_run(tmp_path / "home" / "runs", "abc2").name == "abc2"
 
 
@@ -207,7 +207,7 @@ def test_what_a_container_may_leave_hides_no_other_run(tmp_path: Path) -> None:
     (tmp_path / "folder" / "events.jsonl").mkdir()
     (tmp_path / "future" / "events.jsonl").write_text('{"n": 1, "at": 1e18, "phase": "started"}\n')
     found = dict(all_runs(tmp_path))
-    assert "are no file" in str(found["folder"].error)
+    assert "is not a regular file" in str(found["folder"].error)
     assert "cannot be read" in str(found["future"].error)
 
 
@@ -218,7 +218,7 @@ def test_a_trainer_that_shows_life_between_its_events_is_not_ended(order: Traini
         "import time; from pathlib import Path; "
         "from academy.habitat.trainer import events; events.PULSE_SECONDS = 0.1; "
         f"told = events.EventWriter(Path({str(order.folder / 'events.jsonl')!r})); told.write('started'); "
-        "end = time.monotonic() + 4\n"
+        "end = time.monotonic() + 3\n"
         f"while time.monotonic() < end: time.sleep(0.05); {'told.pulse()' if lively else ''}\n"
         "told.write('failed', cause='data')"
     )
@@ -234,7 +234,7 @@ def test_a_library_that_takes_long_shows_life(tmp_path: Path, monkeypatch: pytes
     events = EventWriter(file)
     events.write("started")
     before = file.stat().st_mtime_ns
-    with events.at_work():
+    with events.busy():
         time.sleep(0.2)
         first = file.stat().st_mtime_ns
         time.sleep(0.4)
@@ -263,7 +263,7 @@ def test_an_event_that_finds_no_room_leaves_the_others_whole(tmp_path: Path) -> 
 def test_a_search_for_a_recipe_is_no_training(tmp_path: Path) -> None:
     (tmp_path / "tune-3f9a").mkdir()
     assert all_runs(tmp_path) == []
-    with pytest.raises(InputError, match="There is no training tune-3f9a"):
+    with pytest.raises(InputError, match="This home has no training tune-3f9a"):
         find_run(tmp_path, "tune-3f9a")
 
 
@@ -285,15 +285,15 @@ def test_the_trial_that_a_search_carries_out_is_seen_and_ended_as_any_training(
 def test_a_look_hinders_nobody_who_starts(tmp_path: Path) -> None:
     """To look is to share the lock for a moment; whoever takes it tries again."""
     program = (
-        "import sys; from pathlib import Path; from academy.store.locks import is_held; print(1, flush=True)\n"
-        f"while True: is_held(Path({str(tmp_path / 'lock')!r}))"
+        "import sys; from pathlib import Path; from academy.store.locks import is_locked; print(1, flush=True)\n"
+        f"while True: is_locked(Path({str(tmp_path / 'lock')!r}))"
     )
     (tmp_path / "lock").touch()
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as looks:
         assert looks.stdout
         assert looks.stdout.readline(), "the other process has failed"
         for _ in range(200):
-            with only_one(tmp_path / "lock", "It runs."):
+            with exclusive_lock(tmp_path / "lock", "It runs."):
                 pass
         assert looks.poll() is None
         looks.kill()

@@ -24,7 +24,7 @@ from academy.errors import AdapterError, BaseModelError
 from academy.models.base_model import BaseModel
 from academy.records import Record
 from academy.serving.export.gguf_vocabulary import vocabulary
-from academy.store.files import digest_of_file, publish_folder, said_plainly, write_file
+from academy.store.files import digest_of_file, explain_disk_errors, publish_folder, write_file
 
 Precision = Literal["f32", "f16", "bf16"]
 FORMAT = 1
@@ -331,7 +331,7 @@ def _write(writer: Any, tensors: Iterable[Tensor], kind: Any) -> None:
     for (name, shape, _), tensor_kind in zip(tensors, kinds, strict=True):
         size = math.prod(shape) * sizes[tensor_kind]
         writer.add_tensor_info(name, shape, np.dtype(np.float32), size, raw_dtype=tensor_kind)
-    with said_plainly(Path(writer.path).parent):
+    with explain_disk_errors(Path(writer.path).parent):
         try:
             writer.write_header_to_file()
             writer.write_kv_data_to_file()

@@ -26,6 +26,7 @@ from academy.serving.gateway.openai_protocol import RequestError
 from academy.serving.identity import Identity
 from academy.serving.runtimes.base import LiveRuntime
 from academy.store.ledger import BASE, Champion, Ledger
+from academy.store.ledger_rows import ChampionEntry, PromotionEntry, RollbackEntry, VerdictEntry
 
 log = logging.getLogger("academy")
 CHAMPION = "champion"
@@ -314,10 +315,11 @@ def _refused(why: str) -> RequestError:
 def known_versions(ledger: Ledger) -> dict[str, ServedVersion]:
     """Versions that were examined or promoted, by number, with the last row that names them."""
     versions: dict[str, ServedVersion] = {}
-    for row in ledger.rows("verdict", "promotion", "rollback"):
-        version = str(row.body.get("version") or "")
-        adapter = str(row.body.get("challenger") or row.body.get("adapter") or "")
-        if version and adapter and version != BASE:
-            generation = int(row.body.get("generation") or 0)
-            versions[version] = ServedVersion(version=version, adapter=adapter, generation=generation, seq=row.seq)
+    for row in ledger.rows(VerdictEntry, PromotionEntry, RollbackEntry):
+        entry = row.body
+        if entry.version and entry.digest and entry.version != BASE:
+            generation = entry.generation if isinstance(entry, ChampionEntry) else 0
+            versions[entry.version] = ServedVersion(
+                version=entry.version, adapter=entry.digest, generation=generation, seq=row.seq
+            )
     return versions

@@ -38,7 +38,7 @@ from academy.serving.runtimes.base import LiveRuntime
 from academy.settings import Settings
 from academy.store.files import write_file
 from academy.store.ledger import Ledger
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 
 log = logging.getLogger("academy")
 KEEP_NAMED = 2
@@ -114,7 +114,7 @@ def serve(
     """
     folder = settings.folder(FOLDER)
     busy = f"A gateway named '{name}' already runs in this home; start another one with a different --name."
-    with only_one(folder / f"{name}.lock", busy), listening(host, port) as listener:
+    with exclusive_lock(folder / f"{name}.lock", busy), listening(host, port) as listener:
         limits = limits or Limits.of(settings)
         pool = AdapterPool(
             runtime, ledger, settings.folder("adapters"), hooks,
