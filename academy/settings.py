@@ -69,6 +69,11 @@ class Settings(BaseSettings):
         validation_alias=_names("MAX_LESSONS"),
         description="mostly the newest; a share of the places goes to older ones",
     )
+    sources: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("lesson", "task", "commit"),
+        validation_alias=_names("SOURCES"),
+        description="names of the sources that a dataset is made from, separated by commas",
+    )
     ray_address: str = Field(
         "",
         validation_alias=_names("RAY_ADDRESS"),
@@ -130,10 +135,10 @@ class Settings(BaseSettings):
     enable_gpu: bool = Field(
         True, validation_alias=_names("ENABLE_GPU", "ENABLE_GPU"), description="use a GPU where there is one"
     )
-    training_backend: Literal["process", "container", "auto"] = Field(
+    training_backend: str = Field(
         "process",
         validation_alias=_names("TRAINING_BACKEND"),
-        description="where trainings run; auto: in a container where one can be had, else in a process",
+        description="process, container, an installed backend, or auto: a container if possible, else a process",
     )
     training_library: Literal["", "trl", "unsloth"] = Field(
         "", validation_alias=_names("TRAINING_LIBRARY"), description="empty: Unsloth where it and a GPU are there"
@@ -219,7 +224,7 @@ class Settings(BaseSettings):
         """A `~` in .env, where no shell has seen it."""
         return path.expanduser()
 
-    @field_validator("trusted_authors", "suites", mode="before")
+    @field_validator("sources", "trusted_authors", "suites", mode="before")
     @classmethod
     def _by_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

@@ -12,13 +12,14 @@ from pathlib import Path
 from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_sandbox
 from academy.cli.output import emit, say, table
 from academy.errors import AcademyError, ExaminationError
-from academy.experience.commits import is_repository
+from academy.experience.sources.commits import is_repository
 from academy.habitat.backends.choice import select_backend
+from academy.habitat.backends.container import ContainerChoice
 from academy.loop.home import Home
 from academy.models.base_model import SEED, SEED_FOLDER, resolve
 from academy.records import Record
 from academy.settings import Settings, load_settings
-from academy.system.docker import HOW
+from academy.system.docker import ENGINE_REMEDY
 from academy.system.hardware import Gpu, Inventory, take_inventory
 
 SCARCE_BYTES = 2 << 30
@@ -216,7 +217,7 @@ def _docker(machine: Inventory) -> Finding:
     there = machine.docker.version
     return Finding(
         name="Docker", works=bool(there), needed=False, found=f"engine {there}" if there else machine.docker.note,
-        remedy="" if there else f"Only containers need it. {HOW}",
+        remedy="" if there else f"Only containers need it. {ENGINE_REMEDY}",
     )  # fmt: skip
 
 
@@ -227,12 +228,12 @@ def _training(settings: Settings, machine: Inventory) -> Finding:
         return Finding(
             name="training", works=False, needed=True, found=chosen.refusal.message, remedy=chosen.refusal.remedy
         )
-    image, proof = chosen.image, chosen.proof
-    if image is None or proof is None:
+    if not isinstance(chosen, ContainerChoice):
         because = f", for: {chosen.container_problem}" if chosen.container_problem else ""
-        return Finding(name="training", works=True, needed=True, found=f"in processes of this machine{because}")
+        return Finding(name="training", works=True, needed=True, found=f"{chosen.location}{because}")
+    image, proof = chosen.image, chosen.trial
     versions = f"torch {proof.versions['torch']}, trl {proof.versions['trl']}"
-    found = f"in containers of {image.name}, {image.digest[:19]}: {versions}, tried on {chosen.trial_device}"
+    found = f"{chosen.location}, {image.digest[:19]}: {versions}, tried on {chosen.trial_device}"
     return Finding(name="training", works=True, needed=True, found=found)
 
 
@@ -259,7 +260,7 @@ def _sandbox(settings: Settings) -> Finding:
             remedy="Only the coding suite needs one: install bubblewrap and libseccomp2.",
         )  # fmt: skip
     return Finding(
-        name="sandbox", works=True, needed=False, found=f"{found.name}: {', '.join(found.limits_in_force)}"
+        name="sandbox", works=True, needed=False, found=f"{found.name}: {', '.join(found.active_limits)}"
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from academy.curriculum.dataset import group_of
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter
-from academy.experience.source import Kind
+from academy.experience.experience import Kind
 from academy.loop.home import Home
 from academy.loop.ingest import ingest
 from academy.store.ledger_rows import ReleaseEntry, SupersedeEntry, UndoEntry

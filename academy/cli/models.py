@@ -8,7 +8,7 @@ from pathlib import Path
 from academy.cli.arena import LOW_BUDGET
 from academy.cli.output import console, emit, listen, say, table
 from academy.errors import PromotionError
-from academy.genealogy.history import shown
+from academy.genealogy.history import version_name
 from academy.genealogy.tree import Node, family_tree
 from academy.lifecycle.gate import admit_adapter
 from academy.lifecycle.promotion import reconcile
@@ -66,7 +66,7 @@ def _cells(node: Node) -> tuple[object, ...]:
     one = node.version
     made = datetime.fromtimestamp(one.created / 1000, UTC).strftime("%Y-%m-%d %H:%M")
     return (
-        one.name, one.label, node.standing, one.generation, shown(one.parent), one.verdict,
+        one.name, one.label, node.status, one.generation, version_name(one.parent), one.verdict,
         one.dataset[:12], one.adapter[:12], made,
     )  # fmt: skip
 
@@ -124,7 +124,7 @@ def status(base_model: str | None, *, as_json: bool) -> None:
     if as_json:
         emit(found)
         return
-    say(f"Champion: {shown(found['champion'])} (generation {found['generation']}) of {home.base.family}.")
+    say(f"Champion: {version_name(found['champion'])} (generation {found['generation']}) of {home.base.family}.")
     if found["refused"]:
         say(f"{found['refused']} `academy rollback` goes back to another champion.")
     if found["tainted"]:

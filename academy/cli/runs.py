@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from academy.cli.output import emit, say, table
-from academy.habitat.backends.process import LOG, ORDER
 from academy.habitat.memory import GIB
 from academy.habitat.progress import Progress, iso
+from academy.habitat.run_folder import LOG, ORDER
 from academy.habitat.runs import all_runs, cancel_run, find_run, run_log, run_progress
 from academy.records import canonical
 from academy.settings import Settings, load_settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 from academy.cli.output import emit, say
 from academy.habitat.backends import image as images
 from academy.habitat.backends.choice import select_backend
+from academy.habitat.backends.container import ContainerChoice
 from academy.settings import load_settings
 from academy.system import docker as engine
 
@@ -28,23 +29,23 @@ def run(*, make_image: bool, as_json: bool) -> None:
     if chosen.refusal:
         raise chosen.refusal.error
     tried = chosen
-    if made and chosen.image is None:
+    if made and not isinstance(chosen, ContainerChoice):
         tried = select_backend(settings.model_copy(update={"training_backend": "container", "training_processes": 1}))
         if tried.refusal:
             raise tried.refusal.error
-    found, proof = tried.image, tried.proof
+    inside = tried if isinstance(tried, ContainerChoice) else None
     if as_json:
         emit(
             {
                 "backend": chosen.backend,
                 "made": made and made.model_dump(mode="json"),
-                "image": found and found.model_dump(mode="json"),
-                "proof": proof and proof.model_dump(mode="json"),
+                "image": inside and inside.image.model_dump(mode="json"),
+                "proof": inside and inside.trial.model_dump(mode="json"),
             }
         )
         return
-    if found and proof:
-        versions = ", ".join(f"{name} {number}" for name, number in proof.versions.items())
-        say(f"{found.name} can train, on {tried.trial_device}: Python {proof.python}, {versions}.")
-    where = f"in containers of {chosen.image.name}" if chosen.image else "in processes of this machine"
-    say(f"Trainings run {where}{f', for: {chosen.container_problem}' if chosen.container_problem else ''}.")
+    if inside:
+        trial = inside.trial
+        versions = ", ".join(f"{name} {number}" for name, number in trial.versions.items())
+        say(f"{inside.image.name} can train, on {inside.trial_device}: Python {trial.python}, {versions}.")
+    say(f"Trainings run {chosen.location}{f', for: {chosen.container_problem}' if chosen.container_problem else ''}.")

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from academy.errors import BaseModelError, TrainingError
-from academy.habitat.backends.choice import BackendChoice, configured_plan, find_route, select_backend
+from academy.habitat.backends.base import BackendChoice
+from academy.habitat.backends.choice import configured_plan, find_route, select_backend
 from academy.habitat.memory import Device, Plan, Prediction, Shape, predict, read_shape, without_checkpointing
 from academy.habitat.routing import FallbackStep, Need, Route, gpus_by_preference, next_fallback
 from academy.professor.recipe import Recipe

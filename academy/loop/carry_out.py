@@ -10,7 +10,7 @@ import logging
 from academy.errors import PromotionError
 from academy.genealogy.description import describe
 from academy.genealogy.versions import Version
-from academy.lifecycle.approval import decide, standing
+from academy.lifecycle.approval import approval_status, record_approval
 from academy.lifecycle.promotion import promote, reconcile
 from academy.loop.home import Home
 from academy.records import Record
@@ -36,7 +36,7 @@ def carry_out(home: Home, challenger: Version, row: Row[VerdictEntry], *, by: st
     if before.adapter == challenger.adapter:
         reconcile(home.ledger, home.versions)
         return Outcome(promoted=True)
-    approval = standing(home.ledger, row)
+    approval = approval_status(home.ledger, row)
     if approval == "declined":
         log.info("%s was declined: it is not promoted", challenger.name)
         return Outcome(promoted=False)
@@ -60,7 +60,7 @@ def approve(home: Home, name: str, *, by: str, note: str = "") -> Champion:
     """Record a person's approval of a version's last verdict, and promote it. Repeating it after a kill finishes it."""
     version, verdict = winner(home, name)
     if home.ledger.champion().adapter != version.adapter:
-        decide(home.ledger, verdict, approved=True, by=by, note=note)
+        record_approval(home.ledger, verdict, approved=True, by=by, note=note)
     carry_out(home, version, verdict, by=by)
     return home.ledger.champion()
 
@@ -68,7 +68,7 @@ def approve(home: Home, name: str, *, by: str, note: str = "") -> Champion:
 def decline(home: Home, name: str, *, by: str, because: str) -> Row[ApprovalEntry]:
     """Record that a person declined a version's last verdict: it never promotes."""
     version, verdict = winner(home, name)
-    row = decide(home.ledger, verdict, approved=False, by=by, note=because)
+    row = record_approval(home.ledger, verdict, approved=False, by=by, note=because)
     describe(home.versions, home.ledger, version.version)
     return row
 

@@ -11,6 +11,8 @@ from academy.curriculum import replay
 from academy.curriculum.curator import DatasetCurator
 from academy.curriculum.dataset import Dataset
 from academy.curriculum.sharding import ShardRunner, in_process
+from academy.experience.sources.base import SourceContext
+from academy.experience.sources.table import open_sources
 from academy.loop.choose_suites import guarded_texts
 from academy.loop.home import Home
 from academy.loop.refuse_overlap import allowed_overlaps
@@ -41,15 +43,18 @@ def curate(
         guarded=guarded_texts(home.settings),
         shards=shards,
         run=run,
-        commits_cache=home.settings.folder("git"),
-        trusted=home.settings.trusted_authors,
         per_source=home.settings.max_per_source,
         per_author=home.settings.max_per_author,
     )
-    curator.collect_from_lessons(lessons_limit)
-    curator.collect_from_task_history(lessons_limit)
-    for repo in repos:
-        curator.collect_from_git_history(repo, home.settings.git_commits_limit)
+    context = SourceContext(
+        store=home.store,
+        repositories=repos,
+        commits_limit=home.settings.git_commits_limit,
+        trusted_authors=home.settings.trusted_authors,
+        cache=home.settings.folder("git"),
+    )
+    for source in open_sources(home.settings.sources, context):
+        curator.collect(source, lessons_limit)
     curator.filter_low_quality()
     dataset = curator.save(home.datasets, home.holdout)
     log.info(

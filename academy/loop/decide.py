@@ -83,10 +83,10 @@ def decide(
         examined=next(outcomes, ""),
         force=force,
     )
-    decision = ask(place=(bool(placement.route.place), placement.expected) if placement else None)
+    decision = ask(placement=(bool(placement.route.place), placement.expected) if placement else None)
     if to_start and placement and placement.route.refusal and ask().train:
         placement.require()
-    log.info("%s: %s", "training" if decision.train else "no training", decision.because)
+    log.info("%s: %s", "Training" if decision.train else "Not training", decision.because)
     return decision
 
 

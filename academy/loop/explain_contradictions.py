@@ -8,7 +8,7 @@ from typing import Any
 from academy.arena.examination import Examination
 from academy.curriculum.dataset import Dataset
 from academy.curriculum.filters import clean
-from academy.experience.source import Experience
+from academy.experience.experience import Experience
 from academy.loop.home import Home
 from academy.records import Record
 from academy.store.ledger import Champion

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from academy.errors import AdapterError, PromotionError
-from academy.lifecycle.approval import open_verdicts, standing
+from academy.lifecycle.approval import approval_status, open_verdicts
 from academy.lifecycle.promotion import reconcile
 from academy.loop.carry_out import carry_out
 from academy.loop.home import Home
@@ -32,7 +32,7 @@ def finish_interrupted(home: Home) -> None:
             publish_verdict(home, version, row)
     champion = home.ledger.champion().seq
     for row in open_verdicts(home.ledger):
-        if standing(home.ledger, row) != "approved" and row not in newest:
+        if approval_status(home.ledger, row) != "approved" and row not in newest:
             continue  # a later examination ran instead of its promotion
         version = home.versions.find(row.body.version)
         if version is None:

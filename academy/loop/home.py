@@ -125,7 +125,7 @@ class Home:
         if not DIGEST.fullmatch(digest):  # the base model under a name, or an unverified version
             raise AdapterError("This version has no usable adapter.", "`academy models` lists the versions.")
         if digest not in self._leased:
-            self._leases.enter_context(self.adapter_store.using(digest))
+            self._leases.enter_context(self.adapter_store.lease(digest))
             self._leased.add(digest)
         if not self.adapter_store.here(digest) and self.adapter_store.packed(digest) is not None:
             self.restore_adapter(digest, by=by, because="it is used")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from academy.errors import InputError
-from academy.experience.commits import is_repository, open_repository
 from academy.experience.conversations import ConversationFilter
+from academy.experience.experience import Kind
 from academy.experience.lessons import ImportResult
-from academy.experience.source import Kind
+from academy.experience.sources.commits import is_repository, open_repository
 from academy.loop.home import Home
 
 log = logging.getLogger(__name__)

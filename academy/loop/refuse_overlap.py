@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from academy.curriculum.curator import refuse_overlap_of_texts
 from academy.curriculum.dataset import Dataset, read_rows
+from academy.curriculum.overlap_check import refuse_overlap_of_texts
 from academy.loop.choose_suites import guarded_texts
 from academy.loop.home import Home
 from academy.store.ledger_rows import AllowEntry

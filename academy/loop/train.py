@@ -11,14 +11,14 @@ from collections.abc import Callable
 from academy.adapters.adapter import sign_adapter
 from academy.curriculum.dataset import FORGOTTEN, Dataset
 from academy.errors import InputError, TrainingError
-from academy.genealogy.tracking import BASE_TAG, TrackedRun, took
+from academy.genealogy.tracking import BASE_TAG, TrackedRun, training_metrics
 from academy.genealogy.versions import TAINT, TAINTED, Version
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.choice import create_backend
-from academy.habitat.backends.process import EVENTS, ORDER, read_events
 from academy.habitat.memory import Device
 from academy.habitat.placement import Placement
 from academy.habitat.progress import progress
+from academy.habitat.run_folder import EVENTS, ORDER, read_events
 from academy.lifecycle.gate import admit_adapter
 from academy.loop.choose_recipe import refuse_tainted
 from academy.loop.home import Home
@@ -120,14 +120,14 @@ def _attempt(
         predicted=float(prediction.measurable) if prediction else None, before=before,
     )  # fmt: skip
     if tuning:
-        run.keep("tuning/trials.json", tuning.model_dump(mode="json"))
+        run.log_json("tuning/trials.json", tuning.model_dump(mode="json"))
     history = [first]
-    run.follow(first)
+    run.log_event(first)
     for event in events:
-        run.follow(event)
+        run.log_event(event)
         _log_event(event, history[-1])
         history.append(event)
-    run.metrics(took(progress(history, followed=False, price=home.settings.price_per_hour)))
+    run.log_metrics(training_metrics(progress(history, followed=False, price=home.settings.price_per_hour)))
     return history[-1], run
 
 
@@ -148,7 +148,7 @@ def _register(home: Home, order: TrainingOrder, dataset: Dataset, digest: str, r
     first = home.versions.of_adapter(order.recipe.init_adapter) if order.recipe.init_adapter else []
     lesson_deleted = (dataset.path / FORGOTTEN).is_file()  # a lesson was deleted during the training
     if lesson_deleted or any(parent.tainted for parent in first):
-        home.versions.note(version.version, {TAINT: TAINTED})
+        home.versions.set_tags(version.version, {TAINT: TAINTED})
         version = home.versions.get(version.version)
     log.info("%s is registered: adapter %s", version.name, version.adapter[:12])
     return version

@@ -20,12 +20,12 @@ from academy.loop.refuse_overlap import refuse_overlap
 from academy.loop.run_trials import ADAPTERS, Search, run_trials
 from academy.professor.recipe import Recipe
 from academy.professor.recipe_options import RecipeOptions
-from academy.professor.search_space import MOST_TRIALS, TuningResult, refuse_few, refuse_fixed, space_around
+from academy.professor.search_space import MAX_TRIALS, TuningResult, refuse_few, refuse_fixed, space_around
 from academy.records import Record
 from academy.store.locks import exclusive_lock
 
 log = logging.getLogger(__name__)
-Trials = Annotated[int, Field(ge=1, le=MOST_TRIALS)]
+Trials = Annotated[int, Field(ge=1, le=MAX_TRIALS)]
 Minutes = Annotated[float, Field(gt=0)]
 
 

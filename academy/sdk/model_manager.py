@@ -66,9 +66,9 @@ class ModelManager:
             version = version or self._enter(label, {"adapter": BASE}, source)
         else:
             version = self._register_adapter(version_id, label, Path(adapter_path).expanduser(), version)
-        self.home.versions.note(version.version, tags)
+        self.home.versions.set_tags(version.version, tags)
         if version.label != version_id:
-            self.home.versions.call(version, version_id)
+            self.home.versions.set_label(version, version_id)
         describe(self.home.versions, self.home.ledger, version.version)
         return self.home.versions.get(version.version)
 
@@ -186,7 +186,7 @@ class ModelManager:
             log.warning("%s is registered as unverified: %s", version_id, because)
             tags = {UNVERIFIED: because[:4900]}
             if named is not None:
-                self.home.versions.note(named.version, tags)
+                self.home.versions.set_tags(named.version, tags)
                 return named
             return self._enter(label, tags, path.resolve().as_uri())
         if named is not None and named.adapter != adapter.digest and not named.unverified:
@@ -201,7 +201,7 @@ class ModelManager:
                 f"Use the name {version.label}.",
             )
         if named is not None and named.version != version.version:  # an unverified version gives up its name
-            self.home.versions.note(named.version, {"label": None})
+            self.home.versions.set_tags(named.version, {"label": None})
         return version
 
     def _stored(self, adapter: Adapter) -> Adapter:
@@ -215,7 +215,7 @@ class ModelManager:
         return read_adapter(place, base_digest=self.home.base.digest, digest=adapter.digest)
 
     def _enter(self, base_name: str, tags: dict[str, str], source: str) -> Version:
-        return self.home.versions.enter(base_name, tags, source, parent=BASE, generation=0)
+        return self.home.versions.register_unverified(base_name, tags, source, parent=BASE, generation=0)
 
 
 def metrics_of(version: Version) -> dict[str, float]:

@@ -12,8 +12,8 @@ from academy.curriculum.dataset import read_dataset
 from academy.errors import InputError, TrainingError
 from academy.genealogy.versions import TAINT, TAINTED
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import EVENTS, read_events
 from academy.habitat.memory import Plan
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer.model import Library, load
 from academy.loop.choose_recipe import choose_recipe
 from academy.loop.home import Home
@@ -38,7 +38,7 @@ def test_a_training_from_the_champion_starts_at_its_loss(evolved: Evolved, secon
     first = evolved.first.json["adapter"]
     refused = second_home.run("train", "--init-adapter", "champion", "--rank", "8", *SHORT)
     assert refused.code == 2
-    assert "has rank 16, and rank 8 was asked for" in refused.err
+    assert "has rank 16, but rank 8 was requested" in refused.err
     for wrong, said in (("v9", "There is no version v9"), ("nobody", "There is no version nobody")):
         assert said in second_home.run("train", "--init-adapter", wrong, *SHORT).err
     assert "Omit --tune or --init-adapter" in second_home.run(
@@ -76,7 +76,7 @@ def test_a_version_is_tainted_by_what_is_forgotten_during_its_training(
     dataset = read_dataset(home.datasets, home.versions.get("1").dataset)
     fixed = RecipeOptions(epochs=1, batch_size=16, learning_rate=1e-4, init_adapter="v1")
     order = place_order(home, dataset, choose_recipe(home, dataset, fixed))
-    made = train(home, order, dataset, {}, meanwhile=lambda: home.versions.note("1", {TAINT: TAINTED}))
+    made = train(home, order, dataset, {}, meanwhile=lambda: home.versions.set_tags("1", {TAINT: TAINTED}))
     assert made.tainted
     assert made.init_adapter == home.versions.get("1").adapter
     with pytest.raises(InputError, match="since been deleted"):
@@ -98,7 +98,7 @@ def test_a_start_adapter_that_is_another_one_is_refused(evolved: Evolved, tmp_pa
     assert model.peft_config["default"].lora_dropout == 0.1
     assert model.num_parameters(only_trainable=True) > 0
     assert ordered().digest != ordered(init_adapter="").digest, "it is another order"
-    for changes, said in (({"rank": 8}, "ordered were"), ({"init_adapter": "0" * 64}, "ordered were")):
+    for changes, said in (({"rank": 8}, "but the order names"), ({"init_adapter": "0" * 64}, "but the order names")):
         with pytest.raises(TrainingError, match=said):
             load(ordered(**changes), library)
     (folder / "adapter_model.safetensors").write_bytes(b"other")

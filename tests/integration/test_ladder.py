@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from academy.adapters.adapter import read_adapter
-from academy.habitat.backends.process import EVENTS, read_events
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.loop.curate import curate
 from academy.loop.home import Home
 from academy.loop.ingest import ingest

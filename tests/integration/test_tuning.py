@@ -76,9 +76,9 @@ def test_a_killed_search_does_not_repeat_its_finished_trials(evolved: Ended, res
 def test_the_resulting_recipe_is_never_worse_and_is_trained_on_all_examples(
     home: RealHome, evolved: Ended, result: TuningResult
 ) -> None:
-    assert result.own is not None
+    assert result.professor_loss is not None
     assert result.best.loss is not None
-    assert result.best.loss <= result.own
+    assert result.best.loss <= result.professor_loss
     assert evolved.json["recipe"] == result.recipe.model_dump(mode="json")
     (folder,) = home.path.glob("adapters/*")  # trials publish none
     adapter = read_adapter(folder)

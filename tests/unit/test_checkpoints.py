@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import ORDER
 from academy.habitat.memory import Plan
 from academy.habitat.placement import Placement
 from academy.habitat.routing import Route
+from academy.habitat.run_folder import ORDER
 from academy.habitat.trainer.checkpoints import CHECKPOINTS, DRAFT, SHARDS, make_room, whole_checkpoint
 from academy.loop.train import keep_shared_weights
 from academy.models.base_model import resolve

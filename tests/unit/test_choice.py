@@ -27,6 +27,7 @@ from academy.professor.recipe_options import RecipeOptions
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.settings import Settings, load_settings
 from academy.system.hardware import Docker, Gpu, Inventory
+from tests.plugins import install_plugin
 from tests.servers.docker import DIGEST, VERSIONS, Engine, serving
 
 UNKNOWN = Need(cuda=None, cpu=None, reason="not predicted")
@@ -72,7 +73,7 @@ def machine(**changes: Any) -> Inventory:
 def test_by_default_no_engine_is_asked_and_it_is_a_process(settings: Callable[..., Settings], engine: Engine) -> None:
     found = select_backend(settings())
     assert (found.backend, found.container_problem, found.refusal) == ("process", "", None)
-    assert found.machine.docker.note == "Docker was not asked"
+    assert found.machine.docker.note == "Docker was not queried"
     assert isinstance(create_backend(settings(), find_route(settings(), found, UNKNOWN)), ProcessBackend)
     assert engine.tried == []
 
@@ -99,7 +100,7 @@ def test_with_auto_it_comes_down_to_a_process_and_says_why(
     found = place(Home(here), Recipe(batch_size=1), 64)
     found.require()
     assert found.route.backend == "process"
-    assert found.sentence.endswith(f" free; in a process, for: {no_engine}")
+    assert found.sentence.endswith(f" free; in a process instead of a container: {no_engine}")
     assert isinstance(create_backend(here, found.route), ProcessBackend)
 
 
@@ -125,7 +126,7 @@ def test_with_auto_and_all_that_it_needs_it_is_a_container(
         ("image", "engine", f"The Docker engine has no image {IMAGE}."),
         ("trial", "image", f"The image {IMAGE} cannot train: "),
         ("processes", "gpu", "Several processes cannot share a training in a container."),
-        ("memory", "memory", "29 MiB of memory are too few for a training's container"),
+        ("memory", "memory", "29 MiB of memory is too little for a training's container"),
     ],
 )
 def test_whatever_would_refuse_the_start_refuses_the_plan(
@@ -163,7 +164,7 @@ def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
     found = select_backend(here, machine(bitsandbytes=False, unsloth=False))
     assert (found.machine.bitsandbytes, found.machine.unsloth) == (True, True)
     ladder = place(Home(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).fallbacks
-    assert "base weights of 4 bits" in [fallback.step.change for fallback in ladder]
+    assert "4-bit base weights" in [fallback.step.change for fallback in ladder]
 
 
 def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
@@ -188,8 +189,8 @@ def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
 def test_a_containers_own_bound_is_what_is_placed_by(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container", training_memory_gib="0.5")
     found = place(Home(here), Recipe(batch_size=1), 64, machine(gpus=(), gpu_note="no NVIDIA GPU"))
-    assert "0.5 GiB of memory are free of the about " in found.sentence
-    with pytest.raises(TrainingError, match=r"fits nowhere here: no NVIDIA GPU; 0\.5 GiB of memory"):
+    assert "the CPUs have 0.5 GiB of memory free (about " in found.sentence
+    with pytest.raises(TrainingError, match=r"fits nowhere here: no NVIDIA GPU; the CPUs have 0\.5 GiB of memory"):
         found.require()
 
 
@@ -244,3 +245,44 @@ def test_a_job_from_python_is_refused_with_the_same_sentence(
         job.run_training_job(rows, "seed", tmp_path / "out")
     assert refused.value.cause == "engine"
     assert not list((tmp_path / "home").glob("runs/*"))
+
+
+def test_an_unknown_backend_is_refused_with_the_known_names(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_plugin(tmp_path, monkeypatch, "academy.backends", "cluster", "Backend = None\n", "Backend")
+    unknown = settings(training_backend="proces")
+    with pytest.raises(TrainingError) as refused:
+        create_backend(unknown, find_route(unknown, select_backend(unknown), UNKNOWN))
+    assert refused.value.message == "ACADEMY_TRAINING_BACKEND=proces is not a training backend."
+    assert refused.value.remedy == (
+        "Set it to auto, process, container or cluster, or install the package that adds proces."
+    )
+
+
+def test_a_backend_whose_package_does_not_import_is_refused(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_plugin(tmp_path, monkeypatch, "academy.backends", "cluster", "import no_such_module\n", "Backend")
+    refusal = select_backend(settings(training_backend="cluster")).refusal
+    assert refusal is not None
+    assert refusal.message.startswith("The backend 'cluster' cannot be loaded from outside_package:Backend")
+
+
+def test_an_added_backend_decides_about_gpus_itself(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from academy.habitat.backends.base import BackendChoice\n"
+        "class Backend:\n"
+        "    @classmethod\n"
+        "    def inspect(cls, settings, machine):\n"
+        "        return BackendChoice(backend='', machine=machine, gpu_problem='the cluster has no GPUs')\n"
+    )
+    install_plugin(tmp_path, monkeypatch, "academy.backends", "cluster", code, "Backend")
+    here = settings(training_backend="cluster")
+    choice = select_backend(here, machine())
+    assert (choice.backend, choice.location, choice.can_use_gpus) == ("cluster", "in the backend cluster", False)
+    way = find_route(here, choice, UNKNOWN)
+    assert (way.place, way.backend) == ("cpu", "cluster")
+    assert "(the cluster has no GPUs)" in way.sentence

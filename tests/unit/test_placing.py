@@ -91,7 +91,7 @@ def test_a_training_waits_for_a_gpu_that_another_one_holds(home: Home) -> None:
     assert refusal.value.cause == "gpu"
     assert str(refusal.value) == (
         "This training fits nowhere now: GPU 0 (H100) is used by another training. "
-        "Wait until it has ended, or set ACADEMY_ENABLE_GPU=false to train on the CPUs."
+        "Wait until it ends, or set ACADEMY_ENABLE_GPU=false to train on the CPUs."
     )
     free = busy.model_copy(update={"gpus": (gpu.model_copy(update={"held": False, "memory_free": 70 * GIB}),)})
     assert place(home, Recipe(batch_size=8), 64, free).route.gpu is not None
@@ -119,7 +119,7 @@ def test_processes_share_cpu_memory_and_have_a_gpu_each(home: Home) -> None:
     started = create_backend(home.settings, shared.route)
     assert isinstance(started, ProcessBackend)
     assert started.gpu == "GPU-0,GPU-2"
-    with pytest.raises(TrainingError, match="and there is one GPU"):
+    with pytest.raises(TrainingError, match="and this machine has one GPU"):
         place(home, recipe, 64, with_gpu(40)).require()
     lowest = two
     while (lower := fall_back(home, lowest, 64, with_gpu(40, 40))) is not None:
@@ -132,7 +132,9 @@ def test_a_training_that_fits_on_no_device_is_refused(home: Home) -> None:
         with pytest.raises(TrainingError) as refusal:
             place(home, recipe, None, machine(0.1)).require()
         assert refusal.value.cause == "memory"
-        assert refusal.value.message.startswith("This training fits nowhere here: no NVIDIA GPU; 0.1 GiB of memory")
+        assert refusal.value.message.startswith(
+            "This training fits nowhere here: no NVIDIA GPU; the CPUs have 0.1 GiB of memory"
+        )
         assert "academy habitat fit" in refusal.value.remedy
 
 
