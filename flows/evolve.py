@@ -48,12 +48,13 @@ def evolve(
     )  # fmt: skip
     watch = Stopwatch()
     with one_evolution():
+        preparation = None
         if counts is None:
             preparation = loop.prepare(request)
+            counts = preparation.counts
             watch.lap("experience")
             if not preparation.decision.train:
-                return EvolutionResult.not_trained(preparation.decision, watch.laps)
-            counts = preparation.counts
+                return EvolutionResult.at_decision(preparation.decision, watch.laps, preparation)
         dataset = loop.curate_dataset(repositories_read, base_model)
         watch.lap("dataset")
         training_recipe = loop.choose_recipe(dataset, recipe, base_model)
@@ -66,7 +67,7 @@ def evolve(
             watch.lap("tuning")
             decision = loop.decide(dataset, training_recipe, counts, base_model, force=force)
             watch.lap("second decision")
-        result = EvolutionResult.not_trained(decision, watch.laps, dataset, training_recipe, tuning)
+        result = EvolutionResult.at_decision(decision, watch.laps, preparation, dataset, training_recipe, tuning)
         if not decision.train:
             return result
         challenger = loop.train_challenger(dataset, training_recipe, decision, base_model, tuning)

@@ -1,8 +1,8 @@
 """Training jobs from Python, under the names of the seed documents: started in the background, found by name.
 
 A job's name is its order's digest, and its state is read from its events in the home, so a job is found after any
-restart. The home's settings choose a process or a container. Memory is not predicted and there are no fallback steps:
-a job trains as ordered, or fails with a message.
+restart. The home's settings choose a process or a container. Memory is not predicted, and a job has no fallback steps:
+it trains as ordered, or fails with a message.
 """
 
 from __future__ import annotations

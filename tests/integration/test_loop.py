@@ -123,7 +123,7 @@ def test_what_the_training_took_is_in_mlflow_and_told_by_its_version(evolved: Ev
     assert (stands["status"], stands["adapter"]) == ("finished", result_of(evolved.first)["adapter"]["digest"])
     assert stands["seconds"] == pytest.approx(events[-1]["at"] - events[0]["at"])
     assert run.data.metrics["training_seconds"] == pytest.approx(stands["seconds"])
-    assert run.data.metrics.get("energy_joules") == stands["energy"]  # none on processors
+    assert run.data.metrics.get("energy_joules") == stands["energy"]  # None on the CPU
     assert "cost" not in run.data.metrics
     assert result_of(evolved.home.run("habitat", "runs", "--json"))[0]["run"] == stands["run"]
     assert "There is no version v9" in refusal_of(evolved.home.run("habitat", "status", "v9"))
@@ -445,7 +445,7 @@ def _flip(path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    assert "There is no file" in refusal_of(
+    assert "does not exist" in refusal_of(
         RealHome(tmp_path / "home").run("evolve", "--lessons", tmp_path / "none.jsonl")
     )
 

@@ -141,7 +141,7 @@ def test_a_missing_device_does_not_count_if_a_worker_may_train(tmp_path: Path, m
     monkeypatch.setenv("ACADEMY_MIN_NEW_LESSONS", "1")
     home = Home.open(None)
     home.store.add_lesson("request", "answer", "success")
-    refusal = Refusal(message="There is no engine.", remedy="Start one.", cause="engine")
+    refusal = Refusal(message="No engine answers.", remedy="Start one.", cause="engine")
     nowhere = Placement(
         route=Route(place="", backend="container", refusal=refusal, sentence="nowhere"), recipe=Recipe(),
         plan=Plan(device="cpu"),
@@ -155,5 +155,5 @@ def test_a_missing_device_does_not_count_if_a_worker_may_train(tmp_path: Path, m
         return found.train
 
     assert decided(elsewhere=True)
-    with pytest.raises(TrainingError, match=r"There is no engine\. Start one\."):
+    with pytest.raises(TrainingError, match=r"No engine answers\. Start one\."):
         decided(elsewhere=False)

@@ -169,7 +169,7 @@ def test_a_gpu_with_room_trains_without_checkpointing(home: Home) -> None:
     assert roomy.changes == tight.changes == ()
     for found in (roomy, tight):
         assert found.prediction is not None
-        assert found.prediction == found.predictions["cuda"], "what is told is of the plan that is carried out"
+        assert found.prediction == found.predictions["cuda"], "the prediction is of the plan that is carried out"
         assert found.route.need == found.prediction.total
     assert [fallback.step.change for fallback in roomy.fallbacks].count("checkpointing") == 1
     assert "checkpointing" not in [fallback.step.change for fallback in tight.fallbacks]

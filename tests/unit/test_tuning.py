@@ -191,13 +191,13 @@ def test_a_trial_refused_before_its_start_has_failed(make: Make) -> None:
 
     def carry_out(recipe: Recipe) -> Generator[TrainingEvent, None, None]:
         if recipe.rank > 16:
-            raise TrainingError("It fits nowhere.", cause="memory")
+            raise TrainingError("It does not fit.", cause="memory")
         yield from trainer(recipe)
 
     found = run_trials(make(10), carry_out, "1" * 64, 60)
     failed = [trial for trial in found.trials if trial.state == "failed"]
     assert failed
-    assert {trial.because for trial in failed} == {"It fits nowhere."}
+    assert {trial.because for trial in failed} == {"It does not fit."}
     assert all(trial.recipe.rank > 16 for trial in failed)
 
 
