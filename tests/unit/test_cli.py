@@ -222,8 +222,8 @@ def test_lessons_are_superseded_with_a_row_in_the_ledger(academy: Academy) -> No
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("lessons", "import", "none.jsonl"), "There is no file none.jsonl"),
-        (("lessons", "import", "."), "There is no file"),
+        (("lessons", "import", "none.jsonl"), "The file none.jsonl does not exist"),
+        (("lessons", "import", "."), "The file . does not exist"),
         (("lessons", "add", "", "an answer"), "A lesson needs a request and an answer"),
         (("lessons", "add", "a request", "  "), "A lesson needs a request and an answer"),
         (("lessons", "release"), "No lessons are set aside"),
