@@ -235,6 +235,7 @@ def test_a_request_that_is_refused_is_not_asked_again(serve: Serve, status: int)
     assert len(server.asked) == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_is_given_up(serve: Serve) -> None:
     server = serve(lambda request, _text, _n: (request.server.released.wait(30), None)[1])
     began = time.perf_counter()

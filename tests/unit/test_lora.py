@@ -107,6 +107,7 @@ def test_what_does_not_fit_changes_nothing(adapted: tuple[Any, Path]) -> None:
     assert not any("two" in getattr(layer, "parts", {}) for layer in model.modules())
 
 
+@pytest.mark.slow
 def test_a_refilled_batch_answers_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     from academy.models.chat_template import ChatTemplate
     from academy.serving.runtimes import decoding

@@ -187,6 +187,7 @@ def test_all_looks_together_may_spend_the_budget_and_no_more() -> None:
     assert sum(levels) == pytest.approx(BUDGET)
 
 
+@pytest.mark.slow
 def test_equal_challengers_are_promoted_in_few_lives() -> None:
     """Eight lives of 26 examinations between equal players. Were each look held to 5 %, three lives of four would fail.
 
