@@ -11,12 +11,11 @@ from academy.arena.examination import Examination, read_examination
 from academy.arena.report import compare
 from academy.arena.sandbox import Unavailable, find_sandbox
 from academy.arena.suites.coding import FILE as CODING
-from academy.arena.suites.user import UserSuite
+from academy.arena.suites.table import describe_suites
 from academy.arena.verdict import HORIZON
 from academy.cli.output import emit, listen, say, table
 from academy.errors import InputError
 from academy.loop import examine as examination
-from academy.loop.choose_suites import SUITES, suite_file
 from academy.loop.explain_contradictions import explain_verdict, verdict_as_json
 from academy.loop.home import Home
 from academy.loop.publish_verdict import publish_verdict
@@ -65,23 +64,15 @@ def suites(*, as_json: bool) -> None:
     settings = load_settings()
     sandbox = find_sandbox(settings.sandbox, image=settings.sandbox_image)
     unavailable = sandbox.because if isinstance(sandbox, Unavailable) else ""
-    own = [UserSuite.read(suite_file(name)) for name in settings.suites if name not in SUITES]
     rows = [
         {
-            "suite": name,
-            "asked": name in settings.suites,
-            "what": what,
-            "left_out": unavailable if name == "coding" else "",
-        }
-        for name, what in SUITES.items()
-    ]
-    rows += [
-        {
-            "suite": suite.name, "asked": True, "what": f"{len(suite.questions())} questions of your own; {suite.role}",
+            "suite": suite.name,
+            "asked": suite.selected,
+            "what": suite.description,
             "left_out": unavailable if suite.needs_sandbox else "",
         }
-        for suite in own
-    ]  # fmt: skip
+        for suite in describe_suites(settings.suites)
+    ]
     if as_json:
         emit(
             {

@@ -19,7 +19,7 @@ from academy.loop.home import Home
 from academy.models.base_model import SEED, SEED_FOLDER, resolve
 from academy.records import Record
 from academy.settings import Settings, load_settings
-from academy.system.docker import HOW
+from academy.system.docker import ENGINE_REMEDY
 from academy.system.hardware import Gpu, Inventory, take_inventory
 
 SCARCE_BYTES = 2 << 30
@@ -217,7 +217,7 @@ def _docker(machine: Inventory) -> Finding:
     there = machine.docker.version
     return Finding(
         name="Docker", works=bool(there), needed=False, found=f"engine {there}" if there else machine.docker.note,
-        remedy="" if there else f"Only containers need it. {HOW}",
+        remedy="" if there else f"Only containers need it. {ENGINE_REMEDY}",
     )  # fmt: skip
 
 
@@ -260,7 +260,7 @@ def _sandbox(settings: Settings) -> Finding:
             remedy="Only the coding suite needs one: install bubblewrap and libseccomp2.",
         )  # fmt: skip
     return Finding(
-        name="sandbox", works=True, needed=False, found=f"{found.name}: {', '.join(found.limits_in_force)}"
+        name="sandbox", works=True, needed=False, found=f"{found.name}: {', '.join(found.active_limits)}"
     )  # fmt: skip
 
 

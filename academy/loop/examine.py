@@ -6,10 +6,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from academy.arena.endpoint import Opinion
+from academy.arena.endpoint import JudgeTally
 from academy.arena.examination import Cost, Examination, examination_digest
 from academy.arena.examination import examine as run_examination
-from academy.arena.report import Context, render
+from academy.arena.report import ReportContext, render
 from academy.arena.suites.base import Question
 from academy.arena.suites.user import UserSuite
 from academy.arena.verdict import HORIZON
@@ -38,7 +38,7 @@ class ExaminationReport(Record):
     examination: Examination
     costs: tuple[Cost, Cost]
     skipped: dict[str, str]  # suites and why
-    opinion: Opinion | None
+    opinion: JudgeTally | None
     report: Path
 
 
@@ -72,9 +72,9 @@ def examine(
     )
     if official and (row := home.ledger.find(VerdictEntry, key)):
         return row, None
-    looks_before = home.ledger.verdicts_spent()
+    spent_before = home.ledger.verdicts_spent()
     examination, costs = run_examination(
-        *players, entries, looks_before=looks_before, answers=home.settings.folder("answers")
+        *players, entries, spent_before=spent_before, answers=home.settings.folder("answers")
     )  # fmt: skip
     verdict = examination.verdict
     log.info("%s: %s", verdict.outcome, verdict.because)
@@ -84,11 +84,11 @@ def examine(
         contradicting_lessons(home, examination, champion, dataset) if official and verdict.outcome == "REJECT" else []
     )
     texts = explain_contradictions(home, [(pair.lesson, pair.against) for pair in contradicted])
-    context = Context(
+    context = ReportContext(
         names=(shown(rival, champion), shown(challenger, champion)), base=home.base.name, costs=costs,
-        memory=peak_memory(), left_out=skipped, opinion=judgement,
+        memory=peak_memory(), skipped=skipped, judge_tally=judgement,
         contradicted=tuple(text.model_dump() for text in texts),
-        budget_left=home.ledger.budget_left(HORIZON) - (official and verdict.spends), told_only=not official,
+        budget_left=home.ledger.budget_left(HORIZON) - (official and verdict.spends), informational=not official,
         sandbox=next((suite.contained_by for suite, _ in entries if isinstance(suite, UserSuite)), ""),
     )  # fmt: skip
     report = _write_report(record, examination, questions, context)
@@ -138,7 +138,7 @@ def _newest_dataset(home: Home) -> str:
 
 
 def _write_report(
-    record: Path, examination: Examination, questions: dict[str, Sequence[Question]], context: Context
+    record: Path, examination: Examination, questions: dict[str, Sequence[Question]], context: ReportContext
 ) -> Path:
     write_file(record.with_suffix(".md"), render(examination, questions, context, form="md").encode())
     return write_file(record.with_suffix(".html"), render(examination, questions, context, form="html").encode())

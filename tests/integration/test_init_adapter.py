@@ -96,7 +96,7 @@ def test_an_adapter_to_begin_with_that_is_another_is_refused(evolved: Evolved, t
     assert model.peft_config["default"].lora_dropout == 0.1
     assert model.num_parameters(only_trainable=True) > 0
     assert ordered().digest != ordered(init_adapter="").digest, "it is another order"
-    for changes, said in (({"rank": 8}, "ordered were"), ({"init_adapter": "0" * 64}, "ordered were")):
+    for changes, said in (({"rank": 8}, "but the order names"), ({"init_adapter": "0" * 64}, "but the order names")):
         with pytest.raises(TrainingError, match=said):
             load(ordered(**changes), library)
     (folder / "adapter_model.safetensors").write_bytes(b"other")

@@ -78,7 +78,7 @@ def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(pages: Page
     training = pages.post("/flow_runs/", {"flow_id": trainings["id"], "state": {"type": "RUNNING"}})
     locks = settings.folder("locks")
     with exclusive_lock(locks / "evolve", "taken"), exclusive_lock(training_lock(locks, training["id"]), "taken"):
-        assert bury_the_dead(settings, pages.api) == 0, "they are at work: nobody is buried"
+        assert bury_the_dead(settings, pages.api) == 0, "they are at work: no run is marked"
     assert bury_the_dead(settings, pages.api) == 2
     state = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
     assert state["state_type"] == "CRASHED"

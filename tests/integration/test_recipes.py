@@ -194,7 +194,7 @@ def test_two_processes_that_share_the_weights_go_on_where_they_were_killed(
 def test_a_step_that_cannot_be_shared_is_refused() -> None:
     assert split_batch(Recipe(batch_size=3, accumulation=4), 2) == (3, 2), "the same batches where that is possible"
     assert split_batch(Recipe(batch_size=4, accumulation=3), 2) == (2, 3)
-    with pytest.raises(TrainingError, match="9 examples a step cannot be shared by 2 processes"):
+    with pytest.raises(TrainingError, match="9 examples per step cannot be split over 2 processes"):
         split_batch(Recipe(batch_size=3, accumulation=3), 2)
 
 
@@ -203,7 +203,7 @@ def test_what_all_processes_refuse_is_told_once(order: Order) -> None:
     one = order("odd", Plan(device="cpu", processes=2), batch_size=3)
     events = list(ProcessBackend(gpu="").train(one))
     assert (events[-1].phase, events[-1].cause) == ("failed", "order")
-    assert events[-1].message.startswith("3 examples a step cannot be shared by 2 processes.")
+    assert events[-1].message.startswith("3 examples per step cannot be split over 2 processes.")
 
 
 def test_of_what_several_processes_note_the_cause_that_is_known_is_told(
@@ -235,10 +235,14 @@ def test_of_what_several_processes_note_the_cause_that_is_known_is_told(
 @pytest.mark.parametrize(
     ("changes", "plan", "said"),
     [
-        ({"four_bit": True, "dev_share": 0.2}, None, "4 bits"),
-        ({"four_bit": True, "packing": True}, None, "4 bits"),
-        ({"four_bit": True}, Plan(device="cpu", processes=2, sharded=True), "cannot be shared by several"),
-        ({}, Plan(device="cuda"), "for a GPU, and torch sees none"),
+        ({"four_bit": True, "dev_share": 0.2}, None, "4-bit weights"),
+        ({"four_bit": True, "packing": True}, None, "4-bit weights"),
+        (
+            {"four_bit": True},
+            Plan(device="cpu", processes=2, sharded=True),
+            "Several processes cannot share 4-bit weights",
+        ),
+        ({}, Plan(device="cuda"), "needs a GPU, but torch sees none"),
         ({}, Plan(device="cpu", library="unsloth"), "Unsloth was asked for"),
     ],
 )
@@ -253,7 +257,7 @@ def test_what_cannot_be_done_here_is_refused(order: Order, changes: dict[str, An
 
 def test_too_few_examples_to_evaluate_on_are_refused(order: Order) -> None:
     one = order(dev_share=0.001)
-    with pytest.raises(TrainingError, match="cannot be divided") as refusal:
+    with pytest.raises(TrainingError, match="cannot be split into") as refusal:
         read_rows(one, ChatTemplate.of(one.base.path))
     assert refusal.value.cause == "data"
 

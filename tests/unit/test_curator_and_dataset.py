@@ -606,7 +606,7 @@ def test_commits_have_a_suite_of_their_own_that_decides_nothing(here: Curation, 
     add(here, 30, 5)
     held = here.curate(history(tmp_path / "repository", 80, 300)).held_out()
     commits, recall = CommitsSuite(held), RecallSuite(held, 0)
-    assert (commits.role, recall.role) == ("told", "target")
+    assert (commits.role, recall.role) == ("informational", "target")
     assert {q.reference.split()[0] for q in commits.questions()} == {"Subject"}
     assert len(commits.questions()) + len(recall.questions()) == len(held)
     first = commits.questions()[0]

@@ -114,7 +114,7 @@ def test_what_fails_is_a_line_and_what_comes_behind_it_is_tried(tmp_path: Path) 
     ]  # fmt: skip
     assert "ZeroDivisionError" in lines[0]["failed"]
     assert lines[1]["failed"] == "KeyError: 'magic'"
-    assert lines[2]["failed"].startswith("Unsloth was asked for, and needs a GPU")
+    assert lines[2]["failed"].startswith("ACADEMY_TRAINING_LIBRARY=unsloth needs a GPU")
     assert told.failed
 
 

@@ -91,7 +91,7 @@ def test_where_another_training_holds_the_gpu_it_has_to_wait(work: Home) -> None
     assert refusal.value.cause == "gpu"
     assert str(refusal.value) == (
         "This training fits nowhere now: GPU 0 (H100) is used by another training. "
-        "Wait until it has ended, or set ACADEMY_ENABLE_GPU=false to train on the CPUs."
+        "Wait until it ends, or set ACADEMY_ENABLE_GPU=false to train on the CPUs."
     )
     free = busy.model_copy(update={"gpus": (gpu.model_copy(update={"held": False, "memory_free": 70 * GIB}),)})
     assert place(work, Recipe(batch_size=8), 64, free).route.gpu is not None

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from academy.arena.examination import Examination, Result
 from academy.arena.suites.base import Answer, Generation
 from academy.arena.suites.recall import RecallSuite
-from academy.arena.verdict import FEWEST_GROUPS, HORIZON, Item, judge
+from academy.arena.verdict import FEWEST_GROUPS, HORIZON, Item, compute_verdict
 from academy.curriculum.dataset import Dataset
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError
@@ -340,7 +340,8 @@ def test_what_an_earlier_champion_knew_is_still_asked_by_the_regression_suite(wo
         suite="recall", digest=suite.digest, role="target", generation=Generation(max_new_tokens=32),
         groups=len({q.group for q in known}), items=items, champion=answers, challenger=answers,
     )  # fmt: skip
-    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=judge([result.paired], 0))
+    outcome = compute_verdict([result.paired], 0)
+    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=outcome)
     record = held.save(work.settings.folder("examinations"))
     entry = verdict(
         **held.verdict.model_dump(mode="json"), challenger="b" * 64, cursor=first.cursor, record=record.name,
@@ -424,7 +425,7 @@ def test_the_suites_are_listed_with_those_of_your_own(
     [
         ("recall,none.jsonl", "The suite none.jsonl cannot be read"),
         ("recall,empty.jsonl", "empty.jsonl has no questions"),
-        ("recal", "There is no suite recal. Choose one of recall, style"),
+        ("recal", "Unknown suite recal. Choose recall, style"),
     ],
 )
 def test_suites_that_cannot_be_asked_are_refused(
@@ -446,7 +447,8 @@ def test_comparisons_are_told_and_exported(academy: Academy, work: Home, tmp_pat
         suite="recall", digest=digest_of("x"), role="target", generation=Generation(max_new_tokens=32), groups=30,
         items=items, champion=sides[0], challenger=sides[1],
     )  # fmt: skip
-    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=judge([result.paired], 0))
+    outcome = compute_verdict([result.paired], 0)
+    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=outcome)
     record = held.save(work.settings.folder("examinations"))
     export = tmp_path / "deep" / "all.jsonl"
     found = shown(academy, "comparisons", "--export", export)
@@ -465,4 +467,4 @@ def test_comparisons_are_told_and_exported(academy: Academy, work: Home, tmp_pat
     assert f"Written to {export}." in told.out.replace("\n", "")
     assert "is a folder" in refused(academy("comparisons", "--export", tmp_path))
     record.write_bytes(b"{")
-    assert "cannot be read. Hold the examination again." in refused(academy("comparisons"))
+    assert "cannot be read. Run the examination again." in refused(academy("comparisons"))

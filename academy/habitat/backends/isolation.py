@@ -71,7 +71,7 @@ def limits_here(memory_gib: float | None = None, cpus: float | None = None) -> L
 
 
 def container_user() -> int:
-    """The user id in containers: ours, so that the files they write are ours; `nobody` if we are root."""
+    """The user id in containers: ours, so that the files they write are ours; an unprivileged one if we are root."""
     return os.getuid() or NOBODY
 
 
