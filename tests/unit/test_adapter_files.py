@@ -441,6 +441,7 @@ def test_a_template_that_is_too_large_or_no_text_is_refused(tmp_path: Path, temp
         read_adapter(make_adapter(tmp_path / "adapter", template=template))
 
 
+@pytest.mark.slow
 def test_a_template_reaches_nothing_but_the_messages() -> None:
     from jinja2.exceptions import SecurityError
 

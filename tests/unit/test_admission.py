@@ -306,6 +306,7 @@ def test_a_damaged_adapter_is_told_and_raises_nothing(
     assert bool(failing(house, version)) is (damage is not Path.touch)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from((*FILES, MANIFEST)), data=st.data())
 def test_any_single_byte_changed_is_refused_or_changes_nothing(house: House, name: str, data: st.DataObject) -> None:

@@ -370,6 +370,7 @@ class Shelf(RuleBasedStateMachine):
             act()
 
 
+@pytest.mark.slow
 def test_in_any_order_the_champion_is_a_verified_adapter_on_the_disk(
     mlflow_client: Any, new_database: Callable[[], Database], tmp_path: Path
 ) -> None:
