@@ -95,7 +95,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_starts(dataset: Path,
     habitat = GPUHabitat(enable_gpu=False, home=tmp_path / "home")
     with pytest.raises(InputError, match="There is no dataset"):
         habitat.run_training_job(tmp_path / "none.jsonl", "seed", tmp_path / "out")
-    with pytest.raises(BaseModelError, match="no base model folder"):
+    with pytest.raises(BaseModelError, match="The base model folder"):
         habitat.run_training_job(dataset, "/nowhere", tmp_path / "out")
     with pytest.raises(InputError, match="rank is 1000"):
         habitat.run_training_job(dataset, "seed", tmp_path / "out", lora_rank=1000)

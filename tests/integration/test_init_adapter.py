@@ -39,7 +39,10 @@ def test_what_begins_with_the_champion_knows_what_that_knew(evolved: Evolved, se
     refused = second_home.run("train", "--init-adapter", "champion", "--rank", "8", *SHORT)
     assert refused.code == 2
     assert "has rank 16, but rank 8 was requested" in refused.err
-    for wrong, said in (("v9", "There is no version v9"), ("nobody", "There is no version nobody")):
+    for wrong, said in (
+        ("v9", "This base model has no version v9"),
+        ("nobody", "This base model has no version nobody"),
+    ):
         assert said in second_home.run("train", "--init-adapter", wrong, *SHORT).err
     assert "Omit --tune or --init-adapter" in second_home.run(
         "train", "--init-adapter", "champion", "--tune", "4", "--json"

@@ -37,7 +37,7 @@ from academy.habitat.backends.process import (
     TrainerEnd,
     run_order,
 )
-from academy.models.base_model import WANTED, BaseModel, check
+from academy.models.base_model import MODEL_FILES, BaseModel, check
 from academy.records import canonical, digest_of
 from academy.store.files import publish_folder, write_file
 from academy.store.locks import exclusive_lock
@@ -272,7 +272,7 @@ def _mounts(order: TrainingOrder) -> list[tuple[Path, str, bool]]:
 
     Of the base model only what its digest covers is shown: no code of its own, and no link out of its folder.
     """
-    files = sorted({path for pattern in WANTED for path in order.base.path.glob(pattern) if path.is_file()})
+    files = sorted({path for pattern in MODEL_FILES for path in order.base.path.glob(pattern) if path.is_file()})
     shown = [(path.resolve(), f"/base/{path.name}", False) for path in files]
     shown.append((order.train_file.resolve(), "/dataset/train.jsonl", False))
     if order.init_adapter is not None:
