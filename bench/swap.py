@@ -34,7 +34,7 @@ from typing import Any
 
 import httpx
 
-from academy.adapters.adapter import MANIFEST, read_adapter, signed_manifest
+from academy.adapters.adapter import MANIFEST, AdapterFiles, read_adapter, signed_manifest
 from academy.models.base_model import resolve
 from academy.serving.gateway.client import GatewayClient
 from academy.serving.runtimes.base import LiveRuntime, Turn
