@@ -34,7 +34,7 @@ from typing import Any
 
 import httpx
 
-from academy.adapters.adapter import MANIFEST, Opened, read_adapter, signed_manifest
+from academy.adapters.adapter import MANIFEST, AdapterFiles, read_adapter, signed_manifest
 from academy.models.base_model import resolve
 from academy.serving.gateway.client import GatewayClient
 from academy.serving.runtimes.base import LiveRuntime, Turn
@@ -104,7 +104,7 @@ def serving_home(home: Path, runtime: str, trained: Mapping[str, Path] | None = 
         folders = {colour: Path(shutil.copytree(folder, place / folder.name)) for colour, folder in trained.items()}
     keys = Keys(home.resolve() / "keys")
     for folder in folders.values():  # the command serves only adapters that this home has signed
-        write_file(folder / MANIFEST, signed_manifest(Opened(folder).written, keys))
+        write_file(folder / MANIFEST, signed_manifest(AdapterFiles(folder).written, keys))
     database = Database(settings.database)
     database.migrate()
     ledger = Ledger(database, resolve("seed").digest)

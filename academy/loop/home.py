@@ -127,7 +127,7 @@ class Home:
         if digest not in self._leased:
             self._leases.enter_context(self.adapter_store.lease(digest))
             self._leased.add(digest)
-        if not self.adapter_store.here(digest) and self.adapter_store.packed(digest) is not None:
+        if not self.adapter_store.here(digest) and self.adapter_store.package(digest) is not None:
             self.restore_adapter(digest, by=by, because="it is used")
         return self.adapter_store.folder(digest)
 

@@ -98,7 +98,7 @@ def test_invalid_arguments_are_refused_before_anything_starts(dataset: Path, tmp
     habitat = GPUHabitat(enable_gpu=False, home=tmp_path / "home")
     with pytest.raises(InputError, match=r"none\.jsonl does not exist"):
         habitat.run_training_job(tmp_path / "none.jsonl", "seed", tmp_path / "out")
-    with pytest.raises(BaseModelError, match="no base model folder"):
+    with pytest.raises(BaseModelError, match="The base model folder"):
         habitat.run_training_job(dataset, "/nowhere", tmp_path / "out")
     with pytest.raises(InputError, match="rank is 1000"):
         habitat.run_training_job(dataset, "seed", tmp_path / "out", lora_rank=1000)

@@ -39,7 +39,10 @@ def test_a_training_from_the_champion_starts_at_its_loss(evolved: Evolved, secon
     refused = second_home.run("train", "--init-adapter", "champion", "--rank", "8", *SHORT)
     assert refused.code == 2
     assert "has rank 16, but rank 8 was requested" in refused.err
-    for wrong, said in (("v9", "There is no version v9"), ("unknown", "There is no version unknown")):
+    for wrong, said in (
+        ("v9", "This base model has no version v9"),
+        ("unknown", "This base model has no version unknown"),
+    ):
         assert said in second_home.run("train", "--init-adapter", wrong, *SHORT).err
     assert "Omit --tune or --init-adapter" in second_home.run(
         "train", "--init-adapter", "champion", "--tune", "4", "--json"

@@ -135,7 +135,7 @@ def test_mlflow_and_status_have_seconds_and_energy_of_the_training(evolved: Evol
     assert run.data.metrics.get("energy_joules") == stands["energy"]  # None on the CPU
     assert "cost" not in run.data.metrics
     assert result_of(evolved.home.run("habitat", "runs", "--json"))[0]["run"] == stands["run"]
-    assert "There is no version v9" in refusal_of(evolved.home.run("habitat", "status", "v9"))
+    assert "This base model has no version v9" in refusal_of(evolved.home.run("habitat", "status", "v9"))
 
 
 def test_mlflow_has_the_adapter_as_a_logged_model(evolved: Evolved, mlflow: Any, run: Any, tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_ask_answers_with_the_champion(evolved: Evolved) -> None:
 
 
 def test_ask_for_a_version_that_is_not_there_is_refused(evolved: Evolved) -> None:
-    assert "There is no version 7" in refusal_of(evolved.home.run("ask", "hello", "--version", "7"))
+    assert "This base model has no version 7" in refusal_of(evolved.home.run("ask", "hello", "--version", "7"))
 
 
 def test_curate_gives_the_same_dataset_again(evolved: Evolved) -> None:
@@ -247,7 +247,7 @@ def test_rollback_to_the_base_and_forward_again(second_home: RealHome) -> None:
     assert result_of(second_home.run("rollback", "--because", "a rehearsal", "--json"))["champion"] == "base"
     state = second_home.state()
     assert (state.champion, state.alias) == ("base", "base")
-    assert "nothing to go back to" in refusal_of(second_home.run("rollback"))
+    assert "nothing to roll back to" in refusal_of(second_home.run("rollback"))
     assert result_of(second_home.run("rollback", "1", "--json"))["champion"] == "1"
     state = second_home.state()
     assert (state.champion, state.alias) == ("1", "1")

@@ -220,7 +220,7 @@ def test_an_examination_by_hand_without_a_version_fails_with_a_message(
 ) -> None:
     state, message = refusals["examine"]
     assert state == "FAILED"
-    assert "There is no version v7 of this base model" in message
+    assert "This base model has no version v7" in message
     tasks = pages.post("/task_runs/filter", {"flows": {"name": {"any_": ["examine"]}}})
     assert [task["run_count"] for task in tasks] == [1], "a refusal in words is not tried again"
 

@@ -101,6 +101,7 @@ def test_what_was_cut_off_failed_only_if_it_measured_nothing() -> None:
     assert failure([TrainingEvent(n=2, at=2, phase="failed", message="It broke.")], cut=False) == "It broke."
 
 
+@pytest.mark.slow
 def test_what_fails_is_a_line_and_what_comes_behind_it_is_tried(tmp_path: Path) -> None:
     """A model that cannot be made, a way that raises, and one that the trainer refuses here."""
     told = Told(tmp_path / "lines")

@@ -107,6 +107,7 @@ def test_adapter_that_does_not_fit_changes_nothing(adapted: tuple[Any, Path]) ->
     assert not any("two" in getattr(layer, "updates", {}) for layer in model.modules())
 
 
+@pytest.mark.slow
 def test_refilled_batch_gives_the_same_answers_as_single_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     from academy.models.chat_template import ChatTemplate
     from academy.serving.runtimes import decoding
