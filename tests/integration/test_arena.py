@@ -155,7 +155,7 @@ def test_broken_examination_never_changes_the_champion(
     version = unexamined.versions.get("1")
     row = loop.examine_challenger.fn(version, None, None)  # type: ignore[arg-type]
     assert (row.body.outcome, row.body.spends) == ("CANNOT DECIDE", False)
-    assert loop.act_on_verdict.fn(version, row, None).promoted is False
+    assert loop.carry_out_verdict.fn(version, row, None).promoted is False
     assert unexamined.ledger.champion().version == BASE
     assert unexamined.ledger.verdicts_spent() == 0
     monkeypatch.undo()
