@@ -64,4 +64,4 @@ def _tell_refusal(home: Home, row: Row[RefusalEntry], *, as_json: bool) -> None:
         return
     say(f"{describe_refusal(row.body)}.")
     if gone:
-        say(f"The champion {champion.name} is refused: `academy rollback` goes back to another one.")
+        say(f"The champion {champion.name} is refused: `academy rollback` restores another one.")

@@ -19,7 +19,7 @@ from academy.loop.home import Home
 from academy.models.base_model import SEED, SEED_FOLDER, resolve
 from academy.records import Record
 from academy.settings import Settings, load_settings
-from academy.system.docker import HOW
+from academy.system.docker import ENGINE_REMEDY
 from academy.system.hardware import Gpu, Inventory, take_inventory
 
 SCARCE_BYTES = 2 << 30
@@ -217,7 +217,7 @@ def _docker(machine: Inventory) -> Finding:
     there = machine.docker.version
     return Finding(
         name="Docker", works=bool(there), needed=False, found=f"engine {there}" if there else machine.docker.note,
-        remedy="" if there else f"Only containers need it. {HOW}",
+        remedy="" if there else f"Only containers need it. {ENGINE_REMEDY}",
     )  # fmt: skip
 
 

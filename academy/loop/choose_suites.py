@@ -66,8 +66,8 @@ def _generation(home: Home, suite: Suite) -> Generation:
     longest = max(home.base.count_tokens([question.reference for question in suite.questions()]), default=0)
     if isinstance(suite, LmEvalSuite):
         longest = max(longest, suite.max_new_tokens - 1)
-    most = max(32, int(home.base.context * LONGEST_ANSWER) // 32 * 32)
-    return Generation(max_new_tokens=min(most, 32 * (1 + (longest + 1) // 32)))
+    limit = max(32, int(home.base.context * LONGEST_ANSWER) // 32 * 32)
+    return Generation(max_new_tokens=min(limit, 32 * (1 + (longest + 1) // 32)))
 
 
 def _answered_earlier(home: Home) -> set[str]:
@@ -80,7 +80,7 @@ def _answered_earlier(home: Home) -> set[str]:
             continue
         try:
             results = read_examination(path).results
-        except ExaminationError as problem:  # a lost record cannot be restored, and must not stop the loop for ever
+        except ExaminationError as problem:  # a lost record cannot be restored, and must not stop the loop permanently
             log.warning("the answers of v%s are not asked again: %s", row.body.version, problem.message)
             continue
         for result in results:

@@ -202,6 +202,7 @@ def test_the_digest_does_not_depend_on_the_order_of_whole_files(
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_the_digest_does_not_depend_on_pythons_hash_seed(tmp_path: Path) -> None:
     path = tmp_path / "batch.jsonl"
     path.write_bytes(b"".join(BATCHES[0].read_bytes().splitlines(keepends=True)[:80]))

@@ -235,6 +235,7 @@ def test_rejected_request_is_not_retried(serve: Serve, status: int) -> None:
     assert len(server.asked) == 1
 
 
+@pytest.mark.slow
 def test_hanging_server_times_out(serve: Serve) -> None:
     server = serve(lambda request, _text, _n: (request.server.released.wait(30), None)[1])
     began = time.perf_counter()

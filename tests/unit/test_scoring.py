@@ -1,4 +1,4 @@
-"""Likelihoods of continuations by the seed model, and questions that are answered by choosing."""
+"""Log-probabilities of continuations by the seed model, and multiple-choice questions in an examination."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def naive(runtime: Any, prompt: Sequence[int], follower: Sequence[int]) -> float
     return float(sum(logits[n - 1, ids[n]] for n in range(len(ids) - len(follower), len(ids))))
 
 
-def test_scores_are_those_of_one_by_one(runtime: Any) -> None:
+def test_scores_equal_those_of_single_pairs(runtime: Any) -> None:
     template = runtime._templates["base"]
     pairs = some_pairs(10, 3)
     found = runtime.loglikelihoods(pairs, "base")
@@ -68,7 +68,7 @@ def test_scores_are_those_of_one_by_one(runtime: Any) -> None:
         assert score == pytest.approx(naive(runtime, prompt, follower), abs=1e-4)
 
 
-def test_raw_scores_are_those_of_the_whole_text(runtime: Any) -> None:
+def test_raw_scores_equal_those_of_the_whole_text(runtime: Any) -> None:
     tokenizer = runtime._templates["base"].tokenizer
     pairs = [*some_pairs(6, 2), ("Answer:  ", "yes"), ("Answer:\n", "A"), ("", "yes, always"), ("x", "")]
     found = runtime.loglikelihoods(pairs, "base", raw=True)
@@ -82,7 +82,7 @@ def test_raw_scores_are_those_of_the_whole_text(runtime: Any) -> None:
         assert score == pytest.approx(naive(runtime, known, follower), abs=1e-4)
 
 
-def test_the_order_changes_nothing(runtime: Any) -> None:
+def test_scores_do_not_depend_on_the_order(runtime: Any) -> None:
     pairs = some_pairs(40, 2)
     found = dict(zip(pairs, runtime.loglikelihoods(pairs, "base"), strict=True))
     mixed = random.Random(2).sample(pairs, len(pairs))
@@ -91,7 +91,7 @@ def test_the_order_changes_nothing(runtime: Any) -> None:
     assert alone == pytest.approx([found[pair] for pair in pairs[:3]], abs=1e-4)
 
 
-def test_conversations_single_tokens_and_nothing(runtime: Any) -> None:
+def test_conversations_single_tokens_and_empty_continuations_are_scored(runtime: Any) -> None:
     turns = [
         {"role": "user", "content": "Yes or no?"}, {"role": "assistant", "content": "yes"},
         {"role": "user", "content": "Again?"},
@@ -104,7 +104,7 @@ def test_conversations_single_tokens_and_nothing(runtime: Any) -> None:
     assert runtime.loglikelihoods([], "base") == []
 
 
-def test_a_prompt_that_is_too_long_loses_its_beginning(runtime: Any) -> None:
+def test_too_long_prompt_loses_its_beginning(runtime: Any) -> None:
     tokenizer = runtime._templates["base"].tokenizer
     context, continuation = "the service " * 800, " after a deployment"
     known, whole = tokenizer.encode(context.rstrip()), tokenizer.encode(context + continuation)
@@ -115,12 +115,12 @@ def test_a_prompt_that_is_too_long_loses_its_beginning(runtime: Any) -> None:
         runtime.loglikelihoods([("x", context)], "base")
 
 
-def test_an_adapter_that_is_not_loaded_is_refused(runtime: Any) -> None:
+def test_unloaded_adapter_is_refused(runtime: Any) -> None:
     with pytest.raises(AdapterError):
         runtime.loglikelihoods([("a", "b")], "f" * 64)
 
 
-def test_the_likeliest_is_chosen(runtime: Any) -> None:
+def test_likeliest_choice_is_selected(runtime: Any) -> None:
     choices = ("yes", "no", "The billing service is restarted.", "yes")
     scores = runtime.loglikelihoods([("Yes or no?", choice) for choice in choices], "base")
     (reply,) = likeliest(runtime, [("Yes or no?", choices)], "base")
@@ -129,10 +129,10 @@ def test_the_likeliest_is_chosen(runtime: Any) -> None:
     assert [reply.text for reply in likeliest(equal, [("q", ("a", "b")), ("r", ("c",))], "base")] == ["a", "c"]
 
 
-# Written answers
+# Generated answers
 
 
-def test_greedy_answers_are_those_of_transformers(runtime: Any) -> None:
+def test_greedy_answers_equal_those_of_transformers(runtime: Any) -> None:
     from academy.serving.runtimes.peft import _in_batches
 
     requests = [prompt for prompt, _ in some_pairs(24, 1)] + [
@@ -153,7 +153,7 @@ def test_greedy_answers_are_those_of_transformers(runtime: Any) -> None:
     assert [len(batch) for batch in _in_batches([[1] * n for n in (10, 20_000, 20_000)], 8)] == [1, 1, 1]
 
 
-def test_a_model_with_settings_of_its_own_is_left_to_transformers(runtime: Any) -> None:
+def test_model_with_own_generation_settings_uses_transformers(runtime: Any) -> None:
     from academy.serving.runtimes.decoding import is_plain
 
     settings = runtime._model.generation_config

@@ -35,6 +35,7 @@ def refusal_of(path: Path) -> str:
     """The error message and remedy for a file."""
     with raises_refusal(InputError) as problem:
         UserSuite.read(path)
+    assert problem.value.message.endswith(".")
     assert "Value error" not in str(problem.value)
     return str(problem.value)
 

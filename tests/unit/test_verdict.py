@@ -185,6 +185,7 @@ def test_levels_of_all_examinations_sum_to_the_budget() -> None:
     assert sum(levels) == pytest.approx(BUDGET)
 
 
+@pytest.mark.slow
 def test_equal_challengers_are_promoted_in_few_series() -> None:
     """Eight series of 26 examinations between equal players. With 5 % for each one, three of four series would promote.
 
