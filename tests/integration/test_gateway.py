@@ -23,6 +23,7 @@ from academy.serving.gateway.client import GatewayClient
 from academy.serving.gateway.discovery import DiscoveryFile
 from academy.serving.gateway.slots import Limits
 from academy.store.ledger import BASE
+from academy.store.locks import exclusive_lock
 from tests.gateways import PATIENCE, Obedient, Running, fake_digest, running
 from tests.ledger_entries import promotion
 
