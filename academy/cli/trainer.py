@@ -1,50 +1,46 @@
-"""`academy trainer`: where trainings run, and the image that a container needs."""
+"""`academy trainer`: where trainings run, and the image for training containers."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
+from academy.cli.home import settings
+from academy.cli.options import Json
 from academy.cli.output import emit, say
-from academy.habitat.backends import image as images
-from academy.habitat.backends.choice import choose
-from academy.settings import load_settings
-from academy.system import docker as engine
 
-SECONDS = 1200
-"""An engine unpacks gigabytes before it answers."""
+app = typer.Typer(rich_markup_mode=None)
 
 
-def run(*, make_image: bool, as_json: bool) -> None:
-    """Make the image where that is asked, then try the one that is set. Raises EngineError, TrainingError."""
-    settings = load_settings()
-    made = None
-    if make_image:
-        client = engine.connect(SECONDS)
-        try:
-            made = images.make_image(client)
-        finally:
-            client.close()
-        if not as_json:
-            say(f"Made {made.name} of this Python, {made.size / 1e9:.2f} GB: {made.digest}.")
-    chosen = choose(settings)
-    if chosen.refusal:
-        raise chosen.refusal.error
-    tried = chosen
-    if made and chosen.image is None:
-        tried = choose(settings.model_copy(update={"training_backend": "container", "training_processes": 1}))
-        if tried.refusal:
-            raise tried.refusal.error
-    found, proof = tried.image, tried.proof
-    if as_json:
-        emit(
-            {
-                "backend": chosen.backend,
-                "made": made and made.model_dump(mode="json"),
-                "image": found and found.model_dump(mode="json"),
-                "proof": proof and proof.model_dump(mode="json"),
-            }
-        )
+@app.command()
+def trainer(
+    make_image: Annotated[
+        bool,
+        typer.Option(
+            "--make-image", help="Make the image for training containers from this Python; no registry is used."
+        ),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show where trainings run, and test the image for containers (ACADEMY_TRAINING_BACKEND=container or auto)."""
+    from academy.loop.trainer import make_trainer_image, trainer_status
+
+    made = make_trainer_image() if make_image else None
+    if made and not json:
+        say(f"Made {made.name} from this Python, {made.size / 1e9:.2f} GB: {made.digest}.")
+    status = trainer_status(settings(), made=made is not None)
+    chosen, image, proof = status.chosen, status.image, status.proof
+    if json:
+        emit({
+            "backend": chosen.backend,
+            "made": made and made.model_dump(mode="json"),
+            "image": image and image.model_dump(mode="json"),
+            "proof": proof and proof.model_dump(mode="json"),
+        })  # fmt: skip
         return
-    if found and proof:
+    if image and proof:
         versions = ", ".join(f"{name} {number}" for name, number in proof.versions.items())
-        say(f"{found.name} can train, on {tried.tried_on}: Python {proof.python}, {versions}.")
-    where = f"in containers of {chosen.image.name}" if chosen.image else "in processes of this machine"
-    say(f"Trainings run {where}{f', for: {chosen.instead}' if chosen.instead else ''}.")
+        say(f"{image.name} can train, on {status.tried.tried_on}: Python {proof.python}, {versions}.")
+    place = f"in containers of {chosen.image.name}" if chosen.image else "in processes of this machine"
+    say(f"Trainings run {place}{f' because: {chosen.instead}' if chosen.instead else ''}.")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from academy.cli import doctor, habitat, trainer
-from academy.cli import stages as commands
+from academy.cli.habitat import fit
+from academy.cli.stages import decide
+from academy.cli.trainer import trainer
 from academy.errors import TrainingError
 from academy.habitat.backends.choice import choose, choose_backend, find_route
 from academy.habitat.backends.container import ContainerBackend
@@ -22,7 +23,7 @@ from academy.habitat.memory import GIB
 from academy.habitat.routing import Need, next_rung
 from academy.loop.home import Home
 from academy.loop.placement import first_device, place
-from academy.loop.training import Overrides
+from academy.operations.doctor import check_training
 from academy.professor.recipe import Recipe
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.settings import Settings, load_settings
@@ -110,13 +111,13 @@ def test_with_auto_and_all_that_it_needs_it_is_a_container(
     found = choose(here)
     assert (found.backend, found.instead) == ("container", "")
     assert isinstance(choose_backend(here, find_route(here, found, UNKNOWN)), ContainerBackend)
-    trainer.run(make_image=False, as_json=False)
+    trainer()
     assert f"Trainings run in containers of {IMAGE}." in capsys.readouterr().out
     engine.images.clear()
     assert choose(here).instead == f"The Docker engine has no image {IMAGE}"
-    trainer.run(make_image=False, as_json=False)
+    trainer()
     said = " ".join(capsys.readouterr().out.split())
-    assert said == f"Trainings run in processes of this machine, for: The Docker engine has no image {IMAGE}."
+    assert said == f"Trainings run in processes of this machine because: The Docker engine has no image {IMAGE}."
 
 
 @pytest.mark.parametrize(
@@ -194,17 +195,17 @@ def test_a_containers_own_bound_is_what_is_placed_by(settings: Callable[..., Set
 
 
 def test_the_doctor_says_where_trainings_run(settings: Callable[..., Settings], engine: Engine) -> None:
-    native = doctor._training(settings(), machine())
+    native = check_training(settings(), machine())
     assert (native.works, native.found) == (True, "in processes of this machine")
-    inside = doctor._training(settings(training_backend="container"), machine())
+    inside = check_training(settings(training_backend="container"), machine())
     assert inside.found == f"in containers of {IMAGE}, {DIGEST[:19]}: torch 2.13.0, trl 1.14.2, tried on H100"
     gone = machine(docker=Docker(note="No Docker engine answers at x", remedy="Start one."))
-    missing = doctor._training(settings(), gone)
+    missing = check_training(settings(), gone)
     assert (missing.works, missing.needed) == (False, True)
     assert (missing.found, missing.remedy) == ("No Docker engine answers at x.", "Start one.")
-    instead = doctor._training(settings(training_backend="auto"), gone)
+    instead = check_training(settings(training_backend="auto"), gone)
     assert (instead.works, instead.found) == (
-        True, "in processes of this machine, for: No Docker engine answers at x",
+        True, "in processes of this machine because: No Docker engine answers at x",
     )  # fmt: skip
 
 
@@ -212,8 +213,8 @@ def test_commands_that_only_look_say_the_refusal(
     settings: Callable[..., Settings], no_engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings(training_backend="container")
-    commands.decide(None, force=True, as_json=False)
-    habitat.fit(None, 64, Overrides(), as_json=False)
+    decide(None, force=True, as_json=False)
+    fit(length=64)
     said = " ".join(capsys.readouterr().out.split())
     refusal = f"it would be refused: {no_engine}. Start one (systemctl start docker; apt-get install docker.io), or set"
     assert f"But {refusal}" in said

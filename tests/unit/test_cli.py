@@ -122,8 +122,8 @@ def test_every_command_explains_itself(academy: Academy) -> None:
         ('{"epochs": 21}', "epochs is 21 in the recipe, and must be a whole number from 1 and up to 20. Correct it."),
         ('{"epoch": 2}', "A recipe has no 'epoch'. Write epochs, if that was meant."),
         ('{"patience": 2}', "patience needs a dev_share above 0"),
-        ("[1]", "recipe.json holds no JSON object."),
-        ("{", "recipe.json is no JSON (unexpected end of data"),
+        ("[1]", "recipe.json does not hold a JSON object."),
+        ("{", "recipe.json is not valid JSON (unexpected end of data"),
         (None, "recipe.json cannot be read (No such file or directory)."),
     ],
 )
@@ -205,7 +205,7 @@ def test_an_import_tells_what_became_of_every_line(academy: Academy, tmp_path: P
     assert first["unreadable"][0].startswith(f"{path}:2: no JSON")
     assert Path(first["quarantine"]).is_file()
     told = academy("lessons", "import", path)
-    assert "july: 0 admitted, 1 known already, 1 unreadable." in told.out
+    assert "july: 0 imported, 1 already known, 1 unreadable." in told.out
     assert f"{path}:2: no JSON" in told.out
 
 
@@ -228,7 +228,7 @@ def test_lessons_are_superseded_with_a_row_in_the_ledger(academy: Academy) -> No
         (("lessons", "add", "a request", "  "), "A lesson needs a request and an answer"),
         (("lessons", "release"), "No lessons are set aside"),
         (("lessons", "release", "--batch", "july"), "No lessons of batch july are set aside"),
-        (("lessons", "supersede", "a request", "an answer"), "No active lesson answers this request otherwise"),
+        (("lessons", "supersede", "a request", "an answer"), "No active lesson gives another answer to this request"),
         (("curate", "--repo", "."), "is no git repository"),
         (("curate", "--repo", "none"), "none is no git repository"),
         (("train", "--dataset", "none"), "There is no dataset none"),

@@ -1,0 +1,101 @@
+"""The family tree of this base model in one of several formats, and the history of the champion and the archive."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from academy.errors import InputError
+from academy.genealogy import drawing
+from academy.genealogy.history import KINDS, Deployment, deployment, refused, shown
+from academy.genealogy.history import history as deployments
+from academy.genealogy.tree import FamilyTree, family_tree
+from academy.loop.home import Home
+from academy.store.ledger import Kind, Ledger, Row
+
+FORMATS = ("text", "json", "mermaid", "svg")
+LISTED: tuple[Kind, ...] = ("verdict", *KINDS, "release", "supersede", "undo", "allow", "renewal", "refuse")
+
+
+def family(home: Home, limit: int, before: int | None) -> FamilyTree:
+    """A page of the family tree: the newest `limit` versions, or those with smaller numbers than `before`."""
+    return family_tree(home.versions, home.ledger, home.base.name, limit, before)
+
+
+def history(home: Home, limit: int, before: int | None) -> list[Deployment]:
+    """Changes of the champion and the archive, newest first; `before` is a row's number."""
+    return deployments(home.ledger, limit, before)
+
+
+def check_format(form: str) -> str:
+    """The format, where it is one of FORMATS. Raises InputError."""
+    if form not in FORMATS:
+        raise InputError(f"There is no format {form}.", f"Choose {', '.join(FORMATS)}.")
+    return form
+
+
+def draw_family(home: Home, form: str, limit: int, before: int | None) -> str:
+    """A page of the family tree in one of FORMATS; text and JSON also list the last ledger rows."""
+    tree = family(home, limit, before)
+    match check_format(form):
+        case "json":
+            return orjson.dumps(_as_json(tree, home.ledger, limit), option=orjson.OPT_INDENT_2).decode() + "\n"
+        case "mermaid":
+            return drawing.mermaid(tree)
+        case "svg":
+            return drawing.svg(tree)
+        case _:
+            return _as_text(tree, home.ledger, limit)
+
+
+def _as_json(tree: FamilyTree, ledger: Ledger, limit: int) -> dict[str, Any]:
+    return {
+        "family": tree.family,
+        "base_model": tree.base,
+        "champion": tree.champion,
+        "missing": tree.missing,
+        "before": tree.before,
+        "versions": [
+            node.version.model_dump(mode="json")
+            | {"recipe": node.recipe, "events": [event.model_dump(mode="json") for event in node.events]}
+            for node in tree.nodes
+        ],
+        "history": [row.model_dump(mode="json") for row in _last(ledger, limit)],
+    }
+
+
+def _as_text(tree: FamilyTree, ledger: Ledger, limit: int) -> str:
+    lines = [drawing.text(tree)]
+    if tree.before is not None:
+        lines.append(f"Older versions: academy genealogy --before {tree.before}")
+    lines += [tree.missing] if tree.missing else []
+    lines += [f"{row.at}  {row.kind}: {_sentence(row)}" for row in _last(ledger, limit)]
+    return "\n".join(lines) + "\n"
+
+
+def _last(ledger: Ledger, limit: int) -> list[Row]:
+    return ledger.latest(*LISTED, limit=limit)[::-1]
+
+
+def _sentence(row: Row) -> str:
+    body: dict[str, Any] = row.body
+    if row.kind in KINDS:
+        change = deployment(row)
+        return change.sentence + (f", by {change.by}" if change.by else "")
+    match row.kind:
+        case "verdict":
+            against = shown(body["champion_version"])
+            return f"v{body['version']} against {against}: {body['outcome']}, {body['because']}"
+        case "release":
+            return f"{body['lessons']} lessons" + (f" of {body['batch']}" if body["batch"] else "")
+        case "allow":
+            return f"the overlap {body['overlap'][:12]} is allowed in training"
+        case "renewal":
+            return f"{body['retired']} questions retired, {body['fresh']} new questions on {body['groups']} answers"
+        case "refuse":
+            return refused(row)
+        case "undo":
+            return f"{body['lessons']} lessons of {body['batch']} {'restored' if body['restored'] else 'removed'}"
+        case _:
+            return f"another answer to a request is right; {body['retired']} lessons retired"

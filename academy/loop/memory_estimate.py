@@ -1,0 +1,26 @@
+"""Predicts the memory of a training, and where it would run."""
+
+from __future__ import annotations
+
+from academy.loop import training
+from academy.loop.home import Home
+from academy.loop.placement import Placement, place
+from academy.loop.training import Overrides
+from academy.professor.recipe import Recipe
+from academy.records import Record
+
+
+class MemoryEstimate(Record):
+    """The recipe, the tokens of its longest example, and where such a training would run."""
+
+    recipe: Recipe
+    tokens: int
+    placement: Placement
+
+
+def estimate_memory(home: Home, length: int | None, overrides: Overrides) -> MemoryEstimate:
+    """Predict the peak on each kind of device; without a length, for the longest example that the recipe allows."""
+    recipe = training.choose_for(home, length or home.base.context, overrides)
+    placement = place(home, recipe, length)
+    tokens = min(recipe.max_length, length or recipe.max_length)
+    return MemoryEstimate(recipe=recipe, tokens=tokens, placement=placement)

@@ -1,0 +1,36 @@
+"""Blocks versions from being served or promoted, and unblocks them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from academy.genealogy.history import refused
+from academy.lifecycle.gate import readmit_adapter, refusal, refuse_adapter
+from academy.loop.home import Home
+from academy.records import Record
+from academy.store.ledger import BASE, Champion, Row
+
+
+class Refusal(Record):
+    """What the ledger's new row says, and what it means for the champion."""
+
+    row: dict[str, Any]
+    sentence: str  # without a full stop
+    champion: Champion
+    champion_refused: bool
+
+
+def refuse(home: Home, name: str, because: str, *, older: bool) -> Refusal:
+    """Block a version, or with `older` all versions before it. Raises InputError for a version without an adapter."""
+    return _refusal(home, refuse_adapter(home.ledger, home.versions.get(name), because, older=older))
+
+
+def readmit(home: Home, name: str, because: str) -> Refusal:
+    """Unblock a version."""
+    return _refusal(home, readmit_adapter(home.ledger, home.versions.get(name), because))
+
+
+def _refusal(home: Home, row: Row) -> Refusal:
+    champion = home.ledger.champion()
+    blocked = champion.version != BASE and bool(refusal(home.ledger, champion.adapter, [champion.version]))
+    return Refusal(row=row.body, sentence=refused(row), champion=champion, champion_refused=blocked)
