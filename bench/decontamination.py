@@ -14,7 +14,7 @@ import sys
 import textwrap
 import time
 
-from academy.curriculum.decontamination import RUN, Guarded, Suite
+from academy.curriculum.decontamination import RUN, GuardedSuite, OverlapIndex
 from bench.duplicates import BUSY, ROUNDS, VOCABULARY
 
 GUARDED, EXAMPLES, SAMPLE, GOAL = 2_000, 20_000, 1_000, 25_000
@@ -38,7 +38,7 @@ def main() -> int:
         body = textwrap.fill(chance.choice(texts), chance.randrange(30, 90))
         examples[place] = (f"Please look:\n{textwrap.indent(body, chance.choice(marks))}\nThanks", examples[place][1])
     started = time.process_time()
-    guarded = Guarded([Suite("coding", texts)])
+    guarded = OverlapIndex([GuardedSuite("coding", texts)])
     building = time.process_time() - started
     seconds = []
     for _ in range(ROUNDS):

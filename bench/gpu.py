@@ -37,7 +37,7 @@ import orjson
 
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.process import ProcessBackend
-from academy.habitat.memory import GIB, predict, read_shape, usual_plan, without_checkpointing
+from academy.habitat.memory import GIB, default_plan, predict, read_shape, without_checkpointing
 from academy.models.base_model import BaseModel, resolve
 from academy.models.chat_template import ChatTemplate, Message
 from academy.professor.recipe import Recipe
@@ -248,7 +248,7 @@ def measure(
     library, packing = WAYS[way]
     recipe = recipe.model_copy(update={"packing": packing})
     on_gpu = bool(machine.gpus and machine.cuda)
-    plan = usual_plan("cuda" if on_gpu else "cpu").model_copy(update={"library": library})
+    plan = default_plan("cuda" if on_gpu else "cpu").model_copy(update={"library": library})
     shape, longest = read_shape(base.path), max(rows.tokens)
     free = (machine.gpus[0].memory_free or 0) // at_once if on_gpu else 0
     plan = without_checkpointing(shape, recipe, plan, free, longest=longest)

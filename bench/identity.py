@@ -16,7 +16,7 @@ from pathlib import Path
 
 from academy.adapters.adapter import Adapter
 from academy.models.base_model import resolve
-from academy.serving.identity import Identity, check
+from academy.serving.identity import Identity, check_identity
 from academy.serving.runtimes.vllm import TOLERANCE, VllmRuntime
 from tests.servers.adapters import CHANGES, FINE, SUBTLE, in_other_words, seen, trained
 from tests.servers.engine import Engine
@@ -86,7 +86,7 @@ def _timed(
         await runtime.start()
         await runtime.load(ours)
         began = time.perf_counter()
-        found = await check(runtime, adapter)
+        found = await check_identity(runtime, adapter)
         seconds = time.perf_counter() - began
         await runtime.close()
         return found, seconds

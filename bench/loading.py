@@ -50,7 +50,7 @@ def row(place: Path, wide: int) -> None:
     from academy.adapters.adapter import WEIGHTS, open_adapter
     from academy.models.base_model import resolve
     from academy.models.chat_template import ChatTemplate
-    from academy.serving.runtimes.lora_layers import Adapters
+    from academy.serving.runtimes.lora_layers import AdapterLayers
     from academy.serving.runtimes.peft import open_model
     from tests.colours import publish_adapter
 
@@ -59,7 +59,7 @@ def row(place: Path, wide: int) -> None:
     folders = [publish_adapter(random_adapter(base, n), base, template, place / f"a{n}", []) for n in range(ROUNDS + 1)]
     size = (folders[0] / WEIGHTS).stat().st_size
     model, _ = open_model(base)
-    beside = Adapters(model)
+    beside = AdapterLayers(model)
 
     def ours(folder: Path) -> None:
         opened = open_adapter(folder, base_digest=base.digest)

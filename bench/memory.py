@@ -20,7 +20,7 @@ import orjson
 
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ProcessBackend
-from academy.habitat.memory import GIB, predict, read_shape, usual_plan
+from academy.habitat.memory import GIB, default_plan, predict, read_shape
 from academy.models.base_model import SEED_FOLDER, resolve
 from academy.models.chat_template import ChatTemplate
 from academy.professor.recipe import Recipe
@@ -100,7 +100,7 @@ def train(case: Case, folder: Path, device: Any) -> tuple[int, int]:
     events = list(ProcessBackend().train(order))
     assert events[-1].phase == "done", events[-1].message
     measured = max(event.memory or 0 for event in events)
-    return predict(read_shape(base.path), recipe, usual_plan(device), longest=longest).measurable, measured
+    return predict(read_shape(base.path), recipe, default_plan(device), longest=longest).measurable, measured
 
 
 def make_model(config: dict[str, Any], folder: Path) -> Path:

@@ -20,7 +20,7 @@ from pathlib import Path
 import orjson
 
 from academy.curriculum.curator import DatasetCurator
-from academy.curriculum.holdout import HoldOutRegister
+from academy.curriculum.holdout import Holdout
 from academy.experience.lessons import LessonsStore
 from academy.models.formats import FORMATS
 from academy.store.database import Database
@@ -84,7 +84,7 @@ def curate(path: Path) -> None:
     curator = DatasetCurator(store, lambda texts: [len(text) // 4 for text in texts])
     curator.collect_from_lessons()
     curator.filter_low_quality()
-    curator.save(path.with_suffix(".datasets"), HoldOutRegister(store.database))
+    curator.save(path.with_suffix(".datasets"), Holdout(store.database))
 
 
 def _store(path: Path) -> LessonsStore:

@@ -36,7 +36,7 @@ import httpx
 
 from academy.adapters.adapter import MANIFEST, Opened, read_adapter, signed_manifest
 from academy.models.base_model import resolve
-from academy.serving.gateway.client import Gateway
+from academy.serving.gateway.client import GatewayClient
 from academy.serving.runtimes.base import LiveRuntime, Turn
 from academy.serving.runtimes.table import make_runtime
 from academy.settings import Settings
@@ -69,7 +69,7 @@ class Tally:
 class House:
     """A gateway in its process, and what is needed to crown somebody."""
 
-    client: Gateway
+    client: GatewayClient
     ledger: Ledger
     colours: Mapping[str, str]  # by digest
     pid: int
@@ -117,7 +117,7 @@ def house(home: Path, engine: str, made: Mapping[str, Path] | None = None) -> It
         )  # fmt: skip
     try:
         until = time.monotonic() + START_SECONDS
-        while (client := Gateway.find(settings, ledger.family)) is None:
+        while (client := GatewayClient.find(settings, ledger.family)) is None:
             if process.poll() is not None or time.monotonic() > until:
                 raise SystemExit(f"The gateway did not start:\n{log.read_text(encoding='utf-8')}")
             time.sleep(0.2)
@@ -195,7 +195,7 @@ async def phase(found: House, clients: int, replies: int, swaps: int) -> tuple[T
         swapping = False
 
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
-    async with httpx.AsyncClient(base_url=found.client.note.url, timeout=120, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=found.client.discovery.url, timeout=120, limits=limits) as http:
         await asyncio.gather(swap(), *(user(number) for number in range(clients)))
     return tally, took
 
@@ -222,7 +222,7 @@ async def bare(runtime: LiveRuntime, folder: Path, times: int) -> float:
 async def alone(found: House, times: int) -> float:
     """The p50 of one client over HTTP, one request at a time, in milliseconds."""
     took = []
-    async with httpx.AsyncClient(base_url=found.client.note.url, timeout=120) as http:
+    async with httpx.AsyncClient(base_url=found.client.discovery.url, timeout=120) as http:
         for number in range(times):
             body = {
                 "model": "champion", "max_tokens": MOST_TOKENS,

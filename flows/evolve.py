@@ -14,7 +14,7 @@ from pydantic import Field
 
 from academy.loop.stages import repositories
 from academy.loop.training import Overrides
-from academy.professor.recipe import checked_fields
+from academy.professor.recipe import validate_fields
 from academy.settings import load_settings
 from academy.store.ledger import BASE
 from academy.store.locks import only_one
@@ -64,7 +64,7 @@ def evolve(
     watch = _Stopwatch()
     overrides = Overrides(
         rank=lora_rank, learning_rate=learning_rate, epochs=num_epochs, batch_size=batch_size,
-        init_adapter=init_adapter, recipe=checked_fields(recipe or {}),
+        init_adapter=init_adapter, recipe=validate_fields(recipe or {}),
     )  # fmt: skip
     settings = load_settings()
     with only_one(settings.folder("locks") / "evolve", "Another evolution is running in this home."):

@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 
 from academy.loop.training import Asked
 from academy.operations.prefect_server import training_lock
-from academy.professor.search_space import Tuned
+from academy.professor.search_space import TuningResult
 from academy.settings import load_settings
 from academy.store.locks import only_one
 from tasks import loop
@@ -22,7 +22,7 @@ def train(
     recipe: dict[str, Any] | None = None,
     decision: str = "by hand",
     base_model: str | None = None,
-    tuned: Tuned | None = None,
+    tuned: TuningResult | None = None,
     asked: Asked | None = None,
 ) -> dict[str, Any]:
     """Train on a dataset without asking whether it pays, and register the adapter as a version.

@@ -23,7 +23,7 @@ from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.memory import Device
 from academy.habitat.routing import POOLS
 from academy.loop.training import Asked
-from academy.professor.search_space import Tuned
+from academy.professor.search_space import TuningResult
 from academy.records import Record
 from academy.settings import Settings
 
@@ -71,7 +71,7 @@ def train_on(
     order: TrainingOrder,
     decision: str,
     settings: Settings,
-    tuned: Tuned | None = None,
+    tuned: TuningResult | None = None,
 ) -> Trained | None:
     """Have the pool's worker train, and wait. Returns what it made; None where no worker took it.
 
@@ -102,7 +102,7 @@ def train_on(
     )
 
 
-def parameters(order: TrainingOrder, decision: str, tuned: Tuned | None) -> dict[str, Any]:
+def parameters(order: TrainingOrder, decision: str, tuned: TuningResult | None) -> dict[str, Any]:
     """What the worker's flow is given: all that makes the order again there, and what it must come to."""
     return {
         "dataset": order.dataset,

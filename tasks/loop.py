@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 
 from academy.curriculum.dataset import Dataset, read_dataset
 from academy.errors import AcademyError, TrainingError
-from academy.experience.lessons import Import
+from academy.experience.lessons import ImportResult
 from academy.genealogy.versions import Version
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.memory import Device
@@ -28,7 +28,7 @@ from academy.loop.home import Home
 from academy.loop.verify import Verified
 from academy.professor.decision import Decision
 from academy.professor.recipe import Recipe
-from academy.professor.search_space import Tuned
+from academy.professor.search_space import TuningResult
 from academy.store.ledger import Champion, Row
 from tasks import dispatch
 
@@ -54,7 +54,7 @@ LONGEST_TRAINING = 14 * 24 * 3600
 
 
 @task(name="read experience", timeout_seconds=1800, persist_result=True, **_again)
-def read_experience(lessons: list[Path], tasks: list[Path], base_model: str | None) -> list[Import]:
+def read_experience(lessons: list[Path], tasks: list[Path], base_model: str | None) -> list[ImportResult]:
     """Files of lessons and tasks into the store."""
     home = Home.open(base_model)
     settle(home)
@@ -87,7 +87,7 @@ def decide(dataset: Dataset, recipe: Recipe, base_model: str | None, *, force: b
 @task(name="tune recipe", timeout_seconds=24 * 3600, persist_result=True, **_again)
 def tune_recipe(
     dataset: Dataset, overrides: training.Overrides, trials: int, minutes: float | None, base_model: str | None
-) -> Tuned:
+) -> TuningResult:
     """A search around the professor's recipe, on a part of the training side; one that was killed goes on."""
     home = Home.open(base_model)
     return training.tune(home, dataset, training.search_for(home, dataset, overrides, trials), minutes)
@@ -95,7 +95,7 @@ def tune_recipe(
 
 @task(name="train", timeout_seconds=LONGEST_TRAINING, persist_result=True, **_again)
 def train_challenger(
-    dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None, tuned: Tuned | None = None
+    dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None, tuned: TuningResult | None = None
 ) -> Version:
     """A training on a work pool whose worker is alive, else here, as the settings say; registered as a version."""
     home = Home.open(base_model)
@@ -126,7 +126,7 @@ def train_here(
     recipe: dict[str, Any] | None,
     decision: str,
     base_model: str | None,
-    tuned: Tuned | None = None,
+    tuned: TuningResult | None = None,
     asked: training.Asked | None = None,
 ) -> dict[str, str]:
     """A training on this pool's kind of device, which is never replaced by the other one.
@@ -203,6 +203,6 @@ def _this_run() -> str:
 
 
 def _warm_up() -> None:
-    """Import what the arena needs while the trainer is at work."""
+    """ImportResult what the arena needs while the trainer is at work."""
     importing: Callable[[], object] = lambda: __import__("academy.serving.runtimes.peft")  # noqa: E731
     threading.Thread(target=importing, daemon=True).start()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from academy.adapters.adapter import Adapter
+from tests import skips
 from tests.campaign.house import RECIPE, Ended, RealHome, bare, write_topics
 from tests.forks import Forks
 
@@ -39,9 +40,20 @@ FIRST = ("test_loop.py", "test_container_training.py", "test_identity.py", "test
 """The long files, so that no worker is left with one at the end; neighbours wait for no training of each other's."""
 
 
+CAMPAIGN_SECONDS = 1800
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Count the skipped tests of the run."""
+    skips.register(config)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first, then the other integration tests, the unit tests last."""
+    """Put long files first, then the other integration tests, the unit tests last; give the campaign's more time."""
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
+    for item in items:
+        if item.get_closest_marker("campaign") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(CAMPAIGN_SECONDS))
 
 
 @pytest.fixture(scope="session", autouse=True)

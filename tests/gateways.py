@@ -21,12 +21,12 @@ from academy.errors import AcademyError, AdapterError, ServingError
 from academy.experience.lessons import LessonsStore
 from academy.lifecycle.gate import refusal
 from academy.models.base_model import resolve
-from academy.serving.gateway.adapter_pool import House
-from academy.serving.gateway.client import Gateway as Client
+from academy.serving.gateway.adapter_pool import AdapterHooks
+from academy.serving.gateway.client import GatewayClient
 from academy.serving.gateway.gateway import Gateway
 from academy.serving.gateway.server import serve
 from academy.serving.gateway.slots import Limits
-from academy.serving.identity import Identity, check
+from academy.serving.identity import Identity, check_identity
 from academy.serving.runtimes.base import Capabilities, LiveRuntime, Piece, Turn
 from academy.settings import Settings
 from academy.store.database import Database
@@ -48,9 +48,9 @@ class Running:
     openai: openai.OpenAI  # as users have it; it does not try again, so that a refusal is seen
 
     @property
-    def client(self) -> Client:
+    def client(self) -> GatewayClient:
         """A client as promotions have it."""
-        found = Client.find(self.settings, self.ledger.family)
+        found = GatewayClient.find(self.settings, self.ledger.family)
         assert found is not None
         return found
 
@@ -95,14 +95,14 @@ def running(
     async def look(adapter: str) -> Identity:
         if isinstance(runtime, Obedient):
             return runtime.look(adapter)
-        return await check(runtime, read_adapter(place / adapter[:16], digest=adapter))
+        return await check_identity(runtime, read_adapter(place / adapter[:16], digest=adapter))
 
     store = AdapterStore(place)
 
     def restore(adapter: str) -> None:
         store.unpack(adapter)
 
-    house = House(look, restore, partial(refusal, ledger))
+    hooks = AdapterHooks(look, restore, partial(refusal, ledger))
 
     ready, told, failed = threading.Event(), [], []
 
@@ -113,8 +113,8 @@ def running(
     def run() -> None:
         try:
             serve(
-                chosen, base, ledger, LessonsStore(database), runtime, house,
-                name="default", host="127.0.0.1", port=0, limits=limits, told=tell,
+                chosen, base, ledger, LessonsStore(database), runtime, hooks,
+                name="default", host="127.0.0.1", port=0, limits=limits, on_ready=tell,
             )  # fmt: skip
         except AcademyError as problem:
             failed.append(problem)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from academy.loop.examine import in_words
 from academy.loop.home import Home
 from academy.loop.training import Overrides
 from academy.professor.decision import Decision
-from academy.professor.search_space import Tuned
+from academy.professor.search_space import TuningResult
 from academy.records import Record
 
 
@@ -61,30 +60,26 @@ def run(request: Request, *, dry_run: bool, as_json: bool) -> None:
 
 
 def _in_prefect(home: Home, repos: list[Path], request: Request) -> dict[str, Any]:
-    from academy.operations.prefect_server import configure, prefect_server
+    from academy.operations.runs import EVOLVE, run_flow
 
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # we speak for ourselves here
-    configure(home.settings)
-    with prefect_server(home.settings) as server:
-        from flows.evolve import evolve  # while the server starts
-
-        server.wait()
-        fixed = request.overrides
-        return evolve(
-            lessons=request.lessons,
-            tasks=request.tasks,
-            repositories_read=repos,
-            base_model=request.base_model,
-            force=request.force,
-            lora_rank=fixed.rank,
-            learning_rate=fixed.learning_rate,
-            num_epochs=fixed.epochs,
-            batch_size=fixed.batch_size,
-            init_adapter=fixed.init_adapter,
-            recipe=fixed.recipe,
-            tune=request.tune,
-            tune_minutes=request.tune_minutes,
-        )
+    fixed = request.overrides
+    parameters = {
+        "lessons": request.lessons,
+        "tasks": request.tasks,
+        "repositories_read": repos,
+        "base_model": request.base_model,
+        "force": request.force,
+        "lora_rank": fixed.rank,
+        "learning_rate": fixed.learning_rate,
+        "num_epochs": fixed.epochs,
+        "batch_size": fixed.batch_size,
+        "init_adapter": fixed.init_adapter,
+        "recipe": fixed.recipe,
+        "tune": request.tune,
+        "tune_minutes": request.tune_minutes,
+    }
+    result: dict[str, Any] = run_flow(EVOLVE, parameters, home.settings)
+    return result
 
 
 def _no(decision: Decision, seconds: float) -> dict[str, Any]:
@@ -158,7 +153,7 @@ def _tell(home: Home, result: dict[str, Any], seconds: float) -> None:
     ]
     table("What happened", ("stage", "result"), rows)
     if result["tuning"]:
-        show_trials(Tuned.model_validate(result["tuning"]))
+        show_trials(TuningResult.model_validate(result["tuning"]))
     table("Seconds", ("stage", "s"), [*result["stages"].items(), ("all", f"{seconds:.1f}")])
     if result["waiting"]:
         say(f"v{adapter['version']} waits for approval: academy approve v{adapter['version']}")

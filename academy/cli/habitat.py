@@ -190,8 +190,11 @@ def fit(
             },
             "route": placement.route.model_dump(mode="json"),
             "ladder": [
-                {"change": step.rung.change, "device": step.rung.plan.device, "need": step.need, "fits": step.fits}
-                for step in placement.ladder
+                {
+                    "change": step.fallback.change, "device": step.fallback.plan.device,
+                    "need": step.need, "fits": step.fits,
+                }
+                for step in placement.fallbacks
             ],
         })  # fmt: skip
         return
@@ -210,8 +213,8 @@ def fit(
         if columns[0].note:
             say(f"Note: {columns[0].note}.")
     say(f"{placement.expected[0].upper()}{placement.expected[1:]}.")
-    for step in placement.ladder:
-        say(f"  {'yes' if step.fits else 'no '}  {gib(step.need)} GiB with {step.rung.change}")
+    for step in placement.fallbacks:
+        say(f"  {'yes' if step.fits else 'no '}  {gib(step.need)} GiB with {step.fallback.change}")
 
 
 def _rows(training: Training) -> list[tuple[str, str | None]]:

@@ -14,7 +14,7 @@ from academy.loop.home import Home
 from academy.loop.placement import place
 from academy.loop.training import Overrides
 from academy.professor.decision import SMALLEST_DATASET
-from academy.professor.search_space import Tuned
+from academy.professor.search_space import TuningResult
 
 
 def curate(
@@ -111,7 +111,7 @@ def refuse_tuning(home: Home, overrides: Overrides, tune: int | None, tune_minut
         training.refuse_tuning(home, overrides)
 
 
-def show_trials(found: Tuned) -> None:
+def show_trials(found: TuningResult) -> None:
     """A search as a table, and what it found."""
     rows = [
         (

@@ -41,6 +41,6 @@ def trainer(
         return
     if image and proof:
         versions = ", ".join(f"{name} {number}" for name, number in proof.versions.items())
-        say(f"{image.name} can train, on {status.tried.tried_on}: Python {proof.python}, {versions}.")
+        say(f"{image.name} can train, on {status.tried.trial_device}: Python {proof.python}, {versions}.")
     place = f"in containers of {chosen.image.name}" if chosen.image else "in processes of this machine"
-    say(f"Trainings run {place}{f' because: {chosen.instead}' if chosen.instead else ''}.")
+    say(f"Trainings run {place}{f' because: {chosen.container_problem}' if chosen.container_problem else ''}.")

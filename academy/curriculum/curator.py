@@ -13,17 +13,26 @@ from typing import Any
 
 from academy import __version__
 from academy.curriculum import replay
-from academy.curriculum.dataset import Contradiction, Dataset, Example, Found, Input, group_of, write_dataset
-from academy.curriculum.decontamination import Guarded, Suite, counted
+from academy.curriculum.dataset import (
+    Contradiction,
+    Dataset,
+    Example,
+    Input,
+    OverlappingExample,
+    group_of,
+    write_dataset,
+)
+from academy.curriculum.decontamination import GuardedSuite, OverlapIndex, counted
 from academy.curriculum.filters import clean, reason_to_drop
-from academy.curriculum.holdout import HoldOutRegister, Place, Request, request_key
-from academy.curriculum.quotas import Share, alarms, diversity, drops, opening, sampled
-from academy.curriculum.replay import Earlier, drawn
-from academy.curriculum.sharding import Run, in_process, merge, near_duplicates, overlapping, shard
+from academy.curriculum.holdout import Assignment, GroupedRequest, Holdout, request_key
+from academy.curriculum.quotas import QuotaEntry, alarms, diversity, drops, opening, sampled
+from academy.curriculum.replay import EarlierExample, draw_replay
+from academy.curriculum.sharding import ShardRunner, in_process, merge, near_duplicates, overlapping, shard
 from academy.curriculum.similarity import example_text, near_between
 from academy.errors import ExaminationError
 from academy.experience.commits import ASKED, CommitsSource
-from academy.experience.lessons import LessonsStore, normalised
+from academy.experience.lessons import LessonsStore
+from academy.experience.reading import normalised
 from academy.experience.source import Experience, Skipped
 
 COMMITS_SHARE = 0.20
@@ -46,10 +55,10 @@ class DatasetCurator:
         max_lessons: int = 5000,
         replay: float = replay.SHARE,
         base: str = "",
-        guarded: Sequence[Suite] = (),
+        guarded: Sequence[GuardedSuite] = (),
         allowed: Collection[str] = (),
         shards: int = 1,
-        run: Run = in_process,
+        run: ShardRunner = in_process,
         commits_cache: Path | None = None,
         trusted: Sequence[str] = (),
         per_source: int | None = None,
@@ -69,14 +78,14 @@ class DatasetCurator:
         self.trusted = tuple(trusted)
         self.per_source = per_source
         self.per_author = per_author
-        self.overlaps: list[Found] = []
+        self.overlaps: list[OverlappingExample] = []
         self.cursor = lessons_store.newest()
         self.funnel: Counter[str] = Counter()
         self.contradictions: list[Contradiction] = []
         self.alarms: list[str] = []
         self._inputs: list[Input] = []
         self._experience: list[Experience] = []
-        self._examples: list[tuple[Example, Place, int]] = []
+        self._examples: list[tuple[Example, Assignment, int]] = []
 
     def collect_from_lessons(self, limit: int | None = None, tags: Sequence[str] = ()) -> int:
         """Active lessons, conversations and files of the store: all, or so many. Returns how many."""
@@ -139,15 +148,15 @@ class DatasetCurator:
         """Write the dataset into the settings' home, in a format of models/formats.py; returns the file to train on."""
         from academy.settings import load_settings
 
-        dataset = self.save(load_settings().folder("datasets"), HoldOutRegister(self.store.database))
+        dataset = self.save(load_settings().folder("datasets"), Holdout(self.store.database))
         return dataset.train_file if format == "openai" else dataset.export(format)
 
-    def save(self, folder: Path, register: HoldOutRegister) -> Dataset:
+    def save(self, folder: Path, holdout: Holdout) -> Dataset:
         """Split by the register, keep the hold-out clean, cap the commits, and write.
 
         Raises ExaminationError where a training request is still too near to a held-out one.
         """
-        self._split(register)
+        self._split(holdout)
         train = [(example, tokens) for example, place, tokens in self._examples if place.side == "train"]
         held_out = [example for example, place, _ in self._examples if place.side == "holdout"]
         questions = _one_question_each(held_out)
@@ -199,7 +208,7 @@ class DatasetCurator:
         newest: deque[Experience] = deque()
         passed = 0
 
-        def older() -> Iterator[Earlier]:
+        def older() -> Iterator[EarlierExample]:
             nonlocal passed
             for lesson in self.store.read():
                 if lesson.seq > self.cursor or not wanted(lesson) or (tags and not set(tags) & set(lesson.tags)):
@@ -208,9 +217,9 @@ class DatasetCurator:
                 if len(newest) > cap:
                     passed += 1
                     earlier = newest.popleft()
-                    yield Earlier(id=earlier.id, group=group_of(earlier.answer))
+                    yield EarlierExample(id=earlier.id, group=group_of(earlier.answer))
 
-        ids = drawn(older(), cap - round(cap * self.replay), self.replay)
+        ids = draw_replay(older(), cap - round(cap * self.replay), self.replay)
         self._count("over the limit of lessons", passed)
         if ids:
             self.funnel["replayed"] += len(ids)
@@ -252,7 +261,7 @@ class DatasetCurator:
     def _too_many(self) -> dict[str, str]:
         """Those over the quotas of source and author, and over the share of model-made ones."""
         shares = [
-            Share(
+            QuotaEntry(
                 id=one.id,
                 source=one.batch,
                 author=one.author,
@@ -269,7 +278,9 @@ class DatasetCurator:
         guarded = guard(held_out, self.guarded, self.allowed)
         asked = [(example.request, example.answer) for example, _ in train]
         found = overlapping(guarded, asked, shards=self.shards, run=self.run)
-        self.overlaps = [Found(example=train[n][0].id, overlaps=overlaps) for n, overlaps in sorted(found.items())]
+        self.overlaps = [
+            OverlappingExample(example=train[n][0].id, overlaps=overlaps) for n, overlaps in sorted(found.items())
+        ]
         for reason, number in counted(found.values()).items():
             self.funnel[reason] = number
         self._count("overlap with an examination", len(found))
@@ -285,9 +296,9 @@ class DatasetCurator:
         )
         self.alarms += alarms(measured)
 
-    def _split(self, register: HoldOutRegister) -> None:
+    def _split(self, holdout: Holdout) -> None:
         examples = [Example.of(experience, origin="") for experience in self._experience]
-        places = register.assign(Request(text=e.opening, suite=e.suite, group=e.group) for e in examples)
+        places = holdout.assign(GroupedRequest(text=e.opening, suite=e.suite, group=e.group) for e in examples)
         lengths = self.count_tokens(["".join(m["content"] for m in e.messages) for e in examples])
         for example, length in zip(examples, lengths, strict=True):
             place = places[request_key(example.suite, example.opening)]
@@ -356,21 +367,23 @@ def _seed_tokens() -> CountTokens:
     return resolve(load_settings().base_model).count_tokens
 
 
-def guard(held_out: Sequence[Example], others: Sequence[Suite] = (), allowed: Collection[str] = ()) -> Guarded:
+def guard(
+    held_out: Sequence[Example], others: Sequence[GuardedSuite] = (), allowed: Collection[str] = ()
+) -> OverlapIndex:
     """Everything that must stay out of training: the hold-out's requests and the other suites' texts."""
     # Wordings of one team share phrases: a run of words betrays nothing here, only a whole request that is quoted does.
     # What is near to one otherwise is the register's matter.
     asked = [example.request for example in held_out if example.suite == "recall"]
-    recall = Suite("recall", asked, requests_only=True, shared_runs=False)
+    recall = GuardedSuite("recall", asked, requests_only=True, shared_runs=False)
     subjects = [f"{example.request}\n{example.answer}" for example in held_out if example.suite == "commits"]
-    commits = Suite("commits", subjects, shared_runs=False)  # changes share lines by their nature
-    return Guarded([recall, commits, *others], allowed, boilerplate=(ASKED,))
+    commits = GuardedSuite("commits", subjects, shared_runs=False)  # changes share lines by their nature
+    return OverlapIndex([recall, commits, *others], allowed, boilerplate=(ASKED,))
 
 
 def refuse_overlap(
     train: Sequence[Example],
     held_out: Sequence[Example],
-    others: Sequence[Suite] = (),
+    others: Sequence[GuardedSuite] = (),
     allowed: Collection[str] = (),
 ) -> None:
     """As `refuse_overlap_of_texts`, for examples."""
@@ -380,7 +393,7 @@ def refuse_overlap(
 def refuse_overlap_of_texts(
     train: Sequence[Sequence[Mapping[str, str]]],
     held_out: Sequence[Example],
-    others: Sequence[Suite] = (),
+    others: Sequence[GuardedSuite] = (),
     allowed: Collection[str] = (),
 ) -> None:
     """The last gate before training: nothing that is trained on may be near to, or hold, what is examined.

@@ -98,7 +98,7 @@ class Contradiction(Record):
     batches: tuple[str, str]
 
 
-class Found(Record):
+class OverlappingExample(Record):
     """An example (its id) that was left out because it overlaps with what is examined."""
 
     example: str
@@ -130,10 +130,10 @@ class Dataset(Record):
         return self.path / "train.jsonl"
 
     @property
-    def overlaps(self) -> list[Found]:
+    def overlaps(self) -> list[OverlappingExample]:
         """What was left out because an examination asks it."""
         path = self.path / OVERLAPS
-        return [Found.model_validate(row) for row in read_rows(path)] if path.is_file() else []
+        return [OverlappingExample.model_validate(row) for row in read_rows(path)] if path.is_file() else []
 
     def inputs(self) -> Iterator[dict[str, Any]]:
         """Every lesson and commit that was looked at, as `Input` was written."""
@@ -179,7 +179,7 @@ def write_dataset(
     train: Sequence[Example],
     held_out: Sequence[Example],
     inputs: Sequence[Input] = (),
-    overlaps: Sequence[Found] = (),
+    overlaps: Sequence[OverlappingExample] = (),
     **facts: Any,
 ) -> Dataset:
     """Write a dataset under its digest in `folder`, or find it there. `facts` are the record's other fields."""

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from academy.curriculum.text_overlap import MARKED, RUN, Array, View, grams_of, short_lines, views
+from academy.curriculum.text_overlap import MARKED, RUN, Array, Reading, grams_of, readings_of, short_lines
 from academy.records import Record, digest_of
 
 SHORTEST_LINE = 3
@@ -29,7 +29,7 @@ CHUNK = 1024
 How = Literal["exact", "normalised", "re-indented", "quoted in a diff", "n-gram"]
 
 
-class Suite(NamedTuple):
+class GuardedSuite(NamedTuple):
     """Texts that must stay out. `texts` may be any sequence, one that reads from a file too; it is not copied."""
 
     name: str
@@ -48,10 +48,12 @@ class Overlap(Record):
     key: str  # what a person names to allow it
 
 
-class Guarded:
+class OverlapIndex:
     """The texts of all suites, hashed. `overlaps` looks at one example, `scan` at many (several times as fast)."""
 
-    def __init__(self, suites: Iterable[Suite], allowed: Iterable[str] = (), boilerplate: Iterable[str] = ()) -> None:
+    def __init__(
+        self, suites: Iterable[GuardedSuite], allowed: Iterable[str] = (), boilerplate: Iterable[str] = ()
+    ) -> None:
         """`allowed` are keys of overlaps; `boilerplate` are phrases of our own that are cut out before comparing."""
         self.suites = tuple(suites)
         self.allowed = frozenset(allowed)
@@ -74,7 +76,7 @@ class Guarded:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Words are hashed by Python's own hash, which differs from process to process: another one hashes anew.
-        return Guarded, (self.suites, self.allowed, self.boilerplate)
+        return OverlapIndex, (self.suites, self.allowed, self.boilerplate)
 
     def __len__(self) -> int:
         return sum(len(suite.texts) for suite in self.suites)
@@ -128,7 +130,7 @@ class Guarded:
         suspects.update(rows[k] for k in np.unique(row_of[maybe[self._grams[at] == grams[maybe]]]))
         return sorted(suspects)
 
-    def _index(self, place: int, suite: Suite) -> Iterator[tuple[Array, Array, Array]]:
+    def _index(self, place: int, suite: GuardedSuite) -> Iterator[tuple[Array, Array, Array]]:
         """Runs of the suite's texts: (hash, (suite, number), counts only where the whole text is there)."""
         parts: list[tuple[Array, Array]] = []
         for begin in range(0, len(suite.texts), CHUNK):
@@ -157,10 +159,10 @@ class Guarded:
         owners = np.stack([np.full(int(kept.sum()), place, np.uint32), numbers[kept]], axis=1)
         yield grams[kept], owners, ~rare[kept]
 
-    def _read(self, text: str) -> list[View]:
-        return views(text, self.boilerplate)
+    def _read(self, text: str) -> list[Reading]:
+        return readings_of(text, self.boilerplate)
 
-    def _hits(self, view: View) -> dict[tuple[int, int], list[int]]:
+    def _hits(self, view: Reading) -> dict[tuple[int, int], list[int]]:
         """Texts that may be in a view as a whole, each with the places of the runs that count by themselves."""
         found: dict[tuple[int, int], list[int]] = {}
         for line in short_lines(view) if self._short else ():
@@ -177,7 +179,7 @@ class Guarded:
                     runs.append(int(first))
         return found
 
-    def _whole(self, text: str, readings: list[View], view: View, suite: Suite, number: int) -> Overlap:
+    def _whole(self, text: str, readings: list[Reading], view: Reading, suite: GuardedSuite, number: int) -> Overlap:
         """A guarded text that stands in a view of the text as a whole. It is allowed in this one example only."""
         guarded = suite.texts[number]
         how: How = "normalised"
@@ -191,7 +193,9 @@ class Guarded:
         return Overlap(suite=suite.name, number=number, how=how, matched=guarded.strip(), key=key)
 
 
-def _shared(words: list[str], theirs: list[str], runs: list[int], suite: Suite, number: int) -> Iterator[Overlap]:
+def _shared(
+    words: list[str], theirs: list[str], runs: list[int], suite: GuardedSuite, number: int
+) -> Iterator[Overlap]:
     """Runs that a view shares with a guarded text. Each is allowed as a phrase of that text, wherever it stands."""
     seen = -1  # the last place inside a run that was told
     for first in runs:

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 from academy.curriculum.dataset import Example
 from academy.curriculum.similarity import CHUNK, NEAR, Index, pairs_within, signatures, verified
 from academy.errors import InputError
-from academy.experience.lessons import normalised
+from academy.experience.reading import normalised
 from academy.records import Record, digest_of, stable_fraction
-from academy.store.database import Database, register
+from academy.store.database import Database, assignments
 
 Side = Literal["train", "holdout", "neither", "retired"]
 """`retired`: it was examined until the hold-out was renewed. It is not trained on either; regression still asks it."""
@@ -27,7 +27,7 @@ HELD_OUT = 0.22
 """Share of an answer's wordings that are held out: two of nine."""
 
 
-class Request(Record):
+class GroupedRequest(Record):
     """A request to be assigned; `group` names its answer."""
 
     text: str
@@ -35,7 +35,7 @@ class Request(Record):
     group: str
 
 
-class Place(Record):
+class Assignment(Record):
     """Where a request belongs."""
 
     origin: str
@@ -55,7 +55,7 @@ def request_key(suite: str, text: str) -> str:
     return digest_of([suite, normalised(text)])
 
 
-class HoldOutRegister:
+class Holdout:
     """The register in SQL. It remembers the signatures of known requests (520 bytes each) and none of their texts."""
 
     def __init__(self, database: Database) -> None:
@@ -63,17 +63,19 @@ class HoldOutRegister:
         self._known: dict[str, Index] = defaultdict(lambda: Index(NEAR))  # by suite; numbers are `seq`
         self._signed = 0  # the last `seq` among them
 
-    def assign(self, requests: Iterable[Request], connection: sa.Connection | None = None) -> dict[str, Place]:
+    def assign(
+        self, requests: Iterable[GroupedRequest], connection: sa.Connection | None = None
+    ) -> dict[str, Assignment]:
         """Places by request key. New requests are assigned and stored in one transaction, known ones keep theirs."""
         if connection is None:
             with self.database.write() as own:
                 return self.assign(requests, own)
-        wanted: dict[str, Request] = {}
+        wanted: dict[str, GroupedRequest] = {}
         for request in sorted(requests, key=lambda r: (r.group, r.text), reverse=True):
             wanted[request_key(request.suite, request.text)] = request  # of several answers the first group names it
         places = {}
-        for row in _rows(connection, register.c.request, list(wanted)):
-            places[row["request"]] = Place(origin=row["origin"], side=row["side"])
+        for row in _rows(connection, assignments.c.request, list(wanted)):
+            places[row["request"]] = Assignment(origin=row["origin"], side=row["side"])
         rows = []
         if len(places) < len(wanted):
             self._sign(connection)
@@ -86,7 +88,7 @@ class HoldOutRegister:
                 for key, place in found.items()
             ]
         if rows:
-            connection.execute(sa.insert(register), rows)
+            connection.execute(sa.insert(assignments), rows)
         return {key: places[key] for key in wanted}
 
     def examined(self, examples: Iterable[Example]) -> list[Example]:
@@ -95,15 +97,15 @@ class HoldOutRegister:
         keys = [request_key(example.suite, example.opening) for example in found]
         with self.database.read() as connection:
             retired = {
-                row["request"] for row in _rows(connection, register.c.request, keys) if row["side"] == "retired"
+                row["request"] for row in _rows(connection, assignments.c.request, keys) if row["side"] == "retired"
             }
         return [example for example, key in zip(found, keys, strict=True) if key not in retired]
 
     def renew(
         self,
-        examined: Iterable[Request],
-        seen: Iterable[Request],
-        unseen: Iterable[Request],
+        examined: Iterable[GroupedRequest],
+        seen: Iterable[GroupedRequest],
+        unseen: Iterable[GroupedRequest],
         fewest: int,
         connection: sa.Connection,
     ) -> Renewal:
@@ -117,16 +119,16 @@ class HoldOutRegister:
         known = {request_key(one.suite, one.text) for one in seen} | old
         new = {request_key(one.suite, one.text): one for one in unseen}
         retired = {
-            row["origin"] for row in _rows(connection, register.c.request, sorted(old)) if row["side"] == "holdout"
+            row["origin"] for row in _rows(connection, assignments.c.request, sorted(old)) if row["side"] == "holdout"
         }
         offered = {
-            row["request"]: row for row in _rows(connection, register.c.request, sorted(new.keys() - known))
+            row["request"]: row for row in _rows(connection, assignments.c.request, sorted(new.keys() - known))
         }  # fmt: skip
         origins = sorted({row["origin"] for row in offered.values()})
         # a text that is gone was forgotten: nobody can say what had seen it
         tainted = {
             row["origin"]
-            for row in _rows(connection, register.c.origin, origins)
+            for row in _rows(connection, assignments.c.origin, origins)
             if row["request"] in known or not row["text"]
         }
         fresh: dict[str, set[str]] = defaultdict(set)  # origins by group
@@ -159,14 +161,18 @@ class HoldOutRegister:
         for some, side in ((retired, "retired"), (moved, "holdout")):
             ordered = sorted(some)
             for begin in range(0, len(ordered), 500):
-                chunk = register.c.origin.in_(ordered[begin : begin + 500])
-                connection.execute(sa.update(register).where(chunk, register.c.suite == "recall").values(side=side))
+                chunk = assignments.c.origin.in_(ordered[begin : begin + 500])
+                connection.execute(
+                    sa.update(assignments).where(chunk, assignments.c.suite == "recall").values(side=side)
+                )
         return Renewal(retired=len(retired), fresh=len(held | moved), groups=len(groups))
 
     def _sign(self, connection: sa.Connection) -> None:
         """Sign what was stored since the last time, by whomever."""
-        query = sa.select(register.c.seq, register.c.suite, register.c.text).where(register.c.seq > self._signed)
-        found = connection.execute(query.order_by(register.c.seq).execution_options(yield_per=CHUNK))
+        query = sa.select(assignments.c.seq, assignments.c.suite, assignments.c.text).where(
+            assignments.c.seq > self._signed
+        )
+        found = connection.execute(query.order_by(assignments.c.seq).execution_options(yield_per=CHUNK))
         for part in found.partitions():
             for suite in sorted({row.suite for row in part}):
                 mine = [row for row in part if row.suite == suite]
@@ -177,11 +183,11 @@ class HoldOutRegister:
 def _rows(connection: sa.Connection, column: sa.Column[Any], values: Sequence[Any]) -> Iterator[sa.RowMapping]:
     """Rows of the register by the values of one column, a few hundred at a time."""
     for begin in range(0, len(values), 500):
-        query = sa.select(register).where(column.in_(values[begin : begin + 500]))
+        query = sa.select(assignments).where(column.in_(values[begin : begin + 500]))
         yield from connection.execute(query).mappings()
 
 
-def _place(fresh: dict[str, Request], known: Index, connection: sa.Connection) -> dict[str, Place]:
+def _place(fresh: dict[str, GroupedRequest], known: Index, connection: sa.Connection) -> dict[str, Assignment]:
     """Places for new requests (by key, sorted) beside the known ones of the same suite."""
     keys = list(fresh)
     leader = list(range(len(keys)))  # union-find over the new ones
@@ -192,16 +198,16 @@ def _place(fresh: dict[str, Request], known: Index, connection: sa.Connection) -
         return i
 
     bands, small = signatures([fresh[key].text for key in keys])
-    beside: dict[int, set[Place]] = defaultdict(set)
+    beside: dict[int, set[Assignment]] = defaultdict(set)
     old, row = known.candidates(bands, small)
-    rows = {found["seq"]: found for found in _rows(connection, register.c.seq, sorted(set(old.tolist())))}
+    rows = {found["seq"]: found for found in _rows(connection, assignments.c.seq, sorted(set(old.tolist())))}
     pairs = [(-i, j) for i, j in zip(old.tolist(), row.tolist(), strict=True) if i in rows]  # known ones count down
 
     def texts(numbers: list[int]) -> list[str]:
         return [rows[-n]["text"] if n < 0 else fresh[keys[n]].text for n in numbers]
 
     for i, j, _ in verified(pairs, texts, NEAR):
-        beside[j].add(Place(origin=rows[-i]["origin"], side=rows[-i]["side"]))
+        beside[j].add(Assignment(origin=rows[-i]["origin"], side=rows[-i]["side"]))
     first, second = pairs_within(bands, small, NEAR)
     own = zip(first.tolist(), second.tolist(), strict=True)
     for i, j, _ in verified(own, texts, NEAR, settled=lambda i, j: root(i) == root(j)):
@@ -211,7 +217,7 @@ def _place(fresh: dict[str, Request], known: Index, connection: sa.Connection) -
     for i in range(len(keys)):
         members[root(i)].append(i)
 
-    places: dict[str, Place] = {}
+    places: dict[str, Assignment] = {}
     new_origins: dict[str, list[tuple[str, list[int]]]] = defaultdict(list)
     for inside in members.values():
         neighbours = sorted({p for i in inside for p in beside[i]}, key=lambda place: place.origin)
@@ -221,11 +227,11 @@ def _place(fresh: dict[str, Request], known: Index, connection: sa.Connection) -
             new_origins[min(fresh[keys[i]].group for i in inside)].append((origin, inside))
             continue
         side: Side = neighbours[0].side if len(sides) == 1 else "neither"
-        places |= {keys[i]: Place(origin=neighbours[0].origin, side=side) for i in inside}
+        places |= {keys[i]: Assignment(origin=neighbours[0].origin, side=side) for i in inside}
     for origins in new_origins.values():
         held = _held_out([origin for origin, _ in origins])
         for origin, inside in origins:
-            place = Place(origin=origin, side="holdout" if origin in held else "train")
+            place = Assignment(origin=origin, side="holdout" if origin in held else "train")
             places |= {keys[i]: place for i in inside}
     return places
 

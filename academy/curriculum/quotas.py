@@ -3,7 +3,7 @@
 Quotas and caps drop, and each drop has a reason that can be counted. The diversity alarm drops nothing: it says in
 sentences what a person should look at. All of it is pure and does not depend on the order of the records.
 
-Memory: a Share is a few short strings; no texts pass here but the sample that `alarms` is given.
+Memory: a QuotaEntry is a few short strings; no texts pass here but the sample that `alarms` is given.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ONE_ANSWER, ONE_OPENING, ALIKE, FEWEST = 0.2, 0.4, 0.6, 0.1
 similarity, and the effective number of answers as a share of the examples."""
 
 
-class Share(Record):
+class QuotaEntry(Record):
     """What quotas need to know of an example; `at` is its time or place in the order of admission, newest last."""
 
     id: str
@@ -36,7 +36,7 @@ class Share(Record):
 
 
 def drops(
-    shares: Iterable[Share],
+    shares: Iterable[QuotaEntry],
     *,
     per_source: Mapping[str, int] | int | None = None,
     per_author: Mapping[str, int] | int | None = None,
@@ -56,7 +56,10 @@ def drops(
 
 
 def over_quota(
-    newest_first: Iterable[Share], name_of: Callable[[Share], str], quota: Mapping[str, int] | int | None, reason: str
+    newest_first: Iterable[QuotaEntry],
+    name_of: Callable[[QuotaEntry], str],
+    quota: Mapping[str, int] | int | None,
+    reason: str,
 ) -> dict[str, str]:
     """Those beyond the first `quota` of each name."""
     seen: Counter[str] = Counter()
@@ -71,7 +74,7 @@ def over_quota(
     return found
 
 
-def over_share(newest_first: Sequence[Share], most: float = MODEL_MADE) -> dict[str, str]:
+def over_share(newest_first: Sequence[QuotaEntry], most: float = MODEL_MADE) -> dict[str, str]:
     """Model-made examples beyond their share of all tokens. Where all are model-made and `most` is below 1: all."""
     theirs = [share for share in newest_first if share.model_made]
     if most >= 1:

@@ -8,14 +8,14 @@ from pathlib import Path
 from academy import __version__
 from academy.curriculum.curator import CountTokens, DatasetCurator
 from academy.curriculum.dataset import INPUTS, Dataset, Input, read_rows
-from academy.curriculum.decontamination import Suite
-from academy.curriculum.holdout import HoldOutRegister
+from academy.curriculum.decontamination import GuardedSuite
+from academy.curriculum.holdout import Holdout
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
 from academy.records import Record
 
 
-class Rebuilt(Record):
+class RebuildResult(Record):
     """What became of a rebuilding; `because` is a sentence."""
 
     digest: str
@@ -24,7 +24,7 @@ class Rebuilt(Record):
     because: str
 
 
-class Difference(Record):
+class DatasetDifference(Record):
     """Ids of examples that stand in one of two datasets only, by side."""
 
     only_in_first: dict[str, tuple[str, ...]]
@@ -34,12 +34,12 @@ class Difference(Record):
 
 def rebuild(
     store: LessonsStore,
-    register: HoldOutRegister,
+    holdout: Holdout,
     count_tokens: CountTokens,
     dataset: Dataset,
     scratch: Path,
-    guarded: Sequence[Suite] = (),
-) -> Rebuilt:
+    guarded: Sequence[GuardedSuite] = (),
+) -> RebuildResult:
     """Curate exactly the same lessons and commits again, in `scratch`, and compare the digests.
 
     The register gives every request its first place again, so what came later changes nothing. Raises InputError
@@ -54,7 +54,7 @@ def rebuild(
     curator.cursor = dataset.cursor
     gone = curator.collect_again(inputs)
     curator.filter_low_quality()
-    again = curator.save(scratch, register).digest
+    again = curator.save(scratch, holdout).digest
     same = again == dataset.digest
     if same:
         because = f"{len(inputs):,} lessons and commits gave the same bytes again."
@@ -64,14 +64,14 @@ def rebuild(
         because = f"It was made by version {dataset.version}, and this is {__version__}: the rules have changed."
     else:
         because = "The same lessons and commits gave other bytes, or other suites are asked now."
-    return Rebuilt(digest=dataset.digest, again=again, same=same, because=because)
+    return RebuildResult(digest=dataset.digest, again=again, same=same, because=because)
 
 
-def diff(first: Dataset, second: Dataset) -> Difference:
+def diff(first: Dataset, second: Dataset) -> DatasetDifference:
     """What one dataset has and the other has not."""
     sides = ("train", "holdout")
     ids = [{side: _ids(dataset, side) for side in sides} for dataset in (first, second)]
-    return Difference(
+    return DatasetDifference(
         only_in_first={side: tuple(sorted(ids[0][side] - ids[1][side])) for side in sides},
         only_in_second={side: tuple(sorted(ids[1][side] - ids[0][side])) for side in sides},
         shared={side: len(ids[0][side] & ids[1][side]) for side in sides},

@@ -16,7 +16,7 @@ SHARE, MOST, STEP = 0.2, 0.5, 0.1
 """Replayed examples make this share of the training set; raised by STEP when the guard slice fell, up to MOST."""
 
 
-class Earlier(Record):
+class EarlierExample(Record):
     """An example of an earlier generation; `group` names its answer."""
 
     id: str
@@ -41,15 +41,15 @@ def share_after(
     return min(MOST, max(normal, round(previous_share - STEP / 2, 6)))
 
 
-def wanted(new: int, share: float = SHARE) -> int:
+def replay_count(new: int, share: float = SHARE) -> int:
     """How many earlier examples make `share` of the set that `new` ones and they form together."""
     if not 0 <= share <= MOST:
         raise InputError(f"A replay share of {share} cannot be used.", f"Give one between 0 and {MOST}.")
     return round(new * share / (1 - share))
 
 
-def drawn(
-    earlier: Iterable[Earlier],
+def draw_replay(
+    earlier: Iterable[EarlierExample],
     new: int,
     share: float = SHARE,
     *,
@@ -62,7 +62,7 @@ def drawn(
     `held_out` are ids and origins of what is examined, `new_ids` ids of the new set. `new` is the size of the new set.
     Answers take turns, so that one with many wordings does not crowd out the others.
     """
-    count = wanted(new, share)
+    count = replay_count(new, share)
     left_out = {*new_ids, *held_out}
     groups: dict[str, set[str]] = defaultdict(set)
     pool = 0

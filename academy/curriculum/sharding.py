@@ -1,8 +1,8 @@
-"""Sharding: near duplicates and decontamination (and the curator's filters), over as many workers as there are.
+"""Sharding: filters, near duplicates and decontamination, divided over workers.
 
-The core is pure: work is cut into shards, each shard is one call of a function with plain arguments, and the answers
-are put together in order. Who calls it is a `Run`: this process, or Ray's workers (`on_ray`, extra `ray`). The result
-does not depend on the number of shards, nor on who ran them, nor on the order of the examples.
+The core is pure: work is cut into shards, each shard is one call of a function with plain arguments, and the results
+are merged in order. A `ShardRunner` makes the calls: this process, or the workers of Ray (`on_ray`, extra `ray`). The
+result does not depend on the number of shards, on the workers, or on the order of the examples.
 
 Near duplicates are signed in shards (two thirds of the work) and compared in one place, where all signatures are.
 Memory: the examples are all here, as they are in the curator that calls this.
@@ -17,17 +17,17 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from academy.curriculum.decontamination import Guarded, Overlap
+from academy.curriculum.decontamination import Overlap, OverlapIndex
 from academy.curriculum.similarity import SAME, Deduplicator, Duplicate, signatures
 from academy.errors import InputError
 
 T = TypeVar("T")
-Run = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
+ShardRunner = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
 """Calls a function once for each tuple of arguments and gives the answers in order."""
 
 
 def in_process(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """The plainest Run."""
+    """The plainest ShardRunner."""
     return [function(*arguments) for arguments in calls]
 
 
@@ -46,7 +46,7 @@ def merge(parts: Iterable[Sequence[T]]) -> list[T]:
 
 
 def near_duplicates(
-    texts: Sequence[str], threshold: float = SAME, *, shards: int = 1, run: Run = in_process
+    texts: Sequence[str], threshold: float = SAME, *, shards: int = 1, run: ShardRunner = in_process
 ) -> list[Duplicate]:
     """The later ones of near-duplicate families: signed in shards, compared here."""
     signed = run(signatures, [(part,) for part in shard(texts, shards)])
@@ -55,7 +55,7 @@ def near_duplicates(
 
 
 def overlapping(
-    guarded: Guarded, examples: Sequence[tuple[str, str]], *, shards: int = 1, run: Run = in_process
+    guarded: OverlapIndex, examples: Sequence[tuple[str, str]], *, shards: int = 1, run: ShardRunner = in_process
 ) -> dict[int, tuple[Overlap, ...]]:
     """Overlaps of (request, answer) examples with guarded texts, by place; those without any are left out."""
     scanned = merge(run(_scanned, [(guarded, part) for part in shard(examples, shards)]))
@@ -63,8 +63,8 @@ def overlapping(
 
 
 @contextmanager
-def on_ray(address: str | None = None, workers: int = 2) -> Iterator[Run]:
-    """A Run on a Ray cluster: one that is there (by address), or a local one of so many workers, ended at the end.
+def on_ray(address: str | None = None, workers: int = 2) -> Iterator[ShardRunner]:
+    """Yield a ShardRunner on the Ray cluster at an address, or on a local one of `workers` CPUs that ends afterwards.
 
     Raises InputError where Ray is not installed.
     """
@@ -87,6 +87,6 @@ def on_ray(address: str | None = None, workers: int = 2) -> Iterator[Run]:
         ray.shutdown()
 
 
-def _scanned(guarded: Guarded, examples: Sequence[tuple[str, str]]) -> list[tuple[Overlap, ...]]:
+def _scanned(guarded: OverlapIndex, examples: Sequence[tuple[str, str]]) -> list[tuple[Overlap, ...]]:
     found = guarded.scan(examples)
     return [found.get(number, ()) for number in range(len(examples))]

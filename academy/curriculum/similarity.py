@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from rensa import RMinHash
 
-from academy.experience.lessons import normalised
+from academy.experience.reading import normalised
 from academy.records import Record
 
 NEAR = 0.7

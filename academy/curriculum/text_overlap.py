@@ -26,7 +26,7 @@ _FACTORS = np.array([0x9E3779B97F4A7C15 ** (k + 1) % 2**64 | 1 for k in range(RU
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class View(NamedTuple):
+class Reading(NamedTuple):
     """One way to read a text: its words in order, and which of them begin and end a line."""
 
     words: list[str]
@@ -34,7 +34,7 @@ class View(NamedTuple):
     ends: list[int]
 
 
-def views(text: str, boilerplate: Iterable[str] = ()) -> list[View]:
+def readings_of(text: str, boilerplate: Iterable[str] = ()) -> list[Reading]:
     """The ways to read a text: as it stands; of a diff either side, of a mail the quote."""
     for phrase in boilerplate:
         text = text.replace(phrase, "\n")
@@ -64,7 +64,7 @@ def _without_marks(text: str) -> str:
     return "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
 
 
-def _read(lines: Iterable[list[str]]) -> View:
+def _read(lines: Iterable[list[str]]) -> Reading:
     words: list[str] = []
     begins, ends = [], []
     for found in lines:
@@ -72,10 +72,10 @@ def _read(lines: Iterable[list[str]]) -> View:
             begins.append(len(words))
             words += found
             ends.append(len(words))
-    return View(words, begins, ends)
+    return Reading(words, begins, ends)
 
 
-def short_lines(view: View) -> Iterator[list[str]]:
+def short_lines(view: Reading) -> Iterator[list[str]]:
     """Lines, and lines that follow each other, of fewer words than a run has."""
     for place, begin in enumerate(view.begins):
         for end in view.ends[place:]:

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 from academy.errors import InputError
-from academy.experience.git_log import GITLINK, NOTHING, Entry, Head, boundary, heads, opened, patches, sizes
+from academy.experience.git_log import (
+    GITLINK,
+    NOTHING,
+    ChangedPath,
+    CommitHeader,
+    boundary,
+    heads,
+    open_repo,
+    patches,
+    sizes,
+)
 from academy.experience.source import Experience, Skipped
 from academy.records import digest_of
 from academy.store.files import write_file
@@ -83,7 +93,7 @@ class CommitsSource:
         """
         if self.limit == 0:
             return
-        with opened(self.repository) as repo:
+        with open_repo(self.repository) as repo:
             if not self.only and not repo.head.is_valid():
                 yield Skipped(what=str(self.repository), because="the history is empty")
                 return
@@ -150,7 +160,7 @@ def _experience(one: _Kept, repository: str) -> Experience:
     )
 
 
-def _kept(head: Head, patch: str, whole: bool) -> _Kept:
+def _kept(head: CommitHeader, patch: str, whole: bool) -> _Kept:
     request = _request(patch)
     because = "patch too large" if not whole else "" if request.count("\n") else "no text changed"
     if because:
@@ -180,7 +190,7 @@ def _texts(place: Path | None) -> dict[str, _Kept]:
 
 def open_repository(path: Path) -> None:
     """Prove that there is a git repository at (or above) a path; InputError where there is none."""
-    with opened(path):
+    with open_repo(path):
         pass
 
 
@@ -193,7 +203,7 @@ def is_repository(path: Path) -> bool:
     return True
 
 
-def _reverted(newest_first: Sequence[Head]) -> set[str]:
+def _reverted(newest_first: Sequence[CommitHeader]) -> set[str]:
     """Commits that a later one took back; a revert that was itself reverted takes nothing back."""
     found: set[str] = set()
     for head in newest_first:
@@ -205,7 +215,7 @@ def _reverted(newest_first: Sequence[Head]) -> set[str]:
     return found
 
 
-def _reason_against(head: Head, reverted: set[str], trusted: frozenset[str]) -> str:
+def _reason_against(head: CommitHeader, reverted: set[str], trusted: frozenset[str]) -> str:
     """Why a commit teaches nothing, by its head alone; empty where it may."""
     if BOT.search(head.author) or BOT.search(head.email):
         return "written by a bot"
@@ -228,11 +238,11 @@ def _reason_against(head: Head, reverted: set[str], trusted: frozenset[str]) -> 
     return ""
 
 
-def _text_blob(entry: Entry, blob: str) -> bool:
+def _text_blob(entry: ChangedPath, blob: str) -> bool:
     return blob != NOTHING and GITLINK not in (entry.old_mode, entry.new_mode) and not BINARY.search(entry.path)
 
 
-def _reason_by_size(head: Head, known: dict[str, int]) -> str:
+def _reason_by_size(head: CommitHeader, known: dict[str, int]) -> str:
     """A patch is at least as large as its files have grown or shrunk: what is too large is never made."""
     least = 0
     for one in head.entries:

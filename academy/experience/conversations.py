@@ -22,7 +22,7 @@ GOOD, BAD = 4, 2
 """Ratings from which on, and up to which, an answer counts as a success or a failure."""
 
 
-class Wanted(Record):
+class ConversationFilter(Record):
     """Which conversations of a file are wanted; empty means all."""
 
     users: tuple[str, ...] = ()
@@ -61,7 +61,9 @@ class Feedback(Record):
         return "success" if self.rating >= GOOD else "failure" if 0 < self.rating <= BAD else "unknown"
 
 
-def rows_of(line: Mapping[str, Any], kind: Kind, batch: str, wanted: Wanted) -> list[dict[str, Any]] | str:
+def conversation_rows(
+    line: Mapping[str, Any], kind: Kind, batch: str, wanted: ConversationFilter
+) -> list[dict[str, Any]] | str:
     """The rows of one line (none where it is not wanted), or the reason why it cannot be read.
 
     `kind` "conversation" reads feedback; "file" takes each line as an example that worked.

@@ -30,7 +30,7 @@ _QUIET = (
 )  # fmt: skip
 
 
-class Entry(NamedTuple):
+class ChangedPath(NamedTuple):
     """A changed path: modes and blobs before and after."""
 
     old_mode: str
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
     path: str
 
 
-class Head(NamedTuple):
+class CommitHeader(NamedTuple):
     """A commit without its patch."""
 
     sha: str
@@ -50,11 +50,11 @@ class Head(NamedTuple):
     at: str
     subject: str
     body: str
-    entries: list[Entry]
+    entries: list[ChangedPath]
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Repo]:
+def open_repo(path: Path) -> Iterator[Repo]:
     """The git repository at (or above) a path. Raises InputError where there is none, or it cannot be read."""
     from git import GitCommandError, InvalidGitRepositoryError, NoSuchPathError, Repo
 
@@ -86,14 +86,14 @@ def _why(problem: Any) -> str:
     return next((line for line in told if "dubious" in line), told[-1] if told else "git log failed")
 
 
-def heads(repo: Repo, limit: int, only: Sequence[str] = ()) -> Iterator[Head]:
+def heads(repo: Repo, limit: int, only: Sequence[str] = ()) -> Iterator[CommitHeader]:
     """The newest commits (or exactly these), newest first."""
     marker = f"--format={_COMMIT}%H%x1f%P%x1f%an%x1f%ae%x1f%aI%x1f%s%x1f%b{_END}"
     arguments = ["--raw", "--no-abbrev", *_QUIET, marker]
     arguments += [f"--max-count={limit}"] if not only else ["--no-walk=unsorted"]
     head: list[str] = []
     text: list[str] = []
-    entries: list[Entry] = []
+    entries: list[ChangedPath] = []
     for raw in _log(repo, arguments, only):
         line = raw.decode("utf-8", errors="replace").rstrip("\n")
         if line.startswith(_COMMIT):
@@ -106,16 +106,16 @@ def heads(repo: Repo, limit: int, only: Sequence[str] = ()) -> Iterator[Head]:
         elif line.startswith(":"):
             modes, _, path = line.partition("\t")
             old_mode, new_mode, old, new, _status = modes[1:].split(" ")
-            entries.append(Entry(old_mode, new_mode, old, new, path))
+            entries.append(ChangedPath(old_mode, new_mode, old, new, path))
         if text and text[-1].endswith(_END):
             head, text = "\n".join(text).removesuffix(_END).split("\x1f", 6), []
     if head:
         yield _head(head, entries)
 
 
-def _head(found: list[str], entries: list[Entry]) -> Head:
+def _head(found: list[str], entries: list[ChangedPath]) -> CommitHeader:
     sha, parents, author, email, at, subject, body = found
-    return Head(sha, len(parents.split()), author, email, at, subject.strip(), body, entries)
+    return CommitHeader(sha, len(parents.split()), author, email, at, subject.strip(), body, entries)
 
 
 def sizes(repo: Repo, blobs: Iterable[str]) -> dict[str, int]:

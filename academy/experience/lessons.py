@@ -16,7 +16,7 @@ import orjson
 import sqlalchemy as sa
 
 from academy.errors import InputError
-from academy.experience.conversations import Wanted
+from academy.experience.conversations import ConversationFilter
 from academy.experience.lines import read_line
 from academy.experience.reading import LONGEST_LINE, make_row, normalised, now, numbered_lines, rated
 from academy.experience.source import Experience, Kind, Turn, read_outcome
@@ -24,7 +24,7 @@ from academy.records import Record, digest_of
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
 
-__all__ = ["LONGEST_LINE", "Import", "LessonsStore", "normalised", "set_aside"]
+__all__ = ["LONGEST_LINE", "ImportResult", "LessonsStore", "normalised", "set_aside"]
 
 CHUNK = 2_000
 """Rows that are written at once: the memory of an import does not grow with its file."""
@@ -34,7 +34,7 @@ PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "zstd"
 """How packed files begin."""
 
 
-class Import(Record):
+class ImportResult(Record):
     """What became of a file: lines admitted, known already, set aside as unreadable."""
 
     batch: str
@@ -105,7 +105,9 @@ class LessonsStore:
                 raise InputError("This very lesson was forgotten.", "Word it otherwise if it may come back.")
         return str(row["id"])
 
-    def import_file(self, path: Path, quarantine: Path, kind: Kind = "lesson", wanted: Wanted | None = None) -> Import:
+    def import_file(
+        self, path: Path, quarantine: Path, kind: Kind = "lesson", wanted: ConversationFilter | None = None
+    ) -> ImportResult:
         """Read a JSONL file of lessons, tasks, conversations or examples (`file`) as one batch, named after the file.
 
         Unreadable lines go to a file in `quarantine` with their number and reason; the rest is admitted in one
@@ -123,7 +125,7 @@ class LessonsStore:
         try:
             with self.database.write() as connection:
                 for number, line in numbered_lines(path):
-                    found = read_line(line, kind, path.stem, wanted or Wanted())
+                    found = read_line(line, kind, path.stem, wanted or ConversationFilter())
                     if isinstance(found, str):
                         unreadable.append(
                             {"file": path.name, "line": number, "because": found, "text": line.decode(errors="replace")}
@@ -142,7 +144,7 @@ class LessonsStore:
         if unreadable:
             name = f"{path.stem}-{digest_of(unreadable)[:8]}.jsonl"  # two files may have one name
             kept = str(write_file(quarantine / name, (orjson.dumps(line) + b"\n" for line in unreadable)))
-        return Import(
+        return ImportResult(
             batch=path.stem,
             admitted=admitted,
             known=known,

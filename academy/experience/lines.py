@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from academy.experience.conversations import Wanted, rows_of
+from academy.experience.conversations import ConversationFilter, conversation_rows
 from academy.experience.reading import LONGEST_LINE, make_row, now, rated
 from academy.experience.source import Kind, Outcome, read_outcome
 
@@ -14,7 +14,7 @@ REQUEST_KEYS = ("situation", "request", "instruction", "prompt")
 ANSWER_KEYS = ("action", "response", "answer", "output", "completion")
 
 
-def read_line(line: bytes, kind: Kind, batch: str, wanted: Wanted) -> list[dict[str, Any]] | str:
+def read_line(line: bytes, kind: Kind, batch: str, wanted: ConversationFilter) -> list[dict[str, Any]] | str:
     """The rows of a line (none where it is empty, or not wanted), or the reason why it cannot be read."""
     if len(line) > LONGEST_LINE:
         return f"longer than {LONGEST_LINE:,} bytes"
@@ -27,7 +27,7 @@ def read_line(line: bytes, kind: Kind, batch: str, wanted: Wanted) -> list[dict[
     if not isinstance(found, dict):
         return "no JSON object"
     if kind in ("conversation", "file"):
-        return rows_of(found, kind, batch, wanted)
+        return conversation_rows(found, kind, batch, wanted)
     row = _lesson(found, kind, batch)
     return row if isinstance(row, str) else [row]
 

@@ -27,7 +27,7 @@ from academy.store.files import STAGING, said_plainly
 
 EXPERIMENT = "academy"
 ORDER_TAG = "academy.order"
-BASE_TAG, DEVICE_TAG, LADDER_TAG = "academy.base", "academy.device", "academy.ladder"
+BASE_TAG, DEVICE_TAG, FALLBACK_TAG = "academy.base", "academy.device", "academy.ladder"
 PREDICTED, MEASURED = "memory_predicted_bytes", "memory_peak_bytes"
 """Of the last attempt's peak, uncorrected: what the next prediction is corrected by. 0: there is none that counts."""
 SECONDS, ENERGY, COST = "training_seconds", "energy_joules", "cost"
@@ -194,8 +194,8 @@ class TrackedRun:
         (tags, predicted), self._before = self._attempt, None
         known = self.client.get_run(self.id).data
         self.client.log_batch(self.id, tags=[RunTag(name, value) for name, value in tags.items()])
-        if LADDER_TAG in known.tags and LADDER_TAG not in tags:
-            self.client.delete_tag(self.id, LADDER_TAG)
+        if FALLBACK_TAG in known.tags and FALLBACK_TAG not in tags:
+            self.client.delete_tag(self.id, FALLBACK_TAG)
         figures = {name: 0.0 for name in (PREDICTED, MEASURED) if name in known.metrics}
         self.metrics(figures | ({} if predicted is None else {PREDICTED: predicted}))
 

@@ -9,7 +9,7 @@ from academy.habitat.backends.base import TrainingEvent
 from academy.habitat.log_parser import LONGEST, Metrics, TrainingMetricsParser
 
 
-def lines_of(pieces: Iterable[str | bytes]) -> Iterator[str]:
+def split_lines(pieces: Iterable[str | bytes]) -> Iterator[str]:
     """Lines, without their ends, of a stream that comes in pieces of any size and in any encoding.
 
     A carriage return ends a line as well. Of a line that is still being written only what is ever looked at is kept.
@@ -25,7 +25,9 @@ def lines_of(pieces: Iterable[str | bytes]) -> Iterator[str]:
         yield held
 
 
-def events_of(lines: Iterable[str], after: int = 0, clock: Callable[[], float] = time.time) -> Iterator[TrainingEvent]:
+def parse_events(
+    lines: Iterable[str], after: int = 0, clock: Callable[[], float] = time.time
+) -> Iterator[TrainingEvent]:
     """A foreign trainer's text, as it comes, as events of phase "step", numbered from `after` + 1.
 
     Lines that tell how the training goes are events. Bars without a loss say where the next one stands, and are events

@@ -197,12 +197,12 @@ def _count(config: Mapping[str, Any], name: str) -> int:
     return value
 
 
-def usual_plan(device: Device) -> Plan:
+def default_plan(device: Device) -> Plan:
     """How the trainer carries out a recipe where nothing else is asked for and nothing is known of the memory."""
     return Plan(device=device, checkpointing=device == "cuda")
 
 
-def share(recipe: Recipe, processes: int) -> tuple[int, int]:
+def split_batch(recipe: Recipe, processes: int) -> tuple[int, int]:
     """Batch and accumulation of each of several processes, so that a step learns from as many examples as before.
 
     Raises TrainingError where that cannot be.
@@ -227,7 +227,7 @@ def predict(
     median, bounded, corrects this one.
     """
     sequence = recipe.max_length if recipe.packing else min(recipe.max_length, longest or recipe.max_length)
-    tokens = batch_of_each(recipe, plan.processes) * sequence
+    tokens = batch_per_process(recipe, plan.processes) * sequence
     wide = 2 if plan.device == "cuda" else 4  # bytes of a number in the base model and between its layers
     if recipe.four_bit or shape.quantised:
         weights = round(shape.linear_weights * NF4_BYTES) + shape.other_weights * wide
@@ -276,10 +276,10 @@ def without_checkpointing(
     return whole if plan.device == "cuda" and room else plan
 
 
-def batch_of_each(recipe: Recipe, processes: int) -> int:
+def batch_per_process(recipe: Recipe, processes: int) -> int:
     """Examples of a batch of one process; all of them where they cannot be shared, which the trainer refuses."""
     try:
-        return share(recipe, processes)[0]
+        return split_batch(recipe, processes)[0]
     except TrainingError:
         return recipe.batch_size
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from academy.errors import TrainingError
-from academy.habitat.memory import GIB, Device, Plan, batch_of_each
+from academy.habitat.memory import GIB, Device, Plan, batch_per_process
 from academy.professor.recipe import Recipe
 from academy.records import Record
 from academy.system.hardware import Gpu, Inventory
@@ -21,12 +21,12 @@ MOST_ACCUMULATION = 128
 class Need(Record):
     """What a training is expected to take at its peak, in bytes, on either kind of device.
 
-    None where that cannot be predicted: then it goes where there is most room, and `because` says why.
+    None where that cannot be predicted: then it goes where there is most room, and `reason` says why.
     """
 
     cuda: int | None
     cpu: int | None
-    because: str = ""
+    reason: str = ""
 
 
 class Refusal(Record):
@@ -58,7 +58,7 @@ class Route(Record):
     sentence: str
 
 
-class Rung(Record):
+class FallbackStep(Record):
     """A step of the ladder for out of memory: recipe and plan to go on with, and what was changed."""
 
     recipe: Recipe
@@ -101,7 +101,7 @@ def route(
     elif not able:
         against.append("torch is built for CPUs" if "process" in backends else "Docker cannot give GPUs to containers")
     else:
-        best, *more = taken = freest(inventory.gpus, need.cuda)[:processes]
+        best, *more = taken = gpus_by_preference(inventory.gpus, need.cuda)[:processes]
         if len(taken) < processes:
             return _too_few(inventory, processes)
         if any(gpu.held for gpu in taken) and any(_fits(need.cuda, gpu.memory_total) for gpu in inventory.gpus):
@@ -125,7 +125,7 @@ def route(
         if need.cpu is None or need.cpu <= free:
             return Route(
                 place="cpu", backend=backend, need=need.cpu, free=free,
-                sentence=f"{inventory.cpus} CPUs ({reason}): {_of(need.cpu, free, need.because)}",
+                sentence=f"{inventory.cpus} CPUs ({reason}): {_of(need.cpu, free, need.reason)}",
             )  # fmt: skip
         against.append(f"{_gib(free)} of memory are free of the about {_gib(need.cpu)} that it needs on CPUs")
     else:
@@ -133,7 +133,7 @@ def route(
     return Route(place="", need=need.cpu, free=free, sentence=f"nowhere here: {'; '.join(against)}")
 
 
-def freest(gpus: Sequence[Gpu], need: int | None = None) -> list[Gpu]:
+def gpus_by_preference(gpus: Sequence[Gpu], need: int | None = None) -> list[Gpu]:
     """GPUs in the order in which a training that needs so many bytes takes them.
 
     Those that no training holds first; of them those that fit, by free memory, then those that do not tell theirs.
@@ -177,36 +177,40 @@ def _all_held(inventory: Inventory, need: Need, processes: int) -> Route:
     return Route(place="", held=True, need=need.cuda, sentence=f"nowhere now: {why}")
 
 
-def next_rung(recipe: Recipe, plan: Plan, inventory: Inventory) -> Rung | None:
+def next_fallback(recipe: Recipe, plan: Plan, inventory: Inventory) -> FallbackStep | None:
     """What to try after a training ran out of memory; None at the end of the ladder.
 
     Smaller batches with as much more accumulation, by halves where that is possible, down to one example; then
     checkpointing; then, on several GPUs, weights that they share; then weights of 4 bits; then the processors.
     Each step of a training learns from as many examples as before, so the recipe means the same.
     """
-    less = Rung(recipe=recipe, plan=plan.model_copy(update={"checkpointing": True}), change="checkpointing")
+    less = FallbackStep(recipe=recipe, plan=plan.model_copy(update={"checkpointing": True}), change="checkpointing")
     if plan.device == "cuda" and not plan.checkpointing:
         return less  # a GPU trains without it only where there seemed to be room, and nothing that is learned changes
     smaller = _smaller(recipe)
-    while smaller and batch_of_each(smaller, plan.processes) >= batch_of_each(recipe, plan.processes):
+    while smaller and batch_per_process(smaller, plan.processes) >= batch_per_process(recipe, plan.processes):
         smaller = _smaller(smaller)  # several processes shared the step otherwise, each with as much memory or more
     if smaller:
         change = f"batches of {smaller.batch_size}, {smaller.accumulation} of them a step"
-        return Rung(recipe=smaller, plan=plan, change=change)
+        return FallbackStep(recipe=smaller, plan=plan, change=change)
     if not plan.checkpointing:
         return less
     if plan.device == "cuda" and plan.processes > 1 and not plan.shared and not recipe.four_bit:
         # before weights of 4 bits, for this changes nothing of what is learned
         shared = plan.model_copy(update={"sharded": True})
-        return Rung(recipe=recipe, plan=shared, change=f"weights shared by {plan.processes} processes")
+        return FallbackStep(recipe=recipe, plan=shared, change=f"weights shared by {plan.processes} processes")
     alone = plan.model_copy(update={"sharded": False})
     if plan.device == "cuda" and not recipe.four_bit and inventory.bitsandbytes:
-        return Rung(recipe=recipe.model_copy(update={"four_bit": True}), plan=alone, change="base weights of 4 bits")
+        return FallbackStep(
+            recipe=recipe.model_copy(update={"four_bit": True}), plan=alone, change="base weights of 4 bits"
+        )
     if plan.device == "cuda":
         below = alone.model_copy(update={"device": "cpu", "checkpointing": True})
         # there an evaluation spoils the gradients of weights of 4 bits, and packing is tried by one
         four = recipe.four_bit and not recipe.packing and not recipe.dev_share
-        return Rung(recipe=recipe.model_copy(update={"four_bit": four}), plan=below, change="training on the CPUs")
+        return FallbackStep(
+            recipe=recipe.model_copy(update={"four_bit": four}), plan=below, change="training on the CPUs"
+        )
     return None
 
 
@@ -230,9 +234,9 @@ def _of_gpus(need: Need, gpus: Sequence[Gpu], least: int | None) -> str:
     """Need and free memory of each; `least` is that of those that tell it."""
     silent = sum(gpu.memory_free is None for gpu in gpus)
     if not silent and least is not None:
-        return ("each " if len(gpus) > 1 else "") + _of(need.cuda, least, need.because)
+        return ("each " if len(gpus) > 1 else "") + _of(need.cuda, least, need.reason)
     whole = "it does not tell its memory" if len(gpus) == 1 else f"{silent} of them do not tell their memory"
-    said = need.because if need.cuda is None else f"about {_gib(need.cuda)}"
+    said = need.reason if need.cuda is None else f"about {_gib(need.cuda)}"
     return f"{said}; {whole}, so that is tried"
 
 

@@ -19,7 +19,7 @@ from academy.habitat.backends.process import (
     POLL_SECONDS,
     read_events,
     read_events_from,
-    told_events,
+    read_run_events,
 )
 from academy.habitat.progress import Line, Progress, line, progress
 from academy.store.files import write_file
@@ -39,7 +39,7 @@ def all_runs(runs: Path, price: float | None = None) -> list[tuple[str, Progress
     found = []
     for folder in _folders(runs):
         try:
-            stands = standing(folder, price)
+            stands = run_progress(folder, price)
         except TrainingError as problem:
             stands = Progress(status="failed", error=str(problem))
         found.append((folder.name, stands))
@@ -79,13 +79,13 @@ def is_followed(folder: Path) -> bool:
     return is_held(folder / LOCK)
 
 
-def standing(folder: Path, price: float | None = None) -> Progress:
+def run_progress(folder: Path, price: float | None = None) -> Progress:
     """How a run stands. Raises TrainingError where its events cannot be read."""
     followed = is_followed(folder)  # asked first: it may end while its events are read
-    return progress(told_events(folder), followed=followed, price=price)
+    return progress(read_run_events(folder), followed=followed, price=price)
 
 
-def log_of(folder: Path, *, follow: bool = False) -> Iterator[Line]:
+def run_log(folder: Path, *, follow: bool = False) -> Iterator[Line]:
     """A run's events in words, from the first on; with `follow` as they come, until nobody runs it any more.
 
     Raises TrainingError.
@@ -123,7 +123,7 @@ def cancel_run(folder: Path, price: float | None = None) -> Progress:
         time.sleep(POLL_SECONDS)
     while is_followed(folder) and time.monotonic() < until:  # it is being tidied up
         time.sleep(POLL_SECONDS)
-    return standing(folder, price)
+    return run_progress(folder, price)
 
 
 def _last(folder: Path) -> TrainingEvent | None:

@@ -29,12 +29,13 @@ from academy.curriculum.dataset import FORGOTTEN, OVERLAPS, Dataset, all_dataset
 from academy.curriculum.filters import clean
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError, SignatureError
-from academy.experience.lessons import LessonsStore, normalised
+from academy.experience.lessons import LessonsStore
+from academy.experience.reading import normalised
 from academy.experience.source import Experience
 from academy.genealogy.versions import Tainted, taint
 from academy.models.formats import read_row
 from academy.records import Record
-from academy.store.database import Database, register
+from academy.store.database import Database, assignments
 from academy.store.files import write_file
 from academy.store.signing import Keys
 
@@ -127,7 +128,7 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
     with database.write() as connection:
         for request in text.requests:
             key = request_key("recall", request)
-            connection.execute(sa.update(register).where(register.c.request == key).values(text=""))
+            connection.execute(sa.update(assignments).where(assignments.c.request == key).values(text=""))
         store.forget(lesson.id, because, connection)
     store.scrub(lesson, home / "quarantine")
     return Forgotten(lesson=lesson.id, datasets=tuple(one.digest for one in held), versions=tuple(versions))

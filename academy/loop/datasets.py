@@ -9,7 +9,7 @@ from typing import Any
 
 from academy.curriculum import rebuild as proofs
 from academy.curriculum.dataset import Dataset, all_datasets, find_dataset, read_dataset, read_rows
-from academy.curriculum.rebuild import Difference, Rebuilt
+from academy.curriculum.rebuild import DatasetDifference, RebuildResult
 from academy.errors import InputError
 from academy.experience.source import Experience
 from academy.loop.examine import Clash, clashes, guarded_texts
@@ -27,10 +27,10 @@ class DatasetLines(Record):
     lines: tuple[dict[str, Any], ...]
 
 
-class DatasetDifference(Record):
+class DatasetComparison(Record):
     """What only one of two datasets has, and the first changed lessons in full, by id. A commit has no lesson."""
 
-    difference: Difference
+    difference: DatasetDifference
     lessons: dict[str, Experience]
 
 
@@ -86,14 +86,14 @@ def allow_overlap(home: Home, key: str) -> str:
     return matches[0]
 
 
-def compare_datasets(home: Home, first: str, second: str) -> DatasetDifference:
+def compare_datasets(home: Home, first: str, second: str) -> DatasetComparison:
     """What only one of two datasets has."""
     difference = proofs.diff(read_dataset(home.datasets, first), read_dataset(home.datasets, second))
     changed = [*difference.only_in_first["train"][:SHOWN], *difference.only_in_second["train"][:SHOWN]]
-    return DatasetDifference(difference=difference, lessons=home.store.by_id(changed))
+    return DatasetComparison(difference=difference, lessons=home.store.by_id(changed))
 
 
-def rebuild_dataset(home: Home, digest: str | None) -> Rebuilt:
+def rebuild_dataset(home: Home, digest: str | None) -> RebuildResult:
     """Make a dataset again from its lessons and commits, and compare the bytes."""
     dataset = newest_dataset(home, digest)
     if dataset.base != home.base.digest:
@@ -102,4 +102,4 @@ def rebuild_dataset(home: Home, digest: str | None) -> Rebuilt:
         )
     with tempfile.TemporaryDirectory(dir=home.settings.folder("datasets").parent, prefix=".staging-") as scratch:
         guarded = guarded_texts(home.settings)
-        return proofs.rebuild(home.store, home.register, home.base.count_tokens, dataset, Path(scratch), guarded)
+        return proofs.rebuild(home.store, home.holdout, home.base.count_tokens, dataset, Path(scratch), guarded)

@@ -30,7 +30,7 @@ from academy.arena.suites.style import StyleSuite
 from academy.arena.suites.user import UserSuite
 from academy.arena.verdict import HORIZON
 from academy.curriculum.dataset import Dataset, Example, read_dataset
-from academy.curriculum.decontamination import Suite as Guarded
+from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.filters import clean
 from academy.errors import ExaminationError, InputError
 from academy.experience.source import Experience
@@ -174,7 +174,7 @@ class _Shelf:
         self.home = home
         self.dataset = dataset
         self.active = {lesson.id: lesson.seq for lesson in home.store.read()}
-        self.held_out = home.register.examined(dataset.held_out(self.active))
+        self.held_out = home.holdout.examined(dataset.held_out(self.active))
         self.recall = RecallSuite(self.held_out, champion.cursor)
 
     @cached_property
@@ -207,19 +207,19 @@ class _Shelf:
         return self.sandbox if isinstance(self.sandbox, Unavailable) else suite.inside(self.sandbox)
 
 
-def guarded_texts(settings: Settings) -> list[Guarded]:
+def guarded_texts(settings: Settings) -> list[GuardedSuite]:
     """What the suites of the settings ask, for curation to keep out of training. The hold-out is guarded by itself."""
     found = []
     for name in settings.suites:
         if name == "coding":
             rows = [orjson.loads(line) for line in CODING.read_bytes().splitlines()]
-            found.append(Guarded(name, [row[part] for row in rows for part in ("request", "solution")]))
+            found.append(GuardedSuite(name, [row[part] for row in rows for part in ("request", "solution")]))
         elif name == "regression":  # short questions: only a whole one that is quoted counts
             asked = [question.request for question in UserSuite.read(GENERAL).questions()]
-            found.append(Guarded("general", asked, shared_runs=False))
+            found.append(GuardedSuite("general", asked, shared_runs=False))
         elif name not in SUITES and not name.startswith(PREFIX):
             suite = UserSuite.read(suite_file(name))
-            found.append(Guarded(suite.name, [question.request for question in suite.questions()]))
+            found.append(GuardedSuite(suite.name, [question.request for question in suite.questions()]))
     return found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from academy.lifecycle.gate import admit_adapter
 from academy.loop.home import Home
 from academy.records import Record
-from academy.serving.export.export import Exported, wanted
+from academy.serving.export.export import ExportResult, export_request
 from academy.serving.export.export import export as write
 
 
@@ -15,7 +15,7 @@ class ExportedVersion(Record):
     """A version, and what was written of it."""
 
     version: str
-    export: Exported
+    export: ExportResult
 
 
 def export(home: Home, name: str, form: str, precision: str | None, to: Path | None, *, by: str) -> ExportedVersion:
@@ -23,7 +23,7 @@ def export(home: Home, name: str, form: str, precision: str | None, to: Path | N
 
     Raises InputError for an unknown format, precision or version, AdapterError for a version that may not be served.
     """
-    order = wanted(form, precision)
+    order = export_request(form, precision)
     version = home.versions.get(name)
     adapter = admit_adapter(home.gate, home.use_adapter(version.adapter, by=by), version).adapter
     folder = to or home.settings.folder("exports") / f"{home.base.family}-{version.name}-{form}"

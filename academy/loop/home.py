@@ -7,7 +7,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from academy.curriculum.holdout import HoldOutRegister
+from academy.curriculum.holdout import Holdout
 from academy.errors import AdapterError
 from academy.experience.lessons import LessonsStore
 from academy.models.base_model import BaseModel, resolve
@@ -34,7 +34,7 @@ class Home:
         self.database = Database(settings.database)
         self.database.migrate()
         self.store = LessonsStore(self.database)
-        self.register = HoldOutRegister(self.database)
+        self.holdout = Holdout(self.database)
         self._uses = ExitStack()
         self._used: set[str] = set()
 
@@ -77,11 +77,15 @@ class Home:
     @property
     def serving(self) -> Serving:
         """Who answers users now, for a change of the champion: this home's gateway if one runs."""
-        from academy.serving.gateway.client import Gateway
-        from academy.serving.gateway.switch import Alone, AtGateway
+        from academy.serving.gateway.client import GatewayClient
+        from academy.serving.gateway.switch import GatewaySwitch, InProcessSwitch
 
-        gateway = Gateway.find(self.settings, self.base.digest)
-        return AtGateway(gateway, self.ledger) if gateway else Alone(lambda: self.runtime, self.adapter_store.folder)
+        gateway = GatewayClient.find(self.settings, self.base.digest)
+        return (
+            GatewaySwitch(gateway, self.ledger)
+            if gateway
+            else InProcessSwitch(lambda: self.runtime, self.adapter_store.folder)
+        )
 
     @property
     def keys(self) -> Keys:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from academy.errors import InputError
-from academy.experience.conversations import Wanted
-from academy.experience.lessons import Import
+from academy.experience.conversations import ConversationFilter
+from academy.experience.lessons import ImportResult
 from academy.loop import stages
 from academy.loop.home import Home
 from academy.records import Record
@@ -25,15 +25,15 @@ class ImportRequest(Record):
     gold_only: bool = False
 
 
-def import_experience(request: ImportRequest) -> list[Import]:
+def import_experience(request: ImportRequest) -> list[ImportResult]:
     """Import the files into the home of the settings. Raises InputError for options that contradict each other."""
     if request.tasks + request.conversations + request.examples > 1:
         raise InputError("The files can be of one kind only.", "Choose one of --tasks, --conversations and --examples.")
-    wanted = Wanted(
+    selection = ConversationFilter(
         users=request.users, domains=request.domains, types=request.types, gold_only=request.gold_only
     )  # fmt: skip
-    if wanted != Wanted() and not request.conversations:
+    if selection != ConversationFilter() and not request.conversations:
         raise InputError("--user, --domain, --type and --gold select conversations.", "Add --conversations.")
     kind = "files" if request.examples else "tasks" if request.tasks else "lessons"
     kind = "conversations" if request.conversations else kind
-    return stages.admit(Home.open(), **{kind: request.files}, wanted=wanted)
+    return stages.admit(Home.open(), **{kind: request.files}, wanted=selection)

@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import Field
 
 from academy.errors import BaseModelError, TrainingError
-from academy.habitat.backends.choice import Chosen, choose, choose_plan, find_route
+from academy.habitat.backends.choice import BackendChoice, configured_plan, find_route, select_backend
 from academy.habitat.memory import Device, Plan, Prediction, Shape, predict, read_shape, without_checkpointing
-from academy.habitat.routing import Need, Route, Rung, freest, next_rung
+from academy.habitat.routing import FallbackStep, Need, Route, gpus_by_preference, next_fallback
 from academy.loop.home import Home
 from academy.professor.recipe import Recipe
 from academy.records import Record
@@ -22,9 +22,9 @@ from academy.system.hardware import Inventory
 
 
 class Step(Record):
-    """A rung below a recipe, for after running out of memory; `fits`: what it would need is free now."""
+    """A fallback step below a recipe, for after running out of memory; `fits`: what it would need is free now."""
 
-    rung: Rung
+    fallback: FallbackStep
     need: int  # bytes
     fits: bool
 
@@ -42,7 +42,7 @@ class Placement(Record):
     prediction: Prediction | None = None
     changes: tuple[str, ...] = ()
     predictions: dict[Device, Prediction] = Field(default_factory=dict)
-    ladder: tuple[Step, ...] = ()
+    fallbacks: tuple[Step, ...] = ()
 
     @property
     def tags(self) -> dict[str, str]:
@@ -93,22 +93,22 @@ def place(
     """
     here = _Here(home, machine, longest, only)
     if here.shape is None:
-        unknown = Need(cuda=None, cpu=None, because=here.unknown)
+        unknown = Need(cuda=None, cpu=None, reason=here.unknown)
         return Placement(route=here.route(unknown), recipe=recipe, plan=here.usual(here.first))
     plans = {device: here.usual(device) if cautious else here.roomy(recipe, device) for device in _DEVICES}
     found = {device: here.forecast(recipe, plan) for device, plan in plans.items()}
-    ladder = tuple(here.ladder(recipe, plans[here.first]))
+    fallbacks = tuple(here.fallbacks(recipe, plans[here.first]))
     whole = here.route(Need(cuda=here.total(found["cuda"]), cpu=here.total(found["cpu"])))
-    known = Placement(route=whole, recipe=recipe, plan=plans[here.first], predictions=found, ladder=ladder)
+    known = Placement(route=whole, recipe=recipe, plan=plans[here.first], predictions=found, fallbacks=fallbacks)
     if whole.held or whole.refusal:
         return known
-    fitting = [(number, step) for number, step in enumerate(ladder) if step.fits]
-    better = [one for one in fitting if one[1].rung.plan.device == "cuda"]
+    fitting = [(number, step) for number, step in enumerate(fallbacks) if step.fits]
+    better = [one for one in fitting if one[1].fallback.plan.device == "cuda"]
     if whole.place and (whole.place == here.first or not better):
         return known.model_copy(update={"plan": plans[whole.place], "prediction": found[whole.place]})
     for number, step in better or fitting:
         return known.model_copy(
-            update=here.on(step.rung) | {"changes": tuple(one.rung.change for one in ladder[: number + 1])}
+            update=here.on(step.fallback) | {"changes": tuple(one.fallback.change for one in fallbacks[: number + 1])}
         )
     return known
 
@@ -123,9 +123,9 @@ def below(
     """Where a training goes on that ran out of memory, whatever was predicted; None at the end of the ladder."""
     here = _Here(home, machine, longest, only)
     recipe, plan, changes = placed.recipe, placed.plan, placed.changes
-    while (rung := next_rung(recipe, plan, here.machine)) is not None and only in (None, rung.plan.device):
-        recipe, plan, changes = rung.recipe, rung.plan, (*changes, rung.change)
-        found = placed.model_copy(update=here.on(rung) | {"changes": changes})
+    while (fallback := next_fallback(recipe, plan, here.machine)) is not None and only in (None, fallback.plan.device):
+        recipe, plan, changes = fallback.recipe, fallback.plan, (*changes, fallback.change)
+        found = placed.model_copy(update=here.on(fallback) | {"changes": changes})
         if found.route.place:
             return found
     return None
@@ -133,11 +133,11 @@ def below(
 
 def first_device(home: Home, machine: Inventory | None = None) -> Device:
     """The device on which a training of this home is tried first: a GPU where there is one that it may use."""
-    return _first(home, choose(home.settings, machine))
+    return _first(home, select_backend(home.settings, machine))
 
 
-def _first(home: Home, chosen: Chosen) -> Device:
-    return "cuda" if chosen.machine.gpus and chosen.gives_gpus and home.settings.enable_gpu else "cpu"
+def _first(home: Home, chosen: BackendChoice) -> Device:
+    return "cuda" if chosen.machine.gpus and chosen.can_use_gpus and home.settings.enable_gpu else "cpu"
 
 
 class _Here:
@@ -147,7 +147,7 @@ class _Here:
         self.settings = home.settings
         # on processors alone no image is tried with a GPU
         without = {"enable_gpu": False} if only == "cpu" else {}
-        self.chosen = choose(home.settings.model_copy(update=without), machine)
+        self.chosen = select_backend(home.settings.model_copy(update=without), machine)
         self.machine = self.chosen.machine
         self.longest = longest
         self.only = only
@@ -167,13 +167,13 @@ class _Here:
 
     def usual(self, device: Device) -> Plan:
         """How a recipe is carried out on a device where nothing forces otherwise, as the settings say."""
-        return choose_plan(self.settings, device)
+        return configured_plan(self.settings, device)
 
     def roomy(self, recipe: Recipe, device: Device) -> Plan:
         """The same, without checkpointing where the GPUs that it would get have room for it."""
         if self.shape is None:
             return self.usual(device)
-        taken = freest(self.machine.gpus)[: self.settings.training_processes]
+        taken = gpus_by_preference(self.machine.gpus)[: self.settings.training_processes]
         free = min((gpu.memory_free or 0 for gpu in taken), default=0)
         return without_checkpointing(
             self.shape, recipe, self.usual(device), free, longest=self.longest, ratios=self.ratios[device]
@@ -186,20 +186,25 @@ class _Here:
     def route(self, need: Need, only: Device | None = None) -> Route:
         return find_route(self.settings, self.chosen, need, only or self.only)
 
-    def on(self, rung: Rung) -> dict[str, Any]:
-        """What of a placement a rung decides."""
-        prediction = self.forecast(rung.recipe, rung.plan) if self.shape else None
+    def on(self, fallback: FallbackStep) -> dict[str, Any]:
+        """What of a placement a fallback decides."""
+        prediction = self.forecast(fallback.recipe, fallback.plan) if self.shape else None
         need = self.total(prediction) if prediction else None
         return {
-            "route": self.route(Need(cuda=need, cpu=need, because=self.unknown), rung.plan.device),
-            "recipe": rung.recipe, "plan": rung.plan, "prediction": prediction,
+            "route": self.route(Need(cuda=need, cpu=need, reason=self.unknown), fallback.plan.device),
+            "recipe": fallback.recipe, "plan": fallback.plan, "prediction": prediction,
         }  # fmt: skip
 
-    def ladder(self, recipe: Recipe, plan: Plan) -> Iterator[Step]:
-        while (rung := next_rung(recipe, plan, self.machine)) is not None and self.only in (None, rung.plan.device):
-            recipe, plan = rung.recipe, rung.plan
+    def fallbacks(self, recipe: Recipe, plan: Plan) -> Iterator[Step]:
+        while (fallback := next_fallback(recipe, plan, self.machine)) is not None and self.only in (
+            None,
+            fallback.plan.device,
+        ):
+            recipe, plan = fallback.recipe, fallback.plan
             need = self.total(self.forecast(recipe, plan))
-            yield Step(rung=rung, need=need, fits=bool(self.route(Need(cuda=need, cpu=need), plan.device).place))
+            yield Step(
+                fallback=fallback, need=need, fits=bool(self.route(Need(cuda=need, cpu=need), plan.device).place)
+            )
 
 
 _DEVICES: tuple[Device, ...] = ("cuda", "cpu")

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from academy.errors import InputError
-from academy.professor.recipe import checked_fields
+from academy.professor.recipe import validate_fields
 
 
 def read_recipe(file: Path | None) -> dict[str, Any]:
@@ -23,4 +23,4 @@ def read_recipe(file: Path | None) -> dict[str, Any]:
         raise InputError(f"{file} is not valid JSON ({problem}).", "Correct the file.") from None
     if not isinstance(fields, dict):
         raise InputError(f"{file} does not hold a JSON object.", 'A recipe looks like {"epochs": 2, "use_dora": true}.')
-    return checked_fields(fields)
+    return validate_fields(fields)

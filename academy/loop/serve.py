@@ -12,9 +12,9 @@ from academy.lifecycle.gate import Watch, admit_adapter, refusal
 from academy.loop.home import Home
 from academy.records import Record
 from academy.serving.export.export import merged_file
-from academy.serving.gateway.adapter_pool import House
+from academy.serving.gateway.adapter_pool import AdapterHooks
 from academy.serving.gateway.server import serve as serve_gateway
-from academy.serving.identity import Identity, check
+from academy.serving.identity import Identity, check_identity
 from academy.serving.runtimes.remote import is_loopback
 from academy.serving.runtimes.table import make_runtime
 
@@ -59,16 +59,16 @@ def serve(
 
     async def identify(adapter: str) -> Identity:
         opened = await asyncio.to_thread(admit_adapter, home.gate, adapter)
-        return await check(engine, opened.adapter)
+        return await check_identity(engine, opened.adapter)
 
-    house = House(
+    hooks = AdapterHooks(
         check=identify,
         restore=lambda adapter: home.restore_adapter(adapter, by=by, because="a request asks for it"),
         refusal=lambda adapter, versions: refusal(home.ledger, adapter, versions) or watch.withdrawn(adapter),
     )
     serve_gateway(
-        home.settings, home.base, home.ledger, home.store, engine, house, name=name, host=host, port=port,
-        told=lambda gateway, url: started(
-            Started(champion=gateway.pinning.champion.name, family=gateway.base.family, url=url)
+        home.settings, home.base, home.ledger, home.store, engine, hooks, name=name, host=host, port=port,
+        on_ready=lambda gateway, url: started(
+            Started(champion=gateway.pool.champion.name, family=gateway.base.family, url=url)
         ),
     )  # fmt: skip

@@ -18,12 +18,12 @@ from academy.curriculum import replay
 from academy.curriculum.curator import DatasetCurator
 from academy.curriculum.dataset import Dataset, Example, all_datasets
 from academy.curriculum.filters import clean, reason_to_drop
-from academy.curriculum.holdout import Renewal, Request
-from academy.curriculum.sharding import Run, in_process
+from academy.curriculum.holdout import GroupedRequest, Renewal
+from academy.curriculum.sharding import ShardRunner, in_process
 from academy.errors import InputError
 from academy.experience.commits import is_repository, open_repository
-from academy.experience.conversations import Wanted
-from academy.experience.lessons import Import
+from academy.experience.conversations import ConversationFilter
+from academy.experience.lessons import ImportResult
 from academy.experience.source import Kind
 from academy.habitat.backends.base import TrainingOrder
 from academy.lifecycle.approval import open_verdicts
@@ -33,8 +33,7 @@ from academy.loop.examine import guarded_texts
 from academy.loop.home import Home
 from academy.loop.placement import place
 from academy.loop.training import allowed, carried_out_as
-from academy.professor.decision import Decision
-from academy.professor.decision import decide as should_train
+from academy.professor.decision import Decision, should_train
 from academy.store.ledger import BASE, Row
 
 log = logging.getLogger("academy")
@@ -47,9 +46,9 @@ def admit(
     *,
     conversations: Sequence[Path] = (),
     files: Sequence[Path] = (),
-    wanted: Wanted | None = None,
-) -> list[Import]:
-    """Import files of lessons, tasks, conversations and examples; lines known already change nothing."""
+    wanted: ConversationFilter | None = None,
+) -> list[ImportResult]:
+    """ImportResult files of lessons, tasks, conversations and examples; lines known already change nothing."""
     kinds: dict[Kind, Sequence[Path]] = {
         "lesson": lessons, "task": tasks, "conversation": conversations, "file": files,
     }  # fmt: skip
@@ -85,7 +84,7 @@ def curate(
     repos: Sequence[Path],
     lessons_limit: int | None = None,
     shards: int = 1,
-    run: Run = in_process,
+    run: ShardRunner = in_process,
 ) -> Dataset:
     """Experience to a dataset under its digest; the same one in any number of shards, whoever runs them."""
     curator = DatasetCurator(
@@ -109,7 +108,7 @@ def curate(
     for repo in repos:
         curator.collect_from_git_history(repo, home.settings.git_commits_limit)
     curator.filter_low_quality()
-    dataset = curator.save(home.datasets, home.register)
+    dataset = curator.save(home.datasets, home.holdout)
     log.info(
         "dataset %s: %d examples (%d tokens), %d held out",
         dataset.digest[:12],
@@ -204,7 +203,7 @@ def renew_holdout(home: Home) -> Renewal:
     examined, seen, unseen, opened = [], [], [], []
     for raw in home.store.every():
         example = Example.of(clean(raw)[0], origin="")  # as curation writes it into the register
-        request = Request(text=example.opening, suite=example.suite, group=example.group)
+        request = GroupedRequest(text=example.opening, suite=example.suite, group=example.group)
         if raw.seq <= until or raw.id in in_asked:
             examined.append(request)
         if raw.seq <= max(newest, until) or raw.id in in_any:
@@ -213,13 +212,13 @@ def renew_holdout(home: Home) -> Renewal:
         if raw.id in in_any or reason_to_drop(raw):
             continue
         example = Example.of(clean(raw)[0], origin="")
-        request = Request(text=example.opening, suite=example.suite, group=example.group)
+        request = GroupedRequest(text=example.opening, suite=example.suite, group=example.group)
         opened.append(request)
         if not example.context:  # the exam asks single requests
             unseen.append(request)
     with home.database.write() as connection:
-        home.register.assign(opened, connection)
-        found = home.register.renew(examined, seen, unseen, FEWEST_GROUPS, connection)
+        home.holdout.assign(opened, connection)
+        found = home.holdout.renew(examined, seen, unseen, FEWEST_GROUPS, connection)
         key = f"renewal:{home.base.digest}:{len(verdicts)}"
         home.ledger.append("renewal", key, {**found.model_dump(), "after": len(verdicts)}, connection)
     log.info("hold-out renewed: %d retired, %d fresh", found.retired, found.fresh)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from academy.habitat.backends import image as images
-from academy.habitat.backends.choice import Chosen, choose
+from academy.habitat.backends.choice import BackendChoice, select_backend
 from academy.habitat.backends.image import Proof
 from academy.records import Record
 from academy.settings import Settings
@@ -17,8 +17,8 @@ SECONDS = 1200
 class TrainerStatus(Record):
     """Where trainings run, and the image that was tried: the one of the settings, or one that was made just now."""
 
-    chosen: Chosen
-    tried: Chosen
+    chosen: BackendChoice
+    tried: BackendChoice
 
     @property
     def image(self) -> Image | None:
@@ -52,8 +52,8 @@ def trainer_status(settings: Settings, *, made: bool = False) -> TrainerStatus:
     return TrainerStatus(chosen=chosen, tried=_choose(in_container))
 
 
-def _choose(settings: Settings) -> Chosen:
-    chosen = choose(settings)
+def _choose(settings: Settings) -> BackendChoice:
+    chosen = select_backend(settings)
     if chosen.refusal:
         raise chosen.refusal.error
     return chosen

@@ -19,7 +19,7 @@ from academy.errors import InputError, TrainingError
 from academy.genealogy.tracking import BASE_TAG, TrackedRun, took
 from academy.genealogy.versions import CHAMPION, TAINT, TAINTED, Version
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.choice import choose_backend
+from academy.habitat.backends.choice import create_backend
 from academy.habitat.backends.process import EVENTS, ORDER, read_events
 from academy.habitat.memory import Device, Plan
 from academy.habitat.progress import progress
@@ -30,8 +30,8 @@ from academy.loop.home import Home
 from academy.loop.placement import Placement, below, first_device, place
 from academy.loop.tune import Search
 from academy.professor import recipe as recipes
-from academy.professor.recipe import Recipe, checked_fields, checked_recipe
-from academy.professor.search_space import Tuned, refuse_fixed, space_around
+from academy.professor.recipe import Recipe, validate_fields, validate_recipe
+from academy.professor.search_space import TuningResult, refuse_fixed, space_around
 from academy.records import Record
 from academy.store.files import digest_of_file
 from academy.store.ledger import BASE
@@ -122,9 +122,9 @@ def choose_for(home: Home, longest: int, overrides: Overrides, dataset: Dataset 
         **said,
     )
     if first is not None:
-        recipes.refuse_another_shape(first.manifest.recipe, given | {"rank": said["rank"]})
-        recipe = recipes.go_on(recipe, first.manifest.recipe, first.digest)
-    return checked_recipe(recipe.model_dump() | given) if given else recipe
+        recipes.refuse_other_shape(first.manifest.recipe, given | {"rank": said["rank"]})
+        recipe = recipes.continue_adapter(recipe, first.manifest.recipe, first.digest)
+    return validate_recipe(recipe.model_dump() | given) if given else recipe
 
 
 def complete(home: Home, dataset: Dataset, given: dict[str, Any]) -> Recipe:
@@ -133,8 +133,8 @@ def complete(home: Home, dataset: Dataset, given: dict[str, Any]) -> Recipe:
     Raises InputError for what no recipe has.
     """
     if given.keys() >= Recipe.model_fields.keys():  # an order's; a setting of this machine changes nothing of it
-        return checked_recipe(given)
-    return choose(home, dataset, Overrides(recipe=checked_fields(given)))
+        return validate_recipe(given)
+    return choose(home, dataset, Overrides(recipe=validate_fields(given)))
 
 
 def first_adapter(home: Home, said: str | None) -> Adapter | None:
@@ -195,7 +195,7 @@ def search_for(home: Home, dataset: Dataset, overrides: Overrides, trials: int, 
     return Search(order, space_around(order.recipe, _stays(home, overrides)), trials)
 
 
-def tune(home: Home, dataset: Dataset, search: Search, minutes: float | None = None) -> Tuned:
+def tune(home: Home, dataset: Dataset, search: Search, minutes: float | None = None) -> TuningResult:
     """Hold a search, or give what it found before; within so many minutes or those of the settings.
 
     Raises as `train` and `academy.loop.tune.tune` do.
@@ -226,7 +226,7 @@ def train(
     tags: dict[str, str],
     meanwhile: Callable[[], object] = lambda: None,
     only: Device | None = None,
-    tuned: Tuned | None = None,
+    tuned: TuningResult | None = None,
 ) -> Version:
     """Run an order, follow it in MLflow and register its adapter as a version; on that kind of device only.
 
@@ -305,8 +305,8 @@ def changed(
 def carried_out_as(order: TrainingOrder, placed: Placement) -> set[str]:
     """Digests of an order and of those that stood in for it because it took too much memory."""
     found = {order.digest}
-    for step in placed.ladder:
-        lower = changed(order, step.rung.recipe)
+    for step in placed.fallbacks:
+        lower = changed(order, step.fallback.recipe)
         with suppress(OSError, ValueError):
             if TrainingOrder.model_validate_json((lower.folder / ORDER).read_bytes()).changes:
                 found.add(lower.digest)
@@ -320,11 +320,11 @@ def _attempt(
     placed: Placement,
     tags: dict[str, str],
     meanwhile: Callable[[], object],
-    tuned: Tuned | None,
+    tuned: TuningResult | None,
 ) -> tuple[TrainingEvent, TrackedRun]:
     """One order from its first event to its last, in its MLflow run."""
     before = max((event.n for event in read_events(order.folder / EVENTS)), default=0)
-    events = choose_backend(home.settings, placed.route).train(order)
+    events = create_backend(home.settings, placed.route).train(order)
     first = next(events)
     meanwhile()
     found = tuned.tags if tuned else {}

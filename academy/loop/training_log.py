@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from academy.habitat.backends.base import TrainingEvent
-from academy.habitat.foreign_log import events_of, lines_of
+from academy.habitat.foreign_log import parse_events, split_lines
 from academy.habitat.log_parser import Metrics, Summary, TrainingMetricsParser
 from academy.records import Record
 
@@ -19,7 +19,7 @@ class LogSummary(Record):
 
 def log_events(pieces: Iterable[bytes]) -> Iterator[TrainingEvent]:
     """A log, in pieces of any size, as the events that the Academy's own trainer writes."""
-    return events_of(lines_of(pieces))
+    return parse_events(split_lines(pieces))
 
 
 def summarise_log(pieces: Iterable[bytes]) -> LogSummary:
@@ -29,7 +29,7 @@ def summarise_log(pieces: Iterable[bytes]) -> LogSummary:
 
     def read() -> Iterator[Metrics]:
         nonlocal lines
-        for line in lines_of(pieces):
+        for line in split_lines(pieces):
             lines += 1
             if (metrics := parser.parse_line(line)) is not None:
                 yield metrics

@@ -46,13 +46,13 @@ def list_trainings(settings: Settings) -> list[tuple[str, Progress]]:
 def training(settings: Settings, name: str) -> Training:
     """One training, by its order's digest, its job's name, or a version that was made in it. Raises InputError."""
     folder = _find(settings, name)
-    return Training(run=folder.name, folder=folder, progress=runs.standing(folder, settings.price_per_hour))
+    return Training(run=folder.name, folder=folder, progress=runs.run_progress(folder, settings.price_per_hour))
 
 
 def training_log(settings: Settings, name: str, *, follow: bool) -> tuple[str, Iterator[Line]]:
     """The name of a run and its events in words; with `follow` as they come, until the training ends."""
     folder = _find(settings, name)
-    return folder.name, runs.log_of(folder, follow=follow)
+    return folder.name, runs.run_log(folder, follow=follow)
 
 
 def cancel_training(settings: Settings, name: str) -> Training:

@@ -26,12 +26,21 @@ from pydantic import ValidationError
 from academy.curriculum.dataset import Dataset, read_rows
 from academy.errors import TrainingError
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.choice import choose_backend
+from academy.habitat.backends.choice import create_backend
 from academy.habitat.runs import SEARCH
 from academy.loop.home import Home
 from academy.loop.placement import place
 from academy.professor.recipe import Recipe
-from academy.professor.search_space import DEV_SHARE, Space, State, Trial, Tuned, best_of, refuse_few, trial_of
+from academy.professor.search_space import (
+    DEV_SHARE,
+    SearchSpace,
+    State,
+    Trial,
+    TuningResult,
+    best_trial,
+    refuse_few,
+    trial_recipe,
+)
 from academy.records import canonical, digest_of
 from academy.store.files import said_plainly, write_file
 from academy.store.locks import only_one
@@ -61,7 +70,7 @@ class Search(NamedTuple):
     """What is to be searched: the order with the professor's recipe, the space around that, and how many trials."""
 
     order: TrainingOrder
-    space: Space
+    space: SearchSpace
     trials: int
 
     @property
@@ -77,16 +86,16 @@ class Search(NamedTuple):
         """Where its trials run and its record stays."""
         return self.order.runs / f"{SEARCH}{self.key[:16]}"
 
-    def kept(self, minutes: float) -> Tuned | None:
+    def kept(self, minutes: float) -> TuningResult | None:
         """What an earlier search found that had all its trials, or as many minutes."""
         with suppress(OSError, ValidationError):
-            found = Tuned.model_validate_json((self.folder / RECORD).read_bytes())
+            found = TuningResult.model_validate_json((self.folder / RECORD).read_bytes())
             if found.key == self.key and (found.ended == "trials" or found.minutes >= minutes):
                 return found
         return None
 
 
-def tune(home: Home, search: Search, dataset: Dataset, minutes: float) -> Tuned:
+def tune(home: Home, search: Search, dataset: Dataset, minutes: float) -> TuningResult:
     """Hold a search in this home, or give what it found before.
 
     Raises InputError where it cannot be held, HomeError where another one runs in this home, and TrainingError where
@@ -109,7 +118,7 @@ def tune(home: Home, search: Search, dataset: Dataset, minutes: float) -> Tuned:
                     "runs": search.folder, "adapters": search.folder / ADAPTERS,
                 }
             )  # fmt: skip
-            yield from choose_backend(home.settings, placed.route).train(order)
+            yield from create_backend(home.settings, placed.route).train(order)
 
         log.info("searching a recipe: %d trials, %g minutes at most", search.trials, minutes)
         found = hold(search, carry_out, dataset.digest, minutes)
@@ -123,7 +132,7 @@ def hold(
     dataset: str,
     minutes: float,
     clock: Callable[[], float] = time.monotonic,
-) -> Tuned:
+) -> TuningResult:
     """Hold a search, from wherever it stands, and keep its record.
 
     `clock` tells seconds. The caller sees to it that nobody else holds this search. Raises as `tune` does.
@@ -147,8 +156,8 @@ def hold(
                 f"None of {len(told)} trials ended with a loss; the first: {told[0].because}",
                 "Train without --tune, or with a smaller --learning-rate or --rank.",
             )
-        chosen = search.space.recipe(dict(best_of(told).values))
-        found = Tuned(
+        chosen = search.space.recipe(dict(best_trial(told).values))
+        found = TuningResult(
             key=search.key, base=search.order.base.digest, dataset=dataset, space=search.space, wanted=search.trials,
             minutes=minutes, ended=ended, recipe=chosen, trials=tuple(told),
         )  # fmt: skip
@@ -165,7 +174,7 @@ def _one_trial(
     False where the time was over first: that trial is not counted, and comes again where a search gets more minutes.
     """
     asked = _next(study, search)
-    recipe = trial_of(search.space.recipe(search.space.ask(asked)))
+    recipe = trial_recipe(search.space.recipe(search.space.ask(asked)))
     began = clock()
     # the first is what the others are compared with: it has all the time that it takes
     over = (lambda: clock() - began >= seconds_left) if asked.number else lambda: False

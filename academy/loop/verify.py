@@ -13,7 +13,7 @@ from academy.lifecycle.gate import Verification, verify_version
 from academy.loop.home import Home
 from academy.records import Record
 from academy.serving.gateway.adapter_pool import CHAMPION
-from academy.serving.gateway.client import Gateway, Proof
+from academy.serving.gateway.client import GatewayClient, IdentityReport
 from academy.store.ledger import BASE
 
 NOT_SERVED = "not served"
@@ -24,7 +24,7 @@ class Verified(Record):
     """What was verified at one time."""
 
     files: tuple[Verification, ...]
-    answers: tuple[Proof, ...]
+    answers: tuple[IdentityReport, ...]
 
     @property
     def ok(self) -> bool:
@@ -58,12 +58,12 @@ def verify_files(home: Home, names: Sequence[str], *, all_of_them: bool = False)
     return tuple(verify_version(home.gate, one, home.datasets) for one in versions)
 
 
-def verify_answers(home: Home, names: Sequence[str]) -> tuple[Proof, ...]:
+def verify_answers(home: Home, names: Sequence[str]) -> tuple[IdentityReport, ...]:
     """The champion by the name `champion`, and versions by their own names, as the running gateway answers them.
 
     Raises ServingError where none runs in this home.
     """
-    gateway = Gateway.find(home.settings, home.base.digest)
+    gateway = GatewayClient.find(home.settings, home.base.digest)
     if gateway is None:
         raise ServingError(
             f"No gateway of this home serves {home.base.family}, so nobody can be asked.",
@@ -83,13 +83,13 @@ def verify_serving(home: Home, names: Sequence[str], *, live: bool = True) -> Ve
     return found
 
 
-def _proof(gateway: Gateway, name: str) -> Proof:
+def _proof(gateway: GatewayClient, name: str) -> IdentityReport:
     try:
-        return gateway.look(name)
+        return gateway.identify(name)
     except (AdapterError, ServingError) as problem:
         gateway.status()  # raises where it is not the adapter's fault: the gateway is gone
         return _refusal(name, problem)
 
 
-def _refusal(name: str, problem: AcademyError) -> Proof:
-    return Proof(name=name, version=name, adapter="", holds=False, reason=NOT_SERVED, sentence=str(problem))
+def _refusal(name: str, problem: AcademyError) -> IdentityReport:
+    return IdentityReport(name=name, version=name, adapter="", holds=False, reason=NOT_SERVED, sentence=str(problem))

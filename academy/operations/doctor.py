@@ -10,7 +10,7 @@ from pathlib import Path
 from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_sandbox
 from academy.errors import AcademyError, ExaminationError
 from academy.experience.commits import is_repository
-from academy.habitat.backends.choice import choose
+from academy.habitat.backends.choice import select_backend
 from academy.loop.home import Home
 from academy.models.base_model import SEED, SEED_FOLDER, resolve
 from academy.operations.prefect_server import running
@@ -191,17 +191,17 @@ def _docker(machine: Inventory) -> Finding:
 
 def check_training(settings: Settings, machine: Inventory) -> Finding:
     """Where trainings run. A container that the settings ask for is tried, and needed: nothing replaces it."""
-    chosen = choose(settings, machine)
+    chosen = select_backend(settings, machine)
     if chosen.refusal:
         return Finding(
             name="training", works=False, needed=True, found=chosen.refusal.message, remedy=chosen.refusal.remedy
         )
     image, proof = chosen.image, chosen.proof
     if image is None or proof is None:
-        because = f" because: {chosen.instead}" if chosen.instead else ""
+        because = f" because: {chosen.container_problem}" if chosen.container_problem else ""
         return Finding(name="training", works=True, needed=True, found=f"in processes of this machine{because}")
     versions = f"torch {proof.versions['torch']}, trl {proof.versions['trl']}"
-    place = f"in containers of {image.name}, {image.digest[:19]}: {versions}, tried on {chosen.tried_on}"
+    place = f"in containers of {image.name}, {image.digest[:19]}: {versions}, tried on {chosen.trial_device}"
     return Finding(name="training", works=True, needed=True, found=place)
 
 

@@ -35,7 +35,7 @@ class Decision(Record):
         return "; ".join(unmet) + (" (overridden by --force)." if self.forced else ".")
 
 
-def decide(
+def should_train(
     *,
     lessons: int,
     new_lessons: int,

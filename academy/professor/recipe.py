@@ -69,13 +69,13 @@ class Recipe(Record):
         return int.from_bytes(asked[:8], "big") < self.dev_share * 2**64
 
 
-def go_on(recipe: Recipe, first: Recipe, adapter: str) -> Recipe:
+def continue_adapter(recipe: Recipe, first: Recipe, adapter: str) -> Recipe:
     """The recipe for a training that begins with an adapter, whose rank and kind are given."""
     given = {name: getattr(first, name) for name in SHAPE}
     return recipe.model_copy(update=given | {"init_adapter": adapter})
 
 
-def refuse_another_shape(theirs: Recipe, given: dict[str, Any]) -> None:
+def refuse_other_shape(theirs: Recipe, given: dict[str, Any]) -> None:
     """Raises InputError where fields of a recipe ask another rank or kind of an adapter that is to be gone on with."""
     for name in SHAPE:
         asked, has = given.get(name), getattr(theirs, name)
@@ -87,7 +87,7 @@ def refuse_another_shape(theirs: Recipe, given: dict[str, Any]) -> None:
             )
 
 
-def checked_recipe(given: dict[str, Any]) -> Recipe:
+def validate_recipe(given: dict[str, Any]) -> Recipe:
     """A recipe from JSON; what it leaves out is as by default. Raises InputError, naming the key and its bounds."""
     try:
         return Recipe.model_validate(given)
@@ -105,9 +105,9 @@ def checked_recipe(given: dict[str, Any]) -> Recipe:
         ) from None
 
 
-def checked_fields(given: dict[str, Any]) -> dict[str, Any]:
-    """Some fields of a recipe, as a recipe has them. Raises InputError as `checked_recipe` does."""
-    found = checked_recipe(given)
+def validate_fields(given: dict[str, Any]) -> dict[str, Any]:
+    """Some fields of a recipe, as a recipe has them. Raises InputError as `validate_recipe` does."""
+    found = validate_recipe(given)
     return {name: getattr(found, name) for name in given}
 
 

@@ -23,7 +23,7 @@ SEARCHED = ("rank", "learning_rate", "epochs")
 State = Literal["done", "pruned", "failed"]
 
 
-class Space(Record):
+class SearchSpace(Record):
     """What is searched around a recipe; whatever has one value stays."""
 
     start: Recipe
@@ -87,16 +87,16 @@ class Trial(Record):
     @property
     def words(self) -> str:
         """What it changed, for people."""
-        return in_words(self.recipe, self.values)
+        return describe_values(self.recipe, self.values)
 
 
-class Tuned(Record):
+class TuningResult(Record):
     """A search that has ended. `recipe` is for all examples, but for the dev_share that a person gave."""
 
     key: str
     base: str  # digest
     dataset: str  # digest
-    space: Space
+    space: SearchSpace
     wanted: int  # trials
     minutes: float  # that it was given
     ended: Literal["trials", "minutes"]
@@ -112,7 +112,7 @@ class Tuned(Record):
     @property
     def best(self) -> Trial:
         """The trial whose recipe is used."""
-        return best_of(self.trials)
+        return best_trial(self.trials)
 
     @property
     def sentence(self) -> str:
@@ -131,14 +131,14 @@ class Tuned(Record):
         return {"academy.tuning": self.key, "academy.tuning.found": self.sentence}
 
 
-def space_around(start: Recipe, fixed: Sequence[str] = ()) -> Space:
+def space_around(start: Recipe, fixed: Sequence[str] = ()) -> SearchSpace:
     """What is searched around the professor's recipe; the names in `fixed` stay. Dropout is searched where it is used.
 
     Raises InputError where nothing would be left to search.
     """
     refuse_fixed(fixed)
     rate, epochs, rank = start.learning_rate, start.epochs, start.rank
-    return Space(
+    return SearchSpace(
         start=start,
         learning_rates=(rate, rate) if "learning_rate" in fixed else (rate / 5, min(rate * 5, 1e-2)),
         ranks=(rank,) if "rank" in fixed else tuple(r for r in (rank // 2, rank, 2 * rank, 4 * rank) if 4 <= r <= 256),
@@ -161,13 +161,13 @@ def refuse_fixed(fixed: Sequence[str]) -> None:
         )
 
 
-def refuse_few(space: Space, requests: Sequence[str], trials: int) -> None:
+def refuse_few(space: SearchSpace, requests: Sequence[str], trials: int) -> None:
     """Raises InputError for a number of trials out of bounds, and for requests too few to be divided."""
     if not 1 <= trials <= MOST_TRIALS:
         raise InputError(
             f"A search of {trials} trials cannot be held.", f"Give --tune a number from 1 to {MOST_TRIALS}."
         )
-    trial = trial_of(space.start)
+    trial = trial_recipe(space.start)
     held = sum(trial.holds_back(request) for request in requests)
     if held < FEWEST_DEV or held == len(requests):
         raise InputError(
@@ -177,12 +177,12 @@ def refuse_few(space: Space, requests: Sequence[str], trials: int) -> None:
         )
 
 
-def trial_of(recipe: Recipe) -> Recipe:
+def trial_recipe(recipe: Recipe) -> Recipe:
     """A recipe as a trial carries it out."""
     return recipe.model_copy(update={"dev_share": DEV_SHARE})
 
 
-def best_of(trials: Sequence[Trial]) -> Trial:
+def best_trial(trials: Sequence[Trial]) -> Trial:
     """The lowest loss of the trials that came to their end; the earliest of equals."""
     return min(
         (trial for trial in trials if trial.state == "done"),
@@ -190,7 +190,7 @@ def best_of(trials: Sequence[Trial]) -> Trial:
     )
 
 
-def in_words(recipe: Recipe, values: dict[str, float | int | bool]) -> str:
+def describe_values(recipe: Recipe, values: dict[str, float | int | bool]) -> str:
     """A point in words, such as "learning rate 0.0031, rank 32, rsLoRA"."""
     if not values:
         return "the professor's recipe"

@@ -21,14 +21,14 @@ from pydantic import ValidationError
 from academy.adapters.adapter import FILES, MANIFEST, Manifest
 from academy.errors import AcademyError, HomeError, InputError, TrainingError
 from academy.habitat.backends.base import TrainingBackend, TrainingEvent, TrainingOrder
-from academy.habitat.backends.choice import choose, choose_backend, choose_plan, find_route
+from academy.habitat.backends.choice import configured_plan, create_backend, find_route, select_backend
 from academy.habitat.backends.container import ContainerBackend
-from academy.habitat.backends.process import LOCK, told_events
+from academy.habitat.backends.process import LOCK, read_run_events
 from academy.habitat.progress import Status, line, progress, status_of
 from academy.habitat.routing import Need
-from academy.habitat.runs import PREFIX, is_followed, log_of
+from academy.habitat.runs import PREFIX, is_followed, run_log
 from academy.models.base_model import resolve
-from academy.professor.recipe import checked_recipe
+from academy.professor.recipe import validate_recipe
 from academy.settings import load_settings
 from academy.store.files import digest_of_file, publish_folder, write_file
 from academy.store.locks import only_one
@@ -39,7 +39,7 @@ ADAPTER = "adapter"
 TOLD = 50
 """Lines of a job's log in its status."""
 END_SECONDS = 60.0
-UNKNOWN = Need(cuda=None, cpu=None, because="jobs from Python are not predicted")
+UNKNOWN = Need(cuda=None, cpu=None, reason="jobs from Python are not predicted")
 """That would take the dataset's longest example and what MLflow knows of earlier trainings."""
 
 
@@ -66,7 +66,7 @@ class GPUHabitat:
         The dataset is a JSONL file in Alpaca, ShareGPT, ChatML or OpenAI form. Raises InputError, BaseModelError,
         and TrainingError where it cannot start.
         """
-        recipe = checked_recipe({
+        recipe = validate_recipe({
             "rank": lora_rank, "alpha": 2 * lora_rank, "learning_rate": learning_rate, "epochs": num_epochs,
             "batch_size": batch_size, "max_length": max_seq_length,
         })  # fmt: skip
@@ -82,11 +82,11 @@ class GPUHabitat:
         output = Path(output_dir).resolve() / ADAPTER
         _refuse_another(output, order)
         # found now: another training may hold the GPU that was free before
-        way = find_route(self.settings, choose(self.settings), UNKNOWN)
+        way = find_route(self.settings, select_backend(self.settings), UNKNOWN)
         if not way.place and not way.refusal:
             raise TrainingError(f"This training fits {way.sentence}.", REMEDY, cause="gpu")
-        planned = order.model_copy(update={"plan": choose_plan(self.settings, way.place or "cpu")})
-        job = self._jobs[name] = _Job(choose_backend(self.settings, way), planned, output)
+        planned = order.model_copy(update={"plan": configured_plan(self.settings, way.place or "cpu")})
+        job = self._jobs[name] = _Job(create_backend(self.settings, way), planned, output)
         job.begin()
         return {
             "job_name": name,
@@ -101,7 +101,7 @@ class GPUHabitat:
         folder = self._folder(job_name)
         job = self._jobs.get(job_name)
         followed = job.thread.is_alive() if job else is_followed(folder)
-        events = told_events(folder)
+        events = read_run_events(folder)
         stands = progress(events, followed=followed, price=self.settings.price_per_hour)
         status = job.status if job else stands.status
         adapter = None
@@ -126,7 +126,7 @@ class GPUHabitat:
 
     def stream_job_logs(self, job_name: str) -> Iterator[dict[str, Any]]:
         """A job's log from its beginning to its end, as it comes: line, time (ISO 8601), text. Raises InputError."""
-        for one in log_of(self._folder(job_name), follow=True):
+        for one in run_log(self._folder(job_name), follow=True):
             yield one.model_dump()
         if job := self._jobs.get(job_name):
             job.thread.join()  # the adapter is copied after the last event

@@ -73,7 +73,7 @@ class _Said(Record):
     prompt_tokens: int
 
 
-async def check(runtime: LiveRuntime, adapter: Adapter) -> Identity:
+async def check_identity(runtime: LiveRuntime, adapter: Adapter) -> Identity:
     """Replay an adapter's canaries on a runtime that has loaded it.
 
     Raises AdapterError where it is not loaded there, ServingError where the runtime has died: neither says anything

@@ -51,7 +51,7 @@ forgotten = sa.Table(
     sa.Column("because", sa.Text, nullable=False),
 )
 
-register = sa.Table(
+assignments = sa.Table(
     "register",  # the hold-out register: the first assignment stands for ever
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),

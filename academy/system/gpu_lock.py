@@ -27,21 +27,21 @@ TRIES = 10
 
 
 @contextmanager
-def gpu_held(uuid: str) -> Iterator[None]:
+def hold_gpu(uuid: str) -> Iterator[None]:
     """Hold a GPU for a training. Raises TrainingError (cause "gpu") where another training holds it."""
-    handle = _taken(lock_of(uuid), uuid)
+    handle = _taken(gpu_lock_file(uuid), uuid)
     try:
         yield
     finally:
         os.close(handle)
 
 
-def gpu_is_held(uuid: str) -> bool:
+def gpu_in_use(uuid: str) -> bool:
     """Whether a training holds a GPU now."""
-    return is_held(lock_of(uuid))
+    return is_held(gpu_lock_file(uuid))
 
 
-def lock_of(uuid: str) -> Path:
+def gpu_lock_file(uuid: str) -> Path:
     """The file whose lock is the GPU's. What folder that is depends on the host alone, not on who asks."""
     name = re.sub(r"[^\w-]", "_", uuid, flags=re.ASCII)
     for folder in FOLDERS:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from academy.errors import EngineError
 from academy.records import Record
 from academy.system.docker import connect, problems
-from academy.system.gpu_lock import gpu_is_held
+from academy.system.gpu_lock import gpu_in_use
 
 T = TypeVar("T")
 DOCKER_SECONDS = 10
@@ -168,7 +168,7 @@ def _gpu(nvml: Any, index: int) -> Gpu:
         ),
         watts=None if milliwatts is None else milliwatts / 1000,
         joules=None if millijoules is None else millijoules / 1000,
-        held=gpu_is_held(uuid),
+        held=gpu_in_use(uuid),
         notes=tuple(notes),
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from academy.curriculum.holdout import HoldOutRegister, Request
+from academy.curriculum.holdout import GroupedRequest, Holdout
 from academy.errors import HomeError
 from academy.experience.lessons import LessonsStore
 from academy.store.database import Database
@@ -56,8 +56,8 @@ def _checks(database: Database, place: Path) -> Iterator[tuple[str, bool]]:
         store.forget(first, "asked for", connection)
     yield "a batch is undone and put back", undone == back == found.admitted
     yield "a forgotten lesson is gone", not store.by_id([first])
-    requests = [Request(text=one.request, suite="recall", group=one.answer) for one in store.read()]
-    yield "places stay", HoldOutRegister(database).assign(requests) == HoldOutRegister(database).assign(requests)
+    requests = [GroupedRequest(text=one.request, suite="recall", group=one.answer) for one in store.read()]
+    yield "places stay", Holdout(database).assign(requests) == Holdout(database).assign(requests)
     ledger = Ledger(database, "family")
     yield "a key is written once", ledger.append("verdict", "k", {}).seq == ledger.append("verdict", "k", {}).seq
     try:

@@ -42,11 +42,11 @@ from tests.campaign.kills import Line
 COLOURS = ("blue", "red", "green", "gold", "black", "white", "brown", "silver", "orange")
 POINTS: tuple[tuple[str, str, str], ...] = (
     ("the adapter is read", "academy.lifecycle.promotion", "admit_adapter"),
-    ("the gateway loads it", "academy.serving.gateway.client", "Gateway.load"),
+    ("the gateway loads it", "academy.serving.gateway.client", "GatewayClient.load"),
     ("the champion is compared and set", "academy.store.ledger", "Ledger.crown"),
     ("the row is written, not committed", "academy.store.ledger", "Ledger.append"),
-    ("the gateway follows", "academy.serving.gateway.client", "Gateway.follow"),
-    ("the canaries are asked by the name champion", "academy.serving.gateway.client", "Gateway.verify"),
+    ("the gateway follows", "academy.serving.gateway.client", "GatewayClient.follow"),
+    ("the canaries are asked by the name champion", "academy.serving.gateway.client", "GatewayClient.verify"),
     ("MLflow shows the champion", "academy.genealogy.versions", "Versions.show_champion"),
     ("MLflow's alias is set", "mlflow.tracking.client", "MlflowClient.set_registered_model_alias"),
     ("MLflow describes the versions", "academy.lifecycle.promotion", "describe"),

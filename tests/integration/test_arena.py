@@ -264,7 +264,7 @@ def test_what_a_suite_asks_is_kept_out_of_training(unexamined: Home, monkeypatch
     assert {one.suite for one in overlap.overlaps} == {"coding"}
 
 
-@pytest.mark.skipif(isinstance(find_sandbox(), Unavailable), reason="no sandbox can run here")
+@pytest.mark.skipif(isinstance(find_sandbox(), Unavailable), reason="no sandbox")
 def test_the_coding_exam_is_alive_in_the_sandbox() -> None:
     sandbox = find_sandbox()
     assert not isinstance(sandbox, Unavailable)
@@ -272,7 +272,7 @@ def test_the_coding_exam_is_alive_in_the_sandbox() -> None:
 
 
 @pytest.mark.campaign
-@pytest.mark.skipif(isinstance(find_sandbox(), Unavailable), reason="no sandbox can run here")
+@pytest.mark.skipif(isinstance(find_sandbox(), Unavailable), reason="no sandbox")
 def test_every_mutant_fails_in_the_sandbox() -> None:
     sandbox = find_sandbox()
     assert not isinstance(sandbox, Unavailable)

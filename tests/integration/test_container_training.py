@@ -54,7 +54,7 @@ def client() -> Iterator[Any]:
     try:
         found = engine.connect(1200)
     except EngineError as problem:
-        pytest.skip(str(problem))
+        pytest.skip(f"no Docker engine: {problem}")
     image.make_image(found)
     yield found
     found.close()
@@ -215,7 +215,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told(
     client: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "nvidia" in client.info().get("Runtimes", {}):
-        pytest.skip("this engine can give containers a GPU")
+        pytest.skip("the engine has GPUs")
     tmp_path.chmod(0o1777)
     monkeypatch.setattr(gpu_lock, "FOLDERS", (tmp_path,))  # no GPU of this machine is held
     *_, last = ContainerBackend(home, gpu="GPU-none", limits=LIMITS).train(ordered(home, "gpu"))

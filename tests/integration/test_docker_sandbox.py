@@ -38,7 +38,7 @@ def client() -> Iterator[Any]:
     try:
         found = engine.connect()
     except ExaminationError as problem:
-        pytest.skip(str(problem))
+        pytest.skip(f"no Docker engine: {problem}")
     make_image(found)
     yield found
     found.close()

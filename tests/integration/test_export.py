@@ -14,12 +14,12 @@ from academy.adapters.adapter import BESIDE, MANIFEST, WEIGHTS, read_adapter
 from academy.errors import AdapterError, InputError
 from academy.models.base_model import BaseModel, resolve
 from academy.models.chat_template import ChatTemplate
-from academy.serving.export.export import export, wanted
+from academy.serving.export.export import export, export_request
 from academy.serving.export.gguf import base_file
 from academy.serving.runtimes.base import Turn
 from academy.serving.runtimes.llamacpp import LlamaCppRuntime
-from academy.serving.runtimes.llamacpp_process import Server, launch
-from academy.serving.runtimes.llamacpp_server import Order
+from academy.serving.runtimes.llamacpp_process import LlamaCppServer, launch
+from academy.serving.runtimes.llamacpp_server import ServerOptions
 from academy.store.ledger import BASE
 from tests.colours import UNSEEN, publish_adapter, says
 from tests.conftest import Evolved
@@ -77,14 +77,14 @@ def greedy(model: Any, tokenizer: Any, request: str) -> str:
     return str(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 
 
-async def complete(server: Server, prompt: list[int], scales: list[float], tokens: int = 24) -> str:
+async def complete(server: LlamaCppServer, prompt: list[int], scales: list[float], tokens: int = 24) -> str:
     lora = [{"id": place, "scale": scale} for place, scale in enumerate(scales)]
     body = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "lora": lora}
     return str((await server.complete(body))["content"]).strip()
 
 
-def order_for(model: Path, adapters: tuple[Path, ...] = ()) -> Order:
-    return Order(model=model, adapters=adapters, slots=1, context=256, threads=1, exact=True, key="export")
+def order_for(model: Path, adapters: tuple[Path, ...] = ()) -> ServerOptions:
+    return ServerOptions(model=model, adapters=adapters, slots=1, context=256, threads=1, exact=True, key="export")
 
 
 def test_an_exported_adapter_is_loaded_by_peft_alone(
@@ -94,7 +94,7 @@ def test_an_exported_adapter_is_loaded_by_peft_alone(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     adapter = read_adapter(blue)
-    found = export(adapter, base, tmp_path / "out", wanted("adapter", None))
+    found = export(adapter, base, tmp_path / "out", export_request("adapter", None))
     again = read_adapter(found.folder, base_digest=base.digest, beside=BESIDE)
     assert again == adapter.model_copy(update={"path": found.folder})
     with pytest.raises(AdapterError, match="no part of an adapter"):  # in a home nothing lies beside it
@@ -116,7 +116,7 @@ def test_a_merged_model_is_loaded_by_transformers_alone(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     adapter = read_adapter(blue)
-    found = export(adapter, base, tmp_path / "out", wanted("merged", precision))
+    found = export(adapter, base, tmp_path / "out", export_request("merged", precision))
     assert orjson.loads((found.folder / "config.json").read_bytes())["dtype"] == kind
     model = AutoModelForCausalLM.from_pretrained(found.folder, dtype="float32").eval()
     said = [greedy(model, AutoTokenizer.from_pretrained(found.folder), request) for request in REQUESTS]
@@ -129,7 +129,7 @@ def test_files_for_llama_cpp_answer_as_peft_does(
     tmp_path: Path, base: BaseModel, blue: Path, peft: PeftRuntime, form: str
 ) -> None:
     adapter = read_adapter(blue)
-    found = export(adapter, base, tmp_path / "out", wanted(form, None))
+    found = export(adapter, base, tmp_path / "out", export_request(form, None))
     assert any("does not know how this tokenizer splits" in note for note in found.notes)
     template = ChatTemplate.of(base.path, blue)
     prompts = [template.prompt([{"role": "user", "content": request}]) for request in REQUESTS]
@@ -221,7 +221,7 @@ def test_what_was_altered_after_it_was_checked_is_not_exported(
         content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(AdapterError, match="altered"):
-        export(adapter, base, tmp_path / "out", wanted(form, None))
+        export(adapter, base, tmp_path / "out", export_request(form, None))
     assert {path.name for path in tmp_path.iterdir()} == {"home"}
 
 
@@ -229,7 +229,7 @@ def test_a_folder_that_holds_something_is_refused_and_kept(tmp_path: Path, base:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="is there already"):
-        export(read_adapter(blue), base, tmp_path / "out", wanted("adapter", None))
+        export(read_adapter(blue), base, tmp_path / "out", export_request("adapter", None))
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
 
 
@@ -239,7 +239,7 @@ def test_a_folder_that_holds_something_is_refused_and_kept(tmp_path: Path, base:
 )
 def test_what_cannot_be_written_is_said_first(form: str, precision: str | None, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        wanted(form, precision)
+        export_request(form, precision)
 
 
 def test_the_command_exports_a_version(evolved: Evolved, tmp_path: Path, base: BaseModel) -> None:

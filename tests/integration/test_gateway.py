@@ -19,8 +19,8 @@ import orjson
 import pytest
 
 from academy.errors import AdapterError, HomeError, ServingError, SignatureError
-from academy.serving.gateway.client import Gateway as Client
-from academy.serving.gateway.discovery import Note
+from academy.serving.gateway.client import GatewayClient
+from academy.serving.gateway.discovery import DiscoveryFile
 from academy.serving.gateway.slots import Limits
 from academy.store.ledger import BASE
 from academy.store.locks import only_one
@@ -204,7 +204,7 @@ def test_a_client_that_leaves_frees_its_place(one: Running, runtime: Obedient) -
                 f"{one.url}/v1/chat/completions", json=asked(text, **more),
                 timeout=httpx.Timeout(PATIENCE, read=0.3),
             )  # fmt: skip
-        until(lambda: runtime.answering == 0 and one.gateway.slots.busy == 0 and not one.gateway.pinning.in_flight)
+        until(lambda: runtime.answering == 0 and one.gateway.slots.busy == 0 and not one.gateway.pool.in_flight)
     assert one.gateway.counts["left"] >= 4
 
 
@@ -268,14 +268,14 @@ def test_a_full_gateway_says_when_to_come_back(one: Running, runtime: Obedient) 
 def test_the_note_is_for_its_owner_and_the_admin_endpoints_for_who_has_it(one: Running) -> None:
     place = one.settings.folder("serving") / "default.json"
     assert stat.S_IMODE(place.stat().st_mode) == 0o600
-    note = Note.model_validate_json(place.read_bytes())
-    assert (note.url, note.pid, note.family) == (one.url, os.getpid(), one.ledger.family)
+    discovery = DiscoveryFile.model_validate_json(place.read_bytes())
+    assert (discovery.url, discovery.pid, discovery.family) == (one.url, os.getpid(), one.ledger.family)
     for path in ("/admin/follow", "/admin/load", "/admin/verify"):
         assert post(one, {}, path).status_code == 401
         assert post(one, {}, path, headers={"authorization": "Bearer wrong"}).status_code == 401
     assert httpx.get(f"{one.url}/admin/status").status_code == 401
     assert one.client.status().status == "ready"
-    assert note.token not in httpx.get(f"{one.url}/healthz").text
+    assert discovery.token not in httpx.get(f"{one.url}/healthz").text
 
 
 def test_the_pointer_follows_the_ledger(one: Running, runtime: Obedient) -> None:
@@ -285,7 +285,7 @@ def test_the_pointer_follows_the_ledger(one: Running, runtime: Obedient) -> None
     told = one.client.follow()
     assert (told.champion.version, told.champion.adapter, told.champion.row, told.because) == ("v1", A, row, "")
     assert runtime.proved == [A, A]
-    assert one.gateway.pinning.flip_seconds < 0.001
+    assert one.gateway.pool.flip_seconds < 0.001
     raw = one.ask("count 0")
     assert (raw.parse().choices[0].message.content, raw.headers["x-academy-adapter"]) == (A[:8], A)
     assert (raw.headers["x-academy-version"], raw.headers["x-academy-row"]) == ("v1", str(row))
@@ -365,7 +365,7 @@ def test_promotion_finds_the_gateway_loads_and_asks(one: Running, runtime: Obedi
     assert (answer.text, answer.adapter) == (f"0 {early[:8]}", early)
     with pytest.raises(ServingError, match="no model"):
         one.client.ask([{"role": "user", "content": "count 1"}], "v77")
-    assert Client.find(one.settings, "another family") is None
+    assert GatewayClient.find(one.settings, "another family") is None
 
 
 def test_no_proxy_is_told_the_token(one: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +380,7 @@ def test_a_signature_that_does_not_hold_is_a_refusal_of_the_adapter(
     async def refuse(_adapter: str) -> None:
         raise SignatureError("It was signed by a key that was revoked.")
 
-    monkeypatch.setattr(one.gateway.pinning, "look", refuse)
+    monkeypatch.setattr(one.gateway.pool, "look", refuse)
     with pytest.raises(AdapterError, match="revoked"):
         one.client.verify()
 
@@ -396,11 +396,13 @@ def test_the_note_of_a_killed_gateway_is_recognised(tmp_path: Path, one: Running
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    note = Note(name="default", url=f"http://127.0.0.1:{port}", token="t", pid=1, family=one.ledger.family)
-    (settings.folder("serving") / "default.json").write_bytes(orjson.dumps(note.model_dump()))
-    assert Client.find(settings, note.family) is None
+    discovery = DiscoveryFile(
+        name="default", url=f"http://127.0.0.1:{port}", token="t", pid=1, family=one.ledger.family
+    )
+    (settings.folder("serving") / "default.json").write_bytes(orjson.dumps(discovery.model_dump()))
+    assert GatewayClient.find(settings, discovery.family) is None
     with running(tmp_path, Obedient()) as other:  # its lock went with it
-        assert other.client.note.url == other.url
+        assert other.client.discovery.url == other.url
     assert not list(settings.folder("serving").glob("*.json"))
 
 

@@ -12,7 +12,7 @@ import pytest
 from academy.adapters.adapter import Manifest, read_adapter
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.process import ProcessBackend
-from academy.habitat.memory import Plan, predict, read_shape, usual_plan
+from academy.habitat.memory import Plan, default_plan, predict, read_shape
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
@@ -20,14 +20,14 @@ from academy.system.hardware import EnergyMeter, take_inventory
 from tests.campaign.house import TOPICS, WORDINGS
 
 MACHINE = take_inventory(engine=False)
-pytestmark = pytest.mark.skipif(not (MACHINE.gpus and MACHINE.cuda), reason="no GPU that torch can use")
+pytestmark = pytest.mark.skipif(not (MACHINE.gpus and MACHINE.cuda), reason="no GPU: none that torch can use")
 RECIPE = Recipe(rank=8, alpha=16, epochs=4, learning_rate=5e-3, batch_size=8, accumulation=1, max_length=128)
 SEGMENTS = 128 * 2**20
 """By so much a peak may be beside its prediction: torch reserves 20 MiB and more at a time, apart for each stream, and
 these hold little of a model of 6 MiB. For a large model this is nothing."""
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 needs_unsloth = pytest.mark.skipif(find_spec("unsloth") is None, reason="Unsloth is not installed")
-needs_two = pytest.mark.skipif(len(MACHINE.gpus) < 2, reason="one GPU alone")
+needs_two = pytest.mark.skipif(len(MACHINE.gpus) < 2, reason="only one GPU")
 
 
 def trained(
@@ -43,7 +43,7 @@ def trained(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     order = TrainingOrder(
         base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file),
-        recipe=Recipe.model_validate(RECIPE.model_dump() | changes), plan=plan or usual_plan("cuda"),
+        recipe=Recipe.model_validate(RECIPE.model_dump() | changes), plan=plan or default_plan("cuda"),
         runs=place / "runs", adapters=place / "adapters",
     )  # fmt: skip
     events = list(ProcessBackend().train(order))
@@ -68,7 +68,7 @@ def test_a_gpu_tells_of_itself() -> None:
 def test_the_same_recipe_on_a_gpu_and_on_processors(tmp_path: Path) -> None:
     (tmp_path / "gpu").mkdir()
     (tmp_path / "cpu").mkdir()
-    plan = usual_plan("cuda").model_copy(update={"library": "trl"})
+    plan = default_plan("cuda").model_copy(update={"library": "trl"})
     manifest, events = trained(tmp_path / "gpu", plan)
     assert manifest.trainer == "trl"
     assert "on the GPU with checkpointing" in next(one.message for one in events if one.phase == "contract")
@@ -85,7 +85,7 @@ def test_the_same_recipe_on_a_gpu_and_on_processors(tmp_path: Path) -> None:
 
 
 def test_without_checkpointing_a_gpu_learns_the_same_in_more_memory(tmp_path: Path) -> None:
-    usual = usual_plan("cuda").model_copy(update={"library": "trl"})
+    usual = default_plan("cuda").model_copy(update={"library": "trl"})
     found = []
     for name, checkpointing in (("less", True), ("more", False)):
         (tmp_path / name).mkdir()
@@ -98,14 +98,14 @@ def test_without_checkpointing_a_gpu_learns_the_same_in_more_memory(tmp_path: Pa
 
 
 def test_packed_rows_on_a_gpu(tmp_path: Path) -> None:
-    manifest, events = trained(tmp_path, usual_plan("cuda").model_copy(update={"library": "trl"}), packing=True)
+    manifest, events = trained(tmp_path, default_plan("cuda").model_copy(update={"library": "trl"}), packing=True)
     assert manifest.examples == 40
     assert losses(events)[-1] < losses(events)[0]
 
 
 @needs_bitsandbytes
 def test_weights_of_four_bits_with_evaluations_on_a_gpu(tmp_path: Path) -> None:
-    plan = usual_plan("cuda").model_copy(update={"library": "trl"})
+    plan = default_plan("cuda").model_copy(update={"library": "trl"})
     _, events = trained(tmp_path, plan, four_bit=True, dev_share=0.2)
     assert losses(events)[-1] < 0.7 * losses(events)[0]
     assert any(event.eval_loss is not None for event in events)
@@ -125,6 +125,6 @@ def test_unsloth_trains_where_it_is_installed(tmp_path: Path, packing: bool) -> 
 @needs_two
 @pytest.mark.parametrize("sharded", [False, True])
 def test_two_gpus_share_a_training(tmp_path: Path, sharded: bool) -> None:
-    plan = usual_plan("cuda").model_copy(update={"library": "trl", "processes": 2, "sharded": sharded})
+    plan = default_plan("cuda").model_copy(update={"library": "trl", "processes": 2, "sharded": sharded})
     _, events = trained(tmp_path, plan)
     assert losses(events)[-1] < 0.7 * losses(events)[0]

@@ -15,7 +15,7 @@ import pytest
 from academy.adapters.adapter import WEIGHTS, Adapter, Canary, read_adapter
 from academy.errors import AdapterError
 from academy.models.base_model import resolve
-from academy.serving.identity import Identity, check
+from academy.serving.identity import Identity, check_identity
 from academy.serving.runtimes.peft import PeftRuntime
 from academy.serving.runtimes.vllm import TOLERANCE, VllmRuntime
 from tests.servers.adapters import CHANGES, FINE, SUBTLE, in_other_words, seen, zeroed
@@ -35,7 +35,7 @@ def looked_at(
         runtime = VllmRuntime(url, SEED, seen_as=str(theirs.parent), tolerance=tolerance)
         await runtime.start()
         await runtime.load(ours or adapter.path)
-        found = await check(runtime, adapter)
+        found = await check_identity(runtime, adapter)
         await runtime.close()
         return found
 
@@ -155,7 +155,7 @@ def test_an_adapter_that_is_not_loaded_is_no_answer_at_all(pair: tuple[Adapter, 
         await runtime.start()
         try:
             with pytest.raises(AdapterError, match="is not loaded"):
-                await check(runtime, pair[1])
+                await check_identity(runtime, pair[1])
         finally:
             await runtime.close()
 

@@ -14,7 +14,7 @@ import pytest
 from academy.errors import AdapterError, InputError, ServingError
 from academy.models.base_model import resolve
 from academy.serving.runtimes.base import Piece, Turn
-from academy.serving.runtimes.detokenizer import Words
+from academy.serving.runtimes.detokenizer import Detokenizer
 from academy.serving.runtimes.peft_live import PeftLive
 from tests.colours import QUESTIONS, says
 
@@ -179,12 +179,12 @@ def test_text_comes_in_whole_characters() -> None:
     tokenizer = ChatTemplate.of(resolve("seed").path).tokenizer
     for text in ("größer, naïve 日本語 🙂 done", "a b  c", "  indented\n\nlines", "x"):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        words = Words(tokenizer)
+        words = Detokenizer(tokenizer)
         parts = [words.add(one) for one in ids]
         assert "".join(parts) + words.rest() == tokenizer.decode(ids)
         assert not any("\ufffd" in part for part in parts)
         for stop in ("b", "done", "lines", "üß", "nothing"):
-            words = Words(tokenizer, (stop,))
+            words = Detokenizer(tokenizer, (stop,))
             told = ""
             for one in ids:
                 told += words.add(one)

@@ -22,11 +22,11 @@ from academy.errors import AdapterError, InputError, ServingError
 from academy.models.base_model import BaseModel, resolve
 from academy.models.chat_template import ChatTemplate
 from academy.serving.export import gguf as exporting
-from academy.serving.export.gguf import NOTE, Layout, Note, adapter_file, base_file
+from academy.serving.export.gguf import CACHE_RECORD, CacheRecord, Layout, adapter_file, base_file
 from academy.serving.runtimes.base import Piece, Turn
 from academy.serving.runtimes.llamacpp import EXACT, LlamaCppRuntime
 from academy.serving.runtimes.llamacpp_process import launch
-from academy.serving.runtimes.llamacpp_server import Order
+from academy.serving.runtimes.llamacpp_server import ServerOptions
 from academy.store.files import digest_of_file
 from academy.store.ledger import BASE
 from tests.colours import QUESTIONS, UNSEEN, publish_adapter, says
@@ -249,9 +249,9 @@ def test_a_second_server_that_does_not_come_up_leaves_the_first_one_answering(
     cache = place / "half"
     whole = adapter_file(read_adapter(colours["red"]), base, cache)
     whole.write_bytes(whole.read_bytes()[:2000])
-    note = Note.model_validate_json(whole.with_name(NOTE).read_bytes())
+    note = CacheRecord.model_validate_json(whole.with_name(CACHE_RECORD).read_bytes())
     damaged = note.model_copy(update={"sha256": digest_of_file(whole)})  # so that only the server can find out
-    whole.with_name(NOTE).write_bytes(damaged.model_dump_json().encode())
+    whole.with_name(CACHE_RECORD).write_bytes(damaged.model_dump_json().encode())
 
     async def run() -> None:
         async with running(base, cache) as runtime:
@@ -262,7 +262,7 @@ def test_a_second_server_that_does_not_come_up_leaves_the_first_one_answering(
             assert (await ask(runtime, QUESTIONS[0], blue))[0] == says("blue")
             with pytest.raises(AdapterError, match="is not loaded"):
                 await ask(runtime, QUESTIONS[0], read_adapter(colours["red"]).digest)
-            whole.with_name(NOTE).unlink()  # a file without its note is written again
+            whole.with_name(CACHE_RECORD).unlink()  # a file without its note is written again
             red = await runtime.load(colours["red"])
             assert (await ask(runtime, QUESTIONS[0], red))[0] == says("red")
 
@@ -309,7 +309,7 @@ def test_a_server_started_elsewhere_serves_what_it_has_and_nothing_else(
     blue, red = read_adapter(colours["blue"]), read_adapter(colours["red"])
 
     async def run() -> None:
-        order = Order(
+        order = ServerOptions(
             model=base_file(base, cache), adapters=(adapter_file(blue, base, cache),),
             slots=2, context=256, threads=1, exact=True, key="of the other",
         )  # fmt: skip

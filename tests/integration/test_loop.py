@@ -492,7 +492,7 @@ def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(place)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("a tmpfs can be mounted by root alone")
+        pytest.skip("no tmpfs: only root can mount one")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 

@@ -17,7 +17,7 @@ from academy.adapters.adapter import CONFIG, read_adapter
 from academy.errors import TrainingError
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
-from academy.habitat.memory import Plan, share
+from academy.habitat.memory import Plan, split_batch
 from academy.habitat.trainer.events import NOTE, EventWriter
 from academy.habitat.trainer.model import Library, load, prepare, refuse_leaks
 from academy.habitat.trainer.rows import packed, read_rows
@@ -212,10 +212,10 @@ def test_two_processes_that_share_the_weights_go_on_where_they_were_killed(
 
 
 def test_a_step_that_cannot_be_shared_is_refused() -> None:
-    assert share(Recipe(batch_size=3, accumulation=4), 2) == (3, 2), "the same batches where that is possible"
-    assert share(Recipe(batch_size=4, accumulation=3), 2) == (2, 3)
+    assert split_batch(Recipe(batch_size=3, accumulation=4), 2) == (3, 2), "the same batches where that is possible"
+    assert split_batch(Recipe(batch_size=4, accumulation=3), 2) == (2, 3)
     with pytest.raises(TrainingError, match="9 examples a step cannot be shared by 2 processes"):
-        share(Recipe(batch_size=3, accumulation=3), 2)
+        split_batch(Recipe(batch_size=3, accumulation=3), 2)
 
 
 @pytest.mark.campaign
@@ -264,7 +264,7 @@ def test_of_what_several_processes_note_the_cause_that_is_known_is_told(
 )
 def test_what_cannot_be_done_here_is_refused(order: Order, changes: dict[str, Any], plan: Plan, said: str) -> None:
     if torch.cuda.is_available():
-        pytest.skip("a GPU is there")
+        pytest.skip("a GPU is present")
     with pytest.raises(TrainingError, match=said) as refusal:
         prepare(order(plan=plan, **changes))
     assert refusal.value.cause == ("order" if "shared" in said else "gpu")

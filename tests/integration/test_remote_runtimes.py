@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 from academy.adapters.adapter import Adapter, open_adapter
 from academy.errors import AcademyError, AdapterError, InputError, ServingError
 from academy.models.base_model import resolve
-from academy.serving.identity import check
+from academy.serving.identity import check_identity
 from academy.serving.runtimes.base import LiveRuntime, Piece, Turn
 from academy.serving.runtimes.ollama import OllamaRuntime
 from academy.serving.runtimes.vllm import VllmRuntime
@@ -173,7 +173,7 @@ def test_the_healthy_adapter_holds(made: Made, engine: Engine, pair: tuple[Adapt
     async def work(runtime: LiveRuntime) -> None:
         await runtime.start()
         await runtime.load(pair[0].path)
-        found = await check(runtime, pair[0])
+        found = await check_identity(runtime, pair[0])
         assert (found.reason, found.same, found.runtime) == ("holds", found.asked, runtime.name)
         assert found.difference is not None
         assert found.difference <= runtime.capabilities.tolerance
@@ -442,7 +442,7 @@ def test_a_base_model_that_cannot_be_proven_is_left_to_the_canaries(
         await runtime.start()
         assert not runtime.base_proven
         await runtime.load(pair[0].path)
-        assert (await check(runtime, pair[0])).holds
+        assert (await check_identity(runtime, pair[0])).holds
 
     with served(vllm(engine, "assistant", "/models/assistant")) as url:
         run(work, VllmRuntime(url, SEED))
@@ -558,7 +558,7 @@ def test_ollama_that_takes_no_adapters_any_more_gets_a_merged_model(
         await runtime.start()
         assert (runtime.capabilities.rslora, runtime.capabilities.dora) == (True, True)
         await runtime.load(pair[0].path)
-        found = await check(runtime, pair[0])
+        found = await check_identity(runtime, pair[0])
         assert found.holds, found
         assert await answer(runtime, "printer", pair[0].digest) == ANSWERS[0]
         assert await answer(runtime, "printer", BASE) not in ANSWERS
@@ -648,7 +648,7 @@ def test_an_old_ollama_tells_no_logprobs_and_the_answers_decide(engine: Engine, 
         await runtime.start()
         assert not runtime.capabilities.logprobs
         await runtime.load(pair[0].path)
-        found = await check(runtime, pair[0])
+        found = await check_identity(runtime, pair[0])
         assert (found.holds, found.difference) == (True, None)
 
     with on_ollama(engine, version="0.12.10") as place:
@@ -661,7 +661,7 @@ def test_a_first_token_that_the_template_does_not_know_is_another_template(
     async def work(runtime: OllamaRuntime) -> None:
         await runtime.start()
         await runtime.load(pair[0].path)
-        assert (await check(runtime, pair[0])).reason == "another template"
+        assert (await check_identity(runtime, pair[0])).reason == "another template"
 
     with on_ollama(engine, begins=True) as place:
         run(work, place.make())

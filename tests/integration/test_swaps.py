@@ -66,7 +66,7 @@ def test_a_port_that_is_taken_is_refused_before_anything_is_loaded(tmp_path: Pat
 def test_a_gateway_can_be_killed_and_started_again(tmp_path: Path) -> None:
     """SIGKILL leaves a note that nobody believes, and no lock."""
     from academy.models.base_model import resolve
-    from academy.serving.gateway.client import Gateway
+    from academy.serving.gateway.client import GatewayClient
     from academy.settings import Settings
 
     home = RealHome(tmp_path / "home")
@@ -75,7 +75,7 @@ def test_a_gateway_can_be_killed_and_started_again(tmp_path: Path) -> None:
 
     def started(process: subprocess.Popen[bytes]) -> None:
         until = time.monotonic() + 120
-        while Gateway.find(settings, family) is None:
+        while GatewayClient.find(settings, family) is None:
             assert process.poll() is None
             assert time.monotonic() < until
             time.sleep(0.1)
@@ -85,5 +85,5 @@ def test_a_gateway_can_be_killed_and_started_again(tmp_path: Path) -> None:
         started(process)
         process.send_signal(number)
         assert process.wait(30) == (0 if number == signal.SIGTERM else -number)
-        assert Gateway.find(settings, family) is None
+        assert GatewayClient.find(settings, family) is None
         assert (settings.folder("serving") / "default.json").exists() is (number == signal.SIGKILL)

@@ -17,7 +17,7 @@ from academy.habitat.backends.process import ProcessBackend
 from academy.loop.tune import RECORD
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
-from academy.professor.search_space import DEV_SHARE, Tuned
+from academy.professor.search_space import DEV_SHARE, TuningResult
 from academy.store.files import digest_of_file
 from tests.campaign.house import TOPICS, Ended, RealHome, write_topics
 
@@ -60,12 +60,12 @@ def evolved(home: RealHome, killed: set[str]) -> Ended:
 
 
 @pytest.fixture(scope="module")
-def found(evolved: Ended) -> Tuned:
+def found(evolved: Ended) -> TuningResult:
     """What the search found."""
-    return Tuned.model_validate(evolved.json["tuning"])
+    return TuningResult.model_validate(evolved.json["tuning"])
 
 
-def test_a_killed_search_does_not_repeat_what_was_done(evolved: Ended, found: Tuned) -> None:
+def test_a_killed_search_does_not_repeat_what_was_done(evolved: Ended, found: TuningResult) -> None:
     assert [trial.number for trial in found.trials] == [0, 1]
     assert "trial 1 of 2" not in evolved.err
     assert "trial 2 of 2" in evolved.err
@@ -75,7 +75,7 @@ def test_a_killed_search_does_not_repeat_what_was_done(evolved: Ended, found: Tu
 
 
 def test_what_was_found_is_never_worse_and_is_trained_on_all_examples(
-    home: RealHome, evolved: Ended, found: Tuned
+    home: RealHome, evolved: Ended, found: TuningResult
 ) -> None:
     assert found.own is not None
     assert found.best.loss is not None
@@ -90,15 +90,15 @@ def test_what_was_found_is_never_worse_and_is_trained_on_all_examples(
     assert {"tuning", "second decision"} <= set(evolved.json["stages"])
 
 
-def test_a_search_leaves_its_record_and_nothing_else(home: RealHome, found: Tuned) -> None:
+def test_a_search_leaves_its_record_and_nothing_else(home: RealHome, found: TuningResult) -> None:
     (folder,) = home.path.glob("runs/tune-*")
     assert [path.name for path in folder.iterdir()] == [RECORD]
-    assert Tuned.model_validate_json((folder / RECORD).read_bytes()) == found
+    assert TuningResult.model_validate_json((folder / RECORD).read_bytes()) == found
     assert home.left_behind() == []
     assert len(home.state().runs) == 1
 
 
-def test_mlflow_has_the_search_with_the_run_of_its_recipe(home: RealHome, found: Tuned) -> None:
+def test_mlflow_has_the_search_with_the_run_of_its_recipe(home: RealHome, found: TuningResult) -> None:
     from mlflow import MlflowClient
 
     client: Any = MlflowClient(tracking_uri=f"sqlite:///{home.path / 'mlflow.db'}")
@@ -106,10 +106,10 @@ def test_mlflow_has_the_search_with_the_run_of_its_recipe(home: RealHome, found:
     assert run.data.tags["academy.tuning"] == found.key
     assert run.data.tags["academy.tuning.found"] == found.sentence
     (kept,) = home.path.glob("mlartifacts/**/tuning/trials.json")
-    assert Tuned.model_validate(orjson.loads(Path(kept).read_bytes())) == found
+    assert TuningResult.model_validate(orjson.loads(Path(kept).read_bytes())) == found
 
 
-def test_the_same_search_again_gives_what_it_found_at_once(home: RealHome, evolved: Ended, found: Tuned) -> None:
+def test_the_same_search_again_gives_what_it_found_at_once(home: RealHome, evolved: Ended, found: TuningResult) -> None:
     again = home.run("train", *OPTIONS)
     assert again.code == 0, again.err
     assert "this search was held before" in again.err

@@ -14,7 +14,7 @@ import pytest
 
 from academy.adapters.adapter import WEIGHTS
 from academy.models.base_model import resolve
-from academy.serving.gateway.client import Gateway
+from academy.serving.gateway.client import GatewayClient
 from academy.settings import Settings
 from tests.campaign.house import RealHome
 from tests.conftest import Evolved
@@ -33,14 +33,14 @@ with prefect_server(s) as server:
 
 
 @contextmanager
-def serving(home: RealHome, **settings: str) -> Iterator[Gateway]:
+def serving(home: RealHome, **settings: str) -> Iterator[GatewayClient]:
     """`academy serve` in a process of its own."""
     known = Settings(_env_file=None).model_copy(update={"home": home.path})  # type: ignore[call-arg]
     words = home.desk / "serve.err"
     process = home.start("serve", "--port", "0", stderr=words, **settings)
     try:
         until = time.monotonic() + 120
-        while (found := Gateway.find(known, resolve("seed").digest)) is None:
+        while (found := GatewayClient.find(known, resolve("seed").digest)) is None:
             assert process.poll() is None, words.read_text(encoding="utf-8")
             assert time.monotonic() < until
             time.sleep(0.1)
@@ -81,10 +81,10 @@ def test_the_champion_by_its_name_and_a_version_by_its_own_hold_until_it_is_refu
         assert (done.code, "The champion v1 is refused" in done.out) == (2, True), done.out
         assert home.run("rollback", "base").code == 0
         assert gateway.status().status == "ready"
-        assert gateway.look("champion").holds
+        assert gateway.identify("champion").holds
         assert home.run("models", "readmit", "v1", "--because", "it was not").code == 0
         assert home.run("models", "archive", "v1").code == 0
-        assert gateway.look("v1").holds, "it was restored, for nobody can load what is not there"
+        assert gateway.identify("v1").holds, "it was restored, for nobody can load what is not there"
         assert "loaded by a running process" in _archived_in_vain(home)
 
 
@@ -101,7 +101,7 @@ def test_the_flow_holds_and_fails_with_what_does_not(second_home: RealHome) -> N
         assert "v1 is not verified: refusals. v1 was refused" in ran.stderr
 
 
-def _emptied(gateway: Gateway) -> None:
+def _emptied(gateway: GatewayClient) -> None:
     """Wait until it has dropped what was refused."""
     until = time.monotonic() + 30
     while gateway.status().loaded:

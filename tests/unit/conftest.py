@@ -71,9 +71,9 @@ def _mounted(place: Path, options: str) -> Iterator[Path]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as problem:
-        pytest.skip(f"no mount here: {problem}")
+        pytest.skip(f"no tmpfs: {problem}")
     if done.returncode:
-        pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
+        pytest.skip(f"no tmpfs: {done.stderr.strip()}")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 

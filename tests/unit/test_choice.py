@@ -15,12 +15,12 @@ from academy.cli.habitat import fit
 from academy.cli.stages import decide
 from academy.cli.trainer import trainer
 from academy.errors import TrainingError
-from academy.habitat.backends.choice import choose, choose_backend, find_route
+from academy.habitat.backends.choice import create_backend, find_route, select_backend
 from academy.habitat.backends.container import ContainerBackend
 from academy.habitat.backends.image import IMAGE
 from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.memory import GIB
-from academy.habitat.routing import Need, next_rung
+from academy.habitat.routing import Need, next_fallback
 from academy.loop.home import Home
 from academy.loop.placement import first_device, place
 from academy.operations.doctor import check_training
@@ -30,7 +30,7 @@ from academy.settings import Settings, load_settings
 from academy.system.hardware import Docker, Gpu, Inventory
 from tests.servers.docker import DIGEST, VERSIONS, Engine, serving
 
-UNKNOWN = Need(cuda=None, cpu=None, because="not predicted")
+UNKNOWN = Need(cuda=None, cpu=None, reason="not predicted")
 TOLD = Docker(version="29.0", gpus=True)
 
 
@@ -71,10 +71,10 @@ def machine(**changes: Any) -> Inventory:
 
 
 def test_by_default_no_engine_is_asked_and_it_is_a_process(settings: Callable[..., Settings], engine: Engine) -> None:
-    found = choose(settings())
-    assert (found.backend, found.instead, found.refusal) == ("process", "", None)
+    found = select_backend(settings())
+    assert (found.backend, found.container_problem, found.refusal) == ("process", "", None)
     assert found.machine.docker.note == "Docker was not asked"
-    assert isinstance(choose_backend(settings(), find_route(settings(), found, UNKNOWN)), ProcessBackend)
+    assert isinstance(create_backend(settings(), find_route(settings(), found, UNKNOWN)), ProcessBackend)
     assert engine.tried == []
 
 
@@ -82,10 +82,10 @@ def test_a_container_that_was_asked_for_is_refused_without_an_engine_by_plan_and
     settings: Callable[..., Settings], no_engine: str
 ) -> None:
     here = settings(training_backend="container")
-    way = find_route(here, choose(here), UNKNOWN)
+    way = find_route(here, select_backend(here), UNKNOWN)
     assert (way.place, way.backend) == ("", "container")
     with pytest.raises(TrainingError) as refused:
-        choose_backend(here, way)
+        create_backend(here, way)
     assert refused.value.cause == "engine"
     with pytest.raises(TrainingError) as before:
         place(Home(here), Recipe(), 64).require()
@@ -101,20 +101,20 @@ def test_with_auto_it_comes_down_to_a_process_and_says_why(
     found.require()
     assert found.route.backend == "process"
     assert found.sentence.endswith(f" free; in a process, for: {no_engine}")
-    assert isinstance(choose_backend(here, found.route), ProcessBackend)
+    assert isinstance(create_backend(here, found.route), ProcessBackend)
 
 
 def test_with_auto_and_all_that_it_needs_it_is_a_container(
     settings: Callable[..., Settings], engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = settings(training_backend="auto", enable_gpu="false")
-    found = choose(here)
-    assert (found.backend, found.instead) == ("container", "")
-    assert isinstance(choose_backend(here, find_route(here, found, UNKNOWN)), ContainerBackend)
+    found = select_backend(here)
+    assert (found.backend, found.container_problem) == ("container", "")
+    assert isinstance(create_backend(here, find_route(here, found, UNKNOWN)), ContainerBackend)
     trainer()
     assert f"Trainings run in containers of {IMAGE}." in capsys.readouterr().out
     engine.images.clear()
-    assert choose(here).instead == f"The Docker engine has no image {IMAGE}"
+    assert select_backend(here).container_problem == f"The Docker engine has no image {IMAGE}"
     trainer()
     said = " ".join(capsys.readouterr().out.split())
     assert said == f"Trainings run in processes of this machine because: The Docker engine has no image {IMAGE}."
@@ -146,25 +146,25 @@ def test_whatever_would_refuse_the_start_refuses_the_plan(
     assert refused.value.cause == cause
     assert refused.value.message.startswith(message)
     assert refused.value.remedy
-    assert choose(here.model_copy(update={"training_backend": "auto"})).backend == "process"
+    assert select_backend(here.model_copy(update={"training_backend": "auto"})).backend == "process"
 
 
 def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
     settings: Callable[..., Settings], engine: Engine
 ) -> None:
     here = settings(training_backend="container")
-    without = choose(here, machine())
+    without = select_backend(here, machine())
     assert (without.machine.bitsandbytes, without.machine.unsloth) == (False, False)
     plan = place(Home(here), Recipe(batch_size=1), 64, machine()).plan.model_copy(update={"checkpointing": True})
-    rung = next_rung(Recipe(batch_size=1), plan, without.machine)
-    assert rung is not None
-    assert rung.plan.device == "cpu"
+    fallback = next_fallback(Recipe(batch_size=1), plan, without.machine)
+    assert fallback is not None
+    assert fallback.plan.device == "cpu"
     engine.on_gpu = {"gpu": "H100", "versions": {**VERSIONS, "bitsandbytes": "0.48.2", "unsloth": "2026.10"}}
     engine.images[IMAGE] = "sha256:" + "cd" * 32  # another image
-    found = choose(here, machine(bitsandbytes=False, unsloth=False))
+    found = select_backend(here, machine(bitsandbytes=False, unsloth=False))
     assert (found.machine.bitsandbytes, found.machine.unsloth) == (True, True)
-    ladder = place(Home(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).ladder
-    assert "base weights of 4 bits" in [step.rung.change for step in ladder]
+    ladder = place(Home(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).fallbacks
+    assert "base weights of 4 bits" in [step.fallback.change for step in ladder]
 
 
 def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
@@ -182,7 +182,7 @@ def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
     engine.tried.clear()
     held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
     engine.images[IMAGE] = "sha256:" + "ef" * 32  # one that was never tried
-    choose(here, held)
+    select_backend(here, held)
     assert engine.tried == [False], "the memory of a GPU that a training holds may be full"
 
 
@@ -224,14 +224,14 @@ def test_commands_that_only_look_say_the_refusal(
 
 def test_why_an_image_was_tried_without_the_gpu_is_told(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container")
-    assert choose(here, machine()).tried_on == "H100"
+    assert select_backend(here, machine()).trial_device == "H100"
     held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
-    assert choose(here, held).tried_on == "the CPU (trainings use the GPUs)"
-    assert choose(here, machine(gpus=(), gpu_note="no NVIDIA GPU")).tried_on == "the CPU (no NVIDIA GPU)"
+    assert select_backend(here, held).trial_device == "the CPU (trainings use the GPUs)"
+    assert select_backend(here, machine(gpus=(), gpu_note="no NVIDIA GPU")).trial_device == "the CPU (no NVIDIA GPU)"
     engine.images[IMAGE] = "sha256:" + "cd" * 32
     engine.on_gpu = {"gpu": ""}
-    assert choose(here, machine()).tried_on == f"the CPU (The image {IMAGE} sees no GPU)"
-    assert not choose(here, machine(docker=Docker(version="29.0"))).gives_gpus
+    assert select_backend(here, machine()).trial_device == f"the CPU (The image {IMAGE} sees no GPU)"
+    assert not select_backend(here, machine(docker=Docker(version="29.0"))).can_use_gpus
 
 
 def test_a_job_from_python_is_refused_with_the_same_sentence(

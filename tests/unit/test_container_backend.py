@@ -17,7 +17,7 @@ import pytest
 from academy.errors import TrainingError
 from academy.habitat.backends import container, isolation
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.choice import choose_backend
+from academy.habitat.backends.choice import create_backend
 from academy.habitat.backends.container import ContainerBackend
 from academy.habitat.backends.isolation import Limits
 from academy.habitat.backends.process import ProcessBackend, read_events
@@ -126,7 +126,7 @@ def test_a_base_model_with_code_of_its_own_is_refused(order: TrainingOrder, tmp_
     assert "wants to run code of its own" in message
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root's containers run as another user")
+@pytest.mark.skipif(os.getuid() != 0, reason="root only: its containers run as another user")
 def test_a_file_that_the_containers_user_cannot_read_is_named(order: TrainingOrder, tmp_path: Path) -> None:
     order.train_file.chmod(0o600)
     cause, message = refusal(order, tmp_path / "home")
@@ -161,22 +161,22 @@ def test_the_log_keeps_its_end_and_follows_no_link(tmp_path: Path) -> None:
 def test_the_setting_chooses_and_bounds_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     on_cpus, on_gpu = Route(place="cpu", sentence=""), Route(place="cuda", gpu=GPU, sentence="")
-    usual = choose_backend(load_settings(), on_cpus)
+    usual = create_backend(load_settings(), on_cpus)
     assert isinstance(usual, ProcessBackend)
     assert (usual.silence, usual.gpu) == (900, "")
     monkeypatch.setenv("ACADEMY_TRAINING_SILENCE_MINUTES", "0.5")
-    native = choose_backend(load_settings(), on_gpu)
+    native = create_backend(load_settings(), on_gpu)
     assert isinstance(native, ProcessBackend)
     assert (native.silence, native.gpu) == (30, "GPU-0")
     monkeypatch.setenv("ACADEMY_TRAINING_IMAGE", "unsloth/unsloth@sha256:" + "0" * 64)
     monkeypatch.setenv("ACADEMY_TRAINING_MEMORY_GIB", "1.5")
     monkeypatch.setenv("ACADEMY_TRAINING_CPUS", "1")
-    found = choose_backend(load_settings(), on_cpus.model_copy(update={"backend": "container"}))
+    found = create_backend(load_settings(), on_cpus.model_copy(update={"backend": "container"}))
     assert isinstance(found, ContainerBackend)
     assert found.image.startswith("unsloth/unsloth@sha256:")
     assert (found.limits.memory_bytes, found.limits.cpus) == (3 * 2**29, 1)
     assert (found.silence, found.gpu) == (30, "")
-    with_gpu = choose_backend(load_settings(), on_gpu.model_copy(update={"backend": "container"}))
+    with_gpu = create_backend(load_settings(), on_gpu.model_copy(update={"backend": "container"}))
     assert isinstance(with_gpu, ContainerBackend)
     assert with_gpu.gpu == "GPU-0"
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.experience.conversations import Wanted
+from academy.experience.conversations import ConversationFilter
 from academy.experience.lessons import LessonsStore
 from academy.experience.source import Experience
 from academy.store.database import Database
@@ -26,7 +26,7 @@ def store(database: Database) -> LessonsStore:
     return LessonsStore(database)
 
 
-def read(store: LessonsStore, folder: Path, *lines: Any, wanted: Wanted | None = None) -> list[Experience]:
+def read(store: LessonsStore, folder: Path, *lines: Any, wanted: ConversationFilter | None = None) -> list[Experience]:
     path = folder / "talks.jsonl"
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
     found = store.import_file(path, folder / "quarantine", "conversation", wanted)
@@ -91,7 +91,7 @@ def test_only_what_is_wanted_is_read(store: LessonsStore, tmp_path: Path) -> Non
         turns = [{"role": "user", "content": name}, {"role": "assistant", "content": "yes"}]
         return {"messages": turns, "user": "ana", "domain": "ops", "type": "howto", "feedback": {"gold": True}, **more}
 
-    wanted = Wanted(users=("ana",), domains=("ops",), types=("howto",), gold_only=True)
+    wanted = ConversationFilter(users=("ana",), domains=("ops",), types=("howto",), gold_only=True)
     found = read(
         store, tmp_path, line("wanted"), line("user", user="bo"), line("domain", domain="art"),
         line("type", type="chat"), line("gold", feedback={"rating": 5}), wanted=wanted,

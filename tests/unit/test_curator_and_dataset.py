@@ -22,14 +22,14 @@ from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.curriculum.curator import COMMITS_SHARE, TEMPLATE_TOKENS, DatasetCurator, refuse_overlap
 from academy.curriculum.dataset import Dataset, Example, read_dataset, read_rows
-from academy.curriculum.decontamination import Suite
+from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.filters import reason_to_drop
-from academy.curriculum.holdout import HoldOutRegister, Request, request_key
+from academy.curriculum.holdout import GroupedRequest, Holdout, request_key
 from academy.curriculum.similarity import NEAR, shingles
 from academy.errors import ExaminationError, InputError
 from academy.experience.lessons import LessonsStore
 from academy.experience.source import Experience
-from academy.store.database import Database, register
+from academy.store.database import Database, assignments
 
 NewDatabase = Callable[[], Database]
 CountTokens = Callable[[list[str]], list[int]]
@@ -50,8 +50,8 @@ class Curation:
         return LessonsStore(self.database)
 
     @property
-    def register(self) -> HoldOutRegister:
-        return HoldOutRegister(self.database)
+    def holdout(self) -> Holdout:
+        return Holdout(self.database)
 
     @property
     def numbers(self) -> dict[str, int]:
@@ -71,7 +71,7 @@ class Curation:
         if repository is not None:
             curator.collect_from_git_history(repository, 500)
         curator.filter_low_quality()
-        return curator.save(self.folder / "datasets", self.register)
+        return curator.save(self.folder / "datasets", self.holdout)
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_the_digest_does_not_depend_on_pythons_hash_seed(tmp_path: Path) -> None
         "import sys; from pathlib import Path\n"
         "from academy.models.base_model import resolve\n"
         "from academy.curriculum.curator import DatasetCurator\n"
-        "from academy.curriculum.holdout import HoldOutRegister\n"
+        "from academy.curriculum.holdout import Holdout\n"
         "from academy.store.database import Database\n"
         "from academy.experience.lessons import LessonsStore\n"
         "folder = Path(sys.argv[1]); folder.mkdir()\n"
@@ -216,7 +216,7 @@ def test_the_digest_does_not_depend_on_pythons_hash_seed(tmp_path: Path) -> None
         "store = LessonsStore(database); store.import_file(Path(sys.argv[2]), folder)\n"
         "curator = DatasetCurator(store, resolve('seed').count_tokens)\n"
         "curator.collect_from_lessons(); curator.filter_low_quality()\n"
-        "print(curator.save(folder, HoldOutRegister(database)).digest)\n"
+        "print(curator.save(folder, Holdout(database)).digest)\n"
     )
     found = {
         subprocess.run(
@@ -379,7 +379,7 @@ def test_a_lesson_that_comes_in_while_curating_waits_for_the_next_time(here: Cur
     here.store.add_lesson("a lesson that came late", "an answer", "success")
     curator.collect_from_lessons()
     curator.filter_low_quality()
-    made = curator.save(here.folder, here.register)
+    made = curator.save(here.folder, here.holdout)
     assert made.cursor == 50
     assert made.examples + made.holdout == 50
 
@@ -486,7 +486,7 @@ def test_texts_of_other_suites_stay_out_of_answers_too(here: Curation) -> None:
     task = "Write a function that returns the longest palindrome in a string without using recursion"
     add(here, 10, 5)
     here.store.add_lesson("what did the exam ask", f"It said:\n+    {task}", "success")
-    assert here.curate(guarded=[Suite("coding", [task])]).overlaps[0].overlaps[0].suite == "coding"
+    assert here.curate(guarded=[GuardedSuite("coding", [task])]).overlaps[0].overlaps[0].suite == "coding"
     assert here.curate().overlaps == []
 
 
@@ -509,7 +509,7 @@ def test_a_register_that_was_tampered_with_stops_the_dataset(here: Curation) -> 
         {"request": request_key("recall", text + "s"), "text": text + "s", "side": "holdout", **origin},
     ]
     with here.database.write() as connection:
-        connection.execute(sa.insert(register), rows)
+        connection.execute(sa.insert(assignments), rows)
     for request, answer in ((text, "an answer"), (text + "s", "quite another thing")):
         here.store.add_lesson(request, answer, "success")
     with pytest.raises(ExaminationError, match="near a held-out one"):
@@ -637,5 +637,5 @@ def test_the_manifest_can_be_read_by_anybody(here: Curation) -> None:
 def test_a_request_is_assigned_once_for_all_curations(here: Curation) -> None:
     add(here, 10, 5)
     made = here.curate()
-    asked = [Request(text=one.request, suite="recall", group=one.group) for one in made.held_out()]
-    assert {place.side for place in here.register.assign(asked).values()} == {"holdout"}
+    asked = [GroupedRequest(text=one.request, suite="recall", group=one.group) for one in made.held_out()]
+    assert {place.side for place in here.holdout.assign(asked).values()} == {"holdout"}

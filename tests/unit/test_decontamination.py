@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from academy.curriculum.decontamination import RUN, Guarded, Overlap, Suite, counted
+from academy.curriculum.decontamination import RUN, GuardedSuite, Overlap, OverlapIndex, counted
 
 TEXT = """def total(prices, tax):
     net = sum(prices)
@@ -21,15 +21,15 @@ SENTENCE = "Which port does the billing service listen on in the staging environ
 WORDS = ("deploy", "staging", "ticket", "invoice", "rotate", "key", "port", "żuraw", "Straße", "harbour", "x_1", "42")
 
 
-def found(guarded: Guarded, request: str, answer: str = "") -> list[Overlap]:
+def found(guarded: OverlapIndex, request: str, answer: str = "") -> list[Overlap]:
     """What is found, one by one and in a batch: always the same."""
     one = guarded.overlaps(request, answer)
     assert guarded.scan([("nothing", "at all"), (request, answer)]) == ({1: one} if one else {})
     return list(one)
 
 
-def code(*texts: str, **options: bool) -> Guarded:
-    return Guarded([Suite("coding", texts, **options)])
+def code(*texts: str, **options: bool) -> OverlapIndex:
+    return OverlapIndex([GuardedSuite("coding", texts, **options)])
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_a_short_text_counts_only_where_it_fills_lines() -> None:
 
 
 def test_the_hold_out_looks_at_requests_and_other_suites_at_whole_examples() -> None:
-    guarded = Guarded([Suite("recall", [SENTENCE], requests_only=True), Suite("coding", [TEXT])])
+    guarded = OverlapIndex([GuardedSuite("recall", [SENTENCE], requests_only=True), GuardedSuite("coding", [TEXT])])
     assert [o.suite for o in found(guarded, SENTENCE, "8080")] == ["recall"]
     assert not found(guarded, "What do people ask?", SENTENCE)
     assert [o.suite for o in found(guarded, "Add up", TEXT)] == ["coding"]
@@ -116,7 +116,7 @@ def test_the_phrases_of_a_suite_betray_none_of_its_texts() -> None:
 
 def test_a_phrase_of_our_own_is_cut_out_before_comparing() -> None:
     frame = "Please write one short subject line for the following change: "
-    guarded = Guarded([Suite("commits", [frame + "alpha beta"])], boilerplate=[frame])
+    guarded = OverlapIndex([GuardedSuite("commits", [frame + "alpha beta"])], boilerplate=[frame])
     assert not found(guarded, frame + "gamma")
     assert found(guarded, frame + "alpha beta")
 
@@ -124,12 +124,12 @@ def test_a_phrase_of_our_own_is_cut_out_before_comparing() -> None:
 def test_a_person_may_allow_a_shared_run_but_not_all_that_comes_after() -> None:
     example = "I ask: which port does the billing service listen on in the end?"
     (overlap,) = code(SENTENCE).overlaps(example)
-    guarded = Guarded([Suite("coding", [SENTENCE])], allowed=[overlap.key])
+    guarded = OverlapIndex([GuardedSuite("coding", [SENTENCE])], allowed=[overlap.key])
     assert not found(guarded, example)
     assert not found(guarded, "Again: " + example), "the same phrase of the same text"
     assert found(guarded, SENTENCE)
     (whole,) = guarded.overlaps(f"Translate: {SENTENCE}")
-    again = Guarded([Suite("coding", [SENTENCE])], allowed=[overlap.key, whole.key])
+    again = OverlapIndex([GuardedSuite("coding", [SENTENCE])], allowed=[overlap.key, whole.key])
     assert not found(again, f"Translate: {SENTENCE}")
     assert found(again, f"Repeat: {SENTENCE}"), "a whole text is allowed in one example only"
 
@@ -168,14 +168,14 @@ def test_what_shares_no_run_is_not_named(many: list[list[str]], asked: list[str]
 
 
 def test_another_process_finds_the_same() -> None:
-    guarded = Guarded([Suite("coding", [TEXT])], allowed=["a"], boilerplate=["b"])
+    guarded = OverlapIndex([GuardedSuite("coding", [TEXT])], allowed=["a"], boilerplate=["b"])
     again = pickle.loads(pickle.dumps(guarded))  # noqa: S301
     assert again.overlaps(TEXT) == guarded.overlaps(TEXT)
     assert (again.allowed, again.boilerplate, len(again)) == (guarded.allowed, guarded.boilerplate, 1)
 
 
 def test_nothing_guarded_finds_nothing() -> None:
-    assert not found(Guarded([]), TEXT)
+    assert not found(OverlapIndex([]), TEXT)
     assert not found(code(), "")
     assert not found(code("", "?!"), "")
 

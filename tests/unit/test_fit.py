@@ -22,10 +22,10 @@ from academy.habitat.memory import (
     _kept,
     _masks,
     correction_of,
+    default_plan,
     predict,
     read_shape,
     shape_of,
-    usual_plan,
     without_checkpointing,
 )
 from academy.models.base_model import SEED_FOLDER
@@ -138,7 +138,7 @@ def test_each_layer_keeps_a_mask_of_its_own_where_rows_are_packed(kind: str, hal
 
 def test_a_packed_batch_is_one_row_for_the_mask_and_a_filled_up_one_is_not() -> None:
     shape = shape_of(SHELF["Llama 3 8B"][0])
-    plan = usual_plan("cuda")
+    plan = default_plan("cuda")
     padded, packed = (predict(shape, Recipe(packing=packing), plan) for packing in (False, True))
     length, tokens = 2048, 4 * 2048
     # in bfloat16, of the layer that is computed again, and the mask itself
@@ -162,26 +162,26 @@ def test_models_of_the_shelf_have_as_many_parameters_as_their_authors_say(name: 
 
 def test_a_prediction_is_the_sum_of_its_parts_and_nothing_shrinks_that_should_grow() -> None:
     shape = shape_of(SHELF["Llama 3 8B"][0])
-    usual = predict(shape, Recipe(), usual_plan("cuda"))
+    usual = predict(shape, Recipe(), default_plan("cuda"))
     assert usual.weights == pytest.approx(8030e6 * 2, rel=0.01)
     assert usual.total == usual.weights + usual.adapter + usual.activations + usual.logits + usual.overhead
     without = predict(shape, Recipe(), Plan(device="cuda"))
     assert without.activations > 5 * usual.activations
-    assert predict(shape, Recipe(four_bit=True), usual_plan("cuda")).weights < 0.38 * usual.weights
-    assert predict(shape, Recipe(batch_size=8), usual_plan("cuda")).activations == 2 * usual.activations
-    assert predict(shape, Recipe(rank=32), usual_plan("cuda")).adapter == 2 * usual.adapter
-    assert predict(shape, Recipe(), usual_plan("cpu")).weights == 2 * usual.weights
-    four = predict(shape, Recipe(), usual_plan("cuda").model_copy(update={"processes": 4, "sharded": True}))
+    assert predict(shape, Recipe(four_bit=True), default_plan("cuda")).weights < 0.38 * usual.weights
+    assert predict(shape, Recipe(batch_size=8), default_plan("cuda")).activations == 2 * usual.activations
+    assert predict(shape, Recipe(rank=32), default_plan("cuda")).adapter == 2 * usual.adapter
+    assert predict(shape, Recipe(), default_plan("cpu")).weights == 2 * usual.weights
+    four = predict(shape, Recipe(), default_plan("cuda").model_copy(update={"processes": 4, "sharded": True}))
     assert 0.25 * usual.weights < four.weights < 0.4 * usual.weights  # and what is gathered just then
     assert (four.adapter, four.activations) == (usual.adapter // 4, usual.activations), "accumulation is shared"
     slow = Plan(device="cpu", processes=2, sharded=True)
-    assert predict(shape, Recipe(), slow).weights == 1.5 * predict(shape, Recipe(), usual_plan("cpu")).weights
-    assert predict(shape, Recipe(), usual_plan("cuda"), longest=256).activations < usual.activations / 7
+    assert predict(shape, Recipe(), slow).weights == 1.5 * predict(shape, Recipe(), default_plan("cpu")).weights
+    assert predict(shape, Recipe(), default_plan("cuda"), longest=256).activations < usual.activations / 7
 
 
 def test_a_small_model_is_not_corrected_for_what_any_training_reserves() -> None:
     """cuBLAS alone reserves more than the seed model takes; so that is predicted, and not added again."""
-    shape, recipe, plan = read_shape(SEED_FOLDER), Recipe(batch_size=8, max_length=128), usual_plan("cuda")
+    shape, recipe, plan = read_shape(SEED_FOLDER), Recipe(batch_size=8, max_length=128), default_plan("cuda")
     found = predict(shape, recipe, plan)
     own = found.weights + found.adapter + found.activations + found.logits
     assert found.measurable == own + CUDA_WORKSPACE
@@ -198,7 +198,7 @@ def test_without_checkpointing_where_there_is_room_and_nowhere_else(
     batch: int, length: int, packing: bool, free: int
 ) -> None:
     shape, recipe = shape_of(SHELF["Llama 3 8B"][0]), Recipe(batch_size=batch, max_length=length, packing=packing)
-    plan = usual_plan("cuda").model_copy(update={"library": "trl"})
+    plan = default_plan("cuda").model_copy(update={"library": "trl"})
     whole = plan.model_copy(update={"checkpointing": False})
     chosen = without_checkpointing(shape, recipe, plan, free)
     fits = predict(shape, recipe, whole).total <= ROOM * free
@@ -209,7 +209,7 @@ def test_without_checkpointing_where_there_is_room_and_nowhere_else(
 
 
 def test_earlier_trainings_and_the_longest_example_count_for_whether_there_is_room() -> None:
-    shape, recipe, plan = shape_of(SHELF["Llama 3 8B"][0]), Recipe(batch_size=1), usual_plan("cuda")
+    shape, recipe, plan = shape_of(SHELF["Llama 3 8B"][0]), Recipe(batch_size=1), default_plan("cuda")
     free = round(predict(shape, recipe, Plan(device="cuda")).total / ROOM) + 1
     assert not without_checkpointing(shape, recipe, plan, free).checkpointing
     assert without_checkpointing(shape, recipe, plan, free, ratios=[1.2]).checkpointing
@@ -219,7 +219,7 @@ def test_earlier_trainings_and_the_longest_example_count_for_whether_there_is_ro
 
 def test_examples_cannot_be_longer_than_the_recipe_allows() -> None:
     shape = read_shape(SEED_FOLDER)
-    plan = usual_plan("cpu")
+    plan = default_plan("cpu")
     assert predict(shape, Recipe(max_length=512), plan, longest=5000) == predict(shape, Recipe(max_length=512), plan)
 
 
@@ -243,7 +243,7 @@ def test_what_cannot_be_predicted_is_refused_in_a_sentence(config: dict[str, Any
 def test_a_layout_that_is_not_known_is_taken_for_the_widest_and_that_is_said() -> None:
     strange, known = shape_of({"model_type": "novel", **SMALL}), shape_of({"model_type": "llama", **SMALL})
     assert strange.note == "the layout of novel is not known: it is taken for the widest that is"
-    plan = usual_plan("cpu")
+    plan = default_plan("cpu")
     assert predict(strange, Recipe(), plan).total > predict(known, Recipe(), plan).total
     assert predict(strange, Recipe(), plan).note == strange.note
 
@@ -278,7 +278,7 @@ def test_earlier_trainings_correct_within_bounds(ratios: list[float]) -> None:
     assert ratios or factor == 1.0
     shape = read_shape(SEED_FOLDER)
     for device in ("cpu", "cuda"):
-        one = predict(shape, Recipe(), usual_plan(device), ratios=ratios)  # type: ignore[arg-type]
+        one = predict(shape, Recipe(), default_plan(device), ratios=ratios)  # type: ignore[arg-type]
         fixed = CUDA_CONTEXT if device == "cuda" else 0  # torch measures nothing of it
         assert one.total == pytest.approx(one.measurable * factor + fixed, abs=1)
 

@@ -17,11 +17,11 @@ from academy.arena.suites.base import Generation, Question, Reply
 from academy.arena.suites.recall import RecallSuite
 from academy.curriculum.dataset import Example
 from academy.curriculum.filters import clean
-from academy.curriculum.holdout import HoldOutRegister, Request, request_key
+from academy.curriculum.holdout import GroupedRequest, Holdout, request_key
 from academy.experience.lessons import LessonsStore
 from academy.experience.source import Experience
 from academy.lifecycle.forgetting import GONE, forget
-from academy.store.database import Database, register
+from academy.store.database import Database, assignments
 
 GENERATION = Generation(max_new_tokens=32)
 ODD = "Which <b>lights</b> | of the 'east wing' & the *yard* burn\nat `night` [always]?"
@@ -215,14 +215,14 @@ def test_a_lesson_of_which_something_was_taken_out_is_found_as_it_was_written(ke
     lesson = kept.teach(f"May I write to {mail} about the lights?", f"Yes, write to {mail}.")
     written = clean(lesson)[0]
     assert written.request != lesson.request
-    HoldOutRegister(kept.database).assign([Request(text=written.request, suite="recall", group="g")])
+    Holdout(kept.database).assign([GroupedRequest(text=written.request, suite="recall", group="g")])
     kept.examine([lesson, *many(kept)])
     assert len(kept.holding(written.request)) == 6
     kept.forget(lesson)
     assert kept.holding(written.request) == []
     assert kept.holding(written.answer) == []
     with kept.database.read() as connection:
-        (row,) = connection.execute(sa.select(register)).all()
+        (row,) = connection.execute(sa.select(assignments)).all()
     assert (row.request, row.text) == (request_key("recall", written.request), "")
 
 

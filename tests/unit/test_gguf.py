@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 from academy.adapters.adapter import CONFIG, WEIGHTS
 from academy.errors import AdapterError, BaseModelError, HomeError
 from academy.models.base_model import BaseModel, resolve
-from academy.serving.export.gguf import NOTE, base_file, refuse_other_than_plain, write_adapter, write_model
+from academy.serving.export.gguf import CACHE_RECORD, base_file, refuse_other_than_plain, write_adapter, write_model
 from academy.serving.export.gguf_vocabulary import NEAREST, vocabulary
 
 # torch asks for pynvml under its old name when it is imported
@@ -152,7 +152,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
 
 
-@pytest.mark.parametrize("damage", [cut, flip, Path.unlink, lambda path: path.with_name(NOTE).unlink()])
+@pytest.mark.parametrize("damage", [cut, flip, Path.unlink, lambda path: path.with_name(CACHE_RECORD).unlink()])
 def test_a_damaged_file_of_the_cache_is_written_again(
     tmp_path: Path, base: BaseModel, damage: Callable[[Path], object]
 ) -> None:
@@ -161,7 +161,7 @@ def test_a_damaged_file_of_the_cache_is_written_again(
     assert base_file(base, tmp_path).stat().st_ino == made  # a whole one is used as it is
     damage(path)
     assert base_file(base, tmp_path).read_bytes() == whole
-    assert sorted(one.name for one in tmp_path.rglob("*") if one.is_file()) == sorted([path.name, NOTE])
+    assert sorted(one.name for one in tmp_path.rglob("*") if one.is_file()) == sorted([path.name, CACHE_RECORD])
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(small_disk: Path, base: BaseModel) -> None:

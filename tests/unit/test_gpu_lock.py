@@ -21,7 +21,7 @@ from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
 from academy.system import gpu_lock
-from academy.system.gpu_lock import gpu_held, gpu_is_held, lock_of
+from academy.system.gpu_lock import gpu_in_use, gpu_lock_file, hold_gpu
 
 UUID = "GPU-00000000-test"
 HOLDER = """
@@ -29,7 +29,7 @@ import sys, time
 from pathlib import Path
 from academy.system import gpu_lock
 gpu_lock.FOLDERS = (Path(sys.argv[1]),)
-with gpu_lock.gpu_held(sys.argv[2]):
+with gpu_lock.hold_gpu(sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -77,18 +77,18 @@ def order(tmp_path: Path) -> TrainingOrder:
 
 
 def test_a_gpu_is_held_by_one_training_until_its_process_dies(hold: Callable[..., subprocess.Popen[bytes]]) -> None:
-    assert not gpu_is_held(UUID)
+    assert not gpu_in_use(UUID)
     holder = hold()
-    assert gpu_is_held(UUID)
-    with pytest.raises(TrainingError, match=f"Another training is using the GPU {UUID}") as refusal, gpu_held(UUID):
+    assert gpu_in_use(UUID)
+    with pytest.raises(TrainingError, match=f"Another training is using the GPU {UUID}") as refusal, hold_gpu(UUID):
         pass
     assert refusal.value.cause == "gpu"
-    with gpu_held("GPU-another"):
-        assert gpu_is_held("GPU-another")
+    with hold_gpu("GPU-another"):
+        assert gpu_in_use("GPU-another")
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert not gpu_is_held(UUID)
-    with gpu_held(UUID), pytest.raises(TrainingError, match="Another training"), gpu_held(UUID):
+    assert not gpu_in_use(UUID)
+    with hold_gpu(UUID), pytest.raises(TrainingError, match="Another training"), hold_gpu(UUID):
         pass
 
 
@@ -110,52 +110,52 @@ def test_a_training_holds_its_gpu_while_it_runs_and_no_longer(order: TrainingOrd
     backend = ProcessBackend(gpu=UUID)
     events = backend.train(order)
     assert next(events).phase == "started"
-    assert gpu_is_held(UUID)
+    assert gpu_in_use(UUID)
     assert backend.cancel(order)
     *_, last = events
     assert last.cause == "cancelled"
-    assert not gpu_is_held(UUID)
+    assert not gpu_in_use(UUID)
 
 
 def test_no_link_and_nothing_but_a_file_is_locked(shared: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
-    place = lock_of(UUID)
+    place = gpu_lock_file(UUID)
     assert place.parent == shared
     place.symlink_to(secret)
-    with pytest.raises(TrainingError, match="is a link") as refusal, gpu_held(UUID):
+    with pytest.raises(TrainingError, match="is a link") as refusal, hold_gpu(UUID):
         pass
     assert refusal.value.cause == "gpu"
-    assert not gpu_is_held(UUID)
+    assert not gpu_in_use(UUID)
     place.unlink()
     os.mkfifo(place)
-    with pytest.raises(TrainingError, match="no plain file"), gpu_held(UUID):
+    with pytest.raises(TrainingError, match="no plain file"), hold_gpu(UUID):
         pass
     assert secret.read_text() == "secret"
 
 
 def test_a_uuid_leads_out_of_no_folder(shared: Path) -> None:
-    assert lock_of("../../etc/passwd").parent == shared
+    assert gpu_lock_file("../../etc/passwd").parent == shared
 
 
 def test_the_lock_is_readable_by_all_whatever_the_mask_is(shared: Path) -> None:
     before = os.umask(0o077)
     try:
-        with gpu_held(UUID):
-            assert lock_of(UUID).stat().st_mode & 0o777 == 0o444
+        with hold_gpu(UUID):
+            assert gpu_lock_file(UUID).stat().st_mode & 0o777 == 0o444
     finally:
         os.umask(before)
     assert [path.name for path in shared.iterdir()] == [f"academy-{UUID}.lock"]
 
 
-@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("flock"), reason="only root can be somebody else")
+@pytest.mark.skipif(os.getuid() != 0 or not shutil.which("flock"), reason="root only")
 def test_another_user_can_hold_it_after_us_and_not_while_we_do(shared: Path) -> None:
     def held_as_nobody() -> str:
-        program = f"exec 9< {lock_of(UUID).name}; flock -n 9 && echo yes || echo no"
+        program = f"exec 9< {gpu_lock_file(UUID).name}; flock -n 9 && echo yes || echo no"
         done = subprocess.run(["sh", "-c", program], user=65534, group=65534, extra_groups=[], cwd=shared,
                               capture_output=True, text=True, check=False)  # fmt: skip
         return done.stdout.strip() or done.stderr
 
-    with gpu_held(UUID):
+    with hold_gpu(UUID):
         assert held_as_nobody() == "no"
     assert held_as_nobody() == "yes"

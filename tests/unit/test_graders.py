@@ -31,7 +31,7 @@ def score(grader: Grader, answer: str) -> float:
 def sandbox() -> Sandbox:
     found = find_sandbox(limits=Limits(seconds=1, cpu_seconds=1))
     if isinstance(found, Unavailable):
-        pytest.skip(f"no sandbox here: {found.because}")
+        pytest.skip(f"no sandbox: {found.because}")
     return found
 
 

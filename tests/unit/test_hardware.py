@@ -12,11 +12,11 @@ import pynvml
 import pytest
 
 from academy.habitat.backends.process import read_events
-from academy.habitat.routing import freest
+from academy.habitat.routing import gpus_by_preference
 from academy.habitat.trainer.events import EventWriter
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.system import gpu_lock, hardware
-from academy.system.gpu_lock import gpu_held
+from academy.system.gpu_lock import hold_gpu
 from academy.system.hardware import EnergyMeter, take_inventory
 
 GIB = 2**30
@@ -194,11 +194,11 @@ def test_each_event_of_a_trainer_carries_the_energy_so_far(
 
 def test_a_gpu_that_a_training_holds_is_told_as_held(library: Callable[[FakeLibrary], None]) -> None:
     library(FakeLibrary(2))
-    with gpu_held("GPU-0001-abcd"):
+    with hold_gpu("GPU-0001-abcd"):
         assert [gpu.held for gpu in take_inventory(engine=False).gpus] == [False, True]
-        assert freest(take_inventory(engine=False).gpus)[0].index == 0
-    with gpu_held("GPU-0000-abcd"):
-        assert freest(take_inventory(engine=False).gpus)[0].index == 1
+        assert gpus_by_preference(take_inventory(engine=False).gpus)[0].index == 0
+    with hold_gpu("GPU-0000-abcd"):
+        assert gpus_by_preference(take_inventory(engine=False).gpus)[0].index == 1
 
 
 def test_a_job_from_python_leaves_a_gpu_alone_that_its_torch_cannot_use(
@@ -206,12 +206,12 @@ def test_a_job_from_python_leaves_a_gpu_alone_that_its_torch_cannot_use(
 ) -> None:
     """Against the fake library: another training may hold that GPU, and this one trains beside it on processors."""
     if hardware._cuda():
-        pytest.skip("torch is built for CUDA here")
+        pytest.skip("torch is built for CUDA")
     library(FakeLibrary(1))
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"instruction": "a", "input": "", "output": "b"}\n' * 50)
     habitat = GPUHabitat(home=tmp_path / "home")
-    with gpu_held("GPU-0000-abcd"):
+    with hold_gpu("GPU-0000-abcd"):
         name = habitat.run_training_job(rows, "seed", tmp_path / "out")["job_name"]
         assert habitat.get_training_status(name)["status"] == "running"
         habitat.cleanup_job(name)
@@ -279,7 +279,7 @@ def test_the_doctor_tells_of_gpus(library: Callable[[FakeLibrary], None]) -> Non
     from academy.operations.doctor import check_gpu
 
     library(FakeLibrary(2, {("nvmlDeviceGetTemperature", 0): pynvml.NVML_ERROR_NOT_SUPPORTED}))
-    with gpu_held("GPU-0001-abcd"):
+    with hold_gpu("GPU-0001-abcd"):
         found = check_gpu(take_inventory())
     assert found.works
     assert found.found == (

@@ -15,7 +15,7 @@ from academy.experience.lessons import LessonsStore
 from academy.experience.source import Experience
 from academy.models.chat_template import Message
 from academy.serving.gateway.adapter_pool import Served
-from academy.serving.gateway.conversation_log import BEHIND, Keeper, read_feedback
+from academy.serving.gateway.conversation_log import BEHIND, ConversationLog, read_feedback
 from academy.serving.gateway.openai_protocol import RequestError
 from academy.store.database import Database
 
@@ -25,41 +25,43 @@ ANSWER = "The two green ones on its left side."
 ASKED: tuple[Message, ...] = ({"role": "user", "content": REQUEST},)
 
 
-def keep(database: Database, mode: Any, do: Callable[[Keeper], Any], share: float = 1.0) -> list[Experience]:
-    """What is in the store after something was done with a keeper."""
+def keep(database: Database, mode: Any, do: Callable[[ConversationLog], Any], share: float = 1.0) -> list[Experience]:
+    """What is in the store after something was done with a log."""
 
     async def run() -> None:
-        keeper = Keeper(LessonsStore(database), mode, share)
+        log = ConversationLog(LessonsStore(database), mode, share)
         try:
-            await do(keeper)
+            await do(log)
         finally:
-            await keeper.close()
+            await log.close()
 
     asyncio.run(run())
     return list(LessonsStore(database).every())
 
 
-def feedback(keeper: Keeper, **said: Any) -> Any:
-    return keeper.feedback(read_feedback(orjson.dumps({"id": "chatcmpl-1", **said})))
+def feedback(log: ConversationLog, **said: Any) -> Any:
+    return log.feedback(read_feedback(orjson.dumps({"id": "chatcmpl-1", **said})))
 
 
-def remembered(keeper: Keeper, messages: tuple[Message, ...] = ASKED, answer: str = ANSWER, user: str = "") -> None:
-    keeper.remember("chatcmpl-1", messages, answer, SERVED, user)
+def remembered(
+    log: ConversationLog, messages: tuple[Message, ...] = ASKED, answer: str = ANSWER, user: str = ""
+) -> None:
+    log.remember("chatcmpl-1", messages, answer, SERVED, user)
 
 
-def rated(**said: Any) -> Callable[[Keeper], Any]:
-    async def do(keeper: Keeper) -> None:
-        remembered(keeper)
-        await feedback(keeper, **said)
+def rated(**said: Any) -> Callable[[ConversationLog], Any]:
+    async def do(log: ConversationLog) -> None:
+        remembered(log)
+        await feedback(log, **said)
 
     return do
 
 
 def test_with_off_nothing_is_kept_and_nothing_is_remembered(database: Database, tmp_path: Path) -> None:
-    async def do(keeper: Keeper) -> None:
-        remembered(keeper)
+    async def do(log: ConversationLog) -> None:
+        remembered(log)
         with pytest.raises(RequestError) as refused:
-            await feedback(keeper, thumb="up")
+            await feedback(log, thumb="up")
         assert (refused.value.status, refused.value.code) == (404, "not_kept")
 
     assert keep(database, "off", do) == []
@@ -68,9 +70,9 @@ def test_with_off_nothing_is_kept_and_nothing_is_remembered(database: Database, 
 
 
 def test_of_the_rated_only_what_somebody_rated_is_kept(database: Database) -> None:
-    async def do(keeper: Keeper) -> None:
-        keeper.remember("chatcmpl-2", ASKED, "another answer", SERVED, "")
-        await rated(thumb="up", comment="just so")(keeper)
+    async def do(log: ConversationLog) -> None:
+        log.remember("chatcmpl-2", ASKED, "another answer", SERVED, "")
+        await rated(thumb="up", comment="just so")(log)
 
     (one,) = keep(database, "rated", do)
     assert (one.kind, one.request, one.answer, one.outcome) == ("conversation", REQUEST, ANSWER, "success")
@@ -101,8 +103,8 @@ def test_a_correction_takes_the_answers_place(database: Database) -> None:
 
 
 def test_of_all_the_unrated_are_kept_and_not_trained_on_until_somebody_rates_them(database: Database) -> None:
-    async def unrated(keeper: Keeper) -> None:
-        remembered(keeper)
+    async def unrated(log: ConversationLog) -> None:
+        remembered(log)
 
     (first,) = keep(database, "all", unrated)
     assert (first.outcome, first.model_made) == ("unknown", True)
@@ -116,10 +118,10 @@ def test_of_all_the_unrated_are_kept_and_not_trained_on_until_somebody_rates_the
 
 
 def test_a_share_of_the_unrated_is_kept_and_every_rated_one(database: Database) -> None:
-    async def many(keeper: Keeper) -> None:
+    async def many(log: ConversationLog) -> None:
         for n in range(200):
-            keeper.remember(f"chatcmpl-x{n}", ({"role": "user", "content": f"{REQUEST} {n}"},), ANSWER, SERVED, "")
-        await rated(thumb="up")(keeper)
+            log.remember(f"chatcmpl-x{n}", ({"role": "user", "content": f"{REQUEST} {n}"},), ANSWER, SERVED, "")
+        await rated(thumb="up")(log)
 
     found = keep(database, "all", many, share=0.25)
     unrated = [one for one in found if one.model_made]
@@ -128,13 +130,13 @@ def test_a_share_of_the_unrated_is_kept_and_every_rated_one(database: Database) 
 
 
 def test_secrets_and_personal_data_are_not_written(database: Database) -> None:
-    async def do(keeper: Keeper) -> None:
+    async def do(log: ConversationLog) -> None:
         messages: tuple[Message, ...] = (
             {"role": "system", "content": "The password is Tr0ub4dor&3x."},
             {"role": "user", "content": "Write to frida.olsen@harbour-mail.no, please."},
         )
-        remembered(keeper, messages, "Token ghp_abcdefghijklmnopqrstuvwxyz0123456789 is set.", "oskar@mill-works.se")
-        await feedback(keeper, thumb="up", comment="ask anna.berg@tower-desk.no")
+        remembered(log, messages, "Token ghp_abcdefghijklmnopqrstuvwxyz0123456789 is set.", "oskar@mill-works.se")
+        await feedback(log, thumb="up", comment="ask anna.berg@tower-desk.no")
 
     (one,) = keep(database, "rated", do)
     text = Path(str(database.engine.url.database)).read_bytes() + one.model_dump_json().encode()
@@ -145,9 +147,9 @@ def test_secrets_and_personal_data_are_not_written(database: Database) -> None:
 
 
 def test_an_unknown_answer_gets_a_sentence(database: Database) -> None:
-    async def do(keeper: Keeper) -> None:
+    async def do(log: ConversationLog) -> None:
         with pytest.raises(RequestError, match="No answer with this id") as refused:
-            await feedback(keeper, thumb="up")
+            await feedback(log, thumb="up")
         assert refused.value.status == 404
 
     assert keep(database, "rated", do) == []
@@ -178,14 +180,14 @@ def test_what_the_writer_has_no_room_for_is_dropped_and_counted(
     going = threading.Event()
     told: list[int] = []
 
-    async def do(keeper: Keeper) -> None:
-        keeper._writer.submit(going.wait, 60)
+    async def do(log: ConversationLog) -> None:
+        log._writer.submit(going.wait, 60)
         for n in range(BEHIND + 5):
-            keeper.remember(f"chatcmpl-x{n}", ASKED, ANSWER, SERVED, "")
-        remembered(keeper)
-        told.append(keeper.dropped)
+            log.remember(f"chatcmpl-x{n}", ASKED, ANSWER, SERVED, "")
+        remembered(log)
+        told.append(log.dropped)
         with pytest.raises(RequestError) as refused:
-            await feedback(keeper, thumb="up")
+            await feedback(log, thumb="up")
         assert (refused.value.status, refused.value.code) == (503, "writer_behind")
         going.set()
 

@@ -15,7 +15,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from academy.errors import InputError
-from academy.experience.lessons import LONGEST_LINE, PACKED, LessonsStore, normalised, set_aside
+from academy.experience.lessons import LONGEST_LINE, PACKED, LessonsStore, set_aside
+from academy.experience.reading import normalised
 from academy.experience.source import read_outcome
 from academy.store.database import Database
 

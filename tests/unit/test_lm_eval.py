@@ -56,7 +56,7 @@ LANDS = [("France", "Paris"), ("Italy", "Rome"), ("Spain", "Madrid")]
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library, with its caches in a folder of the test's own."""
-    pytest.importorskip("lm_eval", reason="the extra lm-eval is not installed here")
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -56,11 +56,11 @@ def attached(folder: Path) -> tuple[Any, Any]:
     """The base model with the adapter beside it."""
     from safetensors.torch import load
 
-    from academy.serving.runtimes.lora_layers import Adapters
+    from academy.serving.runtimes.lora_layers import AdapterLayers
     from academy.serving.runtimes.peft import open_model
 
     model, _ = open_model(resolve("seed"))
-    beside = Adapters(model)
+    beside = AdapterLayers(model)
     config = orjson.loads((folder / "adapter_config.json").read_bytes())
     beside.attach("one", config, load((folder / "adapter_model.safetensors").read_bytes()))
     return model, beside
@@ -74,7 +74,7 @@ def test_sums_are_those_of_peft(adapted: tuple[Any, Path]) -> None:
     ours, beside = attached(folder)
     with torch.inference_mode():
         wanted, base = theirs(ids).logits, ours(ids).logits
-        beside.choice.adapter = "one"
+        beside.active.adapter = "one"
         found = ours(ids).logits
         assert not torch.equal(base, wanted)
         if theirs.peft_config["default"].use_dora:  # PEFT multiplies an identity matrix for the same product

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from academy.cli.habitat import metrics
 from academy.errors import InputError
-from academy.habitat.foreign_log import events_of, lines_of
+from academy.habitat.foreign_log import parse_events, split_lines
 from academy.habitat.log_parser import LONGEST, Metrics, TrainingMetricsParser
 
 PARSER = TrainingMetricsParser()
@@ -153,8 +153,8 @@ def test_no_line_breaks_the_reading_and_no_figure_is_out_of_bounds(line: str) ->
 @given(st.lists(st.binary(max_size=60), max_size=20))
 def test_bytes_of_any_encoding_become_lines_however_they_are_cut(pieces: list[bytes]) -> None:
     whole = b"".join(pieces).decode("latin-1").replace("\r", "\n")
-    assert list(lines_of(pieces)) == whole.split("\n")[: None if whole[-1:] not in ("", "\n") else -1]
-    assert all(event.phase == "step" for event in events_of(lines_of(pieces)))
+    assert list(split_lines(pieces)) == whole.split("\n")[: None if whole[-1:] not in ("", "\n") else -1]
+    assert all(event.phase == "step" for event in parse_events(split_lines(pieces)))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_the_figures_at_the_begin_of_a_line_of_megabytes_are_read() -> None:
 
 
 def test_a_line_that_never_ends_is_not_kept() -> None:
-    lines = list(lines_of([b"Epoch 1/2 ", *([b"x" * 65536] * 100)]))
+    lines = list(split_lines([b"Epoch 1/2 ", *([b"x" * 65536] * 100)]))
     assert [len(line) for line in lines] == [LONGEST]
 
 
@@ -210,7 +210,7 @@ def test_a_trainers_text_becomes_numbered_events() -> None:
         "\r 20%|##  | 20/100 [00:09<00:36, 2.2it/s]", "{'loss': nan, 'epoch': 0.2}",
     ]  # fmt: skip
     ticks = numbers()
-    events = list(events_of(log, after=7, clock=lambda: next(ticks)))
+    events = list(parse_events(log, after=7, clock=lambda: next(ticks)))
     assert [event.n for event in events] == [8, 9, 10]
     assert [(event.step, event.steps) for event in events] == [(10, 100), (10, 100), (20, 100)]
     assert (events[0].loss, events[0].learning_rate, events[0].grad_norm) == (0.9, 2e-4, 1.0)
@@ -222,7 +222,7 @@ def test_a_trainers_text_becomes_numbered_events() -> None:
 
 def test_bars_alone_are_progress_once_a_per_cent() -> None:
     log = [f"\r {n // 10}%|# | {n}/1000 [00:05<00:40, 2.2it/s]" for n in range(1001)]
-    events = list(events_of(log))
+    events = list(parse_events(log))
     assert [event.n for event in events] == list(range(1, len(events) + 1))
     assert 90 <= len(events) <= 101
     assert events[-1].step == 1000
@@ -233,7 +233,7 @@ def test_bars_alone_are_progress_once_a_per_cent() -> None:
 def test_bars_that_begin_again_with_each_epoch_count_on() -> None:
     bar = "Epoch {}/2: {}%|# | {}/100 [00:05<00:40, 2.2it/s, loss=0.5]"
     log = [bar.format(epoch, step, step) for epoch in (1, 2) for step in (50, 100)]
-    assert [(event.step, event.steps) for event in events_of(log)] == [(50, 100), (100, 100), (150, 200), (200, 200)]
+    assert [(event.step, event.steps) for event in parse_events(log)] == [(50, 100), (100, 100), (150, 200), (200, 200)]
 
 
 def test_the_command_summarises_any_trainers_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,4 +260,4 @@ def test_a_log_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> Non
 
 def test_a_bar_that_is_drawn_again_is_no_new_event() -> None:
     bar = "\r 12%|# | 12/100 [00:0{}<00:40, 2.2it/s, loss=0.5]"
-    assert len(list(events_of(bar.format(second) for second in range(5)))) == 1
+    assert len(list(parse_events(bar.format(second) for second in range(5)))) == 1

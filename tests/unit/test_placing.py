@@ -11,9 +11,9 @@ from mlflow.entities import Metric
 
 from academy.errors import TrainingError
 from academy.genealogy.tracking import BASE_TAG, DEVICE_TAG, EXPERIMENT, MEASURED, PREDICTED, memory_ratios
-from academy.habitat.backends.choice import choose_backend
+from academy.habitat.backends.choice import create_backend
 from academy.habitat.backends.process import ProcessBackend
-from academy.habitat.memory import GIB, usual_plan
+from academy.habitat.memory import GIB, default_plan
 from academy.loop.home import Home
 from academy.loop.placement import Placement, below, first_device, measured_ratios, place
 from academy.professor.recipe import Recipe
@@ -115,7 +115,7 @@ def test_processes_share_the_memory_of_processors_and_each_has_its_own_gpu(work:
     shared = place(work, recipe, 64, with_gpu(40, 9, 30))
     assert shared.route.need == gpu.route.need
     assert [one.index for one in shared.route.more] == [2]
-    started = choose_backend(work.settings, shared.route)
+    started = create_backend(work.settings, shared.route)
     assert isinstance(started, ProcessBackend)
     assert started.gpu == "GPU-0,GPU-2"
     with pytest.raises(TrainingError, match="and there is one GPU"):
@@ -142,7 +142,7 @@ def test_less_on_a_gpu_comes_before_the_same_on_processors(work: Home) -> None:
     assert found.changes
     assert place(work, large, 1024, with_gpu(40)).changes == ()
     none = place(work, large, 1024, with_gpu(0.1))
-    assert (none.route.place, none.changes, none.plan) == ("cpu", (), usual_plan("cpu"))
+    assert (none.route.place, none.changes, none.plan) == ("cpu", (), default_plan("cpu"))
 
 
 def test_after_running_out_of_memory_it_goes_on_lower_until_the_ladder_ends(work: Home) -> None:
@@ -168,8 +168,8 @@ def test_a_gpu_trains_without_checkpointing_where_there_is_room(work: Home) -> N
         assert found.prediction is not None
         assert found.prediction == found.predictions["cuda"], "what is told is of the plan that is carried out"
         assert found.route.need == found.prediction.total
-    assert [step.rung.change for step in roomy.ladder].count("checkpointing") == 1
-    assert "checkpointing" not in [step.rung.change for step in tight.ladder]
+    assert [step.fallback.change for step in roomy.fallbacks].count("checkpointing") == 1
+    assert "checkpointing" not in [step.fallback.change for step in tight.fallbacks]
 
 
 def test_on_a_gpu_that_does_not_tell_its_memory_it_begins_whole_and_the_ladder_is_below(work: Home) -> None:

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from academy.errors import InputError
-from academy.professor.decision import SMALLEST_DATASET, Decision, decide
+from academy.professor.decision import SMALLEST_DATASET, Decision, should_train
 from academy.professor.recipe import (
     Recipe,
     bounds_of,
-    checked_fields,
-    checked_recipe,
     choose_recipe,
-    refuse_another_shape,
+    refuse_other_shape,
+    validate_fields,
+    validate_recipe,
 )
 
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
@@ -30,7 +30,7 @@ def asked(**changes: Any) -> Decision:
         "lessons": 1000, "new_lessons": 200, "last_verdict": NOW - timedelta(hours=30), "now": NOW,
         "min_lessons": 100, "min_new_lessons": 50, "interval_hours": 24, "examples": 800,
     }  # fmt: skip
-    return decide(**{**facts, **changes})
+    return should_train(**{**facts, **changes})
 
 
 def test_training_pays_when_every_condition_is_met() -> None:
@@ -143,20 +143,20 @@ def test_a_recipe_out_of_bounds_or_with_an_unknown_key_is_refused(changes: dict[
 )
 def test_a_refused_recipe_names_the_key_and_its_bounds(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError) as refusal:
-        checked_recipe(given)
+        validate_recipe(given)
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_an_adapter_that_is_gone_on_with_keeps_its_rank_and_kind() -> None:
     theirs = Recipe(rank=8, alpha=16, use_dora=True)
-    refuse_another_shape(theirs, {"rank": 8, "use_dora": True, "use_rslora": None, "epochs": 3})
+    refuse_other_shape(theirs, {"rank": 8, "use_dora": True, "use_rslora": None, "epochs": 3})
     with pytest.raises(InputError, match=r"has rank 8, and rank 16 was asked for\. .* \(and ACADEMY_LORA_RANK\), or"):
-        refuse_another_shape(theirs, {"rank": 16})
+        refuse_other_shape(theirs, {"rank": 16})
     with pytest.raises(
         InputError, match=r"has use_dora True, and use_dora False was asked for\. Leave out the use_dora"
     ):
-        refuse_another_shape(theirs, {"rank": None, "use_dora": False})
+        refuse_other_shape(theirs, {"rank": None, "use_dora": False})
 
 
 def test_every_field_of_a_recipe_has_bounds_in_words() -> None:
@@ -164,10 +164,10 @@ def test_every_field_of_a_recipe_has_bounds_in_words() -> None:
 
 
 def test_only_the_fields_that_are_given_are_taken_and_as_a_recipe_has_them() -> None:
-    assert checked_fields({"epochs": "2", "patience": 3, "dev_share": 0.1}) == {
+    assert validate_fields({"epochs": "2", "patience": 3, "dev_share": 0.1}) == {
         "epochs": 2, "patience": 3, "dev_share": 0.1,
     }  # fmt: skip
-    assert checked_fields({}) == {}
+    assert validate_fields({}) == {}
 
 
 def test_a_recipe_cannot_be_changed() -> None:

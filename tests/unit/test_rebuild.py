@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from academy.curriculum.dataset import INPUTS, find_dataset
-from academy.curriculum.rebuild import Rebuilt, diff, rebuild
+from academy.curriculum.rebuild import RebuildResult, diff, rebuild
 from academy.errors import InputError
 from academy.store.database import Database
 from tests.unit.test_curator_and_dataset import CountTokens, Curation, Dataset, add, history
@@ -18,8 +18,8 @@ def here(database: Database, tmp_path: Path, count_tokens: CountTokens) -> Curat
     return Curation(database, tmp_path, count_tokens)
 
 
-def again(here: Curation, dataset: Dataset) -> Rebuilt:
-    return rebuild(here.store, here.register, here.count_tokens, dataset, here.folder / "scratch")
+def again(here: Curation, dataset: Dataset) -> RebuildResult:
+    return rebuild(here.store, here.holdout, here.count_tokens, dataset, here.folder / "scratch")
 
 
 def test_a_dataset_is_rebuilt_byte_for_byte(here: Curation, tmp_path: Path) -> None:

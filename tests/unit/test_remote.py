@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from academy.serving.runtimes.remote import Wire, is_loopback
+from academy.serving.runtimes.remote import RemoteConnection, is_loopback
 from tests.servers.serving import served
 
 
@@ -21,11 +21,11 @@ def test_a_server_on_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.M
         return {"here": True}
 
     async def asked(url: str) -> Any:
-        wire = Wire("a server", url, "", 5.0)
+        connection = RemoteConnection("a server", url, "", 5.0)
         try:
-            return await wire.json("GET", "/here")
+            return await connection.json("GET", "/here")
         finally:
-            await wire.close()
+            await connection.close()
 
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")

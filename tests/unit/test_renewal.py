@@ -25,7 +25,7 @@ from academy.loop.examine import choose_suites
 from academy.loop.home import Home
 from academy.records import digest_of
 from academy.settings import load_settings
-from academy.store.database import Database, register
+from academy.store.database import Database, assignments
 from academy.store.database import ledger as ledger_table
 from academy.store.database import lessons as lessons_table
 from tests.unit.test_cli import Academy, academy, refused
@@ -85,7 +85,7 @@ def spend(work: Home, dataset: Dataset, *, spends: bool = True) -> None:
 def sides(work: Home) -> dict[str, str]:
     """Every request's side by its key."""
     with work.database.read() as connection:
-        return {row.request: row.side for row in connection.execute(sa.select(register))}
+        return {row.request: row.side for row in connection.execute(sa.select(assignments))}
 
 
 def everything(work: Home) -> list[Any]:
@@ -93,7 +93,7 @@ def everything(work: Home) -> list[Any]:
     with work.database.read() as connection:
         return [
             tuple(row)
-            for table in (register, ledger_table)
+            for table in (assignments, ledger_table)
             for row in connection.execute(sa.select(table).order_by(table.c.seq))
         ]
 
@@ -153,11 +153,11 @@ def test_every_fresh_answer_is_still_taught_by_another_wording(work: Home) -> No
 def test_a_retired_question_is_examined_no_more_on_the_old_dataset(work: Home) -> None:
     first = examined_once(work)
     numbers = {lesson.id: lesson.seq for lesson in work.store.read()}
-    before = work.register.examined(first.held_out(numbers))
+    before = work.holdout.examined(first.held_out(numbers))
     assert len(before) == first.holdout
     teach(work, 24, seed=1)
     stages.renew_holdout(work)
-    assert work.register.examined(first.held_out(numbers)) == []
+    assert work.holdout.examined(first.held_out(numbers)) == []
 
 
 def test_a_newcomer_near_a_retired_question_is_not_trained_on_either(work: Home) -> None:
@@ -305,7 +305,7 @@ def test_secrets_of_unseen_lessons_do_not_come_into_the_register(work: Home) -> 
         )
     stages.renew_holdout(work)
     with work.database.read() as connection:
-        kept = [row.text for row in connection.execute(sa.select(register))]
+        kept = [row.text for row in connection.execute(sa.select(assignments))]
     assert any("with the token" in text for text in kept)
     assert not any(secret.lower() in text.lower() for text in kept)
 

@@ -8,63 +8,67 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from academy.curriculum.replay import MOST, SHARE, Earlier, drawn, share_after, wanted
+from academy.curriculum.replay import MOST, SHARE, EarlierExample, draw_replay, replay_count, share_after
 from academy.errors import InputError
 
 
-def examples(groups: int, each: int) -> list[Earlier]:
-    return [Earlier(id=f"{g}/{n}", group=f"answer {g}", origin=f"o{g}/{n}") for g in range(groups) for n in range(each)]
+def examples(groups: int, each: int) -> list[EarlierExample]:
+    return [
+        EarlierExample(id=f"{g}/{n}", group=f"answer {g}", origin=f"o{g}/{n}")
+        for g in range(groups)
+        for n in range(each)
+    ]
 
 
 @given(st.integers(0, 10_000), st.floats(0, MOST))
 def test_the_replayed_make_their_share_of_the_whole_set(new: int, share: float) -> None:
-    assert wanted(new, share) == pytest.approx(share * (new + wanted(new, share)), abs=1)
+    assert replay_count(new, share) == pytest.approx(share * (new + replay_count(new, share)), abs=1)
 
 
 def test_a_share_that_cannot_be_is_refused() -> None:
     for share in (-0.1, MOST + 0.01, float("nan")):
         with pytest.raises(InputError, match="replay share"):
-            wanted(100, share)
+            replay_count(100, share)
 
 
 def test_the_choice_does_not_depend_on_order() -> None:
     earlier = examples(300, 20)
-    first = drawn(earlier, 400, seed="generation 3")
+    first = draw_replay(earlier, 400, seed="generation 3")
     for n in range(3):
         random.Random(n).shuffle(earlier)
-        assert drawn(iter(earlier + earlier[:50]), 400, seed="generation 3") == first
+        assert draw_replay(iter(earlier + earlier[:50]), 400, seed="generation 3") == first
     assert len(first) == 100
-    assert drawn(earlier, 400, seed="generation 4") != first
+    assert draw_replay(earlier, 400, seed="generation 4") != first
 
 
 def test_answers_take_turns() -> None:
-    few = [Earlier(id=f"few {n}", group="few") for n in range(3)]
-    many = [Earlier(id=f"many {n}", group="many") for n in range(5000)]
-    chosen = drawn(many + few, 40)
+    few = [EarlierExample(id=f"few {n}", group="few") for n in range(3)]
+    many = [EarlierExample(id=f"many {n}", group="many") for n in range(5000)]
+    chosen = draw_replay(many + few, 40)
     assert len(chosen) == 10
     assert sum(name.startswith("few") for name in chosen) == 3
-    spread = drawn(examples(300, 20), 400)
+    spread = draw_replay(examples(300, 20), 400)
     assert len({name.partition("/")[0] for name in spread}) == 100
 
 
 def test_forgetting_most_of_what_is_read_changes_nothing() -> None:
     """The pool is cut while reading; what is left is what sorting everything would give."""
     earlier = examples(40, 300) + examples(3000, 1)
-    whole = drawn(earlier, 800, 0.2)
-    assert whole == drawn(earlier[::-1], 800, 0.2)
-    assert set(drawn(earlier, 400, 0.2)) < set(whole), "a smaller draw is the beginning of a larger one"
+    whole = draw_replay(earlier, 800, 0.2)
+    assert whole == draw_replay(earlier[::-1], 800, 0.2)
+    assert set(draw_replay(earlier, 400, 0.2)) < set(whole), "a smaller draw is the beginning of a larger one"
 
 
 def test_nothing_held_out_and_nothing_new_is_drawn() -> None:
     earlier = examples(10, 4)
     held = {"0/0", "o1/1"}
-    chosen = drawn(earlier, 400, 0.5, new_ids={"2/2"}, held_out=held)
+    chosen = draw_replay(earlier, 400, 0.5, new_ids={"2/2"}, held_out=held)
     assert set(chosen) == {one.id for one in earlier} - {"0/0", "1/1", "2/2"}
 
 
 def test_no_earlier_generation_is_no_fault() -> None:
-    assert drawn([], 100) == ()
-    assert drawn(examples(3, 3), 0) == ()
+    assert draw_replay([], 100) == ()
+    assert draw_replay(examples(3, 3), 0) == ()
 
 
 def test_the_share_rises_when_the_guard_slice_falls_and_sinks_slowly() -> None:
@@ -82,6 +86,6 @@ def test_the_share_stays_in_its_bounds(
 ) -> None:
     share = share_after(previous, difference, low, normal=normal)
     assert normal <= share <= MOST
-    assert wanted(100, share) >= 0
+    assert replay_count(100, share) >= 0
     if difference is not None and difference < 0:
         assert share >= min(MOST, previous)

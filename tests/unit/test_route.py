@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from academy.habitat.memory import GIB, Plan, batch_of_each, usual_plan
-from academy.habitat.routing import Need, next_rung, route
+from academy.habitat.memory import GIB, Plan, batch_per_process, default_plan
+from academy.habitat.routing import Need, next_fallback, route
 from academy.professor.recipe import Recipe
 from academy.system.hardware import Docker, Gpu, Inventory
 
@@ -66,11 +66,11 @@ def test_a_gpu_that_does_not_tell_its_memory_is_used_and_that_is_said() -> None:
     found = route(NEED, machine(None))
     assert (found.place, found.need, found.free) == ("cuda", 10 * GIB, None)
     assert found.sentence == "GPU 0 (H100): about 10.0 GiB; it does not tell its memory, so that is tried"
-    unknown = route(Need(cuda=None, cpu=None, because="not predicted"), machine(None))
+    unknown = route(Need(cuda=None, cpu=None, reason="not predicted"), machine(None))
     assert unknown.sentence == "GPU 0 (H100): not predicted; it does not tell its memory, so that is tried"
-    rung = next_rung(Recipe(batch_size=1), usual_plan("cuda"), machine(None))
-    assert rung is not None
-    assert rung.change == "base weights of 4 bits"
+    fallback = next_fallback(Recipe(batch_size=1), default_plan("cuda"), machine(None))
+    assert fallback is not None
+    assert fallback.change == "base weights of 4 bits"
     assert route(NEED, held(machine(None), 0)).held
 
 
@@ -154,7 +154,7 @@ def test_a_container_gives_the_gpu_where_torch_here_cannot() -> None:
 
 
 def test_what_cannot_be_predicted_is_not_refused_but_told() -> None:
-    unknown = Need(cuda=None, cpu=None, because="a mixture of experts")
+    unknown = Need(cuda=None, cpu=None, reason="a mixture of experts")
     assert route(unknown, machine(40)).sentence == "GPU 0 (H100): 40.0 GiB free; a mixture of experts"
     assert route(unknown, machine()).place == "cpu"
 
@@ -162,9 +162,9 @@ def test_what_cannot_be_predicted_is_not_refused_but_told() -> None:
 def test_the_ladder_goes_down_step_by_step_to_the_processors() -> None:
     recipe, plan = Recipe(batch_size=4, accumulation=2), Plan(device="cuda")
     changes = []
-    while (rung := next_rung(recipe, plan, machine(40))) is not None:
-        recipe, plan = rung.recipe, rung.plan
-        changes.append(rung.change)
+    while (fallback := next_fallback(recipe, plan, machine(40))) is not None:
+        recipe, plan = fallback.recipe, fallback.plan
+        changes.append(fallback.change)
     assert changes == [
         "checkpointing", "batches of 2, 4 of them a step", "batches of 1, 8 of them a step", "base weights of 4 bits",
         "training on the CPUs",
@@ -173,11 +173,11 @@ def test_the_ladder_goes_down_step_by_step_to_the_processors() -> None:
 
 
 def test_several_gpus_share_the_weights_before_these_lose_bits() -> None:
-    recipe, plan = Recipe(batch_size=1), usual_plan("cuda").model_copy(update={"processes": 2})
+    recipe, plan = Recipe(batch_size=1), default_plan("cuda").model_copy(update={"processes": 2})
     found = []
-    while (rung := next_rung(recipe, plan, machine(40))) is not None:
-        recipe, plan = rung.recipe, rung.plan
-        found.append((rung.change, plan.shared))
+    while (fallback := next_fallback(recipe, plan, machine(40))) is not None:
+        recipe, plan = fallback.recipe, fallback.plan
+        found.append((fallback.change, plan.shared))
     assert found == [
         ("weights shared by 2 processes", True), ("base weights of 4 bits", False), ("training on the CPUs", False),
     ]  # fmt: skip
@@ -185,30 +185,32 @@ def test_several_gpus_share_the_weights_before_these_lose_bits() -> None:
 
 def test_a_rung_gives_each_of_several_processes_a_smaller_batch() -> None:
     recipe, plan = Recipe(batch_size=8, accumulation=1), Plan(device="cuda", processes=2, checkpointing=True)
-    rung = next_rung(recipe, plan, machine(40))
-    assert rung is not None
-    assert batch_of_each(recipe, 2) == 4, "half of the step"
-    assert (rung.recipe.batch_size, rung.recipe.accumulation) == (2, 4), "with 4 and 2 each process had 4 as before"
-    assert batch_of_each(rung.recipe, 2) == 2
+    fallback = next_fallback(recipe, plan, machine(40))
+    assert fallback is not None
+    assert batch_per_process(recipe, 2) == 4, "half of the step"
+    assert (fallback.recipe.batch_size, fallback.recipe.accumulation) == (2, 4), (
+        "with 4 and 2 each process had 4 as before"
+    )
+    assert batch_per_process(fallback.recipe, 2) == 2
 
 
 @pytest.mark.parametrize("changes", [{"packing": True}, {"dev_share": 0.2}, {}])
 def test_on_processors_four_bits_end_where_evaluations_would_spoil_them(changes: dict[str, Any]) -> None:
     recipe = Recipe.model_validate({"batch_size": 1, "four_bit": True, **changes})
-    rung = next_rung(recipe, usual_plan("cuda"), machine(40))
-    assert rung is not None
-    assert rung.plan.device == "cpu"
-    assert rung.recipe.four_bit is (not changes)
+    fallback = next_fallback(recipe, default_plan("cuda"), machine(40))
+    assert fallback is not None
+    assert fallback.plan.device == "cpu"
+    assert fallback.recipe.four_bit is (not changes)
 
 
 def test_without_bitsandbytes_there_are_no_weights_of_four_bits() -> None:
-    found = next_rung(Recipe(batch_size=1), usual_plan("cuda"), machine(40, bitsandbytes=False))
+    found = next_fallback(Recipe(batch_size=1), default_plan("cuda"), machine(40, bitsandbytes=False))
     assert found is not None
     assert found.plan.device == "cpu"
 
 
 def test_the_ladder_on_processors_ends() -> None:
-    assert next_rung(Recipe(batch_size=1), Plan(device="cpu", checkpointing=True), machine()) is None
+    assert next_fallback(Recipe(batch_size=1), Plan(device="cpu", checkpointing=True), machine()) is None
 
 
 @given(st.integers(1, 128), st.integers(1, 128), st.sampled_from(["cuda", "cpu"]), st.booleans(), st.integers(1, 4))
@@ -218,16 +220,16 @@ def test_every_rung_keeps_the_examples_of_a_step_and_the_ladder_ends(
     recipe = Recipe(batch_size=batch, accumulation=accumulation)
     plan = Plan(device=device, checkpointing=checkpointing, processes=processes)
     for _ in range(20):
-        rung = next_rung(recipe, plan, machine(40))
-        if rung is None:
+        fallback = next_fallback(recipe, plan, machine(40))
+        if fallback is None:
             break
-        assert rung.recipe.batch_size * rung.recipe.accumulation == batch * accumulation
-        if rung.recipe.batch_size < recipe.batch_size:
-            assert batch_of_each(rung.recipe, processes) < batch_of_each(recipe, processes)
+        assert fallback.recipe.batch_size * fallback.recipe.accumulation == batch * accumulation
+        if fallback.recipe.batch_size < recipe.batch_size:
+            assert batch_per_process(fallback.recipe, processes) < batch_per_process(recipe, processes)
         changed = {"batch_size", "accumulation", "four_bit"}
-        assert rung.recipe.model_dump(exclude=changed) == recipe.model_dump(exclude=changed)
-        assert (rung.recipe, rung.plan) != (recipe, plan)
-        recipe, plan = rung.recipe, rung.plan
+        assert fallback.recipe.model_dump(exclude=changed) == recipe.model_dump(exclude=changed)
+        assert (fallback.recipe, fallback.plan) != (recipe, plan)
+        recipe, plan = fallback.recipe, fallback.plan
     else:
         pytest.fail("the ladder has no end")
     assert plan == Plan(device="cpu", checkpointing=True, processes=processes)

@@ -19,7 +19,7 @@ from academy.cli.main import main
 from academy.errors import InputError
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.process import _Subprocess, ending_of, read_events, run_order
-from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, log_of, standing
+from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, run_log, run_progress
 from academy.habitat.trainer import events as trainer_events
 from academy.habitat.trainer.events import EventWriter
 from academy.models.base_model import resolve
@@ -126,7 +126,7 @@ def test_a_training_is_cancelled_from_another_process_and_goes_on(
     running = start(first)
     folder = running.order.folder
     (folder / "checkpoints").mkdir()
-    assert standing(folder).status == "running"
+    assert run_progress(folder).status == "running"
     found = cancel_run(folder)
     assert (found.status, found.cause, found.step, found.loss) == ("cancelled", "cancelled", 2, 1.0)
     last = running.hear()
@@ -142,7 +142,7 @@ def test_a_training_is_cancelled_from_another_process_and_goes_on(
     begun = again.hear()
     again.trainer = int(begun.message)
     assert (begun.n, begun.phase) == (4, "started")
-    assert standing(folder).status == "running"
+    assert run_progress(folder).status == "running"
     assert cancel_run(folder).attempts == 2
 
 
@@ -285,16 +285,17 @@ def test_the_trial_that_a_search_carries_out_is_seen_and_ended_as_any_training(
 def test_a_look_hinders_nobody_who_starts(tmp_path: Path) -> None:
     """To look is to share the lock for a moment; whoever takes it tries again."""
     program = (
-        "import sys; from pathlib import Path; from academy.artifacts import is_held; print(1, flush=True)\n"
+        "import sys; from pathlib import Path; from academy.store.locks import is_held; print(1, flush=True)\n"
         f"while True: is_held(Path({str(tmp_path / 'lock')!r}))"
     )
     (tmp_path / "lock").touch()
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as looks:
         assert looks.stdout
-        looks.stdout.readline()
+        assert looks.stdout.readline(), "the other process has failed"
         for _ in range(200):
             with only_one(tmp_path / "lock", "It runs."):
                 pass
+        assert looks.poll() is None
         looks.kill()
 
 
@@ -323,5 +324,5 @@ def test_a_trainer_that_was_killed_for_memory_says_so(
     (last,) = run_order(order, started, 600)
     assert (last.phase, last.cause) == ("failed", cause)
     assert ("ran out of memory" in last.message) == (cause == "memory")
-    assert standing(order.folder).cause == cause
-    assert [one.text for one in log_of(order.folder, follow=True)] == [f"failed {last.message}"]
+    assert run_progress(order.folder).cause == cause
+    assert [one.text for one in run_log(order.folder, follow=True)] == [f"failed {last.message}"]

@@ -27,7 +27,7 @@ NONCE = "n0"
 def room(request: pytest.FixtureRequest) -> Sandbox:
     found = find_sandbox(request.param, QUICK)
     if isinstance(found, Unavailable):
-        pytest.skip(found.because)
+        pytest.skip(f"no {request.param} sandbox: {found.because}")
     return found
 
 
@@ -135,7 +135,7 @@ def fork(n):
 
 def test_the_layers_are_in_force(room: Sandbox) -> None:
     if room.name != "bubblewrap":
-        pytest.skip("these are the layers of bubblewrap")
+        pytest.skip("bubblewrap only")
     program = """
 import ctypes, os, resource
 libc = ctypes.CDLL(None, use_errno=True)

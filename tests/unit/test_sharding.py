@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from academy.curriculum.curator import DatasetCurator
 from academy.curriculum.dataset import Dataset
-from academy.curriculum.decontamination import Suite
-from academy.curriculum.holdout import HoldOutRegister
-from academy.curriculum.sharding import Run, in_process, merge, near_duplicates, on_ray, shard
+from academy.curriculum.decontamination import GuardedSuite
+from academy.curriculum.holdout import Holdout
+from academy.curriculum.sharding import ShardRunner, in_process, merge, near_duplicates, on_ray, shard
 from academy.curriculum.similarity import Deduplicator, example_text
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
@@ -47,17 +47,17 @@ def store(database: Database) -> LessonsStore:
     return store
 
 
-def curated(store: LessonsStore, place: Path, shards: int = 1, run: Run = in_process) -> Dataset:
+def curated(store: LessonsStore, place: Path, shards: int = 1, run: ShardRunner = in_process) -> Dataset:
     curator = DatasetCurator(
         store,
         lambda texts: [len(text) // 4 for text in texts],
-        guarded=[Suite("coding", [TASK])],
+        guarded=[GuardedSuite("coding", [TASK])],
         shards=shards,
         run=run,
     )
     curator.collect_from_lessons()
     curator.filter_low_quality()
-    return curator.save(place / f"{shards}-{run.__name__}", HoldOutRegister(store.database))
+    return curator.save(place / f"{shards}-{run.__name__}", Holdout(store.database))
 
 
 @given(st.lists(st.integers()), st.integers(1, 12))
@@ -103,7 +103,7 @@ def test_shards_find_the_duplicates_that_one_stream_finds(store: LessonsStore) -
 
 
 def test_two_workers_of_a_ray_cluster_give_the_same_digest(store: LessonsStore, tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+    pytest.importorskip("ray", reason="Ray is not installed")
     first = curated(store, tmp_path)
     with on_ray(workers=2) as run:
         again = curated(store, tmp_path, 2, run)

@@ -17,7 +17,7 @@ from academy.loop.home import Home
 from academy.loop.tune import JOURNAL, RECORD, Search, hold
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
-from academy.professor.search_space import DEV_SHARE, Space, Tuned, refuse_few, space_around
+from academy.professor.search_space import DEV_SHARE, SearchSpace, TuningResult, refuse_few, space_around
 from academy.settings import Settings
 
 START = Recipe(learning_rate=5e-3, epochs=6, batch_size=8, accumulation=1)
@@ -70,7 +70,7 @@ Make = Callable[..., Search]
 def make(tmp_path: Path) -> Make:
     """Searches in one home."""
 
-    def search(trials: int = 8, space: Space | None = None) -> Search:
+    def search(trials: int = 8, space: SearchSpace | None = None) -> Search:
         order = TrainingOrder(
             base=resolve("seed"), dataset="1" * 64, train_file=tmp_path / "train.jsonl", train_digest="2" * 64,
             recipe=START, runs=tmp_path / "runs", adapters=tmp_path / "adapters",
@@ -80,7 +80,7 @@ def make(tmp_path: Path) -> Make:
     return search
 
 
-def held(search: Search, trainer: Trainer, minutes: float = 60) -> Tuned:
+def held(search: Search, trainer: Trainer, minutes: float = 60) -> TuningResult:
     """A search by this trainer, whose time is its own."""
     return hold(search, trainer, "1" * 64, minutes, clock=lambda: trainer.seconds)
 

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from academy.serving.runtimes.adapter_scheduling import Turns
+from academy.serving.runtimes.adapter_scheduling import AdapterScheduler
 
 
-class Watched(Turns):
+class Watched(AdapterScheduler):
     """Notes who begins, and that no two adapters are answered together."""
 
     def __init__(self) -> None:
@@ -21,8 +21,8 @@ class Watched(Turns):
         self.inside: list[str] = []
 
     @asynccontextmanager
-    async def turn(self, adapter: str) -> AsyncIterator[None]:
-        async with self.one(adapter):
+    async def watched_turn(self, adapter: str) -> AsyncIterator[None]:
+        async with self.turn(adapter):
             self.begun.append(adapter)
             self.inside.append(adapter)
             assert set(self.inside) == {adapter}
@@ -33,7 +33,7 @@ class Watched(Turns):
 
 
 async def answered(turns: Watched, adapter: str, steps: int) -> None:
-    async with turns.turn(adapter):
+    async with turns.watched_turn(adapter):
         for _ in range(steps):
             await asyncio.sleep(0)
 
@@ -44,7 +44,7 @@ def test_turns_of_one_adapter_run_together() -> None:
 
         async def one() -> None:
             nonlocal most
-            async with turns.turn("a"):
+            async with turns.watched_turn("a"):
                 most = max(most, turns.running)
                 await asyncio.sleep(0.01)
 

@@ -105,7 +105,7 @@ def test_a_suite_that_runs_code_needs_a_sandbox_and_runs_in_it(file: Path) -> No
         suite.grade(question, suite.planted(question, right=True))
     sandbox = find_sandbox()
     if isinstance(sandbox, Unavailable):
-        pytest.skip(f"no sandbox here: {sandbox.because}")
+        pytest.skip(f"no sandbox: {sandbox.because}")
     inside = suite.inside(sandbox)
     assert (inside.name, inside.role, inside.digest) == (suite.name, suite.role, suite.digest)
     assert inside.grade(question, suite.planted(question, right=True)) == 1

@@ -12,15 +12,15 @@ from academy.habitat.backends.container import ContainerBackend
 from academy.habitat.backends.image import Proof
 from academy.habitat.backends.isolation import limits_here
 from academy.habitat.backends.process import ProcessBackend
-from academy.habitat.memory import Device, Plan, usual_plan
-from academy.habitat.routing import Backend, Need, Refusal, Route, freest, route
+from academy.habitat.memory import Device, Plan, default_plan
+from academy.habitat.routing import Backend, Need, Refusal, Route, gpus_by_preference, route
 from academy.records import Record
 from academy.settings import Settings
 from academy.system.hardware import Gpu, Inventory, take_inventory
 from academy.system.images import Image
 
 
-class Chosen(Record):
+class BackendChoice(Record):
     """Where trainings of a home run now. `refusal`: why they cannot, where a person asked for it.
 
     `machine` is the machine as a training there has it: an image has libraries of its own, a container a part of the
@@ -31,17 +31,17 @@ class Chosen(Record):
     machine: Inventory
     image: Image | None = None
     proof: Proof | None = None
-    instead: str = ""
+    container_problem: str = ""
     refusal: Refusal | None = None
 
     @property
-    def gives_gpus(self) -> bool:
+    def can_use_gpus(self) -> bool:
         """Whether a training there can use a GPU, if there is one."""
         able = self.machine.docker.gpus if self.backend == "container" else bool(self.machine.cuda)
         return able and self.refusal is None
 
     @property
-    def tried_on(self) -> str:
+    def trial_device(self) -> str:
         """What the image was tried on, for people: the GPU, or the CPU and why no GPU."""
         if self.proof and self.proof.gpu:
             return self.proof.gpu
@@ -50,23 +50,23 @@ class Chosen(Record):
         return f"the CPU{f' ({because})' if because else ''}"
 
 
-def choose(settings: Settings, machine: Inventory | None = None) -> Chosen:
+def select_backend(settings: Settings, machine: Inventory | None = None) -> BackendChoice:
     """Where trainings run, as the settings say. For containers the image is found and tried, as before a training."""
     wanted = settings.training_backend
     machine = machine or take_inventory(engine=wanted != "process")
     if wanted == "process":
-        return Chosen(backend="process", machine=machine)
+        return BackendChoice(backend="process", machine=machine)
     try:
         return _in_containers(settings, machine)
     except (EngineError, TrainingError) as problem:
         if wanted == "auto":
-            return Chosen(backend="process", machine=machine, instead=problem.message.rstrip("."))
+            return BackendChoice(backend="process", machine=machine, container_problem=problem.message.rstrip("."))
         cause = problem.cause if isinstance(problem, TrainingError) else "engine"
         refusal = Refusal(message=problem.message, remedy=problem.remedy, cause=cause)
-        return Chosen(backend="container", machine=machine, refusal=refusal)
+        return BackendChoice(backend="container", machine=machine, refusal=refusal)
 
 
-def _in_containers(settings: Settings, machine: Inventory) -> Chosen:
+def _in_containers(settings: Settings, machine: Inventory) -> BackendChoice:
     """Raises EngineError and TrainingError where no training can run in a container here."""
     if settings.training_processes > 1:
         raise TrainingError(
@@ -76,7 +76,7 @@ def _in_containers(settings: Settings, machine: Inventory) -> Chosen:
         )
     if not machine.docker.version:
         raise EngineError(f"{machine.docker.note}.", machine.docker.remedy)
-    gpu = next(iter(freest(machine.gpus)), None) if settings.enable_gpu and machine.docker.gpus else None
+    gpu = next(iter(gpus_by_preference(machine.gpus)), None) if settings.enable_gpu and machine.docker.gpus else None
     # one that a training holds is not tried: its memory may be full
     backend = _containers(settings, gpu if gpu and not gpu.held else None)
     try:
@@ -91,10 +91,10 @@ def _in_containers(settings: Settings, machine: Inventory) -> Chosen:
         "unsloth": "unsloth" in proof.versions, "bitsandbytes": "bitsandbytes" in proof.versions,
         "memory_free": min(machine.memory_free, backend.limits.memory_bytes),
     }  # fmt: skip
-    return Chosen(backend="container", machine=machine.model_copy(update=inside), image=image, proof=proof)
+    return BackendChoice(backend="container", machine=machine.model_copy(update=inside), image=image, proof=proof)
 
 
-def find_route(settings: Settings, chosen: Chosen, need: Need, only: Device | None = None) -> Route:
+def find_route(settings: Settings, chosen: BackendChoice, need: Need, only: Device | None = None) -> Route:
     """Where a training with such a need goes in this home; its sentence says what was done instead of what."""
     if chosen.refusal:
         said = f"nowhere: {chosen.refusal.message} {chosen.refusal.remedy}"
@@ -108,12 +108,12 @@ def find_route(settings: Settings, chosen: Chosen, need: Need, only: Device | No
         only=only,
         processes=settings.training_processes,
     )
-    if not chosen.instead:
+    if not chosen.container_problem:
         return found
-    return found.model_copy(update={"sentence": f"{found.sentence}; in a process, for: {chosen.instead}"})
+    return found.model_copy(update={"sentence": f"{found.sentence}; in a process, for: {chosen.container_problem}"})
 
 
-def choose_backend(settings: Settings, way: Route) -> TrainingBackend:
+def create_backend(settings: Settings, way: Route) -> TrainingBackend:
     """What starts a training that was given this way: a subprocess of this machine, or a container.
 
     Raises TrainingError where that was refused.
@@ -126,13 +126,13 @@ def choose_backend(settings: Settings, way: Route) -> TrainingBackend:
     return ProcessBackend(silence=60 * settings.training_silence_minutes, gpu=",".join(used), home=settings.home)
 
 
-def choose_plan(settings: Settings, device: Device) -> Plan:
+def configured_plan(settings: Settings, device: Device) -> Plan:
     """How a recipe is carried out on a device where nothing forces otherwise, as the settings say."""
     said = {
         "library": settings.training_library, "processes": settings.training_processes,
         "sharded": settings.training_sharded,
     }  # fmt: skip
-    return usual_plan(device).model_copy(update=said)
+    return default_plan(device).model_copy(update=said)
 
 
 def _containers(settings: Settings, gpu: Gpu | None = None) -> ContainerBackend:

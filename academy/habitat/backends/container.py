@@ -27,7 +27,16 @@ from academy.habitat.backends import isolation
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.image import HOW, IMAGE, TRIAL_SECONDS, Proof, prove
 from academy.habitat.backends.isolation import NOBODY, Limits
-from academy.habitat.backends.process import CANCELLED, LOCK, LOG, ORDER, SILENCE_SECONDS, Ending, Started, run_order
+from academy.habitat.backends.process import (
+    CANCELLED,
+    LOCK,
+    LOG,
+    ORDER,
+    SILENCE_SECONDS,
+    StartedTrainer,
+    TrainerEnd,
+    run_order,
+)
 from academy.models.base_model import WANTED, BaseModel, check
 from academy.records import canonical, digest_of
 from academy.store.files import publish_folder, write_file
@@ -102,7 +111,7 @@ class ContainerBackend:
         finally:
             client.close()
 
-    def _start(self, order: TrainingOrder) -> Started:
+    def _start(self, order: TrainingOrder) -> StartedTrainer:
         """Find the image, try it, and start the order's container. Raises TrainingError."""
         mounts = _mounts(order)
         try:
@@ -172,7 +181,7 @@ class _Container:
         """Hold its stdin as long as this process lives. Called before it starts."""
         self._line = self.client.api.attach_socket(self.id, params={"stdin": 1, "stream": 1})
 
-    def ending(self) -> Ending | None:
+    def ending(self) -> TrainerEnd | None:
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
             return None
@@ -181,10 +190,10 @@ class _Container:
             state = self._state()
         except problems() as problem:
             if getattr(problem, "status_code", None) == 404:
-                return Ending(said="The training's container was removed by somebody")
+                return TrainerEnd(message="The training's container was removed by somebody")
             if now - self._answered > ENGINE_PATIENCE:
-                return Ending(
-                    said="The Docker engine is gone; run again, the training goes on from its last checkpoint",
+                return TrainerEnd(
+                    message="The Docker engine is gone; run again, the training goes on from its last checkpoint",
                     cause="engine",
                 )
             return None
@@ -225,7 +234,7 @@ class _Container:
         state: dict[str, Any] = self.client.api.inspect_container(self.id)["State"]
         return state
 
-    def _ended(self, state: dict[str, Any]) -> Ending:
+    def _ended(self, state: dict[str, Any]) -> TrainerEnd:
         if self._cancelled.is_set():
             return CANCELLED
         if state["ExitCode"] == KILLED and not state["OOMKilled"]:
@@ -234,8 +243,8 @@ class _Container:
                 state = self._state()
         if state["OOMKilled"]:
             limit = self.limits.memory_bytes / 2**30
-            return Ending(said=f"The training needed more than its {limit:.1f} GiB of memory", cause="memory")
-        return Ending(said=f"The training's container ended with code {state['ExitCode']}")
+            return TrainerEnd(message=f"The training needed more than its {limit:.1f} GiB of memory", cause="memory")
+        return TrainerEnd(message=f"The training's container ended with code {state['ExitCode']}")
 
 
 def sweep(client: Any, home: Path, order: TrainingOrder) -> int:

@@ -21,7 +21,7 @@ from academy.records import Record
 from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB
 from academy.system.hardware import take_inventory
 
-CODE = Path(__file__).parents[1]
+CODE = Path(__file__).parents[2]
 """The Academy's package. It is mounted and not copied, so that a trainer is never older than who starts it."""
 HOME, JOB, RUN = "academy-trainer.home", "academy-trainer.job", "academy-trainer.run"
 """Labels: the home's folder, the order's digest, the run's folder."""

@@ -31,7 +31,7 @@ from academy.habitat.orders import refuse_outside
 from academy.records import Record, canonical
 from academy.store.files import STAGING, is_full, said_plainly, write_file
 from academy.store.locks import only_one
-from academy.system.gpu_lock import gpu_held
+from academy.system.gpu_lock import hold_gpu
 from academy.system.processes import oom_kills
 
 EVENTS, ORDER, LOG, LOCK = "events.jsonl", "order.json", "trainer.log", "lock"
@@ -52,20 +52,20 @@ WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 FULL = "The disk is full. Free some space; the training goes on from its last checkpoint."
 
 
-class Ending(Record):
+class TrainerEnd(Record):
     """How a trainer ended that did not say so itself."""
 
-    said: str
+    message: str
     cause: str = "killed"
 
 
-CANCELLED = Ending(said="The training was cancelled, and goes on from its last checkpoint", cause="cancelled")
+CANCELLED = TrainerEnd(message="The training was cancelled, and goes on from its last checkpoint", cause="cancelled")
 
 
-class Started(Protocol):
+class StartedTrainer(Protocol):
     """A trainer that was started, wherever it runs."""
 
-    def ending(self) -> Ending | None:
+    def ending(self) -> TrainerEnd | None:
         """How it ended; None while it runs."""
         ...
 
@@ -105,7 +105,7 @@ class ProcessBackend:
         started = self._running.get(order.digest)
         return started is not None and started.cancel()
 
-    def _start(self, order: TrainingOrder) -> Started:
+    def _start(self, order: TrainingOrder) -> StartedTrainer:
         folder = order.folder
         write_file(folder / ORDER, canonical(order))
         with said_plainly(folder), (folder / LOG).open("ab") as log:
@@ -134,7 +134,7 @@ class _Subprocess:
         self._killed_before = kills()
         self._cancelled: float | None = None
 
-    def ending(self) -> Ending | None:
+    def ending(self) -> TrainerEnd | None:
         code = self.process.poll()
         if code is None:
             return None
@@ -160,20 +160,20 @@ class _Subprocess:
                 self.process.wait()
 
 
-def ending_of(code: int, before: int | None, now: int | None) -> Ending:
+def ending_of(code: int, before: int | None, now: int | None) -> TrainerEnd:
     """How a process ended that nobody here killed: its exit code, and the kernel's count of kills for want of memory.
 
     The count is the whole machine's. Another's kill in the same minutes may be taken for this one; the training then
     goes on with less memory than it needs, which is cheaper than to stop where it could have gone on.
     """
     if code == -signal.SIGKILL and before is not None and now is not None and now > before:
-        return Ending(said="The machine ran out of memory, and the system killed the trainer", cause="memory")
-    return Ending(said=f"The trainer ended with code {code}")
+        return TrainerEnd(message="The machine ran out of memory, and the system killed the trainer", cause="memory")
+    return TrainerEnd(message=f"The trainer ended with code {code}")
 
 
 def run_order(
     order: TrainingOrder,
-    start: Callable[[], Started],
+    start: Callable[[], StartedTrainer],
     silence: float,
     collect: Callable[[TrainingOrder, str], None] = lambda order, adapter: None,  # noqa: ARG005
     *,
@@ -209,7 +209,7 @@ def run_order(
         with ExitStack() as held:
             try:
                 for uuid in sorted(filter(None, gpu.split(","))):
-                    held.enter_context(gpu_held(uuid))
+                    held.enter_context(hold_gpu(uuid))
                 started = start()
             except TrainingError as problem:
                 yield _last_word(folder, failed(count + 1, str(problem), problem.cause))
@@ -220,7 +220,7 @@ def run_order(
 
 
 @contextmanager
-def _cancelled_by_file(file: Path, started: Started) -> Iterator[None]:
+def _cancelled_by_file(file: Path, started: StartedTrainer) -> Iterator[None]:
     """Cancel the trainer once the file is there. By a thread: who reads the events may be busy with something else."""
     ended = threading.Event()
 
@@ -241,7 +241,7 @@ def _cancelled_by_file(file: Path, started: Started) -> Iterator[None]:
 
 def _follow(
     order: TrainingOrder,
-    started: Started,
+    started: StartedTrainer,
     silence: float,
     collect: Callable[[TrainingOrder, str], None],
     count: int,
@@ -272,7 +272,7 @@ def _follow(
         if (now := _touched(folder / EVENTS)) != touched:
             heard, touched = time.monotonic(), now
         if ending is None and time.monotonic() - heard > silence:
-            ending = Ending(said=f"The trainer showed no sign of life for {silence:.0f} s and was ended")
+            ending = TrainerEnd(message=f"The trainer showed no sign of life for {silence:.0f} s and was ended")
         elif ending is None or fresh:
             time.sleep(POLL_SECONDS)
             continue
@@ -321,7 +321,7 @@ def read_events_from(path: Path, place: int) -> tuple[list[TrainingEvent], int]:
     return events, place + len(whole) + len(newline)
 
 
-def told_events(folder: Path) -> list[TrainingEvent]:
+def read_run_events(folder: Path) -> list[TrainingEvent]:
     """All that is known of a run: its trainer's events and, behind them, how it ended where the trainer did not say.
 
     Raises TrainingError.
@@ -367,7 +367,7 @@ def _done_before(order: TrainingOrder, collect: Callable[[TrainingOrder, str], N
     return None
 
 
-def _silent_end(count: int, ending: Ending, folder: Path) -> TrainingEvent:
+def _silent_end(count: int, ending: TrainerEnd, folder: Path) -> TrainingEvent:
     if ending.cause == "killed" and is_full(folder, OSError()):
         return failed(count + 1, FULL, "disk")
     log = folder / LOG
@@ -376,5 +376,5 @@ def _silent_end(count: int, ending: Ending, folder: Path) -> TrainingEvent:
         if log.is_file() and not log.is_symlink()
         else []
     )
-    said = f"{ending.said}{': ' + tail[0][:300] if tail else ''}. Its output is in {log}."
+    said = f"{ending.message}{': ' + tail[0][:300] if tail else ''}. Its output is in {log}."
     return failed(count + 1, said, ending.cause)

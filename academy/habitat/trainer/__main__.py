@@ -22,7 +22,7 @@ from academy.errors import AcademyError, BaseModelError, HomeError, TemplateErro
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import EVENTS, FULL
 from academy.habitat.trainer.checkpoints import make_room
-from academy.habitat.trainer.events import NOTE, EventWriter, Silent
+from academy.habitat.trainer.events import NOTE, EventWriter, NullEventWriter
 from academy.models.base_model import check
 from academy.records import canonical
 from academy.store.files import is_full, write_file
@@ -47,7 +47,7 @@ def main() -> int | str:
         if rank in (None, "0") and order_file.parent.is_dir():
             EventWriter(order_file.with_name(EVENTS)).write("failed", message=order, cause="order")
         return order
-    events = EventWriter(order_file.with_name(EVENTS)) if rank in (None, "0") else Silent()
+    events = EventWriter(order_file.with_name(EVENTS)) if rank in (None, "0") else NullEventWriter()
     # of several processes each notes what ended it: when one fails, the others only lose their connection to it
     note = order_file.with_name(NOTE.format(rank)) if rank is not None else None
     return 1 if carry_out(order, events, note) else 0
@@ -65,7 +65,7 @@ def read_order(file: Path) -> TrainingOrder | str:
         return f"The order is refused: {where}: {first['msg']}. Order it again by `academy train`."
 
 
-def carry_out(order: TrainingOrder, events: EventWriter | Silent, note: Path | None = None) -> dict[str, str]:
+def carry_out(order: TrainingOrder, events: EventWriter | NullEventWriter, note: Path | None = None) -> dict[str, str]:
     """Train, and tell it all as events. Returns message and cause of what ended it before its time; else nothing.
 
     That is the last event, or goes into the note where there is one.

@@ -22,7 +22,7 @@ LONGEST_SECONDS = 3600.0
 """A library may import, load or write for so long without a sign of life of its own."""
 
 
-class Silent:
+class NullEventWriter:
     """For all but the first of several processes: nothing is told twice."""
 
     def write(self, phase: Phase, **fields: Any) -> None:

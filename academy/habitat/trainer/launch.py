@@ -67,7 +67,7 @@ def what_ended(folder: Path, problem: Exception, kills: int | None) -> dict[str,
     codes = [one.exitcode for one in problem.failures.values()] if isinstance(problem, ChildFailedError) else []
     if -signal.SIGKILL in codes:
         ended = ending_of(-signal.SIGKILL, kills, oom_kills())
-        return {"message": f"{ended.said}.", "cause": ended.cause}
+        return {"message": f"{ended.message}.", "cause": ended.cause}
     for note in notes:
         return {"message": note["message"], "cause": note["cause"]}
     said = f"with code {codes[0]}" if codes else str(problem).strip().partition("\n")[0][:300]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from academy.adapters.adapter import read_adapter
 from academy.errors import AdapterError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.memory import Plan, usual_plan
+from academy.habitat.memory import Plan, default_plan
 from academy.professor.recipe import SHAPE
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def prepare(order: TrainingOrder) -> Library:
     import torch
 
     there = torch.cuda.is_available()
-    plan = order.plan or usual_plan("cuda" if there else "cpu")
+    plan = order.plan or default_plan("cuda" if there else "cpu")
     if plan.device == "cuda" and not there:
         raise TrainingError("The order is for a GPU, and torch sees none.", "Look at `academy doctor`.", cause="gpu")
     if order.recipe.four_bit:

@@ -31,10 +31,10 @@ from academy.adapters.adapter import (
 )
 from academy.errors import TrainingError
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.memory import share
+from academy.habitat.memory import split_batch
 from academy.habitat.trainer.canaries import canaries
 from academy.habitat.trainer.checkpoints import CHECKPOINTS, DRAFT, whole_checkpoint
-from academy.habitat.trainer.events import EventWriter, Silent
+from academy.habitat.trainer.events import EventWriter, NullEventWriter
 from academy.habitat.trainer.model import Library, load, refuse_leaks
 from academy.habitat.trainer.rows import Rows, packed, read_rows
 from academy.models.chat_template import FILE as TEMPLATE_FILE
@@ -47,7 +47,7 @@ TELL_SECONDS = 60.0
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "tokenizers")
 
 
-def train(order: TrainingOrder, events: EventWriter | Silent, library: Library) -> tuple[str, float]:
+def train(order: TrainingOrder, events: EventWriter | NullEventWriter, library: Library) -> tuple[str, float]:
     """Train, publish the adapter, and return its digest and the last logged loss.
 
     Where there are evaluations, the adapter is the one that was best in them. Raises TrainingError, TemplateError,
@@ -138,7 +138,7 @@ def _finish(
 def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
     recipe = order.recipe
     every = max(1, steps // 6)
-    batch, accumulation = share(recipe, library.plan.processes)
+    batch, accumulation = split_batch(recipe, library.plan.processes)
     return SFTConfig(
         output_dir=str(order.folder / CHECKPOINTS),
         num_train_epochs=recipe.epochs,
@@ -260,7 +260,7 @@ def diverged(loss: float, step: int, what: str = "loss") -> TrainingError:
 class _Report(TrainerCallback):  # type: ignore[misc]
     """Turns the trainer's log into events."""
 
-    def __init__(self, events: EventWriter | Silent, steps: int) -> None:
+    def __init__(self, events: EventWriter | NullEventWriter, steps: int) -> None:
         self.events = events
         self.steps = steps
         self.loss = math.nan

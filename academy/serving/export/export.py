@@ -25,14 +25,14 @@ CHECKED = "checked"
 TORCH_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
-class Wanted(Record):
+class ExportRequest(Record):
     """What to write. Without a precision a merged model keeps its base's, and a GGUF file has 32 bits."""
 
     form: Form
     precision: Precision | None = None
 
 
-class Exported(Record):
+class ExportResult(Record):
     """What was written, and what whoever loads it should know."""
 
     folder: Path
@@ -41,7 +41,7 @@ class Exported(Record):
     notes: tuple[str, ...]
 
 
-def wanted(form: str, precision: str | None) -> Wanted:
+def export_request(form: str, precision: str | None) -> ExportRequest:
     """Check what a person asked for. Raises InputError."""
     if form not in get_args(Form):
         raise InputError(f"There is no format {form}.", f"Choose one of {', '.join(get_args(Form))}.")
@@ -51,10 +51,10 @@ def wanted(form: str, precision: str | None) -> Wanted:
         raise InputError("An adapter is exported as it was trained.", "Leave --precision out.")
     if form.endswith("gguf") and find_spec("gguf") is None:
         raise InputError("The package gguf is not installed here.", "Install the extra `llamacpp`.")
-    return Wanted.model_validate({"form": form, "precision": precision})
+    return ExportRequest.model_validate({"form": form, "precision": precision})
 
 
-def export(adapter: Adapter, base: BaseModel, to: Path, order: Wanted) -> Exported:
+def export(adapter: Adapter, base: BaseModel, to: Path, order: ExportRequest) -> ExportResult:
     """Write a checked adapter of this base model into a new folder.
 
     Raises InputError where the folder holds something, AdapterError or BaseModelError for what the format cannot
@@ -77,7 +77,7 @@ def export(adapter: Adapter, base: BaseModel, to: Path, order: Wanted) -> Export
         shutil.rmtree(folder / CHECKED)
         write_file(folder / "README.md", _readme(adapter, order.form, notes).encode())
         files = tuple(sorted(path.name for path in folder.iterdir()))
-    return Exported(folder=to, format=order.form, files=files, notes=notes)
+    return ExportResult(folder=to, format=order.form, files=files, notes=notes)
 
 
 def merged_file(folder: Path, *, base: BaseModel, cache: Path) -> Path:

@@ -29,7 +29,7 @@ from academy.store.files import digest_of_file, publish_folder, said_plainly, wr
 Precision = Literal["f32", "f16", "bf16"]
 FORMAT = 1
 """Raised when other bytes are written from the same model: what is in a cache is then written again."""
-NOTE = "written.json"
+CACHE_RECORD = "written.json"
 
 
 class Layout(Record):
@@ -56,7 +56,7 @@ Tensor = tuple[str, tuple[int, ...], Callable[[], "np.ndarray[Any, Any]"]]
 """Its name, its shape, and what reads it when its turn comes: one tensor is in memory at a time."""
 
 
-class Note(Record):
+class CacheRecord(Record):
     """What is kept beside a file of the cache."""
 
     of: str  # digest of the base model or adapter
@@ -195,15 +195,15 @@ def _cached(place: Path, digest: str, precision: Precision, write: Callable[[Pat
         shutil.rmtree(place.parent)
     with publish_folder(place.parent) as folder:
         write(folder / place.name)
-        note = Note(of=digest, format=FORMAT, precision=precision, sha256=digest_of_file(folder / place.name))
-        write_file(folder / NOTE, note.model_dump_json(indent=2).encode())
+        note = CacheRecord(of=digest, format=FORMAT, precision=precision, sha256=digest_of_file(folder / place.name))
+        write_file(folder / CACHE_RECORD, note.model_dump_json(indent=2).encode())
     return place
 
 
 def _whole(place: Path, digest: str, precision: Precision) -> bool:
     try:
-        note = Note.model_validate_json(place.with_name(NOTE).read_bytes())
-        return note == Note(of=digest, format=FORMAT, precision=precision, sha256=digest_of_file(place))
+        note = CacheRecord.model_validate_json(place.with_name(CACHE_RECORD).read_bytes())
+        return note == CacheRecord(of=digest, format=FORMAT, precision=precision, sha256=digest_of_file(place))
     except (FileNotFoundError, NotADirectoryError, ValidationError):
         return False
 

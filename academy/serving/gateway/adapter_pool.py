@@ -22,7 +22,7 @@ from pathlib import Path
 from academy.adapters.archive import AdapterStore
 from academy.errors import AdapterError, ServingError
 from academy.records import Record
-from academy.serving.gateway.leases import Uses
+from academy.serving.gateway.leases import Leases
 from academy.serving.gateway.openai_protocol import RequestError
 from academy.serving.identity import Identity
 from academy.serving.runtimes.base import LiveRuntime
@@ -35,7 +35,7 @@ DIED = "The engine has died and is started again."
 
 
 @dataclass(frozen=True)
-class House:
+class AdapterHooks:
     """What the house behind a gateway knows of adapters. `restore` and `refusal` block: they are called in threads."""
 
     check: Callable[[str], Awaitable[Identity]]
@@ -70,7 +70,7 @@ class Served(Record):
         return f"{self.name}-{self.adapter[:16]}-{self.seq}"
 
 
-class Pinning:
+class AdapterPool:
     """The adapters of one live runtime, and who is pinned to them."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Pinning:
         runtime: LiveRuntime,
         ledger: Ledger,
         adapters: Path,
-        house: House,
+        hooks: AdapterHooks,
         *,
         keep: int,
         guests: int,
@@ -91,8 +91,8 @@ class Pinning:
         self.runtime = runtime
         self.ledger = ledger
         self.adapters = adapters
-        self.house = house
-        self.uses = Uses(AdapterStore(adapters))
+        self.hooks = hooks
+        self.leases = Leases(AdapterStore(adapters))
         self.refusals: dict[str, str] = {}
         """Why adapters that are loaded, or were, may not be served; looked up anew now and then."""
         self.dead = ""
@@ -164,7 +164,7 @@ class Pinning:
         self.refusals = found
 
     async def _refusal(self, adapter: str) -> str:
-        return await asyncio.to_thread(self.house.refusal, adapter, self._numbers(adapter))
+        return await asyncio.to_thread(self.hooks.refusal, adapter, self._numbers(adapter))
 
     def _numbers(self, adapter: str) -> list[str]:
         """The versions that an adapter is known as."""
@@ -259,7 +259,7 @@ class Pinning:
             return Identity(
                 adapter=BASE, runtime=self.runtime.name, reason="holds", sentence=sentence, asked=0, same=0
             )  # fmt: skip
-        return await self.house.check(adapter)
+        return await self.hooks.check(adapter)
 
     async def prove(self, adapter: str) -> None:
         """Raises AdapterError where not this adapter answers by its name."""
@@ -271,9 +271,9 @@ class Pinning:
             )
 
     async def _load(self, adapter: str) -> None:
-        await self.uses.hold(adapter)
-        if not self.uses.store.here(adapter) and self.uses.store.packed(adapter) is not None:
-            await asyncio.to_thread(self.house.restore, adapter)
+        await self.leases.acquire(adapter)
+        if not self.leases.store.here(adapter) and self.leases.store.packed(adapter) is not None:
+            await asyncio.to_thread(self.hooks.restore, adapter)
         found = await self.runtime.load(self.adapters / adapter[:16])
         if found != adapter:
             await self.runtime.unload(found)
@@ -301,11 +301,11 @@ class Pinning:
                 if not self.in_flight[adapter]:
                     self._checked.discard(adapter)  # whoever asks for it from here on has it loaded again
                     await self.runtime.unload(adapter)
-            self.uses.release_all_but(self.runtime.loaded)
+            self.leases.release_all_but(self.runtime.loaded)
 
     def close(self) -> None:
         """Use no adapter any more; the runtime has ended."""
-        self.uses.release_all_but(())
+        self.leases.release_all_but(())
 
 
 def _refused(why: str) -> RequestError:

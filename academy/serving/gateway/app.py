@@ -27,7 +27,7 @@ from academy.errors import AcademyError
 from academy.records import Record
 from academy.serving.gateway.adapter_pool import CHAMPION
 from academy.serving.gateway.conversation_log import read_feedback
-from academy.serving.gateway.gateway import Gateway, access, new_id, told
+from academy.serving.gateway.gateway import Gateway, access, identity_headers, new_id
 from academy.serving.gateway.openai_protocol import (
     DONE,
     ChatRequest,
@@ -71,19 +71,19 @@ def make_app(gateway: Gateway, allowed: Access) -> FastAPI:
 
     async def models(request: Request) -> Response:
         user(request)
-        names = await gateway.pinning.names()
+        names = await gateway.pool.names()
         return _json(model_list(names, int(gateway.began), gateway.base.family))
 
     async def model(request: Request) -> Response:
         user(request)
         name = request.path_params["name"]
-        await gateway.pinning.find(name)
+        await gateway.pool.find(name)
         return _json(model_card(name, int(gateway.began), gateway.base.family))
 
     async def feedback(request: Request) -> Response:
         user(request)
         given = read_feedback(await _body(request.receive, request.scope, gateway.limits))
-        ids = await gateway.keeper.feedback(given)
+        ids = await gateway.conversations.feedback(given)
         gateway.counts["feedback"] += 1
         return _json({"id": given.id, "object": "feedback", "lessons": ids})
 
@@ -109,7 +109,7 @@ def make_app(gateway: Gateway, allowed: Access) -> FastAPI:
             raise RequestError(400, 'Say which: {"adapter": digest}.', param="adapter", code="invalid_value")
         began = time.perf_counter()
         with _plainly():
-            await gateway.pinning.invite(adapter)
+            await gateway.pool.invite(adapter)
         return _json({"adapter": adapter, "seconds": round(time.perf_counter() - began, 4), **gateway.health()})
 
     async def verify(request: Request) -> Response:
@@ -207,11 +207,11 @@ class _Answering:
     async def answer(self, asked: ChatRequest) -> None:
         """Ask the runtime and send what it says."""
         async with self.gateway.admitted(asked) as (served, pieces):
-            self.headers |= told(served)
+            self.headers |= identity_headers(served)
             envelope = Envelope(f"chatcmpl-{self.id}", served.name, served.fingerprint)
             send = self._as_stream if asked.stream else self._whole
             text = await send(envelope, asked, pieces)
-            self.gateway.keeper.remember(envelope.id, asked.conversation, text, served, asked.user or "")
+            self.gateway.conversations.remember(envelope.id, asked.conversation, text, served, asked.user or "")
 
     async def _whole(self, envelope: Envelope, _asked: ChatRequest, pieces: Any) -> str:
         parts: list[str] = []

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from academy.errors import AdapterError, ServingError, SignatureError
 from academy.models.chat_template import Message
 from academy.records import Record
-from academy.serving.gateway.discovery import FOLDER, Note
+from academy.serving.gateway.discovery import FOLDER, DiscoveryFile
 from academy.settings import Settings
 
 PATIENCE = 10.0
@@ -25,7 +25,7 @@ LONG = 900.0
 """Seconds for what loads and checks an adapter."""
 
 
-class Served(Record):
+class ServedChampion(Record):
     """Who a gateway says is champion."""
 
     version: str  # `v7` or `base`
@@ -39,7 +39,7 @@ class Status(Record):
 
     status: str  # ready | degraded | ending
     because: str
-    champion: Served
+    champion: ServedChampion
     loaded: tuple[str, ...]
     in_flight: dict[str, int]
     swaps: int
@@ -53,7 +53,7 @@ class Answer(Record):
     version: str
 
 
-class Proof(Record):
+class IdentityReport(Record):
     """Who answers by a name, as academy.serving.identity tells it."""
 
     name: str  # as it was asked for
@@ -68,27 +68,27 @@ class Proof(Record):
     difference: float | None = None
 
 
-class Gateway:
+class GatewayClient:
     """A gateway of this home that answers."""
 
-    def __init__(self, note: Note, key: str = "") -> None:
-        self.note = note
+    def __init__(self, discovery: DiscoveryFile, key: str = "") -> None:
+        self.discovery = discovery
         self._key = key
 
     @classmethod
-    def find(cls, settings: Settings, family: str) -> Gateway | None:
+    def find(cls, settings: Settings, family: str) -> GatewayClient | None:
         """The gateway of this home and base model (its digest), or None where none runs.
 
         A note that a killed gateway left is none. Raises ServingError for one that is there and does not answer.
         """
         for path in sorted(settings.folder(FOLDER).glob("*.json")):
             try:
-                note = Note.model_validate_json(path.read_bytes())
+                discovery = DiscoveryFile.model_validate_json(path.read_bytes())
             except (FileNotFoundError, ValidationError):
                 continue  # it ended this moment, or is no note
-            if note.family != family:
+            if discovery.family != family:
                 continue
-            found = cls(note, settings.serve_key.get_secret_value())
+            found = cls(discovery, settings.serve_key.get_secret_value())
             if found._answers():
                 return found
         return None
@@ -105,13 +105,13 @@ class Gateway:
         """Have it look at the ledger now; returns when the champion has changed, or `because` says why not."""
         return _status(self._admin("POST", "follow", LONG))
 
-    def look(self, model: str) -> Proof:
+    def identify(self, model: str) -> IdentityReport:
         """Replay the canaries of whoever a name means to users. Raises AdapterError where it is not admitted."""
-        return Proof.model_validate({"name": model, **self._admin("POST", "verify", LONG, {"model": model})})
+        return IdentityReport.model_validate({"name": model, **self._admin("POST", "verify", LONG, {"model": model})})
 
     def verify(self, model: str = "champion") -> None:
         """The same. Raises AdapterError where they do not hold."""
-        found = self.look(model)
+        found = self.identify(model)
         if not found.holds:
             raise AdapterError(f"{found.version} does not answer as itself: {found.reason}. {found.sentence}")
 
@@ -129,11 +129,14 @@ class Gateway:
     def _answers(self) -> bool:
         try:
             response = httpx.get(
-                f"{self.note.url}/admin/status", headers=_bearer(self.note.token), timeout=PATIENCE, trust_env=False
+                f"{self.discovery.url}/admin/status",
+                headers=_bearer(self.discovery.token),
+                timeout=PATIENCE,
+                trust_env=False,
             )
         except httpx.TimeoutException as problem:
             raise ServingError(
-                f"The gateway '{self.note.name}' (process {self.note.pid}) does not answer.",
+                f"The gateway '{self.discovery.name}' (process {self.discovery.pid}) does not answer.",
                 "End it and start it again.",
             ) from problem
         except httpx.TransportError:
@@ -141,17 +144,17 @@ class Gateway:
         return response.status_code == httpx.codes.OK  # else somebody else has its port now
 
     def _admin(self, method: str, verb: str, seconds: float, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        found: dict[str, Any] = self._send(method, f"/admin/{verb}", self.note.token, seconds, body).json()
+        found: dict[str, Any] = self._send(method, f"/admin/{verb}", self.discovery.token, seconds, body).json()
         return found
 
     def _send(self, method: str, path: str, token: str, seconds: float, body: Any) -> httpx.Response:
         try:
             response = httpx.request(
-                method, self.note.url + path, headers=_bearer(token), timeout=seconds, json=body, trust_env=False
+                method, self.discovery.url + path, headers=_bearer(token), timeout=seconds, json=body, trust_env=False
             )
         except httpx.TransportError as problem:
             raise ServingError(
-                f"The gateway '{self.note.name}' gave no answer ({type(problem).__name__}).",
+                f"The gateway '{self.discovery.name}' gave no answer ({type(problem).__name__}).",
                 "Look whether it still runs.",
             ) from problem
         if response.is_error:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from academy.curriculum import personal, secrets
 from academy.errors import HomeError
-from academy.experience.conversations import Wanted, rows_of
+from academy.experience.conversations import ConversationFilter, conversation_rows
 from academy.experience.lessons import LessonsStore
 from academy.experience.reading import now
 from academy.models.chat_template import Message
@@ -90,7 +90,7 @@ def read_feedback(body: bytes) -> FeedbackRequest:
     return found
 
 
-class Keeper:
+class ConversationLog:
     """Remembers answers and stores what is to be kept."""
 
     def __init__(self, store: LessonsStore, mode: Literal["off", "rated", "all"], share: float = 1.0) -> None:
@@ -178,7 +178,9 @@ class Keeper:
 
     def _write(self, one: Conversation, said: Mapping[str, Any]) -> list[str]:
         """In the writer's thread."""
-        rows = rows_of(line_of(one, said), "conversation", f"{TAG}-{datetime.now(UTC):%Y-%m-%d}", Wanted())
+        rows = conversation_rows(
+            line_of(one, said), "conversation", f"{TAG}-{datetime.now(UTC):%Y-%m-%d}", ConversationFilter()
+        )
         if isinstance(rows, str):
             raise HomeError(f"The conversation cannot be kept: {rows}.")
         for row in rows:

@@ -7,7 +7,7 @@ from academy.records import Record
 FOLDER = "serving"
 
 
-class Note(Record):
+class DiscoveryFile(Record):
     """Where a gateway is to be found by those who may read its home; `token` opens its admin endpoints."""
 
     name: str

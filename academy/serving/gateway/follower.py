@@ -13,7 +13,7 @@ import asyncio
 import logging
 
 from academy.errors import AcademyError, AdapterError, ServingError
-from academy.serving.gateway.adapter_pool import DIED, Pinning, Served
+from academy.serving.gateway.adapter_pool import DIED, AdapterPool, Served
 
 log = logging.getLogger("academy")
 PERIOD = 0.5
@@ -26,11 +26,11 @@ POINT_SECONDS = 20.0
 """Within which an engine gives its own name to another adapter."""
 
 
-class Follower:
+class ChampionFollower:
     """Keeps one pointer where the ledger says."""
 
-    def __init__(self, pinning: Pinning, period: float = PERIOD) -> None:
-        self.pinning = pinning
+    def __init__(self, pool: AdapterPool, period: float = PERIOD) -> None:
+        self.pool = pool
         self.period = period
         self.trouble = ""
         """Why the pointer is not where the ledger says, in one sentence; empty where it is."""
@@ -53,13 +53,13 @@ class Follower:
         except (AcademyError, OSError, RuntimeError) as problem:  # of the adapter, the disk, the database or the engine
             sentence = str(problem) if isinstance(problem, AcademyError) else f"{type(problem).__name__}: {problem}"
             if sentence != self.trouble:
-                log.warning("%s goes on answering: %s", self.pinning.champion.name, sentence)
+                log.warning("%s goes on answering: %s", self.pool.champion.name, sentence)
             self.trouble = sentence
             self.failures += 1
         else:
             self.trouble = ""
             self.failures = 0
-        return self.pinning.champion
+        return self.pool.champion
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -68,25 +68,25 @@ class Follower:
             await self.follow()
 
     async def _follow(self) -> None:
-        pinning = self.pinning
+        pool = self.pool
         async with self._following:
             await self._revive()
-            await pinning.look_for_refusals()
-            wanted = Served.of(await asyncio.to_thread(pinning.ledger.champion))
-            if wanted == pinning.champion and (pinning.is_ready(wanted.adapter) or pinning.champion_refused):
-                await pinning.tidy()  # what the last requests of an older champion held until now
+            await pool.look_for_refusals()
+            wanted = Served.of(await asyncio.to_thread(pool.ledger.champion))
+            if wanted == pool.champion and (pool.is_ready(wanted.adapter) or pool.champion_refused):
+                await pool.tidy()  # what the last requests of an older champion held until now
                 await self._point()
                 return
-            before = pinning.champion
-            await pinning.bring(wanted.adapter, again=True)
-            pinning.flip(wanted)
+            before = pool.champion
+            await pool.bring(wanted.adapter, again=True)
+            pool.flip(wanted)
             try:
                 await self.check_alias(wanted)
             except AcademyError:
-                pinning.flip(before)
+                pool.flip(before)
                 raise
             finally:
-                await pinning.tidy()
+                await pool.tidy()
             await self._point()
             log.info(
                 "%s answers now (adapter %s, row %d); before it was %s",
@@ -95,15 +95,15 @@ class Follower:
 
     async def _revive(self) -> None:
         """Start an engine that has died. Raises ServingError where it died again too soon to try it now."""
-        pinning = self.pinning
+        pool = self.pool
         now = asyncio.get_running_loop().time()
-        if not pinning.runtime.ended:
-            if pinning.dead and now >= pinning.dead_since + PROBE:
-                pinning.dead_since = now
-                await pinning.runtime.start()  # free where it answers
-                pinning.dead = ""
+        if not pool.runtime.ended:
+            if pool.dead and now >= pool.dead_since + PROBE:
+                pool.dead_since = now
+                await pool.runtime.start()  # free where it answers
+                pool.dead = ""
             return
-        pinning.died(DIED)
+        pool.died(DIED)
         if now >= self._revived + CALM:
             self._deaths = 0
         pause = min(LONGEST_PAUSE, 2.0 ** (self._deaths - 1)) if self._deaths else 0.0
@@ -112,17 +112,17 @@ class Follower:
         self._deaths += 1
         self._revived = now
         log.warning("the engine has died and is started again")
-        await pinning.revive()
-        log.info("%s answers again", pinning.champion.name)
+        await pool.revive()
+        log.info("%s answers again", pool.champion.name)
 
     async def _point(self) -> None:
         """Have users who ask the engine directly get the champion. That it fails is told and stops nothing."""
-        adapter = self.pinning.champion.adapter
-        if adapter == self._pointed or adapter in self.pinning.refusals:
+        adapter = self.pool.champion.adapter
+        if adapter == self._pointed or adapter in self.pool.refusals:
             return
         try:
             async with asyncio.timeout(POINT_SECONDS):
-                await self.pinning.runtime.point(adapter)
+                await self.pool.runtime.point(adapter)
         except (AcademyError, TimeoutError) as problem:
             sentence = str(problem) or "It did not answer in time."
             if sentence != self.unpointed:
@@ -133,11 +133,11 @@ class Follower:
 
     async def check_alias(self, wanted: Served | None = None) -> None:
         """Check whom the name `champion` means, as a request would find them. Raises AdapterError."""
-        found = await self.pinning.find("champion")
-        with self.pinning.pinned(found):
+        found = await self.pool.find("champion")
+        with self.pool.pinned(found):
             if wanted is not None and found != wanted:
                 raise AdapterError(
                     f"The champion's name leads to {found.name} and not to {wanted.name}.", "Start the gateway again."
                 )
             if found.seq or found.adapter != "base":
-                await self.pinning.prove(found.adapter)
+                await self.pool.prove(found.adapter)

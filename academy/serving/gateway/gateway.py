@@ -17,9 +17,9 @@ from typing import Any, cast
 
 from academy.errors import AcademyError, AdapterError, ServingError
 from academy.models.base_model import BaseModel
-from academy.serving.gateway.adapter_pool import DIED, Pinning, Served
-from academy.serving.gateway.conversation_log import Keeper
-from academy.serving.gateway.follower import Follower
+from academy.serving.gateway.adapter_pool import DIED, AdapterPool, Served
+from academy.serving.gateway.conversation_log import ConversationLog
+from academy.serving.gateway.follower import ChampionFollower
 from academy.serving.gateway.openai_protocol import ChatRequest, RequestError
 from academy.serving.gateway.prompts import Prompts
 from academy.serving.gateway.slots import Limits, Slots
@@ -36,20 +36,20 @@ class Gateway:
     def __init__(
         self,
         base: BaseModel,
-        pinning: Pinning,
-        follower: Follower,
-        keeper: Keeper,
+        pool: AdapterPool,
+        follower: ChampionFollower,
+        conversations: ConversationLog,
         limits: Limits,
         name: str = "default",
     ) -> None:
         self.base = base
         self.name = name
-        self.pinning = pinning
+        self.pool = pool
         self.follower = follower
-        self.keeper = keeper
+        self.conversations = conversations
         self.limits = limits
         self.slots = Slots(limits)
-        self.prompts = Prompts(base, pinning.adapters)
+        self.prompts = Prompts(base, pool.adapters)
         self.counts: Counter[str] = Counter()
         self.began = time.time()
         self.draining = False
@@ -64,7 +64,7 @@ class Gateway:
 
     def refuse_if_starting(self) -> None:
         """Raises RequestError (503) while the engine is dead, or is brought up and proved again."""
-        if self.pinning.starting or self.pinning.runtime.ended:
+        if self.pool.starting or self.pool.runtime.ended:
             raise RequestError(503, f"{DIED} Ask again in a moment.", code="runtime_unavailable", retry=5)
 
     def give_up(self) -> None:
@@ -80,43 +80,46 @@ class Gateway:
         """
         self.refuse_if_closed()
         self.refuse_if_starting()
-        served = await self.pinning.find(asked.model)
-        self.pinning.refuse(served)
+        served = await self.pool.find(asked.model)
+        self.pool.refuse(served)
         self.slots.refuse_if_full()
         now = asyncio.get_running_loop().time()
-        with self.pinning.pinned(served):
-            async with self.slots.one(until=now + self.limits.first_token), aclosing(self._pieces(asked, served)) as it:
+        with self.pool.pinned(served):
+            async with (
+                self.slots.slot(until=now + self.limits.first_token),
+                aclosing(self._pieces(asked, served)) as it,
+            ):
                 yield served, it
 
     async def verify(self, name: str) -> tuple[Served, Identity]:
         """Look who answers by a name that users give. Raises RequestError, AdapterError, ServingError."""
         self.refuse_if_starting()
-        served = await self.pinning.find(name)
-        self.pinning.refuse(served)
-        with self.pinning.pinned(served):
-            await self.pinning.invite(served.adapter)
-            return served, await self.pinning.look(served.adapter)
+        served = await self.pool.find(name)
+        self.pool.refuse(served)
+        with self.pool.pinned(served):
+            await self.pool.invite(served.adapter)
+            return served, await self.pool.look(served.adapter)
 
     async def _pieces(self, asked: ChatRequest, served: Served) -> AsyncGenerator[Piece]:
         try:
-            await self.pinning.invite(served.adapter)
+            await self.pool.invite(served.adapter)
             room = await self.prompts.room(asked.conversation, served.adapter)
             turn = asked.turn(min(room, asked.limit or self.limits.max_new_tokens))
             began = asyncio.get_running_loop().time()
-            answer = cast("AsyncGenerator[Piece]", self.pinning.runtime.chat(turn, served.adapter))
+            answer = cast("AsyncGenerator[Piece]", self.pool.runtime.chat(turn, served.adapter))
             async with aclosing(answer):
                 until, last = began + self.limits.first_token, Piece()
                 while not last.finish:
                     last = await self._next(answer, until)
                     until = began + self.limits.total
-                    self.pinning.dead = ""
+                    self.pool.dead = ""
                     yield last
         except RequestError:
             raise
         except AdapterError as problem:
             raise RequestError(503, str(problem), code="adapter_unavailable", retry=5) from problem
         except ServingError as problem:
-            self.pinning.died(str(problem))
+            self.pool.died(str(problem))
             raise RequestError(503, str(problem), code="runtime_unavailable", retry=5) from problem
         except AcademyError as problem:
             raise RequestError(400, str(problem), code="invalid_value") from problem
@@ -138,12 +141,12 @@ class Gateway:
 
     @property
     def _silence(self) -> str:
-        pinning = self.pinning
-        return (DIED if pinning.runtime.ended else pinning.dead) or pinning.champion_refused
+        pool = self.pool
+        return (DIED if pool.runtime.ended else pool.dead) or pool.champion_refused
 
     def health(self) -> dict[str, Any]:
         """What /healthz tells."""
-        champion = self.pinning.champion
+        champion = self.pool.champion
         trouble = self._silence or self.follower.trouble
         return {
             "status": "ending" if self.draining else "degraded" if trouble else "ready",
@@ -153,16 +156,16 @@ class Gateway:
                 "row": champion.seq,
             },
             "base_model": {"name": self.base.name, "family": self.base.family},
-            "runtime": self.pinning.runtime.name,
-            "refused": sorted(self.pinning.refusals),
+            "runtime": self.pool.runtime.name,
+            "refused": sorted(self.pool.refusals),
             "engine_name": self.follower.unpointed or "as the champion",
-            "loaded": sorted(self.pinning.runtime.loaded),
-            "in_flight": dict(self.pinning.in_flight),
+            "loaded": sorted(self.pool.runtime.loaded),
+            "in_flight": dict(self.pool.in_flight),
             "running": self.slots.running,
             "waiting": self.slots.waiting,
-            "swaps": self.pinning.swaps,
+            "swaps": self.pool.swaps,
             "counts": dict(self.counts),
-            "conversations": {"mode": self.keeper.mode, **self.keeper.counts},
+            "conversations": {"mode": self.conversations.mode, **self.conversations.counts},
             "seconds": round(time.time() - self.began, 1),
         }  # fmt: skip
 
@@ -172,7 +175,7 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def told(served: Served) -> dict[str, str]:
+def identity_headers(served: Served) -> dict[str, str]:
     """The headers that say who answers."""
     return {
         "x-academy-adapter": served.adapter,

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from academy.adapters.archive import AdapterStore
 
 
-class Uses:
+class Leases:
     """What one gateway holds."""
 
     def __init__(self, store: AdapterStore) -> None:
@@ -24,7 +24,7 @@ class Uses:
         """Digests of what is in use."""
         return frozenset(self._held)
 
-    async def hold(self, adapter: str) -> None:
+    async def acquire(self, adapter: str) -> None:
         """Use an adapter from now on. Waits for an archiving that is under way; holding it again is free."""
         if adapter in self._held:
             return

@@ -27,11 +27,11 @@ from fastapi import FastAPI
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
 from academy.models.base_model import BaseModel
-from academy.serving.gateway.adapter_pool import House, Pinning
+from academy.serving.gateway.adapter_pool import AdapterHooks, AdapterPool
 from academy.serving.gateway.app import Access, make_app
-from academy.serving.gateway.conversation_log import Keeper
-from academy.serving.gateway.discovery import FOLDER, Note
-from academy.serving.gateway.follower import Follower
+from academy.serving.gateway.conversation_log import ConversationLog
+from academy.serving.gateway.discovery import FOLDER, DiscoveryFile
+from academy.serving.gateway.follower import ChampionFollower
 from academy.serving.gateway.gateway import Gateway
 from academy.serving.gateway.slots import Limits
 from academy.serving.runtimes.base import LiveRuntime
@@ -98,15 +98,15 @@ def serve(
     ledger: Ledger,
     store: LessonsStore,
     runtime: LiveRuntime,
-    house: House,
+    hooks: AdapterHooks,
     *,
     name: str,
     host: str,
     port: int,
     limits: Limits | None = None,
-    told: Callable[[Gateway, str], None] = lambda _gateway, _url: None,
+    on_ready: Callable[[Gateway, str], None] = lambda _gateway, _url: None,
 ) -> None:
-    """Serve until a signal comes. `told` is called once the port is open.
+    """Serve until a signal comes. `on_ready` is called once the port is open.
 
     Raises InputError for a port that is taken, HomeError where a gateway of this name runs in this home already,
     AdapterError where the ledger's champion cannot be served, ServingError where the runtime does not start.
@@ -115,19 +115,23 @@ def serve(
     busy = f"A gateway named '{name}' runs in this home already; another one needs another --name."
     with only_one(folder / f"{name}.lock", busy), listening(host, port) as opened:
         limits = limits or Limits.of(settings)
-        pinning = Pinning(
-            runtime, ledger, settings.folder("adapters"), house,
+        pool = AdapterPool(
+            runtime, ledger, settings.folder("adapters"), hooks,
             keep=settings.serve_keep, guests=GUESTS, patience=limits.load,
         )  # fmt: skip
-        keeper = Keeper(store, settings.keep_conversations, settings.keep_share)
-        gateway = Gateway(base, pinning, Follower(pinning), keeper, limits, name)
-        note = Note(name=name, url=_url(opened), token=secrets.token_urlsafe(32), pid=os.getpid(), family=ledger.family)
+        conversations = ConversationLog(store, settings.keep_conversations, settings.keep_share)
+        gateway = Gateway(base, pool, ChampionFollower(pool), conversations, limits, name)
+        discovery = DiscoveryFile(
+            name=name, url=_url(opened), token=secrets.token_urlsafe(32), pid=os.getpid(), family=ledger.family
+        )
         key = settings.serve_key.get_secret_value()
-        allowed = Access(key=key, token=note.token) if not key else Access(key=key, token=note.token, hosts=("*",))
+        allowed = (
+            Access(key=key, token=discovery.token) if not key else Access(key=key, token=discovery.token, hosts=("*",))
+        )
         place = folder / f"{name}.json"
         place.unlink(missing_ok=True)  # of a gateway that was killed
         try:
-            asyncio.run(_serve(gateway, allowed, opened, note, place, told))
+            asyncio.run(_serve(gateway, allowed, opened, discovery, place, on_ready))
         finally:
             place.unlink(missing_ok=True)
 
@@ -136,16 +140,16 @@ async def _serve(
     gateway: Gateway,
     allowed: Access,
     opened: socket.socket,
-    note: Note,
+    discovery: DiscoveryFile,
     place: Path,
-    told: Callable[[Gateway, str], None],
+    on_ready: Callable[[Gateway, str], None],
 ) -> None:
     def ready() -> None:
-        write_file(place, orjson.dumps(note.model_dump()), mode=0o600)
-        told(gateway, note.url)
+        write_file(place, orjson.dumps(discovery.model_dump()), mode=0o600)
+        on_ready(gateway, discovery.url)
 
     try:
-        await gateway.pinning.runtime.start()
+        await gateway.pool.runtime.start()
         await gateway.prompts.prepare()
         await gateway.follower.first()
         app = make_app(gateway, allowed)
@@ -156,9 +160,9 @@ async def _serve(
         )  # fmt: skip
         await _Server(config, gateway, ready).serve(sockets=[opened])
     finally:
-        await gateway.keeper.close()
-        await gateway.pinning.runtime.close()
-        gateway.pinning.close()
+        await gateway.conversations.close()
+        await gateway.pool.runtime.close()
+        gateway.pool.close()
 
 
 def _following(gateway: Gateway) -> Callable[[FastAPI], Any]:

@@ -56,7 +56,7 @@ class Slots:
         return self.running + self.waiting
 
     def refuse_if_full(self) -> None:
-        """Raises RequestError (429) where the line is as long as it may be. Nothing is awaited from this to `one`."""
+        """Raises RequestError (429) where the line is as long as it may be. Nothing is awaited from this to `slot`."""
         if self.waiting >= self.limits.queue and self._free.locked():
             raise RequestError(
                 429,
@@ -66,7 +66,7 @@ class Slots:
             )
 
     @asynccontextmanager
-    async def one(self, until: float) -> AsyncIterator[None]:
+    async def slot(self, until: float) -> AsyncIterator[None]:
         """Wait for a place and hold it. Raises RequestError (503) where none was free until then (the loop's clock)."""
         self.waiting += 1
         try:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from academy.errors import AdapterError, ServingError
-from academy.serving.gateway.client import Gateway
+from academy.serving.gateway.client import GatewayClient
 from academy.serving.runtimes.base import Runtime
 from academy.store.ledger import BASE, Ledger
 
 log = logging.getLogger("academy")
 
 
-class Alone:
+class InProcessSwitch:
     """No gateway runs: the canaries are replayed in this process, and whoever answers next asks the ledger."""
 
     def __init__(self, runtime: Callable[[], Runtime], folder: Callable[[str], Path]) -> None:
@@ -32,10 +32,10 @@ class Alone:
         """Nobody is answering."""
 
 
-class AtGateway:
+class GatewaySwitch:
     """A gateway answers users now."""
 
-    def __init__(self, gateway: Gateway, ledger: Ledger) -> None:
+    def __init__(self, gateway: GatewayClient, ledger: Ledger) -> None:
         self._gateway = gateway
         self._ledger = ledger
 

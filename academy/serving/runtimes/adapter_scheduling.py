@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Turns:
+class AdapterScheduler:
     """Who is answered now, and who waits. For one event loop."""
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Turns:
         self._idle.set()
 
     @asynccontextmanager
-    async def one(self, adapter: str) -> AsyncIterator[None]:
+    async def turn(self, adapter: str) -> AsyncIterator[None]:
         """A turn of an adapter, once it may begin: in the order of coming, those of one adapter together."""
         if self.running and (adapter != self.adapter or self._waiting):
             place = (adapter, asyncio.get_running_loop().create_future())

@@ -9,7 +9,7 @@ BROKEN = "\ufffd"
 """What a decoder shows for a character whose last bytes are still to come."""
 
 
-class Words:
+class Detokenizer:
     """The text of one answer, token by token."""
 
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:

@@ -26,8 +26,8 @@ from academy.models.base_model import BaseModel
 from academy.models.chat_template import ChatTemplate
 from academy.serving.export.gguf import Precision, adapter_file, base_file, refuse_other_than_plain
 from academy.serving.runtimes.base import Admit, Capabilities, Piece, Turn
-from academy.serving.runtimes.llamacpp_process import REMEDY, Server, launch
-from academy.serving.runtimes.llamacpp_server import Order
+from academy.serving.runtimes.llamacpp_process import REMEDY, LlamaCppServer, launch
+from academy.serving.runtimes.llamacpp_server import ServerOptions
 from academy.store.ledger import BASE
 
 EXACT, LOOSE = 0.001, 0.02
@@ -63,7 +63,7 @@ class LlamaCppRuntime:
         self._context = min(base.context, context)
         self._threads = threads or max(1, (os.cpu_count() or 2) // 2)
         self._precision = precision
-        self._server: Server | None = None
+        self._server: LlamaCppServer | None = None
         self._adapters: dict[str, Adapter] = {}
         self._templates: dict[str, ChatTemplate] = {}
         self._lock = asyncio.Lock()  # one load at a time: each begins from the adapters of the one before
@@ -146,7 +146,7 @@ class LlamaCppRuntime:
             raise InputError(
                 f"The conversation has {len(prompt)} tokens, and the context holds {self._context}.", "Shorten it."
             )
-        async with server.turns.one(adapter):
+        async with server.scheduler.turn(adapter):
             stand = await _stand(server, {adapter} - {BASE}) if self._url else server.places
             body = {
                 "prompt": prompt,
@@ -179,21 +179,21 @@ class LlamaCppRuntime:
             self._server = None
             self._adapters.clear()
 
-    def _running(self) -> Server:
+    def _running(self) -> LlamaCppServer:
         if self._server is None or self._server.ended:
             raise ServingError("The llama.cpp server is not running.", "Start the runtime.")
         return self._server
 
-    def _retire(self, server: Server) -> None:
+    def _retire(self, server: LlamaCppServer) -> None:
         """Let a server's turns end; then it ends."""
         task = asyncio.create_task(_drained(server))
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
 
-    async def _launch(self, adapters: dict[str, Adapter]) -> Server:
+    async def _launch(self, adapters: dict[str, Adapter]) -> LlamaCppServer:
         if find_spec("xllamacpp") is None or find_spec("gguf") is None:
             raise ServingError("llama.cpp is not installed here.", "Install the extra `llamacpp`, or give a URL.")
-        order = Order(
+        order = ServerOptions(
             model=await asyncio.to_thread(base_file, self.base, self._cache, self._precision),
             adapters=tuple(
                 [await asyncio.to_thread(adapter_file, one, self.base, self._cache) for one in adapters.values()]
@@ -206,9 +206,9 @@ class LlamaCppRuntime:
         )
         return await launch(order, tuple(adapters))
 
-    async def _connect(self) -> Server:
+    async def _connect(self) -> LlamaCppServer:
         """A server that runs elsewhere, once it has said that it serves this base model."""
-        server = Server(self._key)
+        server = LlamaCppServer(self._key)
         server.client.base_url = httpx.URL(self._url.rstrip("/"))
         try:
             self._context = min(self._context, _context(await server.get("/props"), self.base))
@@ -229,14 +229,14 @@ def _context(told: dict[str, Any], base: BaseModel) -> int:
     return int(told["default_generation_settings"]["n_ctx"])
 
 
-async def _drained(server: Server) -> None:
+async def _drained(server: LlamaCppServer) -> None:
     try:
         await server.drain()
     finally:
         await server.end()
 
 
-async def _stand(server: Server, wanted: set[str]) -> dict[int, str]:
+async def _stand(server: LlamaCppServer, wanted: set[str]) -> dict[int, str]:
     """What a server that runs elsewhere has now, by place: it may have been started again with other adapters."""
     stand = {int(one["id"]): PurePath(one["path"]).stem for one in await server.get("/lora-adapters")}
     if missing := sorted(wanted - set(stand.values())):
@@ -247,7 +247,7 @@ async def _stand(server: Server, wanted: set[str]) -> dict[int, str]:
     return stand
 
 
-async def _scored(server: Server, body: dict[str, Any], tokenizer: Any) -> Piece:
+async def _scored(server: LlamaCppServer, body: dict[str, Any], tokenizer: Any) -> Piece:
     """An answer with the log-probability of each of its tokens.
 
     The server leaves out a token that ends inside a character of several bytes, and lists the one that completes it
@@ -272,7 +272,7 @@ async def _scored(server: Server, body: dict[str, Any], tokenizer: Any) -> Piece
     return _last(told, told["content"], tuple(found))
 
 
-async def _asked(server: Server, body: dict[str, Any], before: list[int], token: int, tokenizer: Any) -> float:
+async def _asked(server: LlamaCppServer, body: dict[str, Any], before: list[int], token: int, tokenizer: Any) -> float:
     """The log-probability of a token at one place. A whole character is forced there, so that the server tells."""
     for most in (16, len(tokenizer)):
         told = await server.complete(

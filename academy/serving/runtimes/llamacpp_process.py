@@ -18,8 +18,8 @@ import httpx
 import orjson
 
 from academy.errors import ServingError
-from academy.serving.runtimes.adapter_scheduling import Turns
-from academy.serving.runtimes.llamacpp_server import Order
+from academy.serving.runtimes.adapter_scheduling import AdapterScheduler
+from academy.serving.runtimes.llamacpp_server import ServerOptions
 
 START_SECONDS = 600
 """Within which a child must answer: a large model is read from the disk."""
@@ -28,7 +28,7 @@ TOKEN_SECONDS = 600
 REMEDY = "Turns that are under way are lost; start the runtime again, and look at the memory of this machine."
 
 
-class Server:
+class LlamaCppServer:
     """A server, and which adapter stands at which place of its list."""
 
     def __init__(
@@ -44,7 +44,7 @@ class Server:
         self._process = process
         self._said: deque[str] = deque(maxlen=20)
         self._reader = asyncio.create_task(self._listen(process.stderr)) if process and process.stderr else None
-        self.turns = Turns()
+        self.scheduler = AdapterScheduler()
 
     @property
     def pid(self) -> int | None:
@@ -58,7 +58,7 @@ class Server:
 
     async def drain(self) -> None:
         """End it when its last turn is over."""
-        await self.turns.drain()
+        await self.scheduler.drain()
         await self.end()
 
     async def end(self) -> None:
@@ -105,7 +105,7 @@ class Server:
             raise await self._broken(problem) from problem
         raise await self._broken(EOFError())
 
-    async def begin(self, order: Order) -> None:
+    async def begin(self, order: ServerOptions) -> None:
         """Tell a child what to serve; returns when it answers with just these adapters, none of them at work."""
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
@@ -139,7 +139,7 @@ class Server:
         return ServingError(f"The llama.cpp server has ended.{last}", REMEDY)
 
 
-async def launch(order: Order, adapters: Sequence[str]) -> Server:
+async def launch(order: ServerOptions, adapters: Sequence[str]) -> LlamaCppServer:
     """Start a child and wait until it answers with the adapters of the order, which have these digests.
 
     The child dies with the thread that runs this loop. Raises ServingError where it ends before it answers.
@@ -154,7 +154,7 @@ async def launch(order: Order, adapters: Sequence[str]) -> Server:
         stdout=pipe,
         stderr=pipe,
     )
-    server = Server(order.key, adapters, process)
+    server = LlamaCppServer(order.key, adapters, process)
     try:
         async with asyncio.timeout(START_SECONDS):
             await server.begin(order)

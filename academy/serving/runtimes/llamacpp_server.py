@@ -1,6 +1,7 @@
 """`python -m academy.serving.runtimes.llamacpp_server PARENT`: llama.cpp's HTTP server, while its parent lives.
 
-What it serves is told in one line of JSON on stdin (`Order`); once it answers, its address is one line on stdout.
+It reads what to serve from one line of JSON on stdin (`ServerOptions`). Once it answers, it writes its address as one
+line on stdout.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from academy.records import Record
 from academy.system.processes import die_with_parent
 
 
-class Order(Record):
+class ServerOptions(Record):
     """What a server is started with."""
 
     model: Path
@@ -33,7 +34,7 @@ HTTP_THREADS = 64
 def main() -> None:
     """Serve until the parent ends."""
     die_with_parent(int(sys.argv[1]))
-    order = Order.model_validate_json(sys.stdin.readline())
+    order = ServerOptions.model_validate_json(sys.stdin.readline())
     import xllamacpp
 
     settings = xllamacpp.CommonParams()

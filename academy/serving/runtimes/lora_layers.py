@@ -23,30 +23,30 @@ KEY = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weigh
 PARTS = frozenset("AB")
 
 
-class Choice:
+class ActiveAdapter:
     """Which adapter speaks; None is the base model."""
 
     def __init__(self) -> None:
         self.adapter: str | None = None
 
 
-class Adaptable(nn.Module):  # type: ignore[misc]
+class LoraLinear(nn.Module):  # type: ignore[misc]
     """A linear layer and what the adapters add to it."""
 
-    def __init__(self, base: nn.Module, choice: Choice) -> None:
+    def __init__(self, base: nn.Module, active: ActiveAdapter) -> None:
         super().__init__()
         self.base = base
-        self.choice = choice
-        self.parts: dict[str, Part] = {}
+        self.active = active
+        self.parts: dict[str, LoraUpdate] = {}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The layer's own output and the chosen adapter's part."""
         out: torch.Tensor = self.base(x)
-        part = self.parts.get(self.choice.adapter) if self.choice.adapter else None
+        part = self.parts.get(self.active.adapter) if self.active.adapter else None
         return out if part is None else part.added(x, out, getattr(self.base, "bias", None))
 
 
-class Part:
+class LoraUpdate:
     """What one adapter adds to one layer: A (rank x in), B (out x rank), their scale, and DoRA's stretch (out)."""
 
     def __init__(self, a: torch.Tensor, b: torch.Tensor, scale: float, stretch: torch.Tensor | None) -> None:
@@ -61,14 +61,14 @@ class Part:
         return (out + ((self.stretch - 1) * bare + self.stretch * part * self.scale)).to(out.dtype)
 
 
-class Adapters:
+class AdapterLayers:
     """The adapters of one model. Only the thread that runs the model may attach, detach and choose."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self.choice = Choice()
-        self._layers: dict[str, Adaptable] = {}
-        self._of: dict[str, list[Adaptable]] = {}
+        self.active = ActiveAdapter()
+        self._layers: dict[str, LoraLinear] = {}
+        self._of: dict[str, list[LoraLinear]] = {}
 
     def attach(self, name: str, config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Put an adapter beside the others. Raises AdapterError, and changes nothing, where it does not fit."""
@@ -88,7 +88,7 @@ class Adapters:
         for layer in self._of.pop(name, ()):
             layer.parts.pop(name, None)
 
-    def _part(self, module: str, given: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> Part:
+    def _part(self, module: str, given: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> LoraUpdate:
         base = self._base(module)
         weight: torch.Tensor = getattr(base, "weight", torch.empty(0))
         # by its own account, since quantised weights are packed; transformers' Conv1D has them the other way round
@@ -107,7 +107,7 @@ class Adapters:
                 raise AdapterError(f"The adapter has DoRA on {module}, which is no plain layer.", "Train it without.")
             whole = weight.to(a.dtype) + scale * (b @ a)
             stretch = _on(given["magnitude_vector"], weight.device).flatten() / torch.linalg.norm(whole, dim=1)
-        return Part(a, b, scale, stretch)
+        return LoraUpdate(a, b, scale, stretch)
 
     def _base(self, module: str) -> nn.Module:
         if module in self._layers:
@@ -117,9 +117,9 @@ class Adapters:
         except AttributeError as problem:
             raise AdapterError(f"The base model has no layer {module}.", "Train the adapter on this one.") from problem
 
-    def _layer(self, module: str) -> Adaptable:
+    def _layer(self, module: str) -> LoraLinear:
         if module not in self._layers:
-            layer = Adaptable(self._base(module), self.choice)
+            layer = LoraLinear(self._base(module), self.active)
             self.model.set_submodule(module, layer)
             self._layers[module] = layer
         return self._layers[module]

@@ -29,7 +29,15 @@ from academy.errors import AdapterError, ServingError
 from academy.models.base_model import BaseModel
 from academy.models.chat_template import ChatTemplate
 from academy.serving.runtimes.base import Admit, Capabilities, Piece, Turn
-from academy.serving.runtimes.remote import Turns, Wire, read_config, refuse_unservable, room, template_of, words
+from academy.serving.runtimes.remote import (
+    RemoteConnection,
+    RunningTurns,
+    answer_tokens,
+    error_text,
+    read_config,
+    refuse_unservable,
+    template_of,
+)
 from academy.store.files import digest_of_file
 from academy.store.ledger import BASE
 
@@ -64,7 +72,7 @@ class OllamaRuntime:
     ) -> None:
         self.base = base
         self._admit = admit or partial(open_adapter, base_digest=base.digest)
-        self._wire = Wire("ollama", url, key, patience)
+        self._connection = RemoteConnection("ollama", url, key, patience)
         self._model = model
         self._merged_gguf = merged_gguf
         self._version = (0, 0, 0)
@@ -73,7 +81,7 @@ class OllamaRuntime:
         self._tolerances: dict[str, float] = {}
         self._templates: dict[str, ChatTemplate] = {}
         self._loading = asyncio.Lock()
-        self._turns = Turns()
+        self._turns = RunningTurns()
 
     @property
     def name(self) -> str:
@@ -108,9 +116,9 @@ class OllamaRuntime:
 
     async def start(self) -> None:
         """Learn the server's version and what it knows of the base model, and warm that up."""
-        told = (await self._wire.json("GET", "/api/version")).get("version")
+        told = (await self._connection.json("GET", "/api/version")).get("version")
         if not isinstance(told, str):
-            raise ServingError(f"The server at {self._wire.url} is no Ollama server.", "Correct the URL.")
+            raise ServingError(f"The server at {self._connection.url} is no Ollama server.", "Correct the URL.")
         major, minor, patch = [*map(int, re.findall(r"\d+", told)), 0, 0, 0][:3]
         self._version = (major, minor, patch)
         self._architecture = await self._learn(BASE)
@@ -142,19 +150,19 @@ class OllamaRuntime:
             if adapter in self._templates:
                 return  # it was loaded again meanwhile
             tag = self.tag(adapter)
-            answer = await self._wire.call("POST", "/api/generate", {"model": tag, "keep_alive": 0})
+            answer = await self._connection.call("POST", "/api/generate", {"model": tag, "keep_alive": 0})
             if answer.is_success:
                 await self._gone(tag)
-            answer = await self._wire.call("DELETE", "/api/delete", {"model": tag})
+            answer = await self._connection.call("DELETE", "/api/delete", {"model": tag})
             if not answer.is_success and answer.status_code != httpx.codes.NOT_FOUND:
-                raise self._wire.failed(answer)
+                raise self._connection.failed(answer)
 
     async def point(self, adapter: str) -> str:
         """Lay the alias `champion` over an adapter, or over the base model. Returns the alias."""
         if adapter not in self._templates:
             raise AdapterError(f"The adapter {adapter[:12]} is not loaded.", "Load it first.")
         alias = f"academy/{self.base.family}:champion"
-        answer = await self._wire.call("POST", "/api/copy", {"source": self.tag(adapter), "destination": alias})
+        answer = await self._connection.call("POST", "/api/copy", {"source": self.tag(adapter), "destination": alias})
         if not answer.is_success:
             raise self._refused(answer, adapter)
         return alias
@@ -166,31 +174,31 @@ class OllamaRuntime:
             raise AdapterError(f"The adapter {adapter[:12]} is not loaded.", "Load it first.")
         prompt = template.prompt(turn.messages)
         body = self._body(turn, adapter, template, len(prompt))
-        async with self._turns.under_way(adapter), self._wire.lines("/api/generate", body) as (answer, lines):
+        async with self._turns.under_way(adapter), self._connection.lines("/api/generate", body) as (answer, lines):
             if not answer.is_success:
                 raise self._refused(answer, adapter)
             async for line in lines:
-                said = self._wire.parsed(line)
+                said = self._connection.parsed(line)
                 if "error" in said:
-                    raise self._wire.ended_early(str(said["error"]))
+                    raise self._connection.ended_early(str(said["error"]))
                 logprobs = tuple(one["logprob"] for one in said.get("logprobs") or ())
                 if said.get("response") or logprobs:
                     yield Piece(text=said.get("response", ""), logprobs=logprobs)
                 if said.get("done"):
                     finish = said.get("done_reason")
                     if finish not in ("stop", "length"):
-                        raise self._wire.ended_early(str(finish))
+                        raise self._connection.ended_early(str(finish))
                     yield Piece(
                         finish=cast('Literal["stop", "length"]', finish),
                         prompt_tokens=said.get("prompt_eval_count") or len(prompt),
                         tokens=said.get("eval_count", 0),
                     )
                     return
-            raise self._wire.ended_early()
+            raise self._connection.ended_early()
 
     async def close(self) -> None:
         """Close the connections. Tags stay; what is in memory leaves it when it is no longer asked."""
-        await self._wire.close()
+        await self._connection.close()
 
     def _body(self, turn: Turn, adapter: str, template: ChatTemplate, prompt_tokens: int) -> dict[str, Any]:
         """Every option that Ollama or the model would set otherwise is said."""
@@ -198,7 +206,7 @@ class OllamaRuntime:
         first = str(template.tokenizer.bos_token or "")
         options = {
             "num_ctx": self.base.context,
-            "num_predict": room(prompt_tokens, turn.max_new_tokens, self.base.context),
+            "num_predict": answer_tokens(prompt_tokens, turn.max_new_tokens, self.base.context),
             "temperature": turn.temperature,
             "top_p": turn.top_p,
             "top_k": 0,
@@ -242,7 +250,7 @@ class OllamaRuntime:
             refusal = await self._refusal_of({**head, "files": {merged.name: await self._uploaded(merged)}})
         if refusal:
             raise AdapterError(
-                f"The Ollama server at {self._wire.url} did not take the adapter {adapter.digest[:12]}: {refusal}.",
+                f"The Ollama server at {self._connection.url} rejected the adapter {adapter.digest[:12]}: {refusal}.",
                 "Look at its log."
                 if self._merged_gguf
                 else "Install the extra `gguf`: the adapter is merged into the base model then.",
@@ -250,27 +258,27 @@ class OllamaRuntime:
 
     async def _refusal_of(self, body: dict[str, Any]) -> str:
         """Create a model; "" where the server did, or why it would not."""
-        async with self._wire.lines("/api/create", body) as (answer, lines):
+        async with self._connection.lines("/api/create", body) as (answer, lines):
             if not answer.is_success:
-                return words(answer)
+                return error_text(answer)
             status = ""
             async for line in lines:
-                said = self._wire.parsed(line)
+                said = self._connection.parsed(line)
                 if "error" in said:
                     return str(said["error"])
                 status = said.get("status", status)
             if status != "success":
-                raise self._wire.ended_early("the model was not made")
+                raise self._connection.ended_early("the model was not made")
         return ""
 
     async def _uploaded(self, path: Path) -> str:
         """Have the server hold a file. Returns how it is named there."""
         name = f"sha256:{await asyncio.to_thread(digest_of_file, path)}"
-        answer = await self._wire.call("HEAD", f"/api/blobs/{name}")
+        answer = await self._connection.call("HEAD", f"/api/blobs/{name}")
         if answer.status_code == httpx.codes.NOT_FOUND:
-            answer = await self._wire.call("POST", f"/api/blobs/{name}", _chunks(path))
+            answer = await self._connection.call("POST", f"/api/blobs/{name}", _chunks(path))
         if not answer.is_success:
-            raise self._wire.failed(answer)
+            raise self._connection.failed(answer)
         return name
 
     async def _is_there(self, adapter: Adapter) -> bool:
@@ -283,7 +291,7 @@ class OllamaRuntime:
         shown = await self._shown(self.tag(adapter))
         if shown is None:
             raise ServingError(
-                f"The Ollama server at {self._wire.url} has no model {self.tag(adapter)}.",
+                f"The Ollama server at {self._connection.url} has no model {self.tag(adapter)}.",
                 f"Pull or create it there: it must be {self.base.name}, the base model of this family.",
             )
         about = shown.get("model_info") or {}
@@ -294,28 +302,28 @@ class OllamaRuntime:
         return str(about.get("general.architecture", ""))
 
     async def _shown(self, tag: str) -> dict[str, Any] | None:
-        answer = await self._wire.call("POST", "/api/show", {"model": tag})
+        answer = await self._connection.call("POST", "/api/show", {"model": tag})
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
         if not answer.is_success:
-            raise self._wire.failed(answer)
-        found: dict[str, Any] = self._wire.parsed(answer.content)
+            raise self._connection.failed(answer)
+        found: dict[str, Any] = self._connection.parsed(answer.content)
         return found
 
     async def _warm(self, tag: str) -> None:
         """Into memory, so that the first turn does not wait. A damaged model is found out here."""
         body = {"model": tag, "keep_alive": KEEP_ALIVE, "stream": False, "options": {"num_ctx": self.base.context}}
-        answer = await self._wire.call("POST", "/api/generate", body)
+        answer = await self._connection.call("POST", "/api/generate", body)
         if not answer.is_success:
             raise ServingError(
-                f"The Ollama server at {self._wire.url} cannot bring {tag} into memory: {words(answer)}",
+                f"The Ollama server at {self._connection.url} cannot bring {tag} into memory: {error_text(answer)}",
                 "Look at its log; the model may be too large for the machine, or damaged.",
             )
 
     async def _gone(self, tag: str) -> None:
         """Wait until a model has left the memory: Ollama answers before it has."""
         for _ in range(LOOKS):
-            running = (await self._wire.json("GET", "/api/ps")).get("models") or []
+            running = (await self._connection.json("GET", "/api/ps")).get("models") or []
             if tag not in {one.get("model") for one in running}:
                 return
             await asyncio.sleep(LOOK_SECONDS)
@@ -324,9 +332,9 @@ class OllamaRuntime:
         if answer.status_code == httpx.codes.NOT_FOUND and adapter != BASE:
             self._templates.pop(adapter, None)  # somebody removed it
             return AdapterError(
-                f"The Ollama server at {self._wire.url} has no adapter {adapter[:12]} any more.", "Load it again."
+                f"The Ollama server at {self._connection.url} has no adapter {adapter[:12]} any more.", "Load it again."
             )
-        return self._wire.failed(answer)
+        return self._connection.failed(answer)
 
 
 def _licence(digest: str) -> str:

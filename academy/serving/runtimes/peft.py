@@ -19,7 +19,7 @@ from academy.models.base_model import BaseModel
 from academy.models.chat_template import ChatTemplate, Message
 from academy.serving.runtimes.base import Admit, Request
 from academy.serving.runtimes.decoding import BATCH, CACHE_TOKENS, greedy, is_plain, padded
-from academy.serving.runtimes.lora_layers import Adapters
+from academy.serving.runtimes.lora_layers import AdapterLayers
 from academy.serving.runtimes.scoring import as_answers, as_texts, scores
 from academy.store.ledger import BASE
 
@@ -35,7 +35,7 @@ class PeftRuntime:
         self._admit = admit or partial(open_adapter, base_digest=base.digest)
         self._model, self.device = open_model(base)
         self._plain = is_plain(self._model)
-        self._beside = Adapters(self._model)
+        self._beside = AdapterLayers(self._model)
         self._adapters: dict[str, Adapter] = {}
         self._templates: dict[str, ChatTemplate] = {BASE: ChatTemplate.of(base.path)}
 
@@ -59,7 +59,7 @@ class PeftRuntime:
         prompts = [template.prompt(as_messages(request)) for request in requests]
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
         pad, end = template.tokenizer.pad_token_id, template.tokenizer.eos_token_id
-        self._beside.choice.adapter = self._name(adapter)
+        self._beside.active.adapter = self._name(adapter)
         answering = greedy if self._plain else _generated
         rows, firsts = answering(self._model, [prompts[i] for i in order], pad, end, max_new_tokens)
         texts = template.tokenizer.batch_decode(rows, skip_special_tokens=True)
@@ -79,7 +79,7 @@ class PeftRuntime:
             encoded = as_texts(template, [(str(request), continuation) for request, continuation in pairs])
         else:
             encoded = as_answers(template, [(as_messages(request), continuation) for request, continuation in pairs])
-        self._beside.choice.adapter = self._name(adapter)
+        self._beside.active.adapter = self._name(adapter)
         return scores(self._model, encoded, template.tokenizer.pad_token_id, self.base.context)
 
     def verify(self, adapter: str) -> None:

@@ -25,8 +25,8 @@ from academy.models.base_model import BaseModel
 from academy.models.chat_template import ChatTemplate
 from academy.serving.runtimes.base import Admit, Capabilities, Piece, Turn
 from academy.serving.runtimes.decoding import CACHE_TOKENS, Rows, is_plain
-from academy.serving.runtimes.detokenizer import Words
-from academy.serving.runtimes.lora_layers import Adapters
+from academy.serving.runtimes.detokenizer import Detokenizer
+from academy.serving.runtimes.lora_layers import AdapterLayers
 from academy.serving.runtimes.peft import open_model
 from academy.store.ledger import BASE
 
@@ -137,7 +137,7 @@ class _Job:
     def __init__(self, turn: Turn, prompt: list[int], template: ChatTemplate, limit: int, adapter: str) -> None:
         self.turn, self.prompt, self.limit, self.adapter = turn, prompt, limit, adapter
         self.end: int = template.tokenizer.eos_token_id
-        self.words = Words(template.tokenizer, turn.stop)
+        self.detokenizer = Detokenizer(template.tokenizer, turn.stop)
         self.tokens: list[int] = []
         self.over = False
         self.left = False
@@ -151,12 +151,12 @@ class _Job:
         token = likeliest if self.turn.temperature == 0 else self._drawn(logits)
         self.tokens.append(token)
         logprobs = (float(logits.float().log_softmax(-1)[token]),) if self.turn.logprobs else ()
-        text = self.words.add(None if token == self.end else token)
-        if token == self.end or self.words.stopped or len(self.tokens) >= self.limit:
+        text = self.detokenizer.add(None if token == self.end else token)
+        if token == self.end or self.detokenizer.stopped or len(self.tokens) >= self.limit:
             self.over = True
             return Piece(
-                text=text + self.words.rest(), logprobs=logprobs, prompt_tokens=len(self.prompt),
-                finish="stop" if token == self.end or self.words.stopped else "length", tokens=len(self.tokens),
+                text=text + self.detokenizer.rest(), logprobs=logprobs, prompt_tokens=len(self.prompt),
+                finish="stop" if token == self.end or self.detokenizer.stopped else "length", tokens=len(self.tokens),
             )  # fmt: skip
         return Piece(text=text, logprobs=logprobs) if text or logprobs else None
 
@@ -209,7 +209,7 @@ class _Engine(threading.Thread):
                 "This base model cannot be served in this process: its cache or its settings are of another kind.",
                 "Serve it with --runtime vllm or llamacpp.",
             )
-        self.beside = Adapters(self.model)
+        self.beside = AdapterLayers(self.model)
         self.dead = False
         template = ChatTemplate.of(base.path)
         self._pad: int = template.tokenizer.pad_token_id
@@ -286,7 +286,7 @@ class _Engine(threading.Thread):
     def _step(self, adapter: str) -> None:
         """One token for each turn of an adapter, and room for those that wait."""
         group = self._groups[adapter]
-        self.beside.choice.adapter = None if adapter == BASE else adapter
+        self.beside.active.adapter = None if adapter == BASE else adapter
         going = [n for n, job in enumerate(group.jobs) if not (job.over or job.left)]
         if len(going) < len(group.jobs):
             group.rows.keep(going)

@@ -37,7 +37,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-class Wire:
+class RemoteConnection:
     """One HTTP server. `patience` is how many seconds it may be silent, between two pieces of an answer as well."""
 
     def __init__(self, name: str, url: str, key: str, patience: float) -> None:
@@ -115,7 +115,7 @@ class Wire:
     def failed(self, answer: httpx.Response) -> ServingError:
         """A status that is no success, in words."""
         return ServingError(
-            f"The {self.name} server at {self.url} refused ({answer.status_code}): {words(answer)}",
+            f"The {self.name} server at {self.url} refused ({answer.status_code}): {error_text(answer)}",
             "Look at its log.",
         )
 
@@ -130,7 +130,7 @@ class Wire:
         if answer.status_code in FULL:
             raise ServingError(
                 f"The {self.name} server at {self.url} takes no more at the moment "
-                f"({answer.status_code}): {words(answer)}",
+                f"({answer.status_code}): {error_text(answer)}",
                 "Ask again in a moment.",
             )
         if answer.status_code in BARRED:
@@ -158,7 +158,7 @@ class Wire:
             raise self.ended_early(str(problem)) from problem
 
 
-class Turns:
+class RunningTurns:
     """Counts the turns under way by adapter, so that none loses its adapter before its last token."""
 
     def __init__(self) -> None:
@@ -182,7 +182,7 @@ class Turns:
             await self._ended.wait_for(lambda: not self._running[adapter])
 
 
-def words(answer: httpx.Response) -> str:
+def error_text(answer: httpx.Response) -> str:
     """What a server says of a refusal; each of them wraps its sentence otherwise."""
     try:
         found = orjson.loads(answer.content)
@@ -194,7 +194,7 @@ def words(answer: httpx.Response) -> str:
     return str(found)[:300]
 
 
-def room(prompt: int, wanted: int, context: int) -> int:
+def answer_tokens(prompt: int, wanted: int, context: int) -> int:
     """How many tokens an answer may have behind a prompt. Raises InputError where there is no room at all."""
     if prompt >= context:
         raise InputError(

@@ -26,7 +26,15 @@ from academy.errors import AdapterError, ServingError
 from academy.models.base_model import BaseModel
 from academy.models.chat_template import ChatTemplate
 from academy.serving.runtimes.base import Admit, Capabilities, Piece, Turn
-from academy.serving.runtimes.remote import Turns, Wire, read_config, refuse_unservable, room, template_of, words
+from academy.serving.runtimes.remote import (
+    RemoteConnection,
+    RunningTurns,
+    answer_tokens,
+    error_text,
+    read_config,
+    refuse_unservable,
+    template_of,
+)
 from academy.store.ledger import BASE
 
 PATIENCE_SECONDS = 120.0
@@ -53,13 +61,13 @@ class VllmRuntime:
         self.base = base
         self._admit = admit or partial(open_adapter, base_digest=base.digest)
         self.base_proven = False  # whether the server says by itself that its base model is the family's
-        self._wire = Wire("vllm", url, key, patience)
+        self._connection = RemoteConnection("vllm", url, key, patience)
         self._seen_as = seen_as
         self._served = ""
         self._context = base.context
         self._templates: dict[str, ChatTemplate] = {}
         self._loading = asyncio.Lock()
-        self._turns = Turns()
+        self._turns = RunningTurns()
         self.capabilities = Capabilities(hot=True, rslora=True, dora=False, logprobs=True, tolerance=tolerance)
 
     @property
@@ -81,12 +89,15 @@ class VllmRuntime:
         """Find the base model among those that the server lists."""
         bases = [card for card in await self._cards() if not card.get("parent")]
         if not bases:
-            raise ServingError(f"The vllm server at {self._wire.url} lists no base model.", f"Start it as: {START}")
+            raise ServingError(
+                f"The vllm server at {self._connection.url} lists no base model.", f"Start it as: {START}"
+            )
         known = {self.base.name, str(self.base.path)}
         ours = [card for card in bases if known & {card.get("id"), card.get("root")}]
         if not ours and len(bases) > 1:
             raise ServingError(
-                f"The vllm server at {self._wire.url} lists {len(bases)} base models, and none is {self.base.name}.",
+                f"The vllm server at {self._connection.url} lists {len(bases)} base models, "
+                f"and none is {self.base.name}.",
                 "Start it with the base model of this family alone.",
             )
         card = (ours or bases)[0]
@@ -104,7 +115,7 @@ class VllmRuntime:
             if found.digest not in self._templates:
                 template = template_of(adapter, self._base_template())
                 place = str(PurePosixPath(self._seen_as) / adapter.name) if self._seen_as else str(adapter.resolve())
-                answer = await self._wire.call(
+                answer = await self._connection.call(
                     "POST", "/v1/load_lora_adapter", {"lora_name": found.digest, "lora_path": place}
                 )
                 if not answer.is_success and not await self._has_it(answer, found.digest, place):
@@ -120,9 +131,9 @@ class VllmRuntime:
         async with self._loading:
             if adapter in self._templates:
                 return  # it was loaded again meanwhile
-            answer = await self._wire.call("POST", "/v1/unload_lora_adapter", {"lora_name": adapter})
+            answer = await self._connection.call("POST", "/v1/unload_lora_adapter", {"lora_name": adapter})
             if not answer.is_success and answer.status_code != httpx.codes.NOT_FOUND:
-                raise self._wire.failed(answer)
+                raise self._connection.failed(answer)
 
     async def point(self, adapter: str) -> str:  # noqa: ARG002
         """There is no such name: a second one for the same files would take another place of --max-loras."""
@@ -135,7 +146,7 @@ class VllmRuntime:
             raise AdapterError(f"The adapter {adapter[:12]} is not loaded.", "Load it first.")
         prompt = template.prompt(turn.messages)
         body = self._body(turn, adapter, prompt)
-        async with self._turns.under_way(adapter), self._wire.lines("/v1/completions", body) as (answer, lines):
+        async with self._turns.under_way(adapter), self._connection.lines("/v1/completions", body) as (answer, lines):
             if not answer.is_success:
                 raise self._unanswered(answer, adapter)
             finish, usage = "", None
@@ -145,9 +156,9 @@ class VllmRuntime:
                 data = line.removeprefix(PREFIX).strip()
                 if data == DONE:
                     break
-                chunk = self._wire.parsed(data)
+                chunk = self._connection.parsed(data)
                 if "error" in chunk:
-                    raise self._wire.ended_early(str(_message(chunk["error"])))
+                    raise self._connection.ended_early(str(_message(chunk["error"])))
                 usage = chunk.get("usage") or usage
                 for choice in chunk.get("choices", []):
                     finish = choice.get("finish_reason") or finish
@@ -158,7 +169,7 @@ class VllmRuntime:
                     if piece.text or piece.logprobs:
                         yield piece
             if finish not in ("stop", "length") or usage is None:
-                raise self._wire.ended_early(finish)
+                raise self._connection.ended_early(finish)
             yield Piece(
                 finish=cast('Literal["stop", "length"]', finish),
                 prompt_tokens=usage["prompt_tokens"],
@@ -167,14 +178,14 @@ class VllmRuntime:
 
     async def close(self) -> None:
         """Close the connections. The server belongs to whoever started it, and keeps its adapters."""
-        await self._wire.close()
+        await self._connection.close()
 
     def _body(self, turn: Turn, adapter: str, prompt: list[int]) -> dict[str, Any]:
         """What the server would take from the model's generation_config otherwise is said as well."""
         return {
             "model": self._served if adapter == BASE else adapter,
             "prompt": prompt,
-            "max_tokens": room(len(prompt), turn.max_new_tokens, self._context),
+            "max_tokens": answer_tokens(len(prompt), turn.max_new_tokens, self._context),
             "temperature": turn.temperature,
             "top_p": turn.top_p,
             "top_k": -1,
@@ -193,9 +204,9 @@ class VllmRuntime:
         return self._templates[BASE]
 
     async def _cards(self) -> list[dict[str, Any]]:
-        found = (await self._wire.json("GET", "/v1/models")).get("data")
+        found = (await self._connection.json("GET", "/v1/models")).get("data")
         if not isinstance(found, list):
-            raise ServingError(f"The server at {self._wire.url} is no vllm server.", "Correct the URL.")
+            raise ServingError(f"The server at {self._connection.url} is no vllm server.", "Correct the URL.")
         return found
 
     async def _has_it(self, answer: httpx.Response, digest: str, place: str) -> bool:
@@ -206,21 +217,21 @@ class VllmRuntime:
 
     async def _refusal(self, answer: httpx.Response, digest: str, place: str) -> AdapterError | ServingError:
         """Why an adapter was not loaded: the server, its view of our files, or the adapter."""
-        said = words(answer)
+        said = error_text(answer)
         if answer.status_code in (httpx.codes.NOT_FOUND, httpx.codes.METHOD_NOT_ALLOWED):
             if said in ("Not Found", "Method Not Allowed"):
                 return ServingError(
-                    f"The vllm server at {self._wire.url} does not load adapters while it runs.",
+                    f"The vllm server at {self._connection.url} does not load adapters while it runs.",
                     f"Start it as: {START}",
                 )
             return AdapterError(
-                f"The vllm server at {self._wire.url} does not see the adapter {digest[:12]} at {place}.",
+                f"The vllm server at {self._connection.url} does not see the adapter {digest[:12]} at {place}.",
                 "Share the folder of the adapters with it, and say where it sees that folder (--seen-as).",
             )
-        if answer.is_server_error and not (await self._wire.call("GET", "/health")).is_success:
-            return self._wire.failed(answer)
+        if answer.is_server_error and not (await self._connection.call("GET", "/health")).is_success:
+            return self._connection.failed(answer)
         return AdapterError(
-            f"The vllm server at {self._wire.url} did not load the adapter {digest[:12]}: {said}",
+            f"The vllm server at {self._connection.url} did not load the adapter {digest[:12]}: {said}",
             "Start it with a larger --max-lora-rank or --max-loras where that is what it says.",
         )
 
@@ -228,9 +239,9 @@ class VllmRuntime:
         if answer.status_code == httpx.codes.NOT_FOUND and adapter != BASE:
             self._templates.pop(adapter, None)  # the server was started anew since
             return AdapterError(
-                f"The vllm server at {self._wire.url} has no adapter {adapter[:12]} any more.", "Load it again."
+                f"The vllm server at {self._connection.url} has no adapter {adapter[:12]} any more.", "Load it again."
             )
-        return self._wire.failed(answer)
+        return self._connection.failed(answer)
 
 
 def _message(error: Any) -> Any:

@@ -12,9 +12,9 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from academy.curriculum.holdout import HoldOutRegister, Place, Request, request_key
+from academy.curriculum.holdout import Assignment, GroupedRequest, Holdout, request_key
 from academy.curriculum.similarity import NEAR, jaccard, near_between, near_pairs, shingles
-from academy.store.database import Database, register
+from academy.store.database import Database, assignments
 
 NewDatabase = Callable[[], Database]
 
@@ -29,9 +29,9 @@ wordings = st.builds(
 )
 
 
-def requests_for(texts: list[str]) -> list[Request]:
+def requests_for(texts: list[str]) -> list[GroupedRequest]:
     """Each text with an answer of its own choosing, always the same one."""
-    return [Request(text=text, suite="recall", group=f"answer {len(text) % 3}") for text in texts]
+    return [GroupedRequest(text=text, suite="recall", group=f"answer {len(text) % 3}") for text in texts]
 
 
 def key(text: str) -> str:
@@ -52,14 +52,14 @@ def dissimilar(count: int, seed: int = 0) -> list[str]:
     return ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=40)) for _ in range(count)]
 
 
-def assign(register: HoldOutRegister, *texts: str) -> dict[str, Place]:
-    return register.assign(requests_for(list(texts)))
+def assign(holdout: Holdout, *texts: str) -> dict[str, Assignment]:
+    return holdout.assign(requests_for(list(texts)))
 
 
-def held_and_trained(register: HoldOutRegister) -> tuple[str, str]:
+def held_and_trained(holdout: Holdout) -> tuple[str, str]:
     """A held-out request and a trained one that are not near to each other."""
     texts = dissimilar(20)
-    places = register.assign(Request(text=text, suite="recall", group="one answer") for text in texts)
+    places = holdout.assign(GroupedRequest(text=text, suite="recall", group="one answer") for text in texts)
     held = next(text for text in texts if places[key(text)].side == "holdout")
     return held, next(text for text in texts if places[key(text)].side == "train")
 
@@ -104,16 +104,16 @@ def test_a_request_is_known_by_its_normalised_text_and_its_suite() -> None:
 def test_an_origin_never_straddles_however_the_batches_come(
     new_database: NewDatabase, texts: list[str], cuts: list[int]
 ) -> None:
-    register = HoldOutRegister(new_database())
+    holdout = Holdout(new_database())
     sides: dict[str, str] = {}
     edges = [0, *sorted(cuts), len(texts)]
     for begin, end in itertools.pairwise(edges):
-        places = assign(register, *texts[begin:end])
+        places = assign(holdout, *texts[begin:end])
         sides |= {text: places[key(text)].side for text in texts[begin:end]}
     for first, second in itertools.combinations(texts, 2):
         if near(first, second):
             assert {sides[first], sides[second]} != {"train", "holdout"}, (first, second)
-    register.database.engine.dispose()
+    holdout.database.engine.dispose()
 
 
 @settings(deadline=None, max_examples=25)
@@ -121,13 +121,13 @@ def test_an_origin_never_straddles_however_the_batches_come(
 def test_the_first_assignment_stands_when_more_comes(
     new_database: NewDatabase, before: list[str], after: list[str]
 ) -> None:
-    register = HoldOutRegister(new_database())
-    first = assign(register, *before)
-    assign(register, *after)
-    assert assign(register, *before) == first
-    again = assign(register, *before, *after)
+    holdout = Holdout(new_database())
+    first = assign(holdout, *before)
+    assign(holdout, *after)
+    assert assign(holdout, *before) == first
+    again = assign(holdout, *before, *after)
     assert {name: again[name] for name in first} == first
-    register.database.engine.dispose()
+    holdout.database.engine.dispose()
 
 
 @settings(deadline=None, max_examples=25)
@@ -137,30 +137,30 @@ def test_the_same_requests_in_any_order_get_the_same_places(
 ) -> None:
     found = []
     for _ in range(2):
-        register = HoldOutRegister(new_database())
-        found.append(assign(register, *texts))
-        register.database.engine.dispose()
+        holdout = Holdout(new_database())
+        found.append(assign(holdout, *texts))
+        holdout.database.engine.dispose()
         chance.shuffle(texts)
     assert found[0] == found[1]
 
 
 def test_a_request_with_two_answers_gets_the_same_place_whichever_comes_first(new_database: NewDatabase) -> None:
     for seed in range(10):
-        asked = [Request(text=text, suite="recall", group="one") for text in dissimilar(4, seed)]
-        asked += [Request(text=text, suite="recall", group="other") for text in dissimilar(4, seed + 100)]
+        asked = [GroupedRequest(text=text, suite="recall", group="one") for text in dissimilar(4, seed)]
+        asked += [GroupedRequest(text=text, suite="recall", group="other") for text in dissimilar(4, seed + 100)]
         asked.append(asked[0].model_copy(update={"group": "other"}))
-        assert HoldOutRegister(new_database()).assign(asked) == HoldOutRegister(new_database()).assign(asked[::-1])
+        assert Holdout(new_database()).assign(asked) == Holdout(new_database()).assign(asked[::-1])
 
 
 def test_about_a_fifth_of_each_answers_wordings_is_held_out_and_never_all(database: Database) -> None:
     texts = iter(dissimilar(2000))
     asked = [
-        Request(text=next(texts), suite="recall", group=f"answer {size} {n}")
+        GroupedRequest(text=next(texts), suite="recall", group=f"answer {size} {n}")
         for size in range(2, 13)
         for n in range(20)
         for _ in range(size)
     ]
-    places = HoldOutRegister(database).assign(asked)
+    places = Holdout(database).assign(asked)
     held: dict[str, list[bool]] = defaultdict(list)
     for request in asked:
         held[request.group].append(places[key(request.text)].side == "holdout")
@@ -173,64 +173,67 @@ def test_about_a_fifth_of_each_answers_wordings_is_held_out_and_never_all(databa
 
 def test_about_a_fifth_of_answers_with_one_wording_is_held_out(database: Database) -> None:
     texts = dissimilar(1000, seed=3)
-    places = HoldOutRegister(database).assign(Request(text=t, suite="recall", group=t) for t in texts)
+    places = Holdout(database).assign(GroupedRequest(text=t, suite="recall", group=t) for t in texts)
     assert 170 < sum(place.side == "holdout" for place in places.values()) < 270
 
 
 def test_which_wordings_are_held_out_is_no_matter_of_order(database: Database) -> None:
     texts = dissimilar(200)
-    places = HoldOutRegister(database).assign(Request(text=text, suite="recall", group="one") for text in texts)
+    places = Holdout(database).assign(GroupedRequest(text=text, suite="recall", group="one") for text in texts)
     held = [n for n, text in enumerate(texts) if places[key(text)].side == "holdout"]
     assert len(held) == 44
     assert 60 < sum(held) / len(held) < 140
 
 
 def test_a_newcomer_near_a_known_request_joins_its_side_and_origin(database: Database) -> None:
-    register = HoldOutRegister(database)
-    for known in held_and_trained(register):
-        before = assign(register, known)[key(known)]
-        assert assign(register, known + "s")[key(known + "s")] == before
+    holdout = Holdout(database)
+    for known in held_and_trained(holdout):
+        before = assign(holdout, known)[key(known)]
+        assert assign(holdout, known + "s")[key(known + "s")] == before
 
 
 def test_a_newcomer_near_both_sides_goes_to_neither(database: Database) -> None:
-    register = HoldOutRegister(database)
+    holdout = Holdout(database)
     for seed in range(20):
         stem = dissimilar(1, seed + 50)[0]
         left, right, between = LEFT + stem, stem + RIGHT, LEFT[-5:] + stem + RIGHT[:5]
-        both = register.assign(
-            [Request(text=left, suite="recall", group=stem), Request(text=right, suite="recall", group=stem)]
+        both = holdout.assign(
+            [
+                GroupedRequest(text=left, suite="recall", group=stem),
+                GroupedRequest(text=right, suite="recall", group=stem),
+            ]
         )
         assert not near(left, right)
         assert near(left, between)
         assert near(right, between)
         assert {place.side for place in both.values()} == {"train", "holdout"}
-        assert assign(register, between)[key(between)].side == "neither"
-        assert {p.side for p in assign(register, left, right).values()} == {"train", "holdout"}
-        assert assign(register, between)[key(between)].side == "neither"
+        assert assign(holdout, between)[key(between)].side == "neither"
+        assert {p.side for p in assign(holdout, left, right).values()} == {"train", "holdout"}
+        assert assign(holdout, between)[key(between)].side == "neither"
 
 
 def test_two_newcomers_that_tie_both_sides_together_go_to_neither(database: Database) -> None:
-    register = HoldOutRegister(database)
+    holdout = Holdout(database)
     stem = dissimilar(1, 99)[0]
-    known = [Request(text=text, suite="recall", group=stem) for text in (LEFT + stem, stem + RIGHT)]
-    assert {place.side for place in register.assign(known).values()} == {"train", "holdout"}
+    known = [GroupedRequest(text=text, suite="recall", group=stem) for text in (LEFT + stem, stem + RIGHT)]
+    assert {place.side for place in holdout.assign(known).values()} == {"train", "holdout"}
     chain = [LEFT[-6:] + stem, stem + RIGHT[:6]]
     assert near(*chain)
     assert not near(chain[0], stem + RIGHT)
-    assert [place.side for place in assign(register, *chain).values()] == ["neither", "neither"]
+    assert [place.side for place in assign(holdout, *chain).values()] == ["neither", "neither"]
 
 
 def test_suites_have_registers_of_their_own(database: Database) -> None:
-    register = HoldOutRegister(database)
-    held, trained = held_and_trained(register)
-    places = register.assign(Request(text=text, suite="commits", group=text) for text in (held, trained))
+    holdout = Holdout(database)
+    held, trained = held_and_trained(holdout)
+    places = holdout.assign(GroupedRequest(text=text, suite="commits", group=text) for text in (held, trained))
     assert set(places) == {request_key("commits", held), request_key("commits", trained)}
     origins = {place.origin for place in places.values()}
-    assert origins.isdisjoint({place.origin for place in assign(register, held, trained).values()})
+    assert origins.isdisjoint({place.origin for place in assign(holdout, held, trained).values()})
 
 
 def test_a_register_sees_what_another_one_stored_meanwhile(database: Database) -> None:
-    mine, other = HoldOutRegister(database), HoldOutRegister(database)
+    mine, other = Holdout(database), Holdout(database)
     held, trained = held_and_trained(mine)
     before = assign(mine, held, trained)
     stranger = dissimilar(1, 7)[0]
@@ -240,20 +243,20 @@ def test_a_register_sees_what_another_one_stored_meanwhile(database: Database) -
 
 
 def test_a_request_that_was_erased_draws_nobody_to_its_side(database: Database) -> None:
-    holder = HoldOutRegister(database)
+    holder = Holdout(database)
     held, trained = held_and_trained(holder)
     assign(holder, held + "s")
     with database.write() as connection:
-        connection.execute(sa.delete(register))
+        connection.execute(sa.delete(assignments))
     place = assign(holder, held + "!!", trained + "s")[key(trained + "s")]
     assert place.origin == key(trained + "s")
 
 
 def test_a_form_filled_in_a_thousand_ways_is_one_origin_and_takes_no_minutes(database: Database) -> None:
     form = "Please restart the billing worker on the staging host before noon, this is ticket number {}"
-    places = assign(HoldOutRegister(database), *(form.format(n) for n in range(1000)))
+    places = assign(Holdout(database), *(form.format(n) for n in range(1000)))
     assert len(set(places.values())) == 1
 
 
 def test_nothing_to_assign_is_no_fault(database: Database) -> None:
-    assert HoldOutRegister(database).assign([]) == {}
+    assert Holdout(database).assign([]) == {}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from academy.curriculum.quotas import (
     Diversity,
-    Share,
+    QuotaEntry,
     alarms,
     counted,
     diversity,
@@ -24,7 +24,7 @@ from academy.curriculum.quotas import (
 
 records = st.lists(
     st.builds(
-        Share,
+        QuotaEntry,
         id=st.uuids(version=4).map(str),
         source=st.sampled_from(["lessons", "git:a", "git:b"]),
         author=st.sampled_from(["", "ana", "bo"]),
@@ -36,13 +36,13 @@ records = st.lists(
 )
 
 
-def share(name: str, at: str = "", **more: object) -> Share:
-    return Share.model_validate({"id": name, "source": "lessons", "at": at, **more})
+def share(name: str, at: str = "", **more: object) -> QuotaEntry:
+    return QuotaEntry.model_validate({"id": name, "source": "lessons", "at": at, **more})
 
 
 @given(records, st.integers(0, 10), st.integers(0, 10), st.floats(0, 1), st.randoms(use_true_random=False))
 def test_quotas_and_the_cap_hold_whatever_the_order(
-    shares: list[Share], source: int, author: int, cap: float, chance: random.Random
+    shares: list[QuotaEntry], source: int, author: int, cap: float, chance: random.Random
 ) -> None:
     found = drops(shares, per_source=source, per_author=author, model_made=cap)
     left = [one for one in shares if one.id not in found]
