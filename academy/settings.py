@@ -235,8 +235,8 @@ class Settings(BaseSettings):
         return self.mlflow_tracking_uri or f"sqlite:///{self.home.resolve() / 'mlflow.db'}"
 
     @property
-    def mark(self) -> str:
-        """Eight digits that tell this home from others, for names that several homes share."""
+    def home_id(self) -> str:
+        """Eight digits that identify this home in names which several homes share."""
         return hashlib.sha256(str(self.home.resolve()).encode()).hexdigest()[:8]
 
     def folder(self, name: str) -> Path:

@@ -61,7 +61,7 @@ def pools_alive(settings: Settings) -> list[Device]:
                 if problem.response.status_code != HTTPStatus.NOT_FOUND:
                     raise
                 continue  # nobody has deployed here
-            if any(worker.status == "ONLINE" and worker.name.endswith(settings.mark) for worker in workers):
+            if any(worker.status == "ONLINE" and worker.name.endswith(settings.home_id) for worker in workers):
                 found.append(device)
     return found
 

@@ -47,7 +47,7 @@ def deploy(settings: Settings) -> Deployed:
     return Deployed(
         deployments=DEPLOYMENTS,
         worker_command="prefect worker start --type process --limit 1 "
-        f"--pool {POOLS['cuda']} --name gpu-{settings.mark}",
+        f"--pool {POOLS['cuda']} --name gpu-{settings.home_id}",
     )
 
 

@@ -87,7 +87,7 @@ def _mlflow_command(settings: Settings, port: int) -> list[str]:
 def _worker_command(settings: Settings, pool: str, name: str) -> list[str]:
     return [
         sys.executable, "-m", "prefect", "worker", "start", "--pool", pool,
-        "--name", f"{name}-{settings.mark}", "--type", "process", "--limit", "1",
+        "--name", f"{name}-{settings.home_id}", "--type", "process", "--limit", "1",
     ]  # fmt: skip
 
 
