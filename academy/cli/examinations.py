@@ -42,24 +42,24 @@ def examine(
     from academy.loop.examine_player import examine_player
 
     listen()
-    examined = examine_player(open_home(base_model), challenger, champion, suite or [])
-    verdict, held = examined.verdict, examined.held
+    result = examine_player(open_home(base_model), challenger, champion, suite or [])
+    verdict, examination = result.verdict, result.examination
     if json:
         details = {
-            "costs": [{**cost.model_dump(mode="json"), "rate": cost.rate} for cost in held.costs],
-            "left_out": held.left_out,
-            "report": str(held.report),
-            "judge": held.opinion.model_dump(mode="json") if held.opinion else None,
-        } if held else {}  # fmt: skip
-        emit({"verdict": verdict, "of_record": examined.official, **details})
+            "costs": [{**cost.model_dump(mode="json"), "rate": cost.rate} for cost in examination.costs],
+            "left_out": examination.left_out,
+            "report": str(examination.report),
+            "judge": examination.opinion.model_dump(mode="json") if examination.opinion else None,
+        } if examination else {}  # fmt: skip
+        emit({"verdict": verdict, "of_record": result.official, **details})
         return
     say(f"{verdict['outcome']}: {verdict['because']}")
-    if held:
-        _print_suites(held)
-        for name, reason in held.left_out.items():
+    if examination:
+        _print_suites(examination)
+        for name, reason in examination.left_out.items():
             say(f"Skipped {name}: {reason}")
-        say(f"Report: {held.report}")
-    if not examined.official:
+        say(f"Report: {examination.report}")
+    if not result.official:
         say(
             "This result is informational: the opponent is not the champion, or not all suites were asked. It changes "
             "nothing and spends no budget."
@@ -70,7 +70,7 @@ def examine(
         say(f"  '{clash['request']}': '{clash['answer']}', but {clash['batch']} teaches '{clash['taught']}'")
 
 
-def _print_suites(held: Held) -> None:
+def _print_suites(examination: Held) -> None:
     rows = [
         (
             suite.suite, suite.unused.partition(":")[0] or suite.role, f"{suite.whole.items:,}",
@@ -78,7 +78,7 @@ def _print_suites(held: Held) -> None:
             f"{suite.whole.low:+.1%} to {suite.whole.high:+.1%}",
             f"{suite.whole.wins} / {suite.whole.ties} / {suite.whole.losses}",
         )
-        for suite in held.examination.verdict.findings
+        for suite in examination.examination.verdict.findings
         if suite.whole
     ]  # fmt: skip
     if rows:

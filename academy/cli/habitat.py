@@ -156,7 +156,7 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
         yield sys.stdin.buffer
         return
     if not file.is_file():
-        raise InputError(f"There is no file {file}.", "Check the path; '-' reads stdin.")
+        raise InputError(f"The file {file} does not exist.", "Check the path; '-' reads stdin.")
     with file.open("rb") as stream:
         yield stream
 
@@ -180,10 +180,10 @@ def fit(
 
     overrides = Overrides(rank=rank, batch_size=batch_size, recipe=read_recipe(recipe))
     estimate = estimate_memory(open_home(base_model), length, overrides)
-    placement, chosen = estimate.placement, estimate.recipe
+    placement, full_recipe = estimate.placement, estimate.recipe
     if json:
         emit({
-            "recipe": chosen.model_dump(mode="json"),
+            "recipe": full_recipe.model_dump(mode="json"),
             "predictions": {
                 device: prediction.model_dump(mode="json") | {"total": prediction.total}
                 for device, prediction in placement.predictions.items()
@@ -202,7 +202,7 @@ def fit(
         columns = tuple(placement.predictions.values())
         parts = ("weights", "adapter", "activations", "logits", "overhead")
         table(
-            f"Peak memory in GiB: {chosen.batch_size} x {estimate.tokens} tokens, rank {chosen.rank}",
+            f"Peak memory in GiB: {full_recipe.batch_size} x {estimate.tokens} tokens, rank {full_recipe.rank}",
             ("part", *("GPU" if column.device == "cuda" else "CPU" for column in columns)),
             [
                 *((part, *(gib(getattr(column, part)) for column in columns)) for part in parts),

@@ -26,11 +26,11 @@ def keys(context: typer.Context, json: Json = False) -> None:
         return
     from academy.loop.keys import open_keys
 
-    trusted = open_keys(settings()).all()
+    key_list = open_keys(settings()).all()
     if json:
-        emit([key.model_dump(mode="json") for key in trusted])
-    elif not trusted:
-        say("There is no key yet. The first training creates one.")
+        emit([key.model_dump(mode="json") for key in key_list])
+    elif not key_list:
+        say("No key exists yet. The first training creates one.")
     else:
         table(
             "Keys of this home",
@@ -42,7 +42,7 @@ def keys(context: typer.Context, json: Json = False) -> None:
                     "revoked" if key.revoked else "current" if key.current else "trusted",
                     key.because,
                 )
-                for key in trusted
+                for key in key_list
             ],
         )
 
@@ -84,15 +84,15 @@ def resign(
     """Sign adapters with the current key: unsigned ones, and those of a revoked key."""
     from academy.loop.keys import resign as sign_again
 
-    resigned = sign_again(open_home(base_model), versions or [], all_of_them=every)
+    result = sign_again(open_home(base_model), versions or [], all_of_them=every)
     if json:
-        emit(resigned.model_dump(mode="json"))
+        emit(result.model_dump(mode="json"))
     else:
-        names = ", ".join(f"v{version}" for version in resigned.signed)
+        names = ", ".join(f"v{version}" for version in result.signed)
         say(f"Signed: {names}." if names else "No version needed a new signature.")
-        for version, reason in resigned.refused.items():
+        for version, reason in result.refused.items():
             say(f"Not signed: v{version}. {reason}")
-    if resigned.refused:
+    if result.refused:
         sys.exit(2)
 
 

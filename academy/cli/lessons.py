@@ -134,13 +134,13 @@ def forget(
     """Erase a lesson everywhere. Datasets and versions that contain it are marked and listed."""
     from academy.loop.lessons import forget_lesson
 
-    forgotten = forget_lesson(open_home(), lesson, because)
+    result = forget_lesson(open_home(), lesson, because)
     if json:
-        emit(forgotten.model_dump(mode="json"))
+        emit(result.model_dump(mode="json"))
         return
-    say(f"Forgotten: {forgotten.lesson[:12]}.")
-    say("Datasets that contained it: " + (", ".join(digest[:12] for digest in forgotten.datasets) or "none") + ".")
-    names = [f"v{version.version} of {version.family}" for version in forgotten.versions]
+    say(f"Forgotten: {result.lesson[:12]}.")
+    say("Datasets that contained it: " + (", ".join(digest[:12] for digest in result.datasets) or "none") + ".")
+    names = [f"v{version.version} of {version.family}" for version in result.versions]
     say("Versions trained on it, now marked as tainted: " + (", ".join(names) or "none") + ".")
     if names:
         say("A model's weights keep what it learned: train again, and do not serve these versions.")

@@ -65,11 +65,11 @@ def archive(version: Name, because: Because = "", base_model: Base = None, json:
     """Pack a version's adapter into one file. The champion and adapters in use cannot be archived."""
     from academy.loop.archive import archive as pack
 
-    archived, packed = pack(open_home(base_model), version, because, by=user())
+    target, file = pack(open_home(base_model), version, because, by=user())
     if json:
-        emit({"version": archived.version, **packed.model_dump(mode="json")})
+        emit({"version": target.version, **file.model_dump(mode="json")})
     else:
-        say(f"{archived.name} is archived: {packed.bytes / 1e6:.1f} MB became {packed.packed_bytes / 1e6:.1f} MB.")
+        say(f"{target.name} is archived: {file.bytes / 1e6:.1f} MB became {file.packed_bytes / 1e6:.1f} MB.")
 
 
 @app.command()
@@ -78,11 +78,11 @@ def restore(version: Name, base_model: Base = None, json: Json = False) -> None:
     from academy.loop.archive import restore as unpack
 
     listen()
-    restored, packed = unpack(open_home(base_model), version, by=user())
+    target, file = unpack(open_home(base_model), version, by=user())
     if json:
-        emit({"version": restored.version, "adapter": restored.adapter, "restored": packed is not None})
+        emit({"version": target.version, "adapter": target.adapter, "restored": file is not None})
     else:
-        say(f"{restored.name} is {'restored' if packed is not None else 'already on the disk'}.")
+        say(f"{target.name} is {'restored' if file is not None else 'already on the disk'}.")
 
 
 @app.command()
@@ -108,8 +108,8 @@ def prune(
             for version in versions
         ],
     )
-    freed = sum(version.bytes for version in versions if version.action == "archive")
-    say(f"{freed / 1e6:.1f} MB of adapters {'would be' if dry_run else 'were'} archived.")
+    size = sum(version.bytes for version in versions if version.action == "archive")
+    say(f"{size / 1e6:.1f} MB of adapters {'would be' if dry_run else 'were'} archived.")
 
 
 @app.command()
@@ -158,7 +158,7 @@ def activate(
     elif champion.seq == before.seq:
         say(f"{champion.name} is already the champion.")
     else:
-        say(f"{champion.name} is now the champion, by hand. The previous champion is {before.name}.")
+        say(f"{champion.name} is now champion, by hand (previously {before.name}).")
 
 
 @app.command()
@@ -168,11 +168,11 @@ def deactivate(because: Because = "", base_model: Base = None, json: Json = Fals
 
     home = open_home(base_model)
     before = home.ledger.champion()
-    changed = ModelManager(home).deactivate_adapter(because)
+    is_changed = ModelManager(home).deactivate_adapter(because)
     if json:
-        emit({"champion": home.ledger.champion().version, "before": before.version, "changed": changed})
-    elif changed:
-        say(f"The base model answers now. The previous champion is {before.name}.")
+        emit({"champion": home.ledger.champion().version, "before": before.version, "changed": is_changed})
+    elif is_changed:
+        say(f"The base model answers now (previously {before.name}).")
     else:
         say("The base model already answers.")
 
@@ -257,12 +257,12 @@ def export(
     """Export a version for other tools."""
     from academy.loop.export import export as export_version
 
-    exported = export_version(open_home(base_model), version, form, precision, to, by=user())
+    result = export_version(open_home(base_model), version, form, precision, to, by=user())
     if json:
-        emit({"version": exported.version, **exported.export.model_dump(mode="json")})
+        emit({"version": result.version, **result.export.model_dump(mode="json")})
         return
-    say(f"v{exported.version} is in {exported.export.folder}: {', '.join(exported.export.files)}.")
-    for note in exported.export.notes:
+    say(f"v{result.version} is in {result.export.folder}: {', '.join(result.export.files)}.")
+    for note in result.export.notes:
         say(note)
 
 

@@ -32,7 +32,7 @@ def promote(
     if json:
         emit({"champion": change.champion.version, "before": change.before.version})
     else:
-        say(f"{change.champion.name} is now the champion. The previous champion is {change.before.name}.")
+        say(f"{change.champion.name} is now champion (previously {change.before.name}).")
 
 
 @app.command()
@@ -50,7 +50,7 @@ def rollback(
         if json:
             emit({"champion": champion.version, "adapter": champion.adapter, "before": before.version})
         else:
-            say(f"{champion.name} is the champion again. The previous champion is {before.name}.")
+            say(f"{champion.name} is champion again (previously {before.name}).")
 
     listen()
     roll_back(open_home(base_model), to, because, by=user(), report=report)
@@ -73,7 +73,7 @@ def approve(
     if json:
         emit({"champion": champion.version, "adapter": champion.adapter, "before": before.version})
     else:
-        say(f"{champion.name} is now the champion. The previous champion is {before.name}.")
+        say(f"{champion.name} is now champion (previously {before.name}).")
 
 
 @app.command()
@@ -87,9 +87,9 @@ def decline(
     from academy.loop.promote import decline as decline_version
 
     home = open_home(base_model)
-    declined = decline_version(home, version, by=user(), because=because)
+    row = decline_version(home, version, by=user(), because=because)
     if json:
-        emit(declined.model_dump(mode="json"))
+        emit(row.model_dump(mode="json"))
     else:
         champion = home.ledger.champion().name
-        say(f"{version_name(declined.version)} is not promoted. {champion} stays the champion.")
+        say(f"{version_name(row.version)} is not promoted. {champion} stays the champion.")

@@ -26,15 +26,15 @@ def trainer(
     """Show where trainings run, and test the image for containers (ACADEMY_TRAINING_BACKEND=container or auto)."""
     from academy.loop.trainer import make_trainer_image, trainer_status
 
-    made = make_trainer_image() if make_image else None
-    if made and not json:
-        say(f"Made {made.name} from this Python, {made.size / 1e9:.2f} GB: {made.digest}.")
-    status = trainer_status(settings(), made=made is not None)
-    chosen, image, proof = status.chosen, status.image, status.proof
+    new_image = make_trainer_image() if make_image else None
+    if new_image and not json:
+        say(f"Made {new_image.name} from this Python, {new_image.size / 1e9:.2f} GB: {new_image.digest}.")
+    status = trainer_status(settings(), made=new_image is not None)
+    backend, image, proof = status.backend, status.image, status.proof
     if json:
         emit({
-            "backend": chosen.backend,
-            "made": made and made.model_dump(mode="json"),
+            "backend": backend.backend,
+            "made": new_image and new_image.model_dump(mode="json"),
             "image": image and image.model_dump(mode="json"),
             "proof": proof and proof.model_dump(mode="json"),
         })  # fmt: skip
@@ -42,5 +42,5 @@ def trainer(
     if image and proof:
         versions = ", ".join(f"{name} {number}" for name, number in proof.versions.items())
         say(f"{image.name} can train, on {status.tried.trial_device}: Python {proof.python}, {versions}.")
-    place = f"in containers of {chosen.image.name}" if chosen.image else "in processes of this machine"
-    say(f"Trainings run {place}{f' because: {chosen.container_problem}' if chosen.container_problem else ''}.")
+    place = f"in containers of {backend.image.name}" if backend.image else "in processes of this machine"
+    say(f"Trainings run {place}{f' because: {backend.container_problem}' if backend.container_problem else ''}.")

@@ -12,17 +12,17 @@ from academy.loop.home import Home
 def archive(home: Home, name: str, because: str, *, by: str) -> tuple[Version, Packed]:
     """Pack a version's adapter into one file and remove its folder. Raises InputError where it must stay."""
     version = home.versions.get(name)
-    packed = retention.archive(home.ledger, home.versions, home.adapter_store, version, by=by, because=because)
-    return version, packed
+    file = retention.archive(home.ledger, home.versions, home.adapter_store, version, by=by, because=because)
+    return version, file
 
 
 def restore(home: Home, name: str, *, by: str) -> tuple[Version, Packed | None]:
     """Unpack a version's archived adapter; None where it is already on the disk."""
     version = home.versions.get(name)
-    packed = retention.restore(
+    file = retention.restore(
         home.ledger, home.versions, home.adapter_store, version.version, version.adapter, by=by
     )  # fmt: skip
-    return version, packed
+    return version, file
 
 
 def prune(home: Home, keep: int, *, by: str, dry_run: bool) -> list[Kept]:

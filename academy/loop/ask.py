@@ -27,8 +27,8 @@ def ask(home: Home, request: str, version: str | None = None, *, max_new_tokens:
     if version == BASE:
         number = adapter = BASE
     elif version is not None:
-        registered = home.versions.get(version)
-        number, adapter = registered.version, registered.adapter
+        target = home.versions.get(version)
+        number, adapter = target.version, target.adapter
     if adapter != BASE:
         home.runtime.load(home.use_adapter(adapter, by=by))
         home.runtime.verify(adapter)

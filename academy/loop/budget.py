@@ -26,9 +26,9 @@ class Budget(Record):
 
 def budget(home: Home) -> Budget:
     """The budget of this base model."""
-    left = home.ledger.budget_left(HORIZON)
+    remaining = home.ledger.budget_left(HORIZON)
     renewals = list(home.ledger.rows("renewal"))
     return Budget(
-        spent=HORIZON - left, left=left, horizon=HORIZON, renewals=len(renewals),
+        spent=HORIZON - remaining, left=remaining, horizon=HORIZON, renewals=len(renewals),
         renewed_at=renewals[-1].at if renewals else "",
     )  # fmt: skip

@@ -45,7 +45,7 @@ def newest_dataset(home: Home, digest: str | None) -> Dataset:
         return find_dataset(home.datasets, digest)
     datasets = all_datasets(home.datasets)
     if not datasets:
-        raise InputError("There is no dataset yet.", "Run `academy curate` to make one.")
+        raise InputError("No dataset exists yet.", "Run `academy curate` to make one.")
     return datasets[-1]
 
 
@@ -76,7 +76,7 @@ def allow_overlap(home: Home, key: str) -> str:
         for example in dataset.overlaps
         for overlap in example.overlaps
     }
-    matches = sorted(known for known in keys if known.startswith(key))
+    matches = sorted(candidate for candidate in keys if candidate.startswith(key))
     if len(matches) != 1:
         raise InputError(
             f"{'No overlap has' if not matches else 'More than one overlap has'} the key {key}.",
@@ -89,8 +89,8 @@ def allow_overlap(home: Home, key: str) -> str:
 def compare_datasets(home: Home, first: str, second: str) -> DatasetComparison:
     """What only one of two datasets has."""
     difference = proofs.diff(read_dataset(home.datasets, first), read_dataset(home.datasets, second))
-    changed = [*difference.only_in_first["train"][:SHOWN], *difference.only_in_second["train"][:SHOWN]]
-    return DatasetComparison(difference=difference, lessons=home.store.by_id(changed))
+    ids = [*difference.only_in_first["train"][:SHOWN], *difference.only_in_second["train"][:SHOWN]]
+    return DatasetComparison(difference=difference, lessons=home.store.by_id(ids))
 
 
 def rebuild_dataset(home: Home, digest: str | None) -> RebuildResult:
@@ -101,5 +101,5 @@ def rebuild_dataset(home: Home, digest: str | None) -> RebuildResult:
             f"The dataset {dataset.digest[:12]} was made for another base model.", "Name that model with --base-model."
         )
     with tempfile.TemporaryDirectory(dir=home.settings.folder("datasets").parent, prefix=".staging-") as scratch:
-        guarded = guarded_texts(home.settings)
-        return proofs.rebuild(home.store, home.holdout, home.base.count_tokens, dataset, Path(scratch), guarded)
+        suites = guarded_texts(home.settings)
+        return proofs.rebuild(home.store, home.holdout, home.base.count_tokens, dataset, Path(scratch), suites)

@@ -15,7 +15,7 @@ class Examined(Record):
 
     verdict: dict[str, Any]
     official: bool
-    held: Held | None
+    examination: Held | None
 
 
 def examine_player(home: Home, challenger: str, champion: str | None, suites: Sequence[str]) -> Examined:
@@ -24,9 +24,9 @@ def examine_player(home: Home, challenger: str, champion: str | None, suites: Se
     A version against the champion on all suites gets an official verdict: a ledger row, shown in the registry.
     Anything else is informational.
     """
-    row, held = hold_examination(home, challenger, champion, wanted=suites)
+    row, examination = hold_examination(home, challenger, champion, wanted=suites)
     if row is not None:
         publish_verdict(home, home.versions.get(challenger), row)
-        return Examined(verdict=in_words(home, row.body), official=True, held=held)
-    verdict = held.examination.verdict.model_dump(mode="json") if held else {}
-    return Examined(verdict=verdict, official=False, held=held)
+        return Examined(verdict=in_words(home, row.body), official=True, examination=examination)
+    verdict = examination.examination.verdict.model_dump(mode="json") if examination else {}
+    return Examined(verdict=verdict, official=False, examination=examination)

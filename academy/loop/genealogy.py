@@ -31,7 +31,7 @@ def history(home: Home, limit: int, before: int | None) -> list[Deployment]:
 def check_format(form: str) -> str:
     """The format, where it is one of FORMATS. Raises InputError."""
     if form not in FORMATS:
-        raise InputError(f"There is no format {form}.", f"Choose {', '.join(FORMATS)}.")
+        raise InputError(f"Unknown format {form}.", f"Choose {', '.join(FORMATS)}.")
     return form
 
 

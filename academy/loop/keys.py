@@ -33,11 +33,12 @@ def resign(home: Home, names: Sequence[str], *, all_of_them: bool) -> Resigned:
         raise InputError("No version is named.", "Name the versions that you vouch for, or add --all.")
     versions = list(home.versions.newest()) if all_of_them else [home.versions.get(name) for name in names]
     copies = home.settings.home.resolve() / "mlartifacts"
-    signed, refused = [], {}
+    names_signed: list[str] = []
+    reasons: dict[str, str] = {}
     for version in versions:
         try:
             if resign_adapter(home.gate, version, copies, unsigned=not all_of_them):
-                signed.append(version.version)
+                names_signed.append(version.version)
         except AdapterError as problem:
-            refused[version.version] = str(problem)
-    return Resigned(signed=tuple(signed), refused=refused)
+            reasons[version.version] = str(problem)
+    return Resigned(signed=tuple(names_signed), refused=reasons)

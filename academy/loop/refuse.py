@@ -32,5 +32,5 @@ def readmit(home: Home, name: str, because: str) -> Refusal:
 
 def _refusal(home: Home, row: Row) -> Refusal:
     champion = home.ledger.champion()
-    blocked = champion.version != BASE and bool(refusal(home.ledger, champion.adapter, [champion.version]))
-    return Refusal(row=row.body, sentence=refused(row), champion=champion, champion_refused=blocked)
+    is_blocked = champion.version != BASE and bool(refusal(home.ledger, champion.adapter, [champion.version]))
+    return Refusal(row=row.body, sentence=refused(row), champion=champion, champion_refused=is_blocked)

@@ -58,8 +58,8 @@ def serve(
     )  # fmt: skip
 
     async def identify(adapter: str) -> Identity:
-        opened = await asyncio.to_thread(admit_adapter, home.gate, adapter)
-        return await check_identity(engine, opened.adapter)
+        candidate = await asyncio.to_thread(admit_adapter, home.gate, adapter)
+        return await check_identity(engine, candidate.adapter)
 
     hooks = AdapterHooks(
         check=identify,

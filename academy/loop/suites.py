@@ -33,14 +33,14 @@ def list_suites(settings: Settings) -> SuiteList:
     unavailable = sandbox.because if isinstance(sandbox, Unavailable) else ""
     rows = [
         SuiteStatus(
-            suite=name, asked=name in settings.suites, what=what, left_out=unavailable if name == "coding" else ""
+            suite=name, asked=name in settings.suites, what=content, left_out=unavailable if name == "coding" else ""
         )
-        for name, what in SUITES.items()
+        for name, content in SUITES.items()
     ]
     for suite in [UserSuite.read(suite_file(name)) for name in settings.suites if name not in SUITES]:
-        what = f"{len(suite.questions())} questions of your own; {suite.role}"
+        content = f"{len(suite.questions())} questions of your own; {suite.role}"
         left_out = unavailable if suite.needs_sandbox else ""
-        rows.append(SuiteStatus(suite=suite.name, asked=True, what=what, left_out=left_out))
+        rows.append(SuiteStatus(suite=suite.name, asked=True, what=content, left_out=left_out))
     return SuiteList(
         suites=tuple(rows),
         sandbox=None if isinstance(sandbox, Unavailable) else sandbox.name,

@@ -17,7 +17,7 @@ SECONDS = 1200
 class TrainerStatus(Record):
     """Where trainings run, and the image that was tried: the one of the settings, or one that was made just now."""
 
-    chosen: BackendChoice
+    backend: BackendChoice
     tried: BackendChoice
 
     @property
@@ -45,15 +45,15 @@ def trainer_status(settings: Settings, *, made: bool = False) -> TrainerStatus:
 
     Raises EngineError and TrainingError where no training can run there.
     """
-    chosen = _choose(settings)
-    if not made or chosen.image is not None:
-        return TrainerStatus(chosen=chosen, tried=chosen)
+    backend = _choose(settings)
+    if not made or backend.image is not None:
+        return TrainerStatus(backend=backend, tried=backend)
     in_container = settings.model_copy(update={"training_backend": "container", "training_processes": 1})
-    return TrainerStatus(chosen=chosen, tried=_choose(in_container))
+    return TrainerStatus(backend=backend, tried=_choose(in_container))
 
 
 def _choose(settings: Settings) -> BackendChoice:
-    chosen = select_backend(settings)
-    if chosen.refusal:
-        raise chosen.refusal.error
-    return chosen
+    backend = select_backend(settings)
+    if backend.refusal:
+        raise backend.refusal.error
+    return backend

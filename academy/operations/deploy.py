@@ -41,7 +41,7 @@ def deploy(settings: Settings) -> Deployed:
     os.environ["ACADEMY_HOME"] = str(settings.home.resolve())
     checkout = Path(__file__).parents[2]
     if not (checkout / "prefect.yaml").is_file():
-        raise InputError("There is no prefect.yaml beside the flows.", "Deploy from a checkout of the project.")
+        raise InputError("The flows have no prefect.yaml beside them.", "Deploy from a checkout of the project.")
     make_pools(url, [POOL, *POOLS.values()])
     _prefect(checkout, "--no-prompt", "deploy", "--all")
     return Deployed(

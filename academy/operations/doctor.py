@@ -93,13 +93,13 @@ def _base(name: str) -> Finding:
 
 def _seed_intact() -> Finding:
     lines = (SEED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    altered = [name for digest, name in map(str.split, lines) if digest_of_file(SEED_FOLDER / name) != digest]
+    names = [name for digest, name in map(str.split, lines) if digest_of_file(SEED_FOLDER / name) != digest]
     return Finding(
         name="seed model",
-        works=not altered,
+        works=not names,
         needed=False,
-        found=f"altered: {', '.join(altered)}" if altered else f"{len(lines)} files checked",
-        remedy=f"Install the package again, or use a base model other than '{SEED}'." if altered else "",
+        found=f"altered: {', '.join(names)}" if names else f"{len(lines)} files checked",
+        remedy=f"Install the package again, or use a base model other than '{SEED}'." if names else "",
     )
 
 
@@ -191,17 +191,17 @@ def _docker(machine: Inventory) -> Finding:
 
 def check_training(settings: Settings, machine: Inventory) -> Finding:
     """Where trainings run. A container that the settings ask for is tried, and needed: nothing replaces it."""
-    chosen = select_backend(settings, machine)
-    if chosen.refusal:
+    backend = select_backend(settings, machine)
+    if backend.refusal:
         return Finding(
-            name="training", works=False, needed=True, found=chosen.refusal.message, remedy=chosen.refusal.remedy
+            name="training", works=False, needed=True, found=backend.refusal.message, remedy=backend.refusal.remedy
         )
-    image, proof = chosen.image, chosen.proof
+    image, proof = backend.image, backend.proof
     if image is None or proof is None:
-        because = f" because: {chosen.container_problem}" if chosen.container_problem else ""
+        because = f" because: {backend.container_problem}" if backend.container_problem else ""
         return Finding(name="training", works=True, needed=True, found=f"in processes of this machine{because}")
     versions = f"torch {proof.versions['torch']}, trl {proof.versions['trl']}"
-    place = f"in containers of {image.name}, {image.digest[:19]}: {versions}, tried on {chosen.trial_device}"
+    place = f"in containers of {image.name}, {image.digest[:19]}: {versions}, tried on {backend.trial_device}"
     return Finding(name="training", works=True, needed=True, found=place)
 
 
@@ -213,10 +213,10 @@ def _docker_sandbox(settings: Settings) -> Finding:
         return Finding(
             name="Docker sandbox", works=False, needed=False, found=problem.message, remedy=problem.remedy,
         )  # fmt: skip
-    removed = f"; {sandbox.removed} left-over containers removed" if sandbox.removed else ""
+    cleanup = f"; {sandbox.removed} left-over containers removed" if sandbox.removed else ""
     return Finding(
         name="Docker sandbox", works=trial.ended == "done", needed=False, remedy="",
-        found=f"{sandbox.image.name}, {sandbox.image.digest[:19]}: a test program ended as {trial.ended}{removed}",
+        found=f"{sandbox.image.name}, {sandbox.image.digest[:19]}: a test program ended as {trial.ended}{cleanup}",
     )  # fmt: skip
 
 

@@ -259,7 +259,7 @@ def test_the_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> N
     image = ET.parse(tmp_path / "tree.svg").getroot()  # noqa: S314  our own file
     assert image.tag.endswith("svg")
     assert evolved.home.run("genealogy", "--format", "mermaid").out.startswith("flowchart TD\n")
-    assert "There is no format dot" in refused(evolved.home.run("genealogy", "--format", "dot"))
+    assert "Unknown format dot" in refused(evolved.home.run("genealogy", "--format", "dot"))
     (version,) = told(evolved.home.run("genealogy", "--json"))["versions"]
     assert version["recipe"]["epochs"] == 10
     assert [one["action"] for one in version["events"]] == ["deploy"]

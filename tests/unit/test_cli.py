@@ -284,7 +284,7 @@ def test_a_command_that_does_not_exist_or_is_out_of_bounds_is_refused(
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("ACADEMY_MIN_LESSONS", "0", "ACADEMY_MIN_LESSONS='0' is no valid value"),
+        ("ACADEMY_MIN_LESSONS", "0", "ACADEMY_MIN_LESSONS='0' is not valid"),
         ("ACADEMY_MIN_LESONS", "5", "Did you mean ACADEMY_MIN_LESSONS?"),
         ("ACADEMY_BASE_MODEL", "./none", "There is no base model folder ./none"),
         ("ACADEMY_DATABASE_URL", "nonsense", "database"),

@@ -254,7 +254,7 @@ def test_the_command_summarises_any_trainers_log(tmp_path: Path, capsys: pytest.
 
 
 def test_a_log_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="There is no file"):
+    with pytest.raises(InputError, match="does not exist"):
         metrics(tmp_path / "none.log")
 
 

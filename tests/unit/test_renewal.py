@@ -390,7 +390,7 @@ def test_the_budget_is_told_before_and_after_a_renewal(academy: Academy, work: H
     for _ in range(HORIZON - 5):
         spend(work, dataset)
     told = academy("budget")
-    assert told.out.startswith(f"4 of {HORIZON} examinations are left that can promote.")
+    assert told.out.startswith(f"4 of {HORIZON} examinations that can promote are left.")
     assert "academy holdout renew" in told.out
     teach(work, 24, seed=1)
     found = shown(academy, "holdout", "renew")

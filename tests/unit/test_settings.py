@@ -86,7 +86,7 @@ def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: str, monkeyp
     monkeypatch.setenv(name, value)
     with pytest.raises(InputError) as refused:
         load_settings()
-    assert f"{value!r} is no valid value" in str(refused.value)
+    assert f"{value!r} is not valid" in str(refused.value)
     assert name.removeprefix("ACADEMY_").removeprefix("DEFAULT_") in str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -99,13 +99,13 @@ def test_an_empty_value_is_the_default(name: str, monkeypatch: pytest.MonkeyPatc
 
 def test_a_mistyped_name_is_refused_with_the_near_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_MIN_LESONS", "5")
-    with pytest.raises(InputError, match=r"ACADEMY_MIN_LESONS is no setting .* Did you mean ACADEMY_MIN_LESSONS\?"):
+    with pytest.raises(InputError, match=r"ACADEMY_MIN_LESONS is not a setting .* Did you mean ACADEMY_MIN_LESSONS\?"):
         load_settings()
 
 
 def test_a_name_that_is_near_to_none_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_XYZZY", "5")
-    with pytest.raises(InputError, match="ACADEMY_XYZZY is no setting"):
+    with pytest.raises(InputError, match="ACADEMY_XYZZY is not a setting"):
         load_settings()
 
 
