@@ -396,7 +396,7 @@ def test_the_budget_is_told_before_and_after_a_renewal(academy: Academy, work: H
     found = shown(academy, "holdout", "renew")
     assert (found["left"], found["groups"] >= FEWEST_GROUPS) == (HORIZON, True)
     assert shown(academy, "budget")["renewals"] == 1
-    assert "The hold-out was renewed 1 times, at last on 20" in academy("budget").out
+    assert "The hold-out was renewed 1 times, most recently on 20" in academy("budget").out
 
 
 def test_a_renewal_that_is_refused_is_one_line(academy: Academy, work: Home) -> None:
