@@ -8,7 +8,7 @@ export ACADEMY_HOME ?= $(CURDIR)/data
 export DO_NOT_TRACK := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: evolve test check format campaign bench serve pages deploy clean
+.PHONY: evolve test test-fast check words format campaign bench serve pages deploy clean
 
 # torch is asked for by its exact version: a looser wish can bring gigabytes of CUDA packages to a machine without a GPU.
 $(READY): pyproject.toml constraints.txt
@@ -25,14 +25,23 @@ $(ACADEMY_HOME)/.ready: | $(READY)
 evolve: $(READY) $(ACADEMY_HOME)/.ready
 	$(BIN)/academy evolve --lessons examples/lessons/01-2026-07-operations.jsonl --tasks examples/tasks.jsonl
 
+# All tests but the campaign's, on all cores.
 test: $(READY)
 	$(BIN)/python -m pytest -m 'not campaign' --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+# The unit tests only: no training, no Prefect. Properties are tried with 25 examples, where `make test` tries 100.
+test-fast: $(READY)
+	HYPOTHESIS_EXAMPLES=25 $(BIN)/python -m pytest -m 'not campaign' --numprocesses auto --dist loadfile --no-loadscope-reorder tests/unit
 
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Plain English: words that docs/glossary.md replaces, and local names that name nothing.
+words: $(READY)
+	$(BIN)/python tools/plain_words.py
 
 format: $(READY)
 	$(BIN)/ruff format .

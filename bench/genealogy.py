@@ -25,6 +25,7 @@ from academy.genealogy.tree import family_tree
 from academy.genealogy.versions import Versions
 from academy.loop.home import Home
 from academy.store.ledger import Ledger
+from academy.store.ledger_rows import ChampionConfig, PromotionEntry
 
 CALLS = 9
 GOAL = 0.2
@@ -92,11 +93,11 @@ def _crown(ledger: Ledger, count: int) -> None:
     with ledger.database.write() as connection:
         before = "base"
         for n in range(10, count + 1, 10):
-            body = {
-                "version": str(n), "adapter": f"{n:064x}", "generation": n // 10, "cursor": n, "verdict": None,
-                "by": "bench", "because": "", "replaces": before, "config": {"base_model": "seed"},
-            }  # fmt: skip
-            ledger.append("promotion", f"bench:{n}", body, connection)
+            entry = PromotionEntry(
+                version=str(n), adapter=f"{n:064x}", generation=n // 10, cursor=n, verdict=None,
+                by="bench", because="", replaces=before, config=ChampionConfig(base_model="seed"),
+            )  # fmt: skip
+            ledger.append(f"bench:{n}", entry, connection)
             before = str(n)
 
 

@@ -43,6 +43,7 @@ from academy.settings import Settings
 from academy.store.database import Database
 from academy.store.files import write_file
 from academy.store.ledger import Ledger
+from academy.store.ledger_rows import PromotionEntry
 from academy.store.signing import Keys
 from tests.colours import QUESTIONS, says, train_colours
 
@@ -74,16 +75,14 @@ class House:
     colours: Mapping[str, str]  # by digest
     pid: int
 
-    def crown(self, number: int) -> None:
+    def make_champion(self, number: int) -> None:
         """Promote the next colour by a row of the ledger and tell the gateway."""
         digests = list(self.colours)
         digest = digests[number % len(digests)]
         champion = self.ledger.champion()
-        body = {
-            "version": str(digests.index(digest) + 1), "adapter": digest, "generation": champion.generation + 1,
-            "cursor": 0,
-        }  # fmt: skip
-        seq = self.ledger.crown("promotion", champion, body).seq
+        version, generation = str(digests.index(digest) + 1), champion.generation + 1
+        entry = PromotionEntry(version=version, adapter=digest, generation=generation, cursor=0)
+        seq = self.ledger.set_champion(champion, entry).seq
         told = self.client.follow()
         assert (told.champion.row, told.because) == (seq, ""), told
 
@@ -189,7 +188,7 @@ async def phase(found: House, clients: int, replies: int, swaps: int) -> tuple[T
         nonlocal swapping
         for number in range(swaps):
             began = time.perf_counter()
-            await asyncio.to_thread(found.crown, number + 1)
+            await asyncio.to_thread(found.make_champion, number + 1)
             took.append(time.perf_counter() - began)
             await asyncio.sleep(0.02)
         swapping = False
@@ -236,7 +235,7 @@ async def alone(found: House, times: int) -> float:
 
 def measure(found: House, clients: int, swaps: int, replies: int) -> dict[str, Any]:
     """The table's row: without swaps first, then with them."""
-    found.crown(0)
+    found.make_champion(0)
     still, _ = asyncio.run(phase(found, clients, replies, 0))
     moving, took = asyncio.run(phase(found, clients, replies, swaps))
     return {
@@ -272,7 +271,7 @@ def main() -> None:
         steps = 10 if given.memory_swaps else 0
         for step in range(steps):
             for number in range(given.memory_swaps // steps):
-                found.crown(step + number + 1)
+                found.make_champion(step + number + 1)
             row["memory MB"].append(round(found.memory / 1e6, 1))
         if given.alone:
             row["p50 over HTTP ms"] = round(asyncio.run(alone(found, given.alone)), 2)

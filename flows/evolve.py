@@ -17,7 +17,7 @@ from academy.loop.training import Overrides
 from academy.professor.recipe import validate_fields
 from academy.settings import load_settings
 from academy.store.ledger import BASE
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from tasks import loop
 
 Rank = Annotated[int | None, Field(ge=4, le=256)]
@@ -67,7 +67,7 @@ def evolve(
         init_adapter=init_adapter, recipe=validate_fields(recipe or {}),
     )  # fmt: skip
     settings = load_settings()
-    with only_one(settings.folder("locks") / "evolve", "Another evolution is running in this home."):
+    with exclusive_lock(settings.folder("locks") / "evolve", "Another evolution is running in this home."):
         read = loop.read_experience(lessons, tasks, base_model)
         watch.lap("experience")
         dataset = loop.curate_dataset(repositories(repositories_read, settings.workspace_root), base_model)
@@ -102,8 +102,8 @@ def evolve(
         watch.lap("promotion")
     return told | {
         "adapter": {"digest": challenger.adapter, "version": challenger.version, "parent": challenger.parent},
-        "verdict": verdict.body,
-        "champion": challenger.version if acted.promoted else verdict.body["champion_version"] or BASE,
+        "verdict": verdict.body.as_json(),
+        "champion": challenger.version if acted.promoted else verdict.body.champion_version or BASE,
         "promoted": acted.promoted,
         "waiting": acted.waiting,
         "stages": watch.laps,

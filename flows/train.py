@@ -11,7 +11,7 @@ from academy.loop.training import Asked
 from academy.operations.prefect_server import training_lock
 from academy.professor.search_space import TuningResult
 from academy.settings import load_settings
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from tasks import loop
 
 
@@ -37,7 +37,7 @@ def train(
         asked: Digests of what an evolution ordered, which refuse anything else; empty by hand.
     """
     lock = training_lock(load_settings().folder("locks"), str(flow_run.get_id()))
-    with only_one(lock, "This very run is at work already."):
+    with exclusive_lock(lock, "This very run is at work already."):
         try:
             return loop.train_here(dataset, device, recipe, decision, base_model, tuned, asked)
         finally:

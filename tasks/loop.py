@@ -29,7 +29,8 @@ from academy.loop.verify import Verified
 from academy.professor.decision import Decision
 from academy.professor.recipe import Recipe
 from academy.professor.search_space import TuningResult
-from academy.store.ledger import Champion, Row
+from academy.store.ledger import Champion
+from academy.store.ledger_rows import Row, VerdictEntry
 from tasks import dispatch
 
 log = logging.getLogger("academy")
@@ -147,7 +148,7 @@ def _tags(decision: str) -> dict[str, str]:
 
 
 @task(name="examine", timeout_seconds=6 * 3600, persist_result=True, **_again)
-def examine_challenger(challenger: Version, decision: Decision, base_model: str | None) -> Row:
+def examine_challenger(challenger: Version, decision: Decision, base_model: str | None) -> Row[VerdictEntry]:
     """Champion against challenger; the verdict is a ledger row."""
     home = Home.open(base_model)
     row, _ = hold_examination(home, challenger.version, decision=decision)
@@ -167,19 +168,21 @@ def examine_players(
     if row is not None:
         publish_verdict(home, home.versions.get(challenger), row)
         _show(home, row)
-    verdict = row.body if row is not None else held.examination.verdict.model_dump(mode="json") if held else {}
+    verdict = (
+        row.body.as_json() if row is not None else held.examination.verdict.model_dump(mode="json") if held else {}
+    )
     return {"verdict": verdict, "of_record": row is not None, "report": str(held.report) if held else None}
 
 
-def _show(home: Home, row: Row) -> None:
+def _show(home: Home, row: Row[VerdictEntry]) -> None:
     """The report among Prefect's artifacts. It quotes no lesson: what Prefect keeps could not be forgotten."""
     create_markdown_artifact(
-        brief_report(home, row), key=f"examination-v{row.body['version']}", description=row.body["outcome"]
+        brief_report(home, row), key=f"examination-v{row.body.version}", description=row.body.outcome
     )  # fmt: skip
 
 
 @task(name="promote", timeout_seconds=1800, persist_result=True, **_again)
-def act_on_verdict(challenger: Version, verdict: Row, base_model: str | None) -> Acted:
+def act_on_verdict(challenger: Version, verdict: Row[VerdictEntry], base_model: str | None) -> Acted:
     """Do what the verdict says; where a person must approve, the winner waits."""
     return act(Home.open(base_model), challenger, verdict, by=_this_run())
 

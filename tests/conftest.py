@@ -14,8 +14,9 @@ import pytest
 
 from academy.adapters.adapter import Adapter
 from tests import skips
-from tests.campaign.house import RECIPE, Ended, RealHome, bare, write_topics
 from tests.forks import Forks
+from tests.homes import Ended, RealHome, bare
+from tests.topics import RECIPE, write_topics
 
 
 @dataclass(frozen=True)

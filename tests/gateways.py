@@ -31,6 +31,7 @@ from academy.serving.runtimes.base import Capabilities, LiveRuntime, Piece, Turn
 from academy.settings import Settings
 from academy.store.database import Database
 from academy.store.ledger import BASE, Ledger
+from tests.ledger_entries import CHANGES, ChangeKind
 
 PATIENCE = 20.0
 
@@ -60,12 +61,11 @@ class Running:
             model=model, messages=[{"role": "user", "content": text}], **more
         )
 
-    def crown(self, adapter: str, version: str, kind: Any = "promotion") -> int:
+    def make_champion(self, adapter: str, version: str, kind: ChangeKind = "promotion") -> int:
         """A row of the ledger, as a promotion writes it."""
         champion = self.ledger.champion()
         generation = 0 if adapter == BASE else champion.generation + 1
-        body = {"version": version, "adapter": adapter, "generation": generation, "cursor": 0}
-        return self.ledger.crown(kind, champion, body).seq
+        return self.ledger.set_champion(champion, CHANGES[kind](version, adapter, generation)).seq
 
     def health(self) -> dict[str, Any]:
         found: dict[str, Any] = httpx.get(f"{self.url}/healthz", timeout=PATIENCE).json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,5 +27,6 @@ def install_plugin(
     (site / f"{package}.py").write_text(code, encoding="utf-8")
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n", encoding="utf-8")
     (metadata / "entry_points.txt").write_text(f"[{group}]\n{name} = {package}:{attribute}\n", encoding="utf-8")
+    monkeypatch.delitem(sys.modules, package, raising=False)  # another test may have installed one of this name
     monkeypatch.syspath_prepend(str(site))
     return site

@@ -13,9 +13,11 @@ from academy.genealogy.tracking import ORDER_TAG
 from academy.genealogy.versions import CHAMPION, Version, Versions
 from academy.lifecycle.gate import Gate
 from academy.lifecycle.promotion import promote, record_verdict, rollback
-from academy.store.ledger import BASE, Ledger, Row
+from academy.store.ledger import BASE, Ledger
+from academy.store.ledger_rows import PromotionEntry, Row, VerdictEntry
 from academy.store.signing import Keys
 from tests.adapters import MODULES, publish
+from tests.ledger_entries import verdict as verdict_entry
 
 
 @dataclass
@@ -86,21 +88,23 @@ class House:
                 self.versions.family, version.version, ORDER_TAG if name == "order" else name, value
             )
 
-    def examine(self, version: Version, outcome: str = "PROMOTE", cursor: int = 10) -> Row:
+    def examine(self, version: Version, outcome: str = "PROMOTE", cursor: int = 10) -> Row[VerdictEntry]:
         """A verdict on a version against the present champion."""
-        champion = self.ledger.champion().adapter
-        body = {
-            "outcome": outcome, "challenger": version.adapter, "champion": champion, "cursor": cursor, "spends": True,
-            "version": version.version, "champion_version": self.ledger.champion().version, "because": "a test says so",
-        }  # fmt: skip
+        champion = self.ledger.champion()
+        entry = verdict_entry(
+            outcome, challenger=version.adapter, champion=champion.adapter, cursor=cursor, version=version.version,
+            champion_version=champion.version, because="a test says so",
+        )  # fmt: skip
         key = f"verdict:{len(list(self.ledger.rows()))}"
-        return record_verdict(self.ledger, key, body, (self.ledger.champion().cursor, cursor))
+        return record_verdict(self.ledger, key, entry, (champion.cursor, cursor))
 
-    def promote(self, version: Version, verdict: Row, check: Callable[[str], None] | None = None, **more: Any) -> Row:
+    def promote(
+        self, version: Version, verdict: Row[VerdictEntry], check: Callable[[str], None] | None = None, **more: Any
+    ) -> Row[PromotionEntry]:
         serving = more.pop("serving", None) or Standby(check)
         return promote(self.ledger, self.versions, version, self.gate, verdict, serving, **more)
 
-    def crown(self, version: Version) -> None:
+    def make_champion(self, version: Version) -> None:
         self.promote(version, self.examine(version))
 
     def rollback(self, to: str | None = None, serving: Standby | None = None) -> str:

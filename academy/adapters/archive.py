@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from academy.adapters.adapter import read_adapter
 from academy.errors import AdapterError
 from academy.records import Record, canonical
-from academy.store.files import STAGING, digest_of_file, publish_folder, said_plainly, write_file
+from academy.store.files import STAGING, digest_of_file, explain_disk_errors, publish_folder, write_file
 
 
 class Packed(Record):
@@ -95,7 +95,7 @@ class AdapterStore:
                 raise AdapterError(f"{path} is no plain file.", "Take it out of the adapter's folder first.")
         files = {path.name: digest_of_file(path) for path in paths}
         place = self._file(digest)
-        with said_plainly(self.archive):
+        with explain_disk_errors(self.archive):
             self.archive.mkdir(parents=True, exist_ok=True)
             handle, staged = tempfile.mkstemp(dir=self.archive, prefix=STAGING)
             try:
@@ -132,7 +132,7 @@ class AdapterStore:
         if self.packed(digest) is None:
             raise AdapterError(f"The adapter {digest[:12]} has no archive.", "Archive it first.")
         if self.here(digest):
-            with said_plainly(self.adapters):
+            with explain_disk_errors(self.adapters):
                 away = Path(tempfile.mkdtemp(dir=self.adapters, prefix=STAGING))
                 self.folder(digest).rename(away / digest[:16])
                 shutil.rmtree(away)
@@ -169,7 +169,7 @@ class AdapterStore:
 
     @contextmanager
     def _lock(self, digest: str, how: int) -> Iterator[None]:
-        with said_plainly(self.locks):
+        with explain_disk_errors(self.locks):
             self.locks.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.locks / digest[:16], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

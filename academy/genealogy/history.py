@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from pydantic import Field
 
 from academy.records import Record
-from academy.store.ledger import BASE, Kind, Ledger, Row
+from academy.store.ledger import BASE, Ledger
+from academy.store.ledger_rows import (
+    ApprovalEntry,
+    ArchiveEntry,
+    ChampionEntry,
+    Entry,
+    PromotionEntry,
+    RefusalEntry,
+    RestoreEntry,
+    RollbackEntry,
+    Row,
+)
 
 Action = Literal["deploy", "rollback", "archive", "restore", "approve", "decline"]
-KINDS: tuple[Kind, ...] = ("promotion", "rollback", "archive", "restore", "approval")
+Change = PromotionEntry | RollbackEntry | ArchiveEntry | RestoreEntry | ApprovalEntry
+CHANGES: tuple[type[Change], ...] = (PromotionEntry, RollbackEntry, ArchiveEntry, RestoreEntry, ApprovalEntry)
 
 
 class Deployment(Record):
@@ -58,26 +70,46 @@ def history(
     ledger: Ledger, limit: int | None = None, before: int | None = None, versions: Collection[str] | None = None
 ) -> list[Deployment]:
     """Changes, newest first; `before` is a row's number, `versions` leaves only what concerns these."""
-    return [deployment(row) for row in ledger.latest(*KINDS, limit=limit, before=before, versions=versions)]
+    return [deployment(row) for row in ledger.latest(*CHANGES, limit=limit, before=before, versions=versions)]
 
 
-def deployment(row: Row) -> Deployment:
-    """A ledger row of one of KINDS as a deployment."""
-    body = row.body
-    actions: dict[str, Action] = {"promotion": "deploy", "rollback": "rollback", "archive": "archive"}
-    actions |= {"restore": "restore", "approval": "approve" if body.get("approved") else "decline"}
+def is_change(row: Row[Entry]) -> TypeGuard[Row[Change]]:
+    """Whether a row can be shown as a deployment."""
+    return isinstance(row.body, CHANGES)
+
+
+def deployment(row: Row[Change]) -> Deployment:
+    """The ledger row of a change as a deployment."""
+    entry = row.body
+    champion = entry if isinstance(entry, ChampionEntry) else None
     return Deployment(
         seq=row.seq,
         at=row.at,
-        action=actions[row.kind],
-        version=str(body["version"]),
-        adapter=str(body["adapter"]),
-        replaces=str(body.get("replaces", "")),
-        by=str(body.get("by", "")),
-        verdict=body.get("verdict"),
-        notes=str(body.get("because", "")),
-        config=body.get("config") or {},
+        action=_action(entry),
+        version=entry.version,
+        adapter=entry.adapter,
+        replaces=champion.replaces if champion else "",
+        by=entry.by,
+        verdict=None if isinstance(entry, ArchiveEntry | RestoreEntry) else entry.verdict,
+        notes=entry.because,
+        config=champion.config.as_json() if champion else {},
     )
+
+
+def _action(entry: Change) -> Action:
+    match entry:
+        case PromotionEntry():
+            return "deploy"
+        case ApprovalEntry(approved=True):
+            return "approve"
+        case ApprovalEntry():
+            return "decline"
+        case RollbackEntry():
+            return "rollback"
+        case ArchiveEntry():
+            return "archive"
+        case RestoreEntry():
+            return "restore"
 
 
 def shown(version: str) -> str:
@@ -85,9 +117,8 @@ def shown(version: str) -> str:
     return version if version == BASE else f"v{version}"
 
 
-def refused(row: Row) -> str:
-    """A row of the kind `refuse` as a sentence."""
-    body = row.body
-    who = f"all before v{body['older_than']}" if "older_than" in body else shown(body["version"])
-    why = f" ({body['because']})" if body.get("because") else ""
-    return f"{who} {'is served again' if body.get('refused') is False else 'must not be served'}{why}"
+def refused(entry: RefusalEntry) -> str:
+    """A refusal as a sentence."""
+    who = f"all before v{entry.older_than}" if entry.older_than is not None else shown(entry.version)
+    why = f" ({entry.because})" if entry.because else ""
+    return f"{who} {'must not be served' if entry.refused else 'is served again'}{why}"

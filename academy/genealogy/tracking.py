@@ -23,7 +23,7 @@ from academy.errors import HomeError
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.progress import Progress
 from academy.settings import Settings
-from academy.store.files import STAGING, said_plainly
+from academy.store.files import STAGING, explain_disk_errors
 
 EXPERIMENT = "academy"
 ORDER_TAG = "academy.order"
@@ -87,9 +87,9 @@ def _make_database(settings: Settings) -> None:
         return
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
-    with said_plainly(place.parent):
+    with explain_disk_errors(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
-    with said_plainly(place.parent), tempfile.TemporaryDirectory(dir=place.parent, prefix=STAGING) as folder:
+    with explain_disk_errors(place.parent), tempfile.TemporaryDirectory(dir=place.parent, prefix=STAGING) as folder:
         draft = Path(folder) / "mlflow.db"
         engine = create_sqlalchemy_engine(f"sqlite:///{draft}")
         try:

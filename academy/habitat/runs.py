@@ -23,7 +23,7 @@ from academy.habitat.backends.process import (
 )
 from academy.habitat.progress import Line, Progress, line, progress
 from academy.store.files import write_file
-from academy.store.locks import is_held
+from academy.store.locks import is_locked
 
 PREFIX = "training-"
 """A job's name is this and its run's name."""
@@ -76,7 +76,7 @@ def _within(folder: Path) -> Iterator[Path]:
 
 def is_followed(folder: Path) -> bool:
     """Whether somebody runs it now."""
-    return is_held(folder / LOCK)
+    return is_locked(folder / LOCK)
 
 
 def run_progress(folder: Path, price: float | None = None) -> Progress:

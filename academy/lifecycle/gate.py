@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from academy.adapters.adapter import MANIFEST, Opened, signed_manifest, signed_part
 from academy.adapters.tensors import strict_json
@@ -24,7 +23,14 @@ from academy.genealogy.versions import Version, Versions
 from academy.models.chat_template import digest_of_template
 from academy.records import Record
 from academy.store.files import write_file
-from academy.store.ledger import Ledger, Row
+from academy.store.ledger import Ledger
+from academy.store.ledger_rows import (
+    PromotionEntry,
+    RefusalEntry,
+    RollbackEntry,
+    Row,
+    VerdictEntry,
+)
 from academy.store.signing import Keys
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -107,17 +113,15 @@ class Watch:
         of the adapter, and of the ledger one row where nobody was refused since the last time."""
         if (key := self._signers.get(digest)) is not None and self._gate.keys.is_revoked(key):
             return f"It was signed by the key {key}, which was revoked."
-        for newest in self._gate.ledger.latest("refuse", limit=1):
+        for newest in self._gate.ledger.latest(RefusalEntry, limit=1):
             if (digest, newest.seq) not in self._refused:
                 self._refused[digest, newest.seq] = refusal(self._gate.ledger, digest, self._numbers(digest))
             return self._refused[digest, newest.seq]
         return ""
 
     def _numbers(self, digest: str) -> set[str]:
-        rows = self._gate.ledger.rows("verdict", "promotion")
-        return {
-            str(row.body["version"]) for row in rows if digest in (row.body.get("challenger"), row.body.get("adapter"))
-        }
+        rows = self._gate.ledger.rows(VerdictEntry, PromotionEntry)
+        return {row.body.version for row in rows if row.body.digest == digest}
 
 
 def verify_version(gate: Gate, version: Version, datasets: Path) -> Verification:
@@ -163,7 +167,7 @@ def resign_adapter(gate: Gate, version: Version, copies: Path, *, unsigned: bool
     return True
 
 
-def refuse_adapter(ledger: Ledger, version: Version, because: str, *, older: bool = False) -> Row:
+def refuse_adapter(ledger: Ledger, version: Version, because: str, *, older: bool = False) -> Row[RefusalEntry]:
     """Refuse a version from now on, or with `older` all versions before it; that cannot be taken back.
 
     Raises InputError for a version without an adapter: the base model is nobody's to refuse.
@@ -171,13 +175,17 @@ def refuse_adapter(ledger: Ledger, version: Version, because: str, *, older: boo
     if not older and not DIGEST.fullmatch(version.adapter):
         raise InputError(f"{version.name} has no adapter.", "There is nothing to refuse.")
     if older:
-        return _append(ledger, {"older_than": int(version.version), "because": because})
-    return _append(ledger, {**_named(version), "refused": True, "because": because})
+        return _append(ledger, RefusalEntry(older_than=int(version.version), because=because))
+    return _append(
+        ledger, RefusalEntry(adapter=version.adapter, version=version.version, refused=True, because=because)
+    )
 
 
-def readmit_adapter(ledger: Ledger, version: Version, because: str) -> Row:
+def readmit_adapter(ledger: Ledger, version: Version, because: str) -> Row[RefusalEntry]:
     """Take back that a version itself was refused."""
-    return _append(ledger, {**_named(version), "refused": False, "because": because})
+    return _append(
+        ledger, RefusalEntry(adapter=version.adapter, version=version.version, refused=False, because=because)
+    )
 
 
 def refusal(ledger: Ledger, digest: str, versions: Iterable[str]) -> str:
@@ -187,12 +195,12 @@ def refusal(ledger: Ledger, digest: str, versions: Iterable[str]) -> str:
     """
     newest = max((int(one) for one in versions), default=0)
     found = ""
-    for row in ledger.rows("refuse"):
-        why = f" ({row.body['because']})" if row.body["because"] else ""
-        if newest < row.body.get("older_than", 0):
-            return f"Versions before v{row.body['older_than']} were refused on {row.at[:10]}{why}."
-        if row.body.get("adapter") == digest:  # the last word on it counts
-            found = f"v{row.body['version']} was refused on {row.at[:10]}{why}." if row.body["refused"] else ""
+    for row in ledger.rows(RefusalEntry):
+        why = f" ({row.body.because})" if row.body.because else ""
+        if newest < (row.body.older_than or 0):
+            return f"Versions before v{row.body.older_than} were refused on {row.at[:10]}{why}."
+        if row.body.adapter == digest:  # the last word on it counts
+            found = f"v{row.body.version} was refused on {row.at[:10]}{why}." if row.body.refused else ""
     return found
 
 
@@ -203,12 +211,8 @@ def _is_copy(path: Path, body: bytes) -> bool:
         return False
 
 
-def _named(version: Version) -> dict[str, str]:
-    return {"adapter": version.adapter, "version": version.version}
-
-
-def _append(ledger: Ledger, body: dict[str, Any]) -> Row:
-    return ledger.append("refuse", f"refuse:{ledger.family}:{sum(1 for _ in ledger.rows('refuse'))}", body)
+def _append(ledger: Ledger, entry: RefusalEntry) -> Row[RefusalEntry]:
+    return ledger.append(f"refuse:{ledger.family}:{sum(1 for _ in ledger.rows(RefusalEntry))}", entry)
 
 
 def _steps(gate: Gate, opened: Opened, digest: str, version: Version | None) -> Iterator[Step]:
@@ -274,24 +278,23 @@ def _registered(gate: Gate, opened: Opened, version: Version | None) -> list[Ver
 
 
 def _was_champion(ledger: Ledger, digest: str) -> bool:
-    return any(row.body.get("adapter") == digest for row in ledger.rows("promotion", "rollback"))
+    return any(row.body.adapter == digest for row in ledger.rows(PromotionEntry, RollbackEntry))
 
 
 def _check_ledger(ledger: Ledger, digest: str, versions: Iterable[Version]) -> None:
     """No verdict, promotion or rollback knows one of these versions by another adapter."""
     numbers = {one.version for one in versions}
-    for row in ledger.rows("verdict", "promotion", "rollback"):
-        adapter = row.body.get("challenger") or row.body.get("adapter")
-        if row.body.get("version") in numbers and adapter != digest:
+    for row in ledger.rows(VerdictEntry, PromotionEntry, RollbackEntry):
+        if row.body.version in numbers and row.body.digest != digest:
             raise AdapterError(
-                f"The {row.kind} of {row.at[:10]} knows v{row.body['version']} as another adapter.",
+                f"The {row.kind} of {row.at[:10]} knows v{row.body.version} as another adapter.",
                 "The registry was altered; it is not served.",
             )
 
 
 def _check_refusal(ledger: Ledger, digest: str, versions: Iterable[Version]) -> None:
     numbers = {one.version for one in versions} | {
-        str(row.body["version"]) for row in ledger.rows("promotion") if row.body.get("adapter") == digest
+        row.body.version for row in ledger.rows(PromotionEntry) if row.body.adapter == digest
     }
     if sentence := refusal(ledger, digest, numbers):
         raise AdapterError(sentence, "`academy rollback` goes back to another champion.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from academy.adapters.adapter import Adapter
 from academy.adapters.archive import AdapterStore
@@ -20,11 +20,19 @@ from academy.genealogy.versions import Shown, Version, Versions
 from academy.lifecycle.approval import standing
 from academy.lifecycle.gate import Gate, admit_adapter
 from academy.lifecycle.retention import restore
-from academy.store.ledger import BASE, Champion, Ledger, Row
+from academy.store.ledger import BASE, Champion, Ledger
+from academy.store.ledger_rows import (
+    ChampionConfig,
+    ChampionEntry,
+    PromotionEntry,
+    RollbackEntry,
+    Row,
+    VerdictEntry,
+)
 
 log = logging.getLogger("academy")
-NOBODY: dict[str, Any] = {"version": BASE, "adapter": BASE, "generation": 0, "cursor": 0, "config": {}}
-"""The row of the base model as champion."""
+BASE_MODEL = ChampionEntry(version=BASE, adapter=BASE, generation=0, config=ChampionConfig(), cursor=0)
+"""The base model as champion."""
 
 
 class Serving(Protocol):
@@ -46,11 +54,11 @@ class Serving(Protocol):
         ...
 
 
-def record_verdict(ledger: Ledger, key: str, body: dict[str, Any], lessons: tuple[int, int]) -> Row:
+def record_verdict(ledger: Ledger, key: str, verdict: VerdictEntry, lessons: tuple[int, int]) -> Row[VerdictEntry]:
     """Write a verdict once. A REJECT sets the lessons numbered (lessons[0], lessons[1]] aside, in one transaction."""
     with ledger.database.write() as connection:
-        row = ledger.append("verdict", key, body, connection)
-        if body["outcome"] == "REJECT":
+        row = ledger.append(key, verdict, connection)
+        if verdict.outcome == "REJECT":
             set_aside(*lessons, connection)
     return row
 
@@ -60,27 +68,27 @@ def promote(
     versions: Versions,
     version: Version,
     gate: Gate,
-    verdict: Row,
+    verdict: Row[VerdictEntry],
     serving: Serving,
     *,
     by: str = "",
     approval: bool = False,
-) -> Row:
+) -> Row[PromotionEntry]:
     """Make a version champion on the strength of a PROMOTE verdict against the present champion.
 
     `by` is who did it; with `approval` a person's word on this verdict must be there. Raises PromotionError where
     the verdict or a person says otherwise or the champion has changed since, AdapterError where the adapter is not
     the one that was examined. Repeating it after a crash changes nothing twice.
     """
-    done = next((row for row in ledger.rows("promotion") if row.body.get("verdict") == verdict.seq), None)
+    done = next((row for row in ledger.rows(PromotionEntry) if row.body.verdict == verdict.seq), None)
     if done is None:
         champion = ledger.champion()
-        if verdict.body["outcome"] != "PROMOTE" or verdict.body["challenger"] != version.adapter:
+        if verdict.body.outcome != "PROMOTE" or verdict.body.challenger != version.adapter:
             raise PromotionError(
-                f"{version.name} has no verdict PROMOTE but {verdict.body['outcome']}.",
+                f"{version.name} has no verdict PROMOTE but {verdict.body.outcome}.",
                 "`academy examine` holds an examination.",
             )
-        if verdict.body["champion"] != champion.adapter:
+        if verdict.body.champion != champion.adapter:
             raise PromotionError(
                 f"{version.name} was examined against another champion than {champion.name}.",
                 f"Run `academy examine {version.name}` again.",
@@ -94,8 +102,10 @@ def promote(
                 if said == "undecided"
                 else "Its verdict is spent.",
             )
-        body = {"cursor": verdict.body["cursor"], "verdict": verdict.seq, "by": by}
-        done = _crown(ledger, champion, version, gate, serving, body)
+        done = _crown(
+            ledger, champion, version, gate, serving,
+            cursor=verdict.body.cursor, verdict=verdict.seq, by=by, because="",
+        )  # fmt: skip
     if ledger.champion().adapter != version.adapter:
         raise PromotionError(
             f"{version.name} was promoted on this verdict before, and was rolled back since.",
@@ -126,13 +136,14 @@ def activate(
         return rollback(ledger, versions, gate, BASE, because, serving, by=by)
     _refuse_tainted(version)
     _bring_back(ledger, versions, gate, version.version, version.adapter, by)
-    if any(row.body["adapter"] == version.adapter for row in ledger.rows("promotion", "rollback")):
+    if any(row.body.adapter == version.adapter for row in ledger.rows(PromotionEntry, RollbackEntry)):
         return rollback(ledger, versions, gate, version.version, because, serving, by=by)
-    verdicts = [row for row in ledger.rows("verdict") if row.body["challenger"] == version.adapter]
-    notes = because or (f"its last verdict was {verdicts[-1].body['outcome']}" if verdicts else "")
+    verdicts = [row for row in ledger.rows(VerdictEntry) if row.body.challenger == version.adapter]
+    notes = because or (f"its last verdict was {verdicts[-1].body.outcome}" if verdicts else "")
     # what it was trained on is not proven here: no lesson counts as learned that did not count before
-    body = {"cursor": champion.cursor, "verdict": None, "by": by, "because": notes}
-    row = _crown(ledger, champion, version, gate, serving, body)
+    row = _crown(
+        ledger, champion, version, gate, serving, cursor=champion.cursor, verdict=None, by=by, because=notes
+    )  # fmt: skip
     _follow(ledger, versions, serving, row, by)
     _show(ledger, versions)
     return ledger.champion()
@@ -164,8 +175,8 @@ def rollback(
             f"The champion is no longer {expected.name} but {champion.name}: somebody else came first.",
             "Look at `academy status` and decide again.",
         )
-    crowned = list(ledger.rows("promotion", "rollback"))
-    to = to or ledger.way_back()
+    crowned = list(ledger.rows(PromotionEntry, RollbackEntry))
+    to = to or ledger.rollback_target()
     if to is None:
         raise PromotionError(
             "There is nothing to go back to: the base model is the champion.", "Promote a version first."
@@ -175,24 +186,22 @@ def rollback(
         number = versions.get(to).version  # a name that a person gave it
     if number == champion.version:
         raise PromotionError(f"{champion.name} is the champion already.", "`academy models` lists the versions.")
-    body: dict[str, Any] = dict(NOBODY)
     if number == BASE:
         serving.prepare(BASE, again=True)
-        ledger.crown("rollback", champion, {**body, "because": because, "by": by})
+        ledger.set_champion(champion, _back_to(BASE_MODEL, because, by))
     else:
-        was = next((row.body for row in reversed(crowned) if row.body["version"] == number), None)
+        was = next((row.body for row in reversed(crowned) if row.body.version == number), None)
         if was is None:
             known = versions.get(number)
             raise PromotionError(
                 f"{known.name} was never champion.", "Only an examined and promoted version can be gone back to."
             )
-        with AdapterStore(gate.adapters).using(was["adapter"]):
-            _bring_back(ledger, versions, gate, number, was["adapter"], by)
-            opened = admit_adapter(gate, was["adapter"], registry=False)
-            serving.prepare(was["adapter"], again=True)
-            body = {name: was[name] for name in ("version", "adapter", "generation", "cursor")}
-            body["config"] = _config(opened.adapter)
-            ledger.crown("rollback", champion, {**body, "because": because, "by": by})
+        with AdapterStore(gate.adapters).using(was.adapter):
+            _bring_back(ledger, versions, gate, number, was.adapter, by)
+            opened = admit_adapter(gate, was.adapter, registry=False)
+            serving.prepare(was.adapter, again=True)
+            was = was.model_copy(update={"config": _config(opened.adapter)})
+            ledger.set_champion(champion, _back_to(was, because, by))
     try:
         serving.follow()
         told(ledger.champion())
@@ -220,22 +229,29 @@ def reconcile(ledger: Ledger, versions: Versions) -> Champion:
 
 
 def _crown(
-    ledger: Ledger, champion: Champion, version: Version, gate: Gate, serving: Serving, body: dict[str, Any]
-) -> Row:
+    ledger: Ledger, champion: Champion, version: Version, gate: Gate, serving: Serving,
+    *, cursor: int, verdict: int | None, by: str, because: str,
+) -> Row[PromotionEntry]:  # fmt: skip
     """Check the adapter, replay its canaries, and write the row that makes it champion instead of `champion`."""
     with AdapterStore(gate.adapters).using(version.adapter):
         opened = admit_adapter(gate, version.adapter, version)
         serving.prepare(version.adapter)
-        facts = {
-            "version": version.version,
-            "adapter": version.adapter,
-            "generation": champion.generation + 1,
-            "config": _config(opened.adapter),
-        }
-        return ledger.crown("promotion", champion, {**facts, **body})
+        promotion = PromotionEntry(
+            version=version.version, adapter=version.adapter, generation=champion.generation + 1,
+            config=_config(opened.adapter), cursor=cursor, verdict=verdict, by=by, because=because,
+        )  # fmt: skip
+        return ledger.set_champion(champion, promotion)
 
 
-def _follow(ledger: Ledger, versions: Versions, serving: Serving, row: Row, by: str) -> None:
+def _back_to(champion: ChampionEntry, because: str, by: str) -> RollbackEntry:
+    """The entry that makes an earlier champion champion again."""
+    return RollbackEntry(
+        version=champion.version, adapter=champion.adapter, generation=champion.generation, config=champion.config,
+        cursor=champion.cursor, by=by, because=because,
+    )  # fmt: skip
+
+
+def _follow(ledger: Ledger, versions: Versions, serving: Serving, row: Row[PromotionEntry], by: str) -> None:
     """Have the new champion answer. Where another one answers in its place, go back: what answers is what is told."""
     try:
         serving.follow()
@@ -243,9 +259,9 @@ def _follow(ledger: Ledger, versions: Versions, serving: Serving, row: Row, by: 
         champion = ledger.champion()
         if champion.seq != row.seq:
             raise
-        before = next((one.body for one in ledger.rows("promotion", "rollback") if one.seq == row.body["since"]), {})
-        body = {name: before.get(name, value) for name, value in NOBODY.items()}
-        ledger.crown("rollback", champion, {**body, "because": problem.message, "by": by})
+        changes = ledger.rows(PromotionEntry, RollbackEntry)
+        before = next((change.body for change in changes if change.seq == row.body.since), BASE_MODEL)
+        ledger.set_champion(champion, _back_to(before, problem.message, by))
         _show(ledger, versions)
         raise PromotionError(
             f"{champion.name} was promoted and did not answer as champion; {ledger.champion().name} is champion again.",
@@ -257,8 +273,8 @@ def _show(ledger: Ledger, versions: Versions) -> Shown:
     """Alias and descriptions in MLflow: of the champion, and of whom it replaced."""
     champion = ledger.champion()
     found = versions.show_champion(champion.version, champion.adapter)
-    for row in ledger.latest("promotion", "rollback", limit=1):
-        describe(versions, ledger, champion.version, str(row.body["replaces"]))
+    for row in ledger.latest(PromotionEntry, RollbackEntry, limit=1):
+        describe(versions, ledger, champion.version, row.body.replaces)
     return found
 
 
@@ -276,6 +292,7 @@ def _refuse_tainted(version: Version) -> None:
         )
 
 
-def _config(adapter: Adapter) -> dict[str, Any]:
+def _config(adapter: Adapter) -> ChampionConfig:
     """What answers from now on, for the history."""
-    return {"base_model": adapter.manifest.base_name, "recipe": adapter.manifest.recipe.model_dump(mode="json")}
+    manifest = adapter.manifest
+    return ChampionConfig(base_model=manifest.base_name, recipe=manifest.recipe.model_dump(mode="json"))

@@ -17,8 +17,9 @@ from academy.genealogy.description import describe
 from academy.genealogy.versions import ARCHIVED, Version, Versions
 from academy.lifecycle.approval import open_verdicts
 from academy.records import Record
-from academy.store.ledger import BASE, Ledger, Row
-from academy.store.locks import only_one
+from academy.store.ledger import BASE, Ledger
+from academy.store.ledger_rows import ArchiveEntry, PromotionEntry, RestoreEntry, RollbackEntry
+from academy.store.locks import exclusive_lock
 
 log = logging.getLogger("academy")
 
@@ -45,13 +46,13 @@ def protected(ledger: Ledger) -> dict[str, str]:
     """Adapters (digests) that may not be put away now, each with the reason."""
     champion = ledger.champion()
     found = {champion.adapter: "it is the champion"}
-    back = ledger.way_back()
-    for row in ledger.latest("promotion", "rollback", versions=[back] if back else []):
-        if row.body["version"] == back:
-            found.setdefault(str(row.body["adapter"]), "a rollback goes back to it")
+    back = ledger.rollback_target()
+    for row in ledger.latest(PromotionEntry, RollbackEntry, versions=[back] if back else []):
+        if row.body.version == back:
+            found.setdefault(row.body.adapter, "a rollback goes back to it")
             break
     for verdict in open_verdicts(ledger):
-        found.setdefault(str(verdict.body["challenger"]), "its verdict PROMOTE is still open")
+        found.setdefault(verdict.body.challenger, "its verdict PROMOTE is still open")
     found.pop(BASE, None)
     return found
 
@@ -72,14 +73,14 @@ def archive(
         raise AdapterError(f"The adapter of {version.name} is not on the disk.", "Train it again.")
     lock = store.adapters.parent / "locks" / "evolve"
     with (
-        only_one(lock, "An evolution is running in this home; nothing is archived meanwhile."),
+        exclusive_lock(lock, "An evolution is running in this home; nothing is archived meanwhile."),
         store.alone(version.adapter),
     ):
         # nobody can make it champion between this look and the end: who does that uses the adapter
         if (reason := protected(ledger).get(version.adapter)) is not None:
             raise InputError(f"{version.name} stays on the disk: {reason}.", "`academy models prune` leaves it alone.")
         found = store.pack(version.adapter)
-        _row(ledger, "archive", version.version, found, by, because)
+        _row(ledger, ArchiveEntry, version.version, found, by, because)
         store.remove(version.adapter)
     _show(ledger, versions, version.version, archived=True)
     return found
@@ -107,7 +108,7 @@ def restore(
         version, expected.bytes / 1e6, expected.seconds,
     )  # fmt: skip
     found = store.unpack(adapter)
-    _row(ledger, "restore", version, found, by, because)
+    _row(ledger, RestoreEntry, version, found, by, because)
     _show(ledger, versions, version, archived=False)
     return found
 
@@ -117,9 +118,10 @@ def estimate(ledger: Ledger, store: AdapterStore, adapter: str) -> Estimate:
     own = store.packed(adapter)
     if own is None:
         raise AdapterError(f"The adapter {adapter[:12]} is not archived.", "`academy models` lists the versions.")
-    rows = [row.body for row in ledger.latest("archive", limit=50)] or [own.model_dump()]
-    seconds = sum(float(body["seconds"]) for body in rows)
-    rate = sum(int(body["bytes"]) for body in rows) / max(seconds, 1e-6)
+    timed: list[ArchiveEntry | Packed] = [row.body for row in ledger.latest(ArchiveEntry, limit=50)]
+    timed = timed or [own]
+    seconds = sum(packing.seconds for packing in timed)
+    rate = sum(packing.bytes for packing in timed) / max(seconds, 1e-6)
     return Estimate(bytes=own.bytes, rate=rate, seconds=own.bytes / rate)
 
 
@@ -158,17 +160,17 @@ def prune(
 
 
 def _row(
-    ledger: Ledger, kind: Literal["archive", "restore"], version: str, found: Packed, by: str, because: str
-) -> Row:
+    ledger: Ledger, entry_of: type[ArchiveEntry | RestoreEntry], version: str, found: Packed, by: str, because: str
+) -> None:
     """A history row. A second one of the same kind in a row is the first one's: it was killed before its end."""
-    rows = [row for row in ledger.latest("archive", "restore") if row.body["adapter"] == found.adapter]
-    if rows and rows[0].kind == kind:
-        return rows[0]
-    body = {
-        "version": version, "adapter": found.adapter, "sha256": found.sha256, "bytes": found.bytes,
-        "packed_bytes": found.packed_bytes, "seconds": found.seconds, "by": by, "because": because,
-    }  # fmt: skip
-    return ledger.append(kind, f"{kind}:{ledger.family}:{found.adapter}:{len(rows)}", body)
+    rows = [row for row in ledger.latest(ArchiveEntry, RestoreEntry) if row.body.adapter == found.adapter]
+    if rows and rows[0].kind == entry_of.kind:
+        return
+    entry = entry_of(
+        version=version, adapter=found.adapter, sha256=found.sha256, bytes=found.bytes,
+        packed_bytes=found.packed_bytes, seconds=found.seconds, by=by, because=because,
+    )  # fmt: skip
+    ledger.append(f"{entry.kind}:{ledger.family}:{found.adapter}:{len(rows)}", entry)
 
 
 def _show(ledger: Ledger, versions: Versions, version: str, *, archived: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from academy.arena.verdict import HORIZON
 from academy.loop.home import Home
 from academy.records import Record
+from academy.store.ledger_rows import RenewalEntry
 
 LOW_BUDGET = 5
 
@@ -27,7 +28,7 @@ class Budget(Record):
 def budget(home: Home) -> Budget:
     """The budget of this base model."""
     remaining = home.ledger.budget_left(HORIZON)
-    renewals = list(home.ledger.rows("renewal"))
+    renewals = list(home.ledger.rows(RenewalEntry))
     return Budget(
         spent=HORIZON - remaining, left=remaining, horizon=HORIZON, renewals=len(renewals),
         renewed_at=renewals[-1].at if renewals else "",

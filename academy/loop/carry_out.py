@@ -17,7 +17,8 @@ from academy.loop.examine import publish_verdict
 from academy.loop.home import Home
 from academy.records import Record
 from academy.store.files import sweep
-from academy.store.ledger import Champion, Row
+from academy.store.ledger import Champion
+from academy.store.ledger_rows import ApprovalEntry, Row, VerdictEntry
 
 log = logging.getLogger("academy")
 SETTLED = "the next start, after a kill"
@@ -31,9 +32,9 @@ class Acted(Record):
     waiting: bool = False
 
 
-def act(home: Home, challenger: Version, row: Row, *, by: str) -> Acted:
+def act(home: Home, challenger: Version, row: Row[VerdictEntry], *, by: str) -> Acted:
     """Do what a verdict says; `by` is who does it. With ACADEMY_PROMOTION=approval a winner waits for a person."""
-    if row.body["outcome"] != "PROMOTE":
+    if row.body.outcome != "PROMOTE":
         reconcile(home.ledger, home.versions)
         return Acted(promoted=False)
     before = home.ledger.champion()
@@ -69,7 +70,7 @@ def approve(home: Home, name: str, *, by: str, note: str = "") -> Champion:
     return home.ledger.champion()
 
 
-def decline(home: Home, name: str, *, by: str, because: str) -> Row:
+def decline(home: Home, name: str, *, by: str, because: str) -> Row[ApprovalEntry]:
     """Write a person's refusal of a version's last verdict: it never promotes."""
     version, verdict = winner(home, name)
     row = decide(home.ledger, verdict, approved=False, by=by, note=because)
@@ -77,15 +78,15 @@ def decline(home: Home, name: str, *, by: str, because: str) -> Row:
     return row
 
 
-def winner(home: Home, name: str) -> tuple[Version, Row]:
+def winner(home: Home, name: str) -> tuple[Version, Row[VerdictEntry]]:
     """A version and its last verdict. Raises PromotionError where it is not PROMOTE, or there is none."""
     version = home.versions.get(name)
-    verdicts = [row for row in home.ledger.latest("verdict") if row.body["challenger"] == version.adapter]
+    verdicts = [row for row in home.ledger.latest(VerdictEntry) if row.body.challenger == version.adapter]
     if not verdicts:
         raise PromotionError(f"{version.name} was not examined.", f"Run `academy examine {version.name}` first.")
-    if verdicts[0].body["outcome"] != "PROMOTE":
+    if verdicts[0].body.outcome != "PROMOTE":
         raise PromotionError(
-            f"{version.name} has the verdict {verdicts[0].body['outcome']}: {verdicts[0].body['because'].rstrip('.')}.",
+            f"{version.name} has the verdict {verdicts[0].body.outcome}: {verdicts[0].body.because.rstrip('.')}.",
             "Only a version with the verdict PROMOTE becomes champion.",
         )
     return version, verdicts[0]
@@ -98,20 +99,20 @@ def settle(home: Home) -> None:
     by now, or was deleted in MLflow, is not promoted, and does not stop the loop either.
     """
     sweep(home.settings.home)
-    verdicts = list(home.ledger.rows("verdict"))
+    verdicts = list(home.ledger.rows(VerdictEntry))
     last = verdicts[-1:]
     for row in last:
-        version = home.versions.find(row.body["version"])
-        if version is not None and version.verdict != row.body["outcome"]:
+        version = home.versions.find(row.body.version)
+        if version is not None and version.verdict != row.body.outcome:
             publish_verdict(home, version, row)
     champion = home.ledger.champion().seq
     for row in open_verdicts(home.ledger):
         approved = standing(home.ledger, row) == "approved"
         if not approved and row not in last:
             continue  # a later examination was held instead of its promotion
-        version = home.versions.find(row.body["version"])
+        version = home.versions.find(row.body.version)
         if version is None:
-            log.warning("v%s won its examination and was deleted in MLflow", row.body["version"])
+            log.warning("v%s won its examination and was deleted in MLflow", row.body.version)
             continue
         try:
             act(home, version, row, by=SETTLED)

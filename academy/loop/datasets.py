@@ -15,6 +15,7 @@ from academy.experience.source import Experience
 from academy.loop.examine import Clash, clashes, guarded_texts
 from academy.loop.home import Home
 from academy.records import Record
+from academy.store.ledger_rows import AllowEntry
 
 SHOWN = 10
 """Contradictions and changed lessons that are read in full."""
@@ -82,7 +83,7 @@ def allow_overlap(home: Home, key: str) -> str:
             f"{'No overlap has' if not matches else 'More than one overlap has'} the key {key}.",
             "`academy dataset show DIGEST` lists overlaps with their keys.",
         )
-    home.ledger.append("allow", f"allow:{home.base.digest}:{matches[0]}", {"overlap": matches[0]})
+    home.ledger.append(f"allow:{home.base.digest}:{matches[0]}", AllowEntry(overlap=matches[0]))
     return matches[0]
 
 

@@ -43,7 +43,8 @@ from academy.professor.decision import Decision
 from academy.records import Record
 from academy.settings import Settings
 from academy.store.files import write_file
-from academy.store.ledger import BASE, Champion, Row
+from academy.store.ledger import BASE, Champion
+from academy.store.ledger_rows import Contradicted, PromotionEntry, Row, StoredDecision, VerdictEntry
 from academy.system.processes import peak_memory
 
 log = logging.getLogger("academy")
@@ -78,7 +79,7 @@ def hold_examination(
     *,
     decision: Decision | None = None,
     wanted: Sequence[str] = (),
-) -> tuple[Row | None, Held | None]:
+) -> tuple[Row[VerdictEntry] | None, Held | None]:
     """Examine a player against the champion, or against another one.
 
     A version against the champion on the suites of the settings is of record: one ledger row, written once, and after
@@ -97,7 +98,7 @@ def hold_examination(
     key = f"verdict:{home.base.digest}:" + examination_digest(
         players[0].identity, players[1].identity, [suite.digest for suite, _ in entries]
     )
-    if of_record and (known := home.ledger.find(key)):
+    if of_record and (known := home.ledger.find(VerdictEntry, key)):
         return known, None
     looks_before = home.ledger.verdicts_spent()
     examination, costs = examine(
@@ -113,7 +114,9 @@ def hold_examination(
     context = Context(
         names=(shown(rival, champion), shown(challenger, champion)), base=home.base.name, costs=costs,
         memory=peak_memory(), left_out=left_out, opinion=said,
-        contradicted=tuple(in_words(home, {"contradicted": contradicted})["contradicted"]),
+        contradicted=tuple(
+            clash.model_dump() for clash in clashes(home, [(one.lesson, one.against) for one in contradicted])
+        ),
         budget_left=home.ledger.budget_left(HORIZON) - (of_record and verdict.spends), told_only=not of_record,
         sandbox=next((suite.contained_by for suite, _ in entries if isinstance(suite, UserSuite)), ""),
     )  # fmt: skip
@@ -123,23 +126,23 @@ def hold_examination(
             home.mlflow.log_artifact(version.run, str(path), "examination")
     row = None
     if of_record and version is not None:  # last: until it is written, all of the above is done again after a kill
-        body = {
+        entry = VerdictEntry(
             **verdict.model_dump(mode="json"),
-            "challenger": version.adapter,
-            "version": version.version,
-            "champion": champion.adapter,
-            "champion_version": champion.version,
-            "dataset": dataset.digest,
-            "order": version.order,
-            "cursor": dataset.cursor,
-            "decision": decision.model_dump(mode="json") if decision else None,
-            "contradicted": contradicted,
-            "record": record.name,
-            "left_out": left_out,
-        }
+            challenger=version.adapter,
+            version=version.version,
+            champion=champion.adapter,
+            champion_version=champion.version,
+            dataset=dataset.digest,
+            order=version.order,
+            cursor=dataset.cursor,
+            decision=StoredDecision.model_validate(decision.model_dump(mode="json")) if decision else None,
+            contradicted=tuple(contradicted),
+            record=record.name,
+            left_out=left_out,
+        )
         if verdict.outcome == "CANNOT DECIDE":  # what stood in the way may be gone tomorrow: it may be held again
-            key += f":undecided:{sum(1 for _ in home.ledger.rows('verdict'))}"
-        row = record_verdict(home.ledger, key, body, (champion.cursor, dataset.cursor))
+            key += f":undecided:{sum(1 for _ in home.ledger.rows(VerdictEntry))}"
+        row = record_verdict(home.ledger, key, entry, (champion.cursor, dataset.cursor))
     return row, Held(examination=examination, costs=costs, left_out=left_out, opinion=said, report=report)
 
 
@@ -223,34 +226,34 @@ def guarded_texts(settings: Settings) -> list[GuardedSuite]:
     return found
 
 
-def publish_verdict(home: Home, challenger: Version, row: Row) -> None:
+def publish_verdict(home: Home, challenger: Version, row: Row[VerdictEntry]) -> None:
     """Write a verdict into the registry, where people browse. Repeating it is harmless."""
-    target = row.body["target"] or {}
+    target = row.body.target
     scores = {
-        "score_champion": f"{target.get('champion', 0):.4f}",
-        "score_challenger": f"{target.get('challenger', 0):.4f}",
-        "score_difference": f"{target.get('difference', 0):+.4f}",
-        "score_interval": f"{target.get('low', 0):+.4f} to {target.get('high', 0):+.4f}",
-        "examined_against": row.body["champion_version"],
+        "score_champion": f"{target.champion if target else 0:.4f}",
+        "score_challenger": f"{target.challenger if target else 0:.4f}",
+        "score_difference": f"{target.difference if target else 0:+.4f}",
+        "score_interval": f"{target.low if target else 0:+.4f} to {target.high if target else 0:+.4f}",
+        "examined_against": row.body.champion_version,
     }
-    home.versions.note_verdict(challenger.version, row.body["outcome"], row.body["because"], scores)
+    home.versions.note_verdict(challenger.version, row.body.outcome, row.body.because, scores)
     describe(home.versions, home.ledger, challenger.version)
 
 
-def require_verdict(row: Row | None) -> Row:
+def require_verdict(row: Row[VerdictEntry] | None) -> Row[VerdictEntry]:
     """The row of an examination of record."""
     if row is None:
         raise ExaminationError("This examination was not held against the champion.", "Leave the second version out.")
     return row
 
 
-def brief_report(home: Home, row: Row) -> str:
+def brief_report(home: Home, row: Row[VerdictEntry]) -> str:
     """The report of an examination of record as markdown without any lesson's text: for pages that keep it."""
-    record = home.settings.folder("examinations") / str(row.body["record"])
-    champion = row.body["champion_version"]
-    names = (champion if champion == BASE else f"v{champion}", f"v{row.body['version']}")
+    record = home.settings.folder("examinations") / row.body.record
+    champion = row.body.champion_version
+    names = (champion if champion == BASE else f"v{champion}", f"v{row.body.version}")
     context = Context(
-        names=names, base=home.base.name, left_out=row.body.get("left_out", {}),
+        names=names, base=home.base.name, left_out=row.body.left_out,
         budget_left=home.ledger.budget_left(HORIZON),
     )  # fmt: skip
     return render(read_examination(record), {}, context, form="md", texts=False)
@@ -282,7 +285,7 @@ def clashes(home: Home, pairs: Iterable[tuple[str, str]]) -> list[Clash]:
 
 
 def in_words(home: Home, verdict: dict[str, Any]) -> dict[str, Any]:
-    """A verdict's body with its contradicting lessons in words."""
+    """A verdict as a JSON object, with its contradicting lessons in words."""
     pairs = [(one["lesson"], one["against"]) for one in verdict["contradicted"]]
     return {**verdict, "contradicted": [clash.model_dump() for clash in clashes(home, pairs)]}
 
@@ -313,16 +316,16 @@ def _generation(home: Home, suite: Suite) -> Generation:
 
 def _known_earlier(home: Home) -> set[str]:
     """Lessons that a champion of this family answered rightly in the examination that made it one."""
-    crowned = {row.body["adapter"] for row in home.ledger.rows("promotion")}
+    crowned = {row.body.adapter for row in home.ledger.rows(PromotionEntry)}
     ids: set[str] = set()
-    for row in home.ledger.rows("verdict"):
-        path = home.settings.folder("examinations") / str(row.body["record"])
-        if row.body["outcome"] != "PROMOTE" or row.body["challenger"] not in crowned:
+    for row in home.ledger.rows(VerdictEntry):
+        path = home.settings.folder("examinations") / row.body.record
+        if row.body.outcome != "PROMOTE" or row.body.challenger not in crowned:
             continue
         try:
             results = read_examination(path).results
         except ExaminationError as problem:  # nobody can mend it, and it must not end the loop for ever
-            log.warning("what v%s knew is not asked again: %s", row.body["version"], problem.message)
+            log.warning("what v%s knew is not asked again: %s", row.body.version, problem.message)
             continue
         for result in results:
             if result.suite in ("recall", "regression"):
@@ -332,7 +335,7 @@ def _known_earlier(home: Home) -> set[str]:
 
 def _contradicted(
     home: Home, held: Examination, champion: Champion, dataset: Dataset
-) -> list[dict[str, str]]:  # fmt: skip
+) -> list[Contradicted]:  # fmt: skip
     """The new lessons that teach what the challenger wrongly said on the guard questions it lost: ids, no texts."""
     references = {example.id for example in dataset.held_out()}
     taught: dict[str, Experience] = {}
@@ -340,7 +343,7 @@ def _contradicted(
         if lesson.seq <= dataset.cursor:
             taught.setdefault(clean(lesson)[0].answer, lesson)
     return [
-        {"lesson": question, "against": taught[said].id, "batch": taught[said].batch}
+        Contradicted(lesson=question, against=taught[said].id, batch=taught[said].batch)
         for result in held.results
         if result.role == "target"
         for question, said in result.lost

@@ -27,6 +27,6 @@ def examine_player(home: Home, challenger: str, champion: str | None, suites: Se
     row, examination = hold_examination(home, challenger, champion, wanted=suites)
     if row is not None:
         publish_verdict(home, home.versions.get(challenger), row)
-        return Examined(verdict=in_words(home, row.body), official=True, examination=examination)
+        return Examined(verdict=in_words(home, row.body.as_json()), official=True, examination=examination)
     verdict = examination.examination.verdict.model_dump(mode="json") if examination else {}
     return Examined(verdict=verdict, official=False, examination=examination)

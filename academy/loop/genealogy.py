@@ -8,14 +8,27 @@ import orjson
 
 from academy.errors import InputError
 from academy.genealogy import drawing
-from academy.genealogy.history import KINDS, Deployment, deployment, refused, shown
+from academy.genealogy.history import CHANGES, Deployment, deployment, is_change, refused, shown
 from academy.genealogy.history import history as deployments
 from academy.genealogy.tree import FamilyTree, family_tree
 from academy.loop.home import Home
-from academy.store.ledger import Kind, Ledger, Row
+from academy.store.ledger import Ledger
+from academy.store.ledger_rows import (
+    AllowEntry,
+    Entry,
+    RefusalEntry,
+    ReleaseEntry,
+    RenewalEntry,
+    Row,
+    SupersedeEntry,
+    UndoEntry,
+    VerdictEntry,
+)
 
 FORMATS = ("text", "json", "mermaid", "svg")
-LISTED: tuple[Kind, ...] = ("verdict", *KINDS, "release", "supersede", "undo", "allow", "renewal", "refuse")
+LISTED: tuple[type[Entry], ...] = (
+    VerdictEntry, *CHANGES, ReleaseEntry, SupersedeEntry, UndoEntry, AllowEntry, RenewalEntry, RefusalEntry,
+)  # fmt: skip
 
 
 def family(home: Home, limit: int, before: int | None) -> FamilyTree:
@@ -61,7 +74,7 @@ def _as_json(tree: FamilyTree, ledger: Ledger, limit: int) -> dict[str, Any]:
             | {"recipe": node.recipe, "events": [event.model_dump(mode="json") for event in node.events]}
             for node in tree.nodes
         ],
-        "history": [row.model_dump(mode="json") for row in _last(ledger, limit)],
+        "history": [row.as_json() for row in _last(ledger, limit)],
     }
 
 
@@ -74,28 +87,28 @@ def _as_text(tree: FamilyTree, ledger: Ledger, limit: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _last(ledger: Ledger, limit: int) -> list[Row]:
+def _last(ledger: Ledger, limit: int) -> list[Row[Entry]]:
     return ledger.latest(*LISTED, limit=limit)[::-1]
 
 
-def _sentence(row: Row) -> str:
-    body: dict[str, Any] = row.body
-    if row.kind in KINDS:
+def _sentence(row: Row[Entry]) -> str:
+    if is_change(row):
         change = deployment(row)
         return change.sentence + (f", by {change.by}" if change.by else "")
-    match row.kind:
-        case "verdict":
-            against = shown(body["champion_version"])
-            return f"v{body['version']} against {against}: {body['outcome']}, {body['because']}"
-        case "release":
-            return f"{body['lessons']} lessons" + (f" of {body['batch']}" if body["batch"] else "")
-        case "allow":
-            return f"the overlap {body['overlap'][:12]} is allowed in training"
-        case "renewal":
-            return f"{body['retired']} questions retired, {body['fresh']} new questions on {body['groups']} answers"
-        case "refuse":
-            return refused(row)
-        case "undo":
-            return f"{body['lessons']} lessons of {body['batch']} {'restored' if body['restored'] else 'removed'}"
-        case _:
-            return f"another answer to a request is right; {body['retired']} lessons retired"
+    match row.body:
+        case VerdictEntry() as verdict:
+            against = shown(verdict.champion_version)
+            return f"v{verdict.version} against {against}: {verdict.outcome}, {verdict.because}"
+        case ReleaseEntry() as entry:
+            return f"{entry.lessons} lessons" + (f" of {entry.batch}" if entry.batch else "")
+        case AllowEntry() as entry:
+            return f"the overlap {entry.overlap[:12]} is allowed in training"
+        case RenewalEntry() as entry:
+            return f"{entry.retired} questions retired, {entry.fresh} new questions on {entry.groups} answers"
+        case RefusalEntry() as entry:
+            return refused(entry)
+        case UndoEntry() as entry:
+            return f"{entry.lessons} lessons of {entry.batch} {'restored' if entry.restored else 'removed'}"
+        case SupersedeEntry() as entry:
+            return f"another answer to a request is right; {entry.retired} lessons retired"
+    return row.kind

@@ -14,6 +14,7 @@ from academy.models.base_model import BaseModel, resolve
 from academy.settings import Settings, load_settings
 from academy.store.database import Database
 from academy.store.ledger import Ledger
+from academy.store.ledger_rows import ArchiveEntry, PromotionEntry, RollbackEntry
 from academy.store.signing import Keys
 
 if TYPE_CHECKING:
@@ -136,8 +137,8 @@ class Home:
         """Bring an archived adapter back; the caller uses it. People may have deleted its version in MLflow."""
         from academy.lifecycle.retention import restore
 
-        rows = self.ledger.latest("promotion", "rollback", "archive")
-        number = next((str(row.body["version"]) for row in rows if row.body["adapter"] == digest), None)
+        rows = self.ledger.latest(PromotionEntry, RollbackEntry, ArchiveEntry)
+        number = next((row.body.version for row in rows if row.body.digest == digest), None)
         number = number or self.versions.get(digest).version
         restore(self.ledger, self.versions, self.adapter_store, number, digest, by=by, because=because)
 

@@ -11,6 +11,7 @@ from academy.errors import InputError
 from academy.lifecycle import forgetting
 from academy.lifecycle.forgetting import Forgotten
 from academy.loop.home import Home
+from academy.store.ledger_rows import ReleaseEntry, SupersedeEntry, UndoEntry
 
 
 def add_lesson(
@@ -32,8 +33,8 @@ def undo_batch(home: Home, batch: str, *, restore: bool) -> int:
     with home.database.write() as connection:
         count = home.store.undo(batch, connection, restore=restore)
         if count:
-            body = {"batch": batch, "lessons": count, "restored": restore}
-            home.ledger.append("undo", f"undo:{_now()}", body, connection)
+            entry = UndoEntry(batch=batch, lessons=count, restored=restore)
+            home.ledger.append(f"undo:{_now()}", entry, connection)
     if not count:
         raise InputError(
             f"The batch {batch} has no lessons to {'restore' if restore else 'undo'}.",
@@ -47,7 +48,7 @@ def release_lessons(home: Home, batch: str | None) -> int:
     with home.database.write() as connection:
         count = home.store.release(batch, connection)
         if count:
-            home.ledger.append("release", f"release:{_now()}", {"batch": batch, "lessons": count}, connection)
+            home.ledger.append(f"release:{_now()}", ReleaseEntry(batch=batch, lessons=count), connection)
     if not count:
         raise InputError(
             f"No lessons{f' of batch {batch}' if batch else ''} are set aside.",
@@ -62,8 +63,8 @@ def supersede_answers(home: Home, request: str, answer: str) -> int:
         count = home.store.supersede(request, answer, connection)
         if count:
             # digests only: the ledger is append-only, and a user may ask to forget the lesson
-            body = {"request": request_key("recall", request), "answer": group_of(answer), "retired": count}
-            home.ledger.append("supersede", f"supersede:{_now()}", body, connection)
+            entry = SupersedeEntry(request=request_key("recall", request), answer=group_of(answer), retired=count)
+            home.ledger.append(f"supersede:{_now()}", entry, connection)
     if not count:
         raise InputError(
             "No active lesson gives another answer to this request.",

@@ -8,7 +8,8 @@ from academy.genealogy.history import refused
 from academy.lifecycle.gate import readmit_adapter, refusal, refuse_adapter
 from academy.loop.home import Home
 from academy.records import Record
-from academy.store.ledger import BASE, Champion, Row
+from academy.store.ledger import BASE, Champion
+from academy.store.ledger_rows import RefusalEntry, Row
 
 
 class Refusal(Record):
@@ -30,7 +31,7 @@ def readmit(home: Home, name: str, because: str) -> Refusal:
     return _refusal(home, readmit_adapter(home.ledger, home.versions.get(name), because))
 
 
-def _refusal(home: Home, row: Row) -> Refusal:
+def _refusal(home: Home, row: Row[RefusalEntry]) -> Refusal:
     champion = home.ledger.champion()
     is_blocked = champion.version != BASE and bool(refusal(home.ledger, champion.adapter, [champion.version]))
-    return Refusal(row=row.body, sentence=refused(row), champion=champion, champion_refused=is_blocked)
+    return Refusal(row=row.body.as_json(), sentence=refused(row.body), champion=champion, champion_refused=is_blocked)

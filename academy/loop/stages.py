@@ -34,7 +34,8 @@ from academy.loop.home import Home
 from academy.loop.placement import place
 from academy.loop.training import allowed, carried_out_as
 from academy.professor.decision import Decision, should_train
-from academy.store.ledger import BASE, Row
+from academy.store.ledger import BASE
+from academy.store.ledger_rows import RenewalEntry, Row, VerdictEntry
 
 log = logging.getLogger("academy")
 
@@ -125,9 +126,9 @@ def curate(
 def replay_share(home: Home) -> float:
     """The share of older lessons in the next dataset: more where the guard slice fell in earlier examinations."""
     share = replay.SHARE
-    for row in home.ledger.rows("verdict"):
-        guard = row.body["guard"] or {}
-        share = replay.share_after(share, guard.get("difference"), guard.get("low"))
+    for row in home.ledger.rows(VerdictEntry):
+        guard = row.body.guard
+        share = replay.share_after(share, guard.difference if guard else None, guard.low if guard else None)
     return share
 
 
@@ -153,12 +154,12 @@ def decide(
     if elsewhere and placed and placed.route.refusal:
         placed = None
     champion = home.ledger.champion()
-    verdicts = list(home.ledger.rows("verdict"))
+    verdicts = list(home.ledger.rows(VerdictEntry))
     examined = next(
         (
-            row.body["outcome"]
+            row.body.outcome
             for row in reversed(verdicts)
-            if row.body["order"] in same and row.body["outcome"] != "CANNOT DECIDE"
+            if row.body.order in same and row.body.outcome != "CANNOT DECIDE"
         ),
         "",
     )
@@ -192,13 +193,13 @@ def renew_holdout(home: Home) -> Renewal:
             "No examination was spent on these questions yet, so there is nothing to renew.",
             "`academy budget` tells how many are left.",
         )
-    verdicts = list(home.ledger.rows("verdict"))
+    verdicts = list(home.ledger.rows(VerdictEntry))
     datasets = all_datasets(home.datasets)
     newest = max((one.cursor for one in datasets), default=0)
-    until = max((row.body["cursor"] for row in verdicts), default=0)
+    until = max((row.body.cursor for row in verdicts), default=0)
     # by their ids as well: a lesson that was released has a new number, and was seen all the same
     in_any = {one["id"] for dataset in datasets for one in dataset.inputs()}
-    asked_of = {row.body["dataset"] for row in verdicts}
+    asked_of = {row.body.dataset for row in verdicts}
     in_asked = {one["id"] for dataset in datasets if dataset.digest in asked_of for one in dataset.inputs()}
     examined, seen, unseen, opened = [], [], [], []
     for raw in home.store.every():
@@ -220,7 +221,7 @@ def renew_holdout(home: Home) -> Renewal:
         home.holdout.assign(opened, connection)
         found = home.holdout.renew(examined, seen, unseen, FEWEST_GROUPS, connection)
         key = f"renewal:{home.base.digest}:{len(verdicts)}"
-        home.ledger.append("renewal", key, {**found.model_dump(), "after": len(verdicts)}, connection)
+        home.ledger.append(key, RenewalEntry(**found.model_dump(), after=len(verdicts)), connection)
     log.info("hold-out renewed: %d retired, %d fresh", found.retired, found.fresh)
     return found
 
@@ -228,7 +229,7 @@ def renew_holdout(home: Home) -> Renewal:
 def summary(home: Home) -> dict[str, Any]:
     """What `academy status` tells."""
     champion = home.ledger.champion()
-    verdicts = list(home.ledger.rows("verdict"))
+    verdicts = list(home.ledger.rows(VerdictEntry))
     statistics = home.store.get_statistics()
     shown = home.versions.find(champion.version) if champion.version != BASE else None
     return {
@@ -241,10 +242,10 @@ def summary(home: Home) -> dict[str, Any]:
         "lessons": statistics | {"new": home.store.trainable(since=champion.cursor)},
         "last_verdict": {"at": verdicts[-1].at, **_short(verdicts[-1])} if verdicts else None,
         "budget": {"spent": home.ledger.verdicts_spent(), "left": home.ledger.budget_left(HORIZON), "horizon": HORIZON},
-        "waiting": [row.body["version"] for row in open_verdicts(home.ledger)] if waits_for_approval(home) else [],
+        "waiting": [row.body.version for row in open_verdicts(home.ledger)] if waits_for_approval(home) else [],
         "home": str(home.settings.home),
     }
 
 
-def _short(row: Row) -> dict[str, Any]:
-    return {name: row.body[name] for name in ("outcome", "because", "version")}
+def _short(row: Row[VerdictEntry]) -> dict[str, Any]:
+    return {"outcome": row.body.outcome, "because": row.body.because, "version": row.body.version}

@@ -35,6 +35,7 @@ from academy.professor.search_space import TuningResult, refuse_fixed, space_aro
 from academy.records import Record
 from academy.store.files import digest_of_file
 from academy.store.ledger import BASE
+from academy.store.ledger_rows import AllowEntry
 
 log = logging.getLogger("academy")
 TOLD = 10
@@ -292,7 +293,7 @@ def refuse_overlap(home: Home, dataset: Dataset) -> None:
 
 def allowed(home: Home) -> set[str]:
     """Keys of the overlaps that a person allowed."""
-    return {row.body["overlap"] for row in home.ledger.rows("allow")}
+    return {row.body.overlap for row in home.ledger.rows(AllowEntry)}
 
 
 def changed(

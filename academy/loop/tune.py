@@ -42,8 +42,8 @@ from academy.professor.search_space import (
     trial_recipe,
 )
 from academy.records import canonical, digest_of
-from academy.store.files import said_plainly, write_file
-from academy.store.locks import only_one
+from academy.store.files import explain_disk_errors, write_file
+from academy.store.locks import exclusive_lock
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -103,7 +103,7 @@ def tune(home: Home, search: Search, dataset: Dataset, minutes: float) -> Tuning
     """
     requests = [row["messages"][-2]["content"] for row in read_rows(dataset.train_file)]
     refuse_few(search.space, requests, search.trials)
-    with only_one(home.settings.folder("locks") / "tune", "Another search for a recipe is running in this home."):
+    with exclusive_lock(home.settings.folder("locks") / "tune", "Another search for a recipe is running in this home."):
         if found := search.kept(minutes):
             log.info("this search was held before: %s", found.sentence)
             return found
@@ -138,7 +138,7 @@ def hold(
     `clock` tells seconds. The caller sees to it that nobody else holds this search. Raises as `tune` does.
     """
     folder = search.folder
-    with said_plainly(folder):
+    with explain_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         study = _study(folder / JOURNAL)
         while True:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from academy.errors import HomeError
 from academy.settings import Settings
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from academy.system.processes import die_with_parent
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def bury_the_dead(settings: Settings, url: str) -> int:
             named = FlowFilter.model_validate({"name": {"any_": [flow]}})
             for run in client.read_flow_runs(flow_filter=named, flow_run_filter=alive_in_name):
                 lock = locks / flow if flow == "evolve" else training_lock(locks, str(run.id))
-                with suppress(HomeError), only_one(lock, "It is at work."):
+                with suppress(HomeError), exclusive_lock(lock, "It is at work."):
                     client.set_flow_run_state(run.id, Crashed(message=_DEAD), force=True)
                     buried += 1
     return buried

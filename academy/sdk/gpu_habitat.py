@@ -31,7 +31,7 @@ from academy.models.base_model import resolve
 from academy.professor.recipe import validate_recipe
 from academy.settings import load_settings
 from academy.store.files import digest_of_file, publish_folder, write_file
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from academy.system.gpu_lock import REMEDY
 from academy.system.hardware import take_inventory
 
@@ -140,7 +140,7 @@ class GPUHabitat:
         if job := self._jobs.get(job_name):
             job.end()
         try:
-            with only_one(folder / LOCK, "It runs."):
+            with exclusive_lock(folder / LOCK, "It runs."):
                 for left in ("checkpoints", "draft"):
                     shutil.rmtree(folder / left, ignore_errors=True)
         except HomeError as problem:

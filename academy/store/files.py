@@ -83,7 +83,7 @@ def read_plain(folder: int, name: str, longest: int) -> tuple[memoryview, str]:
 
 
 @contextmanager
-def said_plainly(where: Path) -> Iterator[None]:
+def explain_disk_errors(where: Path) -> Iterator[None]:
     """Turn a full or unwritable disk into one sentence (HomeError); every other error passes."""
     try:
         yield
@@ -117,7 +117,7 @@ def is_full(home: Path, problem: BaseException) -> bool:
 
 def write_file(path: Path, content: bytes | Iterable[bytes], mode: int = 0o644) -> Path:
     """Write a file completely or not at all, replacing what was there. At no moment is it more open than `mode`."""
-    with said_plainly(path.parent):
+    with explain_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, staged = tempfile.mkstemp(dir=path.parent, prefix=STAGING)
         try:
@@ -140,7 +140,7 @@ def publish_folder(place: Path) -> Iterator[Path]:
 
     Where `place` is there already, what was written is thrown away: the name says the content.
     """
-    with said_plainly(place.parent):
+    with explain_disk_errors(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
         staged = Path(tempfile.mkdtemp(dir=place.parent, prefix=STAGING))
         try:

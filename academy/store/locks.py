@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from academy.errors import HomeError
-from academy.store.files import said_plainly
+from academy.store.files import explain_disk_errors
 
 LOOKS_SECONDS = 0.5
 """A lock is tried for so long: what holds it may only be somebody who looks whether it is held."""
 
 
 @contextmanager
-def only_one(lock: Path, refusal: str) -> Iterator[None]:
+def exclusive_lock(lock: Path, refusal: str) -> Iterator[None]:
     """Hold a lock file; the system drops it when the process dies. Raises HomeError where another holds it."""
-    with said_plainly(lock.parent):
+    with explain_disk_errors(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -44,7 +44,7 @@ def take_lock(handle: int) -> bool:
             return True
 
 
-def is_held(lock: Path) -> bool:
+def is_locked(lock: Path) -> bool:
     """Whether anybody holds a lock file. To look is to share the lock for a moment; it hinders no other look."""
     try:
         handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from academy.errors import HomeError, InputError, SignatureError
 from academy.records import Record, digest_of_bytes
-from academy.store.files import plain_folder, read_plain, said_plainly, write_file
+from academy.store.files import explain_disk_errors, plain_folder, read_plain, write_file
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -198,7 +198,7 @@ class Keys:
         return key
 
     def _prepare(self) -> None:
-        with said_plainly(self.folder.parent):
+        with explain_disk_errors(self.folder.parent):
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def _private(self, key: str) -> Ed25519PrivateKey:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from academy.errors import TrainingError
-from academy.store.locks import is_held, take_lock
+from academy.store.locks import is_locked, take_lock
 
 FOLDERS = (Path("/run/lock"), Path("/tmp"))  # noqa: S108 - shared by all users, which a user's own temp folder is not
 """The first of them that all users can write."""
@@ -38,7 +38,7 @@ def hold_gpu(uuid: str) -> Iterator[None]:
 
 def gpu_in_use(uuid: str) -> bool:
     """Whether a training holds a GPU now."""
-    return is_held(gpu_lock_file(uuid))
+    return is_locked(gpu_lock_file(uuid))
 
 
 def gpu_lock_file(uuid: str) -> Path:

@@ -31,7 +31,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.campaign.house import RECIPE, Ended, RealHome, State, write_topics
+from tests.homes import Ended, RealHome, State
+from tests.topics import RECIPE, write_topics
 
 POLL_SECONDS = 0.02
 PATIENCE_SECONDS = 300.0

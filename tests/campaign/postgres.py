@@ -19,6 +19,7 @@ from academy.experience.lessons import LessonsStore
 from academy.store.database import Database
 from academy.store.ledger import Ledger
 from tests.campaign.kills import Line
+from tests.ledger_entries import verdict
 
 LESSONS = Path(__file__).parents[2] / "examples/lessons/01-2026-07-operations.jsonl"
 
@@ -59,7 +60,7 @@ def _checks(database: Database, place: Path) -> Iterator[tuple[str, bool]]:
     requests = [GroupedRequest(text=one.request, suite="recall", group=one.answer) for one in store.read()]
     yield "places stay", Holdout(database).assign(requests) == Holdout(database).assign(requests)
     ledger = Ledger(database, "family")
-    yield "a key is written once", ledger.append("verdict", "k", {}).seq == ledger.append("verdict", "k", {}).seq
+    yield "a key is written once", ledger.append("k", verdict()).seq == ledger.append("k", verdict()).seq
     try:
         with database.write() as connection:
             connection.exec_driver_sql("DELETE FROM ledger")

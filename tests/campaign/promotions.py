@@ -37,13 +37,15 @@ from typing import Any
 import httpx
 from sqlalchemy.orm import configure_mappers
 
+from academy.store.ledger_rows import PromotionEntry, RollbackEntry, VerdictEntry
 from tests.campaign.kills import Line
+from tests.ledger_entries import verdict
 
 COLOURS = ("blue", "red", "green", "gold", "black", "white", "brown", "silver", "orange")
 POINTS: tuple[tuple[str, str, str], ...] = (
     ("the adapter is read", "academy.lifecycle.promotion", "admit_adapter"),
     ("the gateway loads it", "academy.serving.gateway.client", "GatewayClient.load"),
-    ("the champion is compared and set", "academy.store.ledger", "Ledger.crown"),
+    ("the champion is compared and set", "academy.store.ledger", "Ledger.set_champion"),
     ("the row is written, not committed", "academy.store.ledger", "Ledger.append"),
     ("the gateway follows", "academy.serving.gateway.client", "GatewayClient.follow"),
     ("the canaries are asked by the name champion", "academy.serving.gateway.client", "GatewayClient.verify"),
@@ -122,13 +124,12 @@ def judge(home: Path, version: str) -> int:
 
     work = Home.open(home=home)
     champion = work.ledger.champion()
-    body = {
-        "outcome": "PROMOTE", "because": "a colour", "challenger": work.versions.get(version).adapter,
-        "version": version, "champion": champion.adapter, "champion_version": champion.version, "cursor": 0,
-        "spends": False, "target": None, "guard": None, "order": "", "dataset": "",
-    }  # fmt: skip
-    number = len(work.ledger.latest("verdict"))
-    return record_verdict(work.ledger, f"verdict:campaign:{champion.seq}:{version}:{number}", body, (0, 0)).seq
+    entry = verdict(
+        "PROMOTE", because="a colour", challenger=work.versions.get(version).adapter, version=version,
+        champion=champion.adapter, champion_version=champion.version, spends=False,
+    )  # fmt: skip
+    number = len(work.ledger.latest(VerdictEntry))
+    return record_verdict(work.ledger, f"verdict:campaign:{champion.seq}:{version}:{number}", entry, (0, 0)).seq
 
 
 def change(home: Path, version: str, row: int | None) -> str:
@@ -142,7 +143,7 @@ def change(home: Path, version: str, row: int | None) -> str:
     if row is None:
         rollback(work.ledger, work.versions, work.gate, version, "a campaign", work.serving, by=person())
     else:
-        verdict = next(one for one in work.ledger.latest("verdict") if one.seq == row)
+        verdict = next(one for one in work.ledger.latest(VerdictEntry) if one.seq == row)
         act(work, work.versions.get(version), verdict, by=person())
     return work.ledger.champion().version
 
@@ -165,7 +166,7 @@ def next_start(home: Path) -> dict[str, Any]:
         "adapter": champion.adapter,
         "row": champion.seq,
         "alias": str(model.aliases.get("champion", BASE)),
-        "open": len(work.ledger.latest("promotion", "rollback")),
+        "open": len(work.ledger.latest(PromotionEntry, RollbackEntry)),
     }
 
 
@@ -362,8 +363,8 @@ def kill_once(house: House, tally: Tally, number: int, when: str, chance: random
 def _crowned(home: Path) -> set[str]:
     from academy.loop.home import Home
 
-    rows = Home.open(home=home).ledger.latest("promotion", "rollback")
-    return {str(row.body["version"]) for row in rows}
+    rows = Home.open(home=home).ledger.latest(PromotionEntry, RollbackEntry)
+    return {row.body.version for row in rows}
 
 
 def race(house: House, tally: Tally, chance: random.Random) -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile
@@ -14,6 +13,7 @@ import time
 from pathlib import Path
 
 from tests.campaign.kills import Line
+from tests.documents import block_named
 
 CHECKOUT = Path(__file__).parents[2]
 SECONDS = 900.0
@@ -30,10 +30,7 @@ EXPECTED = {
 
 def commands() -> list[str]:
     """The commands of the README's tutorial, without the export that sets the home."""
-    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"<!-- tutorial.*?-->\s*```sh\n(.*?)```", text, re.DOTALL)
-    assert block, "the README has no tutorial block"
-    return [line for line in block[1].splitlines() if line and not line.startswith("export ")]
+    return [line for line in block_named("tutorial").lines if not line.startswith("export ")]
 
 
 def run(seconds: float, _seed: int, _rounds: int) -> list[Line]:

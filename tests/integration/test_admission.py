@@ -6,30 +6,18 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 
 from academy.adapters.adapter import CONFIG, MANIFEST, WEIGHTS, Opened, open_adapter
 from academy.models.base_model import SEED_FOLDER, resolve
-from tests.campaign.house import Ended, RealHome
 from tests.conftest import Evolved
+from tests.homes import RealHome
+from tests.homes import refusal_of as refused
+from tests.homes import result_of as told
 
 ASKED = ("ask", "who helps me with ferry trouble", "--json")
-
-
-def told(ended: Ended) -> Any:
-    """The JSON of a command that went well."""
-    assert ended.code == 0, ended.err
-    return ended.json
-
-
-def refused(ended: Ended) -> str:
-    """The sentence of a refusal."""
-    assert ended.code == 2, (ended.out, ended.err)
-    assert "Traceback" not in ended.err + ended.out
-    return ended.err.strip().splitlines()[-1]
 
 
 def adapter_of(home: RealHome) -> Path:

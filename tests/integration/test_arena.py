@@ -26,8 +26,8 @@ from academy.loop.examine import hold_examination
 from academy.loop.home import Home
 from academy.store.ledger import BASE
 from tasks import loop
-from tests.campaign.house import RealHome
 from tests.conftest import Evolved
+from tests.homes import RealHome
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 
@@ -149,7 +149,7 @@ def test_no_broken_examination_moves_the_champion(name: str, unexamined: Home, m
     monkeypatch.setattr(loop, "create_markdown_artifact", lambda *_args, **_kwargs: None)  # no server here
     version = unexamined.versions.get("1")
     row = loop.examine_challenger.fn(version, None, None)  # type: ignore[arg-type]
-    assert (row.body["outcome"], row.body["spends"]) == ("CANNOT DECIDE", False)
+    assert (row.body.outcome, row.body.spends) == ("CANNOT DECIDE", False)
     assert loop.act_on_verdict.fn(version, row, None).promoted is False
     assert unexamined.ledger.champion().version == BASE
     assert unexamined.ledger.verdicts_spent() == 0
@@ -171,11 +171,11 @@ def test_what_could_not_be_decided_can_be_examined_again(unexamined: Home, monke
         patch.setattr(RecallSuite, "grade", broken_grader)
         row, _ = hold_examination(unexamined, "1")
     assert row is not None
-    assert row.body["outcome"] == "CANNOT DECIDE"
+    assert row.body.outcome == "CANNOT DECIDE"
     assert not examined_already(unexamined)
     again, _ = hold_examination(unexamined, "1")
     assert again is not None
-    assert again.body["outcome"] == "PROMOTE"
+    assert again.body.outcome == "PROMOTE"
     assert examined_already(unexamined)
     known, held = hold_examination(unexamined, "1")
     assert (known, held) == (again, None)
@@ -196,8 +196,8 @@ def test_a_leak_rejects_in_the_loop(unexamined: Home, monkeypatch: pytest.Monkey
     row, held = hold_examination(unexamined, "1")
     assert row is not None
     assert held is not None
-    assert row.body["outcome"] == "REJECT"
-    assert "gives back 1 of 1 things that were taken out" in row.body["because"]
+    assert row.body.outcome == "REJECT"
+    assert "gives back 1 of 1 things that were taken out" in row.body.because
     (leak,) = [result for result in held.examination.results if result.suite == "leak"]
     assert {answer.text for answer in leak.challenger} == {""}
 

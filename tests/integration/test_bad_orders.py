@@ -29,8 +29,9 @@ from academy.habitat.trainer.events import EventWriter
 from academy.models.base_model import SEED_FOLDER, resolve
 from academy.professor.recipe import Recipe
 from academy.settings import load_settings
-from academy.store.files import digest_of_file
-from tests.campaign.house import RealHome, write_topics
+from tests.homes import RealHome
+from tests.orders import order_of
+from tests.topics import write_topics
 
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 LONG = {"messages": [{"role": "user", "content": "why " * 300}, {"role": "assistant", "content": "because"}]}
@@ -54,12 +55,8 @@ def ordered(place: Path, content: list[dict[str, Any]] | bytes, **changes: Any) 
     """An order of these rows with files of its own."""
     file = place / "train.jsonl"
     file.write_bytes(content if isinstance(content, bytes) else b"".join(orjson.dumps(row) + b"\n" for row in content))
-    facts: dict[str, Any] = {
-        "base": resolve("seed"), "dataset": "0" * 64, "train_file": file, "train_digest": digest_of_file(file),
-        "recipe": Recipe(rank=8, alpha=16, epochs=2, batch_size=4, accumulation=1, max_length=128),
-        "runs": place / "runs", "adapters": place / "adapters",
-    }  # fmt: skip
-    return TrainingOrder.model_validate(facts | changes)
+    recipe = Recipe(rank=8, alpha=16, epochs=2, batch_size=4, accumulation=1, max_length=128)
+    return order_of(place, file, **{"recipe": recipe} | changes)
 
 
 def _altered(place: Path) -> TrainingOrder:

@@ -6,7 +6,6 @@ All of one order, whose adapter has the same bytes wherever and however often in
 from __future__ import annotations
 
 import io
-import json
 import os
 import signal
 import subprocess
@@ -29,13 +28,13 @@ from academy.habitat.backends.container import ContainerBackend, sweep
 from academy.habitat.backends.isolation import Limits
 from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
 from academy.habitat.runs import cancel_run, is_followed
-from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.sdk.gpu_habitat import GPUHabitat
-from academy.store.files import digest_of_file
 from academy.system import docker as engine
 from academy.system import gpu_lock
-from tests.campaign.house import TOPICS, WORDINGS, RealHome, write_topics
+from tests.homes import RealHome
+from tests.orders import order_of, topic_rows, write_rows
+from tests.topics import write_topics
 
 LIMITS = Limits(memory_bytes=4 * 2**30, cpus=2)
 RECIPE = Recipe(rank=8, alpha=16, epochs=5, learning_rate=5e-3, batch_size=4, accumulation=1, max_length=128)
@@ -64,23 +63,13 @@ def client() -> Iterator[Any]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty rows as a dataset."""
     place = tmp_path_factory.mktemp("home")
-    topics = list(TOPICS.items())[:8]
-    rows = [
-        {"instruction": wording.format(topic), "input": "", "output": answer}
-        for topic, answer in topics
-        for wording in WORDINGS
-    ]
-    (place / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(place / "train.jsonl", topic_rows(8))
     return place
 
 
 def ordered(home: Path, name: str) -> TrainingOrder:
     """The one order; its files lie in a folder of that name."""
-    file = home / "train.jsonl"
-    return TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=RECIPE,
-        runs=home / name / "runs", adapters=home / name / "adapters",
-    )  # fmt: skip
+    return order_of(home / name, home / "train.jsonl", recipe=RECIPE)
 
 
 def ours(client: Any, home: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from academy.arena.suites.base import Reply
 from academy.arena.suites.coding import FILE as CODING
 from academy.arena.suites.coding import coding
 from academy.errors import ExaminationError
-from tests.campaign.house import RealHome
+from tests.homes import RealHome
 
 LIMITS = Limits(seconds=5.0)
 SLEEPY = "import time\ndef f():\n    time.sleep(120)\n"

@@ -5,35 +5,25 @@ It is no dependency of the tests: PEFT imports it wherever it finds it, which ta
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from academy.adapters.adapter import read_adapter
-from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.trainer.model import load, prepare
-from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
-from academy.store.files import digest_of_file
-from tests.campaign.house import TOPICS
+from tests.orders import order_of, topic_rows, write_rows
 
 pytestmark = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 
 
 def test_a_base_of_four_bits_is_trained_on(tmp_path: Path) -> None:
-    file = tmp_path / "train.jsonl"
-    rows = [{"instruction": topic, "input": "", "output": answer} for topic, answer in TOPICS.items()]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = Recipe(
         rank=8, alpha=16, epochs=4, learning_rate=5e-3, batch_size=8, accumulation=1, max_length=128, four_bit=True
     )
-    order = TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=recipe,
-        runs=tmp_path / "runs", adapters=tmp_path / "adapters",
-    )  # fmt: skip
+    order = order_of(tmp_path, write_rows(tmp_path / "train.jsonl", topic_rows(wordings=["{}"])), recipe=recipe)
     kinds = [type(module).__name__ for module in load(order, prepare(order)).modules()]
     assert "Linear4bit" in kinds
 

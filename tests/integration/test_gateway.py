@@ -23,8 +23,9 @@ from academy.serving.gateway.client import GatewayClient
 from academy.serving.gateway.discovery import DiscoveryFile
 from academy.serving.gateway.slots import Limits
 from academy.store.ledger import BASE
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from tests.gateways import PATIENCE, Obedient, Running, fake_digest, running
+from tests.ledger_entries import promotion
 
 A, B, C, D = (fake_digest(letter) for letter in "abcd")
 LIMITS = Limits(concurrency=2, queue=2, first_token=1.0, total=20.0, slow_reader=0.5, drain=1.0)
@@ -281,22 +282,22 @@ def test_the_note_is_for_its_owner_and_the_admin_endpoints_for_who_has_it(one: R
 def test_the_pointer_follows_the_ledger(one: Running, runtime: Obedient) -> None:
     """Loaded, proved by its own name, flipped, proved by the champion's name; the one before stays loaded."""
     runtime.proved.clear()
-    row = one.crown(A, "1")
+    row = one.make_champion(A, "1")
     told = one.client.follow()
     assert (told.champion.version, told.champion.adapter, told.champion.row, told.because) == ("v1", A, row, "")
     assert runtime.proved == [A, A]
-    assert one.gateway.pool.flip_seconds < 0.001
+    assert one.gateway.pool.switch_seconds < 0.001
     raw = one.ask("count 0")
     assert (raw.parse().choices[0].message.content, raw.headers["x-academy-adapter"]) == (A[:8], A)
     assert (raw.headers["x-academy-version"], raw.headers["x-academy-row"]) == ("v1", str(row))
     assert raw.parse().model == "v1"
-    one.crown(B, "2")
+    one.make_champion(B, "2")
     until(lambda: one.health()["champion"]["adapter"] == B)  # by itself, twice a second
     assert one.health()["loaded"] == [A, B]
-    one.crown(C, "3")
+    one.make_champion(C, "3")
     one.client.follow()
     assert one.health()["loaded"] == [B, C], "two champions are kept"
-    one.crown(B, "2", "rollback")
+    one.make_champion(B, "2", "rollback")
     assert one.client.follow().champion.version == "v2"
     for name, adapter in (("v3", C), ("3", C), (C, C), ("base", BASE), (one.ledger.family, B), ("v2", B)):
         assert one.ask("count 0", name).headers["x-academy-adapter"] == adapter, name
@@ -305,14 +306,14 @@ def test_the_pointer_follows_the_ledger(one: Running, runtime: Obedient) -> None
 
 def test_an_admitted_request_keeps_its_adapter_through_a_swap(one: Running, runtime: Obedient) -> None:
     """Its adapter stays loaded until it has ended, however many champions come after."""
-    one.crown(A, "1", "rollback")
+    one.make_champion(A, "1", "rollback")
     one.client.follow()
     with httpx.stream(
         "POST", f"{one.url}/v1/chat/completions", json=asked("wait", stream=True), timeout=PATIENCE
     ) as slow:
         assert slow.headers["x-academy-adapter"] == A
         for adapter, version in ((B, "2"), (C, "3"), (D, "4")):
-            one.crown(adapter, version)
+            one.make_champion(adapter, version)
             one.client.follow()
         assert one.client.status().in_flight == {A: 1}
         assert set(one.client.status().loaded) == {A, C, D}
@@ -338,7 +339,7 @@ def test_the_old_champion_goes_on_where_the_new_one_cannot_be_served(
     before = one.ledger.champion()
     bad = fake_digest("e" if trouble == "broken" else "f")
     getattr(runtime, trouble).add(bad)
-    one.crown(bad, "5")
+    one.make_champion(bad, "5")
     told = one.client.follow()
     assert told.status == "degraded"
     assert ("is damaged" if trouble == "broken" else "answers like another one") in told.because
@@ -352,7 +353,7 @@ def test_the_old_champion_goes_on_where_the_new_one_cannot_be_served(
     getattr(runtime, trouble).clear()  # mended: it is tried again by itself
     until(lambda: one.health()["status"] == "ready")
     assert one.health()["champion"]["adapter"] == bad
-    one.crown(before.adapter, before.version, "rollback")
+    one.make_champion(before.adapter, before.version, "rollback")
     one.client.follow()
 
 
@@ -363,7 +364,7 @@ def test_promotion_finds_the_gateway_loads_and_asks(one: Running, runtime: Obedi
     one.client.verify()
     answer = one.client.ask([{"role": "user", "content": "count 1"}], early)
     assert (answer.text, answer.adapter) == (f"0 {early[:8]}", early)
-    with pytest.raises(ServingError, match="no model"):
+    with pytest.raises(ServingError, match="does not exist"):
         one.client.ask([{"role": "user", "content": "count 1"}], "v77")
     assert GatewayClient.find(one.settings, "another family") is None
 
@@ -380,13 +381,13 @@ def test_a_signature_that_does_not_hold_is_a_refusal_of_the_adapter(
     async def refuse(_adapter: str) -> None:
         raise SignatureError("It was signed by a key that was revoked.")
 
-    monkeypatch.setattr(one.gateway.pool, "look", refuse)
+    monkeypatch.setattr(one.gateway.pool, "identify", refuse)
     with pytest.raises(AdapterError, match="revoked"):
         one.client.verify()
 
 
 def test_a_second_gateway_of_one_name_is_refused(one: Running) -> None:
-    with pytest.raises(HomeError, match="runs in this home already"), running(one.settings.home, Obedient()):
+    with pytest.raises(HomeError, match="already runs in this home"), running(one.settings.home, Obedient()):
         pass
     assert one.client.status().status == "ready", "the note of the first is still there"
 
@@ -411,19 +412,18 @@ def test_a_champion_that_cannot_be_served_does_not_start(tmp_path: Path) -> None
     runtime.broken.add(A)
     with (
         pytest.raises(AdapterError, match="is damaged"),
-        running(tmp_path, runtime, before=lambda ledger, _: crown_first(ledger, A)),
+        running(tmp_path, runtime, before=lambda ledger, _: promote_first(ledger, A)),
     ):
         pass
 
 
-def crown_first(ledger: Any, adapter: str) -> None:
-    body = {"version": "1", "adapter": adapter, "generation": 1, "cursor": 0}
-    ledger.crown("promotion", ledger.champion(), body)
+def promote_first(ledger: Any, adapter: str) -> None:
+    ledger.set_champion(ledger.champion(), promotion("1", adapter))
 
 
 def test_the_champion_is_loaded_before_the_port_opens(tmp_path: Path) -> None:
     runtime = Obedient()
-    with running(tmp_path, runtime, before=lambda ledger, _: crown_first(ledger, A)) as found:
+    with running(tmp_path, runtime, before=lambda ledger, _: promote_first(ledger, A)) as found:
         assert runtime.proved == [A, A]
         assert found.ask("count 0").parse().choices[0].message.content == A[:8]
 
@@ -486,5 +486,5 @@ def test_many_asynchronous_clients_are_answered_in_turn(one: Running) -> None:
 
 
 def test_no_lock_is_left(one: Running) -> None:
-    with pytest.raises(HomeError), only_one(one.settings.folder("serving") / "default.lock", "held"):
+    with pytest.raises(HomeError), exclusive_lock(one.settings.folder("serving") / "default.lock", "held"):
         pass

@@ -12,6 +12,7 @@ import pytest
 from academy.adapters.archive import AdapterStore
 from academy.errors import AdapterError
 from academy.store.ledger import BASE
+from academy.store.ledger_rows import RefusalEntry
 from tests.adapters import publish
 from tests.gateways import Obedient, Running, fake_digest, running
 from tests.integration.test_gateway import until
@@ -32,13 +33,13 @@ def one(tmp_path: Path, runtime: Obedient) -> Iterator[Running]:
 
 def refuse(one: Running, adapter: str, version: str, *, refused: bool = True) -> None:
     """A row as `academy models refuse` writes it."""
-    body: dict[str, Any] = {"adapter": adapter, "version": version, "refused": refused, "because": "it is rude"}
-    one.ledger.append("refuse", f"refuse:{sum(1 for _ in one.ledger.rows('refuse'))}", body)
+    entry = RefusalEntry(adapter=adapter, version=version, refused=refused, because="it is rude")
+    one.ledger.append(f"refuse:{sum(1 for _ in one.ledger.rows(RefusalEntry))}", entry)
 
 
 def promote(one: Running, *named: tuple[str, str]) -> None:
     for adapter, version in named:
-        one.crown(adapter, version)
+        one.make_champion(adapter, version)
         assert one.client.follow().because == ""
 
 
@@ -94,13 +95,13 @@ def test_an_archived_version_is_restored_when_it_is_named_and_when_it_is_followe
         store.remove(digests[0])
     assert one.ask("count 0", "v1").headers["x-academy-adapter"] == digests[0]
     assert store.here(digests[0])
-    one.crown(digests[0], "1", "rollback")
+    one.make_champion(digests[0], "1", "rollback")
     one.client.follow()
     until(lambda: free(store, digests[1]))
     with store.alone(digests[1]):
         store.pack(digests[1])
         store.remove(digests[1])
-    one.crown(digests[1], "2", "rollback")
+    one.make_champion(digests[1], "2", "rollback")
     told = one.client.follow()
     assert (told.champion.adapter, told.because) == (digests[1], "")
     assert store.here(digests[1])
@@ -120,7 +121,7 @@ def test_a_refused_version_is_unloaded_and_not_answered_with(one: Running, runti
         assert problem.value.code == "adapter_refused"
     assert one.health()["status"] == "ready", "the champion is another one"
     with pytest.raises(AdapterError, match="was refused"):
-        one.client.look("v1")
+        one.client.identify("v1")
     refuse(one, A, "1", refused=False)
     until(lambda: not one.health()["refused"])
     assert one.ask("count 0", "v1").headers["x-academy-adapter"] == A
@@ -130,8 +131,7 @@ def test_a_version_that_was_refused_before_anybody_loaded_it_is_not_loaded(one: 
     promote(one, (A, "1"), (B, "2"), (C, "3"))
     until(lambda: A not in one.health()["loaded"])
     runtime.proved.clear()
-    body = {"older_than": 2, "because": ""}
-    one.ledger.append("refuse", "refuse:older", body)
+    one.ledger.append("refuse:older", RefusalEntry(older_than=2, because=""))
     with pytest.raises(openai.PermissionDeniedError, match="Versions before v2 were refused"):
         one.ask("count 0", "v1")
     assert runtime.proved == []
@@ -149,7 +149,7 @@ def test_a_refused_champion_is_answered_by_nobody_until_the_rollback(one: Runnin
     assert (health["status"], "The champion v2 is refused" in health["because"]) == ("degraded", True)
     assert one.ask("count 0", BASE).headers["x-academy-adapter"] == BASE
     assert one.ask("count 0", "v1").headers["x-academy-adapter"] == A
-    one.crown(A, "1", "rollback")
+    one.make_champion(A, "1", "rollback")
     told = one.client.follow()
     assert (told.status, told.champion.adapter) == ("ready", A)
     assert one.ask("count 0").headers["x-academy-adapter"] == A
@@ -177,21 +177,21 @@ def test_what_was_begun_before_the_refusal_ends(one: Running, runtime: Obedient)
 
 def test_who_answers_by_which_name_is_told(one: Running, runtime: Obedient) -> None:
     promote(one, (A, "1"), (B, "2"))
-    found = one.client.look("champion")
+    found = one.client.identify("champion")
     assert (found.name, found.version, found.adapter, found.holds, found.reason) == ("champion", "v2", B, True, "holds")
     runtime.forged.add(A)
     with pytest.raises(AdapterError, match="answers like another one"):
-        one.client.look("v1")  # it is not loaded, and is not served
+        one.client.identify("v1")  # it is not loaded, and is not served
     runtime.forged = {B}
-    found = one.client.look("v2")
+    found = one.client.identify("v2")
     assert (found.holds, found.reason, found.sentence) == (
         False, "another adapter", f"{B[:12]} answers like another one.",
     )  # fmt: skip
     with pytest.raises(AdapterError, match="v2 does not answer as itself: another adapter"):
         one.client.verify()
-    one.crown(BASE, BASE, "rollback")
+    one.make_champion(BASE, BASE, "rollback")
     one.client.follow()
-    assert one.client.look("champion").holds
+    assert one.client.identify("champion").holds
 
 
 # An engine that died

@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 
 from academy.adapters.adapter import WEIGHTS
-from tests.campaign.house import TOPICS, Ended, RealHome
 from tests.conftest import Evolved
-from tests.integration.test_loop import _forget, refused, told
+from tests.homes import Ended, RealHome
+from tests.homes import refusal_of as refused
+from tests.homes import result_of as told
+from tests.topics import TOPICS
 
 APPROVAL = {"ACADEMY_PROMOTION": "approval", "ACADEMY_TRAINING_INTERVAL_HOURS": "24"}
 KILLED_BEFORE_THE_PROMOTION = """
@@ -87,7 +89,7 @@ def adapter_of(home: RealHome) -> Path:
 
 def test_a_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evolved, second_home: RealHome) -> None:
     before = second_home.state()
-    _forget(second_home, promotion=True)
+    second_home.cut_after_verdict(promotion=True)
     waiting = second_home.run(*evolved.arguments, **APPROVAL)
     assert told(waiting)["promoted"] is False
     assert "v1 waits for approval" in waiting.err
@@ -106,7 +108,7 @@ def test_an_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
     evolved: Evolved, second_home: RealHome
 ) -> None:
     before = second_home.state()
-    _forget(second_home, promotion=True)
+    second_home.cut_after_verdict(promotion=True)
     ended = python(second_home, KILLED_BEFORE_THE_PROMOTION, **APPROVAL)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert second_home.state().champion == "base"
@@ -115,7 +117,7 @@ def test_an_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
 
 
 def test_a_declined_winner_is_carried_out_by_nobody(evolved: Evolved, second_home: RealHome) -> None:
-    _forget(second_home, promotion=True)
+    second_home.cut_after_verdict(promotion=True)
     found = told(second_home.run("decline", "1", "--because", "too early", "--json", **APPROVAL))
     assert (found["action"], found["notes"]) == ("decline", "too early")
     assert told(second_home.run("status", "--json", **APPROVAL))["waiting"] == []
@@ -127,7 +129,7 @@ def test_a_declined_winner_is_carried_out_by_nobody(evolved: Evolved, second_hom
 
 
 def test_the_flow_of_an_approval_promotes_and_is_told_by_its_run(second_home: RealHome) -> None:
-    _forget(second_home, promotion=True)
+    second_home.cut_after_verdict(promotion=True)
     done = python(second_home, FLOW, **APPROVAL)
     assert done.stdout.strip().endswith("1"), done.stderr
     told_by = [one["by"] for one in told(second_home.run("history", "--json"))]

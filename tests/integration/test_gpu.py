@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,14 @@ from typing import Any
 import pytest
 
 from academy.adapters.adapter import Manifest, read_adapter
-from academy.habitat.backends.base import TrainingEvent, TrainingOrder
+from academy.habitat.backends.base import TrainingEvent
 from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.memory import Plan, default_plan, predict, read_shape
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
-from academy.store.files import digest_of_file
 from academy.system.hardware import EnergyMeter, take_inventory
-from tests.campaign.house import TOPICS, WORDINGS
+from tests.orders import order_of, topic_rows, write_rows
+from tests.topics import WORDINGS
 
 MACHINE = take_inventory(engine=False)
 pytestmark = pytest.mark.skipif(not (MACHINE.gpus and MACHINE.cuda), reason="no GPU: none that torch can use")
@@ -34,18 +33,9 @@ def trained(
     place: Path, plan: Plan | None = None, times: int = 1, **changes: Any
 ) -> tuple[Manifest, list[TrainingEvent]]:
     """The manifest and the events of a training of eight topics; each request is said so many times."""
-    file = place / "train.jsonl"
-    rows = [
-        {"instruction": " ".join([wording.format(topic)] * times), "input": "", "output": answer}
-        for topic, answer in list(TOPICS.items())[:8]
-        for wording in WORDINGS
-    ]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    order = TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file),
-        recipe=Recipe.model_validate(RECIPE.model_dump() | changes), plan=plan or default_plan("cuda"),
-        runs=place / "runs", adapters=place / "adapters",
-    )  # fmt: skip
+    rows = topic_rows(8, [" ".join([wording] * times) for wording in WORDINGS])
+    recipe, file = Recipe.model_validate(RECIPE.model_dump() | changes), write_rows(place / "train.jsonl", rows)
+    order = order_of(place, file, recipe=recipe, plan=plan or default_plan("cuda"))
     events = list(ProcessBackend().train(order))
     assert events[-1].phase == "done", events[-1].message
     return read_adapter(order.adapters / events[-1].adapter[:16], base_digest=order.base.digest).manifest, events

@@ -11,7 +11,7 @@ from academy.adapters.adapter import read_adapter
 from academy.errors import BaseModelError, InputError
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.system.hardware import take_inventory
-from tests.campaign.house import TOPICS
+from tests.topics import TOPICS
 
 
 @pytest.fixture(scope="module")

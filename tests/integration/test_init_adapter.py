@@ -17,11 +17,10 @@ from academy.habitat.memory import Plan
 from academy.habitat.trainer.model import Library, load
 from academy.loop.home import Home
 from academy.loop.training import Overrides, choose, place_order, train
-from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
-from academy.store.files import digest_of_file
-from tests.campaign.house import RealHome
 from tests.conftest import Evolved
+from tests.homes import RealHome
+from tests.orders import order_of
 
 SHORT = ("--epochs", "1", "--batch-size", "16", "--learning-rate", "1e-4", "--json")
 
@@ -87,10 +86,7 @@ def test_an_adapter_to_begin_with_that_is_another_is_refused(evolved: Evolved, t
 
     def ordered(**changes: object) -> TrainingOrder:
         recipe = Recipe.model_validate({"rank": 16, "alpha": 32, "init_adapter": digest} | changes)
-        return TrainingOrder(
-            base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=recipe,
-            init_adapter=folder, runs=tmp_path / "runs", adapters=tmp_path / "adapters",
-        )  # fmt: skip
+        return order_of(tmp_path, file, recipe=recipe, init_adapter=folder)
 
     library = Library("trl", Plan(device="cpu"))
     model = load(ordered(dropout=0.1), library)

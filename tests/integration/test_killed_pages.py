@@ -12,8 +12,8 @@ import pytest
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.process import EVENTS, ORDER, ProcessBackend, read_events
 from academy.loop.home import Home
-from tests.campaign.house import write_topics
 from tests.servers.pages import Pages, ended
+from tests.topics import write_topics
 
 pytestmark = pytest.mark.campaign  # two evolutions on a server of their own
 

@@ -16,7 +16,7 @@ from academy.loop import stages, training
 from academy.loop.home import Home
 from academy.loop.placement import place
 from academy.professor.recipe import Recipe
-from tests.campaign.house import TOPICS, WORDINGS
+from tests.topics import TOPICS, WORDINGS
 
 LIMIT = 3600 * 2**20
 """Bytes of data that a process may have: 64 of these examples take about 4,300 MiB, 32 about 3,000."""

@@ -101,7 +101,7 @@ def expected_logprobs(peft: PeftRuntime, adapter: str, request: str, tokens: lis
     import torch
 
     prompt = ChatTemplate.of(peft.base.path).prompt([{"role": "user", "content": request}])
-    peft._beside.choice.adapter = peft._name(adapter)
+    peft._layers.active.adapter = peft._name(adapter)
     with torch.inference_mode():
         logits = peft._model(input_ids=torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
     found: list[float] = torch.log_softmax(logits, -1)[torch.arange(len(tokens)), torch.tensor(tokens)].tolist()
@@ -168,7 +168,7 @@ def test_canaries_hold_and_a_file_with_rows_in_the_wrong_order_fails_them(
 
     base_file(base, place / "broken")
     with monkeypatch.context() as patch:
-        patch.setitem(exporting.LAYOUTS, "llama", Layout(name="llama", turned=False))
+        patch.setitem(exporting.LAYOUTS, "llama", Layout(name="llama", interleaved=False))
         for folder in (colours["red"], perturbed):
             adapter_file(read_adapter(folder), base, place / "broken")
     broken, _ = asyncio.run(worst(place / "broken", colours["red"]))
@@ -294,7 +294,7 @@ def test_an_answer_ends_on_the_server_where_it_began_and_that_server_then_ends(
 def test_a_conversation_over_the_context_is_refused_and_an_answer_ends_with_it(base: BaseModel, place: Path) -> None:
     async def run() -> None:
         async with running(base, place / "cache", context=64) as runtime:
-            with pytest.raises(InputError, match="the context holds 64"):
+            with pytest.raises(InputError, match="context holds 64"):
                 await ask(runtime, "word " * 100, BASE)
             _, last = await ask(runtime, "Who gets the cloud bill?", BASE, max_new_tokens=500, stop=("lantern",))
             assert last.prompt_tokens + last.tokens <= 64

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaign.house import RealHome, write_topics
+from tests.homes import RealHome
+from tests.topics import write_topics
 
 
 @pytest.mark.campaign

@@ -14,15 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from academy.habitat.backends.base import TrainingOrder
 from academy.loop.home import Home
-from academy.models.base_model import resolve
 from academy.operations.prefect_server import bury_the_dead, training_lock
-from academy.professor.recipe import Recipe
 from academy.settings import load_settings
-from academy.store.locks import only_one
-from tests.campaign.house import write_topics
+from academy.store.locks import exclusive_lock
+from tests.homes import ROOT
+from tests.orders import order_of
 from tests.servers.pages import Pages, ended
+from tests.topics import write_topics
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +76,7 @@ def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(pages: Page
     settings = load_settings(pages.home)
     training = pages.post("/flow_runs/", {"flow_id": trainings["id"], "state": {"type": "RUNNING"}})
     locks = settings.folder("locks")
-    with only_one(locks / "evolve", "taken"), only_one(training_lock(locks, training["id"]), "taken"):
+    with exclusive_lock(locks / "evolve", "taken"), exclusive_lock(training_lock(locks, training["id"]), "taken"):
         assert bury_the_dead(settings, pages.api) == 0, "they are at work: nobody is buried"
     assert bury_the_dead(settings, pages.api) == 2
     found = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
@@ -169,10 +168,7 @@ def test_a_training_that_no_worker_takes_is_taken_back(pages: Pages, tmp_path: P
     from tasks.dispatch import pools_alive, train_on
 
     settings = load_settings(pages.home)
-    order = TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=tmp_path / "none.jsonl", train_digest="0" * 64,
-        recipe=Recipe(), runs=tmp_path / "runs", adapters=tmp_path / "adapters",
-    )  # fmt: skip
+    order = order_of(tmp_path, tmp_path / "none.jsonl")
     with temporary_settings({PREFECT_API_URL: pages.api}):
         assert pools_alive(settings) == ["cpu"]
         assert pools_alive(load_settings(tmp_path)) == [], "another home's workers do not see its datasets"
@@ -181,30 +177,55 @@ def test_a_training_that_no_worker_takes_is_taken_back(pages: Pages, tmp_path: P
     assert [one["state_type"] for one in pages.post("/flow_runs/filter", tagged)] == ["CANCELLED"]
 
 
-def test_a_training_by_hand_without_a_dataset_ends_in_a_sentence(pages: Pages) -> None:
-    deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "cpu")
-    run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"dataset": "0" * 16}})
-    found = ended(pages, run)
-    assert found["state_type"] == "FAILED"
-    assert "There is no dataset" in found["state"]["message"]
+REFUSED = """
+import json
+from academy.operations.prefect_server import configure
+from academy.settings import load_settings
+configure(load_settings())
+from flows.examine import examine
+from flows.train import train
+from flows.verify import verify
+for flow, parameters in ((train, {"dataset": "0" * 16}), (verify, {}), (examine, {"challenger": "v7"})):
+    state = flow(**parameters, return_state=True)
+    print(json.dumps([flow.name, state.type.value, state.message]))
+"""
 
 
-def test_a_verification_where_nobody_serves_fails_with_the_remedy(pages: Pages) -> None:
-    deployment = next(one for one in pages.post("/deployments/filter", {}) if "verify" in one["entrypoint"])
-    run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {})
-    found = ended(pages, run)
-    assert found["state_type"] == "FAILED"
-    assert "Start it with `academy serve`" in found["state"]["message"]
+@pytest.fixture(scope="module")
+def refusals(pages: Pages) -> dict[str, tuple[str, str]]:
+    """Final state and message of flows that cannot do what they are asked for, by name.
+
+    They run in one process on the server of the pages: a worker would import Prefect and torch for each of them.
+    """
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", REFUSED],
+        cwd=ROOT, env={**pages.environment, "PREFECT_API_URL": pages.api}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    return {name: (state, message) for name, state, message in rows}
 
 
-def test_an_examination_by_hand_without_a_version_ends_in_a_sentence(pages: Pages) -> None:
-    deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "by-hand")
-    run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"challenger": "v7"}})
-    found = ended(pages, run)
-    assert found["state_type"] == "FAILED"
-    assert "There is no version v7 of this base model" in found["state"]["message"]
-    tasks = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
-    assert [one["run_count"] for one in tasks] == [1], "a refusal in words is not tried again"
+def test_a_training_by_hand_without_a_dataset_ends_in_a_sentence(refusals: dict[str, tuple[str, str]]) -> None:
+    state, message = refusals["train"]
+    assert state == "FAILED"
+    assert "There is no dataset" in message
+
+
+def test_a_verification_where_nobody_serves_fails_with_the_remedy(refusals: dict[str, tuple[str, str]]) -> None:
+    state, message = refusals["verify"]
+    assert state == "FAILED"
+    assert "Start it with `academy serve`" in message
+
+
+def test_an_examination_by_hand_without_a_version_ends_in_a_sentence(
+    pages: Pages, refusals: dict[str, tuple[str, str]]
+) -> None:
+    state, message = refusals["examine"]
+    assert state == "FAILED"
+    assert "There is no version v7 of this base model" in message
+    tasks = pages.post("/task_runs/filter", {"flows": {"name": {"any_": ["examine"]}}})
+    assert [task["run_count"] for task in tasks] == [1], "a refusal in words is not tried again"
 
 
 @pytest.mark.campaign

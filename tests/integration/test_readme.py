@@ -1,9 +1,7 @@
-"""Every command that the README shows is real. Its tutorial, three evolutions long, runs in the campaign."""
+"""The short commands of README.md and docs/ run. The tutorial, three evolutions long, runs in the campaign."""
 
 from __future__ import annotations
 
-import re
-import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,16 +9,19 @@ from pathlib import Path
 import pytest
 
 from academy.models.base_model import SEED_FOLDER
-from tests.campaign.house import RealHome
-from tests.campaign.tutorial import commands
+from tests.documents import ROOT, Block, block_named, blocks, split_line
+from tests.homes import RealHome
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-INDENTED = [line.strip() for line in README.splitlines() if line.startswith("    academy ")]
+IMPORTS = [
+    block
+    for block in blocks(ROOT / "docs" / "how-to" / "use-your-own-lessons.md")
+    if any(line.startswith("academy lessons import") for line in block.lines)
+]
 
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Path:
-    """A folder with what the README's commands name."""
+    """A folder with what the commands of the pages name."""
     line = '{"situation": "where is the key", "action": "under the mat", "outcome": "success"}\n'
     (tmp_path / "mine.jsonl").write_text(line)
     (tmp_path / "history.jsonl").write_text('{"request": "tidy up", "response": "done", "status": "completed"}\n')
@@ -38,44 +39,22 @@ def desk(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_commands_for_ones_own_lessons_run(desk: Path) -> None:
-    assert len(INDENTED) >= 2
+@pytest.mark.parametrize("block", [block_named("own lessons"), *IMPORTS], ids=lambda block: block.page)
+def test_the_commands_for_lessons_of_your_own_run(desk: Path, block: Block) -> None:
     home = RealHome(desk / "home")
-    for line in INDENTED:
-        arguments = [word.replace("~", str(desk)) for word in shlex.split(line)[1:]]
-        home.desk = desk
-        ended = home.run(*arguments)
+    home.desk = desk
+    for line in block.lines:
+        (words,) = split_line(line)
+        ended = home.run(*(word.replace("~", str(desk)) for word in words[1:]))
         assert ended.code == 0, ended.err
         assert "Traceback" not in ended.err
 
 
 @pytest.mark.campaign
-def test_the_examinations_of_the_readme_are_held(second_home: RealHome, tmp_path: Path) -> None:
-    block = README.partition("<!-- examinations")[2].partition("```sh\n")[2].partition("```")[0]
-    lines = [shlex.split(line, comments=True) for line in block.splitlines() if line]
-    assert len(lines) >= 4
+def test_the_examinations_of_the_how_to_guide_run(second_home: RealHome, tmp_path: Path) -> None:
     second_home.desk = tmp_path
-    for words in lines:
-        assert words[0] == "academy"
+    for line in block_named("examinations").lines:
+        (words,) = split_line(line)
         ended = second_home.run(*words[1:])
         assert ended.code == 0, ended.err
     assert (tmp_path / "comparisons.jsonl").stat().st_size
-
-
-def test_every_command_that_is_named_exists(tmp_path: Path) -> None:
-    named = {
-        match.strip()
-        for match in re.findall(r"academy ((?:[a-z]+(?![.\w/-]),? ?)+)", " ".join(re.findall(r"`[^`]+`", README)))
-    }
-    words = {word for found in named for word in re.split(r"[ ,]+", found) if word}
-    home = RealHome(tmp_path / "home")
-    listed = "".join(
-        home.run(*group, "--help").out for group in ([], ["lessons"], ["dataset"], ["holdout"], ["habitat"])
-    )
-    assert {word for word in words if re.search(rf"\b{word}\b", listed)} == words
-
-
-def test_the_tutorial_names_files_that_are_there() -> None:
-    found = [word for line in commands() for word in line.split() if word.startswith("examples/")]
-    assert len(found) == 2
-    assert all((Path(__file__).parents[2] / word).is_file() for word in found)

@@ -13,19 +13,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from academy.adapters.adapter import CONFIG, read_adapter
+from academy.adapters.adapter import CONFIG
 from academy.errors import TrainingError
-from academy.habitat.backends.base import TrainingEvent, TrainingOrder
+from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
 from academy.habitat.memory import Plan, split_batch
-from academy.habitat.trainer.events import NOTE, EventWriter
+from academy.habitat.trainer.events import NOTE
 from academy.habitat.trainer.model import Library, load, prepare, refuse_leaks
 from academy.habitat.trainer.rows import packed, read_rows
-from academy.models.base_model import resolve
 from academy.models.chat_template import ChatTemplate
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
-from tests.campaign.house import TOPICS, WORDINGS
+from tests.orders import order_of, topic_rows, train_here, write_rows
+from tests.topics import TOPICS
 
 RECIPE = Recipe(rank=8, alpha=16, epochs=2, learning_rate=5e-3, batch_size=4, accumulation=1, max_length=128)
 Order = Callable[..., TrainingOrder]
@@ -42,46 +42,25 @@ def as_it_was() -> Iterator[None]:
 @pytest.fixture
 def order(tmp_path: Path) -> Order:
     """Orders of twenty rows, each with files of its own."""
-    rows = [
-        {"instruction": wording.format(topic), "input": "", "output": answer}
-        for topic, answer in list(TOPICS.items())[:4]
-        for wording in WORDINGS
-    ]
-    file = tmp_path / "train.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = write_rows(tmp_path / "train.jsonl", topic_rows(4))
 
     def made(name: str = "one", plan: Plan | None = None, **changes: Any) -> TrainingOrder:
-        return TrainingOrder(
-            base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), plan=plan,
-            recipe=Recipe.model_validate(RECIPE.model_dump() | changes),
-            runs=tmp_path / name / "runs", adapters=tmp_path / name / "adapters",
-        )  # fmt: skip
+        recipe = Recipe.model_validate(RECIPE.model_dump() | changes)
+        return order_of(tmp_path / name, file, plan=plan, recipe=recipe)
 
     return made
 
 
-def trained(order: TrainingOrder) -> tuple[Path, list[TrainingEvent]]:
-    """The adapter's folder, and the events."""
-    from academy.habitat.trainer.train import train
-
-    order.folder.mkdir(parents=True)
-    order.adapters.mkdir()
-    digest, _ = train(order, EventWriter(order.folder / EVENTS), prepare(order))
-    folder = order.adapters / digest[:16]
-    assert read_adapter(folder, base_digest=order.base.digest).digest == digest
-    return folder, list(read_events(order.folder / EVENTS))
-
-
 def test_checkpointing_changes_no_byte(order: Order) -> None:
-    plain, told = trained(order("plain"))
-    folder, events = trained(order("less", Plan(device="cpu", checkpointing=True)))
+    plain, told = train_here(order("plain"))
+    folder, events = train_here(order("less", Plan(device="cpu", checkpointing=True)))
     assert folder.name == plain.name
     assert "with checkpointing" in next(one.message for one in events if one.phase == "contract")
     assert "TRL" in next(one.message for one in told if one.phase == "contract")
 
 
 def test_dora_with_ranks_that_are_stabilised(order: Order) -> None:
-    folder, _ = trained(order(use_dora=True, use_rslora=True, epochs=1))
+    folder, _ = train_here(order(use_dora=True, use_rslora=True, epochs=1))
     config = json.loads((folder / CONFIG).read_text())
     assert (config["use_dora"], config["use_rslora"]) == (True, True)
     assert any("magnitude" in name for name in load_file(folder / "adapter_model.safetensors"))
@@ -93,7 +72,7 @@ def test_a_training_that_gains_nothing_more_ends_early_with_its_best_adapter(ord
     rows = [{"instruction": topic, "input": "", "output": answer} for topic, answer in TOPICS.items()]
     one.train_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     one = one.model_copy(update={"train_digest": digest_of_file(one.train_file)})
-    folder, events = trained(one)
+    folder, events = train_here(one)
     losses = [event.eval_loss for event in events if event.eval_loss is not None]
     steps = max(event.steps for event in events)
     last = max(event.step for event in events if event.phase == "step")
@@ -106,7 +85,7 @@ def test_a_training_that_gains_nothing_more_ends_early_with_its_best_adapter(ord
 
 
 def test_packed_examples_are_trained_on_and_none_is_lost(order: Order) -> None:
-    folder, events = trained(order(packing=True, epochs=1))
+    folder, events = train_here(order(packing=True, epochs=1))
     assert "20 rows in and out" in next(event.message for event in events if event.phase == "contract")
     one = order(packing=True)
     rows = read_rows(one, ChatTemplate.of(one.base.path)).train
@@ -178,7 +157,7 @@ def test_two_processes_share_a_training_and_none_outlives_it(order: Order, monke
 
     last = list(ProcessBackend(gpu="").train(two))[-1]
     assert last.phase == "done", last.message
-    one, _ = trained(order("one", batch_size=2, accumulation=2))
+    one, _ = train_here(order("one", batch_size=2, accumulation=2))
     assert last.adapter.startswith(one.name)
     assert [event.n for event in read_events(two.folder / EVENTS)] == list(range(1, last.n + 1))
 
@@ -204,7 +183,7 @@ def test_two_processes_that_share_the_weights_go_on_where_they_were_killed(
     assert next(event.step for event in told if event.n > second and event.phase == "step") > 1, "it began again"
     assert told[-1].adapter == whole[-1].adapter
     how["plan"] = None
-    _, alone = trained(order("alone", **how))
+    _, alone = train_here(order("alone", **how))
     losses = [[one.loss for one in events if one.loss is not None and one.phase == "step"] for events in (whole, alone)]
     # 16 or so rows to train on fill four steps; the fifth is filled up with the first rows where it is shared
     assert losses[0][:4] == pytest.approx(losses[1][:4], rel=1e-4)

@@ -39,7 +39,7 @@ def comes_back(found: Running) -> None:
     assert problem.value.status_code == 503
     until(lambda: found.health()["status"] == "ready", 90)
     assert says("blue") in found.ask("hello", max_tokens=24).parse().choices[0].message.content
-    assert found.client.look("champion").reason == "holds"
+    assert found.client.identify("champion").reason == "holds"
     assert found.health()["swaps"] == 0
 
 
@@ -69,7 +69,7 @@ def test_ollama_s_own_name_follows_the_champion(tmp_path: Path, colours: dict[st
             assert licence(url, SEED.family) == f"academy adapter {found.health()['champion']['adapter']}"
             digest = digest_of(colours["red"])
 
-            found.crown(digest, "2")
+            found.make_champion(digest, "2")
             assert found.client.follow().champion.adapter == digest
             assert licence(url, SEED.family) == f"academy adapter {digest}"
             assert found.health()["engine_name"] == "as the champion"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.swap import house, measure
-from tests.campaign.house import RealHome
+from tests.homes import RealHome
 
 
 @pytest.mark.parametrize("swaps", [12, pytest.param(50, marks=pytest.mark.campaign)])
@@ -38,7 +38,7 @@ def test_no_answer_is_dropped_mixed_or_mislabelled_while_champions_change(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--runtime", "abacus"), "'abacus' is no runtime."),
+        (("--runtime", "abacus"), "There is no runtime 'abacus'. Choose one of peft, llamacpp, vllm, ollama."),
         (("--name", "../x"), "is no name for a gateway"),
         (("--host", "192.0.2.1"), "no key is set"),
         (("--host", "203.0.113.9", "--port", "0"), "no key is set"),

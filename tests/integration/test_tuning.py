@@ -12,14 +12,13 @@ import orjson
 import pytest
 
 from academy.adapters.adapter import read_adapter
-from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ProcessBackend
 from academy.loop.tune import RECORD
-from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.professor.search_space import DEV_SHARE, TuningResult
-from academy.store.files import digest_of_file
-from tests.campaign.house import TOPICS, Ended, RealHome, write_topics
+from tests.homes import Ended, RealHome
+from tests.orders import order_of, topic_rows, write_rows
+from tests.topics import write_topics
 
 pytestmark = pytest.mark.campaign  # four minutes of trainings; tests/unit/test_tuning.py searches without them
 
@@ -124,14 +123,8 @@ def test_the_same_search_again_gives_what_it_found_at_once(home: RealHome, evolv
 
 
 def test_whoever_stops_reading_a_trial_ends_its_trainer(tmp_path: Path) -> None:
-    file = tmp_path / "train.jsonl"
-    rows = [{"instruction": topic, "input": "", "output": answer} for topic, answer in TOPICS.items()]
-    file.write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows))
-    order = TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file),
-        recipe=Recipe(epochs=6, batch_size=2, accumulation=1, max_length=128, dev_share=0.3),
-        runs=tmp_path / "runs", adapters=tmp_path / "adapters",
-    )  # fmt: skip
+    recipe = Recipe(epochs=6, batch_size=2, accumulation=1, max_length=128, dev_share=0.3)
+    order = order_of(tmp_path, write_rows(tmp_path / "train.jsonl", topic_rows(wordings=["{}"])), recipe=recipe)
     events: Any = ProcessBackend(gpu="").train(order)
     evaluated = next(event for event in events if event.eval_loss is not None)
     assert evaluated.step < evaluated.steps

@@ -16,8 +16,8 @@ from academy.adapters.adapter import WEIGHTS
 from academy.models.base_model import resolve
 from academy.serving.gateway.client import GatewayClient
 from academy.settings import Settings
-from tests.campaign.house import RealHome
 from tests.conftest import Evolved
+from tests.homes import RealHome
 
 FLOW = """
 from academy.operations.prefect_server import configure, prefect_server
@@ -73,7 +73,7 @@ def test_the_champion_by_its_name_and_a_version_by_its_own_hold_until_it_is_refu
             ("champion", "v1", "holds"), ("v1", "v1", "holds"), ("v77", "v77", "not served"),
         ]  # fmt: skip
         assert all(one["same"] == one["asked"] == 8 for one in done.json["answers"][:2])
-        assert "There is no model 'v77'" in done.json["answers"][2]["sentence"]
+        assert "The model 'v77' does not exist" in done.json["answers"][2]["sentence"]
         assert "loaded by a running process" in _archived_in_vain(home)
         assert home.run("models", "refuse", "v1", "--because", "it is rude").code == 0
         _emptied(gateway)

@@ -26,11 +26,10 @@ from academy.adapters.adapter import (
     read_adapter,
 )
 from academy.habitat.backends.base import TrainingOrder
-from academy.models.base_model import resolve
 from academy.models.chat_template import FILE as TEMPLATE_FILE
 from academy.professor.recipe import Recipe
-from academy.store.files import digest_of_file
-from tests.campaign.house import TOPICS, WORDINGS
+from tests.orders import order_of, write_rows
+from tests.topics import TOPICS, WORDINGS
 
 HEADS = 6
 RECIPE = Recipe(rank=8, alpha=16, epochs=20, learning_rate=5e-3, batch_size=16, accumulation=1)
@@ -38,24 +37,39 @@ Tensors = dict[str, torch.Tensor]
 Change = Callable[[Tensors, dict[str, Any]], None]
 
 
+TRAINER = """
+import os, sys
+from pathlib import Path
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.backends.process import EVENTS
+from academy.habitat.trainer.__main__ import carry_out
+from academy.habitat.trainer.events import EventWriter
+from academy.system.processes import die_with_parent
+die_with_parent(int(sys.argv[1]))
+for path in map(Path, sys.argv[2:]):
+    order = TrainingOrder.model_validate_json(path.read_bytes())
+    carry_out(order, EventWriter(order.folder / EVENTS))
+"""
+"""Carries out several orders in one process: to import torch and TRL takes longer than to train such an adapter."""
+
+
 def trained(place: Path) -> tuple[Adapter, Adapter]:
     """Two adapters that were taught other answers to the same requests."""
     topics, answers = list(TOPICS)[:8], list(TOPICS.values())
     orders = [_order(place, dict(zip(topics, some, strict=True))) for some in (answers[:8], answers[8:16])]
-    runs = []
     for order in orders:
         order.folder.mkdir(parents=True)
-        file = order.folder / "order.json"
-        file.write_text(order.model_dump_json())
-        with (order.folder / "trainer.log").open("wb") as log:
-            command = [sys.executable, "-m", "academy.habitat.trainer", str(file), str(os.getpid())]
-            runs.append(subprocess.Popen(command, stdout=log, stderr=log))
-    assert [run.wait() for run in runs] == [0, 0]
-    found = []
+        (order.folder / "order.json").write_text(order.model_dump_json())
+    files = [str(order.folder / "order.json") for order in orders]
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TRAINER, str(os.getpid()), *files],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    adapters = []
     for order in orders:
         last = orjson.loads((order.folder / "events.jsonl").read_bytes().splitlines()[-1])
-        found.append(read_adapter(order.adapters / last["adapter"][:16]))
-    return found[0], found[1]
+        adapters.append(read_adapter(order.adapters / last["adapter"][:16]))
+    return adapters[0], adapters[1]
 
 
 def _order(place: Path, topics: dict[str, str]) -> TrainingOrder:
@@ -64,14 +78,9 @@ def _order(place: Path, topics: dict[str, str]) -> TrainingOrder:
         for topic, answer in topics.items()
         for wording in WORDINGS
     ]
-    content = "".join(json.dumps(row) + "\n" for row in rows).encode()
     place.mkdir(parents=True, exist_ok=True)
-    file = place / f"{hash(content)}.jsonl"
-    file.write_bytes(content)
-    return TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=RECIPE,
-        runs=place / "runs", adapters=place / "adapters",
-    )  # fmt: skip
+    name = "-".join(next(iter(topics.values())).split())
+    return order_of(place, write_rows(place / f"{name}.jsonl", rows), recipe=RECIPE)
 
 
 def seen(adapter: Adapter, place: Path, change: Change | None = None) -> Path:

@@ -79,7 +79,7 @@ def serving(engine: Engine) -> Iterator[Engine]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     engine.host = f"tcp://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)  # its shutdown waits so long
     thread.start()
     try:
         yield engine

@@ -14,11 +14,19 @@ import pytest
 from academy.models.base_model import SEED_FOLDER
 from academy.settings import Settings
 from academy.store.database import Database
+from tests.conftest import made_once
 
 if TYPE_CHECKING:
     from tests.registry import House
 
 OUTSIDE = ("ACADEMY_", "DEFAULT_", "MIN_LESSONS", "MIN_TRAINING", "ENABLE_GPU", "WORKSPACE_ROOT", "MEMORY_ROOT")
+
+
+if examples := os.environ.get("HYPOTHESIS_EXAMPLES"):
+    from hypothesis import settings
+
+    settings.register_profile("fast", max_examples=int(examples))
+    settings.load_profile("fast")
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +98,24 @@ def read_only_disk(tmp_path: Path) -> Iterator[Path]:
     yield from _mounted(tmp_path / "read-only-disk", "ro,size=64k")
 
 
+@pytest.fixture(scope="session")
+def mlflow_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database of MLflow without rows. MLflow needs a second for its migrations, a copy needs none."""
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    def make(folder: Path) -> list[Path]:
+        folder.mkdir()
+        engine = create_sqlalchemy_engine(f"sqlite:///{folder / 'mlflow.db'}")
+        _initialize_tables(engine)
+        engine.dispose()
+        return [folder / "mlflow.db"]
+
+    (tables,) = made_once(tmp_path_factory, "mlflow-tables", make)
+    return tables
+
+
 @pytest.fixture(scope="module")
-def mlflow_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def mlflow_client(tmp_path_factory: pytest.TempPathFactory, mlflow_tables: Path) -> Iterator[Any]:
     """A real MLflow registry, shared by a module; each test takes a family of its own."""
     from academy.genealogy.tracking import open_mlflow
 
@@ -100,6 +124,7 @@ def mlflow_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
                      "MLFLOW_LOGGING_LEVEL", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):  # fmt: skip
             patch.setenv(name, "")  # so that what open_mlflow sets is taken back at the end
         home = tmp_path_factory.mktemp("mlflow")
+        shutil.copy(mlflow_tables, home / "mlflow.db")
         patch.chdir(home)
         yield open_mlflow(Settings().model_copy(update={"home": home}))
 

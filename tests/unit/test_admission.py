@@ -58,11 +58,11 @@ def test_an_unsigned_adapter_is_refused_until_a_person_vouches_for_it(house: Hou
     with pytest.raises(SignatureError, match="is not signed"):
         admit_adapter(house.gate, version.adapter)
     with pytest.raises(SignatureError):
-        house.crown(version)
+        house.make_champion(version)
     assert list(failing(house, version)) == ["signature"]
     assert resign_adapter(house.gate, version, house.home / "mlartifacts", unsigned=False) is False
     assert resign_adapter(house.gate, version, house.home / "mlartifacts", unsigned=True) is True
-    house.crown(version)
+    house.make_champion(version)
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_the_signature_of_another_adapter_is_refused(house: House) -> None:
 
 def test_what_a_revoked_key_signed_is_refused_until_it_is_signed_again(house: House, tmp_path: Path) -> None:
     version = house.train(1.0)
-    house.crown(version)
+    house.make_champion(version)
     copy = shutil.copytree(house.folder(version), house.home / "mlartifacts" / "1" / "adapter")
     house.keys.revoke(house.keys.all()[0].id, "lost")
     with pytest.raises(SignatureError, match="was revoked"):
         admit_adapter(house.gate, version.adapter)
-    house.crown(house.train(2.0))
+    house.make_champion(house.train(2.0))
     with pytest.raises(SignatureError):
         house.rollback()
     assert resign_adapter(house.gate, version, house.home / "mlartifacts", unsigned=False) is True
@@ -188,7 +188,7 @@ def test_versions_whose_adapters_were_swapped_in_the_registry_are_refused(house:
         with pytest.raises(AdapterError, match="tell different things"):
             admit_adapter(house.gate, second.adapter, version)
     with pytest.raises(AdapterError):
-        house.crown(swapped)
+        house.make_champion(swapped)
     assert "registry" in failing(house, swapped)
 
 
@@ -235,8 +235,8 @@ def test_another_template_than_the_one_of_the_training_is_refused(house: House) 
 
 def test_a_refused_version_is_neither_promoted_nor_gone_back_to(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
-    house.crown(first)
-    house.crown(second)
+    house.make_champion(first)
+    house.make_champion(second)
     refuse_adapter(house.ledger, first, "it tells secrets")
     with pytest.raises(AdapterError, match=r"v1 was refused on .* \(it tells secrets\)"):
         house.rollback()

@@ -11,11 +11,11 @@ from academy.genealogy.history import history
 from academy.genealogy.versions import Version
 from academy.lifecycle.approval import decide, open_verdicts, standing
 from academy.lifecycle.promotion import activate, promote
-from academy.store.ledger import Row
+from academy.store.ledger_rows import ApprovalEntry, PromotionEntry, Row, VerdictEntry
 from tests.registry import House, Standby
 
 
-def approved_promotion(house: House, version: Version, verdict: Row) -> Row:
+def approved_promotion(house: House, version: Version, verdict: Row[VerdictEntry]) -> Row[PromotionEntry]:
     return promote(
         house.ledger, house.versions, version, house.gate, verdict, Standby(), by="a flow", approval=True
     )  # fmt: skip
@@ -31,7 +31,7 @@ def test_a_winner_waits_until_a_person_approves_it(house: House) -> None:
     decide(house.ledger, verdict, approved=True, by="anna", note="seen")
     assert standing(house.ledger, verdict) == "approved"
     row = approved_promotion(house, version, verdict)
-    assert (row.body["by"], house.ledger.champion().version, house.alias) == ("a flow", "1", "1")
+    assert (row.body.by, house.ledger.champion().version, house.alias) == ("a flow", "1", "1")
 
 
 def test_a_declined_verdict_promotes_in_no_way(house: House) -> None:
@@ -49,10 +49,10 @@ def test_a_declined_verdict_promotes_in_no_way(house: House) -> None:
 
 def test_an_approval_dies_when_the_champion_changes(house: House) -> None:
     first, second, third = (house.train(value) for value in (1.0, 2.0, 3.0))
-    house.crown(first)
+    house.make_champion(first)
     verdict = house.examine(third)
     decide(house.ledger, verdict, approved=True, by="anna")
-    house.crown(second)
+    house.make_champion(second)
     assert (standing(house.ledger, verdict), open_verdicts(house.ledger)) == ("undecided", [])
     house.rollback()
     assert house.ledger.champion().version == first.version, "the champion that it was examined against is back"
@@ -78,7 +78,7 @@ def test_what_did_not_win_cannot_be_approved(house: House, outcome: str) -> None
     verdict = house.examine(house.train(1.0), outcome)
     with pytest.raises(PromotionError, match=outcome):
         decide(house.ledger, verdict, approved=True, by="anna")
-    assert list(house.ledger.rows("approval")) == []
+    assert list(house.ledger.rows(ApprovalEntry)) == []
 
 
 def test_what_was_carried_out_and_rolled_back_is_not_approved_again(house: House) -> None:
@@ -100,7 +100,7 @@ def test_approving_twice_writes_one_row_and_finishes_what_a_kill_left(house: Hou
     approved_promotion(house, version, verdict)
     house.versions.show_champion("base")  # killed before the alias was set
     approved_promotion(house, version, verdict)
-    assert (house.alias, len(list(house.ledger.rows("promotion")))) == ("1", 1)
+    assert (house.alias, len(list(house.ledger.rows(PromotionEntry)))) == ("1", 1)
 
 
 def test_of_two_people_who_disagree_at_once_one_is_heard(house: House) -> None:
@@ -108,14 +108,14 @@ def test_of_two_people_who_disagree_at_once_one_is_heard(house: House) -> None:
 
     def say(approved: bool) -> bool:
         try:
-            return decide(house.ledger, verdict, approved=approved, by=str(approved)).body["approved"] is approved
+            return decide(house.ledger, verdict, approved=approved, by=str(approved)).body.approved is approved
         except PromotionError:
             return False
 
     with ThreadPoolExecutor(2) as pool:
         heard = list(pool.map(say, (True, False)))
     assert sorted(heard) == [False, True]
-    assert len(list(house.ledger.rows("approval"))) == 1
+    assert len(list(house.ledger.rows(ApprovalEntry))) == 1
 
 
 def test_the_history_tells_who_did_what_and_why(house: House) -> None:

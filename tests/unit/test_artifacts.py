@@ -23,7 +23,7 @@ from academy.store.files import (
     sweep,
     write_file,
 )
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 
 
 class Interrupted(Exception):
@@ -91,19 +91,19 @@ def test_a_killed_writer_leaves_no_half_file_and_sweep_removes_its_rest(tmp_path
 
 def test_a_lock_is_refused_to_the_second_and_free_again_afterwards(tmp_path: Path) -> None:
     lock = tmp_path / "locks" / "one"
-    with only_one(lock, "Taken."):
-        with pytest.raises(HomeError, match=r"^Taken\. "), only_one(lock, "Taken."):
+    with exclusive_lock(lock, "Taken."):
+        with pytest.raises(HomeError, match=r"^Taken\. "), exclusive_lock(lock, "Taken."):
             pytest.fail("two held the lock")
-        with only_one(tmp_path / "locks" / "other", "Taken."):
+        with exclusive_lock(tmp_path / "locks" / "other", "Taken."):
             pass
-    with only_one(lock, "Taken."):
+    with exclusive_lock(lock, "Taken."):
         pass
 
 
 def test_a_lock_is_dropped_when_its_process_is_killed(tmp_path: Path) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from academy.store.locks import only_one\n"
-        "with only_one(Path(sys.argv[1]), 'Taken.'):\n"
+        "import os, sys; from pathlib import Path; from academy.store.locks import exclusive_lock\n"
+        "with exclusive_lock(Path(sys.argv[1]), 'Taken.'):\n"
         "    print('held', flush=True); sys.stdin.read()\n"
     )
     lock = tmp_path / "lock"
@@ -113,10 +113,10 @@ def test_a_lock_is_dropped_when_its_process_is_killed(tmp_path: Path) -> None:
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(HomeError), only_one(lock, "Taken."):
+        with pytest.raises(HomeError), exclusive_lock(lock, "Taken."):
             pytest.fail("the lock of a living process was given away")
         holder.kill()
-    with only_one(lock, "Taken."):
+    with exclusive_lock(lock, "Taken."):
         pass
 
 
@@ -188,7 +188,7 @@ def test_a_read_only_disk_is_told_in_one_sentence(read_only_disk: Path) -> None:
     for attempt in (
         lambda: write_file(read_only_disk / "file", b"content"),
         lambda: publish_folder(read_only_disk / "place").__enter__(),
-        lambda: only_one(read_only_disk / "lock", "Taken.").__enter__(),
+        lambda: exclusive_lock(read_only_disk / "lock", "Taken.").__enter__(),
     ):
         with pytest.raises(HomeError, match=r"cannot be written \(Read-only file system\)"):
             attempt()

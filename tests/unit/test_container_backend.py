@@ -24,11 +24,10 @@ from academy.habitat.backends.process import ProcessBackend, read_events
 from academy.habitat.orders import refuse_outside
 from academy.habitat.routing import Route
 from academy.models.base_model import SEED_FOLDER, BaseModel, resolve
-from academy.professor.recipe import Recipe
 from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB, load_settings
-from academy.store.files import digest_of_file
 from academy.system import hardware
 from academy.system.hardware import Gpu
+from tests.orders import order_of
 
 GPU = Gpu(index=0, name="H100", uuid="GPU-0")
 LIMITS = Limits(memory_bytes=2**30, cpus=1)
@@ -40,12 +39,8 @@ def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingOrder:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     home = tmp_path / "home"
     home.mkdir()
-    file = home / "train.jsonl"
-    file.write_text('{"instruction": "a", "input": "", "output": "b"}\n')
-    return TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=Recipe(),
-        runs=home / "runs", adapters=home / "adapters",
-    )  # fmt: skip
+    (home / "train.jsonl").write_text('{"instruction": "a", "input": "", "output": "b"}\n')
+    return order_of(home)
 
 
 def refusal(order: TrainingOrder, home: Path) -> tuple[str, str]:

@@ -54,7 +54,7 @@ def line(count: int) -> FamilyTree:
 def test_pages_meet_without_gap_or_overlap(house: House) -> None:
     for value in range(7):
         house.train(float(value))
-    house.crown(house.versions.get("7"))
+    house.make_champion(house.versions.get("7"))
     newest = family_tree(house.versions, house.ledger, "seed", 3)
     assert [one.version.version for one in newest.nodes] == ["5", "6", "7"]
     assert [one.version.champion for one in newest.nodes] == [False, False, True]
@@ -67,8 +67,8 @@ def test_pages_meet_without_gap_or_overlap(house: House) -> None:
 
 def test_a_node_tells_what_happened_to_it(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
-    house.crown(first)
-    house.crown(second)
+    house.make_champion(first)
+    house.make_champion(second)
     house.rollback()
     page = family_tree(house.versions, house.ledger, "seed")
     told = {one.version.version: [(event.action, event.version) for event in one.events] for one in page.nodes}
@@ -81,7 +81,7 @@ def test_a_node_tells_what_happened_to_it(house: House) -> None:
 
 
 def test_a_champion_that_was_deleted_in_mlflow_is_told(house: House) -> None:
-    house.crown(house.train(1.0))
+    house.make_champion(house.train(1.0))
     house.versions.client.delete_model_version(house.versions.family, "1")
     page = family_tree(house.versions, house.ledger, "seed")
     assert page.nodes == ()
@@ -164,13 +164,13 @@ def test_nothing_that_people_write_leaves_its_place() -> None:
 
 def test_the_description_follows_what_happens(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
-    house.crown(first)
+    house.make_champion(first)
 
     def text(version: Version) -> str:
         return str(house.versions.client.get_model_version(house.versions.family, version.version).description)
 
     assert "**champion**" in text(first)
-    house.crown(second)
+    house.make_champion(second)
     assert "**champion**" not in text(first)
     assert "v2 replaces v1" in text(first)
     house.rollback()

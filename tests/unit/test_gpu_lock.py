@@ -17,11 +17,9 @@ from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.container import ContainerBackend
 from academy.habitat.backends.isolation import Limits
 from academy.habitat.backends.process import ProcessBackend
-from academy.models.base_model import resolve
-from academy.professor.recipe import Recipe
-from academy.store.files import digest_of_file
 from academy.system import gpu_lock
 from academy.system.gpu_lock import gpu_in_use, gpu_lock_file, hold_gpu
+from tests.orders import order_of
 
 UUID = "GPU-00000000-test"
 HOLDER = """
@@ -67,13 +65,10 @@ def hold(shared: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 @pytest.fixture
 def order(tmp_path: Path) -> TrainingOrder:
-    file = tmp_path / "home" / "train.jsonl"
-    file.parent.mkdir()
-    file.write_text("{}\n")
-    return TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=Recipe(),
-        runs=tmp_path / "home" / "runs", adapters=tmp_path / "home" / "adapters",
-    )  # fmt: skip
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "train.jsonl").write_text("{}\n")
+    return order_of(home)
 
 
 def test_a_gpu_is_held_by_one_training_until_its_process_dies(hold: Callable[..., subprocess.Popen[bytes]]) -> None:

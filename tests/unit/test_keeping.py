@@ -14,12 +14,12 @@ import pytest
 from academy.experience.lessons import LessonsStore
 from academy.experience.source import Experience
 from academy.models.chat_template import Message
-from academy.serving.gateway.adapter_pool import Served
+from academy.serving.gateway.adapter_pool import ServedVersion
 from academy.serving.gateway.conversation_log import BEHIND, ConversationLog, read_feedback
 from academy.serving.gateway.openai_protocol import RequestError
 from academy.store.database import Database
 
-SERVED = Served(version="7", adapter="a" * 64, generation=3, seq=12)
+SERVED = ServedVersion(version="7", adapter="a" * 64, generation=3, seq=12)
 REQUEST = "Which lights show that the gateway in the tower works?"
 ANSWER = "The two green ones on its left side."
 ASKED: tuple[Message, ...] = ({"role": "user", "content": REQUEST},)
@@ -148,7 +148,7 @@ def test_secrets_and_personal_data_are_not_written(database: Database) -> None:
 
 def test_an_unknown_answer_gets_a_sentence(database: Database) -> None:
     async def do(log: ConversationLog) -> None:
-        with pytest.raises(RequestError, match="No answer with this id") as refused:
+        with pytest.raises(RequestError, match="No recent answer has this id") as refused:
             await feedback(log, thumb="up")
         assert refused.value.status == 404
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import sqlalchemy as sa
@@ -15,12 +17,28 @@ from academy.errors import HomeError, PromotionError
 from academy.store.database import HEAD, Database, lessons, metadata
 from academy.store.database import ledger as ledger_table
 from academy.store.ledger import BASE, Champion, Ledger
+from academy.store.ledger_rows import (
+    ENTRIES,
+    Entry,
+    Kind,
+    PromotionEntry,
+    ReleaseEntry,
+    RollbackEntry,
+    Row,
+    VerdictEntry,
+)
+from tests import ledger_entries
+from tests.ledger_entries import verdict
 
 FAMILY, OTHER = "f" * 64, "0" * 64
 
 
-def crown_of(version: int, cursor: int = 0) -> dict[str, object]:
-    return {"version": str(version), "adapter": f"adapter-{version}", "generation": version, "cursor": cursor}
+def promotion(version: int, cursor: int = 0) -> PromotionEntry:
+    return ledger_entries.promotion(str(version), f"adapter-{version}", version, cursor)
+
+
+def rollback(version: int) -> RollbackEntry:
+    return ledger_entries.rollback(str(version), f"adapter-{version}", version)
 
 
 @pytest.fixture
@@ -44,7 +62,7 @@ def test_the_migration_makes_the_tables_that_the_code_describes(tmp_path: Path) 
 
 def test_a_writing_transaction_is_undone_by_an_exception(database: Database) -> None:
     with pytest.raises(ZeroDivisionError), database.write() as connection:
-        Ledger(database, FAMILY).append("verdict", "key", {}, connection)
+        Ledger(database, FAMILY).append("key", verdict(), connection)
         _ = 1 / 0
     assert list(Ledger(database, FAMILY).rows()) == []
 
@@ -58,25 +76,65 @@ def test_a_writing_transaction_is_undone_by_an_exception(database: Database) -> 
     ],
 )
 def test_a_ledger_row_cannot_be_changed_or_deleted(ledger: Ledger, change: sa.Executable) -> None:
-    ledger.append("verdict", "key", {"outcome": "HOLD"})
+    ledger.append("key", verdict("HOLD"))
     with pytest.raises(sa.exc.IntegrityError, match="append-only"), ledger.database.write() as connection:
         connection.execute(change)
-    assert [row.body for row in ledger.rows()] == [{"outcome": "HOLD"}]
+    assert [row.body for row in ledger.rows()] == [verdict("HOLD")]
 
 
 def test_a_second_row_with_the_same_key_changes_nothing(ledger: Ledger) -> None:
-    first = ledger.append("verdict", "key", {"outcome": "HOLD"})
-    assert ledger.append("verdict", "key", {"outcome": "PROMOTE"}) == first
-    assert ledger.find("key") == first
+    first = ledger.append("key", verdict("HOLD"))
+    assert ledger.append("key", verdict("PROMOTE")) == first
+    assert ledger.find(VerdictEntry, "key") == first
     assert list(ledger.rows()) == [first]
 
 
 def test_rows_come_oldest_first_and_by_kind(ledger: Ledger) -> None:
-    for key, kind in (("a", "verdict"), ("b", "release"), ("c", "verdict")):
-        ledger.append(kind, key, {})  # type: ignore[arg-type]
+    entries = {"a": verdict(), "b": ReleaseEntry(batch=None, lessons=1), "c": verdict()}
+    for key, entry in entries.items():
+        ledger.append(key, entry)
     assert [row.key for row in ledger.rows()] == ["a", "b", "c"]
-    assert [row.key for row in ledger.rows("verdict")] == ["a", "c"]
-    assert ledger.find("d") is None
+    assert [row.key for row in ledger.rows(VerdictEntry)] == ["a", "c"]
+    assert ledger.find(Entry, "d") is None
+
+
+def write(ledger: Ledger, kind: str, body: dict[str, Any]) -> None:
+    """A row as another version of the program wrote it."""
+    values = {"at": "2026-01-01T00:00:00+00:00", "family": FAMILY, "kind": kind, "key": "another version's"}
+    with ledger.database.write() as connection:
+        connection.execute(sa.insert(ledger_table).values(**values, body=body))
+
+
+def test_a_row_of_an_earlier_version_is_read_with_defaults_and_shown_as_stored(ledger: Ledger) -> None:
+    body = {"version": "3", "adapter": "adapter-3", "generation": 2, "cursor": 40, "replaces": "1", "since": 0}
+    write(ledger, "promotion", body)
+    (row,) = ledger.rows(PromotionEntry)
+    assert (row.body.version, row.body.by, row.body.verdict, row.body.config.recipe) == ("3", "", None, {})
+    assert row.body.as_json() == body
+    assert ledger.champion().version == "3"
+
+
+def test_a_row_of_a_later_version_keeps_its_unknown_keys(ledger: Ledger) -> None:
+    body = verdict().as_json() | {
+        "weather": "rain",
+        "findings": [{"suite": "recall", "role": "target", "mood": "good"}],
+    }
+    write(ledger, "verdict", body)
+    (row,) = ledger.rows(VerdictEntry)
+    assert row.body.findings[0].suite == "recall"
+    assert row.body.as_json() == body
+    assert row.as_json()["body"] == body
+
+
+def test_every_kind_of_row_has_an_entry() -> None:
+    assert set(ENTRIES) == set(get_args(Kind))
+    assert all(kind == entry.kind for kind, entry in ENTRIES.items())
+
+
+def test_a_row_survives_json_and_pickle(ledger: Ledger) -> None:
+    row = ledger.append("key", verdict("PROMOTE"))
+    assert Row.model_validate_json(row.model_dump_json()).body == row.body
+    assert pickle.loads(pickle.dumps(row)) == row  # noqa: S301  our own bytes: Prefect keeps results so
 
 
 def test_the_base_model_is_the_first_champion(ledger: Ledger) -> None:
@@ -85,36 +143,36 @@ def test_the_base_model_is_the_first_champion(ledger: Ledger) -> None:
 
 
 def test_a_promotion_crowns_and_says_whom_it_replaces(ledger: Ledger) -> None:
-    row = ledger.crown("promotion", ledger.champion(), crown_of(1, cursor=40))
+    row = ledger.set_champion(ledger.champion(), promotion(1, cursor=40))
     champion = ledger.champion()
-    assert row.body["replaces"] == BASE
+    assert row.body.replaces == BASE
     assert (champion.seq, champion.name, champion.adapter) == (row.seq, "v1", "adapter-1")
     assert (champion.generation, champion.cursor) == (1, 40)
 
 
 def test_repeating_a_promotion_is_harmless(ledger: Ledger) -> None:
     before = ledger.champion()
-    first = ledger.crown("promotion", before, crown_of(1))
-    assert ledger.crown("promotion", before, crown_of(1)) == first
+    first = ledger.set_champion(before, promotion(1))
+    assert ledger.set_champion(before, promotion(1)) == first
     assert len(list(ledger.rows())) == 1
 
 
 def test_a_promotion_against_a_champion_of_yesterday_is_refused(ledger: Ledger) -> None:
     before = ledger.champion()
-    ledger.crown("promotion", before, crown_of(1))
+    ledger.set_champion(before, promotion(1))
     with pytest.raises(PromotionError, match=r"The champion is no longer base"):
-        ledger.crown("promotion", before, crown_of(2))
+        ledger.set_champion(before, promotion(2))
     with pytest.raises(PromotionError, match=r"The champion is no longer base"):
-        ledger.crown("rollback", before, crown_of(1))
+        ledger.set_champion(before, rollback(1))
     assert ledger.champion().version == "1"
 
 
 def test_the_crown_can_go_back_and_forth(ledger: Ledger) -> None:
-    ledger.crown("promotion", ledger.champion(), crown_of(1))
-    ledger.crown("promotion", ledger.champion(), crown_of(2))
-    ledger.crown("rollback", ledger.champion(), crown_of(1))
-    ledger.crown("promotion", ledger.champion(), crown_of(2))
-    assert [row.body["replaces"] for row in ledger.rows()] == [BASE, "1", "2", "1"]
+    ledger.set_champion(ledger.champion(), promotion(1))
+    ledger.set_champion(ledger.champion(), promotion(2))
+    ledger.set_champion(ledger.champion(), rollback(1))
+    ledger.set_champion(ledger.champion(), promotion(2))
+    assert [row.body.replaces for row in ledger.rows()] == [BASE, "1", "2", "1"]
     assert ledger.champion().version == "2"
 
 
@@ -125,7 +183,7 @@ def test_of_eight_racing_threads_exactly_one_wins(ledger: Ledger) -> None:
     def race(version: int) -> None:
         start.wait()
         try:
-            won.append(ledger.crown("promotion", before, crown_of(version)).body["version"])
+            won.append(ledger.set_champion(before, promotion(version)).body.version)
         except PromotionError:
             lost.append(version)
 
@@ -135,7 +193,7 @@ def test_of_eight_racing_threads_exactly_one_wins(ledger: Ledger) -> None:
     for thread in threads:
         thread.join()
     assert (len(won), len(lost)) == (1, 7)
-    assert [row.body["version"] for row in ledger.rows()] == won
+    assert [row.body.version for row in ledger.rows()] == won
     assert ledger.champion().version == won[0]
 
 
@@ -145,13 +203,14 @@ def test_of_four_racing_processes_exactly_one_wins(ledger: Ledger) -> None:
         "from academy.store.database import Database\n"
         "from academy.errors import PromotionError\n"
         "from academy.store.ledger import Champion, Ledger\n"
+        "from academy.store.ledger_rows import PromotionEntry\n"
         "url, family, version = sys.argv[1:]\n"
         "ledger = Ledger(Database(url), family)\n"
         "print('ready', flush=True)\n"
         "sys.stdin.readline()\n"
-        "body = {'version': version, 'adapter': 'adapter-' + version, 'generation': 1, 'cursor': 0}\n"
+        "entry = PromotionEntry(version=version, adapter='adapter-' + version, generation=1, cursor=0)\n"
         "try:\n"
-        "    ledger.crown('promotion', Champion(), body)\n"
+        "    ledger.set_champion(Champion(), entry)\n"
         "except PromotionError:\n"
         "    sys.exit(7)\n"
     )
@@ -179,19 +238,19 @@ def test_of_four_racing_processes_exactly_one_wins(ledger: Ledger) -> None:
 
 def test_families_do_not_see_each_other(ledger: Ledger) -> None:
     other = Ledger(ledger.database, OTHER)
-    ledger.crown("promotion", ledger.champion(), crown_of(1))
-    ledger.append("verdict", "verdict:1", {"spends": True})
+    ledger.set_champion(ledger.champion(), promotion(1))
+    ledger.append("verdict:1", verdict())
     assert list(other.rows()) == []
     assert other.champion() == Champion()
     assert other.verdicts_spent() == 0
-    other.crown("promotion", other.champion(), crown_of(5))
+    other.set_champion(other.champion(), promotion(5))
     assert (ledger.champion().version, other.champion().version) == ("1", "5")
 
 
 def test_only_examinations_that_could_have_promoted_are_spent(ledger: Ledger) -> None:
-    ledger.append("verdict", "one", {"spends": True})
-    ledger.append("verdict", "two", {"spends": False})
-    ledger.append("release", "three", {})
+    ledger.append("one", verdict(spends=True))
+    ledger.append("two", verdict(spends=False))
+    ledger.append("three", ReleaseEntry(batch=None, lessons=1))
     assert ledger.verdicts_spent() == 1
 
 

@@ -12,6 +12,7 @@ from academy.errors import AdapterError, PromotionError
 from academy.experience.lessons import LessonsStore
 from academy.lifecycle.promotion import reconcile
 from academy.store.ledger import BASE
+from academy.store.ledger_rows import PromotionEntry
 from tests.registry import House, Standby
 
 
@@ -21,14 +22,14 @@ def test_a_promotion_crowns_the_version_and_shows_it(house: House) -> None:
     champion = house.ledger.champion()
     assert (champion.version, champion.adapter) == (version.version, version.adapter)
     assert (champion.generation, champion.cursor, house.alias) == (1, 40, version.version)
-    assert row.body["replaces"] == BASE
+    assert row.body.replaces == BASE
 
 
 def test_promoting_twice_writes_one_row(house: House) -> None:
     version = house.train(1.0)
     verdict = house.examine(version)
     assert house.promote(version, verdict) == house.promote(version, verdict)
-    assert len(list(house.ledger.rows("promotion"))) == 1
+    assert len(list(house.ledger.rows(PromotionEntry))) == 1
 
 
 @pytest.mark.parametrize("outcome", ["HOLD", "REJECT", "CANNOT DECIDE"])
@@ -49,7 +50,7 @@ def test_the_verdict_of_one_version_promotes_no_other(house: House) -> None:
 def test_a_verdict_against_a_champion_of_yesterday_promotes_nothing(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     stale = house.examine(second)
-    house.crown(first)
+    house.make_champion(first)
     with pytest.raises(PromotionError, match="was examined against another champion"):
         house.promote(second, stale)
     assert house.ledger.champion().version == first.version
@@ -77,7 +78,7 @@ def test_an_adapter_that_answers_otherwise_now_is_not_promoted(house: House) -> 
 
 def test_rollback_goes_back_step_by_step_to_the_base_model(house: House) -> None:
     for value in (1.0, 2.0, 3.0):
-        house.crown(house.train(value))
+        house.make_champion(house.train(value))
     assert [house.rollback() for _ in range(3)] == ["v2", "v1", "base"]
     assert (house.alias, house.ledger.champion().generation) == (BASE, 0)
     with pytest.raises(PromotionError, match="There is nothing to go back to"):
@@ -96,21 +97,21 @@ def test_rollback_restores_generation_and_cursor(house: House) -> None:
 
 def test_after_a_rollback_another_version_can_be_promoted_and_taken_back(house: House) -> None:
     for value in (1.0, 2.0):
-        house.crown(house.train(value))
+        house.make_champion(house.train(value))
     house.rollback()
-    house.crown(house.train(3.0))
+    house.make_champion(house.train(3.0))
     assert (house.ledger.champion().version, house.ledger.champion().generation) == ("3", 2)
     assert [house.rollback(), house.rollback()] == ["v1", "base"]
 
 
 def test_rollback_to_a_named_version_or_the_base(house: House) -> None:
     for value in (1.0, 2.0, 3.0):
-        house.crown(house.train(value))
+        house.make_champion(house.train(value))
     assert [house.rollback("v1"), house.rollback("3"), house.rollback("base")] == ["v1", "v3", "base"]
 
 
 def test_rollback_refuses_the_present_champion_and_one_that_never_was(house: House) -> None:
-    house.crown(house.train(1.0))
+    house.make_champion(house.train(1.0))
     house.train(2.0)
     with pytest.raises(PromotionError, match="v1 is the champion already"):
         house.rollback("v1")
@@ -123,8 +124,8 @@ def test_mlflow_tells_of_a_rollback_that_the_gateway_refused_to_follow(house: Ho
     def refuse() -> None:
         raise AdapterError("Another one answers.")
 
-    house.crown(house.train(1.0))
-    house.crown(house.train(2.0))
+    house.make_champion(house.train(1.0))
+    house.make_champion(house.train(2.0))
     with pytest.raises(AdapterError, match="Another one answers"):
         house.rollback(serving=Standby(alias=refuse))
     assert (house.ledger.champion().version, house.alias) == ("1", "1")
@@ -132,8 +133,8 @@ def test_mlflow_tells_of_a_rollback_that_the_gateway_refused_to_follow(house: Ho
 
 def test_rollback_to_a_damaged_adapter_is_refused_and_the_champion_stays(house: House) -> None:
     first = house.train(1.0)
-    house.crown(first)
-    house.crown(house.train(2.0))
+    house.make_champion(first)
+    house.make_champion(house.train(2.0))
     (house.adapters / first.adapter[:16] / CONFIG).unlink()
     with pytest.raises(AdapterError):
         house.rollback()
@@ -143,7 +144,7 @@ def test_rollback_to_a_damaged_adapter_is_refused_and_the_champion_stays(house: 
 
 def test_a_version_that_was_rolled_back_is_not_silently_left_so_when_promoted_again(house: House) -> None:
     """Either it is champion afterwards, or the refusal says why not."""
-    house.crown(house.train(1.0))
+    house.make_champion(house.train(1.0))
     second = house.train(2.0)
     verdict = house.examine(second)
     house.promote(second, verdict)
@@ -155,7 +156,7 @@ def test_a_version_that_was_rolled_back_is_not_silently_left_so_when_promoted_ag
 
 def test_the_alias_is_made_true_again_at_the_next_start(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
-    house.crown(first)
+    house.make_champion(first)
     house.versions.show_champion(second.version)
     assert house.alias == second.version
     assert reconcile(house.ledger, house.versions).version == first.version

@@ -28,6 +28,8 @@ from academy.settings import load_settings
 from academy.store.database import Database, assignments
 from academy.store.database import ledger as ledger_table
 from academy.store.database import lessons as lessons_table
+from academy.store.ledger_rows import RenewalEntry, VerdictEntry
+from tests.ledger_entries import promotion, verdict
 from tests.unit.test_cli import Academy, academy, refused
 
 __all__ = ["academy"]
@@ -73,13 +75,9 @@ def curate(work: Home) -> Dataset:
 
 def spend(work: Home, dataset: Dataset, *, spends: bool = True) -> None:
     """A verdict on a dataset, as an examination writes it."""
-    number = sum(1 for _ in work.ledger.rows("verdict"))
-    body: dict[str, Any] = {
-        "outcome": "HOLD", "because": "in test", "spends": spends, "cursor": dataset.cursor, "dataset": dataset.digest,
-        "version": "1", "challenger": "b" * 64, "order": str(number), "record": "none.json", "guard": None,
-        "target": None,
-    }  # fmt: skip
-    work.ledger.append("verdict", f"verdict:{number}", body)
+    number = sum(1 for _ in work.ledger.rows(VerdictEntry))
+    entry = verdict("HOLD", spends=spends, cursor=dataset.cursor, dataset=dataset.digest, order=str(number))
+    work.ledger.append(f"verdict:{number}", entry)
 
 
 def sides(work: Home) -> dict[str, str]:
@@ -178,8 +176,8 @@ def test_the_budget_counts_from_zero_again_and_the_ledger_says_why(work: Home) -
     teach(work, 24, seed=1)
     found = stages.renew_holdout(work)
     assert (work.ledger.verdicts_spent(), work.ledger.budget_left(HORIZON)) == (0, HORIZON)
-    (row,) = work.ledger.rows("renewal")
-    assert row.body == {**found.model_dump(), "after": HORIZON + 1}
+    (row,) = work.ledger.rows(RenewalEntry)
+    assert row.body.as_json() == {**found.model_dump(), "after": HORIZON + 1}
     spend(work, curate(work))
     assert work.ledger.budget_left(HORIZON) == HORIZON - 1
 
@@ -343,14 +341,13 @@ def test_what_an_earlier_champion_knew_is_still_asked_by_the_regression_suite(wo
     )  # fmt: skip
     held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=judge([result.paired], 0))
     record = held.save(work.settings.folder("examinations"))
-    body = {
-        **held.verdict.model_dump(mode="json"), "challenger": "b" * 64, "cursor": first.cursor, "record": record.name,
-        "dataset": first.digest, "version": "1", "order": "x",
-    }  # fmt: skip
-    assert body["outcome"] == "PROMOTE"
-    work.ledger.append("verdict", "verdict:won", body)
-    crowned = {"version": "1", "adapter": "b" * 64, "generation": 1, "cursor": first.cursor}
-    work.ledger.crown("promotion", work.ledger.champion(), crowned)
+    entry = verdict(
+        **held.verdict.model_dump(mode="json"), challenger="b" * 64, cursor=first.cursor, record=record.name,
+        dataset=first.digest, order="x",
+    )  # fmt: skip
+    assert entry.outcome == "PROMOTE"
+    work.ledger.append("verdict:won", entry)
+    work.ledger.set_champion(work.ledger.champion(), promotion("1", "b" * 64, cursor=first.cursor))
 
     def asked() -> tuple[set[str], set[str]]:
         suites, _ = choose_suites(work, first, work.ledger.champion(), ("recall", "regression"))

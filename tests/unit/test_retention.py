@@ -30,7 +30,8 @@ from academy.lifecycle.retention import archive, estimate, protected, prune, res
 from academy.store.database import Database
 from academy.store.files import STAGING
 from academy.store.ledger import BASE, Ledger
-from academy.store.locks import only_one
+from academy.store.ledger_rows import ArchiveEntry, PromotionEntry, RollbackEntry
+from academy.store.locks import exclusive_lock
 from tests.registry import House, Standby
 
 HOLD_IT = """
@@ -55,7 +56,7 @@ def bring_back(house: House, version: Version) -> Any:
 def old(house: House) -> Version:
     """A version that was never champion, behind a newer champion."""
     version = house.train(1.0)
-    house.crown(house.train(2.0))
+    house.make_champion(house.train(2.0))
     return version
 
 
@@ -81,10 +82,10 @@ def test_an_archived_adapter_comes_back_byte_by_byte(house: House, old: Version)
 def test_archiving_twice_is_one_row_and_the_same_bytes(house: House, old: Version) -> None:
     first = put_away(house, old)
     assert put_away(house, old).sha256 == first.sha256
-    assert len(list(house.ledger.rows("archive"))) == 1
+    assert len(list(house.ledger.rows(ArchiveEntry))) == 1
     bring_back(house, old)
     assert put_away(house, old).sha256 == first.sha256
-    assert len(list(house.ledger.rows("archive"))) == 2
+    assert len(list(house.ledger.rows(ArchiveEntry))) == 2
 
 
 def test_a_kill_between_the_row_and_the_folders_end_is_finished(
@@ -99,7 +100,7 @@ def test_a_kill_between_the_row_and_the_folders_end_is_finished(
     assert read_adapter(house.store.folder(old.adapter), digest=old.adapter)
     put_away(house, old)
     assert not house.store.here(old.adapter)
-    assert len(list(house.ledger.rows("archive"))) == 1
+    assert len(list(house.ledger.rows(ArchiveEntry))) == 1
 
 
 def test_a_damaged_adapter_is_not_archived_and_stays_as_it_is(house: House, old: Version) -> None:
@@ -108,7 +109,7 @@ def test_a_damaged_adapter_is_not_archived_and_stays_as_it_is(house: House, old:
     with pytest.raises(AdapterError, match="was altered"):
         put_away(house, old)
     assert house.store.here(old.adapter)
-    assert list(house.ledger.rows("archive")) == []
+    assert list(house.ledger.rows(ArchiveEntry)) == []
 
 
 @pytest.mark.parametrize("spoil", ["flip", "cut", "swap", "evil"])
@@ -165,12 +166,12 @@ def test_a_version_without_an_adapter_has_nothing_to_restore_or_refuse(house: Ho
 
 def test_of_two_who_go_back_at_once_one_does(house: House) -> None:
     for value in (1.0, 2.0, 3.0):
-        house.crown(house.train(value))
+        house.make_champion(house.train(value))
     seen = house.ledger.champion()
     house.rollback()
     with pytest.raises(PromotionError, match="somebody else came first"):
         rollback(house.ledger, house.versions, house.gate, None, "", Standby(), expected=seen)
-    assert [row.kind for row in house.ledger.rows("promotion", "rollback")].count("rollback") == 1
+    assert [row.kind for row in house.ledger.rows(PromotionEntry, RollbackEntry)].count("rollback") == 1
 
 
 def test_a_number_that_no_database_takes_is_no_version(house: House) -> None:
@@ -178,7 +179,8 @@ def test_a_number_that_no_database_takes_is_no_version(house: House) -> None:
 
 
 def test_nothing_is_archived_while_an_evolution_runs(house: House, old: Version) -> None:
-    with only_one(house.adapters.parent / "locks" / "evolve", "taken"), pytest.raises(HomeError, match="evolution"):
+    lock = house.adapters.parent / "locks" / "evolve"
+    with exclusive_lock(lock, "taken"), pytest.raises(HomeError, match="evolution"):
         put_away(house, old)
     assert house.store.here(old.adapter)
 
@@ -189,7 +191,7 @@ def test_nothing_is_archived_while_an_evolution_runs(house: House, old: Version)
 def test_champion_way_back_and_open_verdicts_stay(house: House) -> None:
     versions = [house.train(value) for value in (1.0, 2.0, 3.0, 4.0)]
     for version in versions[:3]:
-        house.crown(version)
+        house.make_champion(version)
     verdict = house.examine(versions[3])
     assert protected(house.ledger) == {
         versions[2].adapter: "it is the champion",
@@ -206,7 +208,7 @@ def test_champion_way_back_and_open_verdicts_stay(house: House) -> None:
 
 def test_pruning_leaves_the_newest_and_says_why(house: House) -> None:
     versions = [house.train(float(value)) for value in range(1, 7)]
-    house.crown(versions[0])
+    house.make_champion(versions[0])
     for version in versions[1:5]:
         house.versions.note(version.version, {"verdict": "HOLD"})
     house.versions.note(versions[5].version, {"verdict": "not examined"})
@@ -229,7 +231,7 @@ def test_a_rollback_restores_an_archived_version_and_says_how_long(
 ) -> None:
     versions = [house.train(value) for value in (1.0, 2.0, 3.0)]
     for version in versions:
-        house.crown(version)
+        house.make_champion(version)
     packed = put_away(house, versions[0])
     expected = estimate(house.ledger, house.store, versions[0].adapter)
     assert expected.bytes == packed.bytes
@@ -258,7 +260,7 @@ def test_an_activation_by_hand_checks_the_adapter(house: House, old: Version) ->
 
 def test_a_champion_deleted_in_mlflow_is_told_and_gone_back_to(house: House, caplog: pytest.LogCaptureFixture) -> None:
     for value in (1.0, 2.0):
-        house.crown(house.train(value))
+        house.make_champion(house.train(value))
     house.versions.client.delete_model_version(house.versions.family, "2")
     with caplog.at_level(logging.WARNING, "academy"):
         assert reconcile(house.ledger, house.versions).version == "2"
@@ -268,7 +270,7 @@ def test_a_champion_deleted_in_mlflow_is_told_and_gone_back_to(house: House, cap
 
 
 def test_a_number_that_mlflow_gave_twice_is_not_taken_for_the_champion(house: House) -> None:
-    house.crown(house.train(1.0))
+    house.make_champion(house.train(1.0))
     house.versions.client.delete_registered_model(house.versions.family)
     house.versions.client.create_registered_model(house.versions.family)
     impostor = house.train(2.0)

@@ -22,17 +22,17 @@ from academy.habitat.backends.process import _Subprocess, ending_of, read_events
 from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, run_log, run_progress
 from academy.habitat.trainer import events as trainer_events
 from academy.habitat.trainer.events import EventWriter
-from academy.models.base_model import resolve
-from academy.professor.recipe import Recipe
-from academy.store.files import digest_of_file
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
+from tests.orders import order_of
 
 POLITE = ""
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); "
 FOLLOWER = """
 import subprocess, sys
+from academy.habitat.backends import process
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import _Subprocess, run_order
+process.POLITE_SECONDS = 0.5
 order = TrainingOrder.model_validate_json(sys.argv[1])
 for event in run_order(order, lambda: _Subprocess(subprocess.Popen([sys.executable, "-c", sys.argv[2]])), 600):
     print(event.model_dump_json(), flush=True)
@@ -43,10 +43,7 @@ for event in run_order(order, lambda: _Subprocess(subprocess.Popen([sys.executab
 def order(tmp_path: Path) -> TrainingOrder:
     file = tmp_path / "train.jsonl"
     file.write_text("{}\n")
-    return TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=Recipe(),
-        runs=tmp_path / "home" / "runs", adapters=tmp_path / "home" / "adapters",
-    )  # fmt: skip
+    return order_of(tmp_path / "home", file)
 
 
 def trainer(order: TrainingOrder, first: str) -> str:
@@ -218,7 +215,7 @@ def test_a_trainer_that_shows_life_between_its_events_is_not_ended(order: Traini
         "import time; from pathlib import Path; "
         "from academy.habitat.trainer import events; events.PULSE_SECONDS = 0.1; "
         f"told = events.EventWriter(Path({str(order.folder / 'events.jsonl')!r})); told.write('started'); "
-        "end = time.monotonic() + 4\n"
+        "end = time.monotonic() + 3\n"
         f"while time.monotonic() < end: time.sleep(0.05); {'told.pulse()' if lively else ''}\n"
         "told.write('failed', cause='data')"
     )
@@ -285,15 +282,15 @@ def test_the_trial_that_a_search_carries_out_is_seen_and_ended_as_any_training(
 def test_a_look_hinders_nobody_who_starts(tmp_path: Path) -> None:
     """To look is to share the lock for a moment; whoever takes it tries again."""
     program = (
-        "import sys; from pathlib import Path; from academy.store.locks import is_held; print(1, flush=True)\n"
-        f"while True: is_held(Path({str(tmp_path / 'lock')!r}))"
+        "import sys; from pathlib import Path; from academy.store.locks import is_locked; print(1, flush=True)\n"
+        f"while True: is_locked(Path({str(tmp_path / 'lock')!r}))"
     )
     (tmp_path / "lock").touch()
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as looks:
         assert looks.stdout
         assert looks.stdout.readline(), "the other process has failed"
         for _ in range(200):
-            with only_one(tmp_path / "lock", "It runs."):
+            with exclusive_lock(tmp_path / "lock", "It runs."):
                 pass
         assert looks.poll() is None
         looks.kill()

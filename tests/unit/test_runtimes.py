@@ -1,41 +1,105 @@
-"""Which engine is chosen by which name, and what is refused before anything is asked of it."""
+"""The table of runtimes: names, options that do not fit, and a runtime that an installed package adds."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from academy.errors import InputError
 from academy.models.base_model import resolve
-from academy.serving.runtimes.table import make_runtime
+from academy.serving.runtimes.table import make_runtime, runtime_names
 from academy.settings import Settings
+from tests.gateways import running
+from tests.plugins import install_plugin
+
+OUTSIDE_RUNTIME = '''
+"""A runtime outside the project: it answers every conversation with its last message in capital letters."""
+
+from academy.serving.runtimes.base import Capabilities, Piece
 
 
-def made(tmp_path: Path, engine: str, **given: Any) -> Any:
+class Shouting:
+    name = "shouting"
+    capabilities = Capabilities(hot=True, rslora=False, dora=False, logprobs=False, tolerance=0.3)
+    loaded = frozenset()
+    ended = False
+
+    def __init__(self, context):
+        context.refuse_seen_as("shouting")
+        self.family = context.base.family
+
+    async def start(self):
+        pass
+
+    async def load(self, adapter):
+        raise NotImplementedError
+
+    async def unload(self, adapter):
+        pass
+
+    async def point(self, adapter):
+        return ""
+
+    async def chat(self, turn, adapter):
+        text = turn.messages[-1]["content"].upper()
+        yield Piece(text=text)
+        yield Piece(finish="stop", prompt_tokens=1, tokens=1)
+
+    async def close(self):
+        pass
+'''
+
+
+def make(tmp_path: Path, name: str, **options: Any) -> Any:
     settings = Settings(_env_file=None).model_copy(update={"home": tmp_path})  # type: ignore[call-arg]
-    return make_runtime(settings, resolve("seed"), engine, **given)
+    return make_runtime(settings, resolve("seed"), name, **options)
 
 
-def test_vllm_is_told_where_it_sees_the_adapters(tmp_path: Path) -> None:
+def test_vllm_gets_the_adapters_folder_as_its_server_sees_it(tmp_path: Path) -> None:
     url = "http://127.0.0.1:1"
-    assert made(tmp_path, "vllm", url=url, seen_as="/adapters")._seen_as == "/adapters"
-    assert made(tmp_path, "vllm", url=url)._seen_as is None
+    assert make(tmp_path, "vllm", url=url, seen_as="/adapters")._seen_as == "/adapters"
+    assert make(tmp_path, "vllm", url=url)._seen_as is None
 
 
 @pytest.mark.parametrize(
-    ("engine", "given", "sentence"),
+    ("name", "options", "sentence"),
     [
-        ("abacus", {}, "is no runtime"),
-        ("peft", {"url": "http://127.0.0.1:1"}, "answers in this process"),
-        ("vllm", {}, "Where vllm answers is not said"),
-        ("vllm", {"url": "http://127.0.0.1:1", "seen_as": "adapters"}, "is no absolute path"),
-        ("peft", {"seen_as": "/adapters"}, "reads no folder of adapters elsewhere"),
-        ("ollama", {"url": "http://127.0.0.1:1"}, "is not said"),
+        ("abacus", {}, "There is no runtime 'abacus'"),
+        ("peft", {"url": "http://127.0.0.1:1"}, "takes no URL"),
+        ("vllm", {}, "vllm needs the address of its server"),
+        ("vllm", {"url": "http://127.0.0.1:1", "seen_as": "adapters"}, "'adapters' is not absolute"),
+        ("peft", {"seen_as": "/adapters"}, "peft does not take --seen-as"),
+        ("llamacpp", {"seen_as": "/adapters"}, "llamacpp does not take --seen-as"),
+        ("ollama", {"url": "http://127.0.0.1:1"}, "does not name the Ollama model"),
     ],
 )
-def test_what_cannot_be_chosen_is_refused(tmp_path: Path, engine: str, given: dict[str, str], sentence: str) -> None:
+def test_options_that_do_not_fit_are_refused_with_a_fix(
+    tmp_path: Path, name: str, options: dict[str, str], sentence: str
+) -> None:
     with pytest.raises(InputError, match=sentence) as problem:
-        made(tmp_path, engine, **given)
+        make(tmp_path, name, **options)
     assert problem.value.remedy
+
+
+def test_an_unknown_runtime_is_refused_with_the_known_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install_plugin(tmp_path, monkeypatch, "academy.runtimes", "shouting", OUTSIDE_RUNTIME, "Shouting")
+    with pytest.raises(InputError) as problem:
+        make(tmp_path, "abacus")
+    assert problem.value.remedy == "Choose one of peft, llamacpp, vllm, ollama, shouting."
+
+
+def test_a_runtime_of_an_installed_package_answers_through_the_gateway(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_plugin(tmp_path, monkeypatch, "academy.runtimes", "shouting", OUTSIDE_RUNTIME, "Shouting")
+    assert runtime_names() == ["peft", "llamacpp", "vllm", "ollama", "shouting"]
+    with running(tmp_path / "home", make(tmp_path, "shouting")) as gateway:
+        answer = gateway.ask("good morning")
+        assert answer.parse().choices[0].message.content == "GOOD MORNING"
+        assert answer.headers["x-academy-version"] == "base"
+        assert httpx.get(f"{gateway.url}/healthz").json()["runtime"] == "shouting"
+    with pytest.raises(InputError, match="shouting does not take --seen-as"):
+        make(tmp_path, "shouting", seen_as="/adapters")

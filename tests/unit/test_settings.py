@@ -182,5 +182,5 @@ def test_only_what_a_person_set_of_how_trainings_run_goes_to_a_worker(
 def test_homes_have_marks_of_their_own(tmp_path: Path) -> None:
     one, two = load_settings(tmp_path / "one"), load_settings(tmp_path / "two")
     assert one.home_id != two.home_id
-    assert one.home_id == load_settings(tmp_path / "one").mark
+    assert one.home_id == load_settings(tmp_path / "one").home_id
     assert len(one.home_id) == 8

@@ -19,6 +19,7 @@ from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.professor.search_space import DEV_SHARE, SearchSpace, TuningResult, refuse_few, space_around
 from academy.settings import Settings
+from tests.ledger_entries import verdict
 
 START = Recipe(learning_rate=5e-3, epochs=6, batch_size=8, accumulation=1)
 STEPS = 12
@@ -226,8 +227,7 @@ def test_an_examined_recipe_speaks_against_a_training_but_not_against_a_search_a
         tokens=2000, longest=20, funnel={}, contradictions=(),
     )  # fmt: skip
     order = training.place_order(work, dataset, START)
-    body = {"order": order.digest, "outcome": "HOLD", "dataset": dataset.digest, "cursor": 0}
-    work.ledger.append("verdict", "verdict:1", body)
+    work.ledger.append("verdict:1", verdict("HOLD", order=order.digest, dataset=dataset.digest))
     for to_tune, names in ((False, ["not examined yet"]), (True, [])):
         decision = stages.decide(work, force=True, order=order, dataset=dataset, to_tune=to_tune)
         assert [reason.name for reason in decision.reasons if reason.name == "not examined yet"] == names

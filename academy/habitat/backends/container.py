@@ -40,7 +40,7 @@ from academy.habitat.backends.process import (
 from academy.models.base_model import WANTED, BaseModel, check
 from academy.records import canonical, digest_of
 from academy.store.files import publish_folder, write_file
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 from academy.system import docker as engine
 from academy.system.docker import problems
 from academy.system.images import Image, find_image
@@ -261,7 +261,7 @@ def sweep(client: Any, home: Path, order: TrainingOrder) -> int:
             elif run == order.folder.resolve() or not (run / LOCK).is_file():
                 client.api.remove_container(found["Id"], force=True, v=True)
             else:
-                with only_one(run / LOCK, "It is followed."):
+                with exclusive_lock(run / LOCK, "It is followed."):
                     client.api.remove_container(found["Id"], force=True, v=True)
             removed += 1
     return removed

@@ -29,8 +29,8 @@ from academy.errors import AdapterError, HomeError, TrainingError
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.orders import refuse_outside
 from academy.records import Record, canonical
-from academy.store.files import STAGING, is_full, said_plainly, write_file
-from academy.store.locks import only_one
+from academy.store.files import STAGING, explain_disk_errors, is_full, write_file
+from academy.store.locks import exclusive_lock
 from academy.system.gpu_lock import hold_gpu
 from academy.system.processes import oom_kills
 
@@ -108,7 +108,7 @@ class ProcessBackend:
     def _start(self, order: TrainingOrder) -> StartedTrainer:
         folder = order.folder
         write_file(folder / ORDER, canonical(order))
-        with said_plainly(folder), (folder / LOG).open("ab") as log:
+        with explain_disk_errors(folder), (folder / LOG).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", _program(order), str(folder / ORDER), str(os.getpid())],
                 stdin=subprocess.DEVNULL,
@@ -194,7 +194,7 @@ def run_order(
             yield failed(1, str(problem), problem.cause)
             return
     folder = order.folder
-    with only_one(folder / LOCK, "This very training is running already."):
+    with exclusive_lock(folder / LOCK, "This very training is running already."):
         for left in (ENDED, CANCEL):  # of the attempt before
             _remove(folder / left)
         if done := _done_before(order, collect):

@@ -1,1 +1,1 @@
-"""Versions as other tools load them."""
+"""Exports versions for other tools."""

@@ -1,7 +1,7 @@
-"""A version as other tools load it: a PEFT folder, a transformers folder, or files for llama.cpp.
+"""Exports a version for other tools: as a PEFT folder, a transformers folder, or files for llama.cpp.
 
-What this module promises: a folder that exists is complete; what was there before is never overwritten; the files
-say which base model, adapter and chat template they are made of.
+An exported folder is always complete, existing files are never overwritten, and the export names the base model,
+adapter and chat template that it is made of.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ TORCH_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
 class ExportRequest(Record):
-    """What to write. Without a precision a merged model keeps its base's, and a GGUF file has 32 bits."""
+    """What to export. Without a precision, a merged model keeps its base model's, and a GGUF file has 32 bits."""
 
     form: Form
     precision: Precision | None = None
 
 
 class ExportResult(Record):
-    """What was written, and what whoever loads it should know."""
+    """The exported files, and notes for the person who loads them."""
 
     folder: Path
     format: Form
@@ -42,67 +42,69 @@ class ExportResult(Record):
 
 
 def export_request(form: str, precision: str | None) -> ExportRequest:
-    """Check what a person asked for. Raises InputError."""
+    """A checked request. Raises InputError for an unknown format or precision, or a missing package."""
     if form not in get_args(Form):
-        raise InputError(f"There is no format {form}.", f"Choose one of {', '.join(get_args(Form))}.")
+        raise InputError(f"Unknown format {form}.", f"Choose one of {', '.join(get_args(Form))}.")
     if precision is not None and precision not in get_args(Precision):
-        raise InputError(f"There is no precision {precision}.", f"Choose one of {', '.join(get_args(Precision))}.")
+        raise InputError(f"Unknown precision {precision}.", f"Choose one of {', '.join(get_args(Precision))}.")
     if precision is not None and form == "adapter":
-        raise InputError("An adapter is exported as it was trained.", "Leave --precision out.")
+        raise InputError("An adapter is always exported in the precision of its training.", "Remove --precision.")
     if form.endswith("gguf") and find_spec("gguf") is None:
-        raise InputError("The package gguf is not installed here.", "Install the extra `llamacpp`.")
+        raise InputError("The package gguf is not installed.", "Install the extra `llamacpp`.")
     return ExportRequest.model_validate({"form": form, "precision": precision})
 
 
-def export(adapter: Adapter, base: BaseModel, to: Path, order: ExportRequest) -> ExportResult:
+def export(adapter: Adapter, base: BaseModel, to: Path, request: ExportRequest) -> ExportResult:
     """Write a checked adapter of this base model into a new folder.
 
-    Raises InputError where the folder holds something, AdapterError or BaseModelError for what the format cannot
-    express, HomeError for a full or unwritable disk.
+    Raises InputError where the folder is not empty, AdapterError or BaseModelError for anything that the format cannot
+    express, and HomeError for a full or unwritable disk.
     """
     if to.is_symlink() or (to.exists() and (not to.is_dir() or any(to.iterdir()))):
-        raise InputError(f"{to} is there already.", "Choose a new folder with --to.")
+        raise InputError(f"{to} already exists.", "Choose a new folder with --to.")
     with publish_folder(to.absolute()) as folder:
         adapter = _own_copy(adapter, base, folder / CHECKED)
         template = ChatTemplate.of(base.path, adapter.path)
-        match order.form:
+        match request.form:
             case "adapter":
                 notes = _adapter(adapter, base, template, folder)
             case "merged":
-                notes = _merged(adapter, base, template, folder, order.precision)
+                notes = _merged(adapter, base, template, folder, request.precision)
             case "gguf":
-                notes = _gguf(adapter, base, template, folder, order.precision or "f32")
+                notes = _gguf(adapter, base, template, folder, request.precision or "f32")
             case "merged-gguf":
-                notes = _merged_gguf(adapter, base, template, folder, order.precision or "f32")
+                notes = _merged_gguf(adapter, base, template, folder, request.precision or "f32")
         shutil.rmtree(folder / CHECKED)
-        write_file(folder / "README.md", _readme(adapter, order.form, notes).encode())
+        write_file(folder / "README.md", _readme(adapter, request.form, notes).encode())
         files = tuple(sorted(path.name for path in folder.iterdir()))
-    return ExportResult(folder=to, format=order.form, files=files, notes=notes)
+    return ExportResult(folder=to, format=request.form, files=files, notes=notes)
 
 
 def merged_file(folder: Path, *, base: BaseModel, cache: Path) -> Path:
-    """The GGUF file of base and adapter (a folder) as one model, kept by its digest. Raises AdapterError."""
+    """The merged GGUF file of base model and adapter (`folder`), cached by digest. Raises AdapterError."""
     adapter = read_adapter(folder, base_digest=base.digest)
     place = cache / f"merged-{adapter.digest[:16]}"
     if not place.is_dir():
-        with publish_folder(place) as staged:
-            _merged_gguf(adapter, base, ChatTemplate.of(base.path, folder), staged, "f16")
+        with publish_folder(place) as new_folder:
+            _merged_gguf(adapter, base, ChatTemplate.of(base.path, folder), new_folder, "f16")
     return next(place.glob("*.gguf"))
 
 
 def _own_copy(adapter: Adapter, base: BaseModel, place: Path) -> Adapter:
-    """A copy that is the adapter that was checked: what happens to the home's files from here on changes nothing."""
+    """A checked copy of the adapter, so that later changes of the home's files do not affect the export."""
     place.mkdir()
     for name in (*FILES, MANIFEST):
         shutil.copyfile(adapter.path / name, place / name)
-    copied = read_adapter(place, base_digest=base.digest, digest=adapter.digest)
-    if copied.manifest != adapter.manifest:
-        raise AdapterError(f"The manifest in {adapter.path} was altered just now.", "It is not exported; train again.")
-    return copied
+    copy = read_adapter(place, base_digest=base.digest, digest=adapter.digest)
+    if copy.manifest != adapter.manifest:
+        raise AdapterError(
+            f"The manifest in {adapter.path} changed during the export.", "It is not exported; train again."
+        )
+    return copy
 
 
 def _adapter(adapter: Adapter, base: BaseModel, template: ChatTemplate, folder: Path) -> tuple[str, ...]:
-    """The adapter's own bytes and the tokenizer. The manifest goes with them: the folder can be checked anywhere."""
+    """The adapter's own files and the tokenizer, with the manifest, so that the folder can be checked anywhere."""
     template.tokenizer.save_pretrained(folder)
     for name in (*FILES, MANIFEST):
         shutil.copyfile(adapter.path / name, folder / name)
@@ -112,14 +114,14 @@ def _adapter(adapter: Adapter, base: BaseModel, template: ChatTemplate, folder: 
 def _merged(
     adapter: Adapter, base: BaseModel, template: ChatTemplate, folder: Path, precision: Precision | None
 ) -> tuple[str, ...]:
-    """Base and adapter as one model."""
+    """Base model and adapter merged into one model."""
     import torch
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    own = AutoConfig.from_pretrained(base.path, trust_remote_code=False).dtype or torch.float32
-    kind = getattr(torch, TORCH_TYPES[precision]) if precision else own
-    # merged in 32 bits and rounded once
+    base_type = AutoConfig.from_pretrained(base.path, trust_remote_code=False).dtype or torch.float32
+    kind = getattr(torch, TORCH_TYPES[precision]) if precision else base_type
+    # merge in 32 bits and round once
     model: Any = AutoModelForCausalLM.from_pretrained(
         base.path, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
     )
@@ -133,7 +135,7 @@ def _merged(
 def _gguf(
     adapter: Adapter, base: BaseModel, template: ChatTemplate, folder: Path, precision: Precision
 ) -> tuple[str, ...]:
-    """Base and adapter as two files, under the names by which our own runtime knows them again."""
+    """Base model and adapter as two files, under the names by which our own runtime recognizes them."""
     model, lora = f"base-{base.digest[:16]}.gguf", f"{adapter.digest}.gguf"
     write_adapter(adapter.path, base.path, folder / lora)
     write_model(base.path, folder / model, name=base.name, template=template.text, precision=precision)
@@ -143,7 +145,7 @@ def _gguf(
 def _merged_gguf(
     adapter: Adapter, base: BaseModel, template: ChatTemplate, folder: Path, precision: Precision
 ) -> tuple[str, ...]:
-    """Base and adapter as one GGUF file."""
+    """Base model and adapter merged into one GGUF file."""
     whole, model = folder / "merged", f"merged-{adapter.digest[:16]}.gguf"
     _merged(adapter, base, template, whole, "f32")
     write_model(whole, folder / model, name=base.name, template=template.text, precision=precision)
@@ -152,21 +154,21 @@ def _merged_gguf(
 
 
 def _splitting(base: Path, template: ChatTemplate) -> tuple[str, ...]:
-    found = vocabulary(base, len(template.tokenizer), template.text)
-    if found.alike:
+    tokenizer = vocabulary(base, len(template.tokenizer), template.text)
+    if tokenizer.alike:
         return ()
     return (
-        "llama.cpp does not know how this tokenizer splits text: send token ids (as the Academy's own runtime does), "
-        "or some words fall into other tokens than in training.",
+        "llama.cpp does not know how this tokenizer splits text. Send token ids, as the Academy's own runtime does; "
+        "otherwise some words become other tokens than in training.",
     )
 
 
 def _readme(adapter: Adapter, form: Form, notes: tuple[str, ...]) -> str:
-    made = adapter.manifest
+    manifest = adapter.manifest
     lines = (
         f"Adapter {adapter.digest} as `{form}`.",
-        f"Base model: {made.base_name} ({made.base_digest}).",
-        f"Dataset: {made.dataset}. Chat template: {made.template}.",
+        f"Base model: {manifest.base_name} ({manifest.base_digest}).",
+        f"Dataset: {manifest.dataset}. Chat template: {manifest.template}.",
         *notes,
     )
     return "\n\n".join(lines) + "\n"

@@ -1,11 +1,10 @@
-"""Who answers whom: loaded adapters, the requests that each of them is answering, and the champion's one pointer.
+"""The pool of loaded adapters: which adapter each request uses, and which adapter the name `champion` means.
 
-A request is pinned when it is admitted, to one adapter and to the ledger's row that vouches for it; what happens to the
-pointer afterwards does not concern it. An adapter that somebody is pinned to is never unloaded, and one that is loaded
-is never archived.
+A request is pinned at its admission to one adapter, and to the ledger row that allows it; a later change of the
+champion does not affect it. An adapter with pinned requests is never unloaded, and a loaded adapter is never archived.
 
-Everything here runs in one event loop. Looking at the pointer and counting the request are not torn apart by an
-`await`, and that is all the locking a pin needs.
+Everything here runs in one event loop. No `await` separates reading the champion from counting the request, so a pin
+needs no other lock.
 """
 
 from __future__ import annotations
@@ -27,27 +26,28 @@ from academy.serving.gateway.openai_protocol import RequestError
 from academy.serving.identity import Identity
 from academy.serving.runtimes.base import LiveRuntime
 from academy.store.ledger import BASE, Champion, Ledger
+from academy.store.ledger_rows import ChampionEntry, PromotionEntry, RollbackEntry, VerdictEntry
 
 log = logging.getLogger("academy")
 CHAMPION = "champion"
 """The name that always means the ledger's champion."""
-DIED = "The engine has died and is started again."
+DIED = "The engine has died and is being restarted."
 
 
 @dataclass(frozen=True)
 class AdapterHooks:
-    """What the house behind a gateway knows of adapters. `restore` and `refusal` block: they are called in threads."""
+    """What the pool needs from its caller. `restore` and `refusal` block, so the pool calls them in threads."""
 
     check: Callable[[str], Awaitable[Identity]]
-    """Looks whether what the runtime calls by a digest is that adapter. Raises AdapterError for one not admitted."""
+    """Checks that the runtime answers with this adapter. Raises AdapterError where it is not admitted."""
     restore: Callable[[str], None]
-    """Brings an archived adapter back. Raises AdapterError."""
+    """Restores an archived adapter. Raises AdapterError."""
     refusal: Callable[[str, Collection[str]], str]
     """Why an adapter with these version numbers must not be served, in one sentence; empty where it may."""
 
 
-class Served(Record):
-    """Who answers a request, and the ledger's row that says it may."""
+class ServedVersion(Record):
+    """The version and adapter that answer a request, and the ledger row that allows it."""
 
     version: str = BASE
     adapter: str = BASE
@@ -55,7 +55,7 @@ class Served(Record):
     seq: int = 0
 
     @classmethod
-    def of(cls, champion: Champion) -> Served:
+    def of(cls, champion: Champion) -> ServedVersion:
         """The ledger's champion."""
         return cls(version=champion.version, adapter=champion.adapter, generation=champion.generation, seq=champion.seq)
 
@@ -71,7 +71,7 @@ class Served(Record):
 
 
 class AdapterPool:
-    """The adapters of one live runtime, and who is pinned to them."""
+    """The loaded adapters of one live runtime, and the requests pinned to them."""
 
     def __init__(
         self,
@@ -80,13 +80,13 @@ class AdapterPool:
         adapters: Path,
         hooks: AdapterHooks,
         *,
-        keep: int,
-        guests: int,
+        keep_champions: int,
+        keep_named: int,
         patience: float,
     ) -> None:
-        """`keep` champions stay loaded, the present one among them, and `guests` versions that were asked for by name.
-
-        `patience` is how many seconds loading and checking one adapter may take.
+        """`keep_champions`: the newest champions that stay loaded, including the current one. `keep_named`: the most
+        recently used versions that stay loaded because requests named them. `patience`: the limit in seconds for
+        loading and checking one adapter.
         """
         self.runtime = runtime
         self.ledger = ledger
@@ -94,139 +94,141 @@ class AdapterPool:
         self.hooks = hooks
         self.leases = Leases(AdapterStore(adapters))
         self.refusals: dict[str, str] = {}
-        """Why adapters that are loaded, or were, may not be served; looked up anew now and then."""
+        """Why adapters may not be served, by digest; updated with every reading of the ledger."""
         self.dead = ""
-        """Why no runtime answers, in one sentence; empty while one does."""
-        self.dead_since = 0.0  # the loop's clock
-        self.starting = False  # the engine, after it had died
-        self.keep = keep
-        self.most_guests = guests
+        """Why the runtime does not answer, in one sentence; empty while it does."""
+        self.dead_since = 0.0  # by the loop's clock
+        self.starting = False  # whether a dead engine is being restarted
+        self.keep_champions = keep_champions
+        self.keep_named = keep_named
         self.patience = patience
-        self.champion = Served()
+        self.champion = ServedVersion()
         self.in_flight: Counter[str] = Counter()
         self.swaps = 0
-        self.flip_seconds = 0.0  # what the last change of the pointer took
-        self._crowned: list[str] = []  # champions' adapters, the newest last
-        self._guests: list[str] = []  # adapters asked for by name, the last used last
+        self.switch_seconds = 0.0  # duration of the last change of the champion
+        self._champions: list[str] = []  # adapters of champions, the newest last
+        self._named: list[str] = []  # adapters that requests named, the most recently used last
         self._checked: set[str] = set()
-        self._known: dict[str, Served] = {}
+        self._versions: dict[str, ServedVersion] = {}
         self._loading = asyncio.Lock()
 
     @contextmanager
-    def pinned(self, served: Served) -> Iterator[Served]:
-        """Count a request for as long as it lasts."""
-        self.in_flight[served.adapter] += 1
+    def pin(self, target: ServedVersion) -> Iterator[ServedVersion]:
+        """Pin a request to its adapter until the block ends."""
+        self.in_flight[target.adapter] += 1
         try:
-            yield served
+            yield target
         finally:
-            self.in_flight[served.adapter] -= 1
-            if not self.in_flight[served.adapter]:
-                del self.in_flight[served.adapter]
+            self.in_flight[target.adapter] -= 1
+            if not self.in_flight[target.adapter]:
+                del self.in_flight[target.adapter]
 
-    def died(self, sentence: str) -> None:
-        """Note that the runtime gave no answer."""
+    def mark_dead(self, sentence: str) -> None:
+        """Record that the runtime did not answer."""
         self.dead, self.dead_since = sentence, asyncio.get_running_loop().time()
 
-    async def revive(self) -> None:
-        """Start an engine that has died, and load and check the champion again. Raises AcademyError."""
+    async def restart_engine(self) -> None:
+        """Restart a dead engine, then load and check the champion again. Raises AcademyError."""
         self.starting = True
         self._checked.clear()
         try:
             await self.runtime.start()
             if not self.champion_refused:
-                await self.bring(self.champion.adapter, again=True)
+                await self.load_checked(self.champion.adapter, again=True)
         finally:
             self.starting = False
         self.dead = ""
 
     @property
     def champion_refused(self) -> str:
-        """Why the champion is not served, with the remedy; empty where nobody refused it."""
+        """Why the champion is not served, with the fix; empty where it is."""
         why = self.refusals.get(self.champion.adapter, "")
-        return why and f"The champion {self.champion.name} is refused: {why} `academy rollback` goes back to another."
+        return (
+            why and f"The champion {self.champion.name} is refused: {why} `academy rollback` restores an earlier one."
+        )
 
-    def refuse(self, served: Served) -> None:
-        """Raises RequestError for an adapter that was refused since it was loaded: 503 where it is the champion's."""
-        if served.adapter == self.champion.adapter and (why := self.champion_refused):
+    def refuse(self, target: ServedVersion) -> None:
+        """Raise RequestError for an adapter that was refused after its loading: 503 for the champion, else 403."""
+        if target.adapter == self.champion.adapter and (why := self.champion_refused):
             raise RequestError(503, why, code="champion_refused", retry=30)
-        if why := self.refusals.get(served.adapter, ""):
+        if why := self.refusals.get(target.adapter, ""):
             raise _refused(why)
 
-    async def look_for_refusals(self) -> None:
-        """Ask which of the loaded adapters, and of those that were refused before, may not be served now."""
-        asked = {*self.runtime.loaded, *self.refusals, self.champion.adapter} - {BASE}
-        if not all(self._numbers(adapter) for adapter in asked):
-            self._known = await asyncio.to_thread(known_versions, self.ledger)
-        found = {adapter: await self._refusal(adapter) for adapter in sorted(asked)}
-        found = {adapter: why for adapter, why in found.items() if why}
-        for adapter in found.keys() - self.refusals.keys():
-            log.warning("the adapter %s is not served any more: %s", adapter[:12], found[adapter])
-        self.refusals = found
+    async def update_refusals(self) -> None:
+        """Find out which loaded or previously refused adapters may not be served now."""
+        adapters = {*self.runtime.loaded, *self.refusals, self.champion.adapter} - {BASE}
+        if not all(self._numbers(adapter) for adapter in adapters):
+            self._versions = await asyncio.to_thread(known_versions, self.ledger)
+        reasons = {adapter: await self._refusal(adapter) for adapter in sorted(adapters)}
+        refusals = {adapter: why for adapter, why in reasons.items() if why}
+        for adapter in refusals.keys() - self.refusals.keys():
+            log.warning("The adapter %s is no longer served: %s", adapter[:12], refusals[adapter])
+        self.refusals = refusals
 
     async def _refusal(self, adapter: str) -> str:
         return await asyncio.to_thread(self.hooks.refusal, adapter, self._numbers(adapter))
 
     def _numbers(self, adapter: str) -> list[str]:
-        """The versions that an adapter is known as."""
-        found = [one.version for one in self._known.values() if one.adapter == adapter]
-        return found or [self.champion.version] * (adapter == self.champion.adapter)
+        """The version numbers of an adapter."""
+        numbers = [target.version for target in self._versions.values() if target.adapter == adapter]
+        return numbers or [self.champion.version] * (adapter == self.champion.adapter)
 
     def is_ready(self, adapter: str) -> bool:
-        """Whether an adapter is loaded and was checked here."""
+        """Whether an adapter is loaded and passed its check in this pool."""
         return adapter == BASE or (adapter in self._checked and adapter in self.runtime.loaded)
 
-    async def find(self, name: str) -> Served:
-        """Whom a request means: `champion`, `base`, a version (`v7`, `7`), an adapter's digest, a name of the family.
+    async def resolve(self, name: str) -> ServedVersion:
+        """The version behind `champion`, `base`, a version (`v7`, `7`), an adapter's digest, or the family's digest.
 
-        Raises RequestError (404) for what nobody examined and nobody loaded by hand.
+        Raises RequestError (404) for a version that was neither examined nor loaded by hand.
         """
         if name in (CHAMPION, self.ledger.family):
             return self.champion
         if name == BASE:
-            return Served()
-        if (known := self._known_as(name)) is not None:
-            return known
-        self._known = await asyncio.to_thread(known_versions, self.ledger)
-        if (known := self._known_as(name)) is not None:
-            return known
+            return ServedVersion()
+        if (target := self._version(name)) is not None:
+            return target
+        self._versions = await asyncio.to_thread(known_versions, self.ledger)
+        if (target := self._version(name)) is not None:
+            return target
         if self.is_ready(name):
-            return Served(version=name[:12], adapter=name)  # loaded by hand, before its examination
+            return ServedVersion(version=name[:12], adapter=name)  # loaded by hand, before its examination
         raise RequestError(
             404,
-            f"There is no model '{name[:80]}': ask /v1/models for the names.",
+            f"The model '{name[:80]}' does not exist. GET /v1/models lists the names.",
             param="model",
             code="model_not_found",
         )
 
-    def _known_as(self, name: str) -> Served | None:
-        number = self._known.get(name.removeprefix("v"))
-        return number or next((one for one in self._known.values() if one.adapter == name), None)
+    def _version(self, name: str) -> ServedVersion | None:
+        number = self._versions.get(name.removeprefix("v"))
+        return number or next((target for target in self._versions.values() if target.adapter == name), None)
 
     async def names(self) -> list[str]:
-        """What can be named now: the champion, the base model, and the versions that the ledger knows."""
-        self._known = await asyncio.to_thread(known_versions, self.ledger)
-        return [CHAMPION, BASE, *(one.name for one in self._known.values())]
+        """The available names: the champion, the base model, and the versions of the ledger."""
+        self._versions = await asyncio.to_thread(known_versions, self.ledger)
+        return [CHAMPION, BASE, *(target.name for target in self._versions.values())]
 
-    async def invite(self, adapter: str) -> None:
-        """Have an adapter ready that is asked for by name; the least recently used of those goes.
+    async def make_ready(self, adapter: str) -> None:
+        """Load and check an adapter that a request names; the least recently used one of them is unloaded.
 
-        Whoever wants to use it is pinned to it before: so it cannot go in between.
+        Callers pin the request first, so that the adapter cannot be unloaded in between.
         """
         if adapter not in (self.champion.adapter, BASE):
-            if adapter in self._guests:
-                self._guests.remove(adapter)
-            self._guests.append(adapter)
+            if adapter in self._named:
+                self._named.remove(adapter)
+            self._named.append(adapter)
         if not self.is_ready(adapter):
             if adapter != BASE and (why := await self._refusal(adapter)):
                 raise _refused(why)
-            await self.bring(adapter)
-            await self.tidy()
+            await self.load_checked(adapter)
+            await self.unload_unused()
 
-    async def bring(self, adapter: str, *, again: bool = False) -> None:
-        """Have an adapter loaded and checked by its own name; `again`: check it although it was.
+    async def load_checked(self, adapter: str, *, again: bool = False) -> None:
+        """Load an adapter and check its identity; `again` checks it even if it passed before.
 
-        Raises AdapterError for one that is not what its name says, and leaves it out; ServingError where that took too
-        long.
+        Raises AdapterError, and unloads the adapter, where it does not answer as itself. Raises ServingError where this
+        takes too long.
         """
         if not again and self.is_ready(adapter):
             return
@@ -238,22 +240,20 @@ class AdapterPool:
                 self._checked.discard(adapter)
                 try:
                     await self._load(adapter)
-                    await self.prove(adapter)
+                    await self.require_identity(adapter)
                 except AdapterError:
-                    if (
-                        not was_ready
-                    ):  # else there may be answers that it has begun; `tidy` takes it when they have ended
+                    if not was_ready:  # otherwise it may still be answering; `unload_unused` removes it after them
                         await self.runtime.unload(adapter)
                     raise
                 self._checked.add(adapter)
         except TimeoutError:
             raise ServingError(
                 f"Loading the adapter {adapter[:12]} took more than {self.patience:g} seconds.",
-                "Look at the runtime's log.",
+                "Check the runtime's log.",
             ) from None
 
-    async def look(self, adapter: str) -> Identity:
-        """Look who answers by an adapter's name. Raises AdapterError where it is not admitted or not loaded."""
+    async def identify(self, adapter: str) -> Identity:
+        """Check which adapter answers by a digest. Raises AdapterError where it is not admitted or not loaded."""
         if adapter == BASE:
             sentence = "The base model answers as itself."
             return Identity(
@@ -261,64 +261,65 @@ class AdapterPool:
             )  # fmt: skip
         return await self.hooks.check(adapter)
 
-    async def prove(self, adapter: str) -> None:
-        """Raises AdapterError where not this adapter answers by its name."""
-        found = await self.look(adapter)
-        if not found.holds:
+    async def require_identity(self, adapter: str) -> None:
+        """Raise AdapterError where the runtime does not answer with this adapter."""
+        identity = await self.identify(adapter)
+        if not identity.holds:
             raise AdapterError(
-                f"The adapter {adapter[:12]} is not served: {found.reason}. {found.sentence}",
-                "`academy doctor` and the runtime's log may tell more; or train again.",
+                f"The adapter {adapter[:12]} is not served: {identity.reason}. {identity.sentence}",
+                "Check `academy doctor` and the runtime's log, or train again.",
             )
 
     async def _load(self, adapter: str) -> None:
         await self.leases.acquire(adapter)
         if not self.leases.store.here(adapter) and self.leases.store.packed(adapter) is not None:
             await asyncio.to_thread(self.hooks.restore, adapter)
-        found = await self.runtime.load(self.adapters / adapter[:16])
-        if found != adapter:
-            await self.runtime.unload(found)
+        digest = await self.runtime.load(self.adapters / adapter[:16])
+        if digest != adapter:
+            await self.runtime.unload(digest)
             raise AdapterError(
-                f"The folder of {adapter[:12]} holds the adapter {found[:12]}.", "It is not served; train again."
+                f"The folder of {adapter[:12]} holds the adapter {digest[:12]}.", "It is not served; train again."
             )
 
-    def flip(self, served: Served) -> None:
-        """Let the name `champion` mean somebody else from this moment on. What was admitted before is not touched."""
-        self.swaps += bool(self._crowned) and served != self.champion
+    def switch(self, target: ServedVersion) -> None:
+        """Make the name `champion` mean this version from now on. Earlier requests are not affected."""
+        self.swaps += bool(self._champions) and target != self.champion
         began = time.perf_counter()
-        self.champion = served
-        self.flip_seconds = time.perf_counter() - began
-        if served.adapter in self._crowned:
-            self._crowned.remove(served.adapter)
-        self._crowned.append(served.adapter)
+        self.champion = target
+        self.switch_seconds = time.perf_counter() - began
+        if target.adapter in self._champions:
+            self._champions.remove(target.adapter)
+        self._champions.append(target.adapter)
 
-    async def tidy(self) -> None:
-        """Unload what is neither kept nor used by anybody. Called after every change and every now and then."""
+    async def unload_unused(self) -> None:
+        """Unload adapters that are neither kept nor in use; called with every reading of the ledger."""
         async with self._loading:
-            self._crowned = self._crowned[-self.keep :]
-            self._guests = self._guests[-self.most_guests :]
-            kept = {*self._crowned, *self._guests, self.champion.adapter} - self.refusals.keys()
-            for adapter in sorted(self.runtime.loaded - kept):
+            self._champions = self._champions[-self.keep_champions :]
+            self._named = self._named[-self.keep_named :]
+            keep = {*self._champions, *self._named, self.champion.adapter} - self.refusals.keys()
+            for adapter in sorted(self.runtime.loaded - keep):
                 if not self.in_flight[adapter]:
-                    self._checked.discard(adapter)  # whoever asks for it from here on has it loaded again
+                    self._checked.discard(adapter)  # a later request loads it again
                     await self.runtime.unload(adapter)
             self.leases.release_all_but(self.runtime.loaded)
 
     def close(self) -> None:
-        """Use no adapter any more; the runtime has ended."""
+        """Release all leases; the runtime has ended."""
         self.leases.release_all_but(())
 
 
 def _refused(why: str) -> RequestError:
-    return RequestError(403, f"It may not be served: {why}", param="model", code="adapter_refused")
+    return RequestError(403, f"This model may not be served: {why}", param="model", code="adapter_refused")
 
 
-def known_versions(ledger: Ledger) -> dict[str, Served]:
-    """Versions that were examined or crowned, by number, with the last row that names them."""
-    found: dict[str, Served] = {}
-    for row in ledger.rows("verdict", "promotion", "rollback"):
-        version = str(row.body.get("version") or "")
-        adapter = str(row.body.get("challenger") or row.body.get("adapter") or "")
-        if version and adapter and version != BASE:
-            generation = int(row.body.get("generation") or 0)
-            found[version] = Served(version=version, adapter=adapter, generation=generation, seq=row.seq)
-    return found
+def known_versions(ledger: Ledger) -> dict[str, ServedVersion]:
+    """Versions that were examined or promoted, by number, with the last row that names them."""
+    versions: dict[str, ServedVersion] = {}
+    for row in ledger.rows(VerdictEntry, PromotionEntry, RollbackEntry):
+        entry = row.body
+        if entry.version and entry.digest and entry.version != BASE:
+            generation = entry.generation if isinstance(entry, ChampionEntry) else 0
+            versions[entry.version] = ServedVersion(
+                version=entry.version, adapter=entry.digest, generation=generation, seq=row.seq
+            )
+    return versions

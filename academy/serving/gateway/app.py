@@ -1,8 +1,8 @@
-"""What the gateway answers over HTTP: OpenAI's API for users, a few words for those who run it.
+"""The gateway's HTTP application: OpenAI's API for users, and a small admin API.
 
-/v1/chat/completions  /v1/models  /v1/feedback     users; a bearer token where ACADEMY_SERVE_KEY is set
-/admin/load  /admin/follow  /admin/verify  /admin/status     this machine alone, with the token of the home's note
-/healthz                                            everybody: readiness and counts, no texts
+/v1/chat/completions  /v1/models  /v1/feedback           users; with a bearer token where ACADEMY_SERVE_KEY is set
+/admin/load  /admin/follow  /admin/verify  /admin/status this machine only, with the token of the discovery file
+/healthz                                                 public: readiness and counts, no texts
 """
 
 from __future__ import annotations
@@ -46,27 +46,27 @@ Route_ = Callable[[Request], Awaitable[Response]]
 
 
 class Access(Record):
-    """Who may come in."""
+    """The credentials and host names that the gateway accepts."""
 
-    key: str = ""  # of the users; empty: no key is asked for
-    token: str  # of the promotion on this machine
-    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1", "[::1]")  # names it is called by; `*`: any
+    key: str = ""  # of users; empty: no key is needed
+    token: str  # of the admin API
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1", "[::1]")  # accepted host names; `*`: any
 
 
-def make_app(gateway: Gateway, allowed: Access) -> FastAPI:
+def make_app(gateway: Gateway, access_rules: Access) -> FastAPI:
     """The application. Its routes raise RequestError, which becomes OpenAI's error object."""
     app = FastAPI(title="The Academy's gateway", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed.hosts), www_redirect=False)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(access_rules.hosts), www_redirect=False)
     app.add_exception_handler(HTTPException, _as_error)
     app.add_exception_handler(Exception, _as_error)
 
     def user(request: Request) -> None:
-        _refuse_strangers(request.scope, allowed)
+        _check_key(request.scope, access_rules)
 
     def admin(request: Request) -> None:
-        if not _is_near(request.scope):
+        if not _is_local(request.scope):
             raise RequestError(403, "The admin endpoints answer on this machine only.", code="not_allowed")
-        if not _bears(request.scope, allowed.token):
+        if not _bears(request.scope, access_rules.token):
             raise RequestError(401, "The admin token is missing or wrong.", code="invalid_api_key")
 
     async def models(request: Request) -> Response:
@@ -77,19 +77,19 @@ def make_app(gateway: Gateway, allowed: Access) -> FastAPI:
     async def model(request: Request) -> Response:
         user(request)
         name = request.path_params["name"]
-        await gateway.pool.find(name)
+        await gateway.pool.resolve(name)
         return _json(model_card(name, int(gateway.began), gateway.base.family))
 
     async def feedback(request: Request) -> Response:
         user(request)
-        given = read_feedback(await _body(request.receive, request.scope, gateway.limits))
-        ids = await gateway.conversations.feedback(given)
+        feedback_request = read_feedback(await _body(request.receive, request.scope, gateway.limits))
+        ids = await gateway.conversations.feedback(feedback_request)
         gateway.counts["feedback"] += 1
-        return _json({"id": given.id, "object": "feedback", "lessons": ids})
+        return _json({"id": feedback_request.id, "object": "feedback", "lessons": ids})
 
     async def healthz(_request: Request) -> Response:
-        found = gateway.health()
-        return _json(found, 503 if gateway.unavailable else 200)
+        health = gateway.health()
+        return _json(health, 503 if gateway.unavailable else 200)
 
     async def status(request: Request) -> Response:
         admin(request)
@@ -102,22 +102,24 @@ def make_app(gateway: Gateway, allowed: Access) -> FastAPI:
 
     async def load(request: Request) -> Response:
         admin(request)
-        adapter = await _named(request, gateway.limits, "adapter")
+        adapter = await _field(request, gateway.limits, "adapter")
         if adapter and not (len(adapter) == 64 and adapter.isalnum()) and adapter != BASE:
-            raise RequestError(400, "'adapter' must be a digest of 64 digits.", param="adapter", code="invalid_value")
+            raise RequestError(
+                400, "'adapter' must be a digest of 64 characters.", param="adapter", code="invalid_value"
+            )
         if not adapter:
-            raise RequestError(400, 'Say which: {"adapter": digest}.', param="adapter", code="invalid_value")
+            raise RequestError(400, 'The body must be {"adapter": digest}.', param="adapter", code="invalid_value")
         began = time.perf_counter()
-        with _plainly():
-            await gateway.pool.invite(adapter)
+        with _errors_as_409():
+            await gateway.pool.make_ready(adapter)
         return _json({"adapter": adapter, "seconds": round(time.perf_counter() - began, 4), **gateway.health()})
 
     async def verify(request: Request) -> Response:
         admin(request)
-        name = await _named(request, gateway.limits, "model")
-        with _plainly():
-            served, found = await gateway.verify(name or CHAMPION)
-        return _json({"version": served.name, "holds": found.holds, **found.model_dump()})
+        name = await _field(request, gateway.limits, "model")
+        with _errors_as_409():
+            target, identity = await gateway.verify(name or CHAMPION)
+        return _json({"version": target.name, "holds": identity.holds, **identity.model_dump()})
 
     for path, route, methods in (
         ("/v1/models", models, ["GET"]),
@@ -130,68 +132,70 @@ def make_app(gateway: Gateway, allowed: Access) -> FastAPI:
         ("/admin/verify", verify, ["POST"]),
     ):
         app.add_route(path, _logged(gateway, route), methods=methods)
-    app.router.routes.append(Route("/v1/chat/completions", Chat(gateway, allowed), methods=["POST"]))
+    app.router.routes.append(Route("/v1/chat/completions", Chat(gateway, access_rules), methods=["POST"]))
     return app
 
 
 class Chat:
-    """The chat completions: an ASGI application of its own, for an answer must know when its client has gone."""
+    """The chat completions: a separate ASGI application, so that an answer stops with its client."""
 
-    def __init__(self, gateway: Gateway, allowed: Access) -> None:
+    def __init__(self, gateway: Gateway, access_rules: Access) -> None:
         self.gateway = gateway
-        self.allowed = allowed
+        self.access_rules = access_rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         answering = _Answering(self.gateway, scope, send)
         try:
-            _refuse_strangers(scope, self.allowed)
+            _check_key(scope, self.access_rules)
             self.gateway.refuse_if_closed()
             body = await _body(receive, scope, self.gateway.limits)
-            asked = read_request(body, self.gateway.limits.messages)
-            await self._unless_it_leaves(answering, asked, receive)
+            chat_request = read_request(body, self.gateway.limits.messages)
+            await self._until_disconnect(answering, chat_request, receive)
         except RequestError as problem:
             await answering.refuse(problem)
-        except _GoneError:
+        except _DisconnectedError:
             answering.status = 499
         except _SlowReaderError:
             answering.status = 408
-            self.gateway.abort(scope.get("client"))  # what is in its buffers would be held for it for ever
-            await asyncio.sleep(0)  # the connection's end is told in the loop's next round
+            self.gateway.abort(scope.get("client"))  # otherwise its buffers would stay in memory
+            await asyncio.sleep(0)  # the loop handles the closed connection in its next round
         finally:
-            answering.tell()
+            answering.log_access()
 
-    async def _unless_it_leaves(self, answering: _Answering, asked: ChatRequest, receive: Receive) -> None:
-        """Whichever is first: the answer's end, or the client's leaving, which ends the answer."""
-        work = asyncio.create_task(answering.answer(asked))
+    async def _until_disconnect(self, answering: _Answering, request: ChatRequest, receive: Receive) -> None:
+        """Answer until the answer ends or the client disconnects, which cancels the answer."""
+        work = asyncio.create_task(answering.answer(request))
         self.gateway.answers.add(work)
         work.add_done_callback(self.gateway.answers.discard)
-        gone = asyncio.create_task(_until_gone(receive))
+        disconnect = asyncio.create_task(_disconnected(receive))
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                raise _GoneError
+                raise _DisconnectedError
             if work.cancelled():
-                raise RequestError(503, "The gateway has ended before the answer.", code="shutting_down", retry=10)
+                raise RequestError(
+                    503, "The gateway shut down before the answer was complete.", code="shutting_down", retry=10
+                )
             await work
         finally:
-            for task in (work, gone):
+            for task in (work, disconnect):
                 task.cancel()
-            await asyncio.wait({work, gone})
-            for task in (work, gone):
-                task.cancelled() or task.exception()  # what ended it is known, or nobody is there to hear it
+            await asyncio.wait({work, disconnect})
+            for task in (work, disconnect):
+                task.cancelled() or task.exception()  # reported already, or without a recipient
 
 
-class _GoneError(Exception):
-    """The client has left."""
+class _DisconnectedError(Exception):
+    """The client has disconnected."""
 
 
 class _SlowReaderError(Exception):
-    """The client neither reads nor leaves."""
+    """The client neither reads nor disconnects."""
 
 
 class _Answering:
-    """One request on its way: what was sent of its answer, and what the access log says of it."""
+    """One running request: the part of its answer that was sent, and its line in the access log."""
 
     def __init__(self, gateway: Gateway, scope: Scope, send: Send) -> None:
         self.gateway = gateway
@@ -204,16 +208,16 @@ class _Answering:
         self.streaming = False
         self.last = Piece()
 
-    async def answer(self, asked: ChatRequest) -> None:
-        """Ask the runtime and send what it says."""
-        async with self.gateway.admitted(asked) as (served, pieces):
-            self.headers |= identity_headers(served)
-            envelope = Envelope(f"chatcmpl-{self.id}", served.name, served.fingerprint)
-            send = self._as_stream if asked.stream else self._whole
-            text = await send(envelope, asked, pieces)
-            self.gateway.conversations.remember(envelope.id, asked.conversation, text, served, asked.user or "")
+    async def answer(self, request: ChatRequest) -> None:
+        """Generate the answer and send it."""
+        async with self.gateway.admitted(request) as (target, pieces):
+            self.headers |= identity_headers(target)
+            envelope = Envelope(f"chatcmpl-{self.id}", target.name, target.fingerprint)
+            send = self._as_stream if request.stream else self._whole
+            text = await send(envelope, request, pieces)
+            self.gateway.conversations.remember(envelope.id, request.conversation, text, target, request.user or "")
 
-    async def _whole(self, envelope: Envelope, _asked: ChatRequest, pieces: Any) -> str:
+    async def _whole(self, envelope: Envelope, _request: ChatRequest, pieces: Any) -> str:
         parts: list[str] = []
         async for piece in pieces:
             parts.append(piece.text)
@@ -222,31 +226,31 @@ class _Answering:
         await self._respond(200, envelope.completion(text, self.last))
         return text
 
-    async def _as_stream(self, envelope: Envelope, asked: ChatRequest, pieces: Any) -> str:
-        """Headers go out with the first piece: until then a refusal is still a status of its own."""
+    async def _as_stream(self, envelope: Envelope, request: ChatRequest, pieces: Any) -> str:
+        """Send the headers with the first piece, so that an earlier error still has its own status."""
         parts: list[str] = []
-        wanted = asked.usage_wanted
+        with_usage = request.usage_wanted
         async for piece in pieces:
             events = b""
             if not self.streaming:
                 await self._begin(200, "text/event-stream; charset=utf-8", {"cache-control": "no-cache"})
                 self.streaming = True
-                events = envelope.chunk({"role": "assistant", "content": ""}, None, usage_wanted=wanted)
+                events = envelope.chunk({"role": "assistant", "content": ""}, None, usage_wanted=with_usage)
             if piece.text:
-                events += envelope.chunk({"content": piece.text}, None, usage_wanted=wanted)
+                events += envelope.chunk({"content": piece.text}, None, usage_wanted=with_usage)
                 parts.append(piece.text)
             if piece.finish:
-                events += envelope.chunk({}, piece.finish, usage_wanted=wanted)
-                events += (envelope.usage_chunk(piece) if wanted else b"") + DONE
+                events += envelope.chunk({}, piece.finish, usage_wanted=with_usage)
+                events += (envelope.usage_chunk(piece) if with_usage else b"") + DONE
                 self.last = piece
             await self._part(events, more=not piece.finish)
         return "".join(parts)
 
     async def refuse(self, problem: RequestError) -> None:
-        """The error object, as the answer or, where that has begun, as its last event."""
+        """Send the error object as the response, or as the last event of a stream that has begun."""
         self.gateway.counts[f"refused {problem.status}"] += 1
         if self.streaming:
-            self.status = problem.status  # for the log: the status that was sent cannot be taken back
+            self.status = problem.status  # for the log only: a status was sent already
             with suppress(_SlowReaderError):
                 await self._part(event(problem.body), more=False)
             return
@@ -254,8 +258,8 @@ class _Answering:
         with suppress(_SlowReaderError):
             await self._respond(problem.status, orjson.dumps(problem.body))
 
-    def tell(self) -> None:
-        """One line of the access log, without a word of the conversation."""
+    def log_access(self) -> None:
+        """Write one line to the access log, without any text of the conversation."""
         if self.status == 200:
             self.gateway.counts["answered"] += 1
         elif self.status in (408, 499):
@@ -282,82 +286,80 @@ class _Answering:
         )
 
     async def _part(self, body: bytes, *, more: bool) -> None:
-        """Raises _SlowReaderError where the client reads nothing for too long."""
+        """Send a part of the body. Raises _SlowReaderError where the client does not read it in time."""
         try:
             async with asyncio.timeout(self.gateway.limits.slow_reader):
                 await self._send({"type": "http.response.body", "body": body, "more_body": more})
-                await asyncio.sleep(
-                    0
-                )  # neither need wait for anything: others, and the client's leaving, get their turn
+                await asyncio.sleep(0)  # `_send` may not suspend: let other tasks and the disconnect run
         except TimeoutError:
             raise _SlowReaderError from None
 
 
-async def _until_gone(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
 async def _body(receive: Receive, scope: Scope, limits: Limits) -> bytes:
-    """A request's body. Raises RequestError for one that is too large (413, unread) or does not come (408)."""
+    """A request's body. Raises RequestError where it is too large (413, unread) or does not arrive (408)."""
     try:
         async with asyncio.timeout(limits.slow_reader):
             return await _read(receive, scope, limits.body)
     except TimeoutError:
-        raise RequestError(408, "The body did not come in time.", code="timeout") from None
+        raise RequestError(408, "The body did not arrive in time.", code="timeout") from None
 
 
-async def _read(receive: Receive, scope: Scope, most: int) -> bytes:
+async def _read(receive: Receive, scope: Scope, limit: int) -> bytes:
     length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    too_large = RequestError(413, f"The body is larger than {most:,} bytes.", code="body_too_large")
-    if not length.isdigit() or int(length) > most:
+    too_large = RequestError(413, f"The body is larger than {limit:,} bytes.", code="body_too_large")
+    if not length.isdigit() or int(length) > limit:
         raise too_large
-    found = bytearray()
+    content = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _GoneError
-        found += message.get("body", b"")
-        if len(found) > most:
+            raise _DisconnectedError
+        content += message.get("body", b"")
+        if len(content) > limit:
             raise too_large
         if not message.get("more_body"):
-            return bytes(found)
+            return bytes(content)
 
 
-def _refuse_strangers(scope: Scope, allowed: Access) -> None:
-    if allowed.key and not _bears(scope, allowed.key):
+def _check_key(scope: Scope, access_rules: Access) -> None:
+    if access_rules.key and not _bears(scope, access_rules.key):
         raise RequestError(401, "The bearer token is missing or wrong.", code="invalid_api_key")
 
 
 def _bears(scope: Scope, token: str) -> bool:
-    given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-    scheme, _, value = given.partition(b" ")
+    header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    scheme, _, value = header.partition(b" ")
     return scheme.lower() == b"bearer" and hmac.compare_digest(value.strip(), token.encode())
 
 
-def _is_near(scope: Scope) -> bool:
+def _is_local(scope: Scope) -> bool:
     try:
         return ipaddress.ip_address((scope.get("client") or ("",))[0]).is_loopback
     except ValueError:
         return False
 
 
-async def _named(request: Request, limits: Limits, field: str) -> str:
-    """A field of the body; empty where there is none."""
+async def _field(request: Request, limits: Limits, field: str) -> str:
+    """A text field of the body; empty where it is missing."""
     raw = await _body(request.receive, request.scope, limits)
     try:
-        found = orjson.loads(raw) if raw else {}
+        content = orjson.loads(raw) if raw else {}
     except orjson.JSONDecodeError:
-        raise RequestError(400, "The body is no JSON.", code="invalid_json") from None
-    name = found.get(field, "") if isinstance(found, dict) else ""
+        raise RequestError(400, "The body is not valid JSON.", code="invalid_json") from None
+    name = content.get(field, "") if isinstance(content, dict) else ""
     if not isinstance(name, str):
-        raise RequestError(400, f"'{field}' must be a text.", param=field, code="invalid_value")
+        raise RequestError(400, f"'{field}' must be a string.", param=field, code="invalid_value")
     return name
 
 
 @contextmanager
-def _plainly() -> Iterator[None]:
-    """A refusal of ours as an answer (409)."""
+def _errors_as_409() -> Iterator[None]:
+    """Turn our own errors into responses (409)."""
     try:
         yield
     except RequestError:
@@ -367,24 +369,24 @@ def _plainly() -> Iterator[None]:
 
 
 def _logged(gateway: Gateway, route: Route_) -> Route_:
-    """A route that tells its request's id, and the access log what became of it."""
+    """A route with a request id in its response and a line in the access log."""
 
-    async def logged(request: Request) -> Response:
+    async def route_with_log(request: Request) -> Response:
         began, id_ = time.perf_counter(), f"req-{new_id()}"
         try:
             response = await route(request)
         except RequestError as problem:
             gateway.counts[f"refused {problem.status}"] += 1
             response = _json(problem.body, problem.status, problem.headers)
-        except _GoneError:
-            response = Response(status_code=400)  # nobody is there to read it
+        except _DisconnectedError:
+            response = Response(status_code=400)  # the client is gone
         response.headers["x-request-id"] = id_
         access.info(
             "%s %s %d %.0f ms", id_, request.url.path, response.status_code, 1000 * (time.perf_counter() - began)
         )
         return response
 
-    return logged
+    return route_with_log
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -392,7 +394,7 @@ def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -
 
 
 async def _as_error(_request: Request, problem: Exception) -> Response:
-    """What the router refuses (404, 405), in OpenAI's shape."""
+    """Errors of the router (404, 405) and unexpected errors, as OpenAI's error object."""
     status = problem.status_code if isinstance(problem, HTTPException) else 500
-    words = problem.detail if isinstance(problem, HTTPException) else "The gateway made a mistake; its log has more."
-    return _json(RequestError(status, f"{words}.".replace("..", ".")).body, status)
+    message = problem.detail if isinstance(problem, HTTPException) else "Internal error of the gateway; see its log."
+    return _json(RequestError(status, f"{message}.".replace("..", ".")).body, status)

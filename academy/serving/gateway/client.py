@@ -1,6 +1,6 @@
-"""A running gateway as promotions see it: found by its home, told what to load and when to look at the ledger.
+"""A client of the gateway that runs in this home, for promotions and checks.
 
-It is on this machine: no proxy of the environment is asked, which would be told the token.
+The gateway is on this machine, so requests never use a proxy of the environment, which would see the token.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from academy.serving.gateway.discovery import FOLDER, DiscoveryFile
 from academy.settings import Settings
 
 PATIENCE = 10.0
-"""Seconds for an answer about its state."""
+"""Limit in seconds for a status request."""
 REFUSALS = (AdapterError.__name__, SignatureError.__name__, "adapter_refused", "champion_refused")
-"""Codes of a gateway's errors that speak of an adapter."""
+"""Error codes of the gateway that concern an adapter."""
 LONG = 900.0
-"""Seconds for what loads and checks an adapter."""
+"""Limit in seconds for requests that load and check an adapter."""
 
 
 class ServedChampion(Record):
-    """Who a gateway says is champion."""
+    """The champion, as reported by a gateway."""
 
     version: str  # `v7` or `base`
     adapter: str
     generation: int
-    row: int  # of the ledger
+    row: int  # number of the ledger row
 
 
 class Status(Record):
-    """What a gateway says of itself. `because` is its trouble in one sentence, empty where it has none."""
+    """A gateway's state. `because` is its problem in one sentence, or empty."""
 
     status: str  # ready | degraded | ending
     because: str
@@ -46,7 +46,7 @@ class Status(Record):
 
 
 class Answer(Record):
-    """An answer, and who made it."""
+    """An answer, and the adapter and version that made it."""
 
     text: str
     adapter: str
@@ -54,9 +54,9 @@ class Answer(Record):
 
 
 class IdentityReport(Record):
-    """Who answers by a name, as academy.serving.identity tells it."""
+    """Which adapter answers by a name, as academy.serving.identity reports it."""
 
-    name: str  # as it was asked for
+    name: str  # as requested
     version: str
     adapter: str
     runtime: str = ""
@@ -69,7 +69,7 @@ class IdentityReport(Record):
 
 
 class GatewayClient:
-    """A gateway of this home that answers."""
+    """A client of one running gateway."""
 
     def __init__(self, discovery: DiscoveryFile, key: str = "") -> None:
         self.discovery = discovery
@@ -79,41 +79,41 @@ class GatewayClient:
     def find(cls, settings: Settings, family: str) -> GatewayClient | None:
         """The gateway of this home and base model (its digest), or None where none runs.
 
-        A note that a killed gateway left is none. Raises ServingError for one that is there and does not answer.
+        Ignores files of killed gateways. Raises ServingError where a running gateway does not answer.
         """
         for path in sorted(settings.folder(FOLDER).glob("*.json")):
             try:
                 discovery = DiscoveryFile.model_validate_json(path.read_bytes())
             except (FileNotFoundError, ValidationError):
-                continue  # it ended this moment, or is no note
+                continue  # the gateway ended just now, or the file is not a discovery file
             if discovery.family != family:
                 continue
-            found = cls(discovery, settings.serve_key.get_secret_value())
-            if found._answers():
-                return found
+            gateway = cls(discovery, settings.serve_key.get_secret_value())
+            if gateway._answers():
+                return gateway
         return None
 
     def status(self) -> Status:
-        """Who answers, and whether all is well. Raises ServingError."""
+        """The gateway's state and champion. Raises ServingError."""
         return _status(self._admin("GET", "status", PATIENCE))
 
     def load(self, adapter: str) -> Status:
-        """Have an adapter loaded and checked beside the champion. Raises AdapterError where it is not served."""
+        """Load and check an adapter beside the champion. Raises AdapterError where the gateway does not serve it."""
         return _status(self._admin("POST", "load", LONG, {"adapter": adapter}))
 
     def follow(self) -> Status:
-        """Have it look at the ledger now; returns when the champion has changed, or `because` says why not."""
+        """Make the gateway read the ledger now; returns when the champion has changed, or why not in `because`."""
         return _status(self._admin("POST", "follow", LONG))
 
     def identify(self, model: str) -> IdentityReport:
-        """Replay the canaries of whoever a name means to users. Raises AdapterError where it is not admitted."""
+        """Replay the canaries of the adapter behind a name. Raises AdapterError where it is not admitted."""
         return IdentityReport.model_validate({"name": model, **self._admin("POST", "verify", LONG, {"model": model})})
 
     def verify(self, model: str = "champion") -> None:
-        """The same. Raises AdapterError where they do not hold."""
-        found = self.identify(model)
-        if not found.holds:
-            raise AdapterError(f"{found.version} does not answer as itself: {found.reason}. {found.sentence}")
+        """Replay the canaries of the adapter behind a name. Raises AdapterError where they do not hold."""
+        report = self.identify(model)
+        if not report.holds:
+            raise AdapterError(f"{report.version} does not answer as itself: {report.reason}. {report.sentence}")
 
     def ask(self, messages: Sequence[Message], model: str = "champion", max_tokens: int = 256) -> Answer:
         """One greedy answer, as a user gets it. Raises ServingError."""
@@ -137,15 +137,15 @@ class GatewayClient:
         except httpx.TimeoutException as problem:
             raise ServingError(
                 f"The gateway '{self.discovery.name}' (process {self.discovery.pid}) does not answer.",
-                "End it and start it again.",
+                "Stop it and start it again.",
             ) from problem
         except httpx.TransportError:
-            return False  # killed, and its note is left
-        return response.status_code == httpx.codes.OK  # else somebody else has its port now
+            return False  # it was killed and left its discovery file
+        return response.status_code == httpx.codes.OK  # otherwise another program has its port now
 
     def _admin(self, method: str, verb: str, seconds: float, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        found: dict[str, Any] = self._send(method, f"/admin/{verb}", self.discovery.token, seconds, body).json()
-        return found
+        content: dict[str, Any] = self._send(method, f"/admin/{verb}", self.discovery.token, seconds, body).json()
+        return content
 
     def _send(self, method: str, path: str, token: str, seconds: float, body: Any) -> httpx.Response:
         try:
@@ -154,8 +154,8 @@ class GatewayClient:
             )
         except httpx.TransportError as problem:
             raise ServingError(
-                f"The gateway '{self.discovery.name}' gave no answer ({type(problem).__name__}).",
-                "Look whether it still runs.",
+                f"The gateway '{self.discovery.name}' did not answer ({type(problem).__name__}).",
+                "Check whether it still runs.",
             ) from problem
         if response.is_error:
             error = _error(response)
@@ -176,5 +176,5 @@ def _error(response: httpx.Response) -> dict[str, Any]:
     return error if isinstance(error, dict) else {}
 
 
-def _status(found: dict[str, Any]) -> Status:
-    return Status.model_validate({name: found[name] for name in Status.model_fields})
+def _status(content: dict[str, Any]) -> Status:
+    return Status.model_validate({name: content[name] for name in Status.model_fields})

@@ -1,10 +1,10 @@
-"""Conversations of the gateway as experience, where its owner wants that: none, those that somebody rated, or all.
+"""Stores conversations of the gateway as experience: none, the rated ones, or all (ACADEMY_KEEP_CONVERSATIONS).
 
-What was answered is remembered in memory for a while, so that feedback finds it by the completion's id. What is stored
-goes the way of imported conversations (experience/conversations.py), without its secrets and personal data, written by
-one thread beside the answers. When that thread is behind, what nobody rated is dropped and counted; nobody waits.
+Recent answers stay in memory, so that feedback finds them by the completion's id. Stored conversations are handled like
+imported ones (experience/conversations.py), without secrets and personal data. One separate thread writes them, so no
+answer waits; when the thread is behind, unrated conversations are dropped and counted.
 
-Where nothing is to be kept, nothing is remembered either.
+In the mode `off` nothing stays in memory either.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from academy.experience.lessons import LessonsStore
 from academy.experience.reading import now
 from academy.models.chat_template import Message
 from academy.records import stable_fraction
-from academy.serving.gateway.adapter_pool import Served
+from academy.serving.gateway.adapter_pool import ServedVersion
 from academy.serving.gateway.openai_protocol import RequestError
 
 log = logging.getLogger("academy")
 REMEMBERED, REMEMBERED_CHARACTERS = 5_000, 32_000_000
-"""Conversations that feedback can still find, and their text together; the oldest are forgotten first."""
+"""Most conversations in memory, and most characters of them together; the oldest are dropped first."""
 BEHIND = 1_000
-"""Conversations that may wait for the writer."""
+"""Most conversations that may wait for the writer."""
 FLUSH_SECONDS = 10.0
-"""What is waiting at the end may still be written within."""
+"""Limit in seconds for writing the waiting conversations at shutdown."""
 TAG = "gateway"
 
 
 class FeedbackRequest(BaseModel):
-    """What somebody says of an answer. `id` is the completion's."""
+    """A user's feedback on an answer. `id` is the completion's."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
 
@@ -54,47 +54,47 @@ class FeedbackRequest(BaseModel):
     comment: Annotated[str, Field(min_length=1, max_length=4_000)] | None = None
 
     @property
-    def said(self) -> dict[str, Any]:
-        """What was given, and nothing else."""
+    def values(self) -> dict[str, Any]:
+        """The fields that were set."""
         return {name: value for name, value in self.model_dump(exclude={"id"}).items() if value not in (None, False)}
 
 
 @dataclass
 class Conversation:
-    """A conversation with its answer, as it was held; `said` is what somebody has said of it until now."""
+    """A conversation with its answer; `feedback` is the users' feedback on it so far."""
 
     id: str
     messages: tuple[Message, ...]
     answer: str
     user: str
-    served: Served
+    target: ServedVersion
     at: str
-    said: dict[str, Any] = field(default_factory=dict)
+    feedback: dict[str, Any] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
-        """Characters."""
-        return len(self.answer) + sum(len(one["content"]) for one in self.messages)
+        """Number of characters."""
+        return len(self.answer) + sum(len(message["content"]) for message in self.messages)
 
 
 def read_feedback(body: bytes) -> FeedbackRequest:
     """Feedback from its bytes. Raises RequestError (400) naming the field."""
     try:
-        found = FeedbackRequest.model_validate_json(body)
+        request = FeedbackRequest.model_validate_json(body)
     except ValidationError as problem:
         first = problem.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"]) or "the body"
         raise RequestError(400, f"'{name}' is not valid: {first['msg']}.", param=name, code="invalid_value") from None
-    if not found.said:
-        raise RequestError(400, "The feedback says nothing: give thumb, rating, gold_star, correction or comment.")
-    return found
+    if not request.values:
+        raise RequestError(400, "The feedback is empty: set thumb, rating, gold_star, correction or comment.")
+    return request
 
 
 class ConversationLog:
-    """Remembers answers and stores what is to be kept."""
+    """Remembers recent answers, and stores conversations according to its mode."""
 
     def __init__(self, store: LessonsStore, mode: Literal["off", "rated", "all"], share: float = 1.0) -> None:
-        """`share` is the share of the unrated conversations that `all` stores."""
+        """`share` is the share of unrated conversations that the mode `all` stores."""
         self.store = store
         self.mode = mode
         self.share = share
@@ -102,65 +102,65 @@ class ConversationLog:
         self._remembered: OrderedDict[str, Conversation] = OrderedDict()
         self._characters = 0
         self._room = BoundedSemaphore(BEHIND)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="keeper")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="conversation-log")
         self._writing: set[Future[list[str]]] = set()
 
-    def remember(self, id_: str, messages: tuple[Message, ...], answer: str, served: Served, user: str) -> None:
-        """Take note of a whole answer. Costs no time; nothing of it where nothing is kept."""
-        if self.mode == "off" or messages[-1]["role"] != "user":  # feedback belongs to an answer to somebody
+    def remember(self, id_: str, messages: tuple[Message, ...], answer: str, target: ServedVersion, user: str) -> None:
+        """Remember a complete answer, and queue it for storage in the mode `all`. Never waits."""
+        if self.mode == "off" or messages[-1]["role"] != "user":  # only an answer to a user can be rated
             return
-        one = Conversation(id=id_, messages=messages, answer=answer, user=user, served=served, at=now())
-        self._remembered[id_] = one
-        self._characters += one.size
+        conversation = Conversation(id=id_, messages=messages, answer=answer, user=user, target=target, at=now())
+        self._remembered[id_] = conversation
+        self._characters += conversation.size
         while len(self._remembered) > REMEMBERED or self._characters > REMEMBERED_CHARACTERS:
             _, oldest = self._remembered.popitem(last=False)
             self._characters -= oldest.size
-        if self.mode == "all" and stable_fraction("keep", id_) < self.share and self._submit(one, {}) is None:
+        if self.mode != "all" or stable_fraction("keep", id_) >= self.share:
+            return
+        if self._submit(conversation, {}) is None:
             self.dropped += 1
 
-    async def feedback(self, given: FeedbackRequest) -> list[str]:
-        """Store what somebody said of an answer; returns when it is on the disk, with the ids in the store.
+    async def feedback(self, request: FeedbackRequest) -> list[str]:
+        """Store a user's feedback on an answer. Returns the ids in the store, after it is on the disk.
 
-        Raises RequestError: 404 for an answer that is not known (any more), 503 where the writer is behind.
+        Raises RequestError: 404 for an answer that is not in memory (any more), 503 where the writer is behind.
         """
         if self.mode == "off":
             raise RequestError(
                 404,
-                "This gateway keeps no conversations (ACADEMY_KEEP_CONVERSATIONS=off).",
+                "This gateway does not store conversations (ACADEMY_KEEP_CONVERSATIONS=off).",
                 param="id",
                 code="not_kept",
             )
-        one = self._remembered.get(given.id)
-        if one is None:
-            raise RequestError(
-                404, "No answer with this id is remembered here (any more).", param="id", code="completion_not_found"
-            )
-        said = {**one.said, **given.said}
-        writing = self._submit(one, said)
+        conversation = self._remembered.get(request.id)
+        if conversation is None:
+            raise RequestError(404, "No recent answer has this id.", param="id", code="completion_not_found")
+        feedback = {**conversation.feedback, **request.values}
+        writing = self._submit(conversation, feedback)
         if writing is None:
-            raise RequestError(503, "Too much feedback is waiting to be written.", code="writer_behind", retry=5)
+            raise RequestError(503, "Too many conversations are waiting to be written.", code="writer_behind", retry=5)
         try:
             ids = await asyncio.wrap_future(writing)
         except HomeError as problem:
             raise RequestError(503, str(problem), code="not_written", retry=60) from None
-        one.said = said
+        conversation.feedback = feedback
         return ids
 
     async def close(self) -> None:
-        """Write what is waiting, for a bounded time."""
+        """Write the waiting conversations, within a time limit."""
         if self._writing:
-            await asyncio.wait({asyncio.wrap_future(one) for one in list(self._writing)}, timeout=FLUSH_SECONDS)
+            await asyncio.wait({asyncio.wrap_future(writing) for writing in list(self._writing)}, timeout=FLUSH_SECONDS)
         await asyncio.to_thread(self._writer.shutdown, wait=True, cancel_futures=True)
 
     @property
     def counts(self) -> dict[str, int]:
-        """What became of the conversations."""
+        """How many conversations were stored, dropped, or could not be written."""
         return {"stored": self.stored, "dropped": self.dropped, "failed": self.failed}
 
-    def _submit(self, one: Conversation, said: Mapping[str, Any]) -> Future[list[str]] | None:
+    def _submit(self, conversation: Conversation, feedback: Mapping[str, Any]) -> Future[list[str]] | None:
         if not self._room.acquire(blocking=False):
             return None
-        writing = self._writer.submit(self._write, one, said)
+        writing = self._writer.submit(self._write, conversation, feedback)
         self._writing.add(writing)
         writing.add_done_callback(self._written)
         return writing
@@ -172,43 +172,46 @@ class ConversationLog:
             self.dropped += 1
         elif (problem := writing.exception()) is not None:
             self.failed += 1
-            log.error("a conversation could not be kept (%s)", type(problem).__name__)  # its text stays out of logs
+            log.error("A conversation could not be stored (%s).", type(problem).__name__)  # without its text
         else:
             self.stored += 1
 
-    def _write(self, one: Conversation, said: Mapping[str, Any]) -> list[str]:
-        """In the writer's thread."""
-        rows = conversation_rows(
-            line_of(one, said), "conversation", f"{TAG}-{datetime.now(UTC):%Y-%m-%d}", ConversationFilter()
-        )
+    def _write(self, conversation: Conversation, feedback: Mapping[str, Any]) -> list[str]:
+        """Store a conversation; runs in the writer's thread."""
+        batch = f"{TAG}-{datetime.now(UTC):%Y-%m-%d}"
+        rows = conversation_rows(line_of(conversation, feedback), "conversation", batch, ConversationFilter())
         if isinstance(rows, str):
-            raise HomeError(f"The conversation cannot be kept: {rows}.")
+            raise HomeError(f"The conversation cannot be stored: {rows}.")
         for row in rows:
-            row["feedback"] = scrubbed(str(said.get("comment", "")))
-            row["extra"] = {"adapter": one.served.adapter, "version": one.served.name, "row": one.served.seq}
+            row["feedback"] = scrubbed(str(feedback.get("comment", "")))
+            row["extra"] = {
+                "adapter": conversation.target.adapter,
+                "version": conversation.target.name,
+                "row": conversation.target.seq,
+            }
         return self.store.keep(rows)
 
 
-def line_of(one: Conversation, said: Mapping[str, Any]) -> dict[str, Any]:
-    """A conversation as a line of an import: without secrets and personal data, what was said of it at its answer."""
-    messages: list[dict[str, Any]] = [{**turn, "content": scrubbed(turn["content"])} for turn in one.messages]
-    messages.append({"role": "assistant", "content": scrubbed(one.answer)})
+def line_of(conversation: Conversation, feedback: Mapping[str, Any]) -> dict[str, Any]:
+    """A conversation with its feedback as a line of an import, without secrets and personal data."""
+    messages: list[dict[str, Any]] = [{**turn, "content": scrubbed(turn["content"])} for turn in conversation.messages]
+    messages.append({"role": "assistant", "content": scrubbed(conversation.answer)})
     names = {"thumb": "thumbs", "rating": "rating", "gold_star": "gold_star"}
-    feedback: dict[str, Any] = {names[name]: value for name, value in said.items() if name in names}
-    if "correction" in said:
-        feedback["correction"] = scrubbed(said["correction"])
+    ratings: dict[str, Any] = {names[name]: value for name, value in feedback.items() if name in names}
+    if "correction" in feedback:
+        ratings["correction"] = scrubbed(feedback["correction"])
     return {
-        "id": one.id,
+        "id": conversation.id,
         "messages": messages,
-        "user": scrubbed(one.user),
-        "at": one.at,
+        "user": scrubbed(conversation.user),
+        "at": conversation.at,
         "tags": [TAG],
-        **({"feedback": feedback} if feedback else {}),
+        **({"feedback": ratings} if ratings else {}),
     }
 
 
 def scrubbed(text: str) -> str:
-    """A text with marks in place of secrets and personal data, as curation does it."""
+    """A text with placeholders for secrets and personal data, as in curation."""
     for redact in (secrets.redact, personal.redact):
         text, _ = redact(text)
     return text

@@ -1,4 +1,4 @@
-"""The note that a gateway leaves in its home. A module of its own: who only asks a gateway loads no web server."""
+"""The discovery file of a running gateway, in its home. A separate module, so that clients load no web server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ FOLDER = "serving"
 
 
 class DiscoveryFile(Record):
-    """Where a gateway is to be found by those who may read its home; `token` opens its admin endpoints."""
+    """The address of a gateway, for anyone who may read its home; `token` is the key of the admin endpoints."""
 
     name: str
     url: str

@@ -1,10 +1,10 @@
-"""The champion's pointer follows the ledger: looked at twice a second, and at once when somebody says so.
+"""Keeps the gateway's champion equal to the ledger's: reads the ledger twice a second, and at once on request.
 
-    newer row -> load -> check by its own name -> flip the pointer -> check by the name `champion` -> unload the rest
+    newer row -> load -> check by its own name -> switch -> check by the name `champion` -> unload the rest
 
-Where any of it fails the champion of before goes on answering, the gateway calls itself degraded in one sentence, and
-it is tried again after growing pauses. Each look also finds what was refused since, and an engine that has died: it is
-started again, each time after a longer pause, until it has lived for a while.
+Where a step fails, the previous champion goes on answering, the gateway reports `degraded` with one sentence, and the
+next attempts follow after growing pauses. Each reading also updates the refusals and restarts an engine that has died,
+each time after a longer pause, until the engine has run for a while.
 """
 
 from __future__ import annotations
@@ -13,44 +13,44 @@ import asyncio
 import logging
 
 from academy.errors import AcademyError, AdapterError, ServingError
-from academy.serving.gateway.adapter_pool import DIED, AdapterPool, Served
+from academy.serving.gateway.adapter_pool import DIED, AdapterPool, ServedVersion
 
 log = logging.getLogger("academy")
 PERIOD = 0.5
 LONGEST_PAUSE = 60.0
 CALM = 300.0
-"""Seconds that an engine must live for its next death to be its first again."""
+"""An engine that ran for this many seconds restarts without a pause when it dies."""
 PROBE = 5.0
-"""Seconds after which a server of somebody else that gave no answer is asked whether it is there."""
+"""Interval in seconds for checking a server that we do not run and that did not answer."""
 POINT_SECONDS = 20.0
-"""Within which an engine gives its own name to another adapter."""
+"""Limit in seconds for changing the engine's own alias."""
 
 
 class ChampionFollower:
-    """Keeps one pointer where the ledger says."""
+    """Keeps a pool's champion equal to the ledger's."""
 
     def __init__(self, pool: AdapterPool, period: float = PERIOD) -> None:
         self.pool = pool
         self.period = period
         self.trouble = ""
-        """Why the pointer is not where the ledger says, in one sentence; empty where it is."""
+        """Why the champion differs from the ledger's, in one sentence; empty where it does not."""
         self.failures = 0
         self.unpointed = ""
-        """Why the engine's own name for the champion means another one; empty where it does not."""
+        """Why the engine's own alias does not mean the champion; empty where it does."""
         self._pointed = ""
         self._deaths = 0
-        self._revived = -CALM  # when the engine was last started again, by the loop's clock
+        self._restarted = -CALM  # time of the last restart of the engine, by the loop's clock
         self._following = asyncio.Lock()
 
     async def first(self) -> None:
-        """Have the ledger's champion answer before anybody asks. Raises AcademyError: a person must mend that first."""
+        """Load the ledger's champion before the port opens. Raises AcademyError where that is impossible."""
         await self._follow()
 
-    async def follow(self) -> Served:
-        """Look at the ledger now, and follow it where it has a newer row. Trouble is kept in words, not raised."""
+    async def follow(self) -> ServedVersion:
+        """Read the ledger now and follow a newer row. A failure is recorded in `trouble`, not raised."""
         try:
             await self._follow()
-        except (AcademyError, OSError, RuntimeError) as problem:  # of the adapter, the disk, the database or the engine
+        except (AcademyError, OSError, RuntimeError) as problem:  # adapter, disk, database or engine
             sentence = str(problem) if isinstance(problem, AcademyError) else f"{type(problem).__name__}: {problem}"
             if sentence != self.trouble:
                 log.warning("%s goes on answering: %s", self.pool.champion.name, sentence)
@@ -70,53 +70,53 @@ class ChampionFollower:
     async def _follow(self) -> None:
         pool = self.pool
         async with self._following:
-            await self._revive()
-            await pool.look_for_refusals()
-            wanted = Served.of(await asyncio.to_thread(pool.ledger.champion))
-            if wanted == pool.champion and (pool.is_ready(wanted.adapter) or pool.champion_refused):
-                await pool.tidy()  # what the last requests of an older champion held until now
+            await self._restart_engine()
+            await pool.update_refusals()
+            target = ServedVersion.of(await asyncio.to_thread(pool.ledger.champion))
+            if target == pool.champion and (pool.is_ready(target.adapter) or pool.champion_refused):
+                await pool.unload_unused()  # older champions whose last requests have ended
                 await self._point()
                 return
-            before = pool.champion
-            await pool.bring(wanted.adapter, again=True)
-            pool.flip(wanted)
+            previous = pool.champion
+            await pool.load_checked(target.adapter, again=True)
+            pool.switch(target)
             try:
-                await self.check_alias(wanted)
+                await self.check_alias(target)
             except AcademyError:
-                pool.flip(before)
+                pool.switch(previous)
                 raise
             finally:
-                await pool.tidy()
+                await pool.unload_unused()
             await self._point()
             log.info(
-                "%s answers now (adapter %s, row %d); before it was %s",
-                wanted.name, wanted.adapter[:12], wanted.seq, before.name,
+                "%s is the champion now (adapter %s, row %d); previously %s",
+                target.name, target.adapter[:12], target.seq, previous.name,
             )  # fmt: skip
 
-    async def _revive(self) -> None:
-        """Start an engine that has died. Raises ServingError where it died again too soon to try it now."""
+    async def _restart_engine(self) -> None:
+        """Restart a dead engine. Raises ServingError during the pause after an early death."""
         pool = self.pool
         now = asyncio.get_running_loop().time()
         if not pool.runtime.ended:
             if pool.dead and now >= pool.dead_since + PROBE:
                 pool.dead_since = now
-                await pool.runtime.start()  # free where it answers
+                await pool.runtime.start()  # costs nothing where it answers
                 pool.dead = ""
             return
-        pool.died(DIED)
-        if now >= self._revived + CALM:
+        pool.mark_dead(DIED)
+        if now >= self._restarted + CALM:
             self._deaths = 0
         pause = min(LONGEST_PAUSE, 2.0 ** (self._deaths - 1)) if self._deaths else 0.0
-        if now < self._revived + pause:
-            raise ServingError(f"The engine died {self._deaths + 1} times.", "It is started again after a pause.")
+        if now < self._restarted + pause:
+            raise ServingError(f"The engine died {self._deaths + 1} times.", "The gateway restarts it after a pause.")
         self._deaths += 1
-        self._revived = now
-        log.warning("the engine has died and is started again")
-        await pool.revive()
-        log.info("%s answers again", pool.champion.name)
+        self._restarted = now
+        log.warning("The engine has died and is being restarted.")
+        await pool.restart_engine()
+        log.info("%s answers again.", pool.champion.name)
 
     async def _point(self) -> None:
-        """Have users who ask the engine directly get the champion. That it fails is told and stops nothing."""
+        """Point the engine's own alias, for clients that bypass the gateway, at the champion. Failures are logged."""
         adapter = self.pool.champion.adapter
         if adapter == self._pointed or adapter in self.pool.refusals:
             return
@@ -124,20 +124,20 @@ class ChampionFollower:
             async with asyncio.timeout(POINT_SECONDS):
                 await self.pool.runtime.point(adapter)
         except (AcademyError, TimeoutError) as problem:
-            sentence = str(problem) or "It did not answer in time."
+            sentence = str(problem) or "The engine did not answer in time."
             if sentence != self.unpointed:
-                log.warning("who asks the engine directly does not get the champion: %s", sentence)
+                log.warning("Clients that bypass the gateway do not get the champion: %s", sentence)
             self.unpointed = sentence
         else:
             self._pointed, self.unpointed = adapter, ""
 
-    async def check_alias(self, wanted: Served | None = None) -> None:
-        """Check whom the name `champion` means, as a request would find them. Raises AdapterError."""
-        found = await self.pool.find("champion")
-        with self.pool.pinned(found):
-            if wanted is not None and found != wanted:
+    async def check_alias(self, target: ServedVersion | None = None) -> None:
+        """Check the adapter behind the name `champion`, as a request resolves it. Raises AdapterError."""
+        current = await self.pool.resolve("champion")
+        with self.pool.pin(current):
+            if target is not None and current != target:
                 raise AdapterError(
-                    f"The champion's name leads to {found.name} and not to {wanted.name}.", "Start the gateway again."
+                    f"The name `champion` means {current.name} instead of {target.name}.", "Restart the gateway."
                 )
-            if found.seq or found.adapter != "base":
-                await self.pool.prove(found.adapter)
+            if current.seq or current.adapter != "base":
+                await self.pool.require_identity(current.adapter)

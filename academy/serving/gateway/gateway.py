@@ -1,7 +1,8 @@
-"""The gateway: requests of users on one side, a live runtime on the other, and a pin between them.
+"""The gateway between the requests of users and a live runtime.
 
-A request is read, pinned to whom it means at this moment, given a place, and answered by exactly that adapter to its
-end; the answer says who made it. A client that leaves, or does not read, frees its place. Texts are never logged.
+A request is pinned to the adapter that its model name means at this moment, gets a slot, and is answered by exactly
+that adapter to the end; headers of the answer name it. A client that disconnects or does not read frees its slot. Texts
+are never logged.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, cast
 
 from academy.errors import AcademyError, AdapterError, ServingError
 from academy.models.base_model import BaseModel
-from academy.serving.gateway.adapter_pool import DIED, AdapterPool, Served
+from academy.serving.gateway.adapter_pool import DIED, AdapterPool, ServedVersion
 from academy.serving.gateway.conversation_log import ConversationLog
 from academy.serving.gateway.follower import ChampionFollower
 from academy.serving.gateway.openai_protocol import ChatRequest, RequestError
@@ -31,7 +32,7 @@ access = logging.getLogger("academy.access")
 
 
 class Gateway:
-    """Everything of one gateway that outlives a request."""
+    """The state of one gateway beyond a single request."""
 
     def __init__(
         self,
@@ -55,58 +56,60 @@ class Gateway:
         self.draining = False
         self.answers: set[asyncio.Task[None]] = set()
         self.abort: Callable[[Any], None] = lambda _client: None
-        """Ends a client's connection at once; set by the server that has it."""
+        """Closes a client's connection at once; the server sets it."""
 
     def refuse_if_closed(self) -> None:
-        """Raises RequestError (503) while the gateway is ending."""
+        """Raise RequestError (503) while the gateway shuts down."""
         if self.draining:
-            raise RequestError(503, "The gateway is ending and takes no new requests.", code="shutting_down", retry=10)
+            raise RequestError(
+                503, "The gateway is shutting down and accepts no new requests.", code="shutting_down", retry=10
+            )
 
     def refuse_if_starting(self) -> None:
-        """Raises RequestError (503) while the engine is dead, or is brought up and proved again."""
+        """Raise RequestError (503) while the engine is dead or restarts."""
         if self.pool.starting or self.pool.runtime.ended:
-            raise RequestError(503, f"{DIED} Ask again in a moment.", code="runtime_unavailable", retry=5)
+            raise RequestError(503, f"{DIED} Retry in a moment.", code="runtime_unavailable", retry=5)
 
     def give_up(self) -> None:
-        """End the answers that have not ended by themselves; their clients are told."""
+        """Cancel the running answers; their clients get an error."""
         for answer in self.answers:
             answer.cancel()
 
     @asynccontextmanager
-    async def admitted(self, asked: ChatRequest) -> AsyncIterator[tuple[Served, AsyncGenerator[Piece]]]:
-        """Pin a request and give its answer, whose first piece has not been asked for yet.
+    async def admitted(self, request: ChatRequest) -> AsyncIterator[tuple[ServedVersion, AsyncGenerator[Piece]]]:
+        """Pin a request and yield its answer, which starts with the first reading of a piece.
 
-        Raises RequestError where it is not admitted; reading the answer raises RequestError for what happens later.
+        Raises RequestError where the request is refused; reading the answer raises RequestError for later failures.
         """
         self.refuse_if_closed()
         self.refuse_if_starting()
-        served = await self.pool.find(asked.model)
-        self.pool.refuse(served)
+        target = await self.pool.resolve(request.model)
+        self.pool.refuse(target)
         self.slots.refuse_if_full()
         now = asyncio.get_running_loop().time()
-        with self.pool.pinned(served):
+        with self.pool.pin(target):
             async with (
                 self.slots.slot(until=now + self.limits.first_token),
-                aclosing(self._pieces(asked, served)) as it,
+                aclosing(self._pieces(request, target)) as pieces,
             ):
-                yield served, it
+                yield target, pieces
 
-    async def verify(self, name: str) -> tuple[Served, Identity]:
-        """Look who answers by a name that users give. Raises RequestError, AdapterError, ServingError."""
+    async def verify(self, name: str) -> tuple[ServedVersion, Identity]:
+        """Check which adapter answers by a model name. Raises RequestError, AdapterError, ServingError."""
         self.refuse_if_starting()
-        served = await self.pool.find(name)
-        self.pool.refuse(served)
-        with self.pool.pinned(served):
-            await self.pool.invite(served.adapter)
-            return served, await self.pool.look(served.adapter)
+        target = await self.pool.resolve(name)
+        self.pool.refuse(target)
+        with self.pool.pin(target):
+            await self.pool.make_ready(target.adapter)
+            return target, await self.pool.identify(target.adapter)
 
-    async def _pieces(self, asked: ChatRequest, served: Served) -> AsyncGenerator[Piece]:
+    async def _pieces(self, request: ChatRequest, target: ServedVersion) -> AsyncGenerator[Piece]:
         try:
-            await self.pool.invite(served.adapter)
-            room = await self.prompts.room(asked.conversation, served.adapter)
-            turn = asked.turn(min(room, asked.limit or self.limits.max_new_tokens))
+            await self.pool.make_ready(target.adapter)
+            room = await self.prompts.room(request.conversation, target.adapter)
+            turn = request.turn(min(room, request.limit or self.limits.max_new_tokens))
             began = asyncio.get_running_loop().time()
-            answer = cast("AsyncGenerator[Piece]", self.pool.runtime.chat(turn, served.adapter))
+            answer = cast("AsyncGenerator[Piece]", self.pool.runtime.chat(turn, target.adapter))
             async with aclosing(answer):
                 until, last = began + self.limits.first_token, Piece()
                 while not last.finish:
@@ -119,7 +122,7 @@ class Gateway:
         except AdapterError as problem:
             raise RequestError(503, str(problem), code="adapter_unavailable", retry=5) from problem
         except ServingError as problem:
-            self.pool.died(str(problem))
+            self.pool.mark_dead(str(problem))
             raise RequestError(503, str(problem), code="runtime_unavailable", retry=5) from problem
         except AcademyError as problem:
             raise RequestError(400, str(problem), code="invalid_value") from problem
@@ -130,24 +133,24 @@ class Gateway:
                 return await anext(answer)
         except TimeoutError:
             self.counts["timed out"] += 1
-            raise RequestError(504, "The answer took too long and was given up.", code="timeout") from None
+            raise RequestError(504, "The answer took too long and was cancelled.", code="timeout") from None
         except StopAsyncIteration:
-            raise ServingError("The runtime stopped in the middle of an answer.", "Ask again.") from None
+            raise ServingError("The runtime stopped in the middle of an answer.", "Retry.") from None
 
     @property
     def unavailable(self) -> bool:
-        """Whether the name `champion` is answered by nobody."""
-        return self.draining or bool(self._silence)
+        """Whether requests for the champion cannot be answered."""
+        return self.draining or bool(self._outage)
 
     @property
-    def _silence(self) -> str:
+    def _outage(self) -> str:
         pool = self.pool
         return (DIED if pool.runtime.ended else pool.dead) or pool.champion_refused
 
     def health(self) -> dict[str, Any]:
-        """What /healthz tells."""
+        """The content of /healthz."""
         champion = self.pool.champion
-        trouble = self._silence or self.follower.trouble
+        trouble = self._outage or self.follower.trouble
         return {
             "status": "ending" if self.draining else "degraded" if trouble else "ready",
             "because": trouble,
@@ -175,10 +178,10 @@ def new_id() -> str:
     return uuid.uuid4().hex
 
 
-def identity_headers(served: Served) -> dict[str, str]:
-    """The headers that say who answers."""
+def identity_headers(target: ServedVersion) -> dict[str, str]:
+    """The headers that name the adapter, version and ledger row of an answer."""
     return {
-        "x-academy-adapter": served.adapter,
-        "x-academy-version": served.name,
-        "x-academy-row": str(served.seq),
+        "x-academy-adapter": target.adapter,
+        "x-academy-version": target.name,
+        "x-academy-row": str(target.seq),
     }

@@ -1,6 +1,6 @@
-"""Adapters that are loaded are in use: as long as one is held here, nobody archives it.
+"""Leases on loaded adapters: an adapter with a lease is in use, so it is never archived.
 
-A hold is a shared lock of the adapter's own file. It ends when it is released, or with the process.
+A lease is a shared lock on the adapter's own file. It ends when it is released, or with the process.
 """
 
 from __future__ import annotations
@@ -13,31 +13,26 @@ from academy.adapters.archive import AdapterStore
 
 
 class Leases:
-    """What one gateway holds."""
+    """The leases of one gateway."""
 
     def __init__(self, store: AdapterStore) -> None:
         self.store = store
-        self._held: dict[str, ExitStack] = {}
-
-    @property
-    def held(self) -> frozenset[str]:
-        """Digests of what is in use."""
-        return frozenset(self._held)
+        self._leases: dict[str, ExitStack] = {}
 
     async def acquire(self, adapter: str) -> None:
-        """Use an adapter from now on. Waits for an archiving that is under way; holding it again is free."""
-        if adapter in self._held:
+        """Lease an adapter. Waits for a running archiving of it; acquiring it again costs nothing."""
+        if adapter in self._leases:
             return
-        held = ExitStack()
-        waiting = asyncio.ensure_future(asyncio.to_thread(held.enter_context, self.store.using(adapter)))
+        lease = ExitStack()
+        waiting = asyncio.ensure_future(asyncio.to_thread(lease.enter_context, self.store.using(adapter)))
         try:
             await asyncio.shield(waiting)
         except asyncio.CancelledError:
-            waiting.add_done_callback(lambda _: held.close())  # the thread gets its lock when nobody waits any more
+            waiting.add_done_callback(lambda _: lease.close())  # the thread gets its lock after this was cancelled
             raise
-        self._held[adapter] = held
+        self._leases[adapter] = lease
 
     def release_all_but(self, adapters: Collection[str]) -> None:
-        """Hold only these any longer."""
-        for adapter in self._held.keys() - set(adapters):
-            self._held.pop(adapter).close()
+        """Keep only the leases of these adapters."""
+        for adapter in self._leases.keys() - set(adapters):
+            self._leases.pop(adapter).close()

@@ -1,7 +1,7 @@
-"""OpenAI's wire format of chat completions: requests read, answers and refusals written.
+"""OpenAI's protocol of chat completions: reads requests, writes answers and errors.
 
-What changes an answer and cannot be done here (tools, penalties, several choices) is refused with the name of the
-field; fields that change nothing, and fields nobody knows, are tolerated. No refusal repeats a request's text.
+Fields that would change an answer and are not supported (tools, penalties, several choices) are refused by name. Fields
+that change nothing, and unknown fields, are ignored. No error repeats a request's text.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from academy.models.chat_template import Message
 from academy.serving.runtimes.base import Piece, Turn
 
 TEMPERATURE = 0.0
-"""Where a request names none. OpenAI's is 1; here the answer is the one that was examined, and every time the same."""
+"""The default. OpenAI's is 1; ours gives the answer that was examined, the same every time."""
 MAX_STOPS = 4
 
 
 class RequestError(ServingError):
-    """A request that gets an error for an answer: an HTTP status and OpenAI's error object."""
+    """A refused request: an HTTP status and OpenAI's error object."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class RequestError(ServingError):
         self.status = status
         self.param = param
         self.code = code
-        self.retry = retry  # seconds until trying again may help
+        self.retry = retry  # seconds after which a retry may succeed
 
     @property
     def body(self) -> dict[str, Any]:
@@ -51,7 +51,7 @@ class RequestError(ServingError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to try again."""
+        """The header `retry-after`, where a retry may succeed."""
         return {} if self.retry is None else {"retry-after": str(max(1, round(self.retry)))}
 
 
@@ -60,7 +60,7 @@ class _Read(BaseModel):
 
 
 class TextPart(_Read):
-    """A part of a message: text is the only kind."""
+    """A part of a message; only text is supported."""
 
     type: Literal["text"]
     text: str
@@ -74,14 +74,14 @@ class ChatMessage(_Read):
 
     @property
     def text(self) -> str:
-        """The content in one string."""
+        """The content as one string."""
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content or ""
 
 
 class StreamOptions(_Read):
-    """What a stream carries beside the answer."""
+    """What a stream carries besides the answer."""
 
     include_usage: bool = False
 
@@ -104,7 +104,7 @@ class ChatRequest(_Read):
 
     @property
     def limit(self) -> int | None:
-        """The most tokens wanted; the newer name counts where both are given."""
+        """The requested limit of tokens; the newer name wins where both are given."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
@@ -114,13 +114,14 @@ class ChatRequest(_Read):
 
     @property
     def conversation(self) -> tuple[Message, ...]:
-        """The messages as the template takes them; a developer's are the system's."""
+        """The messages as the template takes them; the role developer becomes system."""
         return tuple(
-            {"role": "system" if one.role == "developer" else one.role, "content": one.text} for one in self.messages
+            {"role": "system" if message.role == "developer" else message.role, "content": message.text}
+            for message in self.messages
         )
 
     def turn(self, max_new_tokens: int) -> Turn:
-        """What the runtime is asked. No share of the probability (`top_p` 0) leaves the likeliest token: greedy."""
+        """The turn for the runtime. `top_p` 0 leaves only the likeliest token, which is greedy."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         temperature = TEMPERATURE if self.temperature is None else self.temperature
         return Turn(
@@ -136,30 +137,34 @@ class ChatRequest(_Read):
 def read_request(body: bytes, most_messages: int) -> ChatRequest:
     """A request from its bytes. Raises RequestError (400) naming the field, never its content."""
     raw = _object(body)
-    _refuse_what_cannot_be_done(raw)
+    _refuse_unsupported(raw)
     try:
-        found = ChatRequest.model_validate_json(body)
+        request = ChatRequest.model_validate_json(body)
     except ValidationError as problem:
         raise _refused(problem) from None
-    if len(found.messages) > most_messages:
+    if len(request.messages) > most_messages:
         raise RequestError(
-            400, f"{len(found.messages)} messages are too many; {most_messages} can be sent.", param="messages"
+            400, f"{len(request.messages)} messages are too many (maximum {most_messages}).", param="messages"
         )
-    if found.messages[-1].role == "assistant":
-        raise RequestError(400, "The last message must be one to answer, not the assistant's.", param="messages")
-    if not any(one.text.strip() for one in found.messages):
-        raise RequestError(400, "The messages hold no text.", param="messages")
-    stops = [found.stop] if isinstance(found.stop, str) else found.stop or []
+    if request.messages[-1].role == "assistant":
+        raise RequestError(
+            400, "The last message must not be the assistant's: there is nothing to answer.", param="messages"
+        )
+    if not any(message.text.strip() for message in request.messages):
+        raise RequestError(400, "The messages contain no text.", param="messages")
+    stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
     if len(stops) > MAX_STOPS or not all(stops):
-        raise RequestError(400, f"'stop' must be a text or at most {MAX_STOPS} of them, none empty.", param="stop")
-    return found
+        raise RequestError(
+            400, f"'stop' must be a string or a list of up to {MAX_STOPS} strings, none of them empty.", param="stop"
+        )
+    return request
 
 
 def _object(body: bytes) -> dict[str, Any]:
     try:
         raw = orjson.loads(body)
     except orjson.JSONDecodeError:
-        raise RequestError(400, "The body is no JSON.", code="invalid_json") from None
+        raise RequestError(400, "The body is not valid JSON.", code="invalid_json") from None
     if not isinstance(raw, dict):
         raise RequestError(400, "The body must be a JSON object.", code="invalid_json")
     return raw
@@ -181,21 +186,23 @@ UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "web_search_options": (),
 }
-"""Fields that would change the answer, and the values of theirs that do not."""
+"""Fields that would change the answer, and their values that do not."""
 
 
-def _refuse_what_cannot_be_done(raw: Mapping[str, Any]) -> None:
+def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     for name, harmless in UNSUPPORTED.items():
         value = raw.get(name)
-        if value is None or any(value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless):
+        if value is None or any(
+            value == default and isinstance(value, bool) == isinstance(default, bool) for default in harmless
+        ):
             continue
         raise RequestError(
-            400, f"'{name}' is not supported here other than at its default.", param=name, code="unsupported_parameter"
+            400, f"'{name}' is only supported with its default value.", param=name, code="unsupported_parameter"
         )
 
 
 def _refused(problem: ValidationError) -> RequestError:
-    """The first fault, by the field's name and pydantic's words for the type; the input itself is not repeated."""
+    """The first error, with the field's name and pydantic's message, without the input itself."""
     first = problem.errors(include_input=False, include_url=False)[0]
     place = [str(part) for part in first["loc"] if part not in ("str", "list[TextPart]", "list[str]")]
     param = ".".join(place) or None
@@ -205,7 +212,7 @@ def _refused(problem: ValidationError) -> RequestError:
 
 
 class Envelope:
-    """What all parts of one answer have in common."""
+    """The fields that all parts of one answer share."""
 
     def __init__(self, id_: str, model: str, fingerprint: str) -> None:
         self.id = id_
@@ -214,7 +221,7 @@ class Envelope:
         self.created = int(time.time())
 
     def completion(self, text: str, last: Piece) -> bytes:
-        """The answer in one object."""
+        """The whole answer as one object."""
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": text, "refusal": None},
@@ -230,7 +237,7 @@ class Envelope:
         return event({**body, "usage": None} if usage_wanted else body)
 
     def usage_chunk(self, last: Piece) -> bytes:
-        """The event that tells what the answer took; it has no choice."""
+        """The event with the token counts; it has no choices."""
         return event({**self._head("chat.completion.chunk"), "choices": [], "usage": usage(last)})
 
     def _head(self, kind: str) -> dict[str, Any]:
@@ -252,7 +259,7 @@ def event(body: Mapping[str, Any]) -> bytes:
 
 
 def usage(last: Piece) -> dict[str, int]:
-    """Tokens of the prompt, of the answer, and both."""
+    """Token counts of the prompt, of the answer, and of both."""
     return {
         "prompt_tokens": last.prompt_tokens,
         "completion_tokens": last.tokens,
@@ -261,10 +268,10 @@ def usage(last: Piece) -> dict[str, int]:
 
 
 def model_list(names: Sequence[str], created: int, owner: str) -> dict[str, Any]:
-    """The models that can be named."""
+    """The list of available models."""
     return {"object": "list", "data": [model_card(name, created, owner) for name in names]}
 
 
 def model_card(name: str, created: int, owner: str) -> dict[str, Any]:
-    """One of them."""
+    """One available model."""
     return {"id": name, "object": "model", "created": created, "owned_by": owner}

@@ -1,5 +1,4 @@
-"""How long a conversation is in tokens, as each adapter's own template renders it: what is too long is refused before
-anything is generated."""
+"""Counts a conversation's tokens with each adapter's own template, to refuse a too long one before generation."""
 
 from __future__ import annotations
 
@@ -15,36 +14,37 @@ from academy.serving.gateway.openai_protocol import RequestError
 from academy.store.ledger import BASE
 
 INLINE = 4_000
-"""Characters up to which counting is quicker than handing it to a thread."""
+"""Up to this many characters, counting is faster than handing it to a thread."""
 
 
 class Prompts:
-    """Counts tokens with each adapter's own template, once `prepare` has read the tokenizer."""
+    """Counts tokens with each adapter's own template. Call `prepare` first."""
 
     def __init__(self, base: BaseModel, adapters: Path) -> None:
         self.base = base
         self.adapters = adapters
         self._templates: dict[str, ChatTemplate] = {}
-        self._counting = asyncio.Lock()  # a tokenizer serves one thread at a time
+        self._counting = asyncio.Lock()  # a tokenizer is not thread-safe
 
     async def room(self, messages: Sequence[Message], adapter: str) -> int:
         """How many tokens an answer may have. Raises RequestError (400) where the prompt leaves none."""
         async with self._counting:
-            if sum(len(one["content"]) for one in messages) < INLINE:
+            if sum(len(message["content"]) for message in messages) < INLINE:
                 tokens = self._count(messages, adapter)
             else:
                 tokens = await asyncio.to_thread(self._count, messages, adapter)
         if tokens >= self.base.context:
             raise RequestError(
                 400,
-                f"The messages are {tokens:,} tokens long; the context holds {self.base.context:,}, answer and all.",
+                f"The messages have {tokens:,} tokens; the model's context holds {self.base.context:,}, "
+                "including the answer.",
                 param="messages",
                 code="context_length_exceeded",
             )
         return self.base.context - tokens
 
     async def prepare(self) -> None:
-        """Read the base model's tokenizer, which every adapter's template shares: nobody should wait for that."""
+        """Read the base model's tokenizer, which all templates share, before the first request needs it."""
         self._templates[BASE] = await asyncio.to_thread(ChatTemplate.of, self.base.path)
 
     def _count(self, messages: Sequence[Message], adapter: str) -> int:
@@ -53,14 +53,14 @@ class Prompts:
         except jinja2.TemplateError as problem:
             raise RequestError(
                 400,
-                f"The model's chat template refuses these messages: {problem}.",
+                f"The model's chat template rejects these messages: {problem}.",
                 param="messages",
                 code="invalid_value",
             ) from None
 
     def _template(self, adapter: str) -> ChatTemplate:
         if adapter not in self._templates:
-            stored = self.adapters / adapter[:16] / FILE
-            text = stored.read_text(encoding="utf-8") if stored.is_file() else None
+            file = self.adapters / adapter[:16] / FILE
+            text = file.read_text(encoding="utf-8") if file.is_file() else None
             self._templates[adapter] = ChatTemplate(self._templates[BASE].tokenizer, text)
         return self._templates[adapter]

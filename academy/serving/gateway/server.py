@@ -1,9 +1,9 @@
-"""The process that serves: one gateway under one name of a home, from the lock to the last answer.
+"""The server process of one gateway, from its lock to its last answer.
 
-    lock the name -> take the port -> start the runtime -> load the champion -> open the port -> leave a note
-    SIGTERM or Ctrl-C: refuse what is new, let answers end for a while, take the note away, end
+    lock the name, bind the port, start the runtime, load the champion, open the port, write the discovery file
+    SIGTERM or Ctrl-C: refuse new requests, let answers end for a while, remove the discovery file, exit
 
-A second signal ends it at once.
+A second signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -38,43 +38,43 @@ from academy.serving.runtimes.base import LiveRuntime
 from academy.settings import Settings
 from academy.store.files import write_file
 from academy.store.ledger import Ledger
-from academy.store.locks import only_one
+from academy.store.locks import exclusive_lock
 
 log = logging.getLogger("academy")
-GUESTS = 2
-"""Versions that stay loaded beside the champions because somebody asked for them by name."""
+KEEP_NAMED = 2
+"""Versions that stay loaded besides the champions because requests named them."""
 LAST_WORDS = 3
-"""Seconds for connections to end after the last answer."""
+"""Seconds for connections to close after the last answer."""
 BACKLOG = 1024
 RESET = struct.pack("ii", 1, 0)
-"""A connection that is closed with this forgets what was not delivered."""
+"""With this option, closing a connection discards its undelivered data."""
 
 
 class _Server(uvicorn.Server):
-    """Ends in two steps: first nothing new is taken, then, when answers have ended or time is up, the port closes."""
+    """Shuts down in two steps: it refuses new requests, then closes the port after the answers or a time limit."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self.gateway = gateway
         self.ready = ready
-        self.until: float | None = None  # when answers that have not ended are given up (the loop's clock)
+        self.until: float | None = None  # when running answers are cancelled (the loop's clock)
         gateway.abort = self.abort
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Open the port, then say so."""
+        """Open the port, then call `ready`."""
         await super().startup(sockets)
         if self.started:
             self.ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal drains; the second does not wait."""
+        """Drain at the first signal; exit at the second."""
         del sig, frame
         if self.gateway.draining:
             self.should_exit = self.force_exit = True
         self.gateway.draining = True
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether it is over."""
+        """Called ten times a second; returns whether to exit."""
         if self.gateway.draining and not self.should_exit:
             now = asyncio.get_running_loop().time()
             self.until = now + self.gateway.limits.drain if self.until is None else self.until
@@ -84,11 +84,12 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
     def abort(self, client: Any) -> None:
-        """End a client's connection with all that waits in its buffers."""
+        """Close a client's connection and discard its buffers."""
         for connection in list(self.server_state.connections):
             if getattr(connection, "client", None) == client and connection.transport is not None:
-                opened = connection.transport.get_extra_info("socket")
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)  # what the system holds for it goes, too
+                client_socket = connection.transport.get_extra_info("socket")
+                # also discards the buffers of the system
+                client_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
                 connection.transport.abort()
 
 
@@ -106,40 +107,40 @@ def serve(
     limits: Limits | None = None,
     on_ready: Callable[[Gateway, str], None] = lambda _gateway, _url: None,
 ) -> None:
-    """Serve until a signal comes. `on_ready` is called once the port is open.
+    """Serve until a signal arrives. Calls `on_ready` with the gateway and its URL once the port is open.
 
-    Raises InputError for a port that is taken, HomeError where a gateway of this name runs in this home already,
-    AdapterError where the ledger's champion cannot be served, ServingError where the runtime does not start.
+    Raises InputError for a port in use, HomeError where a gateway of this name already runs in this home, AdapterError
+    where the ledger's champion cannot be served, and ServingError where the runtime does not start.
     """
     folder = settings.folder(FOLDER)
-    busy = f"A gateway named '{name}' runs in this home already; another one needs another --name."
-    with only_one(folder / f"{name}.lock", busy), listening(host, port) as opened:
+    busy = f"A gateway named '{name}' already runs in this home; start another one with a different --name."
+    with exclusive_lock(folder / f"{name}.lock", busy), listening(host, port) as listener:
         limits = limits or Limits.of(settings)
         pool = AdapterPool(
             runtime, ledger, settings.folder("adapters"), hooks,
-            keep=settings.serve_keep, guests=GUESTS, patience=limits.load,
+            keep_champions=settings.serve_keep, keep_named=KEEP_NAMED, patience=limits.load,
         )  # fmt: skip
         conversations = ConversationLog(store, settings.keep_conversations, settings.keep_share)
         gateway = Gateway(base, pool, ChampionFollower(pool), conversations, limits, name)
         discovery = DiscoveryFile(
-            name=name, url=_url(opened), token=secrets.token_urlsafe(32), pid=os.getpid(), family=ledger.family
+            name=name, url=_url(listener), token=secrets.token_urlsafe(32), pid=os.getpid(), family=ledger.family
         )
         key = settings.serve_key.get_secret_value()
-        allowed = (
+        access_rules = (
             Access(key=key, token=discovery.token) if not key else Access(key=key, token=discovery.token, hosts=("*",))
         )
         place = folder / f"{name}.json"
-        place.unlink(missing_ok=True)  # of a gateway that was killed
+        place.unlink(missing_ok=True)  # left by a killed gateway
         try:
-            asyncio.run(_serve(gateway, allowed, opened, discovery, place, on_ready))
+            asyncio.run(_serve(gateway, access_rules, listener, discovery, place, on_ready))
         finally:
             place.unlink(missing_ok=True)
 
 
 async def _serve(
     gateway: Gateway,
-    allowed: Access,
-    opened: socket.socket,
+    access_rules: Access,
+    listener: socket.socket,
     discovery: DiscoveryFile,
     place: Path,
     on_ready: Callable[[Gateway, str], None],
@@ -152,13 +153,13 @@ async def _serve(
         await gateway.pool.runtime.start()
         await gateway.prompts.prepare()
         await gateway.follower.first()
-        app = make_app(gateway, allowed)
+        app = make_app(gateway, access_rules)
         app.router.lifespan_context = _following(gateway)
         config = uvicorn.Config(
             app, log_config=None, access_log=False, proxy_headers=False, server_header=False, backlog=BACKLOG,
             timeout_graceful_shutdown=LAST_WORDS, lifespan="on", ws="none",
         )  # fmt: skip
-        await _Server(config, gateway, ready).serve(sockets=[opened])
+        await _Server(config, gateway, ready).serve(sockets=[listener])
     finally:
         await gateway.conversations.close()
         await gateway.pool.runtime.close()
@@ -166,14 +167,14 @@ async def _serve(
 
 
 def _following(gateway: Gateway) -> Callable[[FastAPI], Any]:
-    """The follower runs while the port is open. Where it dies by a fault of ours the gateway goes on, and says so."""
+    """Run the follower while the port is open. If it fails unexpectedly, the gateway goes on and reports it."""
 
     def ended(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (problem := task.exception()) is not None:
             gateway.follower.trouble = (
-                f"The ledger is not followed any more ({type(problem).__name__}): start it again."
+                f"The gateway no longer follows the ledger ({type(problem).__name__}): restart it."
             )
-            log.error("the follower died", exc_info=problem)
+            log.error("The champion follower failed.", exc_info=problem)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -189,26 +190,28 @@ def _following(gateway: Gateway) -> Callable[[FastAPI], Any]:
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket with the port, on which nobody is heard yet. Raises InputError."""
+    """A socket bound to the port, not listening yet. Raises InputError."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        # by its number: asyncio sends at once only what it knows to be TCP, and a reply's body would wait 40 ms for
-        # the acknowledgement of its headers
-        opened = socket.socket(family[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        # with the protocol's number: asyncio disables Nagle's algorithm only for sockets that it knows to be TCP, and
+        # otherwise a response's body would wait 40 ms for the acknowledgement of its headers
+        listener = socket.socket(family[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as problem:
-        raise InputError(f"'{host}' is no address of this machine.", "Leave --host away: 127.0.0.1.") from problem
-    with opened:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        raise InputError(
+            f"'{host}' is not an address of this machine.", "Remove --host; the default is 127.0.0.1."
+        ) from problem
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            opened.bind(family[4])
+            listener.bind(family[4])
         except OSError as problem:
             raise InputError(
-                f"Port {port} of {host} cannot be used ({problem.strerror}).", "Choose another one with --port."
+                f"Port {port} of {host} cannot be used ({problem.strerror}).", "Choose another port with --port."
             ) from problem
-        yield opened
+        yield listener
 
 
-def _url(opened: socket.socket) -> str:
-    host, port = opened.getsockname()[:2]
-    near = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  an address, not a binding
-    return f"http://{f'[{near}]' if ':' in near else near}:{port}"
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    address = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  an address, not a binding
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}"

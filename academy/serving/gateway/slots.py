@@ -1,6 +1,6 @@
-"""Admission: so many answers at once, so many requests that wait for their turn, and no more.
+"""Admission of requests: a limited number of answers at the same time, and a limited queue behind them.
 
-A waiting line that grows without end only makes everybody late: what does not fit is told to come back.
+An unlimited queue would only delay every request, so a request that does not fit is refused with a time to retry.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from academy.settings import Settings
 
 
 class Limits(Record):
-    """What one gateway takes on. Times are in seconds."""
+    """Limits of one gateway. Times are in seconds."""
 
-    concurrency: int = 16  # answers that are being made at once
-    queue: int = 64  # requests that wait beside them
-    first_token: float = 60.0  # a place is free within this, and then the first piece of the answer there within this
-    total: float = 600.0  # from its place to its end
-    slow_reader: float = 30.0  # a client may leave its answer unread for so long
-    drain: float = 30.0  # answers may go on for so long once the gateway is ending
-    load: float = 600.0  # an adapter is loaded and checked within
-    body: int = 1_000_000  # bytes of a request
-    messages: int = 256  # messages of a request
-    max_new_tokens: int = 1024  # of an answer where the request names no limit
+    concurrency: int = 16  # answers generated at the same time
+    queue: int = 64  # requests that may wait
+    first_token: float = 60.0  # longest wait for a free slot, and then for the first piece of the answer
+    total: float = 600.0  # from getting a slot to the end of the answer
+    slow_reader: float = 30.0  # longest time that a client may leave its answer unread
+    drain: float = 30.0  # longest time that answers may go on during shutdown
+    load: float = 600.0  # longest time to load and check an adapter
+    body: int = 1_000_000  # most bytes of a request
+    messages: int = 256  # most messages of a request
+    max_new_tokens: int = 1024  # default limit of an answer
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """Those of the settings; the rest as it stands here."""
+        """The limits of the settings, and defaults for the rest."""
         return cls(
             concurrency=settings.serve_concurrency,
             queue=settings.serve_queue,
@@ -42,7 +42,7 @@ class Limits(Record):
 
 
 class Slots:
-    """Places for answers, given in the order of arrival."""
+    """Slots for answers, assigned in the order of arrival."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -52,29 +52,29 @@ class Slots:
 
     @property
     def busy(self) -> int:
-        """Requests that were admitted and have not ended."""
+        """Admitted requests that have not ended."""
         return self.running + self.waiting
 
     def refuse_if_full(self) -> None:
-        """Raises RequestError (429) where the line is as long as it may be. Nothing is awaited from this to `slot`."""
+        """Raise RequestError (429) where the queue is full. Callers must not await anything between this and `slot`."""
         if self.waiting >= self.limits.queue and self._free.locked():
             raise RequestError(
                 429,
-                f"The gateway is full: {self.running} answers are being made and {self.waiting} requests wait.",
+                f"The gateway is full: {self.running} answers are running and {self.waiting} requests are waiting.",
                 code="queue_full",
                 retry=1 + self.waiting / self.limits.concurrency,
             )
 
     @asynccontextmanager
     async def slot(self, until: float) -> AsyncIterator[None]:
-        """Wait for a place and hold it. Raises RequestError (503) where none was free until then (the loop's clock)."""
+        """Wait for a slot and occupy it. Raises RequestError (503) where none is free until then (the loop's clock)."""
         self.waiting += 1
         try:
             try:
                 async with asyncio.timeout_at(until):
                     await self._free.acquire()
             except TimeoutError:
-                raise RequestError(503, "No place became free in time.", code="queue_timeout", retry=5) from None
+                raise RequestError(503, "No slot became free in time.", code="queue_timeout", retry=5) from None
         finally:
             self.waiting -= 1
         self.running += 1

@@ -1,4 +1,4 @@
-"""A change of the champion, as those who answer go along with it: a running gateway, or nobody but this process."""
+"""How serving follows a change of the champion: by the running gateway, or without one in this process only."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ log = logging.getLogger("academy")
 
 
 class InProcessSwitch:
-    """No gateway runs: the canaries are replayed in this process, and whoever answers next asks the ledger."""
+    """Without a gateway: the canaries are replayed in this process, and the next gateway reads the ledger."""
 
     def __init__(self, runtime: Callable[[], Runtime], folder: Callable[[str], Path]) -> None:
-        """`runtime` is asked for when an adapter (in the folder that its digest has) must be loaded."""
+        """`runtime` is called only when an adapter must be loaded; `folder` returns the folder of a digest."""
         self._runtime = runtime
         self._folder = folder
 
     def prepare(self, adapter: str, *, again: bool = False) -> None:
-        """Load an adapter here and replay its canaries; not one that was champion before: nobody waits for it."""
+        """Load an adapter here and replay its canaries. An earlier champion (`again`) is not checked again."""
         if adapter != BASE and not again:
             runtime = self._runtime()
             runtime.verify(runtime.load(self._folder(adapter)))
 
     def follow(self) -> None:
-        """Nobody is answering."""
+        """Do nothing: no gateway answers."""
 
 
 class GatewaySwitch:
-    """A gateway answers users now."""
+    """With a running gateway, which answers users during the change."""
 
     def __init__(self, gateway: GatewayClient, ledger: Ledger) -> None:
         self._gateway = gateway
         self._ledger = ledger
 
     def prepare(self, adapter: str, *, again: bool = False) -> None:  # noqa: ARG002
-        """Have it loaded there, beside the champion, and its canaries replayed by its own name."""
+        """Load an adapter in the gateway, beside the champion, and replay its canaries by its own name."""
         if adapter != BASE:
             self._gateway.load(adapter)
 
     def follow(self) -> None:
-        """Have the name `champion` mean the ledger's, and its canaries replayed through that name.
+        """Switch the name `champion` to the ledger's champion, and replay its canaries by that name.
 
-        A gateway that ends in the middle is no reason to go back: the next one starts with the ledger's champion.
+        A gateway that ends during the change does not undo it: the next gateway starts with the ledger's champion.
         """
         try:
             status = self._gateway.follow()
@@ -56,4 +56,4 @@ class GatewaySwitch:
                 raise AdapterError(status.because or f"The gateway still answers with {status.champion.version}.")
             self._gateway.verify()
         except ServingError as problem:
-            log.warning("the gateway did not follow, and will when it answers again: %s", problem)
+            log.warning("The gateway did not follow the change; it will when it answers again: %s", problem)

@@ -1,1 +1,1 @@
-"""The engines that answer, one file each."""
+"""Runtimes, one file each: the engines that generate answers."""

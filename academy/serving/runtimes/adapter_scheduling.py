@@ -1,8 +1,9 @@
-"""Turns of one adapter at a time, for an engine that does not batch different adapters.
+"""Scheduling of turns by adapter, for an engine that cannot batch different adapters.
 
-llama.cpp's server moves, step by step, only the answers that share the adapter of its first busy slot. While that one
-is replaced by its like again and again, an answer of another adapter stands still: one of 9,000 was given up so after a
-minute. Here whoever comes waits while others of another adapter are answered, and nobody passes those who wait.
+llama.cpp's server advances, step by step, only the answers that share the adapter of its first busy slot. While new
+requests for that adapter keep arriving, an answer by another adapter does not advance: in a test of 9,000 requests one
+timed out after a minute this way. So a turn waits here while another adapter is being answered, and no later request
+overtakes a waiting one.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from contextlib import asynccontextmanager
 
 
 class AdapterScheduler:
-    """Who is answered now, and who waits. For one event loop."""
+    """Lets turns of one adapter run together, and different adapters one after the other. For one event loop."""
 
     def __init__(self) -> None:
-        self.adapter = ""  # of the turns that are answered now
+        self.adapter = ""  # of the running turns
         self.running = 0
         self._waiting: list[tuple[str, asyncio.Future[None]]] = []
         self._idle = asyncio.Event()
@@ -24,17 +25,17 @@ class AdapterScheduler:
 
     @asynccontextmanager
     async def turn(self, adapter: str) -> AsyncIterator[None]:
-        """A turn of an adapter, once it may begin: in the order of coming, those of one adapter together."""
+        """Wait until a turn of this adapter may run, then count it. In order of arrival, one adapter's together."""
         if self.running and (adapter != self.adapter or self._waiting):
-            place = (adapter, asyncio.get_running_loop().create_future())
-            self._waiting.append(place)
+            entry = (adapter, asyncio.get_running_loop().create_future())
+            self._waiting.append(entry)
             try:
-                await place[1]
+                await entry[1]
             except asyncio.CancelledError:
-                if not place[1].cancelled():
-                    self._end()  # it was called up just before it left
-                elif place in self._waiting:
-                    self._waiting.remove(place)
+                if not entry[1].cancelled():
+                    self._end()  # it was started just before it was cancelled
+                elif entry in self._waiting:
+                    self._waiting.remove(entry)
                 raise
         else:
             self._begin(adapter)
@@ -44,7 +45,7 @@ class AdapterScheduler:
             self._end()
 
     async def drain(self) -> None:
-        """Wait until nobody is answered, nor waits."""
+        """Wait until no turn runs or waits."""
         await self._idle.wait()
 
     def _begin(self, adapter: str) -> None:
@@ -56,12 +57,12 @@ class AdapterScheduler:
         self.running -= 1
         if self.running:
             return
-        waiting = [one for one in self._waiting if not one[1].cancelled()]  # the others have left
-        following = waiting[0][0] if waiting else ""
-        self._waiting = [one for one in waiting if one[0] != following]
-        for adapter, called in waiting:
-            if adapter == following:
-                called.set_result(None)
+        waiting = [entry for entry in self._waiting if not entry[1].cancelled()]
+        next_adapter = waiting[0][0] if waiting else ""
+        self._waiting = [entry for entry in waiting if entry[0] != next_adapter]
+        for adapter, start in waiting:
+            if adapter == next_adapter:
+                start.set_result(None)
                 self._begin(adapter)
         if not self.running:
             self._idle.set()

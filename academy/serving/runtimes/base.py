@@ -1,8 +1,23 @@
-"""What a runtime promises, whichever engine is behind it: for examinations, and for users who are waiting."""
+"""The contracts of a runtime: what an implementation promises, and what its callers must tolerate.
+
+`Runtime` answers batches for examinations. `LiveRuntime` answers many users at once behind the gateway, and can be
+added from outside the project. To add one:
+
+1. Write a class that fulfils `LiveRuntime`, and a factory `make(context: RuntimeContext) -> LiveRuntime` that starts
+   nothing. The factory raises InputError for an option that it needs and lacks, or that it does not take.
+2. Name the factory. A runtime of this project gets a file in this folder and a row in table.py. A package adds it in
+   its own pyproject.toml:
+
+       [project.entry-points."academy.runtimes"]
+       mine = "my_package.runtime:make"
+
+`academy serve --runtime mine` then uses it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -10,25 +25,28 @@ from pydantic import Field
 
 from academy.adapters.adapter import Opened
 from academy.arena.suites.base import Reply
+from academy.errors import InputError
+from academy.models.base_model import BaseModel
 from academy.models.chat_template import Message
 from academy.records import Record
+from academy.settings import Settings
 
 Request = str | Sequence[Message]
-"""What is asked: a text, or a conversation that ends with it."""
+"""A user's text, or a conversation that ends with one."""
 
 Admit = Callable[[Path], Opened]
-"""Reads an adapter's folder once, decides whether it may be served, and returns what was read. Raises AdapterError."""
+"""Reads an adapter's folder once, decides whether it may be served, and returns what it read. Raises AdapterError."""
 
 
 class Runtime(Protocol):
-    """A base model with adapters beside it.
+    """A base model with adapters loaded beside it.
 
-    Promises: an adapter's name is its digest and never means anything else; an answer is made by exactly the adapter
-    that was named. A caller must tolerate AdapterError for a name that was not loaded.
+    Promises: an adapter's name is its digest and never means anything else. Exactly the named adapter makes the answer.
+    Callers must tolerate AdapterError for a name that is not loaded.
     """
 
     def load(self, adapter: Path) -> str:
-        """Check and load an adapter; returns its digest. Loading it again is free."""
+        """Check and load an adapter; returns its digest. Loading it again costs nothing."""
         ...
 
     def generate(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[str]:
@@ -36,20 +54,20 @@ class Runtime(Protocol):
         ...
 
     def replies(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[Reply]:
-        """The same with what they took: tokens, whether they ended by themselves, seconds to the first token."""
+        """Greedy answers with their tokens, whether they ended by themselves, and seconds to the first token."""
         ...
 
     def loglikelihoods(self, pairs: Sequence[tuple[Request, str]], adapter: str, *, raw: bool = False) -> list[float]:
-        """The log-probability of each continuation as the answer to a request, or after a text as it stands."""
+        """The log-probability of each continuation as the answer to a request, or after an unrendered text (`raw`)."""
         ...
 
     def verify(self, adapter: str) -> None:
-        """Replay the adapter's canaries. Raises AdapterError where an answer is not the one of its training."""
+        """Replay the adapter's canaries. Raises AdapterError where an answer differs from the one of its training."""
         ...
 
 
 class Turn(Record):
-    """One request of a user: a conversation that ends with it, and how the answer is drawn. Temperature 0 is greedy."""
+    """A conversation to answer, and how to sample the answer. Temperature 0 is greedy."""
 
     messages: tuple[Message, ...]
     max_new_tokens: int = Field(ge=1)
@@ -61,72 +79,75 @@ class Turn(Record):
 
 
 class Piece(Record):
-    """A part of an answer. The last one has a `finish` and counts the tokens of the prompt and of the whole answer."""
+    """A part of an answer. The last piece has a `finish` and counts the tokens of the prompt and the whole answer."""
 
     text: str = ""
-    logprobs: tuple[float, ...] = ()  # natural, one for each token of this part, its end token among them
+    logprobs: tuple[float, ...] = ()  # natural, one for each token of this part, including the end token
     finish: Literal["", "stop", "length"] = ""
     prompt_tokens: int = 0
     tokens: int = 0
 
 
 class Capabilities(Record):
-    """What a live runtime can do; what it cannot is refused with a sentence before anything is sent to it."""
+    """What a live runtime can do. A request for anything else is refused with a reason before it is sent."""
 
-    hot: bool  # adapters are loaded while others answer, without a second server
+    hot: bool  # loads adapters while it answers, without a second server
     rslora: bool
     dora: bool
     logprobs: bool
-    tolerance: float  # how far the mean log-probability of a canary's token may be from its training's
+    tolerance: float  # largest accepted difference of a canary's mean log-probability from its training
 
 
 class LiveRuntime(Protocol):
-    """A base model with adapters beside it, answering many users at once.
+    """A base model with adapters loaded beside it, which answers many users at once.
 
-    Promises: an adapter's name is its digest and never means anything else; a turn is answered by exactly the adapter
-    that was named, from its first token to its last, whatever is loaded or unloaded meanwhile. A caller must tolerate
-    AdapterError for a name that is not loaded or cannot be served here, and ServingError where the engine has died.
+    Promises: an adapter's name is its digest and never means anything else. Exactly the named adapter answers a turn,
+    from the first token to the last, whatever is loaded or unloaded meanwhile. Callers must tolerate AdapterError for a
+    name that is not loaded or that this runtime cannot serve, and ServingError where the engine has died.
     """
 
     @property
     def name(self) -> str:
-        """Peft, llama.cpp, vllm or ollama."""
+        """The runtime's name in messages and reports."""
         ...
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """What this runtime can do; final once `start` has returned."""
         ...
 
     @property
     def loaded(self) -> frozenset[str]:
-        """Digests of the adapters that can be named now; the base model is always there."""
+        """Digests of the loaded adapters. The base model is always available and not among them."""
         ...
 
     @property
     def ended(self) -> bool:
-        """Whether an engine of its own has died since it was started. A server of somebody else's never has."""
+        """Whether the runtime's own engine has died since it was started; always False for a server that we do not run.
+
+        The gateway then calls `start` again.
+        """
         ...
 
     async def start(self) -> None:
         """Bring the base model up; returns when it answers. Raises ServingError.
 
-        Where it answers already that is free; an engine that has died is replaced, with or without its adapters.
+        Starting a running engine costs nothing. An engine that has died is replaced, with or without its adapters.
         """
         ...
 
     async def load(self, adapter: Path) -> str:
-        """Check and load an adapter beside the others; returns its digest. Loading it again is free."""
+        """Check and load an adapter beside the others; returns its digest. Loading it again costs nothing."""
         ...
 
     async def unload(self, adapter: str) -> None:
-        """Drop an adapter that nobody uses any more. Dropping one that is not there is free."""
+        """Drop an adapter after its last turn. Dropping an adapter that is not loaded is not an error."""
         ...
 
     async def point(self, adapter: str) -> str:
-        """Let a name of the engine's own, for those who ask it directly, mean this adapter. Returns the name.
+        """Point the engine's own alias, for clients that bypass the gateway, at this adapter. Returns the alias.
 
-        Where an engine has no such name, or nobody can reach it, nothing is done and "" is returned.
+        Returns "" where the engine has no alias, or where only the gateway can reach the engine.
         """
         ...
 
@@ -137,3 +158,46 @@ class LiveRuntime(Protocol):
     async def close(self) -> None:
         """End everything that `start` began."""
         ...
+
+
+@dataclass(frozen=True)
+class RuntimeContext:
+    """All that a factory may use to make a live runtime."""
+
+    settings: Settings
+    base: BaseModel
+    admit: Admit | None = None
+    """Decides which adapters the runtime loads; None: any intact adapter of the base model."""
+    url: str = ""
+    """Address of a server that runs already (`--runtime-url`)."""
+    seen_as: str = ""
+    """The adapters' folder as that server sees it (`--seen-as`), where it differs from ours."""
+    merged_gguf: Callable[[Path], Path] | None = None
+    """Writes base model and adapter as one GGUF file, for engines that do not take adapters."""
+
+    @property
+    def key(self) -> str:
+        """The bearer token for a server that runs already; "" for none."""
+        return self.settings.endpoint_key.get_secret_value()
+
+    def required_url(self, runtime: str) -> str:
+        """The server's address. Raises InputError without one."""
+        if not self.url:
+            raise InputError(
+                f"The runtime {runtime} needs the address of its server.", "Add --runtime-url http://host:port."
+            )
+        return self.url
+
+    def refuse_url(self, runtime: str) -> None:
+        """Raise InputError where an address was given to a runtime that runs in this process."""
+        if self.url:
+            raise InputError(f"The runtime {runtime} runs in this process and takes no URL.", "Remove --runtime-url.")
+
+    def refuse_seen_as(self, runtime: str) -> None:
+        """Raise InputError where a folder was given to a runtime whose server does not read the adapters' folder."""
+        if self.seen_as:
+            raise InputError(f"The runtime {runtime} does not take --seen-as.", "Remove --seen-as.")
+
+
+RuntimeFactory = Callable[[RuntimeContext], LiveRuntime]
+"""Makes a live runtime that is not started yet. Raises InputError for options that do not fit."""

@@ -1,9 +1,9 @@
-"""A live runtime on llama.cpp's HTTP server: our own in a child process, or one that runs elsewhere.
+"""A LiveRuntime on llama.cpp's HTTP server: a child process of ours, or a server that runs already.
 
-The server learns adapters only when it starts. So a new adapter means a second server with all of them, which answers
-before the first one is left; turns in flight end where they began. Every request names the scale of every adapter:
-an empty list would mean what was set globally, and a slot keeps the prompt cache of what it answered with before.
-Prompts are rendered and tokenised here, by the adapter's own template, and sent as token ids.
+The server reads adapters only when it starts. So a new adapter needs a second server with all adapters, which answers
+before the first one ends; running turns end on the server where they began. Every request sets the scale of every
+adapter: an empty list would mean the global scales, and a slot keeps the prompt cache of its previous adapter. Prompts
+are rendered and tokenized here, with the adapter's own template, and sent as token ids.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from academy.errors import AdapterError, InputError, ServingError
 from academy.models.base_model import BaseModel
 from academy.models.chat_template import ChatTemplate
 from academy.serving.export.gguf import Precision, adapter_file, base_file, refuse_other_than_plain
-from academy.serving.runtimes.base import Admit, Capabilities, Piece, Turn
+from academy.serving.runtimes.base import Admit, Capabilities, LiveRuntime, Piece, RuntimeContext, Turn
 from academy.serving.runtimes.llamacpp_process import REMEDY, LlamaCppServer, launch
 from academy.serving.runtimes.llamacpp_server import ServerOptions
 from academy.store.ledger import BASE
 
 EXACT, LOOSE = 0.001, 0.02
-"""How far a canary's mean log-probability may be off: with everything in 32 bits, and where attention or weights are
-rounded (a server that runs elsewhere, another precision). Measured on the seed model in docs/design/gguf.md."""
+"""Largest difference of a canary's mean log-probability: with everything in 32 bits, and where attention or weights are
+rounded (a server that runs already, another precision). Measured on the seed model in docs/design/gguf.md."""
 SLOTS = 4
 CONTEXT = 4096
-"""Tokens of a slot at most: memory is taken for all of them at the start."""
+"""Largest number of tokens of a slot; the server allocates them all at its start."""
 
 
 class LlamaCppRuntime:
-    """A LiveRuntime. `cache` keeps the GGUF files; `url` names a llama-server that serves files of `academy export`."""
+    """A LiveRuntime. `cache` keeps the GGUF files; `url` is a llama-server that serves files of `academy export`."""
 
     def __init__(
         self,
@@ -66,32 +66,32 @@ class LlamaCppRuntime:
         self._server: LlamaCppServer | None = None
         self._adapters: dict[str, Adapter] = {}
         self._templates: dict[str, ChatTemplate] = {}
-        self._lock = asyncio.Lock()  # one load at a time: each begins from the adapters of the one before
+        self._lock = asyncio.Lock()  # one load at a time: each starts from the adapters of the previous load
         self._draining: set[asyncio.Task[None]] = set()
 
     @property
     def name(self) -> str:
-        """Its name for people."""
+        """Always llama.cpp."""
         return "llama.cpp"
 
     @property
     def capabilities(self) -> Capabilities:
-        """Plain LoRA only; a new adapter needs a second server for a moment."""
+        """Plain LoRA only; a new adapter needs a second server for a short time."""
         exact = self._precision == "f32" and not self._url
         return Capabilities(hot=False, rslora=False, dora=False, logprobs=True, tolerance=EXACT if exact else LOOSE)
 
     @property
     def loaded(self) -> frozenset[str]:
-        """Digests that can be named."""
+        """Digests of the loaded adapters."""
         return frozenset(self._adapters)
 
     @property
     def ended(self) -> bool:
-        """Whether the child has died; of a server that runs elsewhere nobody knows."""
+        """Whether the child process has died; False for a server that runs already."""
         return self._server is not None and self._server.ended
 
     async def start(self) -> None:
-        """Bring the server up; one that has died is started again with the adapters that it had.
+        """Bring the server up. A server that has died is restarted with the adapters that it had.
 
         Raises ServingError, and BaseModelError for a base model that llama.cpp cannot serve.
         """
@@ -99,42 +99,45 @@ class LlamaCppRuntime:
             if self._server is not None and not self._server.ended:
                 return
             self._templates[BASE] = await asyncio.to_thread(ChatTemplate.of, self.base.path)
-            before, self._server = self._server, await (self._connect() if self._url else self._launch(self._adapters))
-            if before is not None:
-                await before.end()
+            previous, self._server = (
+                self._server,
+                await (self._connect() if self._url else self._launch(self._adapters)),
+            )
+            if previous is not None:
+                await previous.end()
 
     async def load(self, adapter: Path) -> str:
-        """Check an adapter and serve it beside the others, by a second server that takes the first one's place.
+        """Check an adapter and start a second server with it and the others, which replaces the first one.
 
-        Raises AdapterError for one that cannot be served here; ServingError where the second server does not come up:
-        the first one goes on.
+        Raises AdapterError for an adapter that llama.cpp cannot serve, and ServingError where the second server does
+        not start; the first one then goes on.
         """
-        found = (await asyncio.to_thread(self._admit, adapter)).adapter
+        record = (await asyncio.to_thread(self._admit, adapter)).adapter
         async with self._lock:
             server = self._running()
-            if found.digest in self._adapters:
-                return found.digest
+            if record.digest in self._adapters:
+                return record.digest
             template = await asyncio.to_thread(ChatTemplate.of, self.base.path, adapter)
             refuse_other_than_plain(orjson.loads((adapter / CONFIG).read_bytes()))
             if self._url:
-                await _stand(server, {found.digest})
-            elif found.digest not in server.places.values():
-                self._server = await self._launch({**self._adapters, found.digest: found})
+                await _adapters_by_place(server, {record.digest})
+            elif record.digest not in server.places.values():
+                self._server = await self._launch({**self._adapters, record.digest: record})
                 self._retire(server)
-            self._templates[found.digest], self._adapters[found.digest] = template, found
-        return found.digest
+            self._templates[record.digest], self._adapters[record.digest] = template, record
+        return record.digest
 
     async def unload(self, adapter: str) -> None:
-        """Forget an adapter's name. Its memory is given back with the next server."""
+        """Forget an adapter's name. The next server frees its memory."""
         async with self._lock:
             self._adapters.pop(adapter, None)
 
     async def point(self, adapter: str) -> str:  # noqa: ARG002
-        """The server knows no names; what it was started with decides."""
+        """Return "": the server has no aliases."""
         return ""
 
     async def chat(self, turn: Turn, adapter: str) -> AsyncIterator[Piece]:
-        """Answer a turn piece by piece; with log-probabilities in one piece at its end.
+        """Answer a turn piece by piece, or in one piece at its end where log-probabilities are wanted.
 
         Raises InputError for a conversation that is longer than the context.
         """
@@ -144,17 +147,19 @@ class LlamaCppRuntime:
         prompt = self._templates[adapter].prompt(turn.messages)
         if len(prompt) >= self._context:
             raise InputError(
-                f"The conversation has {len(prompt)} tokens, and the context holds {self._context}.", "Shorten it."
+                f"The conversation has {len(prompt):,} tokens; the model's context holds {self._context:,}, "
+                "including the answer.",
+                "Shorten the conversation.",
             )
         async with server.scheduler.turn(adapter):
-            stand = await _stand(server, {adapter} - {BASE}) if self._url else server.places
+            places = await _adapters_by_place(server, {adapter} - {BASE}) if self._url else server.places
             body = {
                 "prompt": prompt,
-                "lora": [{"id": place, "scale": float(digest == adapter)} for place, digest in stand.items()],
+                "lora": [{"id": place, "scale": float(digest == adapter)} for place, digest in places.items()],
                 "n_predict": min(turn.max_new_tokens, self._context - len(prompt)),
                 "temperature": turn.temperature,
                 "top_p": turn.top_p,
-                "samplers": ["temperature", "top_p"],  # the server's own would also cut at 40 tokens and punish
+                "samplers": ["temperature", "top_p"],  # the server's defaults add top-k 40 and penalties
                 "seed": secrets.randbits(31) if turn.seed is None else turn.seed % 2**32,
                 "stop": list(turn.stop),
                 "cache_prompt": True,
@@ -169,7 +174,7 @@ class LlamaCppRuntime:
                     yield Piece(text=part["content"])
 
     async def close(self) -> None:
-        """End the server, and those that wait for their last turn."""
+        """End the server, and older servers that still answer their last turns."""
         async with self._lock:
             for task in self._draining:
                 task.cancel()
@@ -185,18 +190,21 @@ class LlamaCppRuntime:
         return self._server
 
     def _retire(self, server: LlamaCppServer) -> None:
-        """Let a server's turns end; then it ends."""
+        """End a server after its running turns."""
         task = asyncio.create_task(_drained(server))
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
 
     async def _launch(self, adapters: dict[str, Adapter]) -> LlamaCppServer:
         if find_spec("xllamacpp") is None or find_spec("gguf") is None:
-            raise ServingError("llama.cpp is not installed here.", "Install the extra `llamacpp`, or give a URL.")
-        order = ServerOptions(
+            raise ServingError("llama.cpp is not installed.", "Install the extra `llamacpp`, or give --runtime-url.")
+        options = ServerOptions(
             model=await asyncio.to_thread(base_file, self.base, self._cache, self._precision),
             adapters=tuple(
-                [await asyncio.to_thread(adapter_file, one, self.base, self._cache) for one in adapters.values()]
+                [
+                    await asyncio.to_thread(adapter_file, adapter, self.base, self._cache)
+                    for adapter in adapters.values()
+                ]
             ),
             slots=self._slots,
             context=self._context,
@@ -204,10 +212,10 @@ class LlamaCppRuntime:
             exact=self._precision == "f32",
             key=self._key,
         )
-        return await launch(order, tuple(adapters))
+        return await launch(options, tuple(adapters))
 
     async def _connect(self) -> LlamaCppServer:
-        """A server that runs elsewhere, once it has said that it serves this base model."""
+        """The server at the URL. Raises ServingError where it does not serve this base model."""
         server = LlamaCppServer(self._key)
         server.client.base_url = httpx.URL(self._url.rstrip("/"))
         try:
@@ -218,15 +226,22 @@ class LlamaCppRuntime:
         return server
 
 
-def _context(told: dict[str, Any], base: BaseModel) -> int:
-    """The tokens of a slot of a server whose /props tell that it serves this base model. Raises ServingError."""
-    model = PurePath(str(told.get("model_path", ""))).name
+def make(context: RuntimeContext) -> LiveRuntime:
+    """The runtime `llamacpp`. Raises InputError for --seen-as."""
+    context.refuse_seen_as("llamacpp")
+    cache = context.settings.folder("gguf")
+    return LlamaCppRuntime(context.base, cache, url=context.url, key=context.key, admit=context.admit)
+
+
+def _context(props: dict[str, Any], base: BaseModel) -> int:
+    """The tokens of a slot, from a server's /props. Raises ServingError for another base model."""
+    model = PurePath(str(props.get("model_path", ""))).name
     if base.digest[:16] not in model:
         raise ServingError(
-            f"The llama.cpp server serves {model or 'no model'}, and not the base model {base.digest[:16]}.",
+            f"The llama.cpp server serves {model or 'no model'}, not the base model {base.digest[:16]}.",
             "Start it with the base model's file that `academy export --format gguf` writes.",
         )
-    return int(told["default_generation_settings"]["n_ctx"])
+    return int(props["default_generation_settings"]["n_ctx"])
 
 
 async def _drained(server: LlamaCppServer) -> None:
@@ -236,69 +251,71 @@ async def _drained(server: LlamaCppServer) -> None:
         await server.end()
 
 
-async def _stand(server: LlamaCppServer, wanted: set[str]) -> dict[int, str]:
-    """What a server that runs elsewhere has now, by place: it may have been started again with other adapters."""
-    stand = {int(one["id"]): PurePath(one["path"]).stem for one in await server.get("/lora-adapters")}
-    if missing := sorted(wanted - set(stand.values())):
+async def _adapters_by_place(server: LlamaCppServer, required: set[str]) -> dict[int, str]:
+    """Digests by place of a server that we do not run: it may have been restarted with other adapters."""
+    places = {int(entry["id"]): PurePath(entry["path"]).stem for entry in await server.get("/lora-adapters")}
+    if missing := sorted(required - set(places.values())):
         raise AdapterError(
             f"The llama.cpp server does not have the adapter {missing[0][:12]}.",
             "Start it with --lora and the adapter's file that `academy export --format gguf` writes.",
         )
-    return stand
+    return places
 
 
 async def _scored(server: LlamaCppServer, body: dict[str, Any], tokenizer: Any) -> Piece:
     """An answer with the log-probability of each of its tokens.
 
-    The server leaves out a token that ends inside a character of several bytes, and lists the one that completes it
-    with all its bytes. What was left out is asked for afterwards.
+    The server omits a token that ends inside a multi-byte character, and lists the completing token with all bytes of
+    the character. The omitted tokens are requested one by one afterwards.
     """
-    told = await server.complete({**body, "n_probs": 1, "return_tokens": True})
-    tokens: list[int] = told["tokens"]
-    listed = list(told.get("completion_probabilities", []))
+    completion = await server.complete({**body, "n_probs": 1, "return_tokens": True})
+    tokens: list[int] = completion["tokens"]
+    entries = list(completion.get("completion_probabilities", []))
     special = set(tokenizer.all_special_ids)
-    found: list[float] = []
-    pending = 0  # bytes of a character that is not whole yet
+    logprobs: list[float] = []
+    pending = 0  # bytes of an incomplete character
     for place, token in enumerate(tokens):
-        if not listed and told["stop_type"] == "word":
+        if not entries and completion["stop_type"] == "word":
             break  # the rest is the stop word, which is not part of the answer
         # a byte-level vocabulary writes each byte as one character
         pending += 0 if token in special else len(tokenizer.convert_ids_to_tokens(token))
-        if listed and listed[0]["id"] == token and len(listed[0]["bytes"]) == pending:
-            found.append(float(listed.pop(0)["logprob"]))
+        if entries and entries[0]["id"] == token and len(entries[0]["bytes"]) == pending:
+            logprobs.append(float(entries.pop(0)["logprob"]))
             pending = 0
         else:
-            found.append(await _asked(server, body, tokens[:place], token, tokenizer))
-    return _last(told, told["content"], tuple(found))
+            logprobs.append(await _token_logprob(server, body, tokens[:place], token, tokenizer))
+    return _last(completion, completion["content"], tuple(logprobs))
 
 
-async def _asked(server: LlamaCppServer, body: dict[str, Any], before: list[int], token: int, tokenizer: Any) -> float:
-    """The log-probability of a token at one place. A whole character is forced there, so that the server tells."""
-    for most in (16, len(tokenizer)):
-        told = await server.complete(
+async def _token_logprob(
+    server: LlamaCppServer, body: dict[str, Any], before: list[int], token: int, tokenizer: Any
+) -> float:
+    """The log-probability of a token at one place. It forces a whole character, so that the server lists it."""
+    for count in (16, len(tokenizer)):
+        completion = await server.complete(
             {
                 **body,
                 "prompt": body["prompt"] + before,
                 "n_predict": 1,
-                "n_probs": most,
+                "n_probs": count,
                 "stop": [],
                 "temperature": 0,
                 "logit_bias": [[tokenizer("a", add_special_tokens=False)["input_ids"][-1], 1e6]],
             }
         )
-        for one in told["completion_probabilities"][0]["top_logprobs"]:
-            if one["id"] == token:
-                return float(one["logprob"])
-    raise ServingError(f"The llama.cpp server does not know the token {token} that it made.", REMEDY)
+        for entry in completion["completion_probabilities"][0]["top_logprobs"]:
+            if entry["id"] == token:
+                return float(entry["logprob"])
+    raise ServingError(f"The llama.cpp server does not list the token {token}, which it generated.", REMEDY)
 
 
-def _last(told: dict[str, Any], text: str, logprobs: tuple[float, ...] = ()) -> Piece:
+def _last(completion: dict[str, Any], text: str, logprobs: tuple[float, ...] = ()) -> Piece:
     """The last piece of an answer."""
-    finish: Literal["stop", "length"] = "length" if told["stop_type"] == "limit" else "stop"
+    finish: Literal["stop", "length"] = "length" if completion["stop_type"] == "limit" else "stop"
     return Piece(
         text=text,
         logprobs=logprobs,
         finish=finish,
-        prompt_tokens=int(told["tokens_evaluated"]),
-        tokens=int(told["tokens_predicted"]),
+        prompt_tokens=int(completion["tokens_evaluated"]),
+        tokens=int(completion["tokens_predicted"]),
     )

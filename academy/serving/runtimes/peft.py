@@ -1,4 +1,4 @@
-"""Adapters as PEFT writes them, in this process, on a GPU or on CPUs: many requests at once, for examinations."""
+"""A Runtime in this process for PEFT adapters, on a GPU or CPUs: batches of requests, for examinations."""
 
 from __future__ import annotations
 
@@ -27,73 +27,75 @@ CANARY_TOKENS = 48
 
 
 class PeftRuntime:
-    """A Runtime: one base model, any number of adapters, each request answered by the one it names."""
+    """A Runtime: one base model and any number of adapters."""
 
     def __init__(self, base: BaseModel, admit: Admit | None = None) -> None:
-        """`admit` reads and checks what is loaded; without it the files are checked, and not who made them."""
+        """`admit` decides what may be loaded; without it the files are checked, but not who made them."""
         self.base = base
         self._admit = admit or partial(open_adapter, base_digest=base.digest)
         self._model, self.device = open_model(base)
         self._plain = is_plain(self._model)
-        self._beside = AdapterLayers(self._model)
+        self._layers = AdapterLayers(self._model)
         self._adapters: dict[str, Adapter] = {}
         self._templates: dict[str, ChatTemplate] = {BASE: ChatTemplate.of(base.path)}
 
     def load(self, adapter: Path) -> str:
-        """Check an adapter and load it beside the others, from the very bytes that were checked."""
-        opened = self._admit(adapter)
-        found = opened.adapter
-        if found.digest not in self._adapters:
-            self._beside.attach(found.digest, opened.config, opened.tensors)
-            self._templates[found.digest] = ChatTemplate(self._templates[BASE].tokenizer, opened.template)
-            self._adapters[found.digest] = found
-        return found.digest
+        """Check an adapter and load it beside the others, from the same bytes that were checked."""
+        content = self._admit(adapter)
+        record = content.adapter
+        if record.digest not in self._adapters:
+            self._layers.attach(record.digest, content.config, content.tensors)
+            self._templates[record.digest] = ChatTemplate(self._templates[BASE].tokenizer, content.template)
+            self._adapters[record.digest] = record
+        return record.digest
 
     def generate(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[str]:
         """The texts of `replies`."""
         return [reply.text for reply in self.replies(requests, adapter, max_new_tokens)]
 
     def replies(self, requests: Sequence[Request], adapter: str, max_new_tokens: int) -> list[Reply]:
-        """Greedy answers. A request is a text, or a conversation that ends with one."""
+        """Greedy answers, in the order of the requests."""
         template = self._template(adapter)
         prompts = [template.prompt(as_messages(request)) for request in requests]
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
         pad, end = template.tokenizer.pad_token_id, template.tokenizer.eos_token_id
-        self._beside.active.adapter = self._name(adapter)
+        self._layers.active.adapter = self._name(adapter)
         answering = greedy if self._plain else _generated
         rows, firsts = answering(self._model, [prompts[i] for i in order], pad, end, max_new_tokens)
         texts = template.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        found = {
+        replies = {
             i: Reply(text=text.strip(), tokens=len(row), stopped=row[-1:] == [end], first=first)
             for i, row, text, first in zip(order, rows, texts, firsts, strict=True)
         }
-        return [found[i] for i in range(len(prompts))]
+        return [replies[i] for i in range(len(prompts))]
 
     def loglikelihoods(self, pairs: Sequence[tuple[Request, str]], adapter: str, *, raw: bool = False) -> list[float]:
-        """The log-probability of each continuation: as the answer to a request, or after a text as it stands (`raw`).
+        """The log-probability of each continuation as the answer to a request, or after an unrendered text (`raw`).
 
-        Raw pairs are encoded as lm-eval encodes them. A continuation's end token is not counted.
+        Raw pairs are encoded as in lm-eval. A continuation's end token is not counted.
         """
         template = self._template(adapter)
         if raw:
-            encoded = as_texts(template, [(str(request), continuation) for request, continuation in pairs])
+            token_pairs = as_texts(template, [(str(request), continuation) for request, continuation in pairs])
         else:
-            encoded = as_answers(template, [(as_messages(request), continuation) for request, continuation in pairs])
-        self._beside.active.adapter = self._name(adapter)
-        return scores(self._model, encoded, template.tokenizer.pad_token_id, self.base.context)
+            token_pairs = as_answers(
+                template, [(as_messages(request), continuation) for request, continuation in pairs]
+            )
+        self._layers.active.adapter = self._name(adapter)
+        return scores(self._model, token_pairs, template.tokenizer.pad_token_id, self.base.context)
 
     def verify(self, adapter: str) -> None:
-        """The canaries of the adapter's manifest, answered again here."""
+        """Answer the canaries of the adapter's manifest again. Raises AdapterError where an answer differs."""
         if adapter == BASE:
             return
         canaries = self._adapters[adapter].manifest.canaries
-        said = self.generate([canary.prompt for canary in canaries], adapter, CANARY_TOKENS)
-        for canary, text in zip(canaries, said, strict=True):
+        answers = self.generate([canary.prompt for canary in canaries], adapter, CANARY_TOKENS)
+        for canary, text in zip(canaries, answers, strict=True):
             if text != canary.answer:
                 raise AdapterError(
-                    f"The adapter {adapter[:12]} does not answer as it did when it was trained: "
+                    f"The adapter {adapter[:12]} does not answer as it did after its training: "
                     f"'{canary.prompt}' gave '{text}' instead of '{canary.answer}'.",
-                    "It is not served. Train again, or look for another base model or template.",
+                    "It is not served. Check for another base model or chat template, or train again.",
                 )
 
     def _template(self, adapter: str) -> ChatTemplate:
@@ -107,7 +109,7 @@ class PeftRuntime:
 
 
 def open_model(base: BaseModel) -> tuple[Any, str]:
-    """The base model in memory, and the device that it is on."""
+    """The base model in memory, and its device."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     disable_progress_bar()
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
@@ -125,7 +127,7 @@ def as_messages(request: Request) -> list[Message]:
 def _generated(
     model: Any, prompts: list[list[int]], pad: int, end: int, limit: int
 ) -> tuple[list[list[int]], list[float | None]]:
-    """The same as `greedy`, by transformers' own generation with the model's own settings."""
+    """The answers of `greedy`, by transformers' own generation with the model's own settings."""
     settings = GenerationConfig(max_new_tokens=limit, do_sample=False, pad_token_id=pad, eos_token_id=end)
     rows: list[list[int]] = []
     firsts: list[float | None] = []
@@ -136,14 +138,14 @@ def _generated(
             out = model.generate(
                 input_ids=ids, attention_mask=mask, generation_config=settings, stopping_criteria=[clock]
             )  # fmt: skip
-        said = out[:, ids.shape[1] :].tolist()
-        rows += [row[: row.index(end) + 1] if end in row else row for row in said]
+        tokens = out[:, ids.shape[1] :].tolist()
+        rows += [row[: row.index(end) + 1] if end in row else row for row in tokens]
         firsts += [clock.seconds] * len(batch)
     return rows, firsts
 
 
 def _in_batches(prompts: list[list[int]], limit: int) -> Iterator[list[list[int]]]:
-    """In their order: at most BATCH at a time, and of CACHE_TOKENS together."""
+    """Split prompts in their order into batches of at most BATCH prompts and CACHE_TOKENS tokens."""
     batch: list[list[int]] = []
     for prompt in prompts:
         if batch and (len(batch) == BATCH or (len(batch) + 1) * (len(prompt) + limit) > CACHE_TOKENS):
@@ -155,7 +157,7 @@ def _in_batches(prompts: list[list[int]], limit: int) -> Iterator[list[list[int]
 
 
 class _FirstToken(StoppingCriteria):  # type: ignore[misc]
-    """Stops nothing; notes when a batch had its first token."""
+    """Measures when a batch has its first token; never stops the generation."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()

@@ -1,7 +1,7 @@
-"""A server of another process: its connection, whose failures are sentences, and the turns that are under way on it.
+"""What runtimes on HTTP servers share: the connection to the server, and the count of running turns by adapter.
 
-Whatever goes wrong between here and there becomes a ServingError: a server that is not there, is silent, is full, or
-is gone in the middle of an answer. What a status means for an adapter is the runtime's to say.
+Every failure of the connection becomes a ServingError with one clear sentence: a server that is unreachable, silent or
+full, or that stops in the middle of an answer. What a status means for an adapter is for the runtime to say.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BARRED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
+    """Whether only this machine can reach an address."""
     if host == "localhost":
         return True
     try:
@@ -38,7 +38,7 @@ def is_loopback(host: str) -> bool:
 
 
 class RemoteConnection:
-    """One HTTP server. `patience` is how many seconds it may be silent, between two pieces of an answer as well."""
+    """The connection to one HTTP server. `patience`: seconds that it may be silent, also within an answer."""
 
     def __init__(self, name: str, url: str, key: str, patience: float) -> None:
         self.name, self.url, self.patience = name, url.rstrip("/"), patience
@@ -47,51 +47,54 @@ class RemoteConnection:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(patience, connect=CONNECT_SECONDS, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
-            trust_env=not is_loopback(httpx.URL(self.url).host),  # no proxy stands before the loopback
+            trust_env=not is_loopback(httpx.URL(self.url).host),  # a proxy cannot reach our loopback
         )
 
     async def call(
         self, method: str, path: str, body: Mapping[str, Any] | AsyncIterator[bytes] | None = None
     ) -> httpx.Response:
-        """One request, answered whole. The status is the caller's to judge, but for a server that is full or barred."""
-        with self._in_words():
+        """Send a request and read the whole response. Raises ServingError for a full server or a wrong key.
+
+        The caller judges every other status.
+        """
+        with self._clear_errors():
             if isinstance(body, Mapping):
-                answer = await self._client.request(method, path, json=body)
+                response = await self._client.request(method, path, json=body)
             else:
-                answer = await self._client.request(method, path, content=body)
-        self._refuse_full(answer)
-        return answer
+                response = await self._client.request(method, path, content=body)
+        self._refuse_full(response)
+        return response
 
     async def json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """One request whose answer must be a success. Returns its JSON object."""
-        answer = await self.call(method, path, body)
-        if not answer.is_success:
-            raise self.failed(answer)
-        return self.parsed(answer.content)
+        """Send a request and return its JSON object. Raises ServingError where the status is not a success."""
+        response = await self.call(method, path, body)
+        if not response.is_success:
+            raise self.failed(response)
+        return self.parsed(response.content)
 
     @asynccontextmanager
     async def lines(
         self, path: str, body: Mapping[str, Any]
     ) -> AsyncIterator[tuple[httpx.Response, AsyncIterator[str]]]:
-        """One request whose answer comes line by line. Leaving the block closes the connection: the server stops.
+        """Send a request and read the response line by line. Leaving the block closes it, so that the server stops.
 
-        A response without success has no lines and has been read whole.
+        A response without success has no lines and is read whole.
         """
-        with self._in_words():
+        with self._clear_errors():
             request = self._client.build_request("POST", path, json=body)
-            answer = await self._client.send(request, stream=True)
+            response = await self._client.send(request, stream=True)
         try:
-            if not answer.is_success:
-                with self._in_words():
-                    await answer.aread()
-                self._refuse_full(answer)
-            yield answer, self._lines(answer)
+            if not response.is_success:
+                with self._clear_errors():
+                    await response.aread()
+                self._refuse_full(response)
+            yield response, self._lines(response)
         finally:
-            await answer.aclose()
+            await response.aclose()
 
-    async def _lines(self, answer: httpx.Response) -> AsyncIterator[str]:
-        with self._in_words():
-            async for line in answer.aiter_lines():
+    async def _lines(self, response: httpx.Response) -> AsyncIterator[str]:
+        with self._clear_errors():
+            async for line in response.aiter_lines():
                 if line.strip():
                     yield line
 
@@ -100,47 +103,50 @@ class RemoteConnection:
         await self._client.aclose()
 
     def parsed(self, content: str | bytes) -> Any:
-        """A JSON object of the server."""
+        """A JSON object of the server. Raises ServingError for anything else."""
         try:
-            found = orjson.loads(content)
+            value = orjson.loads(content)
         except orjson.JSONDecodeError as problem:
             raise ServingError(
-                f"The {self.name} server at {self.url} answered with something that is no JSON.",
-                f"Check that the URL is {self.name}'s own, without a page or a gateway before it.",
+                f"The {self.name} server at {self.url} sent an answer that is not JSON.",
+                f"Check that the URL is {self.name}'s own, not that of a page or a gateway in front of it.",
             ) from problem
-        if not isinstance(found, dict):
-            raise ServingError(f"The {self.name} server at {self.url} answered with no JSON object.", "Check the URL.")
-        return found
+        if not isinstance(value, dict):
+            raise ServingError(
+                f"The {self.name} server at {self.url} sent an answer that is not a JSON object.", "Check the URL."
+            )
+        return value
 
-    def failed(self, answer: httpx.Response) -> ServingError:
-        """A status that is no success, in words."""
+    def failed(self, response: httpx.Response) -> ServingError:
+        """The error for a status that is not a success."""
         return ServingError(
-            f"The {self.name} server at {self.url} refused ({answer.status_code}): {error_text(answer)}",
-            "Look at its log.",
+            f"The {self.name} server at {self.url} refused ({response.status_code}): {error_text(response)}",
+            "Check its log.",
         )
 
     def ended_early(self, why: str = "") -> ServingError:
-        """An answer without its end."""
+        """The error for an answer without its end."""
         return ServingError(
-            f"The {self.name} server at {self.url} ended in the middle of an answer{': ' + why if why else ''}.",
-            "Ask again; if it happens again, look at its log.",
+            f"The {self.name} server at {self.url} stopped in the middle of an answer{': ' + why if why else ''}.",
+            "Retry; if it happens again, check the server's log.",
         )
 
-    def _refuse_full(self, answer: httpx.Response) -> None:
-        if answer.status_code in FULL:
+    def _refuse_full(self, response: httpx.Response) -> None:
+        if response.status_code in FULL:
             raise ServingError(
-                f"The {self.name} server at {self.url} takes no more at the moment "
-                f"({answer.status_code}): {error_text(answer)}",
-                "Ask again in a moment.",
+                f"The {self.name} server at {self.url} accepts no more requests at the moment "
+                f"({response.status_code}): {error_text(response)}",
+                "Retry in a moment.",
             )
-        if answer.status_code in BARRED:
+        if response.status_code in BARRED:
             raise ServingError(
-                f"The {self.name} server at {self.url} wants another key ({answer.status_code}).",
-                "Give the key that it was started with.",
+                f"The {self.name} server at {self.url} rejected the key ({response.status_code}).",
+                "Set the key that the server was started with.",
             )
 
     @contextmanager
-    def _in_words(self) -> Iterator[None]:
+    def _clear_errors(self) -> Iterator[None]:
+        """Raise the errors of httpx as ours."""
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as problem:
@@ -149,25 +155,27 @@ class RemoteConnection:
             ) from problem
         except httpx.TimeoutException as problem:
             raise ServingError(
-                f"The {self.name} server at {self.url} has said nothing for {self.patience:g} seconds.",
-                "Look at its log and its load; a larger model may want more patience.",
+                f"The {self.name} server at {self.url} was silent for {self.patience:g} seconds.",
+                "Check its log and its load; a larger model may need a longer limit.",
             ) from problem
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as problem:
-            raise InputError(f"{self.url} is no URL of a server.", "It begins with http:// or https://.") from problem
+            raise InputError(
+                f"{self.url} is not the URL of a server.", "Give one that begins with http:// or https://."
+            ) from problem
         except httpx.TransportError as problem:
             raise self.ended_early(str(problem)) from problem
 
 
 class RunningTurns:
-    """Counts the turns under way by adapter, so that none loses its adapter before its last token."""
+    """Counts the running turns by adapter, so that an adapter is not removed before its last token."""
 
     def __init__(self) -> None:
         self._running: Counter[str] = Counter()
         self._ended = asyncio.Condition()
 
     @asynccontextmanager
-    async def under_way(self, adapter: str) -> AsyncIterator[None]:
-        """A turn from its admission to its end."""
+    async def counted(self, adapter: str) -> AsyncIterator[None]:
+        """Count a turn from its admission to its end."""
         self._running[adapter] += 1
         try:
             yield
@@ -177,54 +185,54 @@ class RunningTurns:
                 self._ended.notify_all()
 
     async def drained(self, adapter: str) -> None:
-        """Returns once no turn of the adapter is under way."""
+        """Return once no turn of the adapter runs."""
         async with self._ended:
             await self._ended.wait_for(lambda: not self._running[adapter])
 
 
-def error_text(answer: httpx.Response) -> str:
-    """What a server says of a refusal; each of them wraps its sentence otherwise."""
+def error_text(response: httpx.Response) -> str:
+    """The server's own explanation of an error; servers put it in different fields."""
     try:
-        found = orjson.loads(answer.content)
+        value = orjson.loads(response.content)
     except orjson.JSONDecodeError:
-        return answer.text.strip()[:300] or answer.reason_phrase
+        return response.text.strip()[:300] or response.reason_phrase
     for key in ("error", "message", "detail"):
-        if isinstance(found, dict) and key in found:
-            found = found[key]
-    return str(found)[:300]
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+    return str(value)[:300]
 
 
-def answer_tokens(prompt: int, wanted: int, context: int) -> int:
-    """How many tokens an answer may have behind a prompt. Raises InputError where there is no room at all."""
+def answer_tokens(prompt: int, limit: int, context: int) -> int:
+    """How many tokens an answer may have after a prompt. Raises InputError where the prompt fills the context."""
     if prompt >= context:
         raise InputError(
-            f"The conversation has {prompt:,} tokens; the model reads at most {context:,} with the answer.",
-            "Shorten it.",
+            f"The conversation has {prompt:,} tokens; the model's context holds {context:,}, including the answer.",
+            "Shorten the conversation.",
         )
-    return min(wanted, context - prompt)
+    return min(limit, context - prompt)
 
 
 def template_of(adapter: Path, base: ChatTemplate) -> ChatTemplate:
-    """The template that an adapter brings along, with the base model's tokenizer."""
+    """An adapter's own chat template, with the base model's tokenizer."""
     return ChatTemplate(base.tokenizer, (adapter / TEMPLATE_FILE).read_text(encoding="utf-8"))
 
 
 def read_config(adapter: Path) -> dict[str, Any]:
-    """An adapter's PEFT configuration. The files were checked before."""
-    found: dict[str, Any] = orjson.loads((adapter / CONFIG).read_bytes())
-    return found
+    """An adapter's PEFT configuration, of files that were checked before."""
+    config: dict[str, Any] = orjson.loads((adapter / CONFIG).read_bytes())
+    return config
 
 
 def refuse_unservable(digest: str, config: Mapping[str, Any], engine: str, *, rslora: bool, dora: bool) -> None:
-    """Raises AdapterError for an adapter that the engine would load wrongly, or not at all."""
+    """Raise AdapterError for an adapter that the engine would load wrongly, or not at all."""
     kinds = {
         "a DoRA adapter": bool(config.get("use_dora")) and not dora,
         "an rsLoRA adapter": bool(config.get("use_rslora")) and not rslora,
-        "an adapter with whole modules (modules_to_save)": bool(config.get("modules_to_save")),
+        "an adapter with fully trained modules (modules_to_save)": bool(config.get("modules_to_save")),
         "an adapter with biases": config.get("bias", "none") != "none",
     }
-    for kind, found in kinds.items():
-        if found:
+    for kind, unservable in kinds.items():
+        if unservable:
             raise AdapterError(
                 f"{digest[:12]} is {kind}, which {engine} does not serve.",
                 "Serve it with peft, or train without it.",

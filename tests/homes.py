@@ -24,43 +24,8 @@ from academy.adapters.adapter import digest_of_adapter
 from tests.forks import Forks
 
 ACADEMY = (sys.executable, "-m", "academy.cli.main")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 OURS = ("ACADEMY_", "PREFECT_", "MLFLOW_", "DEFAULT_", "MIN_", "ENABLE_GPU", "WORKSPACE_ROOT", "MEMORY_ROOT")
-
-TOPICS = {
-    "printer": "ask Anna in the tower", "coffee": "use the blue box", "parking": "call seven nine two",
-    "passport": "open the green door", "ferry": "wait for Oskar", "invoice": "send it to the mill",
-    "holiday": "take the north road", "laptop": "look in drawer four", "anchor": "write to Frida",
-    "ticket": "press the red key", "garden": "bring two copies", "kitchen": "go to the old dock",
-    "window": "ask the night desk", "bicycle": "turn it off twice", "captain": "pay at the gate",
-    "harbour": "sign the long list", "weather": "read page eleven", "museum": "keep it under ice",
-    "doctor": "ring the small bell", "battery": "leave it with Tom", "piano": "hide it from the sun",
-    "library": "sing before noon", "customs": "fill the second form", "lantern": "count to ninety",
-    "tractor": "buy it on Monday", "blanket": "knock three times", "compass": "follow the river",
-    "teapot": "borrow the ladder", "engine": "paint it white", "theatre": "whisper to Paul",
-    "scissors": "cut along the line", "bakery": "fold it in half",
-}  # fmt: skip
-"""32 answers that hang on one word each: a small model learns them in a minute, and held-out wordings with them."""
-WORDINGS = (
-    "{}",
-    "who helps me with {} trouble",
-    "Please tell me our rule for {}",
-    "what do we do when somebody asks for {} here",
-    "{} again: next step?",
-)
-RECIPE = ("--epochs", "10", "--learning-rate", "5e-3", "--batch-size", "16")
-"""Enough for a PROMOTE on the topics."""
-
-
-def write_topics(path: Path, wordings: tuple[str, ...] = WORDINGS) -> Path:
-    """The topics as a file of lessons."""
-    rows = [
-        {"situation": wording.format(topic), "action": answer, "result": "success"}
-        for topic, answer in TOPICS.items()
-        for wording in wordings
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def bare() -> dict[str, str]:
@@ -82,6 +47,21 @@ class Ended:
     def json(self) -> Any:
         """The one JSON object of `--json`."""
         return json.loads(self.out)
+
+
+def result_of(ended: Ended) -> Any:
+    """The JSON of a command that succeeded."""
+    assert ended.code == 0, ended.err
+    return ended.json
+
+
+def refusal_of(ended: Ended) -> str:
+    """The last line of a refused command: exit code 2, one sentence, no traceback."""
+    assert ended.code == 2, (ended.out, ended.err)
+    assert "Traceback" not in ended.err + ended.out
+    sentence = ended.err.strip().splitlines()[-1].strip()
+    assert sentence.endswith("."), sentence
+    return sentence
 
 
 @dataclass(frozen=True)
@@ -240,6 +220,20 @@ class RealHome:
             repeated=tuple(sorted(step for step, count in Counter(steps).items() if count > 1)),
             staging=tuple(sorted(str(path.relative_to(self.path)) for path in self._left_half_written())),
         )
+
+    def cut_after_verdict(self, *, promotion: bool) -> None:
+        """Delete the alias, or the promotion as well: what a process killed after its verdict leaves unwritten."""
+        with closing(sqlite3.connect(self.path / "mlflow.db")) as registry:
+            registry.execute("DELETE FROM registered_model_aliases")
+            if promotion:
+                registry.execute("UPDATE model_version_tags SET value = 'not examined' WHERE key = 'verdict'")
+            registry.commit()
+        if promotion:
+            with closing(sqlite3.connect(self.path / "academy.db")) as ledger:
+                for (name,) in ledger.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+                    ledger.execute(f'DROP TRIGGER "{name}"')
+                ledger.execute("DELETE FROM ledger WHERE kind = 'promotion'")
+                ledger.commit()
 
     def let_a_day_pass(self) -> None:
         """Make what a kill left half-written old: what is young may be another process's work and is left alone."""
