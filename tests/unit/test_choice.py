@@ -70,7 +70,7 @@ def machine(**changes: Any) -> Inventory:
     return Inventory(**{**facts, **changes})
 
 
-def test_by_default_no_engine_is_asked_and_it_is_a_process(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_default_backend_is_a_process_and_contacts_no_engine(settings: Callable[..., Settings], engine: Engine) -> None:
     found = select_backend(settings())
     assert (found.backend, found.container_problem, found.refusal) == ("process", "", None)
     assert found.machine.docker.note == "Docker was not asked"
@@ -78,7 +78,7 @@ def test_by_default_no_engine_is_asked_and_it_is_a_process(settings: Callable[..
     assert engine.tried == []
 
 
-def test_a_container_that_was_asked_for_is_refused_without_an_engine_by_plan_and_start_alike(
+def test_container_backend_without_an_engine_fails_in_plan_and_start_alike(
     settings: Callable[..., Settings], no_engine: str
 ) -> None:
     here = settings(training_backend="container")
@@ -93,7 +93,7 @@ def test_a_container_that_was_asked_for_is_refused_without_an_engine_by_plan_and
     assert str(refused.value).startswith(f"{no_engine}. Start one (systemctl start docker")
 
 
-def test_with_auto_it_comes_down_to_a_process_and_says_why(
+def test_auto_backend_without_an_engine_is_a_process_with_the_reason(
     settings: Callable[..., Settings], no_engine: str, tmp_path: Path
 ) -> None:
     here = settings(training_backend="auto", enable_gpu="false")
@@ -104,7 +104,7 @@ def test_with_auto_it_comes_down_to_a_process_and_says_why(
     assert isinstance(create_backend(here, found.route), ProcessBackend)
 
 
-def test_with_auto_and_all_that_it_needs_it_is_a_container(
+def test_auto_backend_with_engine_and_image_is_a_container(
     settings: Callable[..., Settings], engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = settings(training_backend="auto", enable_gpu="false")
@@ -129,7 +129,7 @@ def test_with_auto_and_all_that_it_needs_it_is_a_container(
         ("memory", "memory", "29 MiB of memory are too few for a training's container"),
     ],
 )
-def test_whatever_would_refuse_the_start_refuses_the_plan(
+def test_plan_fails_for_every_reason_for_which_the_start_would_fail(
     settings: Callable[..., Settings], engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     spoiled: str, cause: str, message: str,
 ) -> None:  # fmt: skip
@@ -149,7 +149,7 @@ def test_whatever_would_refuse_the_start_refuses_the_plan(
     assert select_backend(here.model_copy(update={"training_backend": "auto"})).backend == "process"
 
 
-def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
+def test_four_bit_weights_depend_on_the_libraries_of_the_image(
     settings: Callable[..., Settings], engine: Engine
 ) -> None:
     here = settings(training_backend="container")
@@ -167,7 +167,7 @@ def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
     assert "base weights of 4 bits" in [step.fallback.change for step in ladder]
 
 
-def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
+def test_gpu_that_containers_cannot_use_leads_to_the_cpu_with_the_reason(
     settings: Callable[..., Settings], engine: Engine
 ) -> None:
     here = settings(training_backend="container")
@@ -186,7 +186,7 @@ def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
     assert engine.tried == [False], "the memory of a GPU that a training holds may be full"
 
 
-def test_a_containers_own_bound_is_what_is_placed_by(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_memory_limit_of_the_container_decides_the_placement(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container", training_memory_gib="0.5")
     found = place(Home(here), Recipe(batch_size=1), 64, machine(gpus=(), gpu_note="no NVIDIA GPU"))
     assert "0.5 GiB of memory are free of the about " in found.sentence
@@ -194,7 +194,7 @@ def test_a_containers_own_bound_is_what_is_placed_by(settings: Callable[..., Set
         found.require()
 
 
-def test_the_doctor_says_where_trainings_run(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_doctor_shows_where_trainings_run(settings: Callable[..., Settings], engine: Engine) -> None:
     native = check_training(settings(), machine())
     assert (native.works, native.found) == (True, "in processes of this machine")
     inside = check_training(settings(training_backend="container"), machine())
@@ -209,7 +209,7 @@ def test_the_doctor_says_where_trainings_run(settings: Callable[..., Settings], 
     )  # fmt: skip
 
 
-def test_commands_that_only_look_say_the_refusal(
+def test_decide_and_fit_show_the_refusal_of_the_backend(
     settings: Callable[..., Settings], no_engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings(training_backend="container")
@@ -222,7 +222,9 @@ def test_commands_that_only_look_say_the_refusal(
     assert " train on" not in said
 
 
-def test_why_an_image_was_tried_without_the_gpu_is_told(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_trial_device_says_why_an_image_was_tried_without_the_gpu(
+    settings: Callable[..., Settings], engine: Engine
+) -> None:
     here = settings(training_backend="container")
     assert select_backend(here, machine()).trial_device == "H100"
     held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
@@ -234,7 +236,7 @@ def test_why_an_image_was_tried_without_the_gpu_is_told(settings: Callable[..., 
     assert not select_backend(here, machine(docker=Docker(version="29.0"))).can_use_gpus
 
 
-def test_a_job_from_python_is_refused_with_the_same_sentence(
+def test_job_from_python_fails_with_the_same_error(
     settings: Callable[..., Settings], no_engine: str, tmp_path: Path
 ) -> None:
     settings(training_backend="container")

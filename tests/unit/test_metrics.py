@@ -236,7 +236,7 @@ def test_bars_that_begin_again_with_each_epoch_count_on() -> None:
     assert [(event.step, event.steps) for event in parse_events(log)] == [(50, 100), (100, 100), (150, 200), (200, 200)]
 
 
-def test_the_command_summarises_any_trainers_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_command_summarises_the_log_of_any_trainer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "trainer.log"
     log.write_bytes(
         b"\r 10%|\xe2\x96\x88  | 1/10 [00:00<00:02, 2it/s]\n\xff\xfe broken \x00\n"
@@ -253,7 +253,7 @@ def test_the_command_summarises_any_trainers_log(tmp_path: Path, capsys: pytest.
     assert "The loss was not a finite number 1 times." in capsys.readouterr().out
 
 
-def test_a_log_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
+def test_metrics_command_rejects_a_missing_log(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         metrics(tmp_path / "none.log")
 
