@@ -83,6 +83,11 @@ class Settings(BaseSettings):
         validation_alias=_names("MAX_LESSONS"),
         description="Lessons in a dataset: mostly the newest, and a share of older ones",
     )
+    sources: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("lesson", "task", "commit"),
+        validation_alias=_names("SOURCES"),
+        description="Sources that a dataset is made from, separated by commas",
+    )
     ray_address: str = Field(
         "",
         validation_alias=_names("RAY_ADDRESS"),
@@ -166,10 +171,10 @@ class Settings(BaseSettings):
     enable_gpu: bool = Field(
         True, validation_alias=_names("ENABLE_GPU", "ENABLE_GPU"), description="Use a GPU if there is one"
     )
-    training_backend: Literal["process", "container", "auto"] = Field(
+    training_backend: str = Field(
         "process",
         validation_alias=_names("TRAINING_BACKEND"),
-        description="Where trainings run: process, container, or auto (a container if possible, else a process)",
+        description="Where trainings run: process, container, auto (a container if possible), or an installed backend",
     )
     training_library: Literal["", "trl", "unsloth"] = Field(
         "",
@@ -286,7 +291,7 @@ class Settings(BaseSettings):
         """Expand a `~` in .env, which no shell expands."""
         return path.expanduser()
 
-    @field_validator("trusted_authors", "suites", mode="before")
+    @field_validator("sources", "trusted_authors", "suites", mode="before")
     @classmethod
     def _by_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

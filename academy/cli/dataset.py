@@ -41,8 +41,8 @@ def show(
     say(f"{dataset.examples:,} examples ({dataset.tokens:,} tokens), {dataset.holdout:,} held out.")
     for alarm in dataset.alarms:
         say(f"Alarm: {alarm}")
-    for clash in contradictions(home, dataset):
-        say(f"Contradiction: '{clash.request}': '{clash.answer}', but {clash.batch} teaches '{clash.taught}'.")
+    for contradiction in contradictions(home, dataset):
+        say(f"Contradiction: {contradiction.sentence}.")
     for example in dataset.overlaps[:10]:
         for overlap in example.overlaps:
             say(f"Excluded {example.example[:8]}: {overlap.how} overlap with {overlap.suite}: '{overlap.matched}'")

@@ -15,7 +15,7 @@ from academy.cli.output import emit, listen, say, table
 from academy.errors import InputError
 
 if TYPE_CHECKING:
-    from academy.loop.examine import Held
+    from academy.loop.examine import ExaminationReport
 
 app = typer.Typer(rich_markup_mode=None)
 holdout = typer.Typer(help="Manage the held-out questions.", no_args_is_help=True, rich_markup_mode=None)
@@ -43,22 +43,22 @@ def examine(
 
     listen()
     result = examine_player(open_home(base_model), challenger, champion, suite or [])
-    verdict, examination = result.verdict, result.examination
+    verdict, report = result.explained_verdict, result.report
     if json:
         details = {
-            "costs": [{**cost.model_dump(mode="json"), "rate": cost.rate} for cost in examination.costs],
-            "left_out": examination.left_out,
-            "report": str(examination.report),
-            "judge": examination.opinion.model_dump(mode="json") if examination.opinion else None,
-        } if examination else {}  # fmt: skip
+            "costs": [{**cost.model_dump(mode="json"), "rate": cost.rate} for cost in report.costs],
+            "left_out": report.skipped,
+            "report": str(report.report),
+            "judge": report.opinion.model_dump(mode="json") if report.opinion else None,
+        } if report else {}  # fmt: skip
         emit({"verdict": verdict, "of_record": result.official, **details})
         return
     say(f"{verdict['outcome']}: {verdict['because']}")
-    if examination:
-        _print_suites(examination)
-        for name, reason in examination.left_out.items():
+    if report:
+        _print_suites(report)
+        for name, reason in report.skipped.items():
             say(f"Skipped {name}: {reason}")
-        say(f"Report: {examination.report}")
+        say(f"Report: {report.report}")
     if not result.official:
         say(
             "This result is informational: the opponent is not the champion, or not all suites were asked. It changes "
@@ -66,11 +66,11 @@ def examine(
         )
     elif verdict["outcome"] == "PROMOTE":
         say(f"To promote it, run: academy promote v{verdict['version']}")
-    for clash in verdict.get("contradicted", [])[:5]:
-        say(f"  '{clash['request']}': '{clash['answer']}', but {clash['batch']} teaches '{clash['taught']}'")
+    for contradiction in result.contradictions[:5]:
+        say(f"  {contradiction.sentence}")
 
 
-def _print_suites(examination: Held) -> None:
+def _print_suites(report: ExaminationReport) -> None:
     rows = [
         (
             suite.suite, suite.unused.partition(":")[0] or suite.role, f"{suite.whole.items:,}",
@@ -78,7 +78,7 @@ def _print_suites(examination: Held) -> None:
             f"{suite.whole.low:+.1%} to {suite.whole.high:+.1%}",
             f"{suite.whole.wins} / {suite.whole.ties} / {suite.whole.losses}",
         )
-        for suite in examination.examination.verdict.findings
+        for suite in report.examination.verdict.findings
         if suite.whole
     ]  # fmt: skip
     if rows:
@@ -105,15 +105,16 @@ def suites(json: Json = False) -> None:
 @app.command()
 def budget(base_model: Base = None, json: Json = False) -> None:
     """Show how many examinations can still promote a version."""
-    from academy.loop.budget import budget as examinations_left
+    from academy.loop.budget import budget_history
 
-    remaining = examinations_left(open_home(base_model))
+    history = budget_history(open_home(base_model))
+    remaining = history.budget
     if json:
-        emit(remaining.model_dump(mode="json", exclude={"renewed_at"}))
+        emit({**remaining.model_dump(mode="json"), "renewals": history.renewals})
         return
     say(f"{remaining.left} of {remaining.horizon} examinations that can promote are left.")
-    if remaining.renewals:
-        say(f"The hold-out was renewed {remaining.renewals} times, most recently on {remaining.renewed_at[:10]}.")
+    if history.renewals:
+        say(f"The hold-out was renewed {history.renewals} times, most recently on {history.renewed_at[:10]}.")
     if remaining.low:
         say("After them no version can be promoted: import new lessons, then run `academy holdout renew`.")
 
@@ -121,12 +122,12 @@ def budget(base_model: Base = None, json: Json = False) -> None:
 @holdout.command()
 def renew(base_model: Base = None, json: Json = False) -> None:
     """Replace the held-out questions that were used with questions from lessons that no training has seen."""
-    from academy.loop.budget import budget as examinations_left
-    from academy.loop.stages import renew_holdout
+    from academy.loop.renew_holdout import renew_holdout
+    from academy.loop.status import budget_of
 
     home = open_home(base_model)
     renewal = renew_holdout(home)
-    remaining = examinations_left(home)
+    remaining = budget_of(home)
     if json:
         emit({**renewal.model_dump(mode="json"), "left": remaining.left})
         return

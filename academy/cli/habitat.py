@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from academy.cli.home import open_home, settings
-from academy.cli.options import Base, Json, RecipeFile
+from academy.cli.options import Base, BatchSize, Json, Rank, RecipeFile
 from academy.cli.output import emit, gib, say, table
 from academy.errors import InputError
 
@@ -168,18 +168,17 @@ def fit(
         int | None,
         typer.Option(min=1, help="Tokens of the longest example; without it the longest that the recipe allows."),
     ] = None,
-    rank: Annotated[int | None, typer.Option(min=4, max=256, help="LoRA rank.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples per batch.")] = None,
+    rank: Rank = None,
+    batch_size: BatchSize = None,
     recipe: RecipeFile = None,
     json: Json = False,
 ) -> None:
     """Estimate the memory of a training, where it would run, and which changes need less memory."""
     from academy.loop.memory_estimate import estimate_memory
-    from academy.loop.recipe_file import read_recipe
-    from academy.loop.training import Overrides
+    from academy.loop.recipe_file import recipe_options
 
-    overrides = Overrides(rank=rank, batch_size=batch_size, recipe=read_recipe(recipe))
-    estimate = estimate_memory(open_home(base_model), length, overrides)
+    options = recipe_options(recipe, rank=rank, batch_size=batch_size)
+    estimate = estimate_memory(open_home(base_model), length, options)
     placement, full_recipe = estimate.placement, estimate.recipe
     if json:
         emit({
@@ -191,10 +190,10 @@ def fit(
             "route": placement.route.model_dump(mode="json"),
             "ladder": [
                 {
-                    "change": step.fallback.change, "device": step.fallback.plan.device,
-                    "need": step.need, "fits": step.fits,
+                    "change": fallback.step.change, "device": fallback.step.plan.device,
+                    "need": fallback.need, "fits": fallback.fits,
                 }
-                for step in placement.fallbacks
+                for fallback in placement.fallbacks
             ],
         })  # fmt: skip
         return
@@ -213,8 +212,8 @@ def fit(
         if columns[0].note:
             say(f"Note: {columns[0].note}.")
     say(f"{placement.expected[0].upper()}{placement.expected[1:]}.")
-    for step in placement.fallbacks:
-        say(f"  {'yes' if step.fits else 'no '}  {gib(step.need)} GiB with {step.fallback.change}")
+    for fallback in placement.fallbacks:
+        say(f"  {'yes' if fallback.fits else 'no '}  {gib(fallback.need)} GiB with {fallback.step.change}")
 
 
 def _rows(training: Training) -> list[tuple[str, str | None]]:

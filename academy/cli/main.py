@@ -1,18 +1,17 @@
-"""The `academy` command: its root commands, the groups of the other files, and how errors are printed."""
+"""The `academy` command: it collects the commands of the other files, and prints errors."""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from academy.cli import (
     dataset,
     doctor,
+    evolve,
     examinations,
     genealogy,
     habitat,
@@ -25,8 +24,8 @@ from academy.cli import (
     serve,
     status,
     trainer,
+    training,
 )
-from academy.cli.options import Base, Json, RecipeFile
 from academy.errors import AcademyError, HomeError
 
 app = typer.Typer(
@@ -37,132 +36,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Repo = Annotated[list[Path] | None, typer.Option("--repo", help="A git repository to learn from; repeatable.")]
-Form = Annotated[
-    str, typer.Option("--format", help="Write the dataset also as alpaca, sharegpt, chatml or openai.")
-]  # fmt: skip
-Rank = Annotated[int | None, typer.Option(min=4, max=256, help="LoRA rank.")]
-LearningRate = Annotated[float | None, typer.Option(min=1e-9, max=1e-2, help="Learning rate.")]
-Epochs = Annotated[int | None, typer.Option(min=1, max=20, help="Passes over the dataset.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, max=128, help="Examples per batch.")]
-Tune = Annotated[
-    int | None,
-    typer.Option(
-        "--tune", min=1, max=500, help="Search for the best recipe first, in this many trials on training data."
-    ),
-]
-InitAdapter = Annotated[
-    str | None,
-    typer.Option("--init-adapter", help="Start from the adapter of this version, or of 'champion', not from the base."),
-]
-TuneMinutes = Annotated[
-    float | None, typer.Option("--tune-minutes", min=0.01, help="Longest search, in minutes (ACADEMY_TUNE_MINUTES).")
-]
-
-
-@app.command()
-def evolve(
-    lessons: Annotated[
-        list[Path] | None, typer.Option("--lessons", help="A JSONL file of lessons; repeatable.")
-    ] = None,
-    repo: Repo = None,
-    tasks: Annotated[list[Path] | None, typer.Option("--tasks", help="A JSONL task history; repeatable.")] = None,
-    base_model: Base = None,
-    force: Annotated[bool, typer.Option("--force", help="Train even if the conditions are not met.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained.")] = False,
-    rank: Rank = None,
-    learning_rate: LearningRate = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    init_adapter: InitAdapter = None,
-    recipe: RecipeFile = None,
-    tune: Tune = None,
-    tune_minutes: TuneMinutes = None,
-    json: Json = False,
-) -> None:
-    """Run the whole loop: experience, dataset, decision, training, examination, promotion."""
-    from academy.cli.evolve import Request, run
-    from academy.loop.recipe_file import read_recipe
-    from academy.loop.training import Overrides
-
-    overrides = Overrides(
-        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter,
-        recipe=read_recipe(recipe),
-    )  # fmt: skip
-    request = Request(
-        lessons=lessons or [],
-        repos=repo or [],
-        tasks=tasks or [],
-        base_model=base_model,
-        force=force,
-        overrides=overrides,
-        tune=tune,
-        tune_minutes=tune_minutes,
-    )
-    run(request, dry_run=dry_run, as_json=json)
-
-
-@app.command()
-def curate(
-    repo: Repo = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Largest number of lessons, mostly the newest.")] = None,
-    form: Form = "",
-    workers: Annotated[int, typer.Option(min=1, help="Number of Ray workers; more than 1 needs the extra `ray`.")] = 1,
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Make the dataset and show its funnel, without training."""
-    from academy.cli import stages as commands
-
-    commands.curate(repo or [], limit, form, workers, base_model, as_json=json)
-
-
-@app.command()
-def decide(
-    force: Annotated[bool, typer.Option("--force", help="Decide as `evolve --force` does.")] = False,
-    base_model: Base = None,
-    json: Json = False,
-) -> None:
-    """Show whether a training is due, and why."""
-    from academy.cli import stages as commands
-
-    commands.decide(base_model, force=force, as_json=json)
-
-
-@app.command()
-def train(
-    dataset: Annotated[
-        str | None, typer.Option(help="A dataset's digest; without it a new dataset is curated.")
-    ] = None,
-    repo: Repo = None,
-    form: Form = "",
-    base_model: Base = None,
-    rank: Rank = None,
-    learning_rate: LearningRate = None,
-    epochs: Epochs = None,
-    batch_size: BatchSize = None,
-    init_adapter: InitAdapter = None,
-    recipe: RecipeFile = None,
-    tune: Tune = None,
-    tune_minutes: TuneMinutes = None,
-    json: Json = False,
-) -> None:
-    """Train an adapter and register it as a version, without examining it."""
-    from academy.cli import stages as commands
-    from academy.loop.recipe_file import read_recipe
-    from academy.loop.training import Overrides
-
-    overrides = Overrides(
-        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter,
-        recipe=read_recipe(recipe),
-    )  # fmt: skip
-    commands.train(dataset, repo or [], form, base_model, overrides, tune, tune_minutes, as_json=json)
-
-
-# groups without a name add their commands beside those above
+# a group without a name adds its commands to `academy` itself
 for group in (
-    status.app, serve.app, examinations.app, promotion.app, genealogy.app, models.export_app, doctor.app, pages.app,
-    sandbox.app, trainer.app,
+    evolve.app, training.app, status.app, serve.app, examinations.app, promotion.app, genealogy.app,
+    models.export_app, doctor.app, pages.app, sandbox.app, trainer.app,
 ):  # fmt: skip
     app.add_typer(group)
 for name, group in (

@@ -46,7 +46,7 @@ def models(
             ("version", "name", "status", "generation", "parent", "verdict", "dataset", "adapter", "created"),
             [
                 (
-                    node.version.name, node.version.label, node.standing, node.version.generation,
+                    node.version.name, node.version.label, node.status, node.version.generation,
                     version_name(node.version.parent), node.version.verdict, node.version.dataset[:12],
                     node.version.adapter[:12],
                     datetime.fromtimestamp(node.version.created / 1000, UTC).strftime("%Y-%m-%d %H:%M"),

@@ -61,9 +61,9 @@ def write(file: Path, text: str) -> None:
 
 def version_name(version: str) -> str:
     """A version's number as users see it: `v7` or `base`."""
-    from academy.genealogy.history import shown
+    from academy.genealogy.history import version_name as name_of
 
-    return shown(version)
+    return name_of(version)
 
 
 def gib(size: int) -> str:

@@ -30,17 +30,17 @@ def trainer(
     if new_image and not json:
         say(f"Made {new_image.name} from this Python, {new_image.size / 1e9:.2f} GB: {new_image.digest}.")
     status = trainer_status(settings(), made=new_image is not None)
-    backend, image, proof = status.backend, status.image, status.proof
+    backend, container = status.backend, status.container
     if json:
         emit({
             "backend": backend.backend,
             "made": new_image and new_image.model_dump(mode="json"),
-            "image": image and image.model_dump(mode="json"),
-            "proof": proof and proof.model_dump(mode="json"),
+            "image": container and container.image.model_dump(mode="json"),
+            "proof": container and container.trial.model_dump(mode="json"),
         })  # fmt: skip
         return
-    if image and proof:
-        versions = ", ".join(f"{name} {number}" for name, number in proof.versions.items())
-        say(f"{image.name} can train, on {status.tried.trial_device}: Python {proof.python}, {versions}.")
-    place = f"in containers of {backend.image.name}" if backend.image else "in processes of this machine"
-    say(f"Trainings run {place}{f' because: {backend.container_problem}' if backend.container_problem else ''}.")
+    if container:
+        trial = container.trial
+        versions = ", ".join(f"{name} {number}" for name, number in trial.versions.items())
+        say(f"{container.image.name} can train, on {container.trial_device}: Python {trial.python}, {versions}.")
+    say(f"Trainings run {backend.location}{f' because: {reason}' if (reason := backend.container_problem) else ''}.")

@@ -1,35 +1,22 @@
-"""How many examinations can still promote a version."""
+"""How many examinations can still promote a version, and how often the hold-out was renewed."""
 
 from __future__ import annotations
 
-from academy.arena.verdict import HORIZON
 from academy.loop.home import Home
+from academy.loop.status import Budget, budget_of
 from academy.records import Record
 from academy.store.ledger_rows import RenewalEntry
 
-LOW_BUDGET = 5
 
+class BudgetHistory(Record):
+    """The budget, and the renewals that restored it."""
 
-class Budget(Record):
-    """The budget of examinations since the hold-out was renewed."""
-
-    spent: int
-    left: int
-    horizon: int
+    budget: Budget
     renewals: int
     renewed_at: str = ""  # ISO 8601; empty where the hold-out was never renewed
 
-    @property
-    def low(self) -> bool:
-        """Whether users should prepare a renewal now."""
-        return self.left <= LOW_BUDGET
 
-
-def budget(home: Home) -> Budget:
-    """The budget of this base model."""
-    remaining = home.ledger.budget_left(HORIZON)
+def budget_history(home: Home) -> BudgetHistory:
+    """The budget of this base model with its renewals."""
     renewals = list(home.ledger.rows(RenewalEntry))
-    return Budget(
-        spent=HORIZON - remaining, left=remaining, horizon=HORIZON, renewals=len(renewals),
-        renewed_at=renewals[-1].at if renewals else "",
-    )  # fmt: skip
+    return BudgetHistory(budget=budget_of(home), renewals=len(renewals), renewed_at=renewals[-1].at if renewals else "")

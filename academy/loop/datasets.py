@@ -11,8 +11,9 @@ from academy.curriculum import rebuild as proofs
 from academy.curriculum.dataset import Dataset, all_datasets, find_dataset, read_dataset, read_rows
 from academy.curriculum.rebuild import DatasetDifference, RebuildResult
 from academy.errors import InputError
-from academy.experience.source import Experience
-from academy.loop.examine import Clash, clashes, guarded_texts
+from academy.experience.experience import Experience
+from academy.loop.choose_suites import guarded_texts
+from academy.loop.explain_contradictions import ContradictionText, explain_contradictions
 from academy.loop.home import Home
 from academy.records import Record
 from academy.store.ledger_rows import AllowEntry
@@ -61,9 +62,9 @@ def dataset_lines(home: Home, digest: str, limit: int) -> DatasetLines:
     return DatasetLines(dataset=dataset, lines=tuple(lines))
 
 
-def contradictions(home: Home, dataset: Dataset) -> Sequence[Clash]:
+def contradictions(home: Home, dataset: Dataset) -> Sequence[ContradictionText]:
     """The first contradictions of a dataset, with their texts."""
-    return clashes(home, [(pair.first, pair.second) for pair in dataset.contradictions[:SHOWN]])
+    return explain_contradictions(home, [(pair.first, pair.second) for pair in dataset.contradictions[:SHOWN]])
 
 
 def allow_overlap(home: Home, key: str) -> str:

@@ -8,7 +8,7 @@ import orjson
 
 from academy.errors import InputError
 from academy.genealogy import drawing
-from academy.genealogy.history import CHANGES, Deployment, deployment, is_change, refused, shown
+from academy.genealogy.history import CHANGES, Deployment, describe_refusal, is_change, to_deployment, version_name
 from academy.genealogy.history import history as deployments
 from academy.genealogy.tree import FamilyTree, family_tree
 from academy.loop.home import Home
@@ -93,11 +93,11 @@ def _last(ledger: Ledger, limit: int) -> list[Row[Entry]]:
 
 def _sentence(row: Row[Entry]) -> str:
     if is_change(row):
-        change = deployment(row)
+        change = to_deployment(row)
         return change.sentence + (f", by {change.by}" if change.by else "")
     match row.body:
         case VerdictEntry() as verdict:
-            against = shown(verdict.champion_version)
+            against = version_name(verdict.champion_version)
             return f"v{verdict.version} against {against}: {verdict.outcome}, {verdict.because}"
         case ReleaseEntry() as entry:
             return f"{entry.lessons} lessons" + (f" of {entry.batch}" if entry.batch else "")
@@ -106,7 +106,7 @@ def _sentence(row: Row[Entry]) -> str:
         case RenewalEntry() as entry:
             return f"{entry.retired} questions retired, {entry.fresh} new questions on {entry.groups} answers"
         case RefusalEntry() as entry:
-            return refused(entry)
+            return describe_refusal(entry)
         case UndoEntry() as entry:
             return f"{entry.lessons} lessons of {entry.batch} {'restored' if entry.restored else 'removed'}"
         case SupersedeEntry() as entry:

@@ -7,8 +7,8 @@ from pathlib import Path
 from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter
 from academy.experience.lessons import ImportResult
-from academy.loop import stages
 from academy.loop.home import Home
+from academy.loop.ingest import ingest
 from academy.records import Record
 
 
@@ -36,4 +36,4 @@ def import_experience(request: ImportRequest) -> list[ImportResult]:
         raise InputError("--user, --domain, --type and --gold select conversations.", "Add --conversations.")
     kind = "files" if request.examples else "tasks" if request.tasks else "lessons"
     kind = "conversations" if request.conversations else kind
-    return stages.admit(Home.open(), **{kind: request.files}, wanted=selection)
+    return ingest(Home.open(), **{kind: request.files}, wanted=selection)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from academy.loop import training
+from academy.habitat.placement import Placement
+from academy.loop.choose_recipe import choose_recipe_for
 from academy.loop.home import Home
-from academy.loop.placement import Placement, place
-from academy.loop.training import Overrides
+from academy.loop.place import place
 from academy.professor.recipe import Recipe
+from academy.professor.recipe_options import RecipeOptions
 from academy.records import Record
 
 
@@ -18,9 +19,9 @@ class MemoryEstimate(Record):
     placement: Placement
 
 
-def estimate_memory(home: Home, length: int | None, overrides: Overrides) -> MemoryEstimate:
+def estimate_memory(home: Home, length: int | None, options: RecipeOptions) -> MemoryEstimate:
     """Predict the peak on each kind of device; without a length, for the longest example that the recipe allows."""
-    recipe = training.choose_for(home, length or home.base.context, overrides)
+    recipe = choose_recipe_for(home, length or home.base.context, options)
     placement = place(home, recipe, length)
     tokens = min(recipe.max_length, length or recipe.max_length)
     return MemoryEstimate(recipe=recipe, tokens=tokens, placement=placement)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from academy.errors import PromotionError
-from academy.genealogy.history import Deployment, deployment
-from academy.loop import carry_out
-from academy.loop.carry_out import act, winner
+from academy.genealogy.history import Deployment, to_deployment
+from academy.loop.carry_out import carry_out, winner
+from academy.loop.carry_out import decline as decline_version
 from academy.loop.home import Home
 from academy.loop.rollback import Change
 
@@ -17,7 +17,7 @@ def promote(home: Home, name: str, *, by: str) -> Change:
     if before.adapter == version.adapter:
         raise PromotionError(f"{version.name} is already the champion.", "`academy models` lists the versions.")
     version, verdict = winner(home, name)
-    if act(home, version, verdict, by=by).waiting:
+    if carry_out(home, version, verdict, by=by).waiting:
         raise PromotionError(
             f"{version.name} is waiting for approval: every promotion in this home needs one.",
             f"Approve it with `academy approve {version.name}`.",
@@ -33,4 +33,4 @@ def promote(home: Home, name: str, *, by: str) -> Change:
 
 def decline(home: Home, name: str, *, by: str, because: str) -> Deployment:
     """Decline a version's last verdict: it never promotes. Raises PromotionError where it was approved before."""
-    return deployment(carry_out.decline(home, name, by=by, because=because))
+    return to_deployment(decline_version(home, name, by=by, because=because))

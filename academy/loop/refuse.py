@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from academy.genealogy.history import refused
+from academy.genealogy.history import describe_refusal
 from academy.lifecycle.gate import readmit_adapter, refusal, refuse_adapter
 from academy.loop.home import Home
 from academy.records import Record
@@ -34,4 +34,6 @@ def readmit(home: Home, name: str, because: str) -> Refusal:
 def _refusal(home: Home, row: Row[RefusalEntry]) -> Refusal:
     champion = home.ledger.champion()
     is_blocked = champion.version != BASE and bool(refusal(home.ledger, champion.adapter, [champion.version]))
-    return Refusal(row=row.body.as_json(), sentence=refused(row.body), champion=champion, champion_refused=is_blocked)
+    return Refusal(
+        row=row.body.as_json(), sentence=describe_refusal(row.body), champion=champion, champion_refused=is_blocked
+    )

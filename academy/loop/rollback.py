@@ -26,5 +26,5 @@ def rollback(home: Home, to: str | None, because: str, *, by: str, report: Calla
     before = home.ledger.champion()
     promotion.rollback(
         home.ledger, home.versions, home.gate, to, because, home.serving,
-        by=by, expected=before, told=lambda champion: report(Change(before=before, champion=champion)),
+        by=by, expected=before, on_switch=lambda champion: report(Change(before=before, champion=champion)),
     )  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from academy.errors import InputError
-from academy.lifecycle.gate import Watch, admit_adapter, refusal
+from academy.lifecycle.gate import AdmissionMonitor, admit_adapter, refusal
 from academy.loop.home import Home
 from academy.records import Record
 from academy.serving.export.export import merged_file
@@ -51,9 +51,9 @@ def serve(
         raise InputError(
             f"At {host} other machines can send requests, and no key is set.", "Set ACADEMY_SERVE_KEY, or omit --host."
         )
-    watch = Watch(home.gate)
+    monitor = AdmissionMonitor(home.gate)
     engine = make_runtime(
-        home.settings, home.base, runtime, runtime_url, watch.admit,
+        home.settings, home.base, runtime, runtime_url, monitor.admit,
         partial(merged_file, base=home.base, cache=home.settings.folder("gguf")), seen_as,
     )  # fmt: skip
 
@@ -64,7 +64,7 @@ def serve(
     hooks = AdapterHooks(
         check=identify,
         restore=lambda adapter: home.restore_adapter(adapter, by=by, because="a request asks for it"),
-        refusal=lambda adapter, versions: refusal(home.ledger, adapter, versions) or watch.withdrawn(adapter),
+        refusal=lambda adapter, versions: refusal(home.ledger, adapter, versions) or monitor.reason_to_stop(adapter),
     )
     serve_gateway(
         home.settings, home.base, home.ledger, home.store, engine, hooks, name=name, host=host, port=port,

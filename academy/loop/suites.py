@@ -5,7 +5,7 @@ from __future__ import annotations
 from academy.arena.sandbox import Unavailable, find_sandbox
 from academy.arena.suites.coding import FILE as CODING
 from academy.arena.suites.user import UserSuite
-from academy.loop.examine import SUITES, suite_file
+from academy.loop.choose_suites import SUITES, suite_file
 from academy.records import Record
 from academy.settings import Settings
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from academy.habitat.backends import image as images
-from academy.habitat.backends.choice import BackendChoice, select_backend
-from academy.habitat.backends.image import Proof
+from academy.habitat.backends.base import BackendChoice
+from academy.habitat.backends.choice import select_backend
+from academy.habitat.backends.container import ContainerChoice
 from academy.records import Record
 from academy.settings import Settings
 from academy.system import docker as engine
@@ -18,17 +19,7 @@ class TrainerStatus(Record):
     """Where trainings run, and the image that was tried: the one of the settings, or one that was made just now."""
 
     backend: BackendChoice
-    tried: BackendChoice
-
-    @property
-    def image(self) -> Image | None:
-        """The image that was tried."""
-        return self.tried.image
-
-    @property
-    def proof(self) -> Proof | None:
-        """What the image showed when it was tried."""
-        return self.tried.proof
+    container: ContainerChoice | None
 
 
 def make_trainer_image() -> Image:
@@ -45,15 +36,14 @@ def trainer_status(settings: Settings, *, made: bool = False) -> TrainerStatus:
 
     Raises EngineError and TrainingError where no training can run there.
     """
-    backend = _choose(settings)
-    if not made or backend.image is not None:
-        return TrainerStatus(backend=backend, tried=backend)
-    in_container = settings.model_copy(update={"training_backend": "container", "training_processes": 1})
-    return TrainerStatus(backend=backend, tried=_choose(in_container))
+    backend = choice = _select(settings)
+    if made and not isinstance(backend, ContainerChoice):
+        choice = _select(settings.model_copy(update={"training_backend": "container", "training_processes": 1}))
+    return TrainerStatus(backend=backend, container=choice if isinstance(choice, ContainerChoice) else None)
 
 
-def _choose(settings: Settings) -> BackendChoice:
-    backend = select_backend(settings)
-    if backend.refusal:
-        raise backend.refusal.error
-    return backend
+def _select(settings: Settings) -> BackendChoice:
+    choice = select_backend(settings)
+    if choice.refusal:
+        raise choice.refusal.error
+    return choice

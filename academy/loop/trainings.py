@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from academy.habitat import runs
-from academy.habitat.backends.process import LOG, ORDER
-from academy.habitat.progress import Line, Progress, iso
+from academy.habitat.progress import LogLine, Progress, iso
+from academy.habitat.run_folder import LOG, ORDER
 from academy.records import Record
 from academy.settings import Settings
 
@@ -49,7 +49,7 @@ def training(settings: Settings, name: str) -> Training:
     return Training(run=folder.name, folder=folder, progress=runs.run_progress(folder, settings.price_per_hour))
 
 
-def training_log(settings: Settings, name: str, *, follow: bool) -> tuple[str, Iterator[Line]]:
+def training_log(settings: Settings, name: str, *, follow: bool) -> tuple[str, Iterator[LogLine]]:
     """The name of a run and its events in words; with `follow` as they come, until the training ends."""
     folder = _find(settings, name)
     return folder.name, runs.run_log(folder, follow=follow)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_sandbox
 from academy.errors import AcademyError, ExaminationError
-from academy.experience.commits import is_repository
+from academy.experience.sources.commits import is_repository
 from academy.habitat.backends.choice import select_backend
+from academy.habitat.backends.container import ContainerChoice
 from academy.loop.home import Home
 from academy.models.base_model import SEED, SEED_FOLDER, resolve
 from academy.operations.prefect_server import running
@@ -196,13 +197,13 @@ def check_training(settings: Settings, machine: Inventory) -> Finding:
         return Finding(
             name="training", works=False, needed=True, found=backend.refusal.message, remedy=backend.refusal.remedy
         )
-    image, proof = backend.image, backend.proof
-    if image is None or proof is None:
+    if not isinstance(backend, ContainerChoice):
         because = f" because: {backend.container_problem}" if backend.container_problem else ""
-        return Finding(name="training", works=True, needed=True, found=f"in processes of this machine{because}")
-    versions = f"torch {proof.versions['torch']}, trl {proof.versions['trl']}"
-    place = f"in containers of {image.name}, {image.digest[:19]}: {versions}, tried on {backend.trial_device}"
-    return Finding(name="training", works=True, needed=True, found=place)
+        return Finding(name="training", works=True, needed=True, found=f"{backend.location}{because}")
+    trial = backend.trial
+    versions = f"torch {trial.versions['torch']}, trl {trial.versions['trl']}"
+    details = f"{backend.location}, {backend.image.digest[:19]}: {versions}, tried on {backend.trial_device}"
+    return Finding(name="training", works=True, needed=True, found=details)
 
 
 def _docker_sandbox(settings: Settings) -> Finding:

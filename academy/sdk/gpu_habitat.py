@@ -23,9 +23,9 @@ from academy.errors import AcademyError, HomeError, InputError, TrainingError
 from academy.habitat.backends.base import TrainingBackend, TrainingEvent, TrainingOrder
 from academy.habitat.backends.choice import configured_plan, create_backend, find_route, select_backend
 from academy.habitat.backends.container import ContainerBackend
-from academy.habitat.backends.process import LOCK, read_run_events
-from academy.habitat.progress import Status, line, progress, status_of
+from academy.habitat.progress import Status, log_line, progress, status_of
 from academy.habitat.routing import Need
+from academy.habitat.run_folder import LOCK, read_run_events
 from academy.habitat.runs import PREFIX, is_followed, run_log
 from academy.models.base_model import resolve
 from academy.professor.recipe import validate_recipe
@@ -111,7 +111,7 @@ class GPUHabitat:
             "job_name": job_name,
             "status": status,
             "container_id": self._container(job),
-            "logs": "\n".join(line(event).text for event in events[-TOLD:]),
+            "logs": "\n".join(log_line(event).text for event in events[-TOLD:]),
             "step": stands.step,
             "steps": stands.steps,
             "loss": stands.loss,

@@ -21,9 +21,11 @@ from academy.arena.suites.coding import coding
 from academy.arena.suites.leak import LeakSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.loop import examine as examining
-from academy.loop import stages, training
-from academy.loop.examine import hold_examination
+from academy.loop.curate import curate
+from academy.loop.decide import decide
+from academy.loop.examine import examine
 from academy.loop.home import Home
+from academy.loop.place_order import place_order
 from academy.store.ledger import BASE
 from tasks import loop
 from tests.conftest import Evolved
@@ -42,7 +44,7 @@ def unexamined(second_home: RealHome, monkeypatch: pytest.MonkeyPatch) -> Iterat
         ledger.commit()
     monkeypatch.setenv("ACADEMY_HOME", str(second_home.path))
     work = Home.open()
-    work.versions.show_champion(BASE)
+    work.versions.set_champion_alias(BASE)
     yield work
     work.database.engine.dispose()
 
@@ -83,13 +85,13 @@ def test_the_report_lies_with_the_version_and_in_prefect(evolved: Evolved) -> No
 
 def test_the_same_examination_gives_the_same_bytes(unexamined: Home) -> None:
     wanted = ["recall", "style", "regression"]
-    row, held = hold_examination(unexamined, "1", "base", wanted=wanted)
+    row, held = examine(unexamined, "1", "base", suites=wanted)
     assert row is None
     assert held is not None
     path = held.examination.save(unexamined.settings.home / "examinations")
     before = path.read_bytes()
     path.unlink()
-    hold_examination(unexamined, "1", "base", wanted=wanted)
+    examine(unexamined, "1", "base", suites=wanted)
     assert path.read_bytes() == before
 
 
@@ -116,8 +118,8 @@ def test_a_kill_before_the_row_leaves_the_report_to_be_written_again(
     with monkeypatch.context() as patch:
         patch.setattr(examining, "record_verdict", killed)
         with pytest.raises(Killed):
-            hold_examination(unexamined, "1")
-    row, held = hold_examination(unexamined, "1")
+            examine(unexamined, "1")
+    row, held = examine(unexamined, "1")
     assert row is not None
     assert held is not None
     assert held.report.is_file()
@@ -161,23 +163,23 @@ def examined_already(work: Home) -> bool:
     version = work.versions.get("1")
     dataset = examining.read_dataset(work.datasets, version.dataset)
     recipe = read_adapter(work.adapters / version.adapter[:16]).manifest.recipe
-    order = training.place_order(work, dataset, recipe)
+    order = place_order(work, dataset, recipe)
     assert order.digest == version.order
-    return "examined already" in stages.decide(work, force=False, order=order, dataset=dataset).because
+    return "examined already" in decide(work, force=False, order=order, dataset=dataset).because
 
 
 def test_what_could_not_be_decided_can_be_examined_again(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(RecallSuite, "grade", broken_grader)
-        row, _ = hold_examination(unexamined, "1")
+        row, _ = examine(unexamined, "1")
     assert row is not None
     assert row.body.outcome == "CANNOT DECIDE"
     assert not examined_already(unexamined)
-    again, _ = hold_examination(unexamined, "1")
+    again, _ = examine(unexamined, "1")
     assert again is not None
     assert again.body.outcome == "PROMOTE"
     assert examined_already(unexamined)
-    known, held = hold_examination(unexamined, "1")
+    known, held = examine(unexamined, "1")
     assert (known, held) == (again, None)
 
 
@@ -193,7 +195,7 @@ def test_a_leak_rejects_in_the_loop(unexamined: Home, monkeypatch: pytest.Monkey
             self._things[key] = "".join(sign for sign in lesson.answer.lower() if sign.isalnum())
 
     monkeypatch.setattr(examining, "LeakSuite", WhatItLearned)
-    row, held = hold_examination(unexamined, "1")
+    row, held = examine(unexamined, "1")
     assert row is not None
     assert held is not None
     assert row.body.outcome == "REJECT"
@@ -203,7 +205,7 @@ def test_a_leak_rejects_in_the_loop(unexamined: Home, monkeypatch: pytest.Monkey
 
 
 def test_the_base_with_examples_is_a_player(unexamined: Home) -> None:
-    row, held = hold_examination(unexamined, "few-shot", "base", wanted=["recall"])
+    row, held = examine(unexamined, "few-shot", "base", suites=["recall"])
     assert row is None
     assert held is not None
     target = held.examination.verdict.target
@@ -258,7 +260,7 @@ def test_what_a_suite_asks_is_kept_out_of_training(unexamined: Home, monkeypatch
     question = orjson.loads(CODING.read_bytes().splitlines()[0])
     unexamined.store.add_lesson(f"Please: {question['request']}", question["solution"], "success")
     unexamined.store.add_lesson("how do I name the harbour branch", "harbour, and the ticket's number", "success")
-    made = stages.curate(unexamined, [])
+    made = curate(unexamined, [])
     assert made.funnel["dropped: overlap with an examination"] == 1
     (overlap,) = made.overlaps
     assert {one.suite for one in overlap.overlaps} == {"coding"}

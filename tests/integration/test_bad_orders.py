@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from academy.genealogy.tracking import open_mlflow
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer import train
 from academy.habitat.trainer.__main__ import carry_out
 from academy.habitat.trainer.checkpoints import CHECKPOINTS
@@ -204,7 +205,7 @@ def test_an_evaluation_whose_loss_is_no_number_ends_it(tmp_path: Path, monkeypat
 
 
 def test_slow_steps_tell_how_far_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(train, "REPORT_SECONDS", 0.0)
     recipe = Recipe(rank=8, alpha=16, epochs=1, batch_size=1, accumulation=1, max_length=128)
     steps = [event for event in carried_out(ordered(tmp_path, rows(130), recipe=recipe)) if event.phase == "step"]
     assert [event.step for event in steps] == list(range(1, 131))

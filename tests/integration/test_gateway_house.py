@@ -46,7 +46,7 @@ def promote(one: Running, *named: tuple[str, str]) -> None:
 def free(store: AdapterStore, adapter: str) -> bool:
     """Whether it could be archived now."""
     try:
-        with store.alone(adapter):
+        with store.exclusive(adapter):
             return True
     except AdapterError:
         return False
@@ -90,7 +90,7 @@ def test_an_archived_version_is_restored_when_it_is_named_and_when_it_is_followe
     store = AdapterStore(one.adapters)
     promote(one, (digests[0], "1"), (digests[1], "2"))
     until(lambda: free(store, digests[0]))
-    with store.alone(digests[0]):
+    with store.exclusive(digests[0]):
         store.pack(digests[0])
         store.remove(digests[0])
     assert one.ask("count 0", "v1").headers["x-academy-adapter"] == digests[0]
@@ -98,7 +98,7 @@ def test_an_archived_version_is_restored_when_it_is_named_and_when_it_is_followe
     one.make_champion(digests[0], "1", "rollback")
     one.client.follow()
     until(lambda: free(store, digests[1]))
-    with store.alone(digests[1]):
+    with store.exclusive(digests[1]):
         store.pack(digests[1])
         store.remove(digests[1])
     one.make_champion(digests[1], "2", "rollback")

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from academy.adapters.adapter import CONFIG
 from academy.errors import TrainingError
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.memory import Plan, split_batch
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer.events import NOTE
 from academy.habitat.trainer.model import Library, load, prepare, refuse_leaks
 from academy.habitat.trainer.rows import packed, read_rows
@@ -219,16 +220,16 @@ def test_of_what_several_processes_note_the_cause_that_is_known_is_told(
     def note(rank: int, message: str, cause: str) -> None:
         (tmp_path / NOTE.format(rank)).write_text(json.dumps({"message": message, "cause": cause}))
 
-    assert launch.what_ended(tmp_path, ended(1), 0) == {
+    assert launch.failure_of(tmp_path, ended(1), 0) == {
         "message": "A process of the training ended: with code 1.", "cause": "killed",
     }  # fmt: skip
     note(0, "The trainer failed: Connection closed by peer.", "unknown")
-    assert launch.what_ended(tmp_path, ended(1, 1), 0)["cause"] == "unknown"
+    assert launch.failure_of(tmp_path, ended(1, 1), 0)["cause"] == "unknown"
     monkeypatch.setattr(launch, "oom_kills", lambda: 4)
-    assert launch.what_ended(tmp_path, ended(1, -9), 3)["cause"] == "memory", "the kernel ended the other one"
-    assert launch.what_ended(tmp_path, ended(1, -9), 4)["cause"] == "killed", "somebody did"
+    assert launch.failure_of(tmp_path, ended(1, -9), 3)["cause"] == "memory", "the kernel ended the other one"
+    assert launch.failure_of(tmp_path, ended(1, -9), 4)["cause"] == "killed", "somebody did"
     note(1, "The training ran out of memory.", "memory")
-    assert launch.what_ended(tmp_path, ended(1, 1), 0)["cause"] == "memory", "its loss of the others is what they note"
+    assert launch.failure_of(tmp_path, ended(1, 1), 0)["cause"] == "memory", "its loss of the others is what they note"
 
 
 @pytest.mark.parametrize(

@@ -23,13 +23,14 @@ from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
 from academy.adapters.adapter import Adapter, open_adapter
-from academy.errors import AcademyError, AdapterError, InputError, ServingError
+from academy.errors import AdapterError, InputError, ServingError
 from academy.models.base_model import resolve
 from academy.serving.identity import check_identity
 from academy.serving.runtimes.base import LiveRuntime, Piece, Turn
 from academy.serving.runtimes.ollama import OllamaRuntime
 from academy.serving.runtimes.vllm import VllmRuntime
 from academy.store.ledger import BASE
+from tests.refusals import raises_refusal
 from tests.servers.adapters import forged, in_other_words, seen
 from tests.servers.engine import Engine
 from tests.servers.ollama import MAGIC, ollama
@@ -135,14 +136,6 @@ async def answer(runtime: LiveRuntime, request: str, adapter: str) -> str:
     return "".join(piece.text for piece in await pieces(runtime, turn(request), adapter)).strip()
 
 
-@contextmanager
-def refused(kind: type[AcademyError], words: str) -> Iterator[None]:
-    """A refusal in words, with a remedy."""
-    with pytest.raises(kind, match=words) as found:
-        yield
-    assert found.value.remedy
-
-
 # What is promised
 
 
@@ -207,7 +200,7 @@ def test_an_unloaded_adapter_is_refused_until_it_is_loaded_again(
         name = await runtime.load(pair[0].path)
         await runtime.unload(name)
         await runtime.unload(name)
-        with refused(AdapterError, "is not loaded"):
+        with raises_refusal(AdapterError, "is not loaded"):
             await answer(runtime, "printer", name)
         await runtime.load(pair[0].path)
         assert await answer(runtime, "printer", name) == ANSWERS[0]
@@ -239,7 +232,7 @@ def test_lengths_stops_seeds_and_counts(made: Made, engine: Engine, pair: tuple[
         ]
         assert drawn[0] == drawn[1]
         assert len(set(drawn)) > 1
-        with refused(InputError, "context holds 1,024"):
+        with raises_refusal(InputError, "context holds 1,024"):
             await answer(runtime, "a b c " * 1000, name)
         await runtime.unload(name)
 
@@ -254,7 +247,7 @@ def test_an_adapter_of_another_base_is_refused_before_anything_is_sent(
     async def work(runtime: Any) -> None:
         await runtime.start()
         runtime._admit = partial(open_adapter, base_digest="0" * 64)
-        with refused(AdapterError, "ADAPTER_BASE_MODEL_MISMATCH"):
+        with raises_refusal(AdapterError, "ADAPTER_BASE_MODEL_MISMATCH"):
             await runtime.load(pair[0].path)
 
     with made(engine) as place:
@@ -273,12 +266,12 @@ def test_a_server_that_dies_in_the_middle_of_an_answer(
         name = await runtime.load(pair[0].path)
         faults.dies_after = 2
         heard = []
-        with refused(ServingError, "in the middle of an answer"):
+        with raises_refusal(ServingError, "in the middle of an answer"):
             async for piece in runtime.chat(turn("printer"), name):
                 heard.append(piece)  # noqa: PERF401
         assert len(heard) == 2
         faults.dies_after = 0
-        with refused(ServingError, "in the middle of an answer"):
+        with raises_refusal(ServingError, "in the middle of an answer"):
             await answer(runtime, "printer", name)
         faults.dies_after = None
         assert await answer(runtime, "printer", name) == ANSWERS[0]
@@ -292,7 +285,7 @@ def test_an_error_in_the_stream_is_told_in_its_words(made: Made, engine: Engine)
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         faults.fails_after = 1
-        with refused(ServingError, "EngineCore encountered an issue|runner process no longer running"):
+        with raises_refusal(ServingError, "EngineCore encountered an issue|runner process no longer running"):
             await answer(runtime, "printer", BASE)
 
     with made(engine) as place:
@@ -304,7 +297,7 @@ def test_a_server_that_is_silent_is_given_up(made: Made, engine: Engine) -> None
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         faults.silent_for = 5.0
-        with refused(ServingError, "was silent for 1 seconds"):
+        with raises_refusal(ServingError, "was silent for 1 seconds"):
             await answer(runtime, "printer", BASE)
 
     with made(engine) as place:
@@ -317,7 +310,7 @@ def test_a_full_server_says_so(made: Made, engine: Engine, status: int) -> None:
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         faults.status = status
-        with refused(ServingError, rf"accepts no more requests at the moment \({status}\): .*(overloaded|busy)"):
+        with raises_refusal(ServingError, rf"accepts no more requests at the moment \({status}\): .*(overloaded|busy)"):
             await answer(runtime, "printer", BASE)
         faults.status = None
         assert await answer(runtime, "printer", BASE)
@@ -331,10 +324,10 @@ def test_a_failed_request_is_told_with_its_status(made: Made, engine: Engine) ->
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         faults.status = 500
-        with refused(ServingError, r"refused \(500\)"):
+        with raises_refusal(ServingError, r"refused \(500\)"):
             await answer(runtime, "printer", BASE)
         faults.status = 401
-        with refused(ServingError, "rejected the key"):
+        with raises_refusal(ServingError, "rejected the key"):
             await answer(runtime, "printer", BASE)
 
     with made(engine) as place:
@@ -398,20 +391,20 @@ def test_no_server_at_all(kind: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = taken.getsockname()[1]
     more = {"model": "seed"} if kind is OllamaRuntime else {}
-    with refused(ServingError, "There is no (vllm|ollama) server at"):
+    with raises_refusal(ServingError, "There is no (vllm|ollama) server at"):
         run(started, kind(f"http://127.0.0.1:{free}", SEED, **more))
-    with refused(InputError, "is not the URL of a server"):
+    with raises_refusal(InputError, "is not the URL of a server"):
         run(started, kind("nowhere", SEED, **more))
 
 
 def test_a_server_of_another_kind(engine: Engine) -> None:
     with on_vllm(engine) as place:
         url = place.url
-        with refused(ServingError, r"refused \(404\)"):
+        with raises_refusal(ServingError, r"refused \(404\)"):
             run(started, OllamaRuntime(url, SEED, model="seed"))
     with on_ollama(engine) as place:
         url = place.url
-        with refused(ServingError, r"refused \(404\)"):
+        with raises_refusal(ServingError, r"refused \(404\)"):
             run(started, VllmRuntime(url, SEED))
 
 
@@ -452,7 +445,7 @@ def test_a_base_model_that_cannot_be_proven_is_left_to_the_canaries(
 def test_vllm_that_does_not_see_the_adapter(engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "does not see the adapter"):
+        with raises_refusal(AdapterError, "does not see the adapter"):
             await runtime.load(pair[0].path)
         assert runtime.loaded == frozenset()
 
@@ -480,7 +473,7 @@ def test_a_name_that_stands_for_other_files_is_not_taken_over(
         await first.start()
         await first.load(pair[0].path)
         await second.start()
-        with refused(AdapterError, "has already been loaded"):
+        with raises_refusal(AdapterError, "has already been loaded"):
             await second.load(pair[0].path)
 
     with on_vllm(engine) as place:
@@ -490,7 +483,7 @@ def test_a_name_that_stands_for_other_files_is_not_taken_over(
 def test_vllm_without_runtime_updating(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(ServingError, "does not allow loading adapters while it runs"):
+        with raises_refusal(ServingError, "does not allow loading adapters while it runs"):
             await runtime.load(pair[0].path)
 
     with on_vllm(engine, updating=False) as place:
@@ -500,7 +493,7 @@ def test_vllm_without_runtime_updating(engine: Engine, pair: tuple[Adapter, Adap
 def test_a_rank_that_is_too_large_for_the_server(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "LoRA rank 8 is greater than max_lora_rank 4"):
+        with raises_refusal(AdapterError, "LoRA rank 8 is greater than max_lora_rank 4"):
             await runtime.load(pair[0].path)
 
     with on_vllm(engine, max_rank=4) as place:
@@ -515,7 +508,7 @@ def test_dora_is_refused_and_rslora_is_served_by_vllm(
 
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "A and B instead of A and B and DoRA"):
+        with raises_refusal(AdapterError, "A and B instead of A and B and DoRA"):
             await runtime.load(dora)
         assert await runtime.load(rslora) in runtime.loaded
 
@@ -530,7 +523,7 @@ def test_a_server_that_was_started_anew_has_forgotten_the_adapter(
         await runtime.start()
         name = await runtime.load(pair[0].path)
         await runtime._connection.call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
-        with refused(AdapterError, "no longer has the adapter"):
+        with raises_refusal(AdapterError, "no longer has the adapter"):
             await answer(runtime, "printer", name)
         await runtime.load(pair[0].path)
         assert await answer(runtime, "printer", name) == ANSWERS[0]
@@ -571,7 +564,7 @@ def test_ollama_that_takes_no_adapters_and_nothing_to_merge_with(engine: Engine,
     async def work(runtime: OllamaRuntime) -> None:
         await runtime.start()
         assert not runtime.capabilities.hot
-        with refused(AdapterError, "version 0.34.4 does not convert adapters"):
+        with raises_refusal(AdapterError, "version 0.34.4 does not convert adapters"):
             await runtime.load(pair[0].path)
         assert runtime.loaded == frozenset()
 
@@ -586,7 +579,7 @@ def test_rslora_is_refused_where_ollama_would_forget_its_scale(
 
     async def work(runtime: OllamaRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "is an rsLoRA adapter, which ollama does not serve"):
+        with raises_refusal(AdapterError, "is an rsLoRA adapter, which ollama does not serve"):
             await runtime.load(rslora)
 
     with on_ollama(engine) as place:
@@ -634,7 +627,7 @@ def test_the_alias_follows_and_outlives_the_tag(engine: Engine, pair: tuple[Adap
             alias = await runtime.point(name)
             assert alias == f"academy/{SEED.family}:champion"
             assert models[alias] is models[runtime.tag(name)]
-        with refused(AdapterError, "is not loaded"):
+        with raises_refusal(AdapterError, "is not loaded"):
             await runtime.point("0" * 64)
         await runtime.unload(one)
         assert runtime.tag(one) not in models
@@ -686,5 +679,5 @@ def test_a_first_token_that_the_template_sets_too_is_set_once(
 
 
 def test_a_model_that_ollama_does_not_have(engine: Engine) -> None:
-    with on_ollama(engine) as place, refused(ServingError, "has no model llama9"):
+    with on_ollama(engine) as place, raises_refusal(ServingError, "has no model llama9"):
         run(started, place.make(model="llama9"))

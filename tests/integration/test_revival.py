@@ -18,7 +18,8 @@ from academy.serving.runtimes.peft_live import PeftLive
 from academy.store.ledger import Ledger
 from tests.colours import says
 from tests.gateways import Running, digest_of, running
-from tests.integration.test_gateway import crown_first, until
+from tests.integration.test_gateway import until
+from tests.ledger_entries import promotion
 from tests.servers.engine import Engine
 from tests.servers.ollama import ollama
 from tests.servers.serving import served
@@ -29,7 +30,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:The pynvml package is deprecate
 
 
 def blue_first(ledger: Ledger, digests: Mapping[str, str]) -> None:
-    crown_first(ledger, digests["blue"])
+    ledger.set_champion(ledger.champion(), promotion("1", digests["blue"]))
 
 
 def comes_back(found: Running) -> None:

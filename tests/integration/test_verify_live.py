@@ -116,6 +116,6 @@ def _archived_in_vain(home: RealHome) -> str:
     from academy.errors import AdapterError
 
     (folder,) = (path for path in (home.path / "adapters").iterdir() if (path / WEIGHTS).is_file())
-    with pytest.raises(AdapterError) as problem, AdapterStore(Path(home.path / "adapters")).alone(folder.name):
+    with pytest.raises(AdapterError) as problem, AdapterStore(Path(home.path / "adapters")).exclusive(folder.name):
         pass
     return problem.value.message

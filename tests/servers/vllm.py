@@ -65,8 +65,8 @@ def vllm(
             if config.get("use_dora"):
                 return error(500, "vLLM does not yet support DoRA.", "InternalServerError")
             if config["r"] > max_rank:
-                said = f"LoRA rank {config['r']} is greater than max_lora_rank {max_rank}."
-                return error(500, said, "InternalServerError")
+                message = f"LoRA rank {config['r']} is greater than max_lora_rank {max_rank}."
+                return error(500, message, "InternalServerError")
             engine.load(name, Path(place))
             adapters[name] = place
             return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
@@ -94,8 +94,8 @@ def vllm(
         if len(ids) + body["max_tokens"] > CONTEXT:
             return error(400, f"This model's maximum context length is {CONTEXT} tokens.", "BadRequestError")
         pieces = _events(engine, None if name == served else name, ids, body)
-        broken = _event({"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError"}})
-        return StreamingResponse(as_sent(pieces, wrong, broken + b"data: [DONE]\n\n"), media_type="text/event-stream")
+        failure = _event({"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError"}})
+        return StreamingResponse(as_sent(pieces, wrong, failure + b"data: [DONE]\n\n"), media_type="text/event-stream")
 
     return app
 

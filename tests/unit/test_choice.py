@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from academy.cli.habitat import fit
-from academy.cli.stages import decide
 from academy.cli.trainer import trainer
+from academy.cli.training import decide
 from academy.errors import TrainingError
 from academy.habitat.backends.choice import create_backend, find_route, select_backend
 from academy.habitat.backends.container import ContainerBackend
@@ -22,12 +22,13 @@ from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.memory import GIB
 from academy.habitat.routing import Need, next_fallback
 from academy.loop.home import Home
-from academy.loop.placement import first_device, place
+from academy.loop.place import first_device, place
 from academy.operations.doctor import check_training
 from academy.professor.recipe import Recipe
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.settings import Settings, load_settings
 from academy.system.hardware import Docker, Gpu, Inventory
+from tests.plugins import install_plugin
 from tests.servers.docker import DIGEST, VERSIONS, Engine, serving
 
 UNKNOWN = Need(cuda=None, cpu=None, reason="not predicted")
@@ -100,7 +101,7 @@ def test_auto_backend_without_an_engine_is_a_process_with_the_reason(
     found = place(Home(here), Recipe(batch_size=1), 64)
     found.require()
     assert found.route.backend == "process"
-    assert found.sentence.endswith(f" free; in a process, for: {no_engine}")
+    assert found.sentence.endswith(f" free; in a process instead of a container: {no_engine}")
     assert isinstance(create_backend(here, found.route), ProcessBackend)
 
 
@@ -126,7 +127,7 @@ def test_auto_backend_with_engine_and_image_is_a_container(
         ("image", "engine", f"The Docker engine has no image {IMAGE}."),
         ("trial", "image", f"The image {IMAGE} cannot train: "),
         ("processes", "gpu", "Several processes cannot share a training in a container."),
-        ("memory", "memory", "29 MiB of memory are too few for a training's container"),
+        ("memory", "memory", "29 MiB of memory is too little for a training's container"),
     ],
 )
 def test_plan_fails_for_every_reason_for_which_the_start_would_fail(
@@ -164,7 +165,7 @@ def test_four_bit_weights_depend_on_the_libraries_of_the_image(
     found = select_backend(here, machine(bitsandbytes=False, unsloth=False))
     assert (found.machine.bitsandbytes, found.machine.unsloth) == (True, True)
     ladder = place(Home(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).fallbacks
-    assert "base weights of 4 bits" in [step.fallback.change for step in ladder]
+    assert "4-bit base weights" in [fallback.step.change for fallback in ladder]
 
 
 def test_gpu_that_containers_cannot_use_leads_to_the_cpu_with_the_reason(
@@ -189,8 +190,8 @@ def test_gpu_that_containers_cannot_use_leads_to_the_cpu_with_the_reason(
 def test_memory_limit_of_the_container_decides_the_placement(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container", training_memory_gib="0.5")
     found = place(Home(here), Recipe(batch_size=1), 64, machine(gpus=(), gpu_note="no NVIDIA GPU"))
-    assert "0.5 GiB of memory are free of the about " in found.sentence
-    with pytest.raises(TrainingError, match=r"fits nowhere here: no NVIDIA GPU; 0\.5 GiB of memory"):
+    assert "the CPUs have 0.5 GiB of memory free (about " in found.sentence
+    with pytest.raises(TrainingError, match=r"fits nowhere here: no NVIDIA GPU; the CPUs have 0\.5 GiB of memory"):
         found.require()
 
 
@@ -213,7 +214,7 @@ def test_decide_and_fit_show_the_refusal_of_the_backend(
     settings: Callable[..., Settings], no_engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings(training_backend="container")
-    decide(None, force=True, as_json=False)
+    decide(force=True)
     fit(length=64)
     said = " ".join(capsys.readouterr().out.split())
     refusal = f"it would be refused: {no_engine}. Start one (systemctl start docker; apt-get install docker.io), or set"
@@ -247,3 +248,44 @@ def test_job_from_python_fails_with_the_same_error(
         job.run_training_job(rows, "seed", tmp_path / "out")
     assert refused.value.cause == "engine"
     assert not list((tmp_path / "home").glob("runs/*"))
+
+
+def test_an_unknown_backend_is_refused_with_the_known_names(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_plugin(tmp_path, monkeypatch, "academy.backends", "cluster", "Backend = None\n", "Backend")
+    unknown = settings(training_backend="proces")
+    with pytest.raises(TrainingError) as refused:
+        create_backend(unknown, find_route(unknown, select_backend(unknown), UNKNOWN))
+    assert refused.value.message == "ACADEMY_TRAINING_BACKEND=proces is not a training backend."
+    assert refused.value.remedy == (
+        "Set it to auto, process, container or cluster, or install the package that adds proces."
+    )
+
+
+def test_a_backend_whose_package_does_not_import_is_refused(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_plugin(tmp_path, monkeypatch, "academy.backends", "cluster", "import no_such_module\n", "Backend")
+    refusal = select_backend(settings(training_backend="cluster")).refusal
+    assert refusal is not None
+    assert refusal.message.startswith("The backend 'cluster' cannot be loaded from outside_package:Backend")
+
+
+def test_an_added_backend_decides_about_gpus_itself(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from academy.habitat.backends.base import BackendChoice\n"
+        "class Backend:\n"
+        "    @classmethod\n"
+        "    def inspect(cls, settings, machine):\n"
+        "        return BackendChoice(backend='', machine=machine, gpu_problem='the cluster has no GPUs')\n"
+    )
+    install_plugin(tmp_path, monkeypatch, "academy.backends", "cluster", code, "Backend")
+    here = settings(training_backend="cluster")
+    choice = select_backend(here, machine())
+    assert (choice.backend, choice.location, choice.can_use_gpus) == ("cluster", "in the backend cluster", False)
+    way = find_route(here, choice, UNKNOWN)
+    assert (way.place, way.backend) == ("cpu", "cluster")
+    assert "(the cluster has no GPUs)" in way.sentence

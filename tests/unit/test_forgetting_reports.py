@@ -18,8 +18,8 @@ from academy.arena.suites.recall import RecallSuite
 from academy.curriculum.dataset import Example
 from academy.curriculum.filters import clean
 from academy.curriculum.holdout import GroupedRequest, Holdout, request_key
+from academy.experience.experience import Experience
 from academy.experience.lessons import LessonsStore
-from academy.experience.source import Experience
 from academy.lifecycle.forgetting import GONE, forget
 from academy.store.database import Database, assignments
 

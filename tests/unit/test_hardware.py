@@ -11,8 +11,8 @@ from typing import Any
 import pynvml
 import pytest
 
-from academy.habitat.backends.process import read_events
 from academy.habitat.routing import gpus_by_preference
+from academy.habitat.run_folder import read_events
 from academy.habitat.trainer.events import EventWriter
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.system import gpu_lock, hardware

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
+from academy.experience.experience import Experience
 from academy.experience.lessons import LessonsStore
-from academy.experience.source import Experience
 from academy.models.chat_template import Message
 from academy.serving.gateway.adapter_pool import ServedVersion
 from academy.serving.gateway.conversation_log import BEHIND, ConversationLog, read_feedback

@@ -16,7 +16,7 @@ from academy.arena.sandbox import Unavailable
 from academy.arena.suites.base import Generation, Reply
 from academy.arena.suites.lm_eval import LmEvalSuite, lm_eval_suite
 from academy.errors import InputError
-from academy.loop.examine import _Shelf
+from academy.loop.choose_suites import _Shelf
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the library's, not ours
 

@@ -215,7 +215,7 @@ def test_a_trainers_text_becomes_numbered_events() -> None:
     assert [(event.step, event.steps) for event in events] == [(10, 100), (10, 100), (20, 100)]
     assert (events[0].loss, events[0].learning_rate, events[0].grad_norm) == (0.9, 2e-4, 1.0)
     assert (events[1].loss, events[1].eval_loss) == (None, 0.8)
-    assert (events[2].loss, events[2].message) == (None, "the loss is no finite number")
+    assert (events[2].loss, events[2].message) == (None, "the loss is not a finite number")
     assert all(event.phase == "step" for event in events)
     assert [event.at for event in events] == sorted(event.at for event in events)
 

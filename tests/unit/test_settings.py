@@ -169,12 +169,12 @@ def test_tilde_in_the_env_file_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_worker_gets_only_the_training_settings_that_the_user_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.dispatch import carried
+    from academy.operations.dispatch import sent_settings
 
     monkeypatch.setenv("ACADEMY_TRAINING_BACKEND", "container")
     monkeypatch.setenv("ACADEMY_ENABLE_GPU", "false")
     monkeypatch.setenv("ACADEMY_SERVE_KEY", "secret")
-    assert carried(load_settings(tmp_path)) == {
+    assert sent_settings(load_settings(tmp_path)) == {
         "ACADEMY_ENABLE_GPU": "False", "ACADEMY_TRAINING_BACKEND": "container",
     }  # fmt: skip
 

@@ -14,7 +14,7 @@ from academy.arena.suites.base import Generation, Question, Reply
 from academy.arena.suites.leak import MOST, SHORTEST, LeakSuite
 from academy.arena.suites.style import StyleSuite, form_of
 from academy.curriculum.filters import clean
-from academy.experience.source import Experience, Turn
+from academy.experience.experience import Experience, Turn
 from academy.records import canonical
 from tests.data.planted import Planted, planted
 

@@ -16,7 +16,7 @@ from academy.arena.suites.fixed import FixedQuestions
 from academy.curriculum.filters import clean
 from academy.curriculum.personal import find_personal
 from academy.curriculum.secrets import find_secrets
-from academy.experience.source import Experience
+from academy.experience.experience import Experience
 from academy.records import digest_of
 
 GRADER = "the thing, letters and digits alone, is part of the answer, 2"

@@ -14,7 +14,7 @@ from academy.arena.graders import Exact, Grader
 from academy.arena.suites.base import Question
 from academy.arena.suites.user import Heading, UserSuite
 from academy.curriculum.dataset import group_of
-from academy.experience.source import Experience
+from academy.experience.experience import Experience
 
 FILE = Path(__file__).with_name("general.jsonl")
 
