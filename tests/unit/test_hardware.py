@@ -276,11 +276,11 @@ def test_no_engine_is_a_sentence(host: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_doctor_tells_of_gpus(library: Callable[[FakeLibrary], None]) -> None:
     """Against the fake library: the sentence that people read."""
-    from academy.cli.doctor import _gpu as finding
+    from academy.operations.doctor import check_gpu
 
     library(FakeLibrary(2, {("nvmlDeviceGetTemperature", 0): pynvml.NVML_ERROR_NOT_SUPPORTED}))
     with hold_gpu("GPU-0001-abcd"):
-        found = finding(take_inventory())
+        found = check_gpu(take_inventory())
     assert found.works
     assert found.found == (
         "0: NVIDIA H100 80GB HBM3 (70 of 80 GiB free, 37 % busy, 123 W, "

@@ -389,13 +389,13 @@ def test_the_budget_command_shows_a_renewal(academy: Academy, home: Home) -> Non
     for _ in range(HORIZON - 5):
         spend(home, dataset)
     told = academy("budget")
-    assert told.out.startswith(f"4 of {HORIZON} examinations are left that can promote.")
+    assert told.out.startswith(f"4 of {HORIZON} examinations that can promote are left.")
     assert "academy holdout renew" in told.out
     teach(home, 24, seed=1)
     found = shown(academy, "holdout", "renew")
     assert (found["left"], found["groups"] >= FEWEST_GROUPS) == (HORIZON, True)
     assert shown(academy, "budget")["renewals"] == 1
-    assert "The hold-out was renewed 1 times, at last on 20" in academy("budget").out
+    assert "The hold-out was renewed 1 times, most recently on 20" in academy("budget").out
 
 
 def test_a_refused_renewal_is_one_line(academy: Academy, home: Home) -> None:
