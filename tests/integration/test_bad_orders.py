@@ -128,7 +128,7 @@ def _not_a_number(folder: Path) -> None:
         "no number",
     ],
 )
-def test_one_sentence_with_a_cause(
+def test_an_invalid_order_fails_with_one_sentence_and_a_cause(
     make: Callable[[Path], TrainingOrder], cause: str, words: str, tmp_path: Path
 ) -> None:
     order = make(tmp_path)
@@ -151,7 +151,7 @@ def carried_out(order: TrainingOrder) -> list[TrainingEvent]:
     return list(read_events(order.folder / EVENTS))[before:]
 
 
-def test_what_is_said_behind_the_last_answer_is_left_out(tmp_path: Path) -> None:
+def test_messages_after_the_last_answer_are_ignored(tmp_path: Path) -> None:
     """ShareGPT's conversations often end with the user's thanks."""
     talks = [
         {"conversations": [
@@ -169,7 +169,7 @@ def test_what_is_said_behind_the_last_answer_is_left_out(tmp_path: Path) -> None
     assert adapters[0] == adapters[1]
 
 
-def test_one_that_was_ended_before_it_was_published_has_nothing_left_to_train(
+def test_a_training_ended_before_publishing_only_publishes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -189,7 +189,7 @@ def _no_space(*_: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_an_evaluation_whose_loss_is_no_number_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_loss_that_is_not_finite_ends_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(rank=8, alpha=16, epochs=2, batch_size=4, accumulation=1, max_length=128, dev_share=0.3)
 
     def evaluate(self: Any, *given: Any, **more: Any) -> dict[str, float]:
@@ -204,7 +204,7 @@ def test_an_evaluation_whose_loss_is_no_number_ends_it(tmp_path: Path, monkeypat
     assert last.message.startswith("The evaluation loss became nan at step ")
 
 
-def test_slow_steps_tell_how_far_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_steps_report_their_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "REPORT_SECONDS", 0.0)
     recipe = Recipe(rank=8, alpha=16, epochs=1, batch_size=1, accumulation=1, max_length=128)
     steps = [event for event in carried_out(ordered(tmp_path, rows(130), recipe=recipe)) if event.phase == "step"]
@@ -212,7 +212,7 @@ def test_slow_steps_tell_how_far_they_came(tmp_path: Path, monkeypatch: pytest.M
     assert [event.step for event in steps if event.loss is not None] == list(range(2, 131, 2))
 
 
-def test_the_program_says_what_is_wrong_with_its_order(tmp_path: Path) -> None:
+def test_the_trainer_program_names_the_fault_of_its_order(tmp_path: Path) -> None:
     def told(*arguments: str) -> tuple[int, str]:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "academy.habitat.trainer", *arguments],
@@ -245,7 +245,7 @@ def test_an_order_that_names_a_path_outside_the_home_is_refused(tmp_path: Path) 
 
 
 @pytest.mark.campaign
-def test_the_command_and_mlflow_say_the_same(tmp_path: Path) -> None:
+def test_the_command_and_mlflow_show_the_same_figures(tmp_path: Path) -> None:
     there = RealHome(tmp_path / "home")
     base = Path(shutil.copytree(SEED_FOLDER, tmp_path / "base"))
     _not_a_number(base)
@@ -272,7 +272,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_disk_that_is_full_at_a_checkpoint(small_disk: Path, tmp_path: Path) -> None:
+def test_a_disk_full_at_a_checkpoint_fails_with_that_cause(small_disk: Path, tmp_path: Path) -> None:
     """What is whole stays, the sentence finds room, and with more room it goes on there."""
     order = ordered(tmp_path, rows(24), runs=small_disk / "runs")
     last = list(ProcessBackend(gpu="").train(order))[-1]

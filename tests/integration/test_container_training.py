@@ -100,7 +100,7 @@ def native(client: Any, home: Path) -> Iterator[Future[TrainingEvent]]:
         yield pool.submit(lambda: list(ProcessBackend().train(ordered(home, "native")))[-1])
 
 
-def test_done_with_the_bytes_of_a_process_and_contained(client: Any, home: Path, native: Future[TrainingEvent]) -> None:
+def test_a_container_trains_the_bytes_of_a_process_in_isolation(client: Any, home: Path, native: Future[TrainingEvent]) -> None:
     order, backend = ordered(home, "done"), ContainerBackend(home, limits=LIMITS)
     events = backend.train(order)
     first = next(events)
@@ -135,7 +135,7 @@ def test_done_with_the_bytes_of_a_process_and_contained(client: Any, home: Path,
 
 
 @pytest.mark.campaign
-def test_cancelled_within_ten_seconds_and_goes_on_to_the_same_bytes(
+def test_a_cancelled_container_continues_to_the_same_bytes(
     client: Any, home: Path, native: Future[TrainingEvent]
 ) -> None:
     order, backend = ordered(home, "cancelled"), ContainerBackend(home, limits=LIMITS)
@@ -154,7 +154,7 @@ def test_cancelled_within_ten_seconds_and_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.campaign
-def test_any_process_cancels_a_container_by_the_runs_folder(client: Any, home: Path) -> None:
+def test_a_container_is_cancelled_from_another_process(client: Any, home: Path) -> None:
     order, backend = ordered(home, "by-file"), ContainerBackend(home, limits=LIMITS)
     events = backend.train(order)
     until(events, "step")
@@ -168,7 +168,7 @@ def test_any_process_cancels_a_container_by_the_runs_folder(client: Any, home: P
     assert not is_followed(order.folder)
 
 
-def test_a_killed_trainer_is_told(client: Any, home: Path) -> None:
+def test_a_killed_trainer_is_reported(client: Any, home: Path) -> None:
     order, backend = ordered(home, "killed"), ContainerBackend(home, limits=LIMITS)
     events = backend.train(order)
     until(events, "started")
@@ -179,7 +179,7 @@ def test_a_killed_trainer_is_told(client: Any, home: Path) -> None:
     assert not ours(client, home)
 
 
-def test_out_of_memory_is_told_as_that(client: Any, home: Path) -> None:
+def test_a_container_out_of_memory_has_that_cause(client: Any, home: Path) -> None:
     ContainerBackend(home, limits=LIMITS).try_image()
     backend = ContainerBackend(home, limits=Limits(memory_bytes=160 * 2**20, cpus=2))
     *_, last = backend.train(ordered(home, "memory"))
@@ -188,7 +188,7 @@ def test_out_of_memory_is_told_as_that(client: Any, home: Path) -> None:
     assert not ours(client, home)
 
 
-def test_a_hung_trainer_is_ended(client: Any, home: Path) -> None:
+def test_a_hung_trainer_is_stopped(client: Any, home: Path) -> None:
     order, backend = ordered(home, "hung"), ContainerBackend(home, limits=LIMITS, silence=3)
     events = backend.train(order)
     until(events, "started")
@@ -201,7 +201,7 @@ def test_a_hung_trainer_is_ended(client: Any, home: Path) -> None:
     assert not ours(client, home)
 
 
-def test_a_gpu_that_is_asked_for_and_not_there_is_told(
+def test_a_missing_gpu_is_reported(
     client: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "nvidia" in client.info().get("Runtimes", {}):
@@ -216,7 +216,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told(
 
 
 @pytest.mark.campaign
-def test_an_orphan_ends_and_is_removed_by_the_next_start_and_a_live_run_is_not(client: Any, home: Path) -> None:
+def test_an_orphaned_container_is_removed_by_the_next_start(client: Any, home: Path) -> None:
     order = ordered(home, "orphan")
     other = ordered(home, "other")
     ContainerBackend(home, limits=LIMITS).try_image()
@@ -236,7 +236,7 @@ def test_an_orphan_ends_and_is_removed_by_the_next_start_and_a_live_run_is_not(c
     assert not ours(client, home)
 
 
-def test_an_image_that_is_not_there_or_cannot_train_is_refused(client: Any, home: Path) -> None:
+def test_a_missing_or_unusable_image_is_refused(client: Any, home: Path) -> None:
     *_, last = ContainerBackend(home, "academy-none:x", limits=LIMITS).train(ordered(home, "none"))
     assert (last.phase, last.cause) == ("failed", "image")
     assert "has no image academy-none:x. Make it: academy trainer --make-image." in last.message

@@ -46,7 +46,7 @@ def losses(events: list[TrainingEvent]) -> list[float]:
     return [event.loss for event in events if event.loss is not None and event.phase == "step"]
 
 
-def test_a_gpu_tells_of_itself() -> None:
+def test_a_gpu_reports_its_figures() -> None:
     gpu = MACHINE.gpus[0]
     assert gpu.name
     assert gpu.memory_total
@@ -55,7 +55,7 @@ def test_a_gpu_tells_of_itself() -> None:
     assert EnergyMeter().read() is not None
 
 
-def test_the_same_recipe_on_a_gpu_and_on_processors(tmp_path: Path) -> None:
+def test_a_recipe_learns_alike_on_gpu_and_cpus(tmp_path: Path) -> None:
     (tmp_path / "gpu").mkdir()
     (tmp_path / "cpu").mkdir()
     plan = default_plan("cuda").model_copy(update={"library": "trl"})
@@ -74,7 +74,7 @@ def test_the_same_recipe_on_a_gpu_and_on_processors(tmp_path: Path) -> None:
     assert predicted.weights + predicted.adapter < peak < predicted.measurable + SEGMENTS
 
 
-def test_without_checkpointing_a_gpu_learns_the_same_in_more_memory(tmp_path: Path) -> None:
+def test_a_gpu_without_checkpointing_learns_the_same_with_more_memory(tmp_path: Path) -> None:
     usual = default_plan("cuda").model_copy(update={"library": "trl"})
     found = []
     for name, checkpointing in (("less", True), ("more", False)):
@@ -87,14 +87,14 @@ def test_without_checkpointing_a_gpu_learns_the_same_in_more_memory(tmp_path: Pa
     assert small < large
 
 
-def test_packed_rows_on_a_gpu(tmp_path: Path) -> None:
+def test_packed_rows_train_on_a_gpu(tmp_path: Path) -> None:
     manifest, events = trained(tmp_path, default_plan("cuda").model_copy(update={"library": "trl"}), packing=True)
     assert manifest.examples == 40
     assert losses(events)[-1] < losses(events)[0]
 
 
 @needs_bitsandbytes
-def test_weights_of_four_bits_with_evaluations_on_a_gpu(tmp_path: Path) -> None:
+def test_four_bit_weights_with_evaluations_train_on_a_gpu(tmp_path: Path) -> None:
     plan = default_plan("cuda").model_copy(update={"library": "trl"})
     _, events = trained(tmp_path, plan, four_bit=True, dev_share=0.2)
     assert losses(events)[-1] < 0.7 * losses(events)[0]

@@ -19,7 +19,7 @@ from academy.records import canonical
 from academy.store.files import write_file
 
 
-def test_only_a_whole_checkpoint_of_the_same_kind_is_gone_on_with(tmp_path: Path) -> None:
+def test_only_a_complete_checkpoint_of_the_same_kind_is_resumed(tmp_path: Path) -> None:
     def made(step: int, *files: str, state: str = "{}") -> Path:
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
@@ -46,7 +46,7 @@ def test_only_a_whole_checkpoint_of_the_same_kind_is_gone_on_with(tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-def test_room_is_made_of_what_was_cut_off_and_of_nothing_else(tmp_path: Path) -> None:
+def test_make_room_removes_only_incomplete_files(tmp_path: Path) -> None:
     whole, torn = (tmp_path / CHECKPOINTS / f"checkpoint-{step}" for step in (2, 4))
     for folder in (whole, torn, tmp_path / DRAFT):
         folder.mkdir(parents=True)
@@ -56,7 +56,7 @@ def test_room_is_made_of_what_was_cut_off_and_of_nothing_else(tmp_path: Path) ->
     assert [path.name for path in tmp_path.rglob("*")] == [CHECKPOINTS, whole.name, "trainer_state.json"]
 
 
-def test_what_had_come_down_to_shared_weights_goes_on_with_them(tmp_path: Path) -> None:
+def test_a_training_that_fell_back_to_shared_weights_continues_with_them(tmp_path: Path) -> None:
     def placed(plan: Plan) -> Placement:
         return Placement(route=Route(place="cuda", sentence="GPU 0"), recipe=Recipe(), plan=plan)
 
@@ -77,7 +77,7 @@ def test_what_had_come_down_to_shared_weights_goes_on_with_them(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
-def test_a_rung_below_shared_weights_is_never_taken_back(tmp_path: Path, checkpointing: bool) -> None:
+def test_a_fallback_below_shared_weights_is_not_undone(tmp_path: Path, checkpointing: bool) -> None:
     def placed(plan: Plan) -> Placement:
         return Placement(route=Route(place="cuda", sentence="GPU 0"), recipe=Recipe(), plan=plan)
 

@@ -70,7 +70,9 @@ def machine(**changes: Any) -> Inventory:
     return Inventory(**{**facts, **changes})
 
 
-def test_by_default_no_engine_is_asked_and_it_is_a_process(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_the_default_backend_is_a_process_and_queries_no_engine(
+    settings: Callable[..., Settings], engine: Engine
+) -> None:
     found = select_backend(settings())
     assert (found.backend, found.container_problem, found.refusal) == ("process", "", None)
     assert found.machine.docker.note == "Docker was not queried"
@@ -78,7 +80,7 @@ def test_by_default_no_engine_is_asked_and_it_is_a_process(settings: Callable[..
     assert engine.tried == []
 
 
-def test_a_container_that_was_asked_for_is_refused_without_an_engine_by_plan_and_start_alike(
+def test_a_selected_container_is_refused_without_an_engine_by_plan_and_start(
     settings: Callable[..., Settings], no_engine: str
 ) -> None:
     here = settings(training_backend="container")
@@ -93,9 +95,7 @@ def test_a_container_that_was_asked_for_is_refused_without_an_engine_by_plan_and
     assert str(refused.value).startswith(f"{no_engine}. Start one (systemctl start docker")
 
 
-def test_with_auto_it_comes_down_to_a_process_and_says_why(
-    settings: Callable[..., Settings], no_engine: str, tmp_path: Path
-) -> None:
+def test_auto_uses_a_process_and_says_why(settings: Callable[..., Settings], no_engine: str, tmp_path: Path) -> None:
     here = settings(training_backend="auto", enable_gpu="false")
     found = place(Home(here), Recipe(batch_size=1), 64)
     found.require()
@@ -104,7 +104,7 @@ def test_with_auto_it_comes_down_to_a_process_and_says_why(
     assert isinstance(create_backend(here, found.route), ProcessBackend)
 
 
-def test_with_auto_and_all_that_it_needs_it_is_a_container(
+def test_auto_uses_a_container_where_possible(
     settings: Callable[..., Settings], engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = settings(training_backend="auto", enable_gpu="false")
@@ -129,7 +129,7 @@ def test_with_auto_and_all_that_it_needs_it_is_a_container(
         ("memory", "memory", "29 MiB of memory is too little for a training's container"),
     ],
 )
-def test_whatever_would_refuse_the_start_refuses_the_plan(
+def test_a_plan_is_refused_for_the_same_reasons_as_a_start(
     settings: Callable[..., Settings], engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     spoiled: str, cause: str, message: str,
 ) -> None:  # fmt: skip
@@ -149,9 +149,7 @@ def test_whatever_would_refuse_the_start_refuses_the_plan(
     assert select_backend(here.model_copy(update={"training_backend": "auto"})).backend == "process"
 
 
-def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
-    settings: Callable[..., Settings], engine: Engine
-) -> None:
+def test_four_bit_support_is_that_of_the_image(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container")
     without = select_backend(here, machine())
     assert (without.machine.bitsandbytes, without.machine.unsloth) == (False, False)
@@ -167,7 +165,7 @@ def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
     assert "4-bit base weights" in [step.fallback.change for step in ladder]
 
 
-def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
+def test_a_gpu_that_containers_cannot_use_means_cpus_with_the_reason(
     settings: Callable[..., Settings], engine: Engine
 ) -> None:
     here = settings(training_backend="container")
@@ -186,7 +184,7 @@ def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
     assert engine.tried == [False], "the memory of a GPU that a training holds may be full"
 
 
-def test_a_containers_own_bound_is_what_is_placed_by(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_a_containers_memory_limit_decides_its_placement(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container", training_memory_gib="0.5")
     found = place(Home(here), Recipe(batch_size=1), 64, machine(gpus=(), gpu_note="no NVIDIA GPU"))
     assert "the CPUs have 0.5 GiB of memory free (about " in found.sentence
@@ -209,7 +207,7 @@ def test_the_doctor_says_where_trainings_run(settings: Callable[..., Settings], 
     )  # fmt: skip
 
 
-def test_commands_that_only_look_say_the_refusal(
+def test_read_only_commands_show_the_refusal(
     settings: Callable[..., Settings], no_engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings(training_backend="container")
@@ -222,7 +220,7 @@ def test_commands_that_only_look_say_the_refusal(
     assert " train on" not in said
 
 
-def test_why_an_image_was_tried_without_the_gpu_is_told(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_a_trial_on_the_cpu_names_the_reason(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container")
     assert select_backend(here, machine()).trial_device == "H100"
     held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))

@@ -44,7 +44,7 @@ def held(inventory: Inventory, *which: int) -> Inventory:
     return inventory.model_copy(update={"gpus": tuple(gpus)})
 
 
-def test_a_gpu_that_a_training_holds_is_left_for_another() -> None:
+def test_a_gpu_in_use_is_avoided() -> None:
     found = route(NEED, held(machine(11, 40, 20), 1))
     assert found.gpu is not None
     assert (found.gpu.index, found.held) == (2, False)
@@ -52,7 +52,7 @@ def test_a_gpu_that_a_training_holds_is_left_for_another() -> None:
     assert (tight.place, tight.held) == ("cpu", False)
 
 
-def test_where_trainings_hold_all_gpus_it_goes_nowhere_and_that_is_said() -> None:
+def test_a_training_waits_when_all_gpus_are_in_use() -> None:
     found = route(NEED, held(machine(2), 0))
     assert (found.place, found.held) == ("", True)
     assert found.sentence == "nowhere now: GPU 0 (H100) is used by another training"
@@ -61,7 +61,7 @@ def test_where_trainings_hold_all_gpus_it_goes_nowhere_and_that_is_said() -> Non
     assert route(Need(cuda=90 * GIB, cpu=12 * GIB), held(machine(2), 0)).place == "cpu"  # too large in any case
 
 
-def test_a_gpu_that_does_not_tell_its_memory_is_used_and_that_is_said() -> None:
+def test_a_gpu_that_does_not_report_its_memory_is_used_with_a_note() -> None:
     """As those that share the machine's memory: what is not known is no reason for days on processors."""
     found = route(NEED, machine(None))
     assert (found.place, found.need, found.free) == ("cuda", 10 * GIB, None)
@@ -75,15 +75,13 @@ def test_a_gpu_that_does_not_tell_its_memory_is_used_and_that_is_said() -> None:
 
 
 @pytest.mark.parametrize(("free", "taken"), [((11, None), 0), ((None, 11, 12), 2), ((9, None), 1), ((9, None, 8), 1)])
-def test_a_gpu_that_tells_enough_comes_before_one_that_tells_nothing_before_one_that_is_too_small(
-    free: tuple[float | None, ...], taken: int
-) -> None:
+def test_gpus_are_ordered_by_enough_unknown_and_too_little_memory(free: tuple[float | None, ...], taken: int) -> None:
     found = route(NEED, machine(*free))
     assert found.gpu is not None
     assert found.gpu.index == taken
 
 
-def test_several_processes_take_the_gpus_with_the_most_free_memory_and_the_least_of_these_decides() -> None:
+def test_several_processes_take_the_freest_gpus_and_the_smallest_decides() -> None:
     found = route(NEED, machine(11, 40, 12, 20), processes=3)
     assert found.gpu is not None
     assert [gpu.index for gpu in (found.gpu, *found.more)] == [1, 3, 2]
@@ -98,7 +96,7 @@ def test_several_processes_take_the_gpus_with_the_most_free_memory_and_the_least
     )
 
 
-def test_processes_that_get_no_gpu_of_their_own_are_refused_or_wait() -> None:
+def test_processes_without_their_own_gpu_are_refused_or_wait() -> None:
     refused = route(NEED, machine(40), processes=2)
     assert refused.refusal is not None
     assert (refused.place, refused.refusal.cause) == ("", "gpu")
@@ -120,7 +118,7 @@ def test_processes_that_get_no_gpu_of_their_own_are_refused_or_wait() -> None:
         (machine(40), True, "torch is built for CPUs"),
     ],
 )
-def test_without_a_gpu_that_can_be_used_it_is_the_processors_and_that_is_said(
+def test_a_training_without_a_usable_gpu_runs_on_the_cpus_with_the_reason(
     inventory: Inventory, enabled: bool, because: str
 ) -> None:
     gpu_problem = because if "torch" in because else ""
@@ -131,7 +129,7 @@ def test_without_a_gpu_that_can_be_used_it_is_the_processors_and_that_is_said(
     assert found.sentence.endswith("about 12.0 GiB of 16.0 GiB free")
 
 
-def test_what_fits_nowhere_goes_nowhere_and_all_reasons_are_told() -> None:
+def test_a_training_that_fits_on_no_device_names_every_reason() -> None:
     found = route(Need(cuda=90 * GIB, cpu=100 * GIB), machine(80))
     assert found.place == ""
     assert found.sentence == (
@@ -140,7 +138,7 @@ def test_what_fits_nowhere_goes_nowhere_and_all_reasons_are_told() -> None:
     )
 
 
-def test_it_fits_to_the_last_byte_and_no_farther() -> None:
+def test_a_training_fits_exactly_to_the_last_byte() -> None:
     assert route(Need(cuda=10 * GIB, cpu=1), machine(10)).place == "cuda"
     assert route(Need(cuda=10 * GIB + 1, cpu=1), machine(10)).place == "cpu"
     assert route(Need(cuda=None, cpu=16 * GIB + 1), machine()).place == ""
@@ -154,13 +152,13 @@ def test_a_backend_that_cannot_use_the_gpus_trains_on_the_cpus() -> None:
     assert "(Docker cannot give GPUs to containers)" in cpu_route.sentence
 
 
-def test_what_cannot_be_predicted_is_not_refused_but_told() -> None:
+def test_an_unpredicted_training_is_routed_with_the_reason() -> None:
     unknown = Need(cuda=None, cpu=None, reason="a mixture of experts")
     assert route(unknown, machine(40)).sentence == "GPU 0 (H100): 40.0 GiB free; a mixture of experts"
     assert route(unknown, machine()).place == "cpu"
 
 
-def test_the_ladder_goes_down_step_by_step_to_the_processors() -> None:
+def test_fallback_steps_lead_to_the_cpus() -> None:
     recipe, plan = Recipe(batch_size=4, accumulation=2), Plan(device="cuda")
     changes = []
     while (fallback := next_fallback(recipe, plan, machine(40))) is not None:
@@ -173,7 +171,7 @@ def test_the_ladder_goes_down_step_by_step_to_the_processors() -> None:
     assert plan == Plan(device="cpu", checkpointing=True)
 
 
-def test_several_gpus_share_the_weights_before_these_lose_bits() -> None:
+def test_fallback_steps_share_weights_before_using_four_bits() -> None:
     recipe, plan = Recipe(batch_size=1), default_plan("cuda").model_copy(update={"processes": 2})
     found = []
     while (fallback := next_fallback(recipe, plan, machine(40))) is not None:
@@ -184,7 +182,7 @@ def test_several_gpus_share_the_weights_before_these_lose_bits() -> None:
     ]  # fmt: skip
 
 
-def test_a_rung_gives_each_of_several_processes_a_smaller_batch() -> None:
+def test_a_fallback_step_makes_the_batch_of_each_process_smaller() -> None:
     recipe, plan = Recipe(batch_size=8, accumulation=1), Plan(device="cuda", processes=2, checkpointing=True)
     fallback = next_fallback(recipe, plan, machine(40))
     assert fallback is not None
@@ -196,7 +194,7 @@ def test_a_rung_gives_each_of_several_processes_a_smaller_batch() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"packing": True}, {"dev_share": 0.2}, {}])
-def test_on_processors_four_bits_end_where_evaluations_would_spoil_them(changes: dict[str, Any]) -> None:
+def test_four_bit_weights_are_dropped_on_cpus_with_evaluations(changes: dict[str, Any]) -> None:
     recipe = Recipe.model_validate({"batch_size": 1, "four_bit": True, **changes})
     fallback = next_fallback(recipe, default_plan("cuda"), machine(40))
     assert fallback is not None
@@ -204,18 +202,18 @@ def test_on_processors_four_bits_end_where_evaluations_would_spoil_them(changes:
     assert fallback.recipe.four_bit is (not changes)
 
 
-def test_without_bitsandbytes_there_are_no_weights_of_four_bits() -> None:
+def test_fallback_steps_skip_four_bits_without_bitsandbytes() -> None:
     found = next_fallback(Recipe(batch_size=1), default_plan("cuda"), machine(40, bitsandbytes=False))
     assert found is not None
     assert found.plan.device == "cpu"
 
 
-def test_the_ladder_on_processors_ends() -> None:
+def test_fallback_steps_end_on_the_cpus() -> None:
     assert next_fallback(Recipe(batch_size=1), Plan(device="cpu", checkpointing=True), machine()) is None
 
 
 @given(st.integers(1, 128), st.integers(1, 128), st.sampled_from(["cuda", "cpu"]), st.booleans(), st.integers(1, 4))
-def test_every_rung_keeps_the_examples_of_a_step_and_the_ladder_ends(
+def test_every_fallback_step_keeps_the_examples_per_training_step(
     batch: int, accumulation: int, device: Any, checkpointing: bool, processes: int
 ) -> None:
     recipe = Recipe(batch_size=batch, accumulation=accumulation)

@@ -112,7 +112,7 @@ def test_weights_and_adapter_are_those_of_the_real_model(kind: str) -> None:
 
 @pytest.mark.parametrize(("dropout", "half"), [(0.0, False), (0.05, False), (0.0, True)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_layers_keep_is_what_torch_stores(kind: str, dropout: float, half: bool) -> None:
+def test_layers_keep_the_bytes_that_torch_stores(kind: str, dropout: float, half: bool) -> None:
     """In float32 as on CPUs; in bfloat16 under autocast as on GPUs, but run here, where attention is another kernel."""
     model, shape = trained(kind, dropout=dropout, half=half)
     rows, length = 4, 96
@@ -123,7 +123,7 @@ def test_what_layers_keep_is_what_torch_stores(kind: str, dropout: float, half: 
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "phi", "gemma2"])
-def test_each_layer_keeps_a_mask_of_its_own_where_rows_are_packed(kind: str, half: bool) -> None:
+def test_packed_rows_need_a_mask_per_layer(kind: str, half: bool) -> None:
     model, shape = trained(kind, half=half)
     rows, length = 8, 96
     tokens, wide = rows * length, 2 if half else 4
@@ -138,7 +138,7 @@ def test_each_layer_keeps_a_mask_of_its_own_where_rows_are_packed(kind: str, hal
     assert _masks(shape, Recipe(batch_size=1), wide, tokens, tokens, shape.layers) == 0
 
 
-def test_a_packed_batch_is_one_row_for_the_mask_and_a_filled_up_one_is_not() -> None:
+def test_a_packed_batch_is_one_mask_row_and_a_padded_batch_is_not() -> None:
     shape = shape_of(SHELF["Llama 3 8B"][0])
     plan = default_plan("cuda")
     padded, packed = (predict(shape, Recipe(packing=packing), plan) for packing in (False, True))
@@ -149,20 +149,20 @@ def test_a_packed_batch_is_one_row_for_the_mask_and_a_filled_up_one_is_not() -> 
     assert padded.activations - 4 * single.activations == 3 * tokens * length
 
 
-def test_the_seed_model_is_read_from_its_configuration() -> None:
+def test_the_seed_models_shape_comes_from_its_configuration() -> None:
     shape = read_shape(SEED_FOLDER)
     assert shape.linear_weights + shape.other_weights == 3_246_528
     assert shape.note == ""
 
 
 @pytest.mark.parametrize("name", SHELF)
-def test_models_of_the_shelf_have_as_many_parameters_as_their_authors_say(name: str) -> None:
+def test_common_models_have_the_published_number_of_parameters(name: str) -> None:
     config, millions = SHELF[name]
     shape = shape_of(config)
     assert (shape.linear_weights + shape.other_weights) / 1e6 == pytest.approx(millions, rel=0.01)
 
 
-def test_a_prediction_is_the_sum_of_its_parts_and_nothing_shrinks_that_should_grow() -> None:
+def test_a_prediction_is_the_sum_of_its_parts_and_grows_with_the_recipe() -> None:
     shape = shape_of(SHELF["Llama 3 8B"][0])
     usual = predict(shape, Recipe(), default_plan("cuda"))
     assert usual.weights == pytest.approx(8030e6 * 2, rel=0.01)
@@ -181,7 +181,7 @@ def test_a_prediction_is_the_sum_of_its_parts_and_nothing_shrinks_that_should_gr
     assert predict(shape, Recipe(), default_plan("cuda"), longest=256).activations < usual.activations / 7
 
 
-def test_a_small_model_is_not_corrected_for_what_any_training_reserves() -> None:
+def test_correction_of_a_small_model_excludes_the_fixed_overhead() -> None:
     """cuBLAS alone reserves more than the seed model takes; so that is predicted, and not added again."""
     shape, recipe, plan = read_shape(SEED_FOLDER), Recipe(batch_size=8, max_length=128), default_plan("cuda")
     found = predict(shape, recipe, plan)
@@ -196,9 +196,7 @@ def test_a_small_model_is_not_corrected_for_what_any_training_reserves() -> None
 
 
 @given(st.integers(1, 128), st.integers(128, 8192), st.booleans(), st.integers(1, 200 * GIB))
-def test_without_checkpointing_where_there_is_room_and_nowhere_else(
-    batch: int, length: int, packing: bool, free: int
-) -> None:
+def test_checkpointing_is_off_only_where_memory_allows(batch: int, length: int, packing: bool, free: int) -> None:
     shape, recipe = shape_of(SHELF["Llama 3 8B"][0]), Recipe(batch_size=batch, max_length=length, packing=packing)
     plan = default_plan("cuda").model_copy(update={"library": "trl"})
     whole = plan.model_copy(update={"checkpointing": False})
@@ -210,7 +208,7 @@ def test_without_checkpointing_where_there_is_room_and_nowhere_else(
     assert without_checkpointing(shape, recipe, slow, 2**50) == slow, "asked for, or a rung of the ladder"
 
 
-def test_earlier_trainings_and_the_longest_example_count_for_whether_there_is_room() -> None:
+def test_checkpointing_depends_on_earlier_trainings_and_the_longest_example() -> None:
     shape, recipe, plan = shape_of(SHELF["Llama 3 8B"][0]), Recipe(batch_size=1), default_plan("cuda")
     free = round(predict(shape, recipe, Plan(device="cuda")).total / ROOM) + 1
     assert not without_checkpointing(shape, recipe, plan, free).checkpointing
@@ -235,14 +233,14 @@ def test_examples_cannot_be_longer_than_the_recipe_allows() -> None:
         ({}, "of a unknown model"),
     ],
 )
-def test_what_cannot_be_predicted_is_refused_in_a_sentence(config: dict[str, Any], said: str) -> None:
+def test_an_unpredictable_model_is_rejected_with_a_message(config: dict[str, Any], said: str) -> None:
     with pytest.raises(BaseModelError) as refusal:
         shape_of(config)
     assert said in refusal.value.message
     assert refusal.value.remedy
 
 
-def test_a_layout_that_is_not_known_is_taken_for_the_widest_and_that_is_said() -> None:
+def test_an_unknown_layout_is_estimated_like_the_widest_with_a_note() -> None:
     strange, known = shape_of({"model_type": "novel", **SMALL}), shape_of({"model_type": "llama", **SMALL})
     assert strange.note == "the layout of novel is unknown: it is estimated like the widest known layout"
     plan = default_plan("cpu")
@@ -250,14 +248,14 @@ def test_a_layout_that_is_not_known_is_taken_for_the_widest_and_that_is_said() -
     assert predict(strange, Recipe(), plan).note == strange.note
 
 
-def test_of_a_model_that_sees_only_the_text_part_is_counted() -> None:
+def test_a_vision_model_counts_only_its_text_part() -> None:
     text = {"model_type": "gemma3_text", **SMALL}
     found = shape_of({"model_type": "gemma3", "text_config": text, "vision_config": {}})
     assert found.note == "only the text part is counted"
     assert found.model_copy(update={"note": ""}) == shape_of({**text, "tie_word_embeddings": True})
 
 
-def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_configuration_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match="cannot be read"):
         read_shape(tmp_path)
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
@@ -265,7 +263,7 @@ def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
         read_shape(tmp_path)
 
 
-def test_weights_of_four_bits_on_the_shelf_are_counted_as_such() -> None:
+def test_four_bit_model_files_are_counted_as_four_bit() -> None:
     config = SHELF["Llama 3 8B"][0]
     four = shape_of({**config, "quantization_config": {"load_in_4bit": True}})
     asked = predict(shape_of(config), Recipe(four_bit=True), Plan(device="cuda"))
@@ -274,7 +272,7 @@ def test_weights_of_four_bits_on_the_shelf_are_counted_as_such() -> None:
 
 
 @given(st.lists(st.floats(1e-3, 1e3), max_size=8))
-def test_earlier_trainings_correct_within_bounds(ratios: list[float]) -> None:
+def test_earlier_trainings_correct_a_prediction_within_limits(ratios: list[float]) -> None:
     factor = correction_factor(ratios)
     assert CORRECTION[0] <= factor <= CORRECTION[1]
     assert ratios or factor == 1.0
@@ -285,10 +283,10 @@ def test_earlier_trainings_correct_within_bounds(ratios: list[float]) -> None:
         assert one.total == pytest.approx(one.measurable * factor + fixed, abs=1)
 
 
-def test_the_median_of_earlier_trainings_counts_and_not_one_that_went_astray() -> None:
+def test_the_median_of_earlier_trainings_ignores_an_outlier() -> None:
     assert correction_factor([1.1, 1.2, 50.0]) == 1.2
 
 
-def test_a_written_configuration_is_read_as_it_is(tmp_path: Path) -> None:
+def test_a_configuration_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(orjson.dumps({"model_type": "llama", **SMALL}))
     assert read_shape(tmp_path) == shape_of({"model_type": "llama", **SMALL})
