@@ -1,4 +1,4 @@
-"""Trainings in real containers, and how each of them ends; left out where no engine answers.
+"""Trainings in real containers, and how each of them ends. Skipped if no engine answers.
 
 All of one order, whose adapter has the same bytes wherever and however often interrupted it is trained.
 """
@@ -69,7 +69,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ordered(home: Path, name: str) -> TrainingOrder:
-    """The one order; its files lie in a folder of that name."""
+    """The order of these tests; its files are in a folder of this name."""
     return order_of(home / name, home / "train.jsonl", recipe=RECIPE)
 
 
@@ -95,12 +95,12 @@ def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 @pytest.fixture(scope="module")
 def native(client: Any, home: Path) -> Iterator[Future[TrainingEvent]]:
-    """The end of the order in a process, uninterrupted; it is trained beside the containers."""
+    """The result of the same order in an uninterrupted process, trained in parallel with the containers."""
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(lambda: list(ProcessBackend().train(ordered(home, "native")))[-1])
 
 
-def test_a_container_trains_the_bytes_of_a_process_in_isolation(client: Any, home: Path, native: Future[TrainingEvent]) -> None:
+def test_a_container_trains_the_same_bytes_in_isolation(client: Any, home: Path, native: Future[TrainingEvent]) -> None:
     order, backend = ordered(home, "done"), ContainerBackend(home, limits=LIMITS)
     events = backend.train(order)
     first = next(events)
@@ -127,10 +127,10 @@ def test_a_container_trains_the_bytes_of_a_process_in_isolation(client: Any, hom
     assert (heard[-1].adapter, heard[-1].loss) == (beside.adapter, beside.loss)
     adapter = read_adapter(order.adapters / beside.adapter[:16], base_digest=order.base.digest, digest=beside.adapter)
     other = read_adapter(ordered(home, "native").adapters / beside.adapter[:16])
-    assert adapter.manifest == other.manifest  # of the canaries too, threads and versions
+    assert adapter.manifest == other.manifest  # with canaries, threads and versions
     assert adapter.path.stat().st_uid == os.getuid()
     assert not ours(client, home)
-    assert list(backend.train(order))[-1] == heard[-1]  # done before: nothing is trained
+    assert list(backend.train(order))[-1] == heard[-1]  # finished before: nothing is trained
     assert (order.folder / "trainer.log").stat().st_size <= LIMITS.log_bytes
 
 
@@ -201,13 +201,11 @@ def test_a_hung_trainer_is_stopped(client: Any, home: Path) -> None:
     assert not ours(client, home)
 
 
-def test_a_missing_gpu_is_reported(
-    client: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_gpu_is_reported(client: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "nvidia" in client.info().get("Runtimes", {}):
         pytest.skip("the engine has GPUs")
     tmp_path.chmod(0o1777)
-    monkeypatch.setattr(gpu_lock, "FOLDERS", (tmp_path,))  # no GPU of this machine is held
+    monkeypatch.setattr(gpu_lock, "FOLDERS", (tmp_path,))  # no GPU of this machine is locked
     *_, last = ContainerBackend(home, gpu="GPU-none", limits=LIMITS).train(ordered(home, "gpu"))
     assert (last.phase, last.cause) == ("failed", "gpu")
     assert "The training needs a GPU, and the Docker engine cannot give containers one." in last.message
@@ -228,7 +226,7 @@ def test_an_orphaned_container_is_removed_by_the_next_start(client: Any, home: P
         starter.send_signal(signal.SIGKILL)
     wait_for(lambda: [c["Id"] for c in ours(client, home) if c["State"] == "exited"] == [one], seconds=10)
     events = ContainerBackend(home, limits=LIMITS).train(order)
-    until(events, "started")  # the killed one's
+    until(events, "started")  # of the killed process
     until(events, "started")
     (another,) = [c["Id"] for c in ours(client, home)]
     assert another != one
@@ -270,8 +268,8 @@ def test_the_commands_train_in_a_container_or_say_why_not(client: Any, tmp_path:
     assert nowhere.code == 2
     assert nowhere.err.count("No Docker engine answers at unix://") == 1
     assert "Traceback" not in nowhere.err
-    assert there.state().failed_tags == 0  # it was refused before it began
-    assert not there.events()  # nothing took its place
+    assert there.state().failed_tags == 0  # it was refused before it started
+    assert not there.events()  # no other backend was used
     done = there.run(*train, **container)
     assert done.code == 0, done.err
     assert done.json["adapter"]["version"] == "1"

@@ -1,6 +1,6 @@
-"""Where a home trains: what was asked for and is missing is refused by plan and start alike; `auto` comes down.
+"""The backend of a home: a selected backend that cannot train is refused by plan and start alike; `auto` falls back.
 
-The engine is a stand-in on loopback, behind the real client; `DOCKER_HOST` may also be where none is.
+A fake engine on loopback answers the real client; `DOCKER_HOST` may also point to no engine.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
-    """The settings of a home with what a person set."""
+    """The settings of a home with the user's values."""
 
     def read(**said: str) -> Settings:
         monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
@@ -61,7 +61,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
 
 
 def machine(**changes: Any) -> Inventory:
-    """One with a GPU, an engine that gives it to containers, and all libraries in this Python."""
+    """A machine with a GPU, an engine that gives it to containers, and all libraries in this Python."""
     gpu = Gpu(index=0, name="H100", uuid="GPU-0", memory_total=80 * GIB, memory_free=70 * GIB)
     facts: dict[str, Any] = {
         "cpus": 4, "memory_total": 32 * GIB, "memory_free": 16 * GIB, "gpus": (gpu,), "gpu_note": "", "docker": TOLD,
@@ -179,9 +179,9 @@ def test_a_gpu_that_containers_cannot_use_means_cpus_with_the_reason(
     assert first_device(Home(here), machine()) == "cuda"
     engine.tried.clear()
     held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
-    engine.images[IMAGE] = "sha256:" + "ef" * 32  # one that was never tried
+    engine.images[IMAGE] = "sha256:" + "ef" * 32  # an image that was never tried
     select_backend(here, held)
-    assert engine.tried == [False], "the memory of a GPU that a training holds may be full"
+    assert engine.tried == [False], "the memory of a GPU in use may be full"
 
 
 def test_a_containers_memory_limit_decides_its_placement(settings: Callable[..., Settings], engine: Engine) -> None:

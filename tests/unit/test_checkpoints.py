@@ -1,4 +1,4 @@
-"""Which checkpoint a training goes on from."""
+"""The checkpoint that a training continues from."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def test_only_a_complete_checkpoint_of_the_same_kind_is_resumed(tmp_path: Path) 
     )
     whole = made(2, "rng_state.pth")
     made(10, "rng_state.pth", state='{"torn')
-    assert whole_checkpoint(tmp_path, one) == str(whole), "the newest that is whole"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2"], "the torn one is gone"
+    assert whole_checkpoint(tmp_path, one) == str(whole), "the newest complete one"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2"], "the incomplete one was removed"
     made(4, "rng_state_0.pth")
     both = made(3, "rng_state_0.pth", "rng_state_1.pth")
-    assert whole_checkpoint(tmp_path, two) == str(both), "each process has left its random state"
+    assert whole_checkpoint(tmp_path, two) == str(both), "each process wrote its random state"
     assert whole_checkpoint(tmp_path, shared) is None, "none of them has shared weights"
     made(5, "rng_state_0.pth", "rng_state_1.pth", SHARDS)
     assert whole_checkpoint(tmp_path, two) is None
@@ -65,13 +65,13 @@ def test_a_training_that_fell_back_to_shared_weights_continues_with_them(tmp_pat
         base=resolve("seed"), dataset="0" * 64, train_file=tmp_path / "train.jsonl", train_digest="0" * 64,
         recipe=Recipe(), runs=tmp_path / "runs", adapters=tmp_path / "adapters",
     )  # fmt: skip
-    assert as_before(order, placed(two)) == placed(two), "nothing was there before"
+    assert as_before(order, placed(two)) == placed(two), "there was no earlier attempt"
     shared, change = two.model_copy(update={"sharded": True}), ("weights shared by 2 processes",)
     write_file(order.folder / ORDER, canonical(order.model_copy(update={"plan": shared, "changes": change})))
     found = as_before(order, placed(two))
     assert (found.plan, found.changes) == (shared, change)
     four = placed(two.model_copy(update={"processes": 4}))
-    assert as_before(order, four) == four, "shared by others, its checkpoints are of no use"
+    assert as_before(order, four) == four, "checkpoints of another number of processes are unusable"
     write_file(order.folder / ORDER, b"{")
     assert as_before(order, placed(two)) == placed(two)
 

@@ -1,4 +1,4 @@
-"""The container backend before any engine is asked: what it refuses, what it shows a container, what it takes back.
+"""The container backend without an engine: what it rejects, what a container sees, and what it publishes.
 
 Trainings in real containers are in tests/integration/test_container_training.py.
 """
@@ -36,7 +36,7 @@ LIMITS = Limits(memory_bytes=2**30, cpus=1)
 
 @pytest.fixture
 def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingOrder:
-    """One whose engine is nowhere."""
+    """An order without a Docker engine."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     home = tmp_path / "home"
     home.mkdir()
@@ -102,7 +102,7 @@ def test_mounts_are_read_only_except_the_run_and_contain_no_model_code(order: Tr
     (base / "modeling_evil.py").write_text("raise SystemExit")
     linked = base / "tokenizer.json"
     linked.rename(tmp_path / "blob")
-    linked.symlink_to(tmp_path / "blob")  # as a hub's cache has its files
+    linked.symlink_to(tmp_path / "blob")  # as in the cache of a model hub
     found = isolation.order_mounts(order.model_copy(update={"base": resolve(str(base))}))
     assert [place for _, place, written in found if written] == [f"/runs/{order.folder.name}"]
     assert not [place for _, place, _ in found if place.endswith(".py")]
@@ -178,13 +178,13 @@ def test_settings_choose_and_limit_the_backend(tmp_path: Path, monkeypatch: pyte
 def test_limits_reject_too_little_memory_for_any_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     least = isolation.limits_here(LEAST_MEMORY_GIB, LEAST_CPUS)
     assert (least.memory_bytes, least.cpus) == (64 * 2**20, 0.01)
-    (tmp_path / "memory.max").write_text(str(60 * 2**20))  # the limit of a small container
+    (tmp_path / "memory.max").write_text(str(60 * 2**20))  # the memory limit of a small container
     monkeypatch.setattr(hardware, "GROUPS", tmp_path)
     with pytest.raises(TrainingError) as refused:
         isolation.limits_here()
     assert refused.value.cause == "memory"
     assert refused.value.message.startswith("54 MiB of memory is too little for a training's container")
-    assert isolation.limits_here(1).memory_bytes == 2**30  # a person's word is kept; the prediction is another's part
+    assert isolation.limits_here(1).memory_bytes == 2**30  # the user's value counts
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What bench/gpu.py counts, and that nothing that fails stops what comes behind it. No GPU is needed."""
+"""What bench/gpu.py counts, and that a failure does not stop the next measurements. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def step(at: float, number: int, rate: float | None = None, **more: Any) -> Trai
 
 
 def other(at: float, phase: Any) -> TrainingEvent:
-    """Any other."""
+    """Any other event."""
     return TrainingEvent(n=1, at=at, phase=phase)
 
 
@@ -79,12 +79,10 @@ def test_an_incomplete_result_is_printed() -> None:
     assert sentence(FOUND) == (
         "speed: small, TRL: 1,234 tokens/s, MFU 25.0%, 9 steps in 2.0 s, 3.00 GiB (2.00 predicted)"
     )
-    assert "no step that counts, 9 steps" in sentence(FOUND | {"rate": None, "mfu": None})
+    assert "no counted step, 9 steps" in sentence(FOUND | {"rate": None, "mfu": None})
     assert sentence(FOUND | {"failed": "It broke."}) == "speed: small, TRL: failed: It broke."
     point = {"kind": "grid", "shape": "small", "way": "Unsloth", "batch": 4, "length": 512, "rank": 8}
-    assert sentence(point | {"left_out": True}) == (
-        "grid: small, Unsloth, 4 x 512, rank 8: left out, the time was spent"
-    )
+    assert sentence(point | {"left_out": True}) == ("grid: small, Unsloth, 4 x 512, rank 8: skipped, no time left")
     assert sentence(FOUND | point) == "grid: small, Unsloth, 4 x 512, rank 8: 3.00 GiB (2.00 predicted)"
     rows = table([FOUND | point, point | {"failed": "x"}, point | {"left_out": True}, FOUND]).splitlines()
     assert rows[2:] == [
@@ -102,7 +100,7 @@ def test_an_interrupted_measurement_fails_only_without_results() -> None:
 
 
 def test_a_failure_is_one_line_and_the_next_measurement_runs(tmp_path: Path) -> None:
-    """A model that cannot be made, a way that raises, and one that the trainer refuses here."""
+    """A model that cannot be made, a way that raises, and one that the trainer rejects here."""
     told = Told(tmp_path / "lines")
     shapes = {"broken": TINY | {"num_attention_heads": 0}, "tiny": TINY}
     machine = take_inventory(engine=False).model_copy(update={"gpus": ()})
@@ -126,14 +124,14 @@ def test_measurements_without_time_are_skipped_and_do_not_fail(
     assert lines[0]["kind"] == "machine"
     assert {"torch", "trl"} <= lines[0]["versions"].keys()
     assert [line["way"] for line in lines[1:] if line["left_out"]] == ["TRL", "TRL, packing"]
-    assert "seed, TRL, packing: left out" in capsys.readouterr().out
+    assert "seed, TRL, packing: skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("given", [["--shapes", "huge"], ["--ways", "TRL, packing;magic"]])
 def test_an_unknown_shape_or_way_is_refused(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(given)
-    assert " is none of " in capsys.readouterr().err
+    assert " is not one of " in capsys.readouterr().err
 
 
 def test_rows_have_the_requested_number_of_tokens() -> None:
@@ -157,7 +155,7 @@ def test_the_rows_of_a_shape_fill_its_steps_and_its_longest_row() -> None:
 def test_bench_models_accept_rows_of_any_trained_length(tmp_path: Path) -> None:
     base = resolve(str(make_model(TINY, tmp_path / "model")))
     assert base.context == CONTEXT > bench.gpu.LONGEST
-    assert base.parameters == 16 * (2 * 3072 + 2 * 16 + 2 * 8 + 3 * 32 + 3), "the seed's vocabulary, a head of its own"
+    assert base.parameters == 16 * (2 * 3072 + 2 * 16 + 2 * 8 + 3 * 32 + 3), "the seed's vocabulary, untied head"
 
 
 def test_the_peak_is_that_of_the_same_device() -> None:
@@ -167,7 +165,7 @@ def test_the_peak_is_that_of_the_same_device() -> None:
 
 
 def on_gpu(place: Path, *given: str, needed: str = "orjson", ends: tuple[int, int] = (0, 0)) -> tuple[int, list[str]]:
-    """Exit code and lines of bench/on_gpu.sh, beside a python3 that imports packages and does nothing else."""
+    """Exit code and lines of bench/on_gpu.sh, with a fake python3 that only imports packages."""
     python = place / "python3"
     python.write_text(
         f"""#!/usr/bin/env bash

@@ -1,4 +1,4 @@
-"""One training a GPU on the whole host, by the kernel's locks; with the uuid of a GPU that is nowhere."""
+"""One training per GPU on the whole host, by the kernel's locks, tested with the UUID of a GPU that does not exist."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ with gpu_lock.hold_gpu(sys.argv[2]):
 
 @pytest.fixture(autouse=True)
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as all users share it."""
+    """A folder that all users share."""
     folder = tmp_path / "lock"
     folder.mkdir()
     folder.chmod(0o1777)
@@ -45,7 +45,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def hold(shared: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts another process that holds a GPU."""
+    """Starts another process that locks a GPU."""
     made: list[subprocess.Popen[bytes]] = []
 
     def start(uuid: str = UUID) -> subprocess.Popen[bytes]:

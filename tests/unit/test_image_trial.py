@@ -1,6 +1,6 @@
-"""What the trial of a training's image shows, when it is held again, and what it refuses.
+"""The trial of a training's image: what it shows, when it runs again, and what it rejects.
 
-The engine is a stand-in on loopback, behind the real client; real containers are in tests/integration.
+A fake engine on loopback answers the real client; real containers are in tests/integration.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def test_an_image_that_passed_its_trial_is_not_tried_again(engine: Engine, tmp_p
     assert (found.image, found.versions["trl"], found.gpu) == (DIGEST, "1.14.2", "")
     assert look(tmp_path) == found
     assert engine.tried == [False]
-    assert look(tmp_path, "GPU-1").gpu == "H100"  # with a GPU it shows more
+    assert look(tmp_path, "GPU-1").gpu == "H100"  # with a GPU the trial shows more
     assert look(tmp_path, "GPU-1").gpu == "H100"
     assert engine.tried == [False, True]
 
@@ -79,7 +79,7 @@ def test_a_gpu_that_the_image_cannot_use_is_refused_each_time(engine: Engine, tm
     )
     assert "ACADEMY_TRAINING_IMAGE" in refused.value.remedy
     assert not (tmp_path / "images").exists()
-    look(tmp_path)  # without the GPU it can train
+    look(tmp_path)  # without the GPU, the image can train
     engine.on_gpu = {"gpu": ""}
     with pytest.raises(TrainingError, match="sees no GPU"):
         look(tmp_path, "GPU-1")
@@ -92,7 +92,7 @@ def test_a_broken_unsloth_is_refused_where_it_would_train(engine: Engine, tmp_pa
     assert "contains an Unsloth that cannot be imported: ImportError: no triton." in refused.value.message
     assert "ACADEMY_TRAINING_LIBRARY=trl" in refused.value.remedy
     assert look(tmp_path, "GPU-1", "trl").gpu == "H100"
-    with pytest.raises(TrainingError, match="no triton"):  # it is remembered
+    with pytest.raises(TrainingError, match="no triton"):  # the result is stored
         look(tmp_path, "GPU-1")
     assert engine.tried == [True]
 
@@ -105,7 +105,7 @@ def test_an_image_with_invalid_trial_output_cannot_train(engine: Engine, tmp_pat
 
 
 def test_a_failed_computation_is_reported_in_one_line() -> None:
-    """On a CPU for real; a GPU that is not there stands for one without kernels."""
+    """On a real CPU; a missing GPU replaces one without kernels."""
     import torch
 
     assert smoke.compute_on("cpu") == ""
@@ -114,7 +114,7 @@ def test_a_failed_computation_is_reported_in_one_line() -> None:
 
 
 def test_a_smoke_test_here_gives_a_valid_trial() -> None:
-    """For real, in this Python: what a container of an image that is made of it would print."""
+    """Really run in this Python: the output of a container of an image made of it."""
     found = ImageTrial(image=DIGEST, code="", driver="", **smoke.smoke_test())
     assert found.versions["torch"]
     assert ("bitsandbytes" in found.versions) is (find_spec("bitsandbytes") is not None)

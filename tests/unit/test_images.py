@@ -1,4 +1,4 @@
-"""Images made without a registry: which files go in, and that compiled modules are valid there."""
+"""Images made without a registry: which files they contain, and whether compiled modules are valid in them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_an_image_contains_only_what_the_trainer_needs() -> None:
     tops = {name.split("/")[0] for name in names}
     assert not {"prefect", "mlflow", "playwright", "pytest", "_pytest", "academy"} & tops
     assert not [name for name in names if re.search(r"(^|/)(tests?|include)/|[.]pyc$|[.][.]", name)]
-    assert any(name.startswith("trl-") and name.endswith("/METADATA") for name in names)  # its version is asked
+    assert any(name.startswith("trl-") and name.endswith("/METADATA") for name in names)  # for its version
 
 
 def test_an_image_contains_each_shared_library_once() -> None:
@@ -50,7 +50,7 @@ def test_compiled_modules_are_valid_at_any_path_and_time(tmp_path: Path) -> None
     with tarfile.open(tmp_path / "root.tar") as tar:
         tar.extractall(tmp_path, filter="data")
     for name in ("fresh", "known", "stale"):
-        os.truncate(tmp_path / "m" / f"{name}.py", 0)  # what answers now is the compiled one
+        os.truncate(tmp_path / "m" / f"{name}.py", 0)  # now only the compiled module can answer
     told = subprocess.run(
         [sys.executable, "-c", "import fresh, known, stale; print(fresh.value, known.value, stale.value)"],
         cwd=tmp_path / "m", capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path / "m")},

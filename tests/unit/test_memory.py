@@ -1,4 +1,4 @@
-"""What a training will take, from a configuration alone: held against real small models and those of the shelf."""
+"""A training's memory estimate from a configuration alone, compared with real small models and published ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "gemma": {"head_dim": 64}, "gemma2": {"head_dim": 64}, "gemma3_text": {"head_dim": 64},
 }  # fmt: skip
 SHELF = {
-    # configurations as published, and the millions of parameters that their authors tell
+    # published configurations, and their parameters in millions as published
     "Llama 3 8B": ({"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
                     "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
                     "tie_word_embeddings": False}, 8030),
@@ -60,7 +60,7 @@ SHELF = {
 
 
 def trained(kind: str, *, dropout: float = 0.0, half: bool = False) -> tuple[Any, Shape]:
-    """A small random model of that kind with LoRA on all linear maps, and the shape of its configuration."""
+    """A small random model of this kind with LoRA on all linear maps, and the shape of its configuration."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -73,7 +73,7 @@ def trained(kind: str, *, dropout: float = 0.0, half: bool = False) -> tuple[Any
 
 
 def kept(model: Any, rows: int, length: int, *, half: bool, packed: bool = False) -> int:
-    """Bytes that the layers really keep for the way back, as autograd stores them; parameters are not counted.
+    """Bytes that the layers really keep for the backward pass, as autograd stores them, without parameters.
 
     Rows are filled up, or `packed` into one.
     """
@@ -91,7 +91,7 @@ def kept(model: Any, rows: int, length: int, *, half: bool, packed: bool = False
     mask = torch.ones_like(ids)
     mask[0, :10] = 0
     given = {"input_ids": ids, "attention_mask": mask}
-    if packed:  # as TRL's collator gives them
+    if packed:  # as TRL's collator makes them
         given = {"input_ids": ids.reshape(1, -1), "position_ids": torch.arange(length).repeat(rows)[None]}
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
@@ -107,13 +107,13 @@ def test_weights_and_adapter_are_those_of_the_real_model(kind: str) -> None:
     adapter = sum(one.numel() for one in model.parameters() if one.requires_grad)
     base = sum(one.numel() for one in model.parameters()) - adapter
     assert shape.adapter_weights(16) == adapter
-    assert shape.linear_weights + shape.other_weights == pytest.approx(base, rel=0.01)  # biases are not counted
+    assert shape.linear_weights + shape.other_weights == pytest.approx(base, rel=0.01)  # biases do not count
 
 
 @pytest.mark.parametrize(("dropout", "half"), [(0.0, False), (0.05, False), (0.0, True)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_keep_the_bytes_that_torch_stores(kind: str, dropout: float, half: bool) -> None:
-    """In float32 as on CPUs; in bfloat16 under autocast as on GPUs, but run here, where attention is another kernel."""
+    """In float32 as on CPUs, and in bfloat16 under autocast as on GPUs; but here on a CPU with its attention kernel."""
     model, shape = trained(kind, dropout=dropout, half=half)
     rows, length = 4, 96
     recipe = Recipe(dropout=dropout)
@@ -129,9 +129,9 @@ def test_packed_rows_need_a_mask_per_layer(kind: str, half: bool) -> None:
     tokens, wide = rows * length, 2 if half else 4
     recipe = Recipe(packing=True)
     found = kept(model, rows, length, half=half, packed=True)
-    alone = kept(model, 1, tokens, half=half, packed=True)  # one example as long: nothing is kept apart
-    masks = _masks(shape, recipe, wide, tokens, tokens, shape.layers) - tokens**2  # but for the one that all share
-    repeated = 2 * (shape.queries - shape.keys) * wide * tokens * shape.layers  # keys and values, beside a mask only
+    alone = kept(model, 1, tokens, half=half, packed=True)  # one example of this length needs no mask
+    masks = _masks(shape, recipe, wide, tokens, tokens, shape.layers) - tokens**2  # all layers share one
+    repeated = 2 * (shape.queries - shape.keys) * wide * tokens * shape.layers  # of keys and values, only with a mask
     assert found - alone == masks + repeated
     layers = tokens * shape.layers * _bytes_per_token(shape, recipe, wide, tokens)
     assert layers + masks == pytest.approx(found, rel=0.1)
@@ -143,9 +143,9 @@ def test_a_packed_batch_is_one_mask_row_and_a_padded_batch_is_not() -> None:
     plan = default_plan("cuda")
     padded, packed = (predict(shape, Recipe(packing=packing), plan) for packing in (False, True))
     length, tokens = 2048, 4 * 2048
-    # in bfloat16, of the layer that is computed again, and the mask itself
+    # in bfloat16, of the recomputed layer, and the mask itself
     assert packed.activations - padded.activations == 3 * tokens * (tokens - length)
-    single = predict(shape, Recipe(batch_size=1), plan)  # no row is filled up
+    single = predict(shape, Recipe(batch_size=1), plan)  # no row is padded
     assert padded.activations - 4 * single.activations == 3 * tokens * length
 
 
@@ -174,7 +174,7 @@ def test_a_prediction_is_the_sum_of_its_parts_and_grows_with_the_recipe() -> Non
     assert predict(shape, Recipe(rank=32), default_plan("cuda")).adapter == 2 * usual.adapter
     assert predict(shape, Recipe(), default_plan("cpu")).weights == 2 * usual.weights
     four = predict(shape, Recipe(), default_plan("cuda").model_copy(update={"processes": 4, "sharded": True}))
-    assert 0.25 * usual.weights < four.weights < 0.4 * usual.weights  # and what is gathered just then
+    assert 0.25 * usual.weights < four.weights < 0.4 * usual.weights  # and the weights gathered at the moment
     assert (four.adapter, four.activations) == (usual.adapter // 4, usual.activations), "accumulation is shared"
     slow = Plan(device="cpu", processes=2, sharded=True)
     assert predict(shape, Recipe(), slow).weights == 1.5 * predict(shape, Recipe(), default_plan("cpu")).weights
@@ -182,16 +182,16 @@ def test_a_prediction_is_the_sum_of_its_parts_and_grows_with_the_recipe() -> Non
 
 
 def test_correction_of_a_small_model_excludes_the_fixed_overhead() -> None:
-    """cuBLAS alone reserves more than the seed model takes; so that is predicted, and not added again."""
+    """cuBLAS alone reserves more than the seed model needs; the prediction includes it, and adds it only once."""
     shape, recipe, plan = read_shape(SEED_FOLDER), Recipe(batch_size=8, max_length=128), default_plan("cuda")
     found = predict(shape, recipe, plan)
     own = found.weights + found.adapter + found.activations + found.logits
     assert found.measurable == own + CUDA_WORKSPACE
     assert found.total == found.measurable + CUDA_CONTEXT
-    measured = own + CUDA_WORKSPACE - 2**25  # without bias no map uses cublasLt
+    measured = own + CUDA_WORKSPACE - 2**25  # without a bias, no map uses cublasLt
     ratio = measured / found.measurable
     assert CORRECTION[0] < ratio < CORRECTION[1]
-    assert measured > CORRECTION[1] * own, "without the workspace the correction would be at its bound"
+    assert measured > CORRECTION[1] * own, "without the workspace the correction would reach its limit"
     assert predict(shape, recipe, plan, ratios=[ratio]).total == pytest.approx(measured + CUDA_CONTEXT, abs=1)
 
 
@@ -205,7 +205,7 @@ def test_checkpointing_is_off_only_where_memory_allows(batch: int, length: int, 
     assert chosen == (whole if fits else plan)
     assert predict(shape, recipe, whole).total >= predict(shape, recipe, plan).total
     slow = Plan(device="cpu", checkpointing=True)
-    assert without_checkpointing(shape, recipe, slow, 2**50) == slow, "asked for, or a rung of the ladder"
+    assert without_checkpointing(shape, recipe, slow, 2**50) == slow, "set by the user, or by a fallback step"
 
 
 def test_checkpointing_depends_on_earlier_trainings_and_the_longest_example() -> None:
@@ -279,7 +279,7 @@ def test_earlier_trainings_correct_a_prediction_within_limits(ratios: list[float
     shape = read_shape(SEED_FOLDER)
     for device in ("cpu", "cuda"):
         one = predict(shape, Recipe(), default_plan(device), ratios=ratios)  # type: ignore[arg-type]
-        fixed = CUDA_CONTEXT if device == "cuda" else 0  # torch measures nothing of it
+        fixed = CUDA_CONTEXT if device == "cuda" else 0  # torch does not measure it
         assert one.total == pytest.approx(one.measurable * factor + fixed, abs=1)
 
 

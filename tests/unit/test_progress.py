@@ -1,4 +1,4 @@
-"""A training is known from its events alone: pure, so all that can happen to one is tried here."""
+"""The progress of a training, from its events alone. Pure, so every course of a training can be tested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from academy.habitat.progress import KILLED, attempts, log_line, progress
 
 
 def events(*told: dict[str, Any]) -> list[TrainingEvent]:
-    """Numbered from 1; `at` is as it is said, else one second after the event before."""
+    """Events numbered from 1; `at` is one second after the previous event unless it is given."""
     found: list[TrainingEvent] = []
     for n, one in enumerate(told, 1):
         at = found[-1].at + 1 if found else 1000.0
@@ -50,7 +50,7 @@ def test_a_running_training_shows_position_and_remaining_time() -> None:
 
 
 def test_slow_steps_show_position_and_speed() -> None:
-    """Between two logged steps an event has no figures of the training."""
+    """Between two logged steps, an event has no loss."""
     told = events(STARTED, step(1, 1100), step(2, 1200, loss=None), step(3, 1300, loss=None))
     found = progress(told, followed=True)
     assert (found.step, found.loss, found.eta) == (3, 1.0, 700.0)
@@ -73,9 +73,9 @@ def test_a_gap_between_attempts_counts_in_no_sum_or_median() -> None:
     assert found.cost == 28.0
     assert found.eta == 6 * 3.0
     assert found.rate == 80.0
-    assert found.average_loss == pytest.approx((1 + 5 + 1 + 1) / 4)  # step 2 was done again, and counts once
+    assert found.average_loss == pytest.approx((1 + 5 + 1 + 1) / 4)  # step 2 was repeated and counts once
     just_resumed = progress(told[:5], followed=True)
-    assert just_resumed.eta is None  # one report says nothing of a step's time
+    assert just_resumed.eta is None  # one report gives no time per step
     assert just_resumed.step == 2
 
 
@@ -124,7 +124,7 @@ def test_energy_is_summed_over_attempts_and_never_estimated() -> None:
     first = [STARTED, step(1, 1010, energy=100.0), step(2, 1012, energy=250.0)]
     unreported: dict[str, Any] = {"phase": "started", "at": 2000.0}
     second = [{"phase": "started", "at": 3000.0}, step(3, 3010, energy=40.0), {"phase": "done", "energy": 60.0}]
-    ended: dict[str, Any] = {"phase": "failed", "cause": "killed"}  # by a backend, which has no counter
+    ended: dict[str, Any] = {"phase": "failed", "cause": "killed"}  # written by a backend, which has no counter
     assert progress(events(*first), followed=True).energy == 250.0
     assert progress(events(*first, ended, unreported, ended, *second), followed=False).energy == 310.0
     uncounted = [STARTED, step(1, 1010)]
@@ -167,7 +167,7 @@ def test_log_lines_have_number_time_and_text() -> None:
     st.booleans(),
 )
 def test_progress_accepts_any_events(told: list[TrainingEvent], followed: bool) -> None:
-    """Clocks are set back, files are edited: figures stay finite, times and costs are never negative."""
+    """Clocks can be set back and files edited: figures stay finite, and times and costs are never negative."""
     found = progress(told, followed=followed, price=2.0)
     assert found.seconds >= 0
     assert found.cost is None or found.cost >= 0

@@ -1,4 +1,4 @@
-"""Where a training goes, and the ladder below it: pure, so every machine can be tried here."""
+"""The device of a training, and its fallback steps. Routing is pure, so any machine can be tested."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from academy.system.hardware import Docker, Gpu, Inventory
 
 
 def machine(*free: float | None, **changes: Any) -> Inventory:
-    """A machine with 4 CPUs, 16 GiB free, a torch for CUDA, and GPUs with so many GiB free."""
+    """A machine with 4 CPUs, 16 GiB free, a torch for CUDA, and GPUs with this many GiB free."""
     gpus = tuple(
         Gpu(index=n, name="H100", uuid=f"GPU-{n}", memory_free=None if one is None else int(one * GIB))
         for n, one in enumerate(free)
@@ -39,7 +39,7 @@ def test_the_gpu_with_the_most_free_memory_is_taken() -> None:
 
 
 def held(inventory: Inventory, *which: int) -> Inventory:
-    """The machine while trainings hold these GPUs, which have 80 GiB in all."""
+    """The machine while trainings use these GPUs; each GPU has 80 GiB in total."""
     gpus = [one.model_copy(update={"held": one.index in which, "memory_total": 80 * GIB}) for one in inventory.gpus]
     return inventory.model_copy(update={"gpus": tuple(gpus)})
 
@@ -48,7 +48,7 @@ def test_a_gpu_in_use_is_avoided() -> None:
     found = route(NEED, held(machine(11, 40, 20), 1))
     assert found.gpu is not None
     assert (found.gpu.index, found.held) == (2, False)
-    tight = route(NEED, held(machine(5, 40), 1))  # what is free is too small: as if there were no other
+    tight = route(NEED, held(machine(5, 40), 1))  # the free GPU is too small
     assert (tight.place, tight.held) == ("cpu", False)
 
 
@@ -58,11 +58,11 @@ def test_a_training_waits_when_all_gpus_are_in_use() -> None:
     assert found.sentence == "nowhere now: GPU 0 (H100) is used by another training"
     assert route(NEED, held(machine(2, 3), 0, 1)).sentence == "nowhere now: all GPUs are used by other trainings"
     assert route(NEED, held(machine(2), 0), enable_gpu=False).place == "cpu"
-    assert route(Need(cuda=90 * GIB, cpu=12 * GIB), held(machine(2), 0)).place == "cpu"  # too large in any case
+    assert route(Need(cuda=90 * GIB, cpu=12 * GIB), held(machine(2), 0)).place == "cpu"  # too large for any GPU
 
 
 def test_a_gpu_that_does_not_report_its_memory_is_used_with_a_note() -> None:
-    """As those that share the machine's memory: what is not known is no reason for days on processors."""
+    """For example a GPU that shares the machine's memory: an unknown figure must not cost days on CPUs."""
     found = route(NEED, machine(None))
     assert (found.place, found.need, found.free) == ("cuda", 10 * GIB, None)
     assert found.sentence == "GPU 0 (H100): about 10.0 GiB; it does not report its memory, so the training is tried"
@@ -188,7 +188,7 @@ def test_a_fallback_step_makes_the_batch_of_each_process_smaller() -> None:
     assert fallback is not None
     assert batch_per_process(recipe, 2) == 4, "half of the step"
     assert (fallback.recipe.batch_size, fallback.recipe.accumulation) == (2, 4), (
-        "with 4 and 2 each process had 4 as before"
+        "with 4 and 2, each process would have 4 as before"
     )
     assert batch_per_process(fallback.recipe, 2) == 2
 
@@ -230,5 +230,5 @@ def test_every_fallback_step_keeps_the_examples_per_training_step(
         assert (fallback.recipe, fallback.plan) != (recipe, plan)
         recipe, plan = fallback.recipe, fallback.plan
     else:
-        pytest.fail("the ladder has no end")
+        pytest.fail("fallback steps do not end")
     assert plan == Plan(device="cpu", checkpointing=True, processes=processes)

@@ -1,4 +1,4 @@
-"""The runs of a home, watched and ended by any process. Trainers here are small programs in real processes."""
+"""The runs of a home, followed and cancelled by any process. Trainers here are small programs in real processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def order(tmp_path: Path) -> TrainingOrder:
 
 
 def trainer(order: TrainingOrder, first: str) -> str:
-    """A program that tells of two steps and its process, and goes on for a minute."""
+    """A program that writes two steps and its process id, and runs for a minute."""
     return (
         f"import os, signal, time; {first}"
         "from pathlib import Path; from academy.habitat.trainer.events import EventWriter; "
@@ -135,7 +135,7 @@ def test_a_training_cancelled_by_another_process_continues_later(start: Callable
     assert (folder / "checkpoints").is_dir()
     with pytest.raises(InputError, match="is not running"):
         cancel_run(folder)
-    again = start(POLITE)  # what was left of the cancelling ends nothing; it tells first what was before
+    again = start(POLITE)  # the cancel file of the earlier attempt has no effect; earlier events come first
     assert [event.n for event in again.heard] == [1, 2, 3]
     begun = again.hear()
     again.trainer = int(begun.message)
@@ -211,7 +211,7 @@ def test_files_left_by_a_container_hide_no_other_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lively", [True, False])
 def test_a_trainer_with_activity_between_events_is_not_stopped(order: TrainingOrder, lively: bool) -> None:
-    """Its steps take longer than the silence that is allowed, or it hangs."""
+    """Its steps take longer than the allowed silence, or it hangs."""
     program = (
         "import time; from pathlib import Path; "
         "from academy.habitat.trainer import events; events.PULSE_SECONDS = 0.1; "
@@ -238,7 +238,7 @@ def test_a_long_library_call_shows_activity(tmp_path: Path, monkeypatch: pytest.
         time.sleep(0.4)
         second = file.stat().st_mtime_ns
         time.sleep(0.2)
-        assert before < first <= second == file.stat().st_mtime_ns, "for so long, and no longer"
+        assert before < first <= second == file.stat().st_mtime_ns, "until the limit, and not longer"
     assert len(file.read_text().splitlines()) == 1
 
 
@@ -248,7 +248,7 @@ def test_an_event_on_a_full_disk_leaves_the_others_intact(tmp_path: Path) -> Non
     events.write("started")
     size = file.stat().st_size
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, usual[1]))  # half of the next one fits
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, usual[1]))  # half of the next event fits
     try:
         with pytest.raises(OSError, match="File too large"):
             events.write("contract", message="rows in and out")
@@ -267,9 +267,9 @@ def test_a_recipe_search_is_not_listed_as_a_training(tmp_path: Path) -> None:
 
 def test_a_searchs_running_trial_is_listed_and_cancelled(start: Callable[[], Elsewhere], order: TrainingOrder) -> None:
     runs = order.runs
-    order.__dict__["runs"] = runs / "tune-3f9a"  # as its own folder has it
+    order.__dict__["runs"] = runs / "tune-3f9a"  # in the search's folder
     (runs / "tune-3f9a" / "adapters").mkdir(parents=True)
-    (runs / "tune-3f9a" / "0123").mkdir()  # a trial that a killed search left
+    (runs / "tune-3f9a" / "0123").mkdir()  # left by a killed search
     running = start()
     assert [(name, one.status) for name, one in all_runs(runs)] == [(order.folder.name, "running")]
     folder = find_run(runs, order.folder.name[:8])
@@ -279,7 +279,7 @@ def test_a_searchs_running_trial_is_listed_and_cancelled(start: Callable[[], Els
 
 
 def test_a_status_query_does_not_block_a_start(tmp_path: Path) -> None:
-    """To look is to share the lock for a moment; whoever takes it tries again."""
+    """A status query shares the lock for a moment; a process that takes the lock tries again."""
     program = (
         "import sys; from pathlib import Path; from academy.store.locks import is_locked; print(1, flush=True)\n"
         f"while True: is_locked(Path({str(tmp_path / 'lock')!r}))"
@@ -308,7 +308,7 @@ def test_a_kill_counted_by_the_kernel_is_out_of_memory(
 
 @pytest.mark.parametrize(("counts", "cause"), [((5, 6), "memory"), ((5, 5), "killed")])
 def test_a_trainer_killed_for_memory_has_that_cause(order: TrainingOrder, counts: tuple[int, int], cause: str) -> None:
-    """The kill is real, the count is not: to run this machine out of memory would end more than this."""
+    """The kill is real and the count is not: filling this machine's memory would kill other processes, too."""
     count = iter(counts)
 
     def started() -> _Subprocess:
