@@ -338,7 +338,7 @@ def test_a_container_without_a_limit_has_the_machines_memory(tmp_path: Path) -> 
     unlimited = group(tmp_path, memory__max="max", memory__current=GIB)
     assert hardware._memory(unlimited)[0] == total
     assert 0 < free <= total
-    large = group(tmp_path, memory__max=2 * total)  # how version 1 expresses that there is no limit
+    large = group(tmp_path, memory__max=2 * total)  # the value of version 1 for "unlimited"
     assert hardware._memory(large)[0] == total
 
 
