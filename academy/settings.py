@@ -69,6 +69,11 @@ class Settings(BaseSettings):
         validation_alias=_names("MAX_LESSONS"),
         description="mostly the newest; a share of the places goes to older ones",
     )
+    sources: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("lesson", "task", "commit"),
+        validation_alias=_names("SOURCES"),
+        description="names of the sources that a dataset is made from, separated by commas",
+    )
     ray_address: str = Field(
         "",
         validation_alias=_names("RAY_ADDRESS"),
@@ -219,7 +224,7 @@ class Settings(BaseSettings):
         """A `~` in .env, where no shell has seen it."""
         return path.expanduser()
 
-    @field_validator("trusted_authors", "suites", mode="before")
+    @field_validator("sources", "trusted_authors", "suites", mode="before")
     @classmethod
     def _by_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

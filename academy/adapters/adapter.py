@@ -22,7 +22,7 @@ from academy.errors import AdapterError
 from academy.models.chat_template import FILE as TEMPLATE_FILE
 from academy.professor.recipe import Recipe
 from academy.records import Record, canonical, digest_of
-from academy.store.files import STAGING, content_digest_of, entries_of, plain_folder, read_plain, write_file
+from academy.store.files import STAGING, content_digest_of, entries_of, open_folder, read_regular_file, write_file
 from academy.store.signing import Keys
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Opened:
         self.digests: dict[str, str] = {}
         name = ""
         try:
-            with plain_folder(folder) as handle:
+            with open_folder(folder) as handle:
                 for name in sorted(entries_of(handle)):
                     if (
                         name not in LONGEST and name not in beside and not name.startswith(STAGING)
@@ -138,7 +138,7 @@ class Opened:
                             "Other files are refused because they can run code; look at it, and take it away.",
                         )
                 for name in (MANIFEST, *FILES):
-                    self._content[name], self.digests[name] = read_plain(handle, name, LONGEST[name])
+                    self._content[name], self.digests[name] = read_regular_file(handle, name, LONGEST[name])
         except OSError as problem:
             raise _unreadable(folder, name, problem) from problem
 

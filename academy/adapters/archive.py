@@ -67,13 +67,13 @@ class AdapterStore:
             ) from problem
 
     @contextmanager
-    def using(self, digest: str) -> Iterator[Path]:
+    def lease(self, digest: str) -> Iterator[Path]:
         """Use an adapter: until this ends it is not put away. Waits for an archiving that is under way."""
         with self._lock(digest, fcntl.LOCK_SH):
             yield self.folder(digest)
 
     @contextmanager
-    def alone(self, digest: str) -> Iterator[None]:
+    def exclusive(self, digest: str) -> Iterator[None]:
         """Make sure that nobody uses an adapter and none begins to. Raises AdapterError where somebody does."""
         try:
             with self._lock(digest, fcntl.LOCK_EX | fcntl.LOCK_NB):

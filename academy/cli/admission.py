@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from academy.cli.output import emit, say
-from academy.genealogy.history import refused
+from academy.genealogy.history import describe_refusal
 from academy.lifecycle.gate import readmit_adapter, refusal, refuse_adapter
 from academy.loop.home import Home
 from academy.loop.verify import verify_answers, verify_files
@@ -62,6 +62,6 @@ def _tell_refusal(home: Home, row: Row[RefusalEntry], *, as_json: bool) -> None:
     if as_json:
         emit({**row.body.as_json(), "champion_refused": gone})
         return
-    say(f"{refused(row.body)}.")
+    say(f"{describe_refusal(row.body)}.")
     if gone:
         say(f"The champion {champion.name} is refused: `academy rollback` goes back to another one.")

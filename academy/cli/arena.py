@@ -11,13 +11,15 @@ from academy.arena.examination import Examination, read_examination
 from academy.arena.report import compare
 from academy.arena.sandbox import Unavailable, find_sandbox
 from academy.arena.suites.coding import FILE as CODING
-from academy.arena.suites.user import UserSuite
+from academy.arena.suites.table import describe_suites
 from academy.arena.verdict import HORIZON
 from academy.cli.output import emit, listen, say, table
 from academy.errors import InputError
-from academy.loop import stages
-from academy.loop.examine import SUITES, hold_examination, in_words, publish_verdict, suite_file
+from academy.loop import examine as examination
+from academy.loop.explain_contradictions import explain_verdict, verdict_as_json
 from academy.loop.home import Home
+from academy.loop.publish_verdict import publish_verdict
+from academy.loop.renew_holdout import renew_holdout
 from academy.settings import load_settings
 from academy.store.files import write_file
 from academy.store.ledger_rows import RenewalEntry
@@ -29,15 +31,15 @@ def examine(challenger: str, champion: str | None, suites: list[str], base_model
     """Hold an examination."""
     listen()
     home = Home.open(base_model)
-    row, held = hold_examination(home, challenger, champion, wanted=suites)
+    row, held = examination.examine(home, challenger, champion, suites=suites)
     if row is not None:
         publish_verdict(home, home.versions.get(challenger), row)
     verdict = held.examination.verdict.model_dump(mode="json") if held else {}
-    found = in_words(home, row.body.as_json()) if row is not None else verdict
+    found = verdict_as_json(row.body, explain_verdict(home, row.body)) if row is not None else verdict
     if as_json:
         told = {
             "costs": [{**cost.model_dump(mode="json"), "rate": cost.rate} for cost in held.costs],
-            "left_out": held.left_out,
+            "left_out": held.skipped,
             "report": str(held.report),
             "judge": held.opinion.model_dump(mode="json") if held.opinion else None,
         } if held else {}  # fmt: skip
@@ -46,7 +48,7 @@ def examine(challenger: str, champion: str | None, suites: list[str], base_model
     say(f"{found['outcome']}: {found['because']}")
     if held:
         _tell(held.examination)
-        for name, why in held.left_out.items():
+        for name, why in held.skipped.items():
             say(f"{name} was left out: {why}")
         say(f"The report: {held.report}")
     if row is None:
@@ -62,23 +64,15 @@ def suites(*, as_json: bool) -> None:
     settings = load_settings()
     sandbox = find_sandbox(settings.sandbox, image=settings.sandbox_image)
     unavailable = sandbox.because if isinstance(sandbox, Unavailable) else ""
-    own = [UserSuite.read(suite_file(name)) for name in settings.suites if name not in SUITES]
     rows = [
         {
-            "suite": name,
-            "asked": name in settings.suites,
-            "what": what,
-            "left_out": unavailable if name == "coding" else "",
-        }
-        for name, what in SUITES.items()
-    ]
-    rows += [
-        {
-            "suite": suite.name, "asked": True, "what": f"{len(suite.questions())} questions of your own; {suite.role}",
+            "suite": suite.name,
+            "asked": suite.selected,
+            "what": suite.description,
             "left_out": unavailable if suite.needs_sandbox else "",
         }
-        for suite in own
-    ]  # fmt: skip
+        for suite in describe_suites(settings.suites)
+    ]
     if as_json:
         emit(
             {
@@ -110,7 +104,7 @@ def budget(base_model: str | None, *, as_json: bool) -> None:
 def renew(base_model: str | None, *, as_json: bool) -> None:
     """Retire the questions that were used and take fresh ones."""
     home = Home.open(base_model)
-    found = stages.renew_holdout(home)
+    found = renew_holdout(home)
     if as_json:
         emit({**found.model_dump(mode="json"), "left": home.ledger.budget_left(HORIZON)})
         return

@@ -9,7 +9,8 @@ from academy.cli.output import emit, say, table
 from academy.curriculum import rebuild as proofs
 from academy.curriculum.dataset import Dataset, all_datasets, find_dataset, read_dataset, read_rows
 from academy.errors import InputError
-from academy.loop.examine import clashes, guarded_texts
+from academy.loop.choose_suites import guarded_texts
+from academy.loop.explain_contradictions import explain_contradictions
 from academy.loop.home import Home
 from academy.store.ledger_rows import AllowEntry
 
@@ -34,7 +35,7 @@ def show(digest: str | None, limit: int, *, as_json: bool) -> None:
     say(f"{dataset.examples:,} examples ({dataset.tokens:,} tokens), {dataset.holdout:,} held out.")
     for alarm in dataset.alarms:
         say(f"Alarm: {alarm}")
-    for one in clashes(home, [(pair.first, pair.second) for pair in dataset.contradictions[:10]]):
+    for one in explain_contradictions(home, [(pair.first, pair.second) for pair in dataset.contradictions[:10]]):
         say(f"Contradiction: '{one.request}': '{one.answer}', and {one.batch} teaches '{one.taught}'.")
     for found in dataset.overlaps[:10]:
         for match in found.overlaps:

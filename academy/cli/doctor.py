@@ -12,7 +12,7 @@ from pathlib import Path
 from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_sandbox
 from academy.cli.output import emit, say, table
 from academy.errors import AcademyError, ExaminationError
-from academy.experience.commits import is_repository
+from academy.experience.sources.commits import is_repository
 from academy.habitat.backends.choice import select_backend
 from academy.habitat.backends.container import ContainerChoice
 from academy.loop.home import Home
@@ -260,7 +260,7 @@ def _sandbox(settings: Settings) -> Finding:
             remedy="Only the coding suite needs one: install bubblewrap and libseccomp2.",
         )  # fmt: skip
     return Finding(
-        name="sandbox", works=True, needed=False, found=f"{found.name}: {', '.join(found.limits_in_force)}"
+        name="sandbox", works=True, needed=False, found=f"{found.name}: {', '.join(found.active_limits)}"
     )  # fmt: skip
 
 

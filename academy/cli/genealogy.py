@@ -10,9 +10,10 @@ import orjson
 from academy.cli.output import console, emit, listen, say
 from academy.errors import InputError
 from academy.genealogy import drawing
-from academy.genealogy.history import CHANGES, deployment, history, is_change, refused, shown
+from academy.genealogy.history import CHANGES, describe_refusal, history, is_change, to_deployment, version_name
 from academy.genealogy.tree import FamilyTree, family_tree
-from academy.loop import carry_out as succession
+from academy.loop.carry_out import approve as approve_version
+from academy.loop.carry_out import decline as decline_version
 from academy.loop.home import Home
 from academy.store.files import write_file
 from academy.store.ledger import Ledger
@@ -77,7 +78,7 @@ def approve(name: str, note: str, base_model: str | None, *, as_json: bool) -> N
     listen()
     home = Home.open(base_model)
     before = home.ledger.champion()
-    champion = succession.approve(home, name, by=person(), note=note)
+    champion = approve_version(home, name, by=person(), note=note)
     if as_json:
         emit({"champion": champion.version, "adapter": champion.adapter, "before": before.version})
     else:
@@ -87,11 +88,11 @@ def approve(name: str, note: str, base_model: str | None, *, as_json: bool) -> N
 def decline(name: str, because: str, base_model: str | None, *, as_json: bool) -> None:
     """Refuse the last verdict on a version: it never promotes."""
     home = Home.open(base_model)
-    row = succession.decline(home, name, by=person(), because=because)
+    row = decline_version(home, name, by=person(), because=because)
     if as_json:
-        emit(deployment(row).model_dump(mode="json"))
+        emit(to_deployment(row).model_dump(mode="json"))
     else:
-        say(f"{shown(row.body.version)} is not promoted; {home.ledger.champion().name} stays champion.")
+        say(f"{version_name(row.body.version)} is not promoted; {home.ledger.champion().name} stays champion.")
 
 
 def _as_json(found: FamilyTree, ledger: Ledger, limit: int) -> dict[str, Any]:
@@ -125,11 +126,11 @@ def _last(ledger: Ledger, limit: int) -> list[Row[Entry]]:
 
 def _story(row: Row[Entry]) -> str:
     if is_change(row):
-        told = deployment(row)
+        told = to_deployment(row)
         return told.sentence + (f", by {told.by}" if told.by else "")
     match row.body:
         case VerdictEntry() as verdict:
-            against = shown(verdict.champion_version)
+            against = version_name(verdict.champion_version)
             return f"v{verdict.version} against {against}: {verdict.outcome}, {verdict.because}"
         case ReleaseEntry() as entry:
             return f"{entry.lessons} lessons" + (f" of {entry.batch}" if entry.batch else "")
@@ -138,7 +139,7 @@ def _story(row: Row[Entry]) -> str:
         case RenewalEntry() as entry:
             return f"{entry.retired} questions retired, {entry.fresh} fresh ones on {entry.groups} answers"
         case RefusalEntry() as entry:
-            return refused(entry)
+            return describe_refusal(entry)
         case UndoEntry() as entry:
             return f"{entry.lessons} lessons of {entry.batch} {'put back' if entry.restored else 'taken out'}"
         case SupersedeEntry() as entry:

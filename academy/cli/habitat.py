@@ -13,9 +13,10 @@ from academy.errors import InputError
 from academy.habitat.foreign_log import parse_events, split_lines
 from academy.habitat.log_parser import Metrics, TrainingMetricsParser
 from academy.habitat.memory import GIB
-from academy.loop import training
+from academy.loop.choose_recipe import choose_recipe_for
 from academy.loop.home import Home
-from academy.loop.placement import place
+from academy.loop.place import place
+from academy.professor.recipe_options import RecipeOptions
 from academy.records import canonical
 
 PIECE = 1 << 16
@@ -67,10 +68,10 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
-def fit(base_model: str | None, length: int | None, overrides: training.Overrides, *, as_json: bool) -> None:
+def fit(base_model: str | None, length: int | None, options: RecipeOptions, *, as_json: bool) -> None:
     """The peak of a training on either kind of device, where it would run now, and the ladder below it."""
     home = Home.open(base_model)
-    recipe = training.choose_for(home, length or home.base.context, overrides)
+    recipe = choose_recipe_for(home, length or home.base.context, options)
     found = place(home, recipe, length)
     if as_json:
         emit({
@@ -80,7 +81,7 @@ def fit(base_model: str | None, length: int | None, overrides: training.Override
             },
             "route": found.route.model_dump(mode="json"),
             "ladder": [
-                {"change": one.fallback.change, "device": one.fallback.plan.device, "need": one.need, "fits": one.fits}
+                {"change": one.step.change, "device": one.step.plan.device, "need": one.need, "fits": one.fits}
                 for one in found.fallbacks
             ],
         })  # fmt: skip
@@ -102,7 +103,7 @@ def fit(base_model: str | None, length: int | None, overrides: training.Override
             say(f"Note: {columns[0].note}.")
     say(f"{found.expected[0].upper()}{found.expected[1:]}.")
     for step in found.fallbacks:
-        say(f"  {'yes' if step.fits else 'no '}  {_gib(step.need)} GiB with {step.fallback.change}")
+        say(f"  {'yes' if step.fits else 'no '}  {_gib(step.need)} GiB with {step.step.change}")
 
 
 def _gib(size: int) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from academy.cli.options import Base, Json, RecipeFile
+from academy.cli.options import Base, BatchSize, Json, Rank, RecipeFile
 
 habitat_app = typer.Typer(
     help="Where trainings run, and what trainers print.", no_args_is_help=True, rich_markup_mode=None
@@ -72,15 +72,14 @@ def fit(
     length: Annotated[
         int | None, typer.Option(min=1, help="Tokens of the longest example; without it the longest possible.")
     ] = None,
-    rank: Annotated[int | None, typer.Option(min=4, max=256, help="LoRA rank.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a batch.")] = None,
+    rank: Rank = None,
+    batch_size: BatchSize = None,
     recipe: RecipeFile = None,
     json: Json = False,
 ) -> None:
     """Predict the memory of a training, say where it would run, and what would need less."""
     from academy.cli import habitat as commands
-    from academy.cli.recipe import read_recipe
-    from academy.loop.training import Overrides
+    from academy.cli.recipe import recipe_options
 
-    overrides = Overrides(rank=rank, batch_size=batch_size, recipe=read_recipe(recipe))
-    commands.fit(base_model, length, overrides, as_json=json)
+    options = recipe_options(recipe, rank=rank, batch_size=batch_size)
+    commands.fit(base_model, length, options, as_json=json)

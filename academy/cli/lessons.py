@@ -10,9 +10,9 @@ from academy.curriculum.dataset import group_of
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter
-from academy.experience.source import Kind
-from academy.loop import stages
+from academy.experience.experience import Kind
 from academy.loop.home import Home
+from academy.loop.ingest import ingest
 from academy.store.ledger_rows import ReleaseEntry, SupersedeEntry, UndoEntry
 
 
@@ -34,7 +34,7 @@ def import_files(files: list[Path], kind: Kind, wanted: ConversationFilter, *, a
     """Import files; unreadable lines are named and kept aside."""
     home = Home.open()
     given = {"lesson": "lessons", "task": "tasks", "conversation": "conversations", "file": "files"}
-    found = stages.admit(home, **{given[kind]: files}, wanted=wanted)
+    found = ingest(home, **{given[kind]: files}, wanted=wanted)
     if as_json:
         emit({"imported": [one.model_dump(mode="json") for one in found]})
         return

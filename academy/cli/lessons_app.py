@@ -48,7 +48,7 @@ def lessons_import(
     from academy.cli import lessons as commands
     from academy.errors import InputError
     from academy.experience.conversations import ConversationFilter
-    from academy.experience.source import Kind
+    from academy.experience.experience import Kind
 
     if tasks + conversations + examples > 1:
         raise InputError("The files can be of one kind only.", "Give one of --tasks, --conversations, --examples.")

@@ -15,7 +15,21 @@ from academy.cli.habitat_app import habitat_app
 from academy.cli.keys_app import keys_app
 from academy.cli.lessons_app import lessons_app
 from academy.cli.models_app import models_app
-from academy.cli.options import MOST, Base, Before, Json, Limit, RecipeFile
+from academy.cli.options import (
+    MOST,
+    Base,
+    BatchSize,
+    Before,
+    Epochs,
+    InitAdapter,
+    Json,
+    LearningRate,
+    Limit,
+    Rank,
+    RecipeFile,
+    Tune,
+    TuneMinutes,
+)  # fmt: skip
 from academy.cli.verdict_app import verdict_app
 from academy.errors import AcademyError, HomeError
 
@@ -34,20 +48,7 @@ app.add_typer(habitat_app, name="habitat")
 app.add_typer(keys_app, name="keys")
 
 Repo = Annotated[list[Path] | None, typer.Option("--repo", help="A git repository to learn from; repeatable.")]
-Form = Annotated[str, typer.Option("--format", help="alpaca, sharegpt, chatml or openai: the same lines so written.")]
-Tune = Annotated[
-    int | None,
-    typer.Option(
-        "--tune", min=1, max=500, help="Search the recipe first, in so many trials; never on what is held out."
-    ),
-]
-InitAdapter = Annotated[
-    str | None,
-    typer.Option("--init-adapter", help="Begin with this version's adapter, or the champion's, and not with the base."),
-]
-TuneMinutes = Annotated[
-    float | None, typer.Option("--tune-minutes", min=0.01, help="For so many minutes at most (ACADEMY_TUNE_MINUTES).")
-]
+Form = Annotated[str, typer.Option("--format", help="Format of the lines: alpaca, sharegpt, chatml or openai.")]
 
 
 @app.command()
@@ -59,49 +60,42 @@ def evolve(
     tasks: Annotated[list[Path] | None, typer.Option("--tasks", help="A JSONL task history; repeatable.")] = None,
     base_model: Base = None,
     force: Annotated[bool, typer.Option("--force", help="Train although the conditions are not met.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be trained.")] = False,
-    rank: Annotated[int | None, typer.Option(min=4, max=256, help="LoRA rank.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=1e-9, max=1e-2, help="Learning rate.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, max=20, help="Passes over the dataset.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, max=128, help="Examples a batch.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained, and stop.")] = False,
+    rank: Rank = None,
+    learning_rate: LearningRate = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
     init_adapter: InitAdapter = None,
     recipe: RecipeFile = None,
     tune: Tune = None,
     tune_minutes: TuneMinutes = None,
     json: Json = False,
 ) -> None:
-    """Run the whole loop: experience, dataset, decision, training, arena, promotion."""
-    from academy.cli.evolve import Request, run
-    from academy.cli.recipe import read_recipe
-    from academy.loop.training import Overrides
+    """Run the whole loop: experience, dataset, decision, training, examination, promotion."""
+    from academy.cli.evolve import run
+    from academy.cli.recipe import recipe_options
+    from academy.loop.evolve import EvolutionRequest
 
-    overrides = Overrides(
-        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter,
-        recipe=read_recipe(recipe),
-    )  # fmt: skip
-    request = Request(
-        lessons=lessons or [],
-        repos=repo or [],
-        tasks=tasks or [],
-        base_model=base_model,
-        force=force,
-        overrides=overrides,
-        tune=tune,
-        tune_minutes=tune_minutes,
+    options = recipe_options(
+        recipe, rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter
     )
-    run(request, dry_run=dry_run, as_json=json)
+    request = EvolutionRequest(
+        lessons=tuple(lessons or ()), tasks=tuple(tasks or ()), repositories_read=tuple(repo or ()),
+        base_model=base_model, force=force, recipe=options, tune=tune, tune_minutes=tune_minutes,
+    )  # fmt: skip
+    run(request, preview=dry_run, as_json=json)
 
 
 @app.command()
 def curate(
     repo: Repo = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="So many lessons at most, mostly the newest.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many lessons, mostly the newest.")] = None,
     form: Form = "",
-    workers: Annotated[int, typer.Option(min=1, help="Over 1: that many workers of Ray (extra `ray`).")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="More than 1: this many Ray workers (extra `ray`).")] = 1,
     base_model: Base = None,
     json: Json = False,
 ) -> None:
-    """Make the dataset and show its funnel; nothing is trained."""
+    """Write the dataset and show its funnel. Nothing is trained."""
     from academy.cli import stages as commands
 
     commands.curate(repo or [], limit, form, workers, base_model, as_json=json)
@@ -113,7 +107,7 @@ def decide(
     base_model: Base = None,
     json: Json = False,
 ) -> None:
-    """Say whether training pays now, and why."""
+    """Show whether training pays now, and why."""
     from academy.cli import stages as commands
 
     commands.decide(base_model, force=force, as_json=json)
@@ -122,31 +116,35 @@ def decide(
 @app.command()
 def train(
     dataset: Annotated[
-        str | None, typer.Option(help="A dataset's digest; without it the present one is curated.")
+        str | None, typer.Option(help="A dataset's digest. Without it, the present lessons are curated.")
     ] = None,
     repo: Repo = None,
     form: Form = "",
     base_model: Base = None,
-    rank: Annotated[int | None, typer.Option(min=4, max=256)] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=1e-9, max=1e-2)] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, max=20)] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, max=128)] = None,
+    rank: Rank = None,
+    learning_rate: LearningRate = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
     init_adapter: InitAdapter = None,
     recipe: RecipeFile = None,
     tune: Tune = None,
     tune_minutes: TuneMinutes = None,
     json: Json = False,
 ) -> None:
-    """Train an adapter and register it as a version; it is not examined yet."""
+    """Train an adapter and register it as a version. It is not examined."""
     from academy.cli import stages as commands
-    from academy.cli.recipe import read_recipe
-    from academy.loop.training import Overrides
+    from academy.cli.recipe import recipe_options
+    from academy.loop.train_by_hand import TrainingRequest
+    from academy.loop.tune import SearchOptions
 
-    overrides = Overrides(
-        rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter,
-        recipe=read_recipe(recipe),
+    options = recipe_options(
+        recipe, rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter
+    )
+    request = TrainingRequest(
+        dataset=dataset, repositories=tuple(repo or ()), form=form, recipe=options,
+        search=SearchOptions(trials=tune, minutes=tune_minutes),
     )  # fmt: skip
-    commands.train(dataset, repo or [], form, base_model, overrides, tune, tune_minutes, as_json=json)
+    commands.train(request, base_model, as_json=json)
 
 
 @app.command()

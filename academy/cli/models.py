@@ -8,13 +8,13 @@ from pathlib import Path
 from academy.cli.arena import LOW_BUDGET
 from academy.cli.output import console, emit, listen, say, table
 from academy.errors import PromotionError
-from academy.genealogy.history import shown
+from academy.genealogy.history import version_name
 from academy.genealogy.tree import Node, family_tree
 from academy.lifecycle.gate import admit_adapter
 from academy.lifecycle.promotion import reconcile
-from academy.loop import stages
-from academy.loop.carry_out import act, winner
+from academy.loop.carry_out import carry_out, winner
 from academy.loop.home import Home
+from academy.loop.status import status_of
 from academy.store.ledger import BASE
 from academy.system.processes import person
 
@@ -28,7 +28,7 @@ def promote(name: str, base_model: str | None, *, as_json: bool) -> None:
     if champion.adapter == version.adapter:
         raise PromotionError(f"{version.name} is the champion already.", "`academy models` lists the versions.")
     version, verdict = winner(home, name)
-    if act(home, version, verdict, by=person()).waiting:
+    if carry_out(home, version, verdict, by=person()).waiting:
         raise PromotionError(
             f"{version.name} waits for approval: a person approves every promotion here.",
             f"Approve it with `academy approve {version.name}`.",
@@ -66,7 +66,7 @@ def _cells(node: Node) -> tuple[object, ...]:
     one = node.version
     made = datetime.fromtimestamp(one.created / 1000, UTC).strftime("%Y-%m-%d %H:%M")
     return (
-        one.name, one.label, node.standing, one.generation, shown(one.parent), one.verdict,
+        one.name, one.label, node.status, one.generation, version_name(one.parent), one.verdict,
         one.dataset[:12], one.adapter[:12], made,
     )  # fmt: skip
 
@@ -120,11 +120,11 @@ def status(base_model: str | None, *, as_json: bool) -> None:
     home = Home.open(base_model)
     if home.ledger.champion().seq:  # MLflow is opened only where it has something to show
         reconcile(home.ledger, home.versions)
-    found = stages.summary(home)
+    found = status_of(home).model_dump(mode="json")
     if as_json:
         emit(found)
         return
-    say(f"Champion: {shown(found['champion'])} (generation {found['generation']}) of {home.base.family}.")
+    say(f"Champion: {version_name(found['champion'])} (generation {found['generation']}) of {home.base.family}.")
     if found["refused"]:
         say(f"{found['refused']} `academy rollback` goes back to another champion.")
     if found["tainted"]:

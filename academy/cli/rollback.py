@@ -22,4 +22,6 @@ def run(to: str | None, because: str, base_model: str | None, *, as_json: bool) 
             say(f"{champion.name} is champion again; before it was {before.name}.")
 
     # told as soon as users have it; MLflow's pages show it some seconds later
-    go_back(home.ledger, home.versions, home.gate, to, because, home.serving, by=person(), expected=before, told=tell)
+    go_back(
+        home.ledger, home.versions, home.gate, to, because, home.serving, by=person(), expected=before, on_switch=tell
+    )

@@ -26,14 +26,14 @@ def run(*, make_image: bool, as_json: bool) -> None:
         raise ExaminationError(found.because)
     if as_json:
         image = found.image.model_dump(mode="json") if isinstance(found, DockerSandbox) else None
-        limits = list(found.limits_in_force)
+        limits = list(found.active_limits)
         emit(
             {
                 "sandbox": found.name,
-                "limits_in_force": limits,
+                "active_limits": limits,
                 "image": image,
                 "made": made and made.model_dump(mode="json"),
             }
         )
         return
-    say(f"Programs run in {found.name}: {', '.join(found.limits_in_force)}.")
+    say(f"Programs run in {found.name}: {', '.join(found.active_limits)}.")

@@ -8,7 +8,7 @@ from functools import partial
 
 from academy.cli.output import listen, say
 from academy.errors import InputError
-from academy.lifecycle.gate import Watch, admit_adapter, refusal
+from academy.lifecycle.gate import AdmissionMonitor, admit_adapter, refusal
 from academy.loop.home import Home
 from academy.serving.export.export import merged_file
 from academy.serving.gateway.adapter_pool import AdapterHooks
@@ -31,7 +31,7 @@ def serve(port: int, host: str, name: str, base_model: str | None, engine: str, 
             f"At {host} others than this machine can ask, and no key is set.",
             "Set ACADEMY_SERVE_KEY, or leave --host away.",
         )
-    watch = Watch(home.gate)
+    watch = AdmissionMonitor(home.gate)
     runtime = make_runtime(
         home.settings, home.base, engine, url, watch.admit,
         partial(merged_file, base=home.base, cache=home.settings.folder("gguf")), seen_as,
@@ -44,7 +44,7 @@ def serve(port: int, host: str, name: str, base_model: str | None, engine: str, 
     hooks = AdapterHooks(
         check=look,
         restore=lambda adapter: home.restore_adapter(adapter, by=person(), because="it is asked for"),
-        refusal=lambda adapter, versions: refusal(home.ledger, adapter, versions) or watch.withdrawn(adapter),
+        refusal=lambda adapter, versions: refusal(home.ledger, adapter, versions) or watch.reason_to_stop(adapter),
     )
     serve_gateway(
         home.settings,

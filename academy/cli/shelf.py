@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from academy.cli.output import emit, listen, say, table
 from academy.errors import InputError
-from academy.genealogy.history import shown
+from academy.genealogy.history import version_name
 from academy.lifecycle.retention import archive as put_away
 from academy.lifecycle.retention import prune as leave_the_newest
 from academy.lifecycle.retention import restore as bring_back
@@ -47,7 +47,7 @@ def prune(keep: int, base_model: str | None, *, dry_run: bool, as_json: bool) ->
     if as_json:
         emit({"dry_run": dry_run, "versions": [one.model_dump(mode="json") for one in found]})
         return
-    rows = [(shown(one.version), one.action, one.because, f"{one.bytes / 1e6:.1f}") for one in found]
+    rows = [(version_name(one.version), one.action, one.because, f"{one.bytes / 1e6:.1f}") for one in found]
     table("Would be done" if dry_run else "Done", ("version", "what", "because", "MB"), rows)
     freed = sum(one.bytes for one in found if one.action == "archive")
     say(f"{freed / 1e6:.1f} MB of folders {'would be' if dry_run else 'were'} archived.")

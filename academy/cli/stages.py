@@ -5,120 +5,76 @@ from __future__ import annotations
 from pathlib import Path
 
 from academy.cli.output import emit, listen, say, table
-from academy.curriculum.dataset import read_dataset
 from academy.curriculum.sharding import on_ray
-from academy.errors import InputError
-from academy.loop import stages, training
-from academy.loop.examine import clashes
+from academy.loop.curate import curate as curate_dataset
+from academy.loop.decide import preview_decision
+from academy.loop.explain_contradictions import explain_contradictions
 from academy.loop.home import Home
-from academy.loop.placement import place
-from academy.loop.training import Overrides
-from academy.professor.decision import SMALLEST_DATASET
+from academy.loop.ingest import choose_repositories
+from academy.loop.summaries import DecisionSummary
+from academy.loop.train_by_hand import TrainingRequest, train_by_hand
 from academy.professor.search_space import TuningResult
+
+SHOWN_CONTRADICTIONS = 10
 
 
 def curate(
     repos: list[Path], limit: int | None, form: str, workers: int, base_model: str | None, *, as_json: bool
 ) -> None:
-    """Make the dataset, and write it in another format too if one is named."""
+    """Write the dataset, in another format as well if one is named."""
     home = Home.open(base_model)
-    read = stages.repositories(repos, home.settings.workspace_root)
+    repositories = choose_repositories(repos, home.settings.workspace_root)
     if workers > 1:
-        with on_ray(home.settings.ray_address or None, workers) as run_there:
-            found = stages.curate(home, read, limit, workers, run_there)
+        with on_ray(home.settings.ray_address or None, workers) as run_on_ray:
+            dataset = curate_dataset(home, repositories, limit, workers, run_on_ray)
     else:
-        found = stages.curate(home, read, limit)
-    file = found.export(form) if form else found.train_file
+        dataset = curate_dataset(home, repositories, limit)
+    file = dataset.export(form) if form else dataset.train_file
     if as_json:
-        emit(found.model_dump(mode="json") | {"file": str(file)})
+        emit(dataset.model_dump(mode="json") | {"file": str(file)})
         return
     say(f"Written to {file}.")
-    table(f"Dataset {found.digest[:12]} in {found.path}", ("what", "how many"), list(found.funnel.items()))
-    for one in clashes(home, [(pair.first, pair.second) for pair in found.contradictions[:10]]):
-        say(f"contradiction: '{one.request}': '{one.answer}', and {one.batch} teaches '{one.taught}'")
+    table(f"Dataset {dataset.digest[:12]} in {dataset.path}", ("step", "count"), list(dataset.funnel.items()))
+    pairs = [(pair.first, pair.second) for pair in dataset.contradictions[:SHOWN_CONTRADICTIONS]]
+    for text in explain_contradictions(home, pairs):
+        say(f"contradiction: {text.sentence}")
 
 
 def decide(base_model: str | None, *, force: bool, as_json: bool) -> None:
-    """The decision on counts alone, as `evolve` takes it before it starts anything."""
-    home = Home.open(base_model)
-    found = stages.decide(home, force=force)
-    # the dataset is not made yet, so the longest examples that a recipe allows are reckoned with
-    placement = place(home, training.choose_for(home, home.base.context, Overrides())) if found.train else None
+    """Print the decision on the counts, as `evolve` takes it before it starts."""
+    decision, placement = preview_decision(Home.open(base_model), force=force)
     if as_json:
         route = placement.route.model_dump(mode="json") if placement else None
-        emit({"decision": {**found.model_dump(mode="json"), "because": found.because}, "route": route})
+        emit({"decision": DecisionSummary.of(decision).model_dump(mode="json"), "route": route})
         return
-    say("Training pays now." if found.train else "No training now.")
-    for reason in found.reasons:
+    say("Training pays now." if decision.train else "Training does not pay now.")
+    for reason in decision.reasons:
         say(f"  {'yes' if reason.met else 'no '}  {reason.sentence}")
-    if placement and placement.route.place:
-        say(f"At most, it would train on {placement.sentence}.")
-    elif placement and placement.route.refusal:
-        say(f"But {placement.expected}.")
-    elif placement:
-        say(f"With the longest examples it would fit {placement.route.sentence}.")
+    if placement:
+        say(f"{'But' if placement.route.refusal else 'With the longest possible examples'} {placement.expected}.")
 
 
-def train(
-    digest: str | None,
-    repos: list[Path],
-    form: str,
-    base_model: str | None,
-    overrides: Overrides,
-    tune: int | None = None,
-    tune_minutes: float | None = None,
-    *,
-    as_json: bool,
-) -> None:
-    """Train on a dataset without asking whether it pays; with `tune`, by a recipe that is searched first."""
+def train(request: TrainingRequest, base_model: str | None, *, as_json: bool) -> None:
+    """Train without asking whether it pays, and print the new version."""
     listen()
-    home = Home.open(base_model)
-    refuse_tuning(home, overrides, tune, tune_minutes)
-    if digest:
-        dataset = read_dataset(home.datasets, digest)
-    else:
-        dataset = stages.curate(home, stages.repositories(repos, home.settings.workspace_root))
-    if dataset.examples < SMALLEST_DATASET:
-        raise InputError(
-            f"{dataset.examples} training examples are too few; {SMALLEST_DATASET} are needed.", "Import more lessons."
-        )
-    tuned = None
-    if tune:
-        tuned = training.tune(home, dataset, training.search_for(home, dataset, overrides, tune, form), tune_minutes)
-    recipe = tuned.recipe if tuned else training.choose(home, dataset, overrides)
-    order = training.place_order(home, dataset, recipe, form)
-    version = training.train(home, order, dataset, {"academy.decision": "by hand"}, tuned=tuned)
+    result = train_by_hand(Home.open(base_model), request)
     if as_json:
-        emit(
-            {
-                "adapter": {"digest": version.adapter, "version": version.version, "parent": version.parent},
-                "dataset": dataset.model_dump(mode="json", include={"digest", "path", "examples", "holdout"}),
-                "recipe": order.recipe.model_dump(mode="json"),
-                "tuning": tuned.model_dump(mode="json") if tuned else None,
-            }
-        )
-    else:
-        if tuned:
-            show_trials(tuned)
-        say(f"{version.name} is registered. Examine it: academy examine {version.name}")
+        emit(result.model_dump(mode="json"))
+        return
+    if result.tuning:
+        show_trials(result.tuning)
+    version = f"v{result.adapter.version}"
+    say(f"{version} is registered. Examine it: academy examine {version}")
 
 
-def refuse_tuning(home: Home, overrides: Overrides, tune: int | None, tune_minutes: float | None) -> None:
-    """Raises InputError for options of a search that make none."""
-    if tune is None and tune_minutes is not None:
-        raise InputError("--tune-minutes belongs to a search.", "Add --tune N, the number of trials.")
-    if tune is not None:
-        training.refuse_tuning(home, overrides)
-
-
-def show_trials(found: TuningResult) -> None:
-    """A search as a table, and what it found."""
+def show_trials(tuning: TuningResult) -> None:
+    """Print a search as a table, and its result."""
     rows = [
         (
             trial.number + 1, trial.words, f"{trial.loss:.4f}" if trial.loss is not None else "-",
             f"{trial.seconds:.0f}", f"{trial.state}: {trial.because}" if trial.because else trial.state,
         )
-        for trial in found.trials
+        for trial in tuning.trials
     ]  # fmt: skip
     table("Trials", ("trial", "recipe", "dev loss", "s", "how it ended"), rows)
-    say(f"Found in {found.sentence}.")
+    say(f"Result of the search: {tuning.sentence}.")

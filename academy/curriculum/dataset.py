@@ -1,14 +1,14 @@
-"""Dataset: what is trained on and what is examined, written once under its digest.
+"""Dataset: examples to train on and examples to examine with, written once under their digest.
 
-    datasets/<digest>/train.jsonl       messages, one example a line, sorted by id
-                      provenance.jsonl  where each line of train.jsonl comes from, line by line
-                      holdout.jsonl     what no training sees; read by the arena alone
-                      inputs.jsonl      every lesson and commit that was looked at: what a rebuilding needs
-                      overlaps.jsonl    what was left out because an examination asks it, with the words that match
+    datasets/<digest>/train.jsonl       messages, one example on each line, sorted by id
+                      provenance.jsonl  the origin of each line of train.jsonl, line by line
+                      holdout.jsonl     examples that are never trained on; only the arena reads them
+                      inputs.jsonl      a reference to every experience that was collected; a rebuild reads it
+                      overlaps.jsonl    examples that were dropped because an examination asks them, with the matches
                       manifest.json     counts, the funnel, contradictions, digests
 
-The digest covers train.jsonl and holdout.jsonl, so the same experience gives the same digest whatever its order.
-Where a lesson in it was forgotten since, `forgotten.json` says so: the dataset is not whole and is not trained on.
+The digest covers train.jsonl and holdout.jsonl, so the same experience gives the same digest in any order. After a
+lesson of the dataset is forgotten, `forgotten.json` marks the dataset as incomplete, and it is not trained on any more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from pydantic import ValidationError
 from academy.curriculum.decontamination import Overlap
 from academy.curriculum.secrets import scan_file
 from academy.errors import InputError
-from academy.experience.source import Experience, Turn
+from academy.experience.experience import Experience, Turn
+from academy.experience.sources.base import Reference
 from academy.models.formats import FORMATS
 from academy.records import Record, canonical, digest_of, digest_of_bytes
 from academy.store.files import digest_of_file, publish_folder, write_file
@@ -33,7 +34,7 @@ MANIFEST, INPUTS, OVERLAPS, FORGOTTEN = "manifest.json", "inputs.jsonl", "overla
 
 
 class Example(Record):
-    """A request and its answer, the origin it belongs to, and the group (its answer) that results are counted by."""
+    """A request and its answer, the origin of the request, and the group (by answer) that results are counted by."""
 
     id: str
     suite: str
@@ -42,7 +43,7 @@ class Example(Record):
     answer: str
     origin: str
     group: str
-    seq: int = 0  # not written down: a lesson that was released has a new number
+    seq: int = 0  # not written to disk: a released lesson gets a new number
     tags: tuple[str, ...]
     author: str
     batch: str
@@ -68,29 +69,20 @@ class Example(Record):
 
     @property
     def messages(self) -> list[dict[str, str]]:
-        """As a conversation that ends with the answer."""
+        """The example as a conversation that ends with the answer."""
         before = [{"role": turn.role, "content": turn.content} for turn in self.context]
         return [*before, {"role": "user", "content": self.request}, {"role": "assistant", "content": self.answer}]
 
     @property
     def opening(self) -> str:
-        """What the user said first: all turns of a conversation share it, so they are never on both sides."""
+        """The user's first message. All turns of a conversation share it, so they are never on both sides."""
         return next((turn.content for turn in self.context if turn.role == "user"), self.request)
 
 
-class Input(Record):
-    """One lesson or commit that a curation looked at; `seq` is the number that the lesson had then."""
-
-    id: str
-    seq: int = 0
-    commit: str = ""
-    repository: str = ""
-
-
 class Contradiction(Record):
-    """Two lessons (ids) with the same request and not the same answer; `first` came earlier.
+    """Two lessons (ids) with the same request and different answers; `first` is the earlier one.
 
-    Ids and not texts: records travel into logs and databases, where a lesson that is to be forgotten must not be.
+    It holds ids instead of texts: records reach logs and databases, from which a forgotten lesson could not be deleted.
     """
 
     first: str
@@ -99,30 +91,30 @@ class Contradiction(Record):
 
 
 class OverlappingExample(Record):
-    """An example (its id) that was left out because it overlaps with what is examined."""
+    """An example (its id) that was dropped because it overlaps with an examination."""
 
     example: str
     overlaps: tuple[Overlap, ...]
 
 
 class Dataset(Record):
-    """A reference to a written dataset; the content stays in its folder."""
+    """The manifest of a written dataset; the content stays in its folder."""
 
     digest: str
     path: Path
     train_digest: str
     examples: int
     holdout: int
-    lessons: int  # trainable lessons and tasks in the store when it was made
-    cursor: int  # the newest lesson that was looked at
+    lessons: int  # trainable lessons and tasks in the store at that time
+    cursor: int  # number of the newest lesson that was read
     tokens: int
     longest: int  # tokens of the longest example
     funnel: dict[str, int]
     contradictions: tuple[Contradiction, ...]
-    alarms: tuple[str, ...] = ()  # sentences about what is not wrong, but strange
-    base: str = ""  # digest of the base model whose tokens were counted
-    context: int = 0  # its longest example, in tokens
-    version: str = ""  # of the Academy whose rules made it
+    alarms: tuple[str, ...] = ()  # sentences about a one-sided training side
+    base: str = ""  # digest of the base model that counted the tokens
+    context: int = 0  # tokens that an example may have
+    version: str = ""  # of the Academy that made it
 
     @property
     def train_file(self) -> Path:
@@ -131,22 +123,22 @@ class Dataset(Record):
 
     @property
     def overlaps(self) -> list[OverlappingExample]:
-        """What was left out because an examination asks it."""
+        """Examples that were dropped because an examination asks them."""
         path = self.path / OVERLAPS
         return [OverlappingExample.model_validate(row) for row in read_rows(path)] if path.is_file() else []
 
     def inputs(self) -> Iterator[dict[str, Any]]:
-        """Every lesson and commit that was looked at, as `Input` was written."""
+        """Every lesson and commit that was collected, as written from its `Reference`."""
         path = self.path / INPUTS
         return read_rows(path) if path.is_file() else iter(())
 
     def export(self, form: str) -> Path:
-        """The training side in another format, `train.<format>.jsonl`, line by line as train.jsonl; written once.
+        """Write the training side in another format to `train.<format>.jsonl`, line by line; an existing file is kept.
 
-        Raises InputError for an unknown format, or a text that the format cannot hold.
+        Raises InputError for an unknown format, or for a text that the format cannot hold.
         """
         if form not in FORMATS:
-            raise InputError(f"There is no format {form}.", f"There are {', '.join(FORMATS)}.")
+            raise InputError(f"Unknown format {form}.", f"Choose one of {', '.join(FORMATS)}.")
         path = self.path / f"train.{form}.jsonl"
         if not path.is_file():
             write = FORMATS[form].write
@@ -156,21 +148,21 @@ class Dataset(Record):
     def held_out(self, numbers: Mapping[str, int] | None = None) -> list[Example]:
         """The examination side.
 
-        `numbers` are those of the active lessons by id: with them a lesson that was set aside or retired since asks
-        nothing, and the others know when they came.
+        `numbers` are the numbers of the active lessons by id. With them, lessons that are not active any more are
+        omitted, and the others have their present numbers. Experience that is not from the store always stays.
         """
-        found = [Example.model_validate(row) for row in read_rows(self.path / "holdout.jsonl")]
+        examples = [Example.model_validate(row) for row in read_rows(self.path / "holdout.jsonl")]
         if numbers is None:
-            return found
+            return examples
         return [
             example.model_copy(update={"seq": numbers.get(example.id, 0)})
-            for example in found
-            if example.suite == "commits" or example.id in numbers
+            for example in examples
+            if "lesson" not in example.provenance or example.id in numbers
         ]
 
 
 def group_of(answer: str) -> str:
-    """The name of an answer: wordings that share it are not independent."""
+    """The name of an answer. Examples that share it are not independent."""
     return digest_of(answer)[:16]
 
 
@@ -178,48 +170,52 @@ def write_dataset(
     folder: Path,
     train: Sequence[Example],
     held_out: Sequence[Example],
-    inputs: Sequence[Input] = (),
+    inputs: Sequence[Reference] = (),
     overlaps: Sequence[OverlappingExample] = (),
     **facts: Any,
 ) -> Dataset:
-    """Write a dataset under its digest in `folder`, or find it there. `facts` are the record's other fields."""
+    """Write a dataset under its digest in `folder`, unless it is there. `facts` are the other fields of the record."""
     train, held_out = (sorted(side, key=lambda example: example.id) for side in (train, held_out))
     rows = b"".join(orjson.dumps({"messages": example.messages}) + b"\n" for example in train)
     exam = b"".join(orjson.dumps(example.model_dump(mode="json", exclude={"seq"})) + b"\n" for example in held_out)
     train_digest = digest_of_bytes(rows)
     digest = digest_of({"train": train_digest, "holdout": digest_of_bytes(exam)})
-    place = folder / digest[:16]
+    path = folder / digest[:16]
     dataset = Dataset(
-        digest=digest, path=place, train_digest=train_digest, examples=len(train), holdout=len(held_out), **facts
+        digest=digest, path=path, train_digest=train_digest, examples=len(train), holdout=len(held_out), **facts
     )
-    if not (place / MANIFEST).is_file():
-        with publish_folder(place) as staged:
-            scan_file(write_file(staged / "train.jsonl", rows))  # once more, whatever the filters did
+    if not (path / MANIFEST).is_file():
+        with publish_folder(path) as staging:
+            scan_file(write_file(staging / "train.jsonl", rows))  # a second check, after the filters
             write_file(
-                staged / "provenance.jsonl",
+                staging / "provenance.jsonl",
                 (
                     orjson.dumps({"id": e.id, "batch": e.batch, "author": e.author, "origin": e.origin, **e.provenance})
                     + b"\n"
                     for e in train
                 ),
             )
-            write_file(staged / "holdout.jsonl", exam)
-            write_file(staged / INPUTS, (orjson.dumps(one.model_dump(exclude_defaults=True)) + b"\n" for one in inputs))
-            write_file(staged / OVERLAPS, (canonical(one) + b"\n" for one in overlaps))
+            write_file(staging / "holdout.jsonl", exam)
             write_file(
-                staged / MANIFEST,
+                staging / INPUTS,
+                (orjson.dumps(ref.model_dump(exclude_defaults=True)) + b"\n" for ref in inputs),
+            )
+            write_file(staging / OVERLAPS, (canonical(overlap) + b"\n" for overlap in overlaps))
+            write_file(
+                staging / MANIFEST,
                 orjson.dumps(dataset.model_dump(mode="json", exclude={"path"}), option=orjson.OPT_INDENT_2),
             )
     return dataset
 
 
 def find_dataset(folder: Path, digest: str) -> Dataset:
-    """What the manifest of a dataset says; its content is not looked at. Raises InputError."""
-    if not re.fullmatch(r"[0-9a-f]{12,64}", digest) or len(found := _beginning_with(folder, digest)) != 1:
-        raise InputError(f"There is no dataset {digest}.", "`academy curate` makes one and prints its digest.")
+    """Read the manifest of a dataset without checking its content. Raises InputError if there is none."""
+    folders = _beginning_with(folder, digest) if re.fullmatch(r"[0-9a-f]{12,64}", digest) else []
+    if len(folders) != 1:
+        raise InputError(f"Dataset {digest} was not found.", "Run `academy curate` to make one; it prints the digest.")
     try:
-        manifest = orjson.loads((found[0] / MANIFEST).read_bytes())
-        return Dataset.model_validate({**manifest, "path": found[0]})
+        manifest = orjson.loads((folders[0] / MANIFEST).read_bytes())
+        return Dataset.model_validate({**manifest, "path": folders[0]})
     except (OSError, orjson.JSONDecodeError, ValidationError) as problem:
         raise InputError(
             f"The dataset {digest[:16]} was altered after it was written.", "Run `academy curate` again."
@@ -227,28 +223,30 @@ def find_dataset(folder: Path, digest: str) -> Dataset:
 
 
 def read_dataset(folder: Path, digest: str) -> Dataset:
-    """A written dataset by its digest. Raises InputError where there is none or it was altered."""
+    """Read a dataset by its digest and check its content. Raises InputError if it is missing, altered or incomplete."""
     dataset = find_dataset(folder, digest)
-    place = dataset.path
-    if (place / FORGOTTEN).is_file():
+    if (dataset.path / FORGOTTEN).is_file():
         raise InputError(
-            f"The dataset {digest[:16]} contains forgotten lessons.", "`academy curate` makes one without them."
+            f"The dataset {digest[:16]} contains forgotten lessons.",
+            "Run `academy curate` to make one without them.",
         )
-    altered = InputError(f"The dataset {digest[:16]} was altered after it was written.", "Run `academy curate` again.")
+    alteration = InputError(
+        f"The dataset {digest[:16]} was altered after it was written.", "Run `academy curate` again."
+    )
     try:
         train_digest = digest_of_file(dataset.train_file)
-        whole = digest_of({"train": train_digest, "holdout": digest_of_file(place / "holdout.jsonl")})
+        whole = digest_of({"train": train_digest, "holdout": digest_of_file(dataset.path / "holdout.jsonl")})
     except OSError as problem:
-        raise altered from problem
+        raise alteration from problem
     if whole != dataset.digest or train_digest != dataset.train_digest:
-        raise altered
+        raise alteration
     return dataset
 
 
 def all_datasets(folder: Path) -> list[Dataset]:
     """Every dataset of a folder, oldest first."""
-    found = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: (path.stat().st_mtime_ns, path))
-    return [find_dataset(folder, path.parent.name) for path in found if not path.parent.name.startswith(".")]
+    manifests = sorted(folder.glob(f"*/{MANIFEST}"), key=lambda path: (path.stat().st_mtime_ns, path))
+    return [find_dataset(folder, path.parent.name) for path in manifests if not path.parent.name.startswith(".")]
 
 
 def _beginning_with(folder: Path, digest: str) -> list[Path]:
@@ -256,7 +254,7 @@ def _beginning_with(folder: Path, digest: str) -> list[Path]:
 
 
 def read_rows(path: Path) -> Iterator[Any]:
-    """The JSON values of a file that this house wrote."""
+    """The JSON values of a JSON Lines file."""
     with path.open("rb") as stream:
         for line in stream:
             yield orjson.loads(line)

@@ -242,7 +242,7 @@ def _unmarked(text: str) -> str:
     return "\n".join(line.lstrip(" \t+->|") for line in text.splitlines())
 
 
-def counted(found: Iterable[Sequence[Overlap]]) -> dict[str, int]:
+def count_overlaps(found: Iterable[Sequence[Overlap]]) -> dict[str, int]:
     """How many examples overlap, by suite and way: for the funnel."""
     reasons = Counter(
         f"overlaps with {suite} ({how})" for each in found for suite, how in {(o.suite, o.how) for o in each}

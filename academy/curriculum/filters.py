@@ -12,7 +12,7 @@ from collections.abc import Callable
 from academy.curriculum import personal, secrets
 from academy.curriculum.injection import find_injection
 from academy.curriculum.quality import LEAST, noise, quality
-from academy.experience.source import Experience
+from academy.experience.experience import Experience
 
 Filter = Callable[[Experience], str]
 

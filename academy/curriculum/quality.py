@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from academy.experience.source import Experience
+from academy.experience.experience import Experience
 
 LEAST = 0.3
 """Score below which an example is dropped."""

@@ -118,12 +118,12 @@ def diversity(answer_groups: Iterable[str], openings: Iterable[str], sample: Seq
     )
 
 
-def opening(answer: str) -> str:
+def first_words(answer: str) -> str:
     """The first three words of an answer, in small letters."""
     return " ".join(answer[:200].lower().split()[:3])
 
 
-def sampled(ids: Iterable[str], seed: str = "", count: int = SAMPLE) -> list[str]:
+def sample_ids(ids: Iterable[str], seed: str = "", count: int = SAMPLE) -> list[str]:
     """The same ids whatever their order, for `diversity`'s sample; memory does not grow with their number."""
     best: list[tuple[float, str]] = []
     for name in ids:

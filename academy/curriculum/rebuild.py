@@ -7,11 +7,12 @@ from pathlib import Path
 
 from academy import __version__
 from academy.curriculum.curator import CountTokens, DatasetCurator
-from academy.curriculum.dataset import INPUTS, Dataset, Input, read_rows
+from academy.curriculum.dataset import INPUTS, Dataset, read_rows
 from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.holdout import Holdout
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
+from academy.experience.sources.base import Reference
 from academy.records import Record
 
 
@@ -49,17 +50,17 @@ def rebuild(
         raise InputError(
             f"The dataset {dataset.digest[:12]} does not say what it was made of.", "`academy curate` again."
         )
-    inputs = [Input.model_validate(row) for row in read_rows(dataset.path / INPUTS)]
+    references = [Reference.model_validate(row) for row in read_rows(dataset.path / INPUTS)]
     curator = DatasetCurator(store, count_tokens, context=dataset.context, base=dataset.base, guarded=guarded)
     curator.cursor = dataset.cursor
-    gone = curator.collect_again(inputs)
+    missing = curator.collect_again(references)
     curator.filter_low_quality()
     again = curator.save(scratch, holdout).digest
     same = again == dataset.digest
     if same:
-        because = f"{len(inputs):,} lessons and commits gave the same bytes again."
-    elif gone:
-        because = f"It contains forgotten lessons: {gone:,} of {len(inputs):,} lessons and commits are gone."
+        because = f"{len(references):,} lessons and commits gave the same bytes again."
+    elif missing:
+        because = f"It contains forgotten lessons: {missing:,} of {len(references):,} lessons and commits are gone."
     elif dataset.version != __version__:
         because = f"It was made by version {dataset.version}, and this is {__version__}: the rules have changed."
     else:

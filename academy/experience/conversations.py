@@ -1,10 +1,9 @@
 """Conversations with feedback, and files of examples, as rows for the store.
 
-A line is a conversation in one of the four formats, perhaps with `id`, `user`, `domain`, `type` and `feedback`
-(`rating` 1 to 5, `gold_star`, `thumbs` "up" or "down", `correction`), for the whole or at single messages. Every answer
-that somebody rated becomes an experience of its own, with what was said before; where nobody rated anything the last
-answer does, as made by a model and with an unknown outcome, so it is kept and not trained on. A correction replaces
-the answer.
+A line is a conversation in one of the four formats. It may have `id`, `user`, `domain`, `type` and `feedback` (`rating`
+1 to 5, `gold_star`, `thumbs` "up" or "down", `correction`), for the whole conversation or at single messages. Every
+rated answer becomes an experience with the messages before it. A conversation without feedback gives its last answer,
+marked as model-made with an unknown outcome: it is stored and not trained on. A correction replaces the answer.
 """
 
 from __future__ import annotations
@@ -12,34 +11,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from academy.experience.reading import make_row, now
-from academy.experience.source import Kind, Outcome, read_outcome
+from academy.experience.experience import Kind, Outcome
+from academy.experience.reading import make_row, now, read_outcome
 from academy.models.chat_template import Message
 from academy.models.formats import ROLES, read_row
 from academy.records import Record, digest_of
 
 GOOD, BAD = 4, 2
-"""Ratings from which on, and up to which, an answer counts as a success or a failure."""
+"""An answer rated at least GOOD is a success, at most BAD a failure."""
 
 
 class ConversationFilter(Record):
-    """Which conversations of a file are wanted; empty means all."""
+    """Which conversations of a file are imported; an empty field allows all."""
 
     users: tuple[str, ...] = ()
     domains: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     gold_only: bool = False
 
-    def refuses(self, line: Mapping[str, Any]) -> bool:
-        """Whether a line is left out by user, domain or type."""
+    def rejects(self, line: Mapping[str, Any]) -> bool:
+        """Whether a line is filtered by user, domain or type."""
         return any(
-            wanted and str(line.get(name) or "") not in wanted
-            for name, wanted in (("user", self.users), ("domain", self.domains), ("type", self.types))
+            values and str(line.get(name) or "") not in values
+            for name, values in (("user", self.users), ("domain", self.domains), ("type", self.types))
         )
 
 
 class Feedback(Record):
-    """What somebody said of an answer."""
+    """A user's feedback on an answer."""
 
     rating: int = 0
     gold: bool = False
@@ -47,13 +46,13 @@ class Feedback(Record):
     correction: str = ""
 
     @property
-    def given(self) -> bool:
-        """Whether anybody said anything."""
+    def is_given(self) -> bool:
+        """Whether there is any feedback."""
         return bool(self.rating or self.gold or self.thumbs or self.correction)
 
     @property
     def outcome(self) -> Outcome:
-        """A star or a correction settles it; then thumbs, then the rating."""
+        """A star or a correction means success; otherwise thumbs decide, then the rating."""
         if self.gold or self.correction:
             return "success"
         if self.thumbs in ("up", "down"):
@@ -62,54 +61,56 @@ class Feedback(Record):
 
 
 def conversation_rows(
-    line: Mapping[str, Any], kind: Kind, batch: str, wanted: ConversationFilter
+    line: Mapping[str, Any], kind: Kind, batch: str, only: ConversationFilter
 ) -> list[dict[str, Any]] | str:
-    """The rows of one line (none where it is not wanted), or the reason why it cannot be read.
+    """The rows of one line (none if it is filtered), or the reason why it cannot be read.
 
-    `kind` "conversation" reads feedback; "file" takes each line as an example that worked.
+    `kind` "conversation" reads feedback; "file" reads each line as a successful example.
     """
-    if wanted.refuses(line):
+    if only.rejects(line):
         return []
     messages = read_row(line)
     if isinstance(messages, str):
         return messages
-    answers = [n for n, message in enumerate(messages) if n and message["role"] == "assistant"]
-    answers = [n for n in answers if messages[n - 1]["role"] == "user"]
+    roles = [message["role"] for message in messages]
+    answers = [n for n in range(1, len(roles)) if (roles[n - 1], roles[n]) == ("user", "assistant")]
     if not answers:
         return "no answer that follows a request"
-    said = _feedback_by_turn(line, messages, answers)
-    if isinstance(said, str):
-        return said
+    feedback = _feedback_by_message(line, messages, answers)
+    if isinstance(feedback, str):
+        return feedback
     if kind == "file":
         return [_row(line, messages, answers[-1], kind, batch, Feedback())]
-    if wanted.gold_only:
-        return [_row(line, messages, n, kind, batch, said[n]) for n in answers if n in said and said[n].gold]
-    chosen = [n for n in answers if n in said and said[n].given] or answers[-1:]
-    return [_row(line, messages, n, kind, batch, said.get(n, Feedback())) for n in chosen]
+    if only.gold_only:
+        return [_row(line, messages, n, kind, batch, feedback[n]) for n in answers if feedback[n].gold]
+    with_feedback = [n for n in answers if feedback[n].is_given]
+    return [_row(line, messages, n, kind, batch, feedback[n]) for n in with_feedback or answers[-1:]]
 
 
-def _feedback_by_turn(
+def _feedback_by_message(
     line: Mapping[str, Any], messages: list[Message], answers: list[int]
 ) -> dict[int, Feedback] | str:
-    """Feedback by message; what was said of the whole conversation goes to its last answer."""
+    """Feedback on each answer, by its number; feedback on the whole conversation belongs to its last answer."""
     turns = line.get("messages") or line.get("conversations") or []
-    own = [
+    turn_feedback = [
         turn.get("feedback")
         for turn in turns
         if isinstance(turn, dict) and ROLES.get(str(turn.get("role") or turn.get("from")).lower())
     ]
-    found: dict[int, Feedback] = {}
+    by_answer: dict[int, Feedback] = {}
     for n in answers:
-        raw = own[n] if len(own) == len(messages) and own[n] else line.get("feedback") if n == answers[-1] else None
-        feedback = _feedback(raw)
+        raw = line.get("feedback") if n == answers[-1] else None
+        if len(turn_feedback) == len(messages):
+            raw = turn_feedback[n] or raw
+        feedback = _read_feedback(raw)
         if isinstance(feedback, str):
             return feedback
-        found[n] = feedback
-    return found
+        by_answer[n] = feedback
+    return by_answer
 
 
-def _feedback(raw: Any) -> Feedback | str:
-    if raw is None or isinstance(raw, str):  # words are kept by the store; they rate nothing
+def _read_feedback(raw: Any) -> Feedback | str:
+    if raw is None or isinstance(raw, str):  # a comment in words is stored; it is not a rating
         return Feedback()
     if not isinstance(raw, dict):
         return "feedback must be an object"
@@ -133,13 +134,13 @@ def _row(
         outcome = read_outcome(line["outcome"]) if "outcome" in line else "success"
     labels = [f"{name}:{line[name]}" for name in ("domain", "type") if line.get(name)]
     thread = str(line.get("id") or line.get("conversation_id") or digest_of(messages)[:16])
-    words = line.get("feedback")
+    comment = line.get("feedback")
     return make_row(
         kind=kind,
         situation=messages[n - 1]["content"],
         action=feedback.correction or messages[n]["content"],
         result="",
-        feedback=words if isinstance(words, str) else "",
+        feedback=comment if isinstance(comment, str) else "",
         tags=[*labels, *(str(tag) for tag in line.get("tags") or [])],
         outcome=outcome,
         author=str(line.get("user") or line.get("author") or ""),
@@ -148,7 +149,7 @@ def _row(
         extra={},
         rating=feedback.rating,
         gold=feedback.gold,
-        model_made=kind == "conversation" and not (feedback.given and outcome == "success"),
+        model_made=kind == "conversation" and not (feedback.is_given and outcome == "success"),
         thread=thread if n > 1 or kind == "conversation" else "",
         context=messages[: n - 1],
     )

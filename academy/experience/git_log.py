@@ -1,7 +1,7 @@
-"""Reading a git repository through GitPython: two streams, no process for each commit.
+"""Reads a git repository through GitPython in a few streams, without one process for each commit.
 
-`heads` tells of each commit who, when, what about, and which blobs changed; `sizes` how large blobs are; `patches`
-gives the patches of chosen commits. Nothing of the repository is run: no hooks, no external diffs, no text converters.
+`commit_headers` gives author, time, message and changed blobs of commits; `sizes` the sizes of blobs; `patches` the
+patches of some commits. No code of the repository runs: no hooks, no external diffs, no text converters.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from git import Repo
 
 GITLINK = "160000"
-NOTHING = "0" * 40
+NO_BLOB = "0" * 40
+"""Stands for the blob of a file that was added or deleted."""
 _COMMIT, _END = "\x1ecommit\x1f", "\x1d"
 _MARK = _COMMIT.encode()
-BEGINNING = 32_000
-"""Bytes of a patch that are given."""
+PATCH_BYTES = 32_000
+"""A longer patch is cut to this length."""
 _QUIET = (
     "--no-color", "--no-renames", "--no-ext-diff", "--no-textconv", "--diff-merges=off", "--no-show-signature",
     "--no-notes", "--src-prefix=a/", "--dst-prefix=b/",
@@ -50,19 +51,21 @@ class CommitHeader(NamedTuple):
     at: str
     subject: str
     body: str
-    entries: list[ChangedPath]
+    changes: list[ChangedPath]
 
 
 @contextmanager
 def open_repo(path: Path) -> Iterator[Repo]:
-    """The git repository at (or above) a path. Raises InputError where there is none, or it cannot be read."""
+    """Yield the git repository at (or above) a path. Raises InputError if there is none or it cannot be read."""
     from git import GitCommandError, InvalidGitRepositoryError, NoSuchPathError, Repo
 
     try:
         repo = Repo(path, search_parent_directories=True)
     except (InvalidGitRepositoryError, NoSuchPathError) as problem:
-        raise InputError(f"{path} is no git repository.", "Give the folder of one, or leave --repo out.") from problem
-    # a caller's own GIT_DIR and its kin must not send us to another repository
+        raise InputError(
+            f"{path} is not a git repository.", "Give the folder of a repository, or omit --repo."
+        ) from problem
+    # GIT_DIR and similar variables of the caller must not select another repository
     objects = str(Path(repo.common_dir) / "objects")
     repo.git.update_environment(
         GIT_DIR=repo.git_dir, GIT_OBJECT_DIRECTORY=objects, GIT_OPTIONAL_LOCKS="0", LC_ALL="C.UTF-8"
@@ -72,7 +75,7 @@ def open_repo(path: Path) -> Iterator[Repo]:
     except GitCommandError as problem:
         raise InputError(
             f"The history of {path} cannot be read: {_why(problem)}.",
-            "Run `git fsck` there; the other sources can be used without --repo.",
+            "Run `git fsck` in the repository, or omit --repo to use the other sources.",
         ) from problem
     finally:
         repo.close()
@@ -80,63 +83,63 @@ def open_repo(path: Path) -> Iterator[Repo]:
 
 def _why(problem: Any) -> str:
     lines = str(problem.stderr).strip().strip("'").splitlines()
-    told = [
+    messages = [
         line.removeprefix("fatal: ").removeprefix("stderr: 'fatal: ").rstrip("'.") for line in lines if line.strip()
     ]
-    return next((line for line in told if "dubious" in line), told[-1] if told else "git log failed")
+    return next((line for line in messages if "dubious" in line), messages[-1] if messages else "git log failed")
 
 
-def heads(repo: Repo, limit: int, only: Sequence[str] = ()) -> Iterator[CommitHeader]:
-    """The newest commits (or exactly these), newest first."""
+def commit_headers(repo: Repo, limit: int, only: Sequence[str] = ()) -> Iterator[CommitHeader]:
+    """The newest commits, or exactly those in `only`; newest first."""
     marker = f"--format={_COMMIT}%H%x1f%P%x1f%an%x1f%ae%x1f%aI%x1f%s%x1f%b{_END}"
     arguments = ["--raw", "--no-abbrev", *_QUIET, marker]
     arguments += [f"--max-count={limit}"] if not only else ["--no-walk=unsorted"]
-    head: list[str] = []
+    fields: list[str] = []
     text: list[str] = []
-    entries: list[ChangedPath] = []
+    changes: list[ChangedPath] = []
     for raw in _log(repo, arguments, only):
         line = raw.decode("utf-8", errors="replace").rstrip("\n")
         if line.startswith(_COMMIT):
-            if head:
-                yield _head(head, entries)
-            head, entries = [], []
+            if fields:
+                yield _header(fields, changes)
+            fields, changes = [], []
             text = [line.removeprefix(_COMMIT)]
         elif text:
             text.append(line)
         elif line.startswith(":"):
             modes, _, path = line.partition("\t")
             old_mode, new_mode, old, new, _status = modes[1:].split(" ")
-            entries.append(ChangedPath(old_mode, new_mode, old, new, path))
+            changes.append(ChangedPath(old_mode, new_mode, old, new, path))
         if text and text[-1].endswith(_END):
-            head, text = "\n".join(text).removesuffix(_END).split("\x1f", 6), []
-    if head:
-        yield _head(head, entries)
+            fields, text = "\n".join(text).removesuffix(_END).split("\x1f", 6), []
+    if fields:
+        yield _header(fields, changes)
 
 
-def _head(found: list[str], entries: list[ChangedPath]) -> CommitHeader:
-    sha, parents, author, email, at, subject, body = found
-    return CommitHeader(sha, len(parents.split()), author, email, at, subject.strip(), body, entries)
+def _header(fields: list[str], changes: list[ChangedPath]) -> CommitHeader:
+    sha, parents, author, email, at, subject, body = fields
+    return CommitHeader(sha, len(parents.split()), author, email, at, subject.strip(), body, changes)
 
 
 def sizes(repo: Repo, blobs: Iterable[str]) -> dict[str, int]:
-    """Bytes of each blob; one that is missing has -1."""
-    wanted = sorted(set(blobs) - {NOTHING})
-    if not wanted:
+    """Bytes of each blob; -1 for a blob that is missing."""
+    names = sorted(set(blobs) - {NO_BLOB})
+    if not names:
         return {}
-    found = {}
-    with _listed(wanted) as stream:
+    size_of = {}
+    with _list_file(names) as stream:
         process = repo.git.cat_file("--batch-check=%(objectname) %(objectsize)", istream=stream, as_process=True)
         for raw in process.stdout:
             name, _, size = raw.decode().strip().partition(" ")
-            found[name] = int(size) if size.isdigit() else -1
+            size_of[name] = int(size) if size.isdigit() else -1
         _end(process)
-    return found
+    return size_of
 
 
-def patches(repo: Repo, shas: Sequence[str], most: int) -> Iterator[tuple[str, str, bool]]:
-    """(sha, patch, whole) of chosen commits, in their order; `whole` is False for a patch over `most` bytes.
+def patches(repo: Repo, shas: Sequence[str], largest: int) -> Iterator[tuple[str, str, bool]]:
+    """Yield (sha, patch, whole) of these commits, in this order; `whole` is False for a patch over `largest` bytes.
 
-    Of a long patch the beginning is given, and the names of all its files.
+    A long patch is cut; the names of all its files stay.
     """
     if not shas:
         return
@@ -146,14 +149,14 @@ def patches(repo: Repo, shas: Sequence[str], most: int) -> Iterator[tuple[str, s
     for line in _log(repo, arguments, shas):
         if line.startswith(_MARK):
             if sha:
-                yield sha.decode(), _decoded(patch), size <= most
+                yield sha.decode(), _decoded(patch), size <= largest
             sha, size, patch = line.removeprefix(_MARK).rstrip(b"\n"), 0, []
         else:
             size += len(line)
-            if size < BEGINNING or line.startswith(b"diff --git "):
+            if size < PATCH_BYTES or line.startswith(b"diff --git "):
                 patch.append(line)
     if sha:
-        yield sha.decode(), _decoded(patch), size <= most
+        yield sha.decode(), _decoded(patch), size <= largest
 
 
 def _decoded(lines: list[bytes]) -> str:
@@ -164,7 +167,7 @@ def _log(repo: Repo, arguments: list[str], only: Sequence[str]) -> Iterator[byte
     """The lines of a `git log`."""
     quiet = repo.git(c=["core.quotePath=false", "i18n.logOutputEncoding=UTF-8", "log.showRoot=true"])
     if only:
-        with _listed(only) as stream:
+        with _list_file(only) as stream:
             process = quiet.log(*arguments, "--stdin", istream=stream, as_process=True)
             yield from _lines(process)
     else:
@@ -189,8 +192,8 @@ def _end(process: Any) -> None:
 
 
 @contextmanager
-def _listed(names: Iterable[str]) -> Iterator[Any]:
-    """Names, one a line, as a file to read from: a pipe would block on a long list."""
+def _list_file(names: Iterable[str]) -> Iterator[Any]:
+    """A file with one name a line, to be read as standard input: a pipe would block on a long list."""
     with tempfile.TemporaryFile() as stream:
         stream.write("".join(f"{name}\n" for name in names).encode())
         stream.flush()
@@ -198,7 +201,7 @@ def _listed(names: Iterable[str]) -> Iterator[Any]:
         yield stream
 
 
-def boundary(repo: Repo) -> set[str]:
-    """Where a shallow clone was cut: these commits seem to add everything that was there before."""
-    cut = Path(repo.common_dir) / "shallow"
-    return set(cut.read_text(encoding="ascii").split()) if cut.is_file() else set()
+def shallow_boundary(repo: Repo) -> set[str]:
+    """The oldest commits of a shallow clone: their patches seem to add every file that existed before."""
+    path = Path(repo.common_dir) / "shallow"
+    return set(path.read_text(encoding="ascii").split()) if path.is_file() else set()

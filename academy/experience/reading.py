@@ -1,22 +1,27 @@
-"""What all readers of experience share: numbered lines, rows for the store, and how texts are compared.
+"""What all readers of experience share: numbered lines, rows for the store, outcomes, and how texts are compared.
 
-Nothing here touches a database.
+Nothing here uses a database.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from academy.experience.source import Turn
+from academy.experience.experience import Experience, Outcome, Turn
 from academy.records import digest_of
 
 LONGEST_LINE = 1_000_000
-"""Bytes of one line; a longer one is set aside unread."""
+"""Bytes of one line; a longer line goes to the quarantine unread."""
+SUCCESS_MARKS = frozenset({"success", "successful", "succeeded", "sukces", "ok", "completed", "✅", "✓", "✔"})
+FAILURE_MARKS = frozenset(
+    {"failure", "failed", "fail", "error", "błąd", "porażka", "cancelled", "canceled", "❌", "✗", "✘"}
+)
+NEGATIONS = frozenset({"not", "no", "never", "nie", "without"})
 
 
 def normalised(text: str) -> str:
@@ -24,8 +29,26 @@ def normalised(text: str) -> str:
     return " ".join(text.lower().split()).strip(" .,:;!?")
 
 
+def read_outcome(*texts: object) -> Outcome:
+    """The outcome that an explicit value or the marks in free texts show; the first text that shows one decides.
+
+    A failure mark wins over a success mark in the same text: doubtful experience is not trained on.
+    """
+    for text in texts:
+        if isinstance(text, bool):
+            return "success" if text else "failure"
+        words = {word.strip(".,:;!?()[]") for word in str(text or "").lower().split()}
+        if words & FAILURE_MARKS or any(mark in str(text) for mark in "❌✗✘"):
+            return "failure"
+        if words & NEGATIONS:
+            return "unknown"
+        if words & SUCCESS_MARKS or any(mark in str(text) for mark in "✅✓✔"):
+            return "success"
+    return "unknown"
+
+
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Numbered lines; of one longer than LONGEST_LINE only the beginning is kept, so that memory stays bounded."""
+    """Numbered lines. Only the beginning of a line over LONGEST_LINE is returned, so memory stays bounded."""
     with path.open("rb") as stream:
         number = 0
         while line := stream.readline(LONGEST_LINE + 1):
@@ -38,33 +61,62 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-PLAIN = {"rating": 0, "gold": False, "model_made": False, "thread": "", "context": []}
-"""What a lesson is where nobody says otherwise."""
+DEFAULTS = {"rating": 0, "gold": False, "model_made": False, "thread": "", "context": []}
+"""Fields of a row that a line may omit."""
 
 
 def make_row(**fields: Any) -> dict[str, Any]:
-    """A row under the name of its content: kind, what was asked (with what was said before), answer and result."""
+    """A row of the store. Its id is the digest of kind, situation (with the earlier messages), action and result."""
     fields["tags"] = sorted(set(fields["tags"]))
-    row = {"standing": "active", **PLAIN, **fields}
+    row = {"standing": "active", **DEFAULTS, **fields}
     identity = [row[key] for key in ("kind", "situation", "action", "result")]
     return {"id": digest_of([*identity, row["context"]] if row["context"] else identity), **row}
 
 
-def rated(found: dict[str, Any]) -> dict[str, Any] | str:
-    """Rating, star, thread and earlier turns of a line, or the reason why they cannot be read."""
-    rating = found.get("rating") or 0
+def row_to_line(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row as a line; empty fields are omitted."""
+    line: dict[str, Any] = {str(name): row[name] for name in row if name not in ("seq", "id", "standing", "extra")}
+    line["metadata"] = row["extra"]
+    return {name: value for name, value in line.items() if value or name in ("situation", "action", "result")}
+
+
+def row_to_experience(row: Mapping[Any, Any]) -> Experience:
+    """A row of the store as a record."""
+    return Experience(
+        id=row["id"],
+        kind=row["kind"],
+        request=row["situation"],
+        answer=row["action"],
+        outcome=row["outcome"],
+        author=row["author"],
+        batch=row["batch"],
+        at=row["at"],
+        tags=tuple(row["tags"]),
+        context=tuple(Turn.model_validate(turn) for turn in row["context"]),
+        thread=row["thread"],
+        rating=row["rating"],
+        gold=row["gold"],
+        model_made=row["model_made"],
+        seq=row["seq"],
+        provenance={"lesson": row["id"], "batch": row["batch"]},
+    )
+
+
+def read_feedback(line: dict[str, Any]) -> dict[str, Any] | str:
+    """Rating, star, thread and earlier messages of a line, or the reason why they cannot be read."""
+    rating = line.get("rating") or 0
     if isinstance(rating, bool) or not isinstance(rating, int) or not 0 <= rating <= 5:
         return "rating must be a whole number from 1 to 5"
     try:
-        context = [Turn.model_validate(turn).model_dump() for turn in found.get("context") or []]
+        context = [Turn.model_validate(turn).model_dump() for turn in line.get("context") or []]
     except (ValidationError, TypeError):
         return "context must be a list of turns with role and content"
-    gold = found.get("gold", found.get("gold_star"))
+    gold = line.get("gold", line.get("gold_star"))
     return {
         "rating": rating,
         "gold": gold is True,
-        "model_made": found.get("model_made") is True,
-        "thread": str(found.get("thread") or ""),
+        "model_made": line.get("model_made") is True,
+        "thread": str(line.get("thread") or ""),
         "context": context,
     }
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
-from academy.genealogy.history import shown
+from academy.genealogy.history import version_name
 from academy.genealogy.tree import FamilyTree, Node
 from academy.records import Record
 from academy.store.ledger import BASE
@@ -61,7 +61,7 @@ def svg(tree: FamilyTree) -> str:
     words = LEFT + lanes * LANE + 8
     width = max(520, words + int(LETTER * max(len(line.text) for line in lines)) + LEFT)
     height = TOP + ROW * len(lines) + 16
-    title = f"Family {tree.family}: {len(tree.nodes)} versions, champion {shown(tree.champion)}"
+    title = f"Family {tree.family}: {len(tree.nodes)} versions, champion {version_name(tree.champion)}"
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'role="img" font-family="ui-monospace, Menlo, Consolas, monospace" font-size="12">',
@@ -105,7 +105,7 @@ def layout(tree: FamilyTree) -> tuple[list[Line], list[Place]]:
     """Rows and where they stand. Every version is one row, below its parent."""
     lines = [Line(number=BASE, text=f"base  {tree.base}" + ("  <- champion" if tree.champion == BASE else ""))]
     lines += [Line(number=one, text=f"v{one}  not on this page") for one in tree.elsewhere()]
-    lines += [Line(number=node.version.version, text=caption(node), node=node) for node in tree.nodes]
+    lines += [Line(number=node.version.version, text=version_line(node), node=node) for node in tree.nodes]
     row = {line.number: n for n, line in enumerate(lines)}
     # a parent edited in MLflow into something younger must not make a circle
     parents = [_above(row.get(line.node.version.parent), n) if line.node else None for n, line in enumerate(lines)]
@@ -150,16 +150,16 @@ def layout(tree: FamilyTree) -> tuple[list[Line], list[Place]]:
     return lines, places
 
 
-def caption(node: Node) -> str:
+def version_line(node: Node) -> str:
     """One line on a version: name, generation, verdict with its score, dataset, standing."""
     one = node.version
     words = [one.name + (f" ({one.label})" if one.label else ""), f"generation {one.generation}, {one.verdict}"]
     if difference := one.scores.get("score_difference"):
         words[1] += f" {difference} ({one.scores.get('score_interval', '')})"
     words.append(f"dataset {one.dataset[:12]}" if one.dataset else "no dataset")
-    words.append(f"parent {shown(one.parent)}")
-    if node.standing:
-        words.append(f"<- {node.standing}")
+    words.append(f"parent {version_name(one.parent)}")
+    if node.status:
+        words.append(f"<- {node.status}")
     return "  ".join(" ".join(word.split()) for word in words)
 
 

@@ -48,7 +48,7 @@ class Deployment(Record):
     @property
     def sentence(self) -> str:
         """What was done, for people; who and when stand beside it."""
-        name, before = shown(self.version), shown(self.replaces or BASE)
+        name, before = version_name(self.version), version_name(self.replaces or BASE)
         why = f" ({self.notes})" if self.notes else ""
         match self.action:
             case "deploy":
@@ -70,7 +70,7 @@ def history(
     ledger: Ledger, limit: int | None = None, before: int | None = None, versions: Collection[str] | None = None
 ) -> list[Deployment]:
     """Changes, newest first; `before` is a row's number, `versions` leaves only what concerns these."""
-    return [deployment(row) for row in ledger.latest(*CHANGES, limit=limit, before=before, versions=versions)]
+    return [to_deployment(row) for row in ledger.latest(*CHANGES, limit=limit, before=before, versions=versions)]
 
 
 def is_change(row: Row[Entry]) -> TypeGuard[Row[Change]]:
@@ -78,7 +78,7 @@ def is_change(row: Row[Entry]) -> TypeGuard[Row[Change]]:
     return isinstance(row.body, CHANGES)
 
 
-def deployment(row: Row[Change]) -> Deployment:
+def to_deployment(row: Row[Change]) -> Deployment:
     """The ledger row of a change as a deployment."""
     entry = row.body
     champion = entry if isinstance(entry, ChampionEntry) else None
@@ -112,13 +112,13 @@ def _action(entry: Change) -> Action:
             return "restore"
 
 
-def shown(version: str) -> str:
+def version_name(version: str) -> str:
     """A version as people see it: `v7` or `base`."""
     return version if version == BASE else f"v{version}"
 
 
-def refused(entry: RefusalEntry) -> str:
+def describe_refusal(entry: RefusalEntry) -> str:
     """A refusal as a sentence."""
-    who = f"all before v{entry.older_than}" if entry.older_than is not None else shown(entry.version)
+    who = f"all before v{entry.older_than}" if entry.older_than is not None else version_name(entry.version)
     why = f" ({entry.because})" if entry.because else ""
     return f"{who} {'must not be served' if entry.refused else 'is served again'}{why}"

@@ -31,7 +31,7 @@ BASE_TAG, DEVICE_TAG, FALLBACK_TAG = "academy.base", "academy.device", "academy.
 PREDICTED, MEASURED = "memory_predicted_bytes", "memory_peak_bytes"
 """Of the last attempt's peak, uncorrected: what the next prediction is corrected by. 0: there is none that counts."""
 SECONDS, ENERGY, COST = "training_seconds", "energy_joules", "cost"
-"""What a training took, over all its attempts."""
+"""What a training training_metrics, over all its attempts."""
 REMEMBERED = 5
 """Trainings that a correction is made of."""
 BATCH_SECONDS = 1.0
@@ -110,8 +110,11 @@ def _metric_name(name: str) -> str:
     return re.sub(r"[^\w\-. /]", "", name)
 
 
-def took(found: Progress) -> dict[str, float]:
-    """What a training took, as metrics of its run; what is not known is left out. Only a whole one has its peak."""
+def training_metrics(found: Progress) -> dict[str, float]:
+    """Duration, energy, cost and peak memory of a training as metrics of its run.
+
+    Unknown values are omitted. Only a finished training has its peak.
+    """
     peak = found.memory if found.status == "finished" else None
     figures = {SECONDS: found.seconds, ENERGY: found.energy, COST: found.cost, MEASURED: peak}
     return {name: float(value) for name, value in figures.items() if value is not None}
@@ -159,13 +162,13 @@ class TrackedRun:
         )
         self._describe(order, dataset)
         if known is None:
-            self.metrics({f"funnel/{_metric_name(name)}": float(count) for name, count in dataset.funnel.items()})
+            self.log_metrics({f"funnel/{_metric_name(name)}": float(count) for name, count in dataset.funnel.items()})
         history = client.get_metric_history(self.id, "loss")
         self._logged = max((metric.step for metric in history), default=0)
         self._held: list[Any] = []
         self._written = 0.0
 
-    def follow(self, event: TrainingEvent) -> None:
+    def log_event(self, event: TrainingEvent) -> None:
         """Log a training event, steps in batches of about a second, and how the run ended."""
         # not before a trainer has started: an order that was done before is only told again, and its device stays
         if self._before is not None and event.n > self._before and event.phase != "failed":
@@ -197,7 +200,7 @@ class TrackedRun:
         if FALLBACK_TAG in known.tags and FALLBACK_TAG not in tags:
             self.client.delete_tag(self.id, FALLBACK_TAG)
         figures = {name: 0.0 for name in (PREDICTED, MEASURED) if name in known.metrics}
-        self.metrics(figures | ({} if predicted is None else {PREDICTED: predicted}))
+        self.log_metrics(figures | ({} if predicted is None else {PREDICTED: predicted}))
 
     def _write(self) -> None:
         """What is held back, in batches that MLflow takes."""
@@ -223,14 +226,14 @@ class TrackedRun:
         at = int(event.at * 1000)
         return [Metric(name, float(value), at, event.step) for name, value in values.items() if value is not None]
 
-    def metrics(self, values: dict[str, float]) -> None:
+    def log_metrics(self, values: dict[str, float]) -> None:
         """Log figures that belong to the run as a whole."""
         from mlflow.entities import Metric
 
         at = int(time.time() * 1000)
         self.client.log_batch(self.id, metrics=[Metric(name, value, at, 0) for name, value in values.items()])
 
-    def keep(self, name: str, value: dict[str, Any]) -> None:
+    def log_json(self, name: str, value: dict[str, Any]) -> None:
         """Keep a JSON object among the run's artifacts; the same again changes nothing."""
         self.client.log_dict(self.id, value, name)
 

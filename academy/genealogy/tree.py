@@ -30,7 +30,7 @@ class Node(Record):
         return any(one.action in ("deploy", "rollback") and one.version == number for one in self.events)
 
     @property
-    def standing(self) -> str:
+    def status(self) -> str:
         """Champion, tainted, unverified, archived: what is true of it, by commas."""
         one = self.version
         words = (

@@ -38,7 +38,7 @@ NAME = re.compile(r"[A-Za-z0-9_][\w.:@+\-]{0,99}", re.ASCII)
 """What a person may call a version."""
 ALIAS = re.compile(r"(?!latest$|v\d+$)[\w\-]+", re.ASCII | re.IGNORECASE)
 """Names that MLflow takes as an alias as well."""
-Shown = Literal["as it was", "mended", "gone"]
+AliasUpdate = Literal["as it was", "mended", "gone"]
 
 
 class Version(Record):
@@ -95,7 +95,9 @@ class Versions:
             return known
         return self._publish(adapter, self.experiment, None, parent, generation)
 
-    def enter(self, base_name: str, tags: dict[str, str], source: str, *, parent: str, generation: int) -> Version:
+    def register_unverified(
+        self, base_name: str, tags: dict[str, str], source: str, *, parent: str, generation: int
+    ) -> Version:
         """Register what is no verified adapter: the base model under a name, or something that was refused."""
         self._ensure_family(base_name)
         facts = {"generation": str(generation), "parent": parent, "base_model": base_name, "verdict": "not examined"}
@@ -153,11 +155,11 @@ class Versions:
         """The newest version of a training order."""
         return self._one(f"tags.`{ORDER_TAG}` = '{order}'")
 
-    def note_verdict(self, version: str, outcome: str, because: str, scores: dict[str, str]) -> None:
+    def set_verdict(self, version: str, outcome: str, because: str, scores: dict[str, str]) -> None:
         """Write an examination's outcome where people browse."""
-        self.note(version, {"verdict": outcome, "verdict_because": because[:4900], **scores})
+        self.set_tags(version, {"verdict": outcome, "verdict_because": because[:4900], **scores})
 
-    def note(self, version: str, tags: Mapping[str, str | None]) -> bool:
+    def set_tags(self, version: str, tags: Mapping[str, str | None]) -> bool:
         """Set tags of a version, or take them away (None). What is so already is left: MLflow writes slowly.
 
         False, and nothing is done, where the version was deleted there.
@@ -184,15 +186,15 @@ class Versions:
         """The id of MLflow's experiment that holds the runs."""
         return str(self.client.get_experiment_by_name(EXPERIMENT).experiment_id)
 
-    def call(self, version: Version, label: str) -> Version:
+    def set_label(self, version: Version, label: str) -> Version:
         """Give a version a name: a tag, and an alias where MLflow takes it. Raises InputError for one that is none."""
         check_name(label)
-        self.note(version.version, {LABEL: label})
+        self.set_tags(version.version, {LABEL: label})
         if ALIAS.fullmatch(label):
             self.client.set_registered_model_alias(self.family, label, version.version)
         return self.get(version.version)
 
-    def show_champion(self, version: str, adapter: str = "") -> Shown:
+    def set_champion_alias(self, version: str, adapter: str = "") -> AliasUpdate:
         """Make the alias say what the ledger says; "gone" where that version is no longer there, or another adapter."""
         shown = self._aliased()
         if version == BASE:

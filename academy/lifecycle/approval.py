@@ -12,10 +12,10 @@ from academy.errors import PromotionError
 from academy.store.ledger import Ledger
 from academy.store.ledger_rows import ApprovalEntry, PromotionEntry, Row, VerdictEntry
 
-Standing = Literal["approved", "declined", "undecided"]
+ApprovalStatus = Literal["approved", "declined", "undecided"]
 
 
-def standing(ledger: Ledger, verdict: Row[VerdictEntry]) -> Standing:
+def approval_status(ledger: Ledger, verdict: Row[VerdictEntry]) -> ApprovalStatus:
     """What a person said of a verdict, as far as it counts now."""
     since = ledger.champion().seq
     rows = _words(ledger, verdict)
@@ -36,12 +36,12 @@ def open_verdicts(ledger: Ledger) -> list[Row[VerdictEntry]]:
         if row.body.outcome == "PROMOTE"
         and row.body.champion == champion.adapter
         and row.seq not in done
-        and (said := standing(ledger, row)) != "declined"
+        and (said := approval_status(ledger, row)) != "declined"
         and (row.seq > champion.seq or said == "approved")
     ]
 
 
-def decide(
+def record_approval(
     ledger: Ledger, verdict: Row[VerdictEntry], *, approved: bool, by: str, note: str = ""
 ) -> Row[ApprovalEntry]:
     """Write a person's word on a verdict against the present champion. Saying the same again changes nothing.

@@ -29,9 +29,9 @@ from academy.curriculum.dataset import FORGOTTEN, OVERLAPS, Dataset, all_dataset
 from academy.curriculum.filters import clean
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError, SignatureError
+from academy.experience.experience import Experience
 from academy.experience.lessons import LessonsStore
 from academy.experience.reading import normalised
-from academy.experience.source import Experience
 from academy.genealogy.versions import Tainted, taint
 from academy.models.formats import read_row
 from academy.records import Record

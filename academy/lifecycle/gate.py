@@ -94,7 +94,7 @@ def admit_adapter(gate: Gate, adapter: str | Path, version: Version | None = Non
     return opened
 
 
-class Watch:
+class AdmissionMonitor:
     """The gate, for whoever keeps adapters loaded: of what it let in it says later whether that still holds."""
 
     def __init__(self, gate: Gate) -> None:
@@ -108,7 +108,7 @@ class Watch:
         self._signers[opened.adapter.digest] = opened.check_signature(self._gate.keys)
         return opened
 
-    def withdrawn(self, digest: str) -> str:
+    def reason_to_stop(self, digest: str) -> str:
         """Why what was let in would not be now: refused since, or its key revoked. Empty where it would; reads no file
         of the adapter, and of the ledger one row where nobody was refused since the last time."""
         if (key := self._signers.get(digest)) is not None and self._gate.keys.is_revoked(key):
@@ -191,7 +191,7 @@ def readmit_adapter(ledger: Ledger, version: Version, because: str) -> Row[Refus
 def refusal(ledger: Ledger, digest: str, versions: Iterable[str]) -> str:
     """Why an adapter with these version numbers must not be served, as one sentence; empty where it may.
 
-    One query: `Watch` asks it again of adapters that stay loaded.
+    One query: `AdmissionMonitor` asks it again of adapters that stay loaded.
     """
     newest = max((int(one) for one in versions), default=0)
     found = ""

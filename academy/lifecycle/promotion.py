@@ -16,8 +16,8 @@ from academy.adapters.archive import AdapterStore
 from academy.errors import AdapterError, PromotionError
 from academy.experience.lessons import set_aside
 from academy.genealogy.description import describe
-from academy.genealogy.versions import Shown, Version, Versions
-from academy.lifecycle.approval import standing
+from academy.genealogy.versions import AliasUpdate, Version, Versions
+from academy.lifecycle.approval import approval_status
 from academy.lifecycle.gate import Gate, admit_adapter
 from academy.lifecycle.retention import restore
 from academy.store.ledger import BASE, Champion, Ledger
@@ -94,7 +94,7 @@ def promote(
                 f"Run `academy examine {version.name}` again.",
             )
         _refuse_tainted(version)
-        said = standing(ledger, verdict)
+        said = approval_status(ledger, verdict)
         if said == "declined" or (approval and said == "undecided"):
             raise PromotionError(
                 f"{version.name} " + ("was declined." if said == "declined" else "waits for approval."),
@@ -159,7 +159,7 @@ def rollback(
     *,
     by: str = "",
     expected: Champion | None = None,
-    told: Callable[[Champion], None] = lambda champion: None,  # noqa: ARG005
+    on_switch: Callable[[Champion], None] = lambda champion: None,  # noqa: ARG005
 ) -> Champion:
     """Go back to the champion before this one, or to a named version or "base". Returns the new champion.
 
@@ -196,7 +196,7 @@ def rollback(
             raise PromotionError(
                 f"{known.name} was never champion.", "Only an examined and promoted version can be gone back to."
             )
-        with AdapterStore(gate.adapters).using(was.adapter):
+        with AdapterStore(gate.adapters).lease(was.adapter):
             _bring_back(ledger, versions, gate, number, was.adapter, by)
             opened = admit_adapter(gate, was.adapter, registry=False)
             serving.prepare(was.adapter, again=True)
@@ -204,7 +204,7 @@ def rollback(
             ledger.set_champion(champion, _back_to(was, because, by))
     try:
         serving.follow()
-        told(ledger.champion())
+        on_switch(ledger.champion())
     finally:
         _show(ledger, versions)  # the row stands, whoever refuses to follow it
     return ledger.champion()
@@ -233,7 +233,7 @@ def _crown(
     *, cursor: int, verdict: int | None, by: str, because: str,
 ) -> Row[PromotionEntry]:  # fmt: skip
     """Check the adapter, replay its canaries, and write the row that makes it champion instead of `champion`."""
-    with AdapterStore(gate.adapters).using(version.adapter):
+    with AdapterStore(gate.adapters).lease(version.adapter):
         opened = admit_adapter(gate, version.adapter, version)
         serving.prepare(version.adapter)
         promotion = PromotionEntry(
@@ -269,10 +269,10 @@ def _follow(ledger: Ledger, versions: Versions, serving: Serving, row: Row[Promo
         ) from problem
 
 
-def _show(ledger: Ledger, versions: Versions) -> Shown:
+def _show(ledger: Ledger, versions: Versions) -> AliasUpdate:
     """Alias and descriptions in MLflow: of the champion, and of whom it replaced."""
     champion = ledger.champion()
-    found = versions.show_champion(champion.version, champion.adapter)
+    found = versions.set_champion_alias(champion.version, champion.adapter)
     for row in ledger.latest(PromotionEntry, RollbackEntry, limit=1):
         describe(versions, ledger, champion.version, row.body.replaces)
     return found

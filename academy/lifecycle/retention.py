@@ -74,7 +74,7 @@ def archive(
     lock = store.adapters.parent / "locks" / "evolve"
     with (
         exclusive_lock(lock, "An evolution is running in this home; nothing is archived meanwhile."),
-        store.alone(version.adapter),
+        store.exclusive(version.adapter),
     ):
         # nobody can make it champion between this look and the end: who does that uses the adapter
         if (reason := protected(ledger).get(version.adapter)) is not None:
@@ -174,5 +174,5 @@ def _row(
 
 
 def _show(ledger: Ledger, versions: Versions, version: str, *, archived: bool) -> None:
-    if versions.note(version, {ARCHIVED: "yes" if archived else None}):
+    if versions.set_tags(version, {ARCHIVED: "yes" if archived else None}):
         describe(versions, ledger, version)

@@ -127,7 +127,7 @@ class Home:
                 "This version has no adapter that could be used.", "`academy models` lists the versions."
             )
         if digest not in self._used:
-            self._uses.enter_context(self.adapter_store.using(digest))
+            self._uses.enter_context(self.adapter_store.lease(digest))
             self._used.add(digest)
         if not self.adapter_store.here(digest) and self.adapter_store.packed(digest) is not None:
             self.restore_adapter(digest, by=by, because="it is asked")

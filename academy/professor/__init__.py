@@ -1,1 +1,1 @@
-"""Whether training pays, and how to train: pure."""
+"""Decides whether to train and chooses the recipe. Pure functions."""

@@ -1,4 +1,4 @@
-"""Decides whether training pays. Pure: counts in, a decision with its reasons out."""
+"""Decides whether to train: a pure function from counts to a decision with its reasons."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Literal
 from academy.records import Record
 
 SMALLEST_DATASET = 50
-"""Examples after filtering, below which nothing is trained."""
+"""Training examples, after filtering, that a training needs."""
 
 
 class Reason(Record):
-    """One condition with its numbers."""
+    """A condition, whether it is met, and a sentence with its numbers."""
 
     name: Literal["lessons", "new lessons", "hours", "examples", "not examined yet", "memory"]
     met: bool
@@ -20,7 +20,7 @@ class Reason(Record):
 
 
 class Decision(Record):
-    """Whether to train. `forced` says that a person overrode conditions that were not met."""
+    """Whether to train. `forced`: a user overrode conditions that were not met."""
 
     train: bool
     forced: bool
@@ -28,7 +28,7 @@ class Decision(Record):
 
     @property
     def because(self) -> str:
-        """The reasons that decided it, as one sentence."""
+        """The reasons for the decision, as one sentence."""
         unmet = [reason.sentence for reason in self.reasons if not reason.met]
         if self.train and not self.forced:
             return "; ".join(reason.sentence for reason in self.reasons) + "."
@@ -46,23 +46,23 @@ def should_train(
     interval_hours: float,
     examples: int | None = None,
     examined: str = "",
-    place: tuple[bool, str] | None = None,
+    placement: tuple[bool, str] | None = None,
     force: bool = False,
 ) -> Decision:
-    """Should a training start?
+    """Decide whether a training starts.
 
-    `lessons` and `new_lessons` count successful, active lessons and tasks (all; since the champion's examination).
-    `examples` is the size of the training side once it is known; `examined` names the outcome when this very order was
-    examined before. `place` is whether the training can run, and where. `force` overrides every condition but the
-    smallest dataset, a training that can run nowhere, and a repeated examination of the same order: a second try at the
-    same question would not be free of chance.
+    `lessons` and `new_lessons` count successful, active lessons and tasks: all, and those since the champion was
+    examined. `examples` is the size of the training side, if it is known. `examined` is the verdict on the same order,
+    if there is one. `placement` is whether the training can run, and where. `force` overrides every condition except
+    three: the smallest dataset, a training that cannot run on any device, and a repeated examination of the same order,
+    because a second attempt at the same questions could pass by chance.
     """
     reasons = [
-        Reason(name="lessons", met=lessons >= min_lessons, sentence=f"{lessons:,} lessons of at least {min_lessons:,}"),
+        Reason(name="lessons", met=lessons >= min_lessons, sentence=f"{lessons:,} lessons (minimum {min_lessons:,})"),
         Reason(
             name="new lessons",
             met=new_lessons >= min_new_lessons,
-            sentence=f"{new_lessons:,} new lessons of at least {min_new_lessons:,} since the champion was examined",
+            sentence=f"{new_lessons:,} new lessons since the champion was examined ({min_new_lessons:,} required)",
         ),
     ]
     if last_verdict is None:
@@ -73,30 +73,32 @@ def should_train(
             Reason(
                 name="hours",
                 met=hours >= interval_hours,
-                sentence=f"{hours:.1f} hours of at least {interval_hours:g} since the last verdict",
+                sentence=f"{hours:.1f} hours since the last verdict (minimum {interval_hours:g})",
             )
         )
-    firm: list[Reason] = []
+    not_overridable: list[Reason] = []
     if examples is not None:
-        firm.append(
+        not_overridable.append(
             Reason(
                 name="examples",
                 met=examples >= SMALLEST_DATASET,
-                sentence=f"{examples:,} training examples of at least {SMALLEST_DATASET}",
+                sentence=f"{examples:,} training examples (minimum {SMALLEST_DATASET})",
             )
         )
     if examined:
-        firm.append(
+        not_overridable.append(
             Reason(
                 name="not examined yet",
                 met=False,
-                sentence=f"this very dataset and recipe were examined already, with the verdict {examined}",
+                sentence=f"this dataset and recipe were examined before (verdict {examined})",
             )
         )
-    if place is not None:
-        firm.append(Reason(name="memory", met=place[0], sentence=place[1]))
-    possible = all(reason.met for reason in firm)
-    wanted = all(reason.met for reason in reasons)
+    if placement is not None:
+        not_overridable.append(Reason(name="memory", met=placement[0], sentence=placement[1]))
+    possible = all(reason.met for reason in not_overridable)
+    due = all(reason.met for reason in reasons)
     return Decision(
-        train=possible and (wanted or force), forced=possible and force and not wanted, reasons=(*reasons, *firm)
+        train=possible and (due or force),
+        forced=possible and force and not due,
+        reasons=(*reasons, *not_overridable),
     )

@@ -1,4 +1,4 @@
-"""What a search for a recipe tries and finds, as records: the space around a recipe, the trials, the result."""
+"""Records of a search for a recipe: the space around a recipe, the trials, and the result."""
 
 from __future__ import annotations
 
@@ -11,54 +11,54 @@ from academy.professor.recipe import Recipe
 from academy.records import Record
 
 if TYPE_CHECKING:
-    from optuna.trial import Trial as Asked
+    from optuna.trial import Trial as OptunaTrial
 
 DEV_SHARE = 0.15
-"""Of the training side, by requests: what a trial is judged on."""
-FEWEST_DEV = 10
-"""Examples to judge on, below which a difference says nothing."""
-MOST_TRIALS = 500
+"""Share of the requests of the training side that a trial is evaluated on."""
+MIN_DEV_EXAMPLES = 10
+"""Fewest examples to evaluate on; with fewer a difference means nothing."""
+MAX_TRIALS = 500
 SEARCHED = ("rank", "learning_rate", "epochs")
-"""What a person can fix of what is searched."""
+"""Searched fields that a user can fix."""
 State = Literal["done", "pruned", "failed"]
 
 
 class SearchSpace(Record):
-    """What is searched around a recipe; whatever has one value stays."""
+    """The values to search around a recipe. A field with a single value is not searched."""
 
     start: Recipe
     learning_rates: tuple[float, float]  # lowest and highest, on a logarithmic scale
     ranks: tuple[int, ...]
-    epochs: tuple[int, int]  # fewest and most
+    epochs: tuple[int, int]  # lowest and highest
     use_rslora: tuple[bool, ...] = (False, True)
     dropouts: tuple[float, ...]
 
     def recipe(self, values: dict[str, Any]) -> Recipe:
-        """The recipe of a point. Alpha is twice the rank, as ever, so that ranks differ in their rank alone."""
-        changed = {**self.start.model_dump(), **values}
+        """The recipe of a point. Alpha is always twice the rank, so that the scale stays the same."""
+        fields = {**self.start.model_dump(), **values}
         if "rank" in values:
-            changed["alpha"] = 2 * values["rank"]
-        return Recipe.model_validate(changed)
+            fields["alpha"] = 2 * values["rank"]
+        return Recipe.model_validate(fields)
 
     def values(self, recipe: Recipe) -> dict[str, Any]:
-        """A recipe as a point: what of it is searched, by its names."""
-        return {name: getattr(recipe, name) for name, among in self._free().items() if among}
+        """A recipe as a point: the values of the searched fields."""
+        return {name: getattr(recipe, name) for name, is_free in self._free().items() if is_free}
 
-    def ask(self, trial: Asked) -> dict[str, Any]:
-        """Optuna's next point."""
-        free = self._free()
-        found: dict[str, Any] = {}
-        if free["learning_rate"]:
-            found["learning_rate"] = trial.suggest_float("learning_rate", *self.learning_rates, log=True)
-        if free["rank"]:
-            found["rank"] = trial.suggest_categorical("rank", self.ranks)
-        if free["epochs"]:
-            found["epochs"] = trial.suggest_int("epochs", *self.epochs)
-        if free["use_rslora"]:
-            found["use_rslora"] = trial.suggest_categorical("use_rslora", self.use_rslora)
-        if free["dropout"]:
-            found["dropout"] = trial.suggest_categorical("dropout", self.dropouts)
-        return found
+    def ask(self, trial: OptunaTrial) -> dict[str, Any]:
+        """The next point from Optuna."""
+        is_free = self._free()
+        point: dict[str, Any] = {}
+        if is_free["learning_rate"]:
+            point["learning_rate"] = trial.suggest_float("learning_rate", *self.learning_rates, log=True)
+        if is_free["rank"]:
+            point["rank"] = trial.suggest_categorical("rank", self.ranks)
+        if is_free["epochs"]:
+            point["epochs"] = trial.suggest_int("epochs", *self.epochs)
+        if is_free["use_rslora"]:
+            point["use_rslora"] = trial.suggest_categorical("use_rslora", self.use_rslora)
+        if is_free["dropout"]:
+            point["dropout"] = trial.suggest_categorical("dropout", self.dropouts)
+        return point
 
     def _free(self) -> dict[str, bool]:
         return {
@@ -69,13 +69,13 @@ class SearchSpace(Record):
 
 
 class Trial(Record):
-    """One trial: its recipe, what that changed of the professor's, and how it ended.
+    """A trial: its recipe, the values that differ from the professor's recipe, and how it ended.
 
-    `loss` is the lowest of its evaluations (nats a token of the answers), `last` the last one; None where there was
-    none. `because` says why it was pruned or failed.
+    `loss` is the lowest of its evaluations (nats per answer token), `last` the last one; None without an evaluation.
+    `because` is the reason why it was pruned or failed.
     """
 
-    number: int  # from 0, which is the professor's own recipe
+    number: int  # 0 is the professor's recipe
     values: dict[str, float | int | bool]
     recipe: Recipe
     state: State
@@ -86,55 +86,55 @@ class Trial(Record):
 
     @property
     def words(self) -> str:
-        """What it changed, for people."""
+        """The changed values in words."""
         return describe_values(self.recipe, self.values)
 
 
 class TuningResult(Record):
-    """A search that has ended. `recipe` is for all examples, but for the dev_share that a person gave."""
+    """The result of a search. `recipe` trains on all examples except the dev_share that the user set."""
 
     key: str
     base: str  # digest
     dataset: str  # digest
     space: SearchSpace
     wanted: int  # trials
-    minutes: float  # that it was given
+    minutes: float  # time limit
     ended: Literal["trials", "minutes"]
     recipe: Recipe
     trials: tuple[Trial, ...]
 
     @property
-    def own(self) -> float | None:
-        """The dev loss of the professor's recipe; None where that one failed."""
+    def professor_loss(self) -> float | None:
+        """The dev loss of the professor's recipe; None if that trial failed."""
         first = self.trials[0]
         return first.loss if first.state == "done" else None
 
     @property
     def best(self) -> Trial:
-        """The trial whose recipe is used."""
+        """The trial with the best recipe."""
         return best_trial(self.trials)
 
     @property
     def sentence(self) -> str:
-        """What was found, beside the professor's recipe."""
+        """The result compared with the professor's recipe."""
         seconds = sum(trial.seconds for trial in self.trials)
-        missing = f" of {self.wanted}, the time was over" if len(self.trials) < self.wanted else ""
-        tried = f"{len(self.trials)} trial{'s' if len(self.trials) > 1 else ''}{missing}, {seconds / 60:.1f} min"
-        own = f"{self.own:.4f}" if self.own is not None else "no loss, for it failed,"
+        missing = f" of {self.wanted} (time limit reached)" if len(self.trials) < self.wanted else ""
+        trials = f"{len(self.trials)} trial{'s' if len(self.trials) > 1 else ''}{missing}, {seconds / 60:.1f} min"
+        loss = f"dev loss {self.professor_loss:.4f}" if self.professor_loss is not None else "no dev loss (it failed)"
         if self.best.number == 0:
-            return f"{tried}: none was better than the professor's recipe (dev loss {own})"
-        return f"{tried}: dev loss {own} with the professor's recipe, {self.best.loss:.4f} with {self.best.words}"
+            return f"{trials}: none was better than the professor's recipe ({loss})"
+        return f"{trials}: {loss} with the professor's recipe, {self.best.loss:.4f} with {self.best.words}"
 
     @property
     def tags(self) -> dict[str, str]:
-        """What the MLflow run of the training with its recipe is found by."""
+        """Tags of the MLflow run that trains with the recipe."""
         return {"academy.tuning": self.key, "academy.tuning.found": self.sentence}
 
 
 def space_around(start: Recipe, fixed: Sequence[str] = ()) -> SearchSpace:
-    """What is searched around the professor's recipe; the names in `fixed` stay. Dropout is searched where it is used.
+    """The space around the professor's recipe, without the fields in `fixed`. Dropout is searched only if it is in use.
 
-    Raises InputError where nothing would be left to search.
+    Raises InputError if there is nothing to search.
     """
     refuse_fixed(fixed)
     rate, epochs, rank = start.learning_rate, start.epochs, start.rank
@@ -153,37 +153,35 @@ def space_around(start: Recipe, fixed: Sequence[str] = ()) -> SearchSpace:
 
 
 def refuse_fixed(fixed: Sequence[str]) -> None:
-    """Raises InputError where a person fixed all that would be searched."""
+    """Raises InputError if the user fixed every searched field."""
     if set(SEARCHED) <= set(fixed):
         raise InputError(
             "Rank, learning rate and epochs are all fixed, so there is nothing to search.",
-            "Leave out --tune, or one of --rank, --learning-rate, --epochs and the settings or recipe's keys so named.",
+            "Omit --tune, or one of --rank, --learning-rate, --epochs (settings and recipe fields count, too).",
         )
 
 
 def refuse_few(space: SearchSpace, requests: Sequence[str], trials: int) -> None:
-    """Raises InputError for a number of trials out of bounds, and for requests too few to be divided."""
-    if not 1 <= trials <= MOST_TRIALS:
-        raise InputError(
-            f"A search of {trials} trials cannot be held.", f"Give --tune a number from 1 to {MOST_TRIALS}."
-        )
+    """Raises InputError if the number of trials is out of bounds or there are too few requests to divide."""
+    if not 1 <= trials <= MAX_TRIALS:
+        raise InputError(f"A search cannot have {trials} trials.", f"Set --tune to a number from 1 to {MAX_TRIALS}.")
     trial = trial_recipe(space.start)
-    held = sum(trial.holds_back(request) for request in requests)
-    if held < FEWEST_DEV or held == len(requests):
+    dev_examples = sum(trial.holds_back(request) for request in requests)
+    if dev_examples < MIN_DEV_EXAMPLES or dev_examples == len(requests):
         raise InputError(
-            f"{len(requests)} training examples are too few to search a recipe: {held} of them would be judged on, and "
-            f"{FEWEST_DEV} are needed.",
+            f"{len(requests)} training examples are too few to search a recipe: {dev_examples} of them would be "
+            f"evaluated on (minimum {MIN_DEV_EXAMPLES}), and others must remain to train on.",
             "Import more lessons, or train without --tune.",
         )
 
 
 def trial_recipe(recipe: Recipe) -> Recipe:
-    """A recipe as a trial carries it out."""
+    """A recipe as a trial trains it: with a development split."""
     return recipe.model_copy(update={"dev_share": DEV_SHARE})
 
 
 def best_trial(trials: Sequence[Trial]) -> Trial:
-    """The lowest loss of the trials that came to their end; the earliest of equals."""
+    """The completed trial with the lowest loss; the earliest of equals."""
     return min(
         (trial for trial in trials if trial.state == "done"),
         key=lambda trial: (math.inf if trial.loss is None else trial.loss, trial.number),
@@ -191,12 +189,12 @@ def best_trial(trials: Sequence[Trial]) -> Trial:
 
 
 def describe_values(recipe: Recipe, values: dict[str, float | int | bool]) -> str:
-    """A point in words, such as "learning rate 0.0031, rank 32, rsLoRA"."""
+    """The values of a point in words, such as "learning rate 0.0031, rank 32, rsLoRA"."""
     if not values:
         return "the professor's recipe"
-    said = {
+    phrases = {
         "learning_rate": f"learning rate {recipe.learning_rate:.2g}", "rank": f"rank {recipe.rank}",
         "epochs": f"{recipe.epochs} epochs", "use_rslora": "rsLoRA" if recipe.use_rslora else "plain LoRA",
         "dropout": f"dropout {recipe.dropout:g}",
     }  # fmt: skip
-    return ", ".join(words for name, words in said.items() if name in values)
+    return ", ".join(phrase for name, phrase in phrases.items() if name in values)

@@ -84,7 +84,7 @@ class GPUHabitat:
         # found now: another training may hold the GPU that was free before
         way = find_route(self.settings, select_backend(self.settings), UNKNOWN)
         if not way.place and not way.refusal:
-            raise TrainingError(f"This training fits {way.sentence}.", REMEDY, cause="gpu")
+            raise TrainingError(f"This training has to wait: {way.sentence}.", REMEDY, cause="gpu")
         planned = order.model_copy(update={"plan": configured_plan(self.settings, way.place or "cpu")})
         job = self._jobs[name] = _Job(create_backend(self.settings, way), planned, output)
         job.begin()

@@ -66,9 +66,9 @@ class ModelManager:
             found = known or self._enter(label, {"adapter": BASE}, source)
         else:
             found = self._adapter(version_id, label, Path(adapter_path).expanduser(), known)
-        self.home.versions.note(found.version, tags)
+        self.home.versions.set_tags(found.version, tags)
         if found.label != version_id:
-            self.home.versions.call(found, version_id)
+            self.home.versions.set_label(found, version_id)
         describe(self.home.versions, self.home.ledger, found.version)
         return self.home.versions.get(found.version)
 
@@ -187,7 +187,7 @@ class ModelManager:
             log.warning("%s is registered as unverified: %s", version_id, because)
             tags = {UNVERIFIED: because[:4900]}
             if known is not None:
-                self.home.versions.note(known.version, tags)
+                self.home.versions.set_tags(known.version, tags)
                 return known
             return self._enter(label, tags, path.resolve().as_uri())
         if known is not None and known.adapter != adapter.digest and not known.unverified:
@@ -201,7 +201,7 @@ class ModelManager:
                 f"This adapter is {found.name} and called {found.label} already.", f"Use the name {found.label}."
             )
         if known is not None and known.version != found.version:  # what could not be verified gives its name away
-            self.home.versions.note(known.version, {"label": None})
+            self.home.versions.set_tags(known.version, {"label": None})
         return found
 
     def _kept(self, adapter: Adapter) -> Adapter:
@@ -215,7 +215,7 @@ class ModelManager:
         return read_adapter(place, base_digest=self.home.base.digest, digest=adapter.digest)
 
     def _enter(self, base_name: str, tags: dict[str, str], source: str) -> Version:
-        return self.home.versions.enter(base_name, tags, source, parent=BASE, generation=0)
+        return self.home.versions.register_unverified(base_name, tags, source, parent=BASE, generation=0)
 
 
 def figures(version: Version) -> dict[str, float]:

@@ -15,9 +15,12 @@ from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.memory import Plan
 from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer.model import Library, load
+from academy.loop.choose_recipe import choose_recipe
 from academy.loop.home import Home
-from academy.loop.training import Overrides, choose, place_order, train
+from academy.loop.place_order import place_order
+from academy.loop.train import train
 from academy.professor.recipe import Recipe
+from academy.professor.recipe_options import RecipeOptions
 from tests.conftest import Evolved
 from tests.homes import RealHome
 from tests.orders import order_of
@@ -35,10 +38,10 @@ def test_what_begins_with_the_champion_knows_what_that_knew(evolved: Evolved, se
     first = evolved.first.json["adapter"]
     refused = second_home.run("train", "--init-adapter", "champion", "--rank", "8", *SHORT)
     assert refused.code == 2
-    assert "has rank 16, and rank 8 was asked for" in refused.err
+    assert "has rank 16, but rank 8 was requested" in refused.err
     for wrong, said in (("v9", "There is no version v9"), ("nobody", "There is no version nobody")):
         assert said in second_home.run("train", "--init-adapter", wrong, *SHORT).err
-    assert "Leave out --tune or --init-adapter" in second_home.run(
+    assert "Omit --tune or --init-adapter" in second_home.run(
         "train", "--init-adapter", "champion", "--tune", "4", "--json"
     ).err  # fmt: skip
 
@@ -60,7 +63,7 @@ def test_forgetting_what_the_first_one_was_made_of_taints_the_second(evolved: Ev
     assert second_home.run("lessons", "forget", lesson, "--because", "asked for").code == 0
     refused = second_home.run("train", "--init-adapter", "v1", *SHORT)
     assert refused.code == 2
-    assert "v1 was made of lessons that were forgotten since" in refused.err
+    assert "v1 was trained on lessons that have since been deleted" in refused.err
 
 
 @pytest.mark.campaign
@@ -69,12 +72,12 @@ def test_what_is_forgotten_while_it_trains_taints_it(second_home: RealHome, monk
         monkeypatch.setenv(name, value)
     work = Home.open(home=second_home.path)
     dataset = read_dataset(work.datasets, work.versions.get("1").dataset)
-    fixed = Overrides(epochs=1, batch_size=16, learning_rate=1e-4, init_adapter="v1")
-    order = place_order(work, dataset, choose(work, dataset, fixed))
-    made = train(work, order, dataset, {}, meanwhile=lambda: work.versions.note("1", {TAINT: TAINTED}))
+    fixed = RecipeOptions(epochs=1, batch_size=16, learning_rate=1e-4, init_adapter="v1")
+    order = place_order(work, dataset, choose_recipe(work, dataset, fixed))
+    made = train(work, order, dataset, {}, meanwhile=lambda: work.versions.set_tags("1", {TAINT: TAINTED}))
     assert made.tainted
     assert made.init_adapter == work.versions.get("1").adapter
-    with pytest.raises(InputError, match="forgotten since"):
+    with pytest.raises(InputError, match="since been deleted"):
         train(work, order, dataset, {})  # a recipe that waited, or came from elsewhere
 
 

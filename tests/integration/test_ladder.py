@@ -12,9 +12,12 @@ import pytest
 
 from academy.adapters.adapter import read_adapter
 from academy.habitat.run_folder import EVENTS, read_events
-from academy.loop import stages, training
+from academy.loop.curate import curate
 from academy.loop.home import Home
-from academy.loop.placement import place
+from academy.loop.ingest import ingest
+from academy.loop.place import place
+from academy.loop.place_order import change_order, digests_carried_out, place_order
+from academy.loop.train import train
 from academy.professor.recipe import Recipe
 from tests.topics import TOPICS, WORDINGS
 
@@ -46,20 +49,20 @@ def test_out_of_memory_goes_on_with_smaller_batches(
     ]
     lessons.write_text("".join(json.dumps(row) + "\n" for row in rows))
     work = Home.open(home=tmp_path / "home")
-    stages.admit(work, [lessons])
-    dataset = stages.curate(work, [])
+    ingest(work, [lessons])
+    dataset = curate(work, [])
     recipe = Recipe(rank=8, alpha=16, epochs=1, batch_size=64, accumulation=1, max_length=512)
-    order = training.place_order(work, dataset, recipe)
+    order = place_order(work, dataset, recipe)
     assert place(work, recipe, dataset.longest).changes == ()  # it is expected to fit
 
     with caplog.at_level("INFO", logger="academy"):
-        version = training.train(work, order, dataset, {})
+        version = train(work, order, dataset, {})
 
     assert "ran out of memory" in caplog.text
     assert "It goes on with batches of 32, 2 of them a step." in caplog.text
     trained = read_adapter(work.adapters / version.adapter[:16]).manifest
     assert (trained.recipe.batch_size, trained.recipe.accumulation) == (32, 2)
-    lower = training.changed(order, trained.recipe)
+    lower = change_order(order, trained.recipe)
     assert trained.order == lower.digest
     assert [one.phase for one in read_events(order.folder / EVENTS)][-1] == "failed"
     assert [one.message for one in read_events(lower.folder / EVENTS) if one.phase == "changed"] == [
@@ -71,4 +74,4 @@ def test_out_of_memory_goes_on_with_smaller_batches(
     assert runs[lower.digest].data.tags["academy.ladder"] == "batches of 32, 2 of them a step"
     assert {"memory_predicted_bytes", "memory_peak_bytes"} <= runs[lower.digest].data.metrics.keys()
     # it stands in for the order that was too large, and is not trained and examined twice
-    assert lower.digest in training.carried_out_as(order, place(work, recipe, dataset.longest))
+    assert lower.digest in digests_carried_out(order, place(work, recipe, dataset.longest))

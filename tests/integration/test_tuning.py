@@ -13,7 +13,7 @@ import pytest
 
 from academy.adapters.adapter import read_adapter
 from academy.habitat.backends.process import ProcessBackend
-from academy.loop.tune import RECORD
+from academy.loop.run_trials import RECORD
 from academy.professor.recipe import Recipe
 from academy.professor.search_space import DEV_SHARE, TuningResult
 from tests.homes import Ended, RealHome
@@ -76,9 +76,9 @@ def test_a_killed_search_does_not_repeat_what_was_done(evolved: Ended, found: Tu
 def test_what_was_found_is_never_worse_and_is_trained_on_all_examples(
     home: RealHome, evolved: Ended, found: TuningResult
 ) -> None:
-    assert found.own is not None
+    assert found.professor_loss is not None
     assert found.best.loss is not None
-    assert found.best.loss <= found.own
+    assert found.best.loss <= found.professor_loss
     assert evolved.json["recipe"] == found.recipe.model_dump(mode="json")
     (folder,) = home.path.glob("adapters/*")  # of the trials none
     adapter = read_adapter(folder)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from academy.adapters.adapter import FILES, MANIFEST, WEIGHTS, digest_of_adapter, read_adapter, sign_adapter
 from academy.errors import AcademyError, AdapterError, PromotionError, SignatureError
 from academy.lifecycle.gate import (
-    Watch,
+    AdmissionMonitor,
     admit_adapter,
     readmit_adapter,
     refusal,
@@ -263,19 +263,19 @@ def test_what_was_let_in_is_withdrawn_when_it_is_refused_or_its_key_revoked(hous
     first, second, champion = house.train(1.0), house.train(2.0), house.train(3.0)
     for version in (first, second, champion):
         house.examine(version)
-    watch = Watch(house.gate)
+    watch = AdmissionMonitor(house.gate)
     for version in (first, second, champion):
         watch.admit(house.folder(version))
-    assert not watch.withdrawn(first.adapter)
+    assert not watch.reason_to_stop(first.adapter)
     refuse_adapter(house.ledger, first, "it lies")
-    assert "it lies" in watch.withdrawn(first.adapter)
-    assert not watch.withdrawn(second.adapter)
+    assert "it lies" in watch.reason_to_stop(first.adapter)
+    assert not watch.reason_to_stop(second.adapter)
     readmit_adapter(house.ledger, first, "it does not")
-    assert not watch.withdrawn(first.adapter)
+    assert not watch.reason_to_stop(first.adapter)
     refuse_adapter(house.ledger, champion, "too old", older=True)
-    assert [bool(watch.withdrawn(one.adapter)) for one in (first, second, champion)] == [True, True, False]
+    assert [bool(watch.reason_to_stop(one.adapter)) for one in (first, second, champion)] == [True, True, False]
     house.keys.revoke(house.keys.all()[0].id, "stolen")
-    assert "revoked" in watch.withdrawn(champion.adapter)
+    assert "revoked" in watch.reason_to_stop(champion.adapter)
 
 
 def test_refusals_of_one_family_say_nothing_of_another(house: House) -> None:

@@ -21,9 +21,9 @@ from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.memory import GIB
 from academy.habitat.routing import Need, next_fallback
 from academy.loop.home import Home
-from academy.loop.placement import first_device, place
-from academy.loop.training import Overrides
+from academy.loop.place import first_device, place
 from academy.professor.recipe import Recipe
+from academy.professor.recipe_options import RecipeOptions
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.settings import Settings, load_settings
 from academy.system.hardware import Docker, Gpu, Inventory
@@ -162,7 +162,7 @@ def test_four_bit_support_is_that_of_the_image(settings: Callable[..., Settings]
     found = select_backend(here, machine(bitsandbytes=False, unsloth=False))
     assert (found.machine.bitsandbytes, found.machine.unsloth) == (True, True)
     ladder = place(Home(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).fallbacks
-    assert "4-bit base weights" in [step.fallback.change for step in ladder]
+    assert "4-bit base weights" in [fallback.step.change for fallback in ladder]
 
 
 def test_a_gpu_that_containers_cannot_use_means_cpus_with_the_reason(
@@ -188,7 +188,7 @@ def test_a_containers_memory_limit_decides_its_placement(settings: Callable[...,
     here = settings(training_backend="container", training_memory_gib="0.5")
     found = place(Home(here), Recipe(batch_size=1), 64, machine(gpus=(), gpu_note="no NVIDIA GPU"))
     assert "the CPUs have 0.5 GiB of memory free (about " in found.sentence
-    with pytest.raises(TrainingError, match=r"fits nowhere here: no NVIDIA GPU; the CPUs have 0\.5 GiB of memory"):
+    with pytest.raises(TrainingError, match=r"cannot run here: no NVIDIA GPU; the CPUs have 0\.5 GiB of memory"):
         found.require()
 
 
@@ -212,7 +212,7 @@ def test_read_only_commands_show_the_refusal(
 ) -> None:
     settings(training_backend="container")
     commands.decide(None, force=True, as_json=False)
-    habitat.fit(None, 64, Overrides(), as_json=False)
+    habitat.fit(None, 64, RecipeOptions(), as_json=False)
     said = " ".join(capsys.readouterr().out.split())
     refusal = f"it would be refused: {no_engine}. Start one (systemctl start docker; apt-get install docker.io), or set"
     assert f"But {refusal}" in said

@@ -8,11 +8,11 @@ import pytest
 
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.memory import Plan
+from academy.habitat.placement import Placement
 from academy.habitat.routing import Route
 from academy.habitat.run_folder import ORDER
 from academy.habitat.trainer.checkpoints import CHECKPOINTS, DRAFT, SHARDS, make_room, whole_checkpoint
-from academy.loop.placement import Placement
-from academy.loop.training import as_before
+from academy.loop.train import keep_shared_weights
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.records import canonical
@@ -65,15 +65,15 @@ def test_a_training_that_fell_back_to_shared_weights_continues_with_them(tmp_pat
         base=resolve("seed"), dataset="0" * 64, train_file=tmp_path / "train.jsonl", train_digest="0" * 64,
         recipe=Recipe(), runs=tmp_path / "runs", adapters=tmp_path / "adapters",
     )  # fmt: skip
-    assert as_before(order, placed(two)) == placed(two), "there was no earlier attempt"
+    assert keep_shared_weights(order, placed(two)) == placed(two), "there was no earlier attempt"
     shared, change = two.model_copy(update={"sharded": True}), ("weights shared by 2 processes",)
     write_file(order.folder / ORDER, canonical(order.model_copy(update={"plan": shared, "changes": change})))
-    found = as_before(order, placed(two))
+    found = keep_shared_weights(order, placed(two))
     assert (found.plan, found.changes) == (shared, change)
     four = placed(two.model_copy(update={"processes": 4}))
-    assert as_before(order, four) == four, "checkpoints of another number of processes are unusable"
+    assert keep_shared_weights(order, four) == four, "checkpoints of another number of processes are unusable"
     write_file(order.folder / ORDER, b"{")
-    assert as_before(order, placed(two)) == placed(two)
+    assert keep_shared_weights(order, placed(two)) == placed(two)
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
@@ -88,4 +88,4 @@ def test_a_fallback_below_shared_weights_is_not_undone(tmp_path: Path, checkpoin
     failed = Plan(device="cuda", processes=2, sharded=True, checkpointing=False)
     write_file(order.folder / ORDER, canonical(order.model_copy(update={"plan": failed})))
     lower = placed(failed.model_copy(update={"checkpointing": True, "sharded": checkpointing}))
-    assert as_before(order, lower) == lower
+    assert keep_shared_weights(order, lower) == lower

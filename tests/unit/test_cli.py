@@ -119,11 +119,11 @@ def test_every_command_explains_itself(academy: Academy) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ('{"epochs": 21}', "epochs is 21 in the recipe, and must be a whole number from 1 and up to 20. Correct it."),
-        ('{"epoch": 2}', "A recipe has no 'epoch'. Write epochs, if that was meant."),
+        ('{"epochs": 21}', "The recipe's epochs is 21; it must be a whole number, at least 1 and at most 20."),
+        ('{"epoch": 2}', "A recipe has the unknown field 'epoch'. Did you mean epochs?"),
         ('{"patience": 2}', "patience needs a dev_share above 0"),
-        ("[1]", "recipe.json holds no JSON object."),
-        ("{", "recipe.json is no JSON (unexpected end of data"),
+        ("[1]", "recipe.json does not contain a JSON object."),
+        ("{", "recipe.json is not valid JSON (unexpected end of data"),
         (None, "recipe.json cannot be read (No such file or directory)."),
     ],
 )
@@ -144,7 +144,7 @@ def test_a_dry_run_tells_the_recipe_by_hand_and_single_options_win(academy: Acad
         "epochs": 3, "rank": 8, "alpha": 16, "use_dora": True, "patience": 2, "dev_share": 0.1,
     }  # fmt: skip
     told = academy(*options).out
-    assert "Of the recipe by hand: rank 8, use_dora True, patience 2, dev_share 0.1.\n" in told
+    assert "Recipe options: rank 8, epochs 3, use_dora True, dev_share 0.1, patience 2.\n" in told
     fits = json.loads(
         academy("habitat", "fit", "--recipe", tmp_path / "recipe.json", "--batch-size", "3", "--json").out
     )
@@ -174,9 +174,9 @@ def test_the_lessons_of_an_empty_home(academy: Academy) -> None:
 def test_the_decision_of_an_empty_home(academy: Academy) -> None:
     found = json.loads(academy("decide", "--json").out)["decision"]
     assert not found["train"]
-    assert "0 lessons of at least 100" in found["because"]
+    assert "0 lessons (minimum 100)" in found["because"]
     assert json.loads(academy("decide", "--force", "--json").out)["decision"]["forced"]
-    assert academy("decide").out.startswith("No training now.\n")
+    assert academy("decide").out.startswith("Training does not pay now.\n")
 
 
 def test_the_dataset_of_an_empty_home(academy: Academy) -> None:
@@ -202,11 +202,11 @@ def test_an_import_tells_what_became_of_every_line(academy: Academy, tmp_path: P
     path.write_text('{"situation": "a b", "action": "c", "outcome": "success"}\nnot json\n', encoding="utf-8")
     (first,) = json.loads(academy("lessons", "import", path, "--json").out)["imported"]
     assert (first["batch"], first["admitted"], first["known"]) == ("july", 1, 0)
-    assert first["unreadable"][0].startswith(f"{path}:2: no JSON")
+    assert first["unreadable"][0].startswith(f"{path}:2: not JSON")
     assert Path(first["quarantine"]).is_file()
     told = academy("lessons", "import", path)
     assert "july: 0 admitted, 1 known already, 1 unreadable." in told.out
-    assert f"{path}:2: no JSON" in told.out
+    assert f"{path}:2: not JSON" in told.out
 
 
 def test_lessons_are_superseded_with_a_row_in_the_ledger(academy: Academy) -> None:
@@ -229,14 +229,14 @@ def test_lessons_are_superseded_with_a_row_in_the_ledger(academy: Academy) -> No
         (("lessons", "release"), "No lessons are set aside"),
         (("lessons", "release", "--batch", "july"), "No lessons of batch july are set aside"),
         (("lessons", "supersede", "a request", "an answer"), "No active lesson answers this request otherwise"),
-        (("curate", "--repo", "."), "is no git repository"),
-        (("curate", "--repo", "none"), "none is no git repository"),
-        (("train", "--dataset", "none"), "There is no dataset none"),
-        (("train",), "0 training examples are too few"),
-        (("train", "--tune-minutes", "5"), "--tune-minutes belongs to a search. Add --tune N"),
-        (("evolve", "--tune-minutes", "5"), "--tune-minutes belongs to a search. Add --tune N"),
-        (("train", "--tune", "3", *ALL_FIXED), "there is nothing to search. Leave out --tune"),
-        (("evolve", "--tune", "3", *ALL_FIXED), "there is nothing to search. Leave out --tune"),
+        (("curate", "--repo", "."), "is not a git repository"),
+        (("curate", "--repo", "none"), "none is not a git repository"),
+        (("train", "--dataset", "none"), "Dataset none was not found."),
+        (("train",), "The dataset has 0 training examples (minimum 50)."),
+        (("train", "--tune-minutes", "5"), "--tune-minutes needs a search. Add --tune N"),
+        (("evolve", "--tune-minutes", "5"), "--tune-minutes needs a search. Add --tune N"),
+        (("train", "--tune", "3", *ALL_FIXED), "there is nothing to search. Omit --tune"),
+        (("evolve", "--tune", "3", *ALL_FIXED), "there is nothing to search. Omit --tune"),
         (("status", "--base-model", "./none"), "There is no base model folder ./none"),
         (("decide", "--base-model", "/none/at/all"), "There is no base model folder"),
         (("curate", "--base-model", "~/none"), "There is no base model folder"),
@@ -363,7 +363,7 @@ def test_evolve_refuses_before_it_changes_anything(academy: Academy, tmp_path: P
     (tmp_path / "july.jsonl").write_text('{"situation": "a b", "action": "c", "outcome": "success"}\n')
     done = process("evolve", "--lessons", "july.jsonl", "--repo", "none", ACADEMY_HOME=str(tmp_path / "home"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "none is no git repository. Give the folder of one, or leave --repo out.\n"
+    assert done.stderr == "none is not a git repository. Give the folder of a repository, or omit --repo.\n"
     assert json.loads(academy("lessons", "stats", "--json").out)["total_lessons"] == 0
 
 
@@ -374,7 +374,7 @@ def test_evolve_with_too_few_lessons_says_so_and_starts_nothing(tmp_path: Path) 
     )
     found = json.loads(done.stdout)
     assert (done.returncode, found["adapter"], found["promoted"]) == (0, None, False)
-    assert "1 lessons of at least 100" in found["decision"]["because"]
+    assert "1 lessons (minimum 100)" in found["decision"]["because"]
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert imported.isdisjoint(HEAVY)
 

@@ -11,8 +11,9 @@ import pytest
 
 from academy.curriculum.filters import reason_to_drop
 from academy.errors import InputError
-from academy.experience.commits import LARGEST_PATCH, LONGEST_REQUEST, CommitsSource, is_repository
-from academy.experience.source import Experience, Skipped
+from academy.experience.experience import Experience
+from academy.experience.sources.base import Skipped
+from academy.experience.sources.commits import LARGEST_PATCH, LONGEST_REQUEST, CommitsSource, is_repository
 
 
 class Repository:
@@ -188,7 +189,7 @@ def test_a_bare_repository_is_read_too(repository: Repository, tmp_path: Path) -
 def test_what_is_no_repository_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"is no git repository\.") as refused:
+    with pytest.raises(InputError, match=r"is not a git repository\.") as refused:
         read(tmp_path / name)
     assert "\n" not in str(refused.value)
     assert not is_repository(tmp_path / name)
@@ -304,14 +305,14 @@ def test_an_unchanged_repository_is_not_read_again(
     def never(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("academy.experience.commits.heads", never)
+    monkeypatch.setattr("academy.experience.sources.commits.commit_headers", never)
     assert kept(repository, tmp_path / "kept") == first
 
 
 def test_a_new_commit_makes_one_patch_and_a_revert_changes_what_was_kept(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from academy.experience import commits
+    from academy.experience.sources import commits
 
     repository.commit("Start", "one\n")
     bad = repository.commit("Turn it round", "two\n")

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from academy.experience.conversations import ConversationFilter
+from academy.experience.experience import Experience
 from academy.experience.lessons import LessonsStore
-from academy.experience.source import Experience
 from academy.store.database import Database
 
 TURNS = [

@@ -20,15 +20,16 @@ import sqlalchemy as sa
 from academy.arena.suites.base import Reply
 from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.recall import RecallSuite
-from academy.curriculum.curator import COMMITS_SHARE, TEMPLATE_TOKENS, DatasetCurator, refuse_overlap
+from academy.curriculum.curator import COMMITS_SHARE, TEMPLATE_TOKENS, DatasetCurator
 from academy.curriculum.dataset import Dataset, Example, read_dataset, read_rows
 from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.filters import reason_to_drop
 from academy.curriculum.holdout import GroupedRequest, Holdout, request_key
+from academy.curriculum.overlap_check import refuse_overlap
 from academy.curriculum.similarity import NEAR, shingles
 from academy.errors import ExaminationError, InputError
+from academy.experience.experience import Experience
 from academy.experience.lessons import LessonsStore
-from academy.experience.source import Experience
 from academy.store.database import Database, assignments
 
 NewDatabase = Callable[[], Database]
@@ -254,7 +255,7 @@ def test_a_dataset_with_a_broken_or_missing_file_is_refused(here: Curation, name
 def test_a_dataset_that_is_not_there_is_refused(here: Curation, digest: str) -> None:
     add(here, 10, 5)
     here.curate()
-    with pytest.raises(InputError, match="There is no dataset"):
+    with pytest.raises(InputError, match="was not found"):
         read_dataset(here.folder / "datasets", digest)
 
 
@@ -470,7 +471,7 @@ def test_a_held_out_request_quoted_in_a_longer_one_is_refused_and_left_out_befor
     ]
     held = examples_of("how do we deploy the booking service to the sea")
     for letter in letters:
-        with pytest.raises(ExaminationError, match="overlaps with the suite recall"):
+        with pytest.raises(ExaminationError, match="overlaps with suite recall"):
             refuse_overlap(examples_of(letter.replace(asked.request, held[0].request)), held)
     lessons = [here.store.add_lesson(letter, "say that it is a secret", "success") for letter in letters]
     made = here.curate()
@@ -512,7 +513,7 @@ def test_a_register_that_was_tampered_with_stops_the_dataset(here: Curation) -> 
         connection.execute(sa.insert(assignments), rows)
     for request, answer in ((text, "an answer"), (text + "s", "quite another thing")):
         here.store.add_lesson(request, answer, "success")
-    with pytest.raises(ExaminationError, match="near a held-out one"):
+    with pytest.raises(ExaminationError, match=r"too similar \(0\.97\)"):
         here.curate()
     assert not (here.folder / "datasets").exists()
 
@@ -604,7 +605,7 @@ def test_commits_have_a_suite_of_their_own_that_decides_nothing(here: Curation, 
     add(here, 30, 5)
     held = here.curate(history(tmp_path / "repository", 80, 300)).held_out()
     commits, recall = CommitsSuite(held), RecallSuite(held, 0)
-    assert (commits.role, recall.role) == ("told", "target")
+    assert (commits.role, recall.role) == ("informational", "target")
     assert {q.reference.split()[0] for q in commits.questions()} == {"Subject"}
     assert len(commits.questions()) + len(recall.questions()) == len(held)
     first = commits.questions()[0]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from academy.curriculum.decontamination import RUN, GuardedSuite, Overlap, OverlapIndex, counted
+from academy.curriculum.decontamination import RUN, GuardedSuite, Overlap, OverlapIndex, count_overlaps
 
 TEXT = """def total(prices, tax):
     net = sum(prices)
@@ -180,6 +180,6 @@ def test_nothing_guarded_finds_nothing() -> None:
     assert not found(code("", "?!"), "")
 
 
-def test_overlaps_are_counted_by_suite_and_way() -> None:
+def test_overlaps_are_count_overlaps_by_suite_and_way() -> None:
     guarded = code(TEXT)
-    assert counted([guarded.overlaps(TEXT), guarded.overlaps(TEXT), ()]) == {"overlaps with coding (exact)": 2}
+    assert count_overlaps([guarded.overlaps(TEXT), guarded.overlaps(TEXT), ()]) == {"overlaps with coding (exact)": 2}

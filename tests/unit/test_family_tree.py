@@ -9,7 +9,7 @@ import pytest
 
 from academy.errors import InputError
 from academy.genealogy import drawing
-from academy.genealogy.description import MOST, describe, plain
+from academy.genealogy.description import MOST, describe, escape
 from academy.genealogy.history import Deployment
 from academy.genealogy.tree import FamilyTree, Node, family_tree
 from academy.genealogy.versions import Version
@@ -94,7 +94,7 @@ def test_a_champion_that_was_deleted_in_mlflow_is_told(house: House) -> None:
 )
 def test_tags_that_people_edited_break_no_page(house: House, tag: str, value: str) -> None:
     version = house.train(1.0)
-    house.versions.note(version.version, {tag: value.replace("\x00", "")})
+    house.versions.set_tags(version.version, {tag: value.replace("\x00", "")})
     page = family_tree(house.versions, house.ledger, "seed")
     ET.fromstring(drawing.svg(page))  # noqa: S314  our own image
     assert drawing.text(page)
@@ -103,15 +103,15 @@ def test_tags_that_people_edited_break_no_page(house: House, tag: str, value: st
 
 def test_versions_are_found_by_number_name_order_and_adapter(house: House) -> None:
     house.train(1.0)
-    version = house.versions.call(house.train(2.0), "v1.1")
+    version = house.versions.set_label(house.train(2.0), "v1.1")
     for name in ("2", "v2", "v1.1", "order-2.0", version.adapter, version.adapter[:12]):
         assert house.versions.get(name).version == "2"
     for name in ("3", "v1.2", version.adapter[:11], "x' OR name = 'y", "%", ""):
         assert house.versions.find(name) is None
     for name in ("7", "v7", "base", "champion", "a'b", "", "-x", "Champion"):
         with pytest.raises(InputError):
-            house.versions.call(version, name)
-    house.versions.call(version, "spring-2")
+            house.versions.set_label(version, name)
+    house.versions.set_label(version, "spring-2")
     assert house.versions.client.get_model_version_by_alias(house.versions.family, "spring-2").version == 2
 
 
@@ -180,9 +180,9 @@ def test_the_description_follows_what_happens(house: House) -> None:
 
 def test_a_description_is_plain_where_people_write_and_fits(house: House) -> None:
     version = house.train(1.0)
-    house.versions.note("1", {"verdict_because": EVIL.replace("\x00", "") + "long " * 2000})
+    house.versions.set_tags("1", {"verdict_because": EVIL.replace("\x00", "") + "long " * 2000})
     describe(house.versions, house.ledger, "1")
     found = str(house.versions.client.get_model_version(house.versions.family, version.version).description)
     assert len(found) <= MOST
     assert "<script" not in found.replace("\\<script", "")
-    assert plain("[x](y) <b>") == "\\[x\\]\\(y\\) \\<b\\>"
+    assert escape("[x](y) <b>") == "\\[x\\]\\(y\\) \\<b\\>"

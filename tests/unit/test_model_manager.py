@@ -132,7 +132,7 @@ def test_the_genealogy_is_read_in_pages(manager: ModelManager) -> None:
 
 def test_what_was_made_of_forgotten_lessons_is_not_activated(manager: ModelManager, house: House) -> None:
     version = manager.register_version("regretted", adapter_path=house.make(5.0, keys=manager.home.keys))
-    manager.home.versions.note(version.version, {"tainted": "yes"})
+    manager.home.versions.set_tags(version.version, {"tainted": "yes"})
     with pytest.raises(PromotionError, match="forgotten"):
         manager.activate_version("regretted")
     assert manager.home.ledger.champion().adapter == BASE

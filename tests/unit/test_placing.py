@@ -14,8 +14,9 @@ from academy.genealogy.tracking import BASE_TAG, DEVICE_TAG, EXPERIMENT, MEASURE
 from academy.habitat.backends.choice import create_backend
 from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.memory import GIB, default_plan
+from academy.habitat.placement import Placement
 from academy.loop.home import Home
-from academy.loop.placement import Placement, below, first_device, measured_ratios, place
+from academy.loop.place import fall_back, first_device, measured_ratios, place
 from academy.professor.recipe import Recipe
 from academy.settings import Settings
 from academy.system.hardware import Docker, Gpu, Inventory
@@ -89,7 +90,7 @@ def test_where_another_training_holds_the_gpu_it_has_to_wait(work: Home) -> None
         found.require()
     assert refusal.value.cause == "gpu"
     assert str(refusal.value) == (
-        "This training fits nowhere now: GPU 0 (H100) is used by another training. "
+        "This training has to wait: GPU 0 (H100) is used by another training. "
         "Wait until it ends, or set ACADEMY_ENABLE_GPU=false to train on the CPUs."
     )
     free = busy.model_copy(update={"gpus": (gpu.model_copy(update={"held": False, "memory_free": 70 * GIB}),)})
@@ -121,7 +122,7 @@ def test_processes_share_the_memory_of_processors_and_each_has_its_own_gpu(work:
     with pytest.raises(TrainingError, match="and this machine has one GPU"):
         place(work, recipe, 64, with_gpu(40)).require()
     lowest = two
-    while (lower := below(work, lowest, 64, with_gpu(40, 40))) is not None:
+    while (lower := fall_back(work, lowest, 64, with_gpu(40, 40))) is not None:
         lowest = lower
     assert (lowest.plan.device, lowest.plan.processes) == ("cpu", 2)
 
@@ -132,7 +133,7 @@ def test_what_fits_nowhere_is_refused(work: Home) -> None:
             place(work, recipe, None, machine(0.1)).require()
         assert refusal.value.cause == "memory"
         assert refusal.value.message.startswith(
-            "This training fits nowhere here: no NVIDIA GPU; the CPUs have 0.1 GiB of memory"
+            "This training cannot run here: no NVIDIA GPU; the CPUs have 0.1 GiB of memory"
         )
         assert "academy habitat fit" in refusal.value.remedy
 
@@ -153,7 +154,7 @@ def test_after_running_out_of_memory_it_goes_on_lower_until_the_ladder_ends(work
     steps = []
     while found is not None:
         steps.append((found.plan.device, found.recipe.batch_size, found.recipe.four_bit, found.plan.checkpointing))
-        found = below(work, found, 64, with_gpu(40))
+        found = fall_back(work, found, 64, with_gpu(40))
     assert steps == [
         ("cuda", 4, False, False), ("cuda", 4, False, True), ("cuda", 2, False, True), ("cuda", 1, False, True),
         ("cuda", 1, True, True), ("cpu", 1, True, True),
@@ -170,15 +171,15 @@ def test_a_gpu_trains_without_checkpointing_where_there_is_room(work: Home) -> N
         assert found.prediction is not None
         assert found.prediction == found.predictions["cuda"], "what is told is of the plan that is carried out"
         assert found.route.need == found.prediction.total
-    assert [step.fallback.change for step in roomy.fallbacks].count("checkpointing") == 1
-    assert "checkpointing" not in [step.fallback.change for step in tight.fallbacks]
+    assert [fallback.step.change for fallback in roomy.fallbacks].count("checkpointing") == 1
+    assert "checkpointing" not in [fallback.step.change for fallback in tight.fallbacks]
 
 
 def test_on_a_gpu_that_does_not_tell_its_memory_it_begins_whole_and_the_ladder_is_below(work: Home) -> None:
     found = place(work, Recipe(batch_size=128, accumulation=1, max_length=1024), 1024, with_gpu(None))
     found.require()
     assert (found.route.place, found.changes) == ("cuda", ())
-    lower = below(work, found, 1024, with_gpu(None))
+    lower = fall_back(work, found, 1024, with_gpu(None))
     assert lower is not None
     assert (lower.plan.device, lower.recipe.batch_size) == ("cuda", 64)
 

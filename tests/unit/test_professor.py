@@ -1,4 +1,4 @@
-"""The professor says whether training pays, with numbers, and how to train, within bounds."""
+"""The professor decides whether to train, with numbers, and chooses a recipe within bounds."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from academy.professor.recipe import (
 NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
 
 
-def asked(**changes: Any) -> Decision:
-    """A decision in which every condition is met, but for the changes."""
+def decide(**changes: Any) -> Decision:
+    """The decision where every condition is met, except for these changes."""
     facts: dict[str, Any] = {
         "lessons": 1000, "new_lessons": 200, "last_verdict": NOW - timedelta(hours=30), "now": NOW,
         "min_lessons": 100, "min_new_lessons": 50, "interval_hours": 24, "examples": 800,
@@ -33,13 +33,13 @@ def asked(**changes: Any) -> Decision:
     return should_train(**{**facts, **changes})
 
 
-def test_training_pays_when_every_condition_is_met() -> None:
-    found = asked()
-    assert (found.train, found.forced) == (True, False)
-    assert [reason.name for reason in found.reasons] == ["lessons", "new lessons", "hours", "examples"]
-    assert found.because == (
-        "1,000 lessons of at least 100; 200 new lessons of at least 50 since the champion was examined; "
-        "30.0 hours of at least 24 since the last verdict; 800 training examples of at least 50."
+def test_training_starts_when_every_condition_is_met() -> None:
+    decision = decide()
+    assert (decision.train, decision.forced) == (True, False)
+    assert [reason.name for reason in decision.reasons] == ["lessons", "new lessons", "hours", "examples"]
+    assert decision.because == (
+        "1,000 lessons (minimum 100); 200 new lessons since the champion was examined (50 required); "
+        "30.0 hours since the last verdict (minimum 24); 800 training examples (minimum 50)."
     )
 
 
@@ -53,15 +53,15 @@ def test_training_pays_when_every_condition_is_met() -> None:
         ({"examined": "HOLD"}, "not examined yet", ("HOLD",)),
     ],
 )
-def test_each_condition_alone_says_no_with_its_numbers(
+def test_a_single_unmet_condition_prevents_training_and_shows_its_numbers(
     changes: dict[str, Any], name: str, numbers: tuple[str, ...]
 ) -> None:
-    found = asked(**changes)
-    unmet = [reason for reason in found.reasons if not reason.met]
-    assert not found.train
+    decision = decide(**changes)
+    unmet = [reason for reason in decision.reasons if not reason.met]
+    assert not decision.train
     assert [reason.name for reason in unmet] == [name]
     assert all(number in unmet[0].sentence for number in numbers)
-    assert found.because == f"{unmet[0].sentence}."
+    assert decision.because == f"{unmet[0].sentence}."
 
 
 @pytest.mark.parametrize(
@@ -75,31 +75,31 @@ def test_each_condition_alone_says_no_with_its_numbers(
         {"last_verdict": NOW, "interval_hours": 0},
     ],
 )
-def test_a_condition_is_met_at_its_edge(changes: dict[str, Any]) -> None:
-    assert asked(**changes).train
+def test_a_condition_is_met_at_its_limit(changes: dict[str, Any]) -> None:
+    assert decide(**changes).train
 
 
 @pytest.mark.parametrize("changes", [{"lessons": 1}, {"new_lessons": 0}, {"last_verdict": NOW}])
-def test_force_overrides_conditions_and_says_so(changes: dict[str, Any]) -> None:
-    found = asked(**changes, force=True)
-    assert (found.train, found.forced) == (True, True)
-    assert found.because.endswith("(overridden by --force).")
+def test_force_overrides_conditions_and_the_reason_says_so(changes: dict[str, Any]) -> None:
+    decision = decide(**changes, force=True)
+    assert (decision.train, decision.forced) == (True, True)
+    assert decision.because.endswith("(overridden by --force).")
 
 
 @pytest.mark.parametrize("changes", [{"examples": 49}, {"examined": "REJECT"}])
-def test_force_does_not_override_what_would_be_in_vain(changes: dict[str, Any]) -> None:
-    for more in ({}, {"lessons": 1}):
-        found = asked(**changes, **more, force=True)
-        assert (found.train, found.forced) == (False, False)
+def test_force_does_not_override_too_few_examples_or_an_earlier_verdict(changes: dict[str, Any]) -> None:
+    for other_changes in ({}, {"lessons": 1}):
+        decision = decide(**changes, **other_changes, force=True)
+        assert (decision.train, decision.forced) == (False, False)
 
 
-def test_force_without_need_is_not_called_forced() -> None:
-    assert not asked(force=True).forced
+def test_an_unneeded_force_is_not_reported_as_forced() -> None:
+    assert not decide(force=True).forced
 
 
-def test_the_hours_count_across_time_zones() -> None:
+def test_hours_are_counted_across_time_zones() -> None:
     verdict = datetime.fromisoformat("2026-06-30T14:00:00+02:00")
-    assert asked(last_verdict=verdict).train
+    assert decide(last_verdict=verdict).train
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_the_hours_count_across_time_zones() -> None:
         {"lora_alpha": 16},
     ],
 )
-def test_a_recipe_out_of_bounds_or_with_an_unknown_key_is_refused(changes: dict[str, Any]) -> None:
+def test_a_recipe_out_of_bounds_or_with_an_unknown_field_is_rejected(changes: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         Recipe.model_validate(changes)
 
@@ -129,41 +129,45 @@ def test_a_recipe_out_of_bounds_or_with_an_unknown_key_is_refused(changes: dict[
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"epochs": 21}, "epochs is 21 in the recipe, and must be a whole number from 1 and up to 20."),
-        ({"rank": "many"}, "rank is 'many' in the recipe, and must be a whole number from 4 and up to 256."),
-        ({"learning_rate": 0}, "learning_rate is 0 in the recipe, and must be a number above 0 and up to 0.01."),
-        ({"dropout": 1}, "dropout is 1 in the recipe, and must be a number from 0 and below 1."),
-        ({"schedule": "wild"}, "schedule is 'wild' in the recipe, and must be one of linear, cosine, constant."),
-        ({"use_dora": 7}, "use_dora is 7 in the recipe, and must be true or false."),
-        ({"init_adapter": "v1"}, "init_adapter is 'v1' in the recipe, and must be the digest of an adapter"),
-        ({"epoch": 3}, "A recipe has no 'epoch'. Write epochs, if that was meant."),
-        ({"zzz": 3}, "A recipe has no 'zzz'. It has rank, alpha, "),
-        ({"patience": 2}, "In a recipe patience needs a dev_share above 0"),
+        ({"epochs": 21}, "The recipe's epochs is 21; it must be a whole number, at least 1 and at most 20."),
+        ({"rank": "many"}, "rank is 'many'; it must be a whole number, at least 4 and at most 256."),
+        ({"learning_rate": 0}, "learning_rate is 0; it must be a number, above 0 and at most 0.01."),
+        ({"dropout": 1}, "dropout is 1; it must be a number, at least 0 and below 1."),
+        ({"schedule": "wild"}, "schedule is 'wild'; it must be one of linear, cosine, constant."),
+        ({"use_dora": 7}, "use_dora is 7; it must be true or false."),
+        ({"init_adapter": "v1"}, "init_adapter is 'v1'; it must be the digest of an adapter"),
+        ({"epoch": 3}, "A recipe has the unknown field 'epoch'. Did you mean epochs?"),
+        ({"zzz": 3}, "A recipe has the unknown field 'zzz'. The fields are rank, alpha, "),
+        ({"patience": 2}, "The recipe is invalid: patience needs a dev_share above 0"),
     ],
 )
-def test_a_refused_recipe_names_the_key_and_its_bounds(given: dict[str, Any], sentence: str) -> None:
+def test_a_rejected_recipe_names_the_field_and_its_bounds(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError) as refusal:
         validate_recipe(given)
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
-def test_an_adapter_that_is_gone_on_with_keeps_its_rank_and_kind() -> None:
-    theirs = Recipe(rank=8, alpha=16, use_dora=True)
-    refuse_other_shape(theirs, {"rank": 8, "use_dora": True, "use_rslora": None, "epochs": 3})
-    with pytest.raises(InputError, match=r"has rank 8, and rank 16 was asked for\. .* \(and ACADEMY_LORA_RANK\), or"):
-        refuse_other_shape(theirs, {"rank": 16})
+def test_a_continued_adapter_keeps_its_rank_and_kind() -> None:
+    adapter_recipe = Recipe(rank=8, alpha=16, use_dora=True)
+    refuse_other_shape(adapter_recipe, {"rank": 8, "use_dora": True, "use_rslora": None, "epochs": 3})
     with pytest.raises(
-        InputError, match=r"has use_dora True, and use_dora False was asked for\. Leave out the use_dora"
+        InputError, match=r"has rank 8, but rank 16 was requested\. Omit rank \(and ACADEMY_LORA_RANK\)"
     ):
-        refuse_other_shape(theirs, {"rank": None, "use_dora": False})
+        refuse_other_shape(adapter_recipe, {"rank": 16})
+    with pytest.raises(InputError, match=r"has use_dora True, but use_dora False was requested\. Omit use_dora"):
+        refuse_other_shape(adapter_recipe, {"rank": None, "use_dora": False})
 
 
 def test_every_field_of_a_recipe_has_bounds_in_words() -> None:
-    assert all(bounds_of(name) for name in Recipe.model_fields)
+    words = {name: bounds_of(name) for name in Recipe.model_fields}
+    assert words["rank"] == "a whole number, at least 4 and at most 256"
+    assert words["learning_rate"] == "a number, above 0 and at most 0.01"
+    assert words["schedule"] == "one of linear, cosine, constant"
+    assert all(words.values())
 
 
-def test_only_the_fields_that_are_given_are_taken_and_as_a_recipe_has_them() -> None:
+def test_validate_fields_returns_only_the_given_fields_with_their_types() -> None:
     assert validate_fields({"epochs": "2", "patience": 3, "dev_share": 0.1}) == {
         "epochs": 2, "patience": 3, "dev_share": 0.1,
     }  # fmt: skip
@@ -176,7 +180,7 @@ def test_a_recipe_cannot_be_changed() -> None:
         recipe.rank = 8  # type: ignore[misc]
 
 
-def test_small_models_take_large_steps() -> None:
+def test_small_models_have_large_learning_rates() -> None:
     rates = [choose_recipe(parameters=n, longest=100, context=2048).learning_rate for n in (3_000_000, 5e8, 7e9)]  # type: ignore[arg-type]
     assert rates == [5e-3, 5e-4, 2e-4]
 
@@ -185,11 +189,11 @@ SEED = Recipe(learning_rate=5e-3, epochs=6, batch_size=8, accumulation=1, max_le
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**8), st.booleans())
-def test_the_seed_models_recipe_hangs_on_neither_dataset_nor_device(examples: int, tokens: int, gpu: bool) -> None:
-    found = choose_recipe(
+def test_the_seed_models_recipe_depends_on_neither_dataset_nor_device(examples: int, tokens: int, gpu: bool) -> None:
+    recipe = choose_recipe(
         parameters=3_000_000, longest=100, context=2048, examples=examples, tokens=tokens, gpu=gpu
     )  # fmt: skip
-    assert found == SEED
+    assert recipe == SEED
 
 
 @pytest.mark.parametrize(
@@ -207,37 +211,37 @@ def test_the_seed_models_recipe_hangs_on_neither_dataset_nor_device(examples: in
         (7e9, 20_000, 0.0, 1),
     ],
 )
-def test_few_examples_are_dropped_from_and_many_passed_over_less_often(
+def test_few_examples_have_more_dropout_and_many_have_fewer_epochs(
     parameters: float, examples: int | None, dropout: float, epochs: int
 ) -> None:
-    found = choose_recipe(parameters=int(parameters), longest=600, context=2048, examples=examples)
-    assert (found.dropout, found.epochs) == (dropout, epochs)
+    recipe = choose_recipe(parameters=int(parameters), longest=600, context=2048, examples=examples)
+    assert (recipe.dropout, recipe.epochs) == (dropout, epochs)
 
 
-def test_short_examples_share_rows_on_a_gpu_and_nowhere_else() -> None:
+def test_short_examples_share_rows_only_on_a_gpu() -> None:
     facts: dict[str, Any] = {"parameters": 7_000_000_000, "longest": 2000, "context": 4096, "examples": 1000}
     packed = choose_recipe(**facts, tokens=200_000, gpu=True)  # 10 a row
     assert (packed.packing, packed.max_length, packed.batch_size, packed.accumulation) == (True, 2048, 4, 1)
-    some = choose_recipe(**facts, tokens=512_000, gpu=True)  # 4 a row
-    assert (some.packing, some.accumulation) == (True, 1)
-    for others in (
+    least_packed = choose_recipe(**facts, tokens=512_000, gpu=True)  # 4 a row
+    assert (least_packed.packing, least_packed.accumulation) == (True, 1)
+    for unpackable in (
         {"tokens": 200_000, "gpu": False},
         {"tokens": 200_000, "gpu": True, "pack": False},
         {"tokens": 600_000, "gpu": True},
         {"gpu": True},
     ):
-        plain = choose_recipe(**facts, **others)
+        plain = choose_recipe(**facts, **unpackable)
         assert (plain.packing, plain.accumulation) == (False, 4)
 
 
-def test_what_a_person_fixed_stays_with_any_dataset() -> None:
-    found = choose_recipe(
+def test_fixed_values_stay_with_any_dataset() -> None:
+    recipe = choose_recipe(
         parameters=7_000_000_000, longest=100, context=2048, examples=50_000, tokens=1_000_000, epochs=5, rank=8
     )
-    assert (found.epochs, found.rank, found.alpha) == (5, 8, 16)
+    assert (recipe.epochs, recipe.rank, recipe.alpha) == (5, 8, 16)
 
 
-def test_what_a_person_fixed_stays() -> None:
+def test_fixed_values_stay() -> None:
     recipe = choose_recipe(
         parameters=3_000_000, longest=100, context=2048, rank=64, learning_rate=1e-3, epochs=2, batch_size=8
     )
@@ -245,26 +249,26 @@ def test_what_a_person_fixed_stays() -> None:
     assert (recipe.epochs, recipe.batch_size) == (2, 8)
 
 
-def test_what_a_person_fixed_out_of_bounds_is_refused() -> None:
+def test_fixed_values_out_of_bounds_are_rejected() -> None:
     for fixed in ({"rank": 2}, {"learning_rate": 0.0}, {"epochs": 0}, {"batch_size": 0}):
         with pytest.raises(ValidationError):
             choose_recipe(parameters=3_000_000, longest=100, context=2048, **fixed)  # type: ignore[arg-type]
 
 
 @given(st.integers(1, 10**11), st.integers(0, 4000), st.sampled_from([256, 512, 1024, 2048, 32768]))
-def test_every_chosen_recipe_holds_the_longest_example_that_fits(parameters: int, longest: int, context: int) -> None:
+def test_a_recipe_has_room_for_the_longest_example_that_fits(parameters: int, longest: int, context: int) -> None:
     recipe = choose_recipe(parameters=parameters, longest=longest, context=context)
     assert recipe.max_length <= min(context, 2048)
     assert recipe.max_length >= min(longest, context, 2048)
 
 
-def test_force_does_not_override_a_training_that_fits_nowhere() -> None:
-    found = asked(place=(False, "it fits nowhere here: 1.0 GiB of memory are free"), force=True)
-    assert (found.train, found.forced) == (False, False)
-    assert found.because == "it fits nowhere here: 1.0 GiB of memory are free."
+def test_force_does_not_override_a_training_that_does_not_fit() -> None:
+    decision = decide(placement=(False, "it does not fit here: 1.0 GiB of memory is free"), force=True)
+    assert (decision.train, decision.forced) == (False, False)
+    assert decision.because == "it does not fit here: 1.0 GiB of memory is free."
 
 
-def test_where_it_would_train_is_among_the_reasons() -> None:
-    assert asked(place=(True, "it would train on 2 CPUs: about 1.0 GiB of 8.0 GiB free")).because.endswith(
+def test_the_placement_is_among_the_reasons() -> None:
+    assert decide(placement=(True, "it would train on 2 CPUs: about 1.0 GiB of 8.0 GiB free")).because.endswith(
         "; it would train on 2 CPUs: about 1.0 GiB of 8.0 GiB free."
     )

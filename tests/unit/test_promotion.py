@@ -157,7 +157,7 @@ def test_a_version_that_was_rolled_back_is_not_silently_left_so_when_promoted_ag
 def test_the_alias_is_made_true_again_at_the_next_start(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     house.make_champion(first)
-    house.versions.show_champion(second.version)
+    house.versions.set_champion_alias(second.version)
     assert house.alias == second.version
     assert reconcile(house.ledger, house.versions).version == first.version
     assert house.alias == first.version

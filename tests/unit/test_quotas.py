@@ -16,10 +16,10 @@ from academy.curriculum.quotas import (
     counted,
     diversity,
     drops,
+    first_words,
     mean_nearest,
-    opening,
     over_share,
-    sampled,
+    sample_ids,
 )
 
 records = st.lists(
@@ -111,9 +111,9 @@ def test_nearness_is_to_the_nearest_other_text() -> None:
 def test_a_many_sided_set_rings_no_alarm_and_a_one_sided_one_rings_all() -> None:
     chance = random.Random(0)
     texts = ["".join(chance.choices("abcdefghijklmnop", k=40)) for _ in range(100)]
-    assert alarms(diversity(texts, map(opening, texts), texts[:50])) == ()
+    assert alarms(diversity(texts, map(first_words, texts), texts[:50])) == ()
     same = [f"I am sorry, but I cannot help with request {n % 2}" for n in range(100)]
-    said = alarms(diversity(same, map(opening, same), same[:50]))
+    said = alarms(diversity(same, map(first_words, same), same[:50]))
     assert len(said) == 4
     assert "One answer makes 50%" in said[0]
 
@@ -125,8 +125,8 @@ def test_a_handful_is_too_little_to_be_called_one_sided() -> None:
 
 def test_the_sample_does_not_depend_on_order() -> None:
     names = [str(n) for n in range(5000)]
-    first = sampled(names)
+    first = sample_ids(names)
     random.Random(1).shuffle(names)
-    assert sampled(iter(names)) == first
+    assert sample_ids(iter(names)) == first
     assert len(first) == 200
-    assert sampled(names[:5]) == sorted(names[:5])
+    assert sample_ids(names[:5]) == sorted(names[:5])

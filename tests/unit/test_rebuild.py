@@ -58,7 +58,7 @@ def test_a_repository_that_is_gone_is_refused(here: Curation, tmp_path: Path) ->
     repository = history(tmp_path / "repo", 20, 60)
     made = here.curate(repository)
     repository.rename(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="is no git repository"):
+    with pytest.raises(InputError, match="is not a git repository"):
         again(here, made)
 
 

@@ -15,14 +15,15 @@ import sqlalchemy as sa
 from academy.arena.examination import Examination, Result
 from academy.arena.suites.base import Answer, Generation
 from academy.arena.suites.recall import RecallSuite
-from academy.arena.verdict import FEWEST_GROUPS, HORIZON, Item, judge
+from academy.arena.verdict import FEWEST_GROUPS, HORIZON, Item, compute_verdict
 from academy.curriculum.dataset import Dataset
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError
 from academy.experience.lessons import set_aside
-from academy.loop import stages
-from academy.loop.examine import choose_suites
+from academy.loop.choose_suites import choose_suites
+from academy.loop.curate import curate
 from academy.loop.home import Home
+from academy.loop.renew_holdout import renew_holdout
 from academy.records import digest_of
 from academy.settings import load_settings
 from academy.store.database import Database, assignments
@@ -69,8 +70,8 @@ def learn(work: Home, pairs: Iterable[tuple[str, str]]) -> None:
     assert work.store.import_file(path, work.quarantine).unreadable == ()
 
 
-def curate(work: Home) -> Dataset:
-    return stages.curate(work, [])
+def curate_lessons(work: Home) -> Dataset:
+    return curate(work, [])
 
 
 def spend(work: Home, dataset: Dataset, *, spends: bool = True) -> None:
@@ -98,7 +99,7 @@ def everything(work: Home) -> list[Any]:
 
 def examined_once(work: Home, answers: int = 24) -> Dataset:
     teach(work, answers)
-    dataset = curate(work)
+    dataset = curate_lessons(work)
     spend(work, dataset)
     return dataset
 
@@ -107,7 +108,7 @@ def refusal(work: Home) -> str:
     """A renewal that is refused, and changes nothing."""
     before = everything(work)
     with pytest.raises(InputError) as problem:
-        stages.renew_holdout(work)
+        renew_holdout(work)
     assert problem.value.remedy
     assert everything(work) == before
     return problem.value.message
@@ -126,11 +127,11 @@ def test_examined_questions_retire_and_fresh_ones_take_their_place(work: Home) -
     first = examined_once(work)
     trained, asked = texts(first)
     new = set(teach(work, 24, seed=1))
-    found = stages.renew_holdout(work)
+    found = renew_holdout(work)
     assert found.retired == len(asked)
     assert found.fresh >= found.retired
     assert found.groups >= FEWEST_GROUPS
-    second = curate(work)
+    second = curate_lessons(work)
     trained_now, asked_now = texts(second)
     assert not asked & (trained_now | asked_now), "a retired question is neither trained on nor examined"
     assert asked_now <= new, "what is asked now no dataset had seen"
@@ -142,8 +143,8 @@ def test_examined_questions_retire_and_fresh_ones_take_their_place(work: Home) -
 def test_every_fresh_answer_is_still_taught_by_another_wording(work: Home) -> None:
     examined_once(work, answers=40)  # more than the new answers have questions: one of their two wordings each
     teach(work, 24, wordings=2, seed=1)
-    stages.renew_holdout(work)
-    second = curate(work)
+    renew_holdout(work)
+    second = curate_lessons(work)
     answers = {json.loads(line)["messages"][1]["content"] for line in second.train_file.read_text().splitlines()}
     assert {example.answer for example in second.held_out()} <= answers
 
@@ -154,7 +155,7 @@ def test_a_retired_question_is_examined_no_more_on_the_old_dataset(work: Home) -
     before = work.holdout.examined(first.held_out(numbers))
     assert len(before) == first.holdout
     teach(work, 24, seed=1)
-    stages.renew_holdout(work)
+    renew_holdout(work)
     assert work.holdout.examined(first.held_out(numbers)) == []
 
 
@@ -162,9 +163,9 @@ def test_a_newcomer_near_a_retired_question_is_not_trained_on_either(work: Home)
     first = examined_once(work)
     asked = min(texts(first)[1])
     teach(work, 24, seed=1)
-    stages.renew_holdout(work)
+    renew_holdout(work)
     work.store.add_lesson(asked + "s", "Another answer to it.", "success")
-    trained, held = texts(curate(work))
+    trained, held = texts(curate_lessons(work))
     assert asked + "s" not in trained | held
 
 
@@ -174,11 +175,11 @@ def test_the_budget_counts_from_zero_again_and_the_ledger_says_why(work: Home) -
         spend(work, dataset)
     assert (work.ledger.verdicts_spent(), work.ledger.budget_left(HORIZON)) == (HORIZON + 1, 0)
     teach(work, 24, seed=1)
-    found = stages.renew_holdout(work)
+    found = renew_holdout(work)
     assert (work.ledger.verdicts_spent(), work.ledger.budget_left(HORIZON)) == (0, HORIZON)
     (row,) = work.ledger.rows(RenewalEntry)
     assert row.body.as_json() == {**found.model_dump(), "after": HORIZON + 1}
-    spend(work, curate(work))
+    spend(work, curate_lessons(work))
     assert work.ledger.budget_left(HORIZON) == HORIZON - 1
 
 
@@ -188,17 +189,17 @@ def test_a_renewal_of_the_same_home_is_the_same(work: Home, monkeypatch: pytest.
     for one in (work, other):
         examined_once(one)
         teach(one, 24, seed=1)
-        stages.renew_holdout(one)
-        found.append((sides(one), curate(one).digest))
+        renew_holdout(one)
+        found.append((sides(one), curate_lessons(one).digest))
     other.database.engine.dispose()
     assert found[0] == found[1]
 
 
 def test_few_retired_questions_still_make_an_examination_of_enough_answers(work: Home) -> None:
     teach(work, 5)
-    spend(work, curate(work))
+    spend(work, curate_lessons(work))
     teach(work, 24, seed=1)
-    found = stages.renew_holdout(work)
+    found = renew_holdout(work)
     assert found.retired == 5
     assert found.groups >= FEWEST_GROUPS
 
@@ -212,22 +213,22 @@ def test_too_few_unseen_lessons_are_refused_and_nothing_changes(work: Home) -> N
     teach(work, FEWEST_GROUPS - 1, seed=1)
     assert refusal(work).startswith(f"Only {FEWEST_GROUPS - 1} answers")
     teach(work, 2, seed=2)
-    assert stages.renew_holdout(work).groups >= FEWEST_GROUPS
+    assert renew_holdout(work).groups >= FEWEST_GROUPS
 
 
 def test_a_renewal_without_new_lessons_is_refused(work: Home) -> None:
     examined_once(work)
     teach(work, 24, seed=1)
-    stages.renew_holdout(work)
+    renew_holdout(work)
     assert refusal(work).startswith("No examination was spent on these questions yet")
-    spend(work, curate(work))
+    spend(work, curate_lessons(work))
     assert refusal(work).startswith("Only 0 answers")
 
 
 def test_questions_that_nobody_was_asked_are_not_renewed(work: Home) -> None:
     teach(work, 24)
     assert refusal(work).startswith("No examination was spent on these questions yet")
-    spend(work, curate(work), spends=False)  # CANNOT DECIDE
+    spend(work, curate_lessons(work), spends=False)  # CANNOT DECIDE
     teach(work, 24, seed=1)
     assert refusal(work).startswith("No examination was spent on these questions yet")
 
@@ -235,7 +236,7 @@ def test_questions_that_nobody_was_asked_are_not_renewed(work: Home) -> None:
 def test_lessons_that_a_dataset_has_seen_are_not_fresh_though_nobody_was_examined_on_it(work: Home) -> None:
     examined_once(work)
     teach(work, 24, seed=1)
-    curate(work)
+    curate_lessons(work)
     assert refusal(work).startswith("Only 0 answers")
 
 
@@ -253,11 +254,11 @@ def test_what_is_near_to_a_trained_request_is_not_fresh(work: Home) -> None:
     """It shares the origin of what was trained on, and that would be held out with it."""
     examined_once(work, answers=80)
     middle = teach(work, 20, seed=1)
-    curate(work)  # trained, perhaps, and never examined
+    curate_lessons(work)  # trained, perhaps, and never examined
     learn(work, ((request + end, f"Another answer {n}.") for n, request in enumerate(middle) for end in "sz"))
     before = sides(work)
     teach(work, 24, seed=2)
-    stages.renew_holdout(work)
+    renew_holdout(work)
     after = sides(work)
     moved = {key for key, side in before.items() if side != after[key]}
     assert all((before[key], after[key]) == ("holdout", "retired") for key in moved)
@@ -301,7 +302,7 @@ def test_secrets_of_unseen_lessons_do_not_come_into_the_register(work: Home) -> 
             .where(lessons_table.c.seq == rows[0].seq)
             .values(situation=f"{asked[0]} with the token {secret}")
         )
-    stages.renew_holdout(work)
+    renew_holdout(work)
     with work.database.read() as connection:
         kept = [row.text for row in connection.execute(sa.select(assignments))]
     assert any("with the token" in text for text in kept)
@@ -318,11 +319,11 @@ def test_a_question_whose_secret_was_taken_out_retires_like_the_others(work: Hom
             token = "ghp_" + "".join(rng.choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789", k=36))
             pairs.append((f"{words(rng)} with the token {token} in it", answer))
     learn(work, pairs)
-    first = curate(work)
+    first = curate_lessons(work)
     assert first.holdout > FEWEST_GROUPS
     spend(work, first)
     teach(work, 24, seed=1)
-    assert stages.renew_holdout(work).retired == first.holdout
+    assert renew_holdout(work).retired == first.holdout
     assert "holdout" not in {sides(work)[request_key("recall", example.request)] for example in first.held_out()}
 
 
@@ -339,7 +340,8 @@ def test_what_an_earlier_champion_knew_is_still_asked_by_the_regression_suite(wo
         suite="recall", digest=suite.digest, role="target", generation=Generation(max_new_tokens=32),
         groups=len({q.group for q in known}), items=items, champion=answers, challenger=answers,
     )  # fmt: skip
-    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=judge([result.paired], 0))
+    outcome = compute_verdict([result.paired], 0)
+    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=outcome)
     record = held.save(work.settings.folder("examinations"))
     entry = verdict(
         **held.verdict.model_dump(mode="json"), challenger="b" * 64, cursor=first.cursor, record=record.name,
@@ -357,7 +359,7 @@ def test_what_an_earlier_champion_knew_is_still_asked_by_the_regression_suite(wo
     ids = {q.id for q in known}
     assert asked() == (ids, set())
     teach(work, 24, seed=1)
-    stages.renew_holdout(work)
+    renew_holdout(work)
     assert asked() == (set(), ids)
     mail = "ana.kowalska@orlen-fracht.pl"
     for lesson in list(work.store.read()):
@@ -423,7 +425,7 @@ def test_the_suites_are_listed_with_those_of_your_own(
     [
         ("recall,none.jsonl", "The suite none.jsonl cannot be read"),
         ("recall,empty.jsonl", "empty.jsonl has no questions"),
-        ("recal", "There is no suite recal. Choose recall, style"),
+        ("recal", "Unknown suite recal. Choose recall, style"),
     ],
 )
 def test_suites_that_cannot_be_asked_are_refused(
@@ -445,7 +447,8 @@ def test_comparisons_are_told_and_exported(academy: Academy, work: Home, tmp_pat
         suite="recall", digest=digest_of("x"), role="target", generation=Generation(max_new_tokens=32), groups=30,
         items=items, champion=sides[0], challenger=sides[1],
     )  # fmt: skip
-    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=judge([result.paired], 0))
+    outcome = compute_verdict([result.paired], 0)
+    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=outcome)
     record = held.save(work.settings.folder("examinations"))
     export = tmp_path / "deep" / "all.jsonl"
     found = shown(academy, "comparisons", "--export", export)
@@ -464,4 +467,4 @@ def test_comparisons_are_told_and_exported(academy: Academy, work: Home, tmp_pat
     assert f"Written to {export}." in told.out.replace("\n", "")
     assert "is a folder" in refused(academy("comparisons", "--export", tmp_path))
     record.write_bytes(b"{")
-    assert "cannot be read. Hold the examination again." in refused(academy("comparisons"))
+    assert "cannot be read. Run the examination again." in refused(academy("comparisons"))

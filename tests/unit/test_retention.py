@@ -23,7 +23,7 @@ from academy.adapters.archive import AdapterStore
 from academy.errors import AcademyError, AdapterError, HomeError, InputError, PromotionError
 from academy.genealogy.history import history
 from academy.genealogy.versions import Version, Versions
-from academy.lifecycle.approval import decide
+from academy.lifecycle.approval import record_approval
 from academy.lifecycle.gate import refuse_adapter
 from academy.lifecycle.promotion import activate, reconcile, rollback
 from academy.lifecycle.retention import archive, estimate, protected, prune, restore
@@ -38,7 +38,7 @@ HOLD_IT = """
 import sys, time
 from pathlib import Path
 from academy.adapters.archive import AdapterStore
-with AdapterStore(Path(sys.argv[1])).using(sys.argv[2]):
+with AdapterStore(Path(sys.argv[1])).lease(sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -157,7 +157,7 @@ def test_what_a_process_has_loaded_is_not_archived_until_it_ends(house: House, o
 
 @pytest.mark.parametrize("tags", [{"unverified": "There is no adapter."}, {"adapter": BASE}])
 def test_a_version_without_an_adapter_has_nothing_to_restore_or_refuse(house: House, tags: dict[str, str]) -> None:
-    version = house.versions.enter("seed", tags, "file:///nowhere", parent=BASE, generation=0)
+    version = house.versions.register_unverified("seed", tags, "file:///nowhere", parent=BASE, generation=0)
     with pytest.raises(InputError, match="has no adapter"):
         bring_back(house, version)
     with pytest.raises(InputError, match="has no adapter"):
@@ -201,7 +201,7 @@ def test_champion_way_back_and_open_verdicts_stay(house: House) -> None:
     for version in versions[1:]:
         with pytest.raises(InputError, match="stays on the disk"):
             put_away(house, version)
-    decide(house.ledger, verdict, approved=False, by="anna")
+    record_approval(house.ledger, verdict, approved=False, by="anna")
     put_away(house, versions[3])
     put_away(house, versions[0])
 
@@ -210,8 +210,8 @@ def test_pruning_leaves_the_newest_and_says_why(house: House) -> None:
     versions = [house.train(float(value)) for value in range(1, 7)]
     house.make_champion(versions[0])
     for version in versions[1:5]:
-        house.versions.note(version.version, {"verdict": "HOLD"})
-    house.versions.note(versions[5].version, {"verdict": "not examined"})
+        house.versions.set_tags(version.version, {"verdict": "HOLD"})
+    house.versions.set_tags(versions[5].version, {"verdict": "not examined"})
     planned = prune(house.ledger, house.versions, house.store, 0, by="tester", dry_run=True)
     assert [(one.version, one.action) for one in planned] == [
         ("6", "stays"), ("5", "archive"), ("4", "archive"), ("3", "archive"), ("2", "archive"), ("1", "stays"),
@@ -343,7 +343,7 @@ class Shelf(RuleBasedStateMachine):
     @rule(version=versions)
     def point_the_alias_elsewhere(self, version: Version) -> None:
         if self.house.versions.find(version.version) is not None:
-            self.house.versions.show_champion(version.version)
+            self.house.versions.set_champion_alias(version.version)
 
     @invariant()
     def the_champion_is_on_the_disk(self) -> None:

@@ -55,8 +55,8 @@ def test_a_gpu_in_use_is_avoided() -> None:
 def test_a_training_waits_when_all_gpus_are_in_use() -> None:
     found = route(NEED, held(machine(2), 0))
     assert (found.place, found.held) == ("", True)
-    assert found.sentence == "nowhere now: GPU 0 (H100) is used by another training"
-    assert route(NEED, held(machine(2, 3), 0, 1)).sentence == "nowhere now: all GPUs are used by other trainings"
+    assert found.sentence == "GPU 0 (H100) is used by another training"
+    assert route(NEED, held(machine(2, 3), 0, 1)).sentence == "all GPUs are used by other trainings"
     assert route(NEED, held(machine(2), 0), enable_gpu=False).place == "cpu"
     assert route(Need(cuda=90 * GIB, cpu=12 * GIB), held(machine(2), 0)).place == "cpu"  # too large for any GPU
 
@@ -105,7 +105,7 @@ def test_processes_without_their_own_gpu_are_refused_or_wait() -> None:
     )
     waits = route(NEED, held(machine(40, 30, 20), 0, 2), processes=2)
     assert (waits.place, waits.held) == ("", True)
-    assert waits.sentence == "nowhere now: 2 processes are to share the training, and 1 of 3 GPUs are free"
+    assert waits.sentence == "2 processes are to share the training, and 1 of 3 GPUs are free"
     assert route(NEED, machine(), processes=2).place == "cpu"
 
 
@@ -133,7 +133,7 @@ def test_a_training_that_fits_on_no_device_names_every_reason() -> None:
     found = route(Need(cuda=90 * GIB, cpu=100 * GIB), machine(80))
     assert found.place == ""
     assert found.sentence == (
-        "nowhere here: GPU 0 has 80.0 GiB free (about 90.0 GiB needed); "
+        "GPU 0 has 80.0 GiB free (about 90.0 GiB needed); "
         "the CPUs have 16.0 GiB of memory free (about 100.0 GiB needed)"
     )
 

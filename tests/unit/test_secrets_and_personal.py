@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from academy.curriculum import personal, secrets
 from academy.curriculum.filters import clean
 from academy.errors import InputError
-from academy.experience.source import Experience
+from academy.experience.experience import Experience
 from tests.data.harmless import harmless
 from tests.data.planted import planted
 

@@ -169,12 +169,12 @@ def test_a_tilde_in_the_file_is_the_home_of_the_person(monkeypatch: pytest.Monke
 def test_only_what_a_person_set_of_how_trainings_run_goes_to_a_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.dispatch import carried
+    from academy.operations.dispatch import sent_settings
 
     monkeypatch.setenv("ACADEMY_TRAINING_BACKEND", "container")
     monkeypatch.setenv("ACADEMY_ENABLE_GPU", "false")
     monkeypatch.setenv("ACADEMY_SERVE_KEY", "secret")
-    assert carried(load_settings(tmp_path)) == {
+    assert sent_settings(load_settings(tmp_path)) == {
         "ACADEMY_ENABLE_GPU": "False", "ACADEMY_TRAINING_BACKEND": "container",
     }  # fmt: skip
 

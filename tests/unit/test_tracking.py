@@ -13,7 +13,15 @@ import pytest
 
 from academy.curriculum.dataset import Dataset
 from academy.errors import HomeError
-from academy.genealogy.tracking import BASE_TAG, MEASURED, PREDICTED, TrackedRun, memory_ratios, open_mlflow, took
+from academy.genealogy.tracking import (
+    BASE_TAG,
+    MEASURED,
+    PREDICTED,
+    TrackedRun,
+    memory_ratios,
+    open_mlflow,
+    training_metrics,
+)
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.progress import Progress, progress
 from academy.models.base_model import resolve
@@ -23,7 +31,7 @@ from academy.settings import load_settings
 KILLED_HALFWAY = """
 import os, sys
 import mlflow.store.db.utils as utils
-from academy.genealogy.tracking import open_mlflow, took
+from academy.genealogy.tracking import open_mlflow, training_metrics
 from academy.habitat.progress import Progress
 from academy.settings import load_settings
 utils._upgrade_db = lambda engine: os.kill(os.getpid(), 9)  # the first tables are there, the migrations are not
@@ -49,10 +57,10 @@ def test_a_half_made_database_is_told_in_a_sentence(tmp_path: Path) -> None:
 
 def test_what_a_training_took_is_told_as_far_as_it_is_known() -> None:
     whole = Progress(status="finished", seconds=1800.0, energy=90_000.0, cost=1.25, memory=7)
-    assert took(whole) == {
+    assert training_metrics(whole) == {
         "training_seconds": 1800.0, "energy_joules": 90_000.0, "cost": 1.25, "memory_peak_bytes": 7.0,
     }  # fmt: skip
-    assert took(Progress(status="cancelled", seconds=60.0, memory=7)) == {"training_seconds": 60.0}
+    assert training_metrics(Progress(status="cancelled", seconds=60.0, memory=7)) == {"training_seconds": 60.0}
 
 
 CUDA, CPU = {"academy.device": "cuda"}, {"academy.device": "cpu"}
@@ -79,7 +87,7 @@ class OneOrder:
         )  # fmt: skip
 
     def attempt(self, tags: dict[str, str], predicted: float | None, events: Sequence[dict[str, Any]]) -> Any:
-        """What `academy.loop.training` does with an attempt's events. Returns the run's data as MLflow has them."""
+        """What `academy.loop.train` does with an attempt's events. Returns the run's data as MLflow has them."""
         before = len(self.told)
         run = TrackedRun(
             self.client, self.order, self.dataset, tags | {BASE_TAG: self.base}, predicted=predicted, before=before
@@ -87,8 +95,8 @@ class OneOrder:
         for n, event in enumerate(events, before + 1):
             self.told.append(TrainingEvent.model_validate({"n": n, "at": 1000.0 + n, **event}))
         for event in self.told:
-            run.follow(event)
-        run.metrics(took(progress(self.told, followed=False)))
+            run.log_event(event)
+        run.log_metrics(training_metrics(progress(self.told, followed=False)))
         return self.client.get_run(run.id).data
 
     def ratios(self) -> dict[str, list[float]]:

@@ -12,9 +12,10 @@ import pytest
 from academy.curriculum.dataset import Dataset
 from academy.errors import InputError, TrainingError
 from academy.habitat.backends.base import Phase, TrainingEvent, TrainingOrder
-from academy.loop import stages, training
+from academy.loop.decide import decide
 from academy.loop.home import Home
-from academy.loop.tune import JOURNAL, RECORD, Search, hold
+from academy.loop.place_order import place_order
+from academy.loop.run_trials import JOURNAL, RECORD, Search, run_trials
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.professor.search_space import DEV_SHARE, SearchSpace, TuningResult, refuse_few, space_around
@@ -83,7 +84,7 @@ def make(tmp_path: Path) -> Make:
 
 def held(search: Search, trainer: Trainer, minutes: float = 60) -> TuningResult:
     """A search by this trainer, whose time is its own."""
-    return hold(search, trainer, "1" * 64, minutes, clock=lambda: trainer.seconds)
+    return run_trials(search, trainer, "1" * 64, minutes, clock=lambda: trainer.seconds)
 
 
 # --- what is searched --------------------------------------------------------------------------------------------
@@ -117,7 +118,7 @@ def test_where_everything_is_fixed_nothing_is_searched() -> None:
 
 @pytest.mark.parametrize("trials", [0, -1, 501])
 def test_a_number_of_trials_out_of_bounds_is_refused(trials: int) -> None:
-    with pytest.raises(InputError, match=f"search of {trials} trials"):
+    with pytest.raises(InputError, match=f"cannot have {trials} trials"):
         refuse_few(space_around(START), [f"request {n}" for n in range(500)], trials)
 
 
@@ -149,9 +150,9 @@ def test_the_professors_recipe_comes_first_and_the_best_is_found(make: Make) -> 
     assert len(found.trials) == len(trainer.recipes) == 20
     assert found.ended == "trials"
     done = [trial for trial in found.trials if trial.state == "done"]
-    assert found.own == done[0].loss
+    assert found.professor_loss == done[0].loss
     assert found.best.loss == min(trial.loss for trial in done if trial.loss is not None)
-    assert found.best.loss < found.own  # type: ignore[operator]
+    assert found.best.loss < found.professor_loss  # type: ignore[operator]
     assert found.recipe == found.best.recipe.model_copy(update={"dev_share": 0.0})
     assert loss_of(found.recipe) < loss_of(START)
     assert found.recipe.alpha == 2 * found.recipe.rank
@@ -180,9 +181,9 @@ def test_failed_trials_are_told_and_do_not_end_the_search(make: Make, cause: str
     found = held(make(6), Trainer(fails={0: cause, 2: cause}))
     assert [trial.number for trial in found.trials if trial.state == "failed"] == [0, 2]
     assert found.trials[2].because == "It went wrong."
-    assert found.own is None
+    assert found.professor_loss is None
     assert found.best.number not in (0, 2)
-    assert "it failed" in found.sentence
+    assert "(it failed)" in found.sentence
 
 
 def test_a_trial_that_is_refused_before_it_starts_has_failed(make: Make) -> None:
@@ -193,7 +194,7 @@ def test_a_trial_that_is_refused_before_it_starts_has_failed(make: Make) -> None
             raise TrainingError("It fits nowhere.", cause="memory")
         yield from trainer(recipe)
 
-    found = hold(make(10), carry_out, "1" * 64, 60)
+    found = run_trials(make(10), carry_out, "1" * 64, 60)
     failed = [trial for trial in found.trials if trial.state == "failed"]
     assert failed
     assert {trial.because for trial in failed} == {"It fits nowhere."}
@@ -214,9 +215,9 @@ def test_what_would_end_every_trial_ends_the_search(make: Make, cause: str) -> N
 
 def test_a_search_in_which_nothing_ends_is_refused_and_begins_anew(make: Make) -> None:
     search = make(3)
-    with pytest.raises(TrainingError, match="None of 3 trials ended with a loss; the first: It went wrong"):
+    with pytest.raises(TrainingError, match=r"None of 3 trials ended with a loss\. The first one: It went wrong"):
         held(search, Trainer(fails=dict.fromkeys(range(3), "loss")))
-    assert search.kept(60) is None
+    assert search.earlier_result(60) is None
     assert len(held(search, Trainer()).trials) == 3
 
 
@@ -226,10 +227,10 @@ def test_an_examined_recipe_speaks_against_a_training_but_not_against_a_search_a
         digest="1" * 64, path=tmp_path, train_digest="2" * 64, examples=200, holdout=0, lessons=200, cursor=200,
         tokens=2000, longest=20, funnel={}, contradictions=(),
     )  # fmt: skip
-    order = training.place_order(work, dataset, START)
+    order = place_order(work, dataset, START)
     work.ledger.append("verdict:1", verdict("HOLD", order=order.digest, dataset=dataset.digest))
     for to_tune, names in ((False, ["not examined yet"]), (True, [])):
-        decision = stages.decide(work, force=True, order=order, dataset=dataset, to_tune=to_tune)
+        decision = decide(work, force=True, order=order, dataset=dataset, to_tune=to_tune)
         assert [reason.name for reason in decision.reasons if reason.name == "not examined yet"] == names
         assert decision.train is to_tune
 
@@ -240,10 +241,10 @@ def test_an_examined_recipe_speaks_against_a_training_but_not_against_a_search_a
 def test_a_search_that_was_held_is_kept_with_nothing_but_its_record(make: Make) -> None:
     search = make(3)
     found = held(search, Trainer())
-    assert search.kept(60) == found
-    assert make(3).kept(999) == found
-    assert make(4).kept(60) is None
-    assert make(3, space_around(START, ["rank"])).kept(60) is None
+    assert search.earlier_result(60) == found
+    assert make(3).earlier_result(999) == found
+    assert make(4).earlier_result(60) is None
+    assert make(3, space_around(START, ["rank"])).earlier_result(60) is None
     assert [path.name for path in search.folder.iterdir()] == [RECORD]
 
 
@@ -271,14 +272,14 @@ def test_the_time_ends_a_search_but_never_its_first_trial(make: Make) -> None:
     trainer = Trainer()
     found = held(search, trainer, minutes=0.1)
     assert (found.ended, len(found.trials), found.recipe) == ("minutes", 1, START)
-    assert "1 trial of 8, the time was over" in found.sentence
-    assert search.kept(0.1) == found
-    assert search.kept(5) is None
+    assert "1 trial of 8 (time limit reached)" in found.sentence
+    assert search.earlier_result(0.1) == found
+    assert search.earlier_result(5) is None
     later = Trainer()
     more = held(search, later, minutes=2.5)  # trials of a minute at most, the last of which is broken off
     assert more.trials[0] == found.trials[0]
     assert more.ended == "minutes"
     assert 2 <= len(more.trials) < 8
     assert later.ended == list(range(len(more.trials))), "the last one is broken off, and no trial"
-    assert search.kept(2.5) == more
+    assert search.earlier_result(2.5) == more
     assert sorted(path.name for path in search.folder.iterdir()) == [JOURNAL, RECORD]

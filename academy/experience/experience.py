@@ -1,0 +1,38 @@
+"""The record of an experience, in which every source gives what it reads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from academy.records import Record
+
+Kind = Literal["lesson", "task", "commit", "conversation", "file"]
+Outcome = Literal["success", "failure", "unknown"]
+
+
+class Turn(Record):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Experience(Record):
+    """A request, its answer, and the outcome."""
+
+    id: str  # digest of the content
+    kind: Kind
+    request: str
+    answer: str
+    outcome: Outcome
+    author: str = ""
+    batch: str = ""  # the import or run that it came with
+    at: str = ""  # ISO 8601
+    tags: tuple[str, ...] = ()
+    context: tuple[Turn, ...] = ()  # the messages before the request
+    thread: str = ""  # the conversation that it was part of
+    rating: int = 0  # 1 to 5; 0: not rated
+    gold: bool = False  # a user marked it with a star
+    model_made: bool = False  # a model wrote the answer and no user rated it
+    seq: int = 0  # order of admission to the store; 0: not from the store
+    provenance: dict[str, str]
