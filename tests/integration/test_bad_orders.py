@@ -104,7 +104,7 @@ def _not_a_number(folder: Path) -> None:
         (lambda place: ordered(place, rows(1)), "data", "has one example"),
         (lambda place: ordered(place, b'{"instruction": "a"\n' * 3), "data", "a line is no JSON"),
         (lambda place: ordered(place, b'{"text": "a"}\n' * 3), "data", "cannot be read"),
-        (lambda place: ordered(place, b"5\n" * 3), "data", "a line is no JSON object"),
+        (lambda place: ordered(place, b"5\n" * 3), "data", "a line is not a JSON object"),
         (lambda place: ordered(place, [UNASKED] * 3), "data", "an answer has no request before it"),
         (lambda place: ordered(place, [*rows(8), LONG]), "data", "1 of 9 examples have over 128 tokens"),
         (lambda place: ordered(place, [LONG, LONG]), "data", "2 of 2 examples have over 128 tokens"),

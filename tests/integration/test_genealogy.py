@@ -87,7 +87,7 @@ def adapter_of(home: RealHome) -> Path:
 # --- a person's word -------------------------------------------------------------------------------------------------
 
 
-def test_a_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evolved, second_home: RealHome) -> None:
+def test_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evolved, second_home: RealHome) -> None:
     before = second_home.state()
     second_home.cut_after_verdict(promotion=True)
     waiting = second_home.run(*evolved.arguments, **APPROVAL)
@@ -104,7 +104,7 @@ def test_a_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evol
     assert deploy["config"]["recipe"]["epochs"] == 10
 
 
-def test_an_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
+def test_approval_with_a_killed_promotion_is_carried_out_by_the_next_run(
     evolved: Evolved, second_home: RealHome
 ) -> None:
     before = second_home.state()
@@ -116,7 +116,7 @@ def test_an_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
     assert second_home.state() == before
 
 
-def test_a_declined_winner_is_carried_out_by_nobody(evolved: Evolved, second_home: RealHome) -> None:
+def test_declined_winner_is_never_promoted(evolved: Evolved, second_home: RealHome) -> None:
     second_home.cut_after_verdict(promotion=True)
     found = told(second_home.run("decline", "1", "--because", "too early", "--json", **APPROVAL))
     assert (found["action"], found["notes"]) == ("decline", "too early")
@@ -128,7 +128,7 @@ def test_a_declined_winner_is_carried_out_by_nobody(evolved: Evolved, second_hom
     assert (state.champion, state.alias) == ("base", "base")
 
 
-def test_the_flow_of_an_approval_promotes_and_is_told_by_its_run(second_home: RealHome) -> None:
+def test_approval_flow_promotes_and_its_run_shows_it(second_home: RealHome) -> None:
     second_home.cut_after_verdict(promotion=True)
     done = python(second_home, FLOW, **APPROVAL)
     assert done.stdout.strip().endswith("1"), done.stderr
@@ -151,7 +151,7 @@ def example(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return home, python(home, program)
 
 
-def test_the_documents_example_of_a_model_manager_runs(example: tuple[RealHome, Any], evolved: Evolved) -> None:
+def test_model_manager_example_of_the_documents_runs(example: tuple[RealHome, Any], evolved: Evolved) -> None:
     home, done = example
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -163,7 +163,7 @@ def test_the_documents_example_of_a_model_manager_runs(example: tuple[RealHome, 
     assert (deploy["version"], deploy["by_hand"], deploy["by"]) == ("2", True, getpass.getuser())
 
 
-def test_the_example_twice_changes_nothing(example: tuple[RealHome, Any], evolved: Evolved) -> None:
+def test_model_manager_example_can_run_twice(example: tuple[RealHome, Any], evolved: Evolved) -> None:
     home, _ = example
     before = home.state()
     again = python(home, EXAMPLE.replace("ADAPTER", str(adapter_of(evolved.home))))
@@ -171,7 +171,7 @@ def test_the_example_twice_changes_nothing(example: tuple[RealHome, Any], evolve
     assert home.state() == before
 
 
-def test_what_cannot_be_verified_is_registered_and_never_activated(
+def test_unverified_adapter_is_registered_and_never_activated(
     evolved: Evolved, second_home: RealHome, tmp_path: Path
 ) -> None:
     damaged = tmp_path / "damaged"
@@ -185,7 +185,7 @@ def test_what_cannot_be_verified_is_registered_and_never_activated(
     assert second_home.state().champion == "1"
 
 
-def test_a_version_is_activated_by_its_name_and_its_job_and_taken_back(second_home: RealHome) -> None:
+def test_version_is_activated_by_label_and_by_job_and_rolled_back(second_home: RealHome) -> None:
     adapter, order = adapter_of(second_home), second_home.state().versions[0][1]
     named = told(
         second_home.run("models", "register", "best-yet", "--adapter", adapter, "--metric", "f1=0.5", "--json")
@@ -205,7 +205,7 @@ def test_a_version_is_activated_by_its_name_and_its_job_and_taken_back(second_ho
 # --- the archive -----------------------------------------------------------------------------------------------------
 
 
-def test_a_rollback_brings_an_archived_champion_back(second_home: RealHome) -> None:
+def test_rollback_restores_an_archived_champion(second_home: RealHome) -> None:
     assert "v1 stays on the disk: it is the champion" in refused(second_home.run("models", "archive", "1"))
     told(second_home.run("rollback", "base", "--json"))
     adapter = adapter_of(second_home)
@@ -220,7 +220,7 @@ def test_a_rollback_brings_an_archived_champion_back(second_home: RealHome) -> N
     assert actions == ["rollback", "restore", "archive", "rollback", "deploy"]
 
 
-def test_what_is_asked_is_restored_and_what_is_new_is_not_pruned(second_home: RealHome) -> None:
+def test_asked_version_is_restored_and_new_version_is_not_pruned(second_home: RealHome) -> None:
     told(second_home.run("rollback", "base", "--json"))
     planned = told(second_home.run("models", "prune", "--keep", "0", "--dry-run", "--json"))
     assert [one["action"] for one in planned["versions"]] == ["archive"]
@@ -233,7 +233,7 @@ def test_what_is_asked_is_restored_and_what_is_new_is_not_pruned(second_home: Re
     assert told(second_home.run("models", "restore", "1", "--json"))["restored"] is False
 
 
-def test_a_version_deleted_in_mlflow_stops_no_command(second_home: RealHome) -> None:
+def test_version_deleted_in_mlflow_does_not_stop_commands(second_home: RealHome) -> None:
     import sqlite3
     from contextlib import closing
 
@@ -253,7 +253,7 @@ def test_a_version_deleted_in_mlflow_stops_no_command(second_home: RealHome) -> 
 # --- the tree --------------------------------------------------------------------------------------------------------
 
 
-def test_the_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> None:
+def test_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> None:
     shown: Ended = evolved.home.run("genealogy")
     assert "@  v1  generation 1, PROMOTE" in shown.out
     assert "promotion: v1 replaces base, by flow run " in shown.out

@@ -21,7 +21,7 @@ def approved_promotion(house: House, version: Version, verdict: Row[VerdictEntry
     )  # fmt: skip
 
 
-def test_a_winner_waits_until_a_person_approves_it(house: House) -> None:
+def test_winner_waits_until_a_person_approves_it(house: House) -> None:
     version = house.train(1.0)
     verdict = house.examine(version)
     assert approval_status(house.ledger, verdict) == "undecided"
@@ -34,7 +34,7 @@ def test_a_winner_waits_until_a_person_approves_it(house: House) -> None:
     assert (row.body.by, house.ledger.champion().version, house.alias) == ("a flow", "1", "1")
 
 
-def test_a_declined_verdict_promotes_in_no_way(house: House) -> None:
+def test_declined_verdict_never_promotes(house: House) -> None:
     version = house.train(1.0)
     verdict = house.examine(version)
     record_approval(house.ledger, verdict, approved=False, by="anna", note="too early")
@@ -47,7 +47,7 @@ def test_a_declined_verdict_promotes_in_no_way(house: House) -> None:
     assert house.ledger.champion().version == "base"
 
 
-def test_an_approval_dies_when_the_champion_changes(house: House) -> None:
+def test_approval_expires_when_the_champion_changes(house: House) -> None:
     first, second, third = (house.train(value) for value in (1.0, 2.0, 3.0))
     house.make_champion(first)
     verdict = house.examine(third)
@@ -65,7 +65,7 @@ def test_an_approval_dies_when_the_champion_changes(house: House) -> None:
     assert house.ledger.champion().version == third.version
 
 
-def test_an_approval_of_one_verdict_is_none_of_another(house: House) -> None:
+def test_approval_is_valid_for_one_verdict_only(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     verdicts = house.examine(first), house.examine(second)
     record_approval(house.ledger, verdicts[0], approved=True, by="anna")
@@ -74,14 +74,14 @@ def test_an_approval_of_one_verdict_is_none_of_another(house: House) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["HOLD", "REJECT", "CANNOT DECIDE"])
-def test_what_did_not_win_cannot_be_approved(house: House, outcome: str) -> None:
+def test_verdict_other_than_promote_cannot_be_approved(house: House, outcome: str) -> None:
     verdict = house.examine(house.train(1.0), outcome)
     with pytest.raises(PromotionError, match=outcome):
         record_approval(house.ledger, verdict, approved=True, by="anna")
     assert list(house.ledger.rows(ApprovalEntry)) == []
 
 
-def test_what_was_carried_out_and_rolled_back_is_not_approved_again(house: House) -> None:
+def test_verdict_that_was_carried_out_cannot_be_approved_again(house: House) -> None:
     version = house.train(1.0)
     verdict = house.examine(version)
     house.promote(version, verdict)
@@ -103,7 +103,7 @@ def test_approving_twice_writes_one_row_and_finishes_what_a_kill_left(house: Hou
     assert (house.alias, len(list(house.ledger.rows(PromotionEntry)))) == ("1", 1)
 
 
-def test_of_two_people_who_disagree_at_once_one_is_heard(house: House) -> None:
+def test_first_of_two_concurrent_decisions_counts(house: House) -> None:
     verdict = house.examine(house.train(1.0))
 
     def say(approved: bool) -> bool:
@@ -118,7 +118,7 @@ def test_of_two_people_who_disagree_at_once_one_is_heard(house: House) -> None:
     assert len(list(house.ledger.rows(ApprovalEntry))) == 1
 
 
-def test_the_history_tells_who_did_what_and_why(house: House) -> None:
+def test_history_shows_who_did_what_and_why(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     verdict = house.examine(first)
     record_approval(house.ledger, verdict, approved=True, by="anna", note="seen")

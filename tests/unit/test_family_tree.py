@@ -65,7 +65,7 @@ def test_pages_meet_without_gap_or_overlap(house: House) -> None:
     assert [one.version for one in house.versions.newest()] == list("7654321")
 
 
-def test_a_node_tells_what_happened_to_it(house: House) -> None:
+def test_node_shows_its_changes(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     house.make_champion(first)
     house.make_champion(second)
@@ -80,19 +80,19 @@ def test_a_node_tells_what_happened_to_it(house: House) -> None:
     assert (page.champion, page.missing) == ("1", "")
 
 
-def test_a_champion_that_was_deleted_in_mlflow_is_told(house: House) -> None:
+def test_champion_deleted_in_mlflow_is_reported(house: House) -> None:
     house.make_champion(house.train(1.0))
     house.versions.client.delete_model_version(house.versions.family, "1")
     page = family_tree(house.versions, house.ledger, "seed")
     assert page.nodes == ()
-    assert page.missing == "v1, the champion, was deleted in MLflow; it answers all the same."
+    assert page.missing == "v1, the champion, was deleted in MLflow. It still answers."
     assert "v1" in drawing.text(page) + page.missing
 
 
 @pytest.mark.parametrize(
     ("tag", "value"), [("generation", "many"), ("recipe", "{no json"), ("parent", EVIL), ("metric.f1", "nan")]
 )
-def test_tags_that_people_edited_break_no_page(house: House, tag: str, value: str) -> None:
+def test_edited_tags_do_not_break_a_page(house: House, tag: str, value: str) -> None:
     version = house.train(1.0)
     house.versions.set_tags(version.version, {tag: value.replace("\x00", "")})
     page = family_tree(house.versions, house.ledger, "seed")
@@ -101,7 +101,7 @@ def test_tags_that_people_edited_break_no_page(house: House, tag: str, value: st
     describe(house.versions, house.ledger, "1")
 
 
-def test_versions_are_found_by_number_name_order_and_adapter(house: House) -> None:
+def test_versions_are_found_by_number_label_order_and_adapter(house: House) -> None:
     house.train(1.0)
     version = house.versions.set_label(house.train(2.0), "v1.1")
     for name in ("2", "v2", "v1.1", "order-2.0", version.adapter, version.adapter[:12]):
@@ -130,7 +130,7 @@ def test_every_version_has_a_row_and_its_parents_line(count: int) -> None:
     assert lanes <= {0, 1}, "a line of champions and what hangs on it needs two lanes, however long it is"
 
 
-def test_no_two_rows_of_a_lane_are_taken_for_each_other() -> None:
+def test_rows_of_one_lane_are_not_confused() -> None:
     """After a rollback a branch hangs on an older champion: its line does not run through the younger ones."""
     found = tree(node(1, crowned=True), node(2, "1", crowned=True), node(3, "1"), node(4, "2"), node(5, "99"))
     lines, places = drawing.layout(found)
@@ -141,13 +141,13 @@ def test_no_two_rows_of_a_lane_are_taken_for_each_other() -> None:
     assert "v99  not on this page" in drawing.text(found)
 
 
-def test_a_circle_of_parents_is_drawn_as_what_it_is_not() -> None:
+def test_cycle_of_parents_is_drawn_without_a_cycle() -> None:
     found = tree(node(1, "2"), node(2, "1"), node(3, "3"))
     ET.fromstring(drawing.svg(found))  # noqa: S314  our own image
     assert len(drawing.text(found).splitlines()) == 4
 
 
-def test_nothing_that_people_write_leaves_its_place() -> None:
+def test_text_from_people_is_escaped_everywhere() -> None:
     found = tree(node(1, verdict=EVIL), node(2, "1", champion=True, tainted=True))
     image = drawing.svg(found)
     assert "<script" not in image
@@ -162,7 +162,7 @@ def test_nothing_that_people_write_leaves_its_place() -> None:
 # --- MLflow's page ---------------------------------------------------------------------------------------------------
 
 
-def test_the_description_follows_what_happens(house: House) -> None:
+def test_description_follows_the_changes(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     house.make_champion(first)
 
@@ -175,10 +175,10 @@ def test_the_description_follows_what_happens(house: House) -> None:
     assert "v2 replaces v1" in text(first)
     house.rollback()
     assert "**champion**" in text(first)
-    assert "back to v1 from v2 \\(a test\\), by tester" in text(second)
+    assert "rollback from v2 to v1 \\(a test\\), by tester" in text(second)
 
 
-def test_a_description_is_plain_where_people_write_and_fits(house: House) -> None:
+def test_description_escapes_text_from_people_and_fits_the_limit(house: House) -> None:
     version = house.train(1.0)
     house.versions.set_tags("1", {"verdict_because": EVIL.replace("\x00", "") + "long " * 2000})
     describe(house.versions, house.ledger, "1")

@@ -115,7 +115,7 @@ def many(kept: Kept, count: int = 30) -> list[Experience]:
     ]
 
 
-def test_a_forgotten_lesson_is_in_no_report_record_or_answer(kept: Kept) -> None:
+def test_forgotten_lesson_disappears_from_reports_records_and_answers(kept: Kept) -> None:
     lesson = kept.teach(ODD, ANSWER)
     held = kept.examine([lesson, *many(kept)])
     assert len(kept.holding(ODD)) == 6, "four reports and both players' answers"
@@ -132,7 +132,7 @@ def test_a_forgotten_lesson_is_in_no_report_record_or_answer(kept: Kept) -> None
     assert left.results[0].items == held.results[0].items
 
 
-def test_a_copied_dataset_that_holds_it_goes_and_others_stay(kept: Kept) -> None:
+def test_dataset_copies_with_the_lesson_are_removed_and_others_stay(kept: Kept) -> None:
     lesson = kept.teach(ODD, ANSWER)
     jobs = kept.home / "jobs"
     jobs.mkdir()
@@ -145,7 +145,7 @@ def test_a_copied_dataset_that_holds_it_goes_and_others_stay(kept: Kept) -> None
     assert [path.name for path in jobs.iterdir()] == ["c.jsonl"]
 
 
-def test_answers_of_the_others_stay_with_their_tokens(kept: Kept) -> None:
+def test_answers_of_other_lessons_stay_with_their_tokens(kept: Kept) -> None:
     lesson = kept.teach(ODD, ANSWER)
     kept.examine([lesson, *many(kept)])
     paths = sorted((kept.home / "answers").glob("*.json"))
@@ -158,7 +158,7 @@ def test_answers_of_the_others_stay_with_their_tokens(kept: Kept) -> None:
         assert all(known[request] == left[request] == [left[request][0], 3, True] for request in left)
 
 
-def test_an_answer_that_quotes_a_forgotten_one_goes_as_well(kept: Kept) -> None:
+def test_answers_that_quote_a_forgotten_lesson_are_removed(kept: Kept) -> None:
     lesson, others = kept.teach(ODD, ANSWER), many(kept)
     kept.examine(others, says=lambda q: f"As always: {ANSWER}" if q.id == others[1].id else q.reference)
     assert len(kept.holding(ANSWER)) == 6
@@ -176,7 +176,7 @@ def test_reports_that_do_not_show_it_stay(kept: Kept) -> None:
     assert {path: path.read_bytes() for path in kept.reports()} == before
 
 
-def test_a_lesson_that_was_only_taught_instead_goes_from_the_reports(kept: Kept) -> None:
+def test_contradicting_lesson_disappears_from_the_reports(kept: Kept) -> None:
     """It is no question of the examination; the report says what it taught."""
     others = many(kept)
     lesson = kept.teach(others[0].request, "Pull the plug, then wait.")
@@ -188,7 +188,7 @@ def test_a_lesson_that_was_only_taught_instead_goes_from_the_reports(kept: Kept)
     assert kept.reports() == []
 
 
-def test_a_report_goes_though_its_record_is_gone(kept: Kept) -> None:
+def test_report_without_its_record_is_removed(kept: Kept) -> None:
     long = kept.teach("Why " + "very " * 100 + "long?", "Because " + "it is " * 100 + "so.")
     kept.examine([long, *many(kept)])
     for path in (kept.home / "examinations").glob("*"):
@@ -198,7 +198,7 @@ def test_a_report_goes_though_its_record_is_gone(kept: Kept) -> None:
     assert kept.reports() == []
 
 
-def test_what_another_lesson_teaches_as_well_stays(kept: Kept) -> None:
+def test_text_that_another_lesson_also_teaches_stays(kept: Kept) -> None:
     lesson = kept.teach("Which lights burn at night?", ANSWER)
     twin = kept.teach("At night, which lights?", ANSWER)
     kept.examine([lesson, twin, *many(kept)])
@@ -209,7 +209,7 @@ def test_what_another_lesson_teaches_as_well_stays(kept: Kept) -> None:
     assert kept.holding(lesson.request) == []
 
 
-def test_a_lesson_of_which_something_was_taken_out_is_found_as_it_was_written(kept: Kept) -> None:
+def test_redacted_lesson_is_found_in_its_curated_wording(kept: Kept) -> None:
     """Curation wrote its request without the address; that is what answers and register have."""
     mail = "ana.kowalska@orlen-fracht.pl"
     lesson = kept.teach(f"May I write to {mail} about the lights?", f"Yes, write to {mail}.")
@@ -226,7 +226,7 @@ def test_a_lesson_of_which_something_was_taken_out_is_found_as_it_was_written(ke
     assert (row.request, row.text) == (request_key("recall", written.request), "")
 
 
-def test_forgetting_that_was_killed_is_finished_by_asking_again(kept: Kept) -> None:
+def test_killed_forgetting_is_finished_by_repeating_it(kept: Kept) -> None:
     """The lesson goes last; what was erased by then is erased, and the rest follows."""
     lesson = kept.teach(ODD, ANSWER)
     kept.examine([lesson, *many(kept)])

@@ -67,7 +67,7 @@ def files(folder: Path) -> dict[str, bytes]:
 # --- one adapter -----------------------------------------------------------------------------------------------------
 
 
-def test_an_archived_adapter_comes_back_byte_by_byte(house: House, old: Version) -> None:
+def test_archived_adapter_is_restored_byte_by_byte(house: House, old: Version) -> None:
     before = files(house.store.folder(old.adapter))
     packed = put_away(house, old)
     assert not house.store.here(old.adapter)
@@ -79,7 +79,7 @@ def test_an_archived_adapter_comes_back_byte_by_byte(house: House, old: Version)
     assert [one.action for one in history(house.ledger)][:2] == ["restore", "archive"]
 
 
-def test_archiving_twice_is_one_row_and_the_same_bytes(house: House, old: Version) -> None:
+def test_archiving_twice_writes_one_row_and_the_same_bytes(house: House, old: Version) -> None:
     first = put_away(house, old)
     assert put_away(house, old).sha256 == first.sha256
     assert len(list(house.ledger.rows(ArchiveEntry))) == 1
@@ -88,7 +88,7 @@ def test_archiving_twice_is_one_row_and_the_same_bytes(house: House, old: Versio
     assert len(list(house.ledger.rows(ArchiveEntry))) == 2
 
 
-def test_a_kill_between_the_row_and_the_folders_end_is_finished(
+def test_archive_killed_between_row_and_removal_is_finished(
     house: House, old: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(_store: AdapterStore, _digest: str) -> None:
@@ -103,7 +103,7 @@ def test_a_kill_between_the_row_and_the_folders_end_is_finished(
     assert len(list(house.ledger.rows(ArchiveEntry))) == 1
 
 
-def test_a_damaged_adapter_is_not_archived_and_stays_as_it_is(house: House, old: Version) -> None:
+def test_damaged_adapter_is_not_archived(house: House, old: Version) -> None:
     weights = house.store.folder(old.adapter) / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(AdapterError, match="was altered"):
@@ -113,7 +113,7 @@ def test_a_damaged_adapter_is_not_archived_and_stays_as_it_is(house: House, old:
 
 
 @pytest.mark.parametrize("spoil", ["flip", "cut", "swap", "evil"])
-def test_an_altered_archive_is_not_restored(house: House, old: Version, spoil: str, tmp_path: Path) -> None:
+def test_altered_archive_is_not_restored(house: House, old: Version, spoil: str, tmp_path: Path) -> None:
     put_away(house, old)
     (file,) = house.store.archive.glob("*.tar.gz")
     note = file.with_name(file.name.replace(".tar.gz", ".json"))
@@ -139,7 +139,7 @@ def test_an_altered_archive_is_not_restored(house: House, old: Version, spoil: s
     assert not list(house.adapters.glob(f"{STAGING}*"))
 
 
-def test_what_a_process_has_loaded_is_not_archived_until_it_ends(house: House, old: Version) -> None:
+def test_loaded_adapter_is_not_archived_until_its_process_ends(house: House, old: Version) -> None:
     held = subprocess.Popen(
         [sys.executable, "-c", HOLD_IT, str(house.adapters), old.adapter], stdout=subprocess.PIPE, text=True
     )
@@ -156,7 +156,7 @@ def test_what_a_process_has_loaded_is_not_archived_until_it_ends(house: House, o
 
 
 @pytest.mark.parametrize("tags", [{"unverified": "There is no adapter."}, {"adapter": BASE}])
-def test_a_version_without_an_adapter_has_nothing_to_restore_or_refuse(house: House, tags: dict[str, str]) -> None:
+def test_version_without_an_adapter_cannot_be_restored_or_refused(house: House, tags: dict[str, str]) -> None:
     version = house.versions.register_unverified("seed", tags, "file:///nowhere", parent=BASE, generation=0)
     with pytest.raises(InputError, match="has no adapter"):
         bring_back(house, version)
@@ -164,7 +164,7 @@ def test_a_version_without_an_adapter_has_nothing_to_restore_or_refuse(house: Ho
         refuse_adapter(house.ledger, version, "it lies")
 
 
-def test_of_two_who_go_back_at_once_one_does(house: House) -> None:
+def test_one_of_two_concurrent_rollbacks_happens(house: House) -> None:
     for value in (1.0, 2.0, 3.0):
         house.make_champion(house.train(value))
     seen = house.ledger.champion()
@@ -174,7 +174,7 @@ def test_of_two_who_go_back_at_once_one_does(house: House) -> None:
     assert [row.kind for row in house.ledger.rows(PromotionEntry, RollbackEntry)].count("rollback") == 1
 
 
-def test_a_number_that_no_database_takes_is_no_version(house: House) -> None:
+def test_overlong_version_number_is_not_found(house: House) -> None:
     assert house.versions.find("9" * 25) is None
 
 
@@ -188,7 +188,7 @@ def test_nothing_is_archived_while_an_evolution_runs(house: House, old: Version)
 # --- what must stay --------------------------------------------------------------------------------------------------
 
 
-def test_champion_way_back_and_open_verdicts_stay(house: House) -> None:
+def test_champion_rollback_target_and_open_verdicts_stay(house: House) -> None:
     versions = [house.train(value) for value in (1.0, 2.0, 3.0, 4.0)]
     for version in versions[:3]:
         house.make_champion(version)
@@ -206,7 +206,7 @@ def test_champion_way_back_and_open_verdicts_stay(house: House) -> None:
     put_away(house, versions[0])
 
 
-def test_pruning_leaves_the_newest_and_says_why(house: House) -> None:
+def test_pruning_keeps_the_newest_versions_with_reasons(house: House) -> None:
     versions = [house.train(float(value)) for value in range(1, 7)]
     house.make_champion(versions[0])
     for version in versions[1:5]:
@@ -226,7 +226,7 @@ def test_pruning_leaves_the_newest_and_says_why(house: House) -> None:
 # --- going back ------------------------------------------------------------------------------------------------------
 
 
-def test_a_rollback_restores_an_archived_version_and_says_how_long(
+def test_rollback_restores_an_archived_version_and_logs_the_expected_time(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     versions = [house.train(value) for value in (1.0, 2.0, 3.0)]
@@ -243,7 +243,7 @@ def test_a_rollback_restores_an_archived_version_and_says_how_long(
     assert house.alias == "1"
 
 
-def test_an_activation_by_hand_checks_the_adapter(house: House, old: Version) -> None:
+def test_activation_by_hand_checks_the_adapter(house: House, old: Version) -> None:
     def refuse(_folder: Path) -> None:
         raise AdapterError("It answers otherwise.")
 
@@ -258,7 +258,9 @@ def test_an_activation_by_hand_checks_the_adapter(house: House, old: Version) ->
 # --- what people do in MLflow ----------------------------------------------------------------------------------------
 
 
-def test_a_champion_deleted_in_mlflow_is_told_and_gone_back_to(house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_champion_deleted_in_mlflow_is_reported_and_can_be_restored(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
     for value in (1.0, 2.0):
         house.make_champion(house.train(value))
     house.versions.client.delete_model_version(house.versions.family, "2")
@@ -269,7 +271,7 @@ def test_a_champion_deleted_in_mlflow_is_told_and_gone_back_to(house: House, cap
     assert house.rollback("2") == "v2", "the ledger and the disk know all that is needed"
 
 
-def test_a_number_that_mlflow_gave_twice_is_not_taken_for_the_champion(house: House) -> None:
+def test_version_number_that_mlflow_reused_is_not_the_champion(house: House) -> None:
     house.make_champion(house.train(1.0))
     house.versions.client.delete_registered_model(house.versions.family)
     house.versions.client.create_registered_model(house.versions.family)
@@ -370,7 +372,7 @@ class Shelf(RuleBasedStateMachine):
             act()
 
 
-def test_in_any_order_the_champion_is_a_verified_adapter_on_the_disk(
+def test_champion_is_a_verified_adapter_on_the_disk_after_any_operations(
     mlflow_client: Any, new_database: Callable[[], Database], tmp_path: Path
 ) -> None:
     def make() -> House:

@@ -6,7 +6,7 @@ from academy.genealogy.versions import INIT_ADAPTER, taint
 from tests.registry import House
 
 
-def test_what_began_with_a_tainted_adapter_is_tainted_too(house: House) -> None:
+def test_version_started_from_a_tainted_adapter_is_tainted(house: House) -> None:
     one, two, three, other = (
         house.train(value, dataset=name * 64) for value, name in ((1.0, "a"), (2.0, "b"), (3.0, "c"), (4.0, "d"))
     )
@@ -20,7 +20,7 @@ def test_what_began_with_a_tainted_adapter_is_tainted_too(house: House) -> None:
     assert {tainted.version for tainted in taint(client, ["c" * 64])} == {three.version}
 
 
-def test_what_began_with_an_adapter_whose_version_is_gone_is_tainted(house: House) -> None:
+def test_version_started_from_a_deleted_version_s_adapter_is_tainted(house: House) -> None:
     version = house.train(9.0, dataset="5" * 64)
     house.versions.client.set_model_version_tag(house.versions.family, version.version, INIT_ADAPTER, "7" * 64)
     assert taint(house.versions.client, ["6" * 64]) == []

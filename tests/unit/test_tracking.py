@@ -39,7 +39,7 @@ open_mlflow(load_settings())
 """
 
 
-def test_a_kill_amid_the_making_of_mlflows_tables_stops_no_later_start(tmp_path: Path) -> None:
+def test_kill_during_table_creation_does_not_stop_a_later_start(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", KILLED_HALFWAY], env={**os.environ, "ACADEMY_HOME": str(tmp_path)}, check=False
     )
@@ -48,14 +48,14 @@ def test_a_kill_amid_the_making_of_mlflows_tables_stops_no_later_start(tmp_path:
     assert open_mlflow(load_settings(tmp_path)).get_experiment_by_name("academy") is not None
 
 
-def test_a_half_made_database_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_damaged_database_is_one_sentence(tmp_path: Path) -> None:
     settings = load_settings(tmp_path)
     (settings.home / "mlflow.db").write_bytes(b"no database at all, but long enough to be looked at" * 20)
     with pytest.raises(HomeError, match=r"MLflow at sqlite.* cannot be used.*file is not a database"):
         open_mlflow(settings)
 
 
-def test_what_a_training_took_is_told_as_far_as_it_is_known() -> None:
+def test_training_metrics_omit_unknown_values() -> None:
     whole = Progress(status="finished", seconds=1800.0, energy=90_000.0, cost=1.25, memory=7)
     assert training_metrics(whole) == {
         "training_seconds": 1800.0, "energy_joules": 90_000.0, "cost": 1.25, "memory_peak_bytes": 7.0,
@@ -103,7 +103,7 @@ class OneOrder:
         return {device: memory_ratios(self.client, self.base, device) for device in ("cuda", "cpu")}
 
 
-def test_a_lower_rung_of_the_same_order_is_recorded_as_what_it_is(mlflow_client: Any, tmp_path: Path) -> None:
+def test_fallback_step_of_the_same_order_is_recorded_as_such(mlflow_client: Any, tmp_path: Path) -> None:
     """It keeps the order's digest, and so the run: device, ladder, prediction and peak are those of who ended it."""
     one = OneOrder(mlflow_client, tmp_path, "1" * 64)
     first = one.attempt(CUDA, 80.0, [{"phase": "started"}, step(1, 200), MEMORY])
@@ -117,7 +117,7 @@ def test_a_lower_rung_of_the_same_order_is_recorded_as_what_it_is(mlflow_client:
     assert one.ratios() == {"cuda": [], "cpu": [1.1]}
 
 
-def test_an_order_that_was_done_before_keeps_what_it_was_trained_with(mlflow_client: Any, tmp_path: Path) -> None:
+def test_repeated_order_keeps_the_tags_of_its_training(mlflow_client: Any, tmp_path: Path) -> None:
     one = OneOrder(mlflow_client, tmp_path, "2" * 64)
     ladder = {"academy.ladder": "checkpointing"}
     before = one.attempt(CUDA | ladder, 80.0, [{"phase": "started"}, step(2, 88), DONE])
@@ -126,14 +126,14 @@ def test_an_order_that_was_done_before_keeps_what_it_was_trained_with(mlflow_cli
     assert one.ratios() == {"cuda": [1.1], "cpu": []}
 
 
-def test_an_attempt_that_never_started_changes_nothing(mlflow_client: Any, tmp_path: Path) -> None:
+def test_attempt_that_never_started_changes_nothing(mlflow_client: Any, tmp_path: Path) -> None:
     one = OneOrder(mlflow_client, tmp_path, "3" * 64)
     one.attempt(CUDA, 80.0, [{"phase": "started"}, step(1, 200), {**MEMORY, "cause": "killed"}])
     found = one.attempt(CPU, 100.0, [{"phase": "failed", "cause": "engine", "message": "no engine"}])
     assert (found.tags["academy.device"], found.metrics[PREDICTED]) == ("cuda", 80.0)
 
 
-def test_a_prediction_that_does_not_count_takes_the_one_before_with_it(mlflow_client: Any, tmp_path: Path) -> None:
+def test_attempt_without_a_prediction_clears_the_earlier_one(mlflow_client: Any, tmp_path: Path) -> None:
     """Shared weights: their peak beside the prediction of whole ones would correct every later one."""
     one = OneOrder(mlflow_client, tmp_path, "4" * 64)
     ladder = {"academy.ladder": "weights shared by 2 processes"}
@@ -144,7 +144,7 @@ def test_a_prediction_that_does_not_count_takes_the_one_before_with_it(mlflow_cl
     assert one.ratios() == {"cuda": [], "cpu": []}
 
 
-def test_the_same_order_by_another_name_goes_on_in_its_run(mlflow_client: Any, tmp_path: Path) -> None:
+def test_same_order_under_another_name_continues_its_run(mlflow_client: Any, tmp_path: Path) -> None:
     """MLflow refuses a parameter that changes; the order's digest covers neither the name nor what is held out."""
     one = OneOrder(mlflow_client, tmp_path, "5" * 64)
     one.attempt(CPU, 80.0, [{"phase": "started"}, step(1, 80)])
