@@ -1,4 +1,4 @@
-"""One gate: what is unsigned, altered, swapped, refused, or of another base model is neither served nor promoted."""
+"""The gate: unsigned, altered, swapped or refused adapters, and those of another base model, are not admitted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from academy.store.signing import Keys
 from tests.adapters import publish
 from tests.registry import House
 
-# torch asks for pynvml under its old name when it is imported
+# torch imports pynvml under its old name
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 
 
@@ -40,7 +40,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
 
 
 def failing(house: House, version: Any) -> dict[str, str]:
-    """What `academy verify` says against a version, but for its dataset, which these versions do not have."""
+    """The failing checks of `academy verify`, without the dataset check: these versions have no dataset."""
     checks = verify_version(house.gate, version, house.home / "datasets").checks
     return {check.name: check.sentence for check in checks if not check.ok and check.name != "dataset"}
 
@@ -75,7 +75,7 @@ def test_manifest_altered_after_signing_is_refused(house: House, changes: dict[s
         admit_adapter(house.gate, version.adapter)
     with pytest.raises(SignatureError, match="was altered after it was signed"):
         resign_adapter(house.gate, version, house.home, unsigned=True)
-    with pytest.raises(SignatureError):  # nor by training the same again
+    with pytest.raises(SignatureError):  # nor by repeating the training
         sign_adapter(house.folder(version), house.keys, base_digest=house.ledger.family, digest=version.adapter)
     assert "signature" in failing(house, version)
 
@@ -89,7 +89,7 @@ def test_manifest_with_other_white_space_and_order_is_admitted(house: House) -> 
 
 def test_manifest_signed_before_a_field_existed_is_admitted(house: House) -> None:
     manifest = read_adapter(house.folder(house.train(1.0))).manifest
-    assert manifest.canaries[0].logprobs == ()  # what the file does not hold
+    assert manifest.canaries[0].logprobs == ()  # not in the file
     admit_adapter(house.gate, manifest.adapter)
 
 
@@ -134,7 +134,7 @@ def test_altered_adapter_is_not_signed_again_after_its_key_was_revoked(house: Ho
         resign_adapter(house.gate, version, house.home, unsigned=True)
 
 
-# --- what is asked for -----------------------------------------------------------------------------------------
+# --- the argument -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_adapter_in_a_folder_with_another_name_is_refused(house: House) -> None:
     moved = house.folder(version).rename(house.adapters / ("0" * 16))
     with pytest.raises(AdapterError, match="does not match the folder's name"):
         admit_adapter(house.gate, moved)
-    with pytest.raises(AdapterError, match="There is no adapter"):
+    with pytest.raises(AdapterError, match="does not contain an adapter"):
         admit_adapter(house.gate, version.adapter)
     moved.joinpath("x").symlink_to("/etc")
     house.folder(version).symlink_to(moved)
@@ -177,7 +177,7 @@ def test_swapped_folders_are_refused(house: House) -> None:
         assert "files" in failing(house, version)
 
 
-# --- what the registry and the ledger say ---------------------------------------------------------------------------
+# --- registry and ledger ---------------------------------------------------------------------------
 
 
 def test_adapters_swapped_in_the_registry_are_refused(house: House) -> None:
@@ -237,8 +237,8 @@ def test_refused_version_is_neither_promoted_nor_restored(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     house.make_champion(first)
     house.make_champion(second)
-    refuse_adapter(house.ledger, first, "it tells secrets")
-    with pytest.raises(AdapterError, match=r"v1 was refused on .* \(it tells secrets\)"):
+    refuse_adapter(house.ledger, first, "it leaks secrets")
+    with pytest.raises(AdapterError, match=r"v1 was refused on .* \(it leaks secrets\)"):
         house.rollback()
     admit_adapter(house.gate, second.adapter)
     assert house.rollback("base") == "base"
@@ -250,7 +250,7 @@ def test_refused_version_is_neither_promoted_nor_restored(house: House) -> None:
 def test_refusal_of_older_versions_is_permanent(house: House) -> None:
     versions = [house.train(value) for value in (1.0, 2.0, 3.0)]
     refuse_adapter(house.ledger, versions[2], "old bug", older=True)
-    refuse_adapter(house.ledger, versions[0], "", older=True)  # a lower number takes nothing back
+    refuse_adapter(house.ledger, versions[0], "", older=True)  # a lower number does not withdraw it
     readmit_adapter(house.ledger, versions[1], "not this way")
     for version in versions[:2]:
         with pytest.raises(AdapterError, match="Versions before v3 were refused"):
@@ -263,19 +263,23 @@ def test_admitted_adapter_must_stop_after_a_refusal_or_a_revoked_key(house: Hous
     first, second, champion = house.train(1.0), house.train(2.0), house.train(3.0)
     for version in (first, second, champion):
         house.examine(version)
-    watch = AdmissionMonitor(house.gate)
+    monitor = AdmissionMonitor(house.gate)
     for version in (first, second, champion):
-        watch.admit(house.folder(version))
-    assert not watch.reason_to_stop(first.adapter)
+        monitor.admit(house.folder(version))
+    assert not monitor.reason_to_stop(first.adapter)
     refuse_adapter(house.ledger, first, "it lies")
-    assert "it lies" in watch.reason_to_stop(first.adapter)
-    assert not watch.reason_to_stop(second.adapter)
+    assert "it lies" in monitor.reason_to_stop(first.adapter)
+    assert not monitor.reason_to_stop(second.adapter)
     readmit_adapter(house.ledger, first, "it does not")
-    assert not watch.reason_to_stop(first.adapter)
+    assert not monitor.reason_to_stop(first.adapter)
     refuse_adapter(house.ledger, champion, "too old", older=True)
-    assert [bool(watch.reason_to_stop(one.adapter)) for one in (first, second, champion)] == [True, True, False]
+    assert [bool(monitor.reason_to_stop(version.adapter)) for version in (first, second, champion)] == [
+        True,
+        True,
+        False,
+    ]
     house.keys.revoke(house.keys.all()[0].id, "stolen")
-    assert "revoked" in watch.reason_to_stop(champion.adapter)
+    assert "revoked" in monitor.reason_to_stop(champion.adapter)
 
 
 def test_refusals_apply_to_one_family_only(house: House) -> None:

@@ -1,4 +1,4 @@
-"""A person's word on a winner: one verdict, one champion, one word; and what a kill between its rows leaves."""
+"""Approvals: one decision per verdict and champion, also after a kill between its rows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_approval_expires_when_the_champion_changes(house: House) -> None:
     house.make_champion(second)
     assert (approval_status(house.ledger, verdict), open_verdicts(house.ledger)) == ("undecided", [])
     house.rollback()
-    assert house.ledger.champion().version == first.version, "the champion that it was examined against is back"
+    assert house.ledger.champion().version == first.version, "the champion of its examination is back"
     assert (approval_status(house.ledger, verdict), open_verdicts(house.ledger)) == ("undecided", [])
     with pytest.raises(PromotionError, match="waits for approval"):
         approved_promotion(house, third, verdict)
@@ -127,12 +127,15 @@ def test_history_shows_who_did_what_and_why(house: House) -> None:
         house.ledger, house.versions, second, house.gate, Standby(), by="bert", because="a rehearsal"
     )  # fmt: skip
     house.rollback()
-    told = history(house.ledger)[::-1]
-    assert [(one.action, one.version, one.by) for one in told] == [
+    changes = history(house.ledger)[::-1]
+    assert [(change.action, change.version, change.by) for change in changes] == [
         ("approve", "1", "anna"), ("deploy", "1", "a flow"), ("deploy", "2", "bert"), ("rollback", "1", "tester"),
     ]  # fmt: skip
-    assert [one.by_hand for one in told] == [False, False, True, False]
-    assert told[2].sentence == "v2 replaces v1 by hand, without a verdict (a rehearsal)"
-    assert told[2].config["base_model"] == "seed"
-    assert [one.seq for one in history(house.ledger, 2)] == [told[3].seq, told[2].seq]
-    assert [one.seq for one in history(house.ledger, 2, before=told[2].seq)] == [told[1].seq, told[0].seq]
+    assert [change.by_hand for change in changes] == [False, False, True, False]
+    assert changes[2].sentence == "v2 replaces v1 by hand, without a verdict (a rehearsal)"
+    assert changes[2].config["base_model"] == "seed"
+    assert [change.seq for change in history(house.ledger, 2)] == [changes[3].seq, changes[2].seq]
+    assert [change.seq for change in history(house.ledger, 2, before=changes[2].seq)] == [
+        changes[1].seq,
+        changes[0].seq,
+    ]

@@ -1,4 +1,4 @@
-"""The four formats say the same conversation, and say it back."""
+"""The four formats write the same conversation and read it back."""
 
 from __future__ import annotations
 
@@ -58,15 +58,15 @@ def test_text_with_chatml_marks_is_not_written_as_chatml() -> None:
 
 
 def test_alpaca_input_follows_its_instruction() -> None:
-    found = read_row({"instruction": "Translate.", "input": "dzień dobry", "output": "good morning"})
-    assert found == [
+    messages = read_row({"instruction": "Translate.", "input": "dzień dobry", "output": "good morning"})
+    assert messages == [
         {"role": "user", "content": "Translate.\n\ndzień dobry"},
         {"role": "assistant", "content": "good morning"},
     ]
 
 
 def test_content_in_parts_is_joined_and_tool_turns_are_skipped() -> None:
-    found = read_row(
+    messages = read_row(
         {
             "messages": [
                 {"role": "developer", "content": "be short"},
@@ -77,7 +77,7 @@ def test_content_in_parts_is_joined_and_tool_turns_are_skipped() -> None:
             ]
         }
     )
-    assert [(m["role"], m["content"]) for m in found if isinstance(m, dict)] == [
+    assert [(m["role"], m["content"]) for m in messages if isinstance(m, dict)] == [
         ("system", "be short"), ("user", "one"), ("assistant", "two"),
     ]  # fmt: skip
 

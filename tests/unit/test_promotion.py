@@ -122,11 +122,11 @@ def test_rollback_refuses_the_champion_and_versions_that_never_were_champion(hou
 
 def test_mlflow_shows_a_rollback_that_the_gateway_failed_to_follow(house: House) -> None:
     def refuse() -> None:
-        raise AdapterError("Another one answers.")
+        raise AdapterError("Another adapter answers.")
 
     house.make_champion(house.train(1.0))
     house.make_champion(house.train(2.0))
-    with pytest.raises(AdapterError, match="Another one answers"):
+    with pytest.raises(AdapterError, match="Another adapter answers"):
         house.rollback(serving=Standby(alias=refuse))
     assert (house.ledger.champion().version, house.alias) == ("1", "1")
 
@@ -143,7 +143,7 @@ def test_rollback_to_a_damaged_adapter_is_refused_and_the_champion_stays(house: 
 
 
 def test_promoting_a_rolled_back_version_again_raises(house: House) -> None:
-    """Either it is champion afterwards, or the refusal says why not."""
+    """Either it is champion afterwards, or the error says why not."""
     house.make_champion(house.train(1.0))
     second = house.train(2.0)
     verdict = house.examine(second)
@@ -171,4 +171,4 @@ def test_reject_sets_new_lessons_aside_and_hold_does_not(house: House) -> None:
     house.examine(version, "HOLD", cursor=3)
     assert store.trainable() == 6
     house.examine(version, "REJECT", cursor=4)
-    assert [one.seq for one in store.read()] == [5, 6]
+    assert [lesson.seq for lesson in store.read()] == [5, 6]

@@ -1,4 +1,4 @@
-"""Adapters that are put away and come back; and that the champion always resolves to a verified adapter on the disk."""
+"""Archived and restored adapters; the champion always is a verified adapter on the disk."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from academy.store.ledger_rows import ArchiveEntry, PromotionEntry, RollbackEntr
 from academy.store.locks import exclusive_lock
 from tests.registry import House, Standby
 
-HOLD_IT = """
+LEASE_IT = """
 import sys, time
 from pathlib import Path
 from academy.adapters.archive import AdapterStore
 with AdapterStore(Path(sys.argv[1])).lease(sys.argv[2]):
-    print("held", flush=True)
+    print("leased", flush=True)
     time.sleep(60)
 """
 
@@ -76,7 +76,7 @@ def test_archived_adapter_is_restored_byte_by_byte(house: House, old: Version) -
     assert files(house.store.folder(old.adapter)) == before
     assert packed.bytes == sum(map(len, before.values()))
     assert not house.versions.get("1").archived
-    assert [one.action for one in history(house.ledger)][:2] == ["restore", "archive"]
+    assert [change.action for change in history(house.ledger)][:2] == ["restore", "archive"]
 
 
 def test_archiving_twice_writes_one_row_and_the_same_bytes(house: House, old: Version) -> None:
@@ -140,18 +140,18 @@ def test_altered_archive_is_not_restored(house: House, old: Version, spoil: str,
 
 
 def test_loaded_adapter_is_not_archived_until_its_process_ends(house: House, old: Version) -> None:
-    held = subprocess.Popen(
-        [sys.executable, "-c", HOLD_IT, str(house.adapters), old.adapter], stdout=subprocess.PIPE, text=True
+    holder = subprocess.Popen(
+        [sys.executable, "-c", LEASE_IT, str(house.adapters), old.adapter], stdout=subprocess.PIPE, text=True
     )
-    assert held.stdout is not None
+    assert holder.stdout is not None
     try:
-        assert held.stdout.readline() == "held\n"
+        assert holder.stdout.readline() == "leased\n"
         with pytest.raises(AdapterError, match="is loaded by a running process"):
             put_away(house, old)
     finally:
-        held.kill()
-        held.wait()
-        held.stdout.close()
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
     put_away(house, old)
 
 
@@ -213,17 +213,17 @@ def test_pruning_keeps_the_newest_versions_with_reasons(house: House) -> None:
         house.versions.set_tags(version.version, {"verdict": "HOLD"})
     house.versions.set_tags(versions[5].version, {"verdict": "not examined"})
     planned = prune(house.ledger, house.versions, house.store, 0, by="tester", dry_run=True)
-    assert [(one.version, one.action) for one in planned] == [
+    assert [(result.version, result.action) for result in planned] == [
         ("6", "stays"), ("5", "archive"), ("4", "archive"), ("3", "archive"), ("2", "archive"), ("1", "stays"),
     ]  # fmt: skip
     assert all(house.store.here(version.adapter) for version in versions), "a dry run changes nothing"
     done = prune(house.ledger, house.versions, house.store, 3, by="tester")
-    assert [one.version for one in done if one.action == "archive"] == ["3", "2"]
+    assert [result.version for result in done if result.action == "archive"] == ["3", "2"]
     assert [house.store.here(version.adapter) for version in versions] == [True, False, False, True, True, True]
-    assert [one.because for one in done][-1] == "it is the champion"
+    assert [result.because for result in done][-1] == "it is the champion"
 
 
-# --- going back ------------------------------------------------------------------------------------------------------
+# --- rollback ------------------------------------------------------------------------------------------------------
 
 
 def test_rollback_restores_an_archived_version_and_logs_the_expected_time(
@@ -250,7 +250,7 @@ def test_activation_by_hand_checks_the_adapter(house: House, old: Version) -> No
     with pytest.raises(AdapterError, match="otherwise"):
         activate(house.ledger, house.versions, old, house.gate, Standby(refuse), by="anna")
     (house.store.folder(old.adapter) / MANIFEST).unlink()
-    with pytest.raises(AdapterError, match="There is no adapter"):
+    with pytest.raises(AdapterError, match="does not contain an adapter"):
         activate(house.ledger, house.versions, old, house.gate, Standby(), by="anna")
     assert house.ledger.champion().version == "2"
 
@@ -268,7 +268,7 @@ def test_champion_deleted_in_mlflow_is_reported_and_can_be_restored(
         assert reconcile(house.ledger, house.versions).version == "2"
     assert "v2, the champion, was deleted in MLflow's registry" in caplog.text
     assert house.rollback() == "v1"
-    assert house.rollback("2") == "v2", "the ledger and the disk know all that is needed"
+    assert house.rollback("2") == "v2", "ledger and disk have all facts"
 
 
 def test_version_number_that_mlflow_reused_is_not_the_champion(house: House) -> None:
@@ -279,7 +279,7 @@ def test_version_number_that_mlflow_reused_is_not_the_champion(house: House) -> 
     assert impostor.version == "1"
     assert not house.versions.page(5, None, house.ledger.champion())[0].champion
     reconcile(house.ledger, house.versions)
-    assert house.alias == BASE, "better nobody is shown than somebody else"
+    assert house.alias == BASE, "no alias is better than a wrong one"
 
 
 # --- in any order ----------------------------------------------------------------------------------------------------
@@ -296,12 +296,12 @@ class Shelf(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.house = self.make()
-        self.made: list[Version] = []
+        self.versions: list[Version] = []
 
     @rule(target=versions)
     def train(self) -> Version:
-        self.made.append(self.house.train(float(next(numbers))))
-        return self.made[-1]
+        self.versions.append(self.house.train(float(next(numbers))))
+        return self.versions[-1]
 
     @rule(version=versions, outcome=st.sampled_from(["PROMOTE", "PROMOTE", "HOLD"]), carried_out=st.booleans())
     def examine(self, version: Version, outcome: str, carried_out: bool) -> None:
@@ -334,7 +334,7 @@ class Shelf(RuleBasedStateMachine):
 
     @rule(keep=st.integers(0, 2))
     def prune_all(self, keep: int) -> None:
-        if self.made:
+        if self.versions:
             self._try(lambda: prune(self.house.ledger, self.house.versions, self.house.store, keep, by="tester"))
 
     @rule(version=versions)
@@ -356,7 +356,7 @@ class Shelf(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         store = self.house.store
-        assert all(store.here(one.adapter) or store.package(one.adapter) for one in self.made)
+        assert all(store.here(version.adapter) or store.package(version.adapter) for version in self.versions)
 
     @invariant()
     def mlflow_shows_the_champion_or_nobody(self) -> None:
@@ -367,7 +367,7 @@ class Shelf(RuleBasedStateMachine):
 
     @staticmethod
     def _try(act: Callable[[], object]) -> None:
-        """Refusals in words are answers; anything else fails the test."""
+        """Errors of the Academy are valid answers; anything else fails the test."""
         with contextlib.suppress(AcademyError):
             act()
 

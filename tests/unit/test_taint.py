@@ -1,4 +1,4 @@
-"""What was made of forgotten lessons, and what began with that."""
+"""Taint: versions that were trained on forgotten lessons, and versions that started from them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def test_version_started_from_a_tainted_adapter_is_tainted(house: House) -> None
     client, family = house.versions.client, house.versions.family
     for version, first in ((two, one), (three, two)):
         client.set_model_version_tag(family, version.version, INIT_ADAPTER, first.adapter)
-    found = taint(client, ["a" * 64])
-    assert {tainted.version for tainted in found} == {one.version, two.version, three.version}
+    tainted_versions = taint(client, ["a" * 64])
+    assert {tainted.version for tainted in tainted_versions} == {one.version, two.version, three.version}
     assert house.versions.get(three.version).tainted
     assert not house.versions.get(other.version).tainted
     assert {tainted.version for tainted in taint(client, ["c" * 64])} == {three.version}
@@ -24,4 +24,4 @@ def test_version_started_from_a_deleted_version_s_adapter_is_tainted(house: Hous
     version = house.train(9.0, dataset="5" * 64)
     house.versions.client.set_model_version_tag(house.versions.family, version.version, INIT_ADAPTER, "7" * 64)
     assert taint(house.versions.client, ["6" * 64]) == []
-    assert [one.version for one in taint(house.versions.client, ["6" * 64], ["7" * 64])] == [version.version]
+    assert [tainted.version for tainted in taint(house.versions.client, ["6" * 64], ["7" * 64])] == [version.version]

@@ -1,4 +1,4 @@
-"""The chat template: what ends an answer, and who says so."""
+"""The chat template: which token ends an answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TALK: list[Message] = [{"role": "user", "content": "why"}, {"role": "assistant",
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The seed model in the form of Gemma's: its turns end by another token than its texts."""
+    """The seed model like Gemma: its turns end with another token than its texts."""
     folder = Path(shutil.copytree(SEED_FOLDER, tmp_path / "model"))
     change(folder / "tokenizer_config.json", eos_token="<|begin|>")
     change(folder / "generation_config.json", eos_token_id=[1, 5])
