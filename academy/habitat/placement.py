@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from pydantic import Field
 
 from academy.errors import BaseModelError, TrainingError
-from academy.habitat.backends.choice import BackendChoice, configured_plan, find_route, select_backend
+from academy.habitat.backends.base import BackendChoice
+from academy.habitat.backends.choice import configured_plan, find_route, select_backend
 from academy.habitat.memory import Device, Plan, Prediction, Shape, predict, read_shape, without_checkpointing
 from academy.habitat.routing import FallbackStep, Need, Route, gpus_by_preference, next_fallback
 from academy.professor.recipe import Recipe
@@ -61,7 +62,7 @@ class Placement(Record):
         return f"it {'would train on' if self.route.place else 'fits'} {self.sentence}"
 
     def require(self) -> None:
-        """Raise TrainingError if the training is refused, fits nowhere, or would have to wait for a GPU."""
+        """Raise TrainingError if the training is refused, fits on no device, or would have to wait for a GPU."""
         if self.route.refusal:
             raise self.route.refusal.error
         if self.route.held:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from academy.curriculum.dataset import Dataset
-from academy.habitat.backends.process import read_events
+from academy.habitat.run_folder import read_events
 from academy.loop.choose_recipe import choose_recipe
 from academy.loop.curate import curate
 from academy.loop.decide import decide

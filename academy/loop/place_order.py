@@ -6,9 +6,9 @@ from contextlib import suppress
 
 from academy.curriculum.dataset import Dataset
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import ORDER
 from academy.habitat.memory import Plan
 from academy.habitat.placement import Placement
+from academy.habitat.run_folder import ORDER
 from academy.loop.home import Home
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file

@@ -15,10 +15,10 @@ from academy.genealogy.tracking import BASE_TAG, TrackedRun, training_metrics
 from academy.genealogy.versions import TAINT, TAINTED, Version
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.choice import create_backend
-from academy.habitat.backends.process import EVENTS, ORDER, read_events
 from academy.habitat.memory import Device
 from academy.habitat.placement import Placement
 from academy.habitat.progress import progress
+from academy.habitat.run_folder import EVENTS, ORDER, read_events
 from academy.lifecycle.gate import admit_adapter
 from academy.loop.choose_recipe import refuse_tainted
 from academy.loop.home import Home
@@ -49,7 +49,7 @@ def train(
 
     `meanwhile` is called once the trainer runs, to prepare what comes next. `tuning` is the search for the recipe; its
     record goes into the MLflow run. Raises ExaminationError if the dataset overlaps with what is examined, and
-    TrainingError: before anything starts if the training fits nowhere.
+    TrainingError: before anything starts if the training does not fit on any device.
     """
     refuse_overlap(home, dataset)
     placement = place(home, order.recipe, dataset.longest, only=only)
@@ -146,8 +146,8 @@ def _register(home: Home, order: TrainingOrder, dataset: Dataset, digest: str, r
     adapter = sign_adapter(home.adapters / digest[:16], home.keys, base_digest=home.base.digest, digest=digest)
     version = home.versions.register(adapter, run, parent=champion.version, generation=champion.generation + 1)
     first = home.versions.of_adapter(order.recipe.init_adapter) if order.recipe.init_adapter else []
-    forgotten = (dataset.path / FORGOTTEN).is_file()  # a lesson was deleted during the training
-    if forgotten or any(parent.tainted for parent in first):
+    lesson_deleted = (dataset.path / FORGOTTEN).is_file()  # a lesson was deleted during the training
+    if lesson_deleted or any(parent.tainted for parent in first):
         home.versions.set_tags(version.version, {TAINT: TAINTED})
         version = home.versions.get(version.version)
     log.info("%s is registered: adapter %s", version.name, version.adapter[:12])

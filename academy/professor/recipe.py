@@ -160,7 +160,7 @@ def choose_recipe(
 
     `longest` is the longest example in tokens; `tokens` counts all `examples`, None before a dataset exists. `gpu`:
     the training runs on a GPU. Without `pack`, examples never share rows. Memory is not considered here but in
-    academy.loop.placement.
+    academy.habitat.placement.
 
     Small models need large steps: a learning rate of 2e-4 suits billions of parameters and is far too small for
     millions.

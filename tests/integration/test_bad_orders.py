@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from academy.genealogy.tracking import open_mlflow
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer import train
 from academy.habitat.trainer.__main__ import carry_out
 from academy.habitat.trainer.checkpoints import CHECKPOINTS
@@ -99,15 +100,15 @@ def _not_a_number(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "cause", "words"),
     [
-        (_altered, "data", "was altered after it was ordered"),
+        (_altered, "data", "changed after the training was ordered"),
         (lambda place: ordered(place, b""), "data", "has no examples"),
         (lambda place: ordered(place, rows(1)), "data", "has one example"),
-        (lambda place: ordered(place, b'{"instruction": "a"\n' * 3), "data", "a line is no JSON"),
+        (lambda place: ordered(place, b'{"instruction": "a"\n' * 3), "data", "a line is not valid JSON"),
         (lambda place: ordered(place, b'{"text": "a"}\n' * 3), "data", "cannot be read"),
         (lambda place: ordered(place, b"5\n" * 3), "data", "a line is not a JSON object"),
         (lambda place: ordered(place, [UNASKED] * 3), "data", "an answer has no request before it"),
-        (lambda place: ordered(place, [*rows(8), LONG]), "data", "1 of 9 examples have over 128 tokens"),
-        (lambda place: ordered(place, [LONG, LONG]), "data", "2 of 2 examples have over 128 tokens"),
+        (lambda place: ordered(place, [*rows(8), LONG]), "data", "1 of 9 examples have more than 128 tokens"),
+        (lambda place: ordered(place, [LONG, LONG]), "data", "2 of 2 examples have more than 128 tokens"),
         (lambda place: _base(place, _no_marker), "template", "does not put the answer behind the prompt"),
         (_with_code, "base model", "wants to run code of its own"),
         (lambda place: _base(place, _not_a_number), "loss", "The loss became nan"),
@@ -204,7 +205,7 @@ def test_an_evaluation_whose_loss_is_no_number_ends_it(tmp_path: Path, monkeypat
 
 
 def test_slow_steps_tell_how_far_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(train, "REPORT_SECONDS", 0.0)
     recipe = Recipe(rank=8, alpha=16, epochs=1, batch_size=1, accumulation=1, max_length=128)
     steps = [event for event in carried_out(ordered(tmp_path, rows(130), recipe=recipe)) if event.phase == "step"]
     assert [event.step for event in steps] == list(range(1, 131))
@@ -220,7 +221,7 @@ def test_the_program_says_what_is_wrong_with_its_order(tmp_path: Path) -> None:
         return done.returncode, done.stderr
 
     assert told("order.json") == (
-        1, "Call it with the file of a training order and the id of the process to end with, or 0.\n",
+        1, "Usage: ORDER PARENT, the file of a training order and the id of the process to end with, or 0.\n",
     )  # fmt: skip
     order = orjson.loads(ordered(tmp_path, rows(8)).model_dump_json())
     order["recipe"]["rank"] = 1000

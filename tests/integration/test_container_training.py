@@ -26,7 +26,8 @@ from academy.habitat.backends import image, isolation
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.container import ContainerBackend, sweep
 from academy.habitat.backends.isolation import Limits
-from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.runs import cancel_run, is_followed
 from academy.professor.recipe import Recipe
 from academy.sdk.gpu_habitat import GPUHabitat
@@ -179,7 +180,7 @@ def test_a_killed_trainer_is_told(client: Any, home: Path) -> None:
 
 
 def test_out_of_memory_is_told_as_that(client: Any, home: Path) -> None:
-    ContainerBackend(home, limits=LIMITS).look()
+    ContainerBackend(home, limits=LIMITS).try_image()
     backend = ContainerBackend(home, limits=Limits(memory_bytes=160 * 2**20, cpus=2))
     *_, last = backend.train(ordered(home, "memory"))
     assert (last.phase, last.cause) == ("failed", "memory")
@@ -196,7 +197,7 @@ def test_a_hung_trainer_is_ended(client: Any, home: Path) -> None:
     *_, last = events
     assert time.monotonic() - began < 10
     assert (last.phase, last.cause) == ("failed", "killed")
-    assert "showed no sign of life for 3 s and was ended" in last.message
+    assert "showed no activity for 3 s and was stopped" in last.message
     assert not ours(client, home)
 
 
@@ -209,7 +210,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told(
     monkeypatch.setattr(gpu_lock, "FOLDERS", (tmp_path,))  # no GPU of this machine is held
     *_, last = ContainerBackend(home, gpu="GPU-none", limits=LIMITS).train(ordered(home, "gpu"))
     assert (last.phase, last.cause) == ("failed", "gpu")
-    assert "A GPU was asked for, and the Docker engine can give containers none." in last.message
+    assert "The training needs a GPU, and the Docker engine cannot give containers one." in last.message
     assert "nvidia-container-toolkit" in last.message
     assert not ours(client, home)
 
@@ -218,7 +219,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told(
 def test_an_orphan_ends_and_is_removed_by_the_next_start_and_a_live_run_is_not(client: Any, home: Path) -> None:
     order = ordered(home, "orphan")
     other = ordered(home, "other")
-    ContainerBackend(home, limits=LIMITS).look()
+    ContainerBackend(home, limits=LIMITS).try_image()
     command = [sys.executable, "-W", "ignore", "-c", STARTER, order.model_dump_json(), str(home)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as starter:
         wait_for(lambda: list(read_events(order.folder / EVENTS)))

@@ -15,7 +15,7 @@ import pytest
 from academy.adapters.adapter import WEIGHTS
 from tests.conftest import Evolved
 from tests.homes import Ended, RealHome, result_of
-from tests.homes import refusal_of as refused
+from tests.refusals import refusal_of
 from tests.topics import TOPICS
 
 APPROVAL = {"ACADEMY_PROMOTION": "approval", "ACADEMY_TRAINING_INTERVAL_HOURS": "24"}
@@ -86,14 +86,14 @@ def adapter_of(home: RealHome) -> Path:
 # --- a person's word -------------------------------------------------------------------------------------------------
 
 
-def test_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evolved, second_home: RealHome) -> None:
+def test_winner_waits_for_approval_and_is_then_promoted(evolved: Evolved, second_home: RealHome) -> None:
     before = second_home.state()
     second_home.cut_after_verdict(promotion=True)
     waiting = second_home.run(*evolved.arguments, **APPROVAL)
     assert result_of(waiting)["promoted"] is False
     assert "v1 waits for approval" in waiting.err
     assert result_of(second_home.run("status", "--json", **APPROVAL))["waiting"] == ["1"]
-    assert "waits for approval" in refused(second_home.run("promote", "1", **APPROVAL))
+    assert "waits for approval" in refusal_of(second_home.run("promote", "1", **APPROVAL))
     assert second_home.state().champion == "base"
     assert result_of(second_home.run("approve", "1", "--note", "seen", "--json", **APPROVAL))["champion"] == "1"
     assert second_home.state() == before
@@ -103,7 +103,7 @@ def test_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evolve
     assert deploy["config"]["recipe"]["epochs"] == 10
 
 
-def test_approval_with_a_killed_promotion_is_carried_out_by_the_next_run(
+def test_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
     evolved: Evolved, second_home: RealHome
 ) -> None:
     before = second_home.state()
@@ -117,22 +117,22 @@ def test_approval_with_a_killed_promotion_is_carried_out_by_the_next_run(
 
 def test_declined_winner_is_never_promoted(evolved: Evolved, second_home: RealHome) -> None:
     second_home.cut_after_verdict(promotion=True)
-    result = result_of(second_home.run("decline", "1", "--because", "too early", "--json", **APPROVAL))
-    assert (result["action"], result["notes"]) == ("decline", "too early")
+    found = result_of(second_home.run("decline", "1", "--because", "too early", "--json", **APPROVAL))
+    assert (found["action"], found["notes"]) == ("decline", "too early")
     assert result_of(second_home.run("status", "--json", **APPROVAL))["waiting"] == []
-    assert "was declined" in refused(second_home.run("approve", "1"))
+    assert "was declined" in refusal_of(second_home.run("approve", "1"))
     result_of(second_home.run(*evolved.arguments, ACADEMY_TRAINING_INTERVAL_HOURS="24"))
-    assert "was declined" in refused(second_home.run("promote", "1"))
+    assert "was declined" in refusal_of(second_home.run("promote", "1"))
     state = second_home.state()
     assert (state.champion, state.alias) == ("base", "base")
 
 
-def test_approval_flow_promotes_and_its_run_shows_it(second_home: RealHome) -> None:
+def test_promote_flow_promotes_and_the_history_names_its_run(second_home: RealHome) -> None:
     second_home.cut_after_verdict(promotion=True)
     done = python(second_home, FLOW, **APPROVAL)
     assert done.stdout.strip().endswith("1"), done.stderr
-    people = [change["by"] for change in result_of(second_home.run("history", "--json"))]
-    assert all(by.startswith("anna, flow run ") and len(by) == len("anna, flow run ") + 36 for by in people)
+    told_by = [one["by"] for one in result_of(second_home.run("history", "--json"))]
+    assert all(by.startswith("anna, flow run ") and len(by) == len("anna, flow run ") + 36 for by in told_by)
     assert second_home.left_behind() == []
 
 
@@ -150,7 +150,7 @@ def example(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return home, python(home, program)
 
 
-def test_model_manager_example_of_the_documents_runs(example: tuple[RealHome, Any], evolved: Evolved) -> None:
+def test_model_manager_example_of_the_seed_documents_runs(example: tuple[RealHome, Any], evolved: Evolved) -> None:
     home, done = example
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -162,7 +162,7 @@ def test_model_manager_example_of_the_documents_runs(example: tuple[RealHome, An
     assert (deploy["version"], deploy["by_hand"], deploy["by"]) == ("2", True, getpass.getuser())
 
 
-def test_model_manager_example_can_run_twice(example: tuple[RealHome, Any], evolved: Evolved) -> None:
+def test_model_manager_example_changes_nothing_the_second_time(example: tuple[RealHome, Any], evolved: Evolved) -> None:
     home, _ = example
     before = home.state()
     again = python(home, EXAMPLE.replace("ADAPTER", str(adapter_of(evolved.home))))
@@ -178,13 +178,13 @@ def test_unverified_adapter_is_registered_and_never_activated(
     for path in adapter_of(evolved.home).iterdir():
         content = path.read_bytes()
         (damaged / path.name).write_bytes(content[:-1] + b"x" if path.name == WEIGHTS else content)
-    result = result_of(second_home.run("models", "register", "nightly-try", "--adapter", damaged, "--json"))
-    assert "was altered" in result["unverified"]
-    assert "is unverified" in refused(second_home.run("models", "activate", "nightly-try"))
+    found = result_of(second_home.run("models", "register", "nightly-try", "--adapter", damaged, "--json"))
+    assert "was altered" in found["unverified"]
+    assert "is unverified" in refusal_of(second_home.run("models", "activate", "nightly-try"))
     assert second_home.state().champion == "1"
 
 
-def test_version_is_activated_by_label_and_by_job_and_rolled_back(second_home: RealHome) -> None:
+def test_version_is_activated_by_its_name_and_by_its_job(second_home: RealHome) -> None:
     adapter, order = adapter_of(second_home), second_home.state().versions[0][1]
     named = result_of(
         second_home.run("models", "register", "best-yet", "--adapter", adapter, "--metric", "f1=0.5", "--json")
@@ -205,7 +205,7 @@ def test_version_is_activated_by_label_and_by_job_and_rolled_back(second_home: R
 
 
 def test_rollback_restores_an_archived_champion(second_home: RealHome) -> None:
-    assert "v1 stays on the disk: it is the champion" in refused(second_home.run("models", "archive", "1"))
+    assert "v1 stays on the disk: it is the champion" in refusal_of(second_home.run("models", "archive", "1"))
     result_of(second_home.run("rollback", "base", "--json"))
     adapter = adapter_of(second_home)
     result_of(second_home.run("models", "archive", "1", "--because", "room", "--json"))
@@ -215,17 +215,16 @@ def test_rollback_restores_an_archived_champion(second_home: RealHome) -> None:
     assert result_of(back)["champion"] == "1"
     assert "v1 is archived; restoring its" in back.err
     assert result_of(second_home.run("ask", "who helps me with ferry trouble", "--json"))["answer"] == TOPICS["ferry"]
-    actions = [change["action"] for change in result_of(second_home.run("history", "--json"))]
+    actions = [one["action"] for one in result_of(second_home.run("history", "--json"))]
     assert actions == ["rollback", "restore", "archive", "rollback", "deploy"]
 
 
-def test_asked_version_is_restored_and_new_version_is_not_pruned(second_home: RealHome) -> None:
+def test_ask_restores_an_archived_adapter_and_prune_keeps_the_newest(second_home: RealHome) -> None:
     result_of(second_home.run("rollback", "base", "--json"))
     planned = result_of(second_home.run("models", "prune", "--keep", "0", "--dry-run", "--json"))
-    assert [version["action"] for version in planned["versions"]] == ["archive"]
+    assert [one["action"] for one in planned["versions"]] == ["archive"]
     assert [
-        version["because"]
-        for version in result_of(second_home.run("models", "prune", "--keep", "1", "--json"))["versions"]
+        one["because"] for one in result_of(second_home.run("models", "prune", "--keep", "1", "--json"))["versions"]
     ] == ["it is among the newest 1"]
     result_of(second_home.run("models", "prune", "--keep", "0", "--json"))
     answer = result_of(second_home.run("ask", "who helps me with ferry trouble", "--version", "1", "--json"))
@@ -233,7 +232,7 @@ def test_asked_version_is_restored_and_new_version_is_not_pruned(second_home: Re
     assert result_of(second_home.run("models", "restore", "1", "--json"))["restored"] is False
 
 
-def test_version_deleted_in_mlflow_does_not_stop_commands(second_home: RealHome) -> None:
+def test_version_deleted_in_mlflow_stops_no_command(second_home: RealHome) -> None:
     import sqlite3
     from contextlib import closing
 
@@ -253,7 +252,7 @@ def test_version_deleted_in_mlflow_does_not_stop_commands(second_home: RealHome)
 # --- the tree --------------------------------------------------------------------------------------------------------
 
 
-def test_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> None:
+def test_family_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> None:
     shown: Ended = evolved.home.run("genealogy")
     assert "@  v1  generation 1, PROMOTE" in shown.out
     assert "promotion: v1 replaces base, by flow run " in shown.out
@@ -261,13 +260,13 @@ def test_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> None:
     image = ET.parse(tmp_path / "tree.svg").getroot()  # noqa: S314  our own file
     assert image.tag.endswith("svg")
     assert evolved.home.run("genealogy", "--format", "mermaid").out.startswith("flowchart TD\n")
-    assert "There is no format dot" in refused(evolved.home.run("genealogy", "--format", "dot"))
+    assert "Unknown format dot" in refusal_of(evolved.home.run("genealogy", "--format", "dot"))
     (version,) = result_of(evolved.home.run("genealogy", "--json"))["versions"]
     assert version["recipe"]["epochs"] == 10
     assert [event["action"] for event in version["events"]] == ["deploy"]
 
 
-def test_mlflow_describes_the_champion_with_links(evolved: Evolved) -> None:
+def test_mlflow_description_of_the_champion_has_links(evolved: Evolved) -> None:
     from mlflow import MlflowClient
 
     from academy.models.base_model import resolve

@@ -29,7 +29,7 @@ needs_unsloth = pytest.mark.skipif(find_spec("unsloth") is None, reason="Unsloth
 needs_two = pytest.mark.skipif(len(MACHINE.gpus) < 2, reason="only one GPU")
 
 
-def trained(
+def train_on_gpu(
     place: Path, plan: Plan | None = None, times: int = 1, **changes: Any
 ) -> tuple[Manifest, list[TrainingEvent]]:
     """The manifest and the events of a training of eight topics; each request is said so many times."""
@@ -59,10 +59,10 @@ def test_the_same_recipe_on_a_gpu_and_on_processors(tmp_path: Path) -> None:
     (tmp_path / "gpu").mkdir()
     (tmp_path / "cpu").mkdir()
     plan = default_plan("cuda").model_copy(update={"library": "trl"})
-    manifest, events = trained(tmp_path / "gpu", plan)
+    manifest, events = train_on_gpu(tmp_path / "gpu", plan)
     assert manifest.trainer == "trl"
     assert "on the GPU with checkpointing" in next(one.message for one in events if one.phase == "contract")
-    _, theirs = trained(tmp_path / "cpu", Plan(device="cpu"))
+    _, theirs = train_on_gpu(tmp_path / "cpu", Plan(device="cpu"))
     # bfloat16 against float32: the same way down, not the same digits
     assert losses(events)[0] == pytest.approx(losses(theirs)[0], rel=0.05)
     assert losses(events)[-1] < 0.5 * losses(events)[0]
@@ -80,7 +80,7 @@ def test_without_checkpointing_a_gpu_learns_the_same_in_more_memory(tmp_path: Pa
     for name, checkpointing in (("less", True), ("more", False)):
         (tmp_path / name).mkdir()
         plan = usual.model_copy(update={"checkpointing": checkpointing})
-        _, events = trained(tmp_path / name, plan, times=40, batch_size=32, epochs=8, max_length=1024)
+        _, events = train_on_gpu(tmp_path / name, plan, times=40, batch_size=32, epochs=8, max_length=1024)
         found.append((losses(events), max(event.memory or 0 for event in events)))
     (less, small), (more, large) = found
     assert more == pytest.approx(less, rel=0.05)
@@ -88,7 +88,7 @@ def test_without_checkpointing_a_gpu_learns_the_same_in_more_memory(tmp_path: Pa
 
 
 def test_packed_rows_on_a_gpu(tmp_path: Path) -> None:
-    manifest, events = trained(tmp_path, default_plan("cuda").model_copy(update={"library": "trl"}), packing=True)
+    manifest, events = train_on_gpu(tmp_path, default_plan("cuda").model_copy(update={"library": "trl"}), packing=True)
     assert manifest.examples == 40
     assert losses(events)[-1] < losses(events)[0]
 
@@ -96,7 +96,7 @@ def test_packed_rows_on_a_gpu(tmp_path: Path) -> None:
 @needs_bitsandbytes
 def test_weights_of_four_bits_with_evaluations_on_a_gpu(tmp_path: Path) -> None:
     plan = default_plan("cuda").model_copy(update={"library": "trl"})
-    _, events = trained(tmp_path, plan, four_bit=True, dev_share=0.2)
+    _, events = train_on_gpu(tmp_path, plan, four_bit=True, dev_share=0.2)
     assert losses(events)[-1] < 0.7 * losses(events)[0]
     assert any(event.eval_loss is not None for event in events)
 
@@ -105,7 +105,7 @@ def test_weights_of_four_bits_with_evaluations_on_a_gpu(tmp_path: Path) -> None:
 @pytest.mark.parametrize("packing", [False, True])
 def test_unsloth_trains_where_it_is_installed(tmp_path: Path, packing: bool) -> None:
     """What it publishes passes the same checks, and what it knows is what the canaries say."""
-    manifest, events = trained(tmp_path, packing=packing, epochs=12 if packing else 4)
+    manifest, events = train_on_gpu(tmp_path, packing=packing, epochs=12 if packing else 4)
     assert any(event.rate for event in events), "its speed is told"
     assert manifest.trainer == "unsloth"
     assert losses(events)[-1] < 0.7 * losses(events)[0]
@@ -116,5 +116,5 @@ def test_unsloth_trains_where_it_is_installed(tmp_path: Path, packing: bool) -> 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_two_gpus_share_a_training(tmp_path: Path, sharded: bool) -> None:
     plan = default_plan("cuda").model_copy(update={"library": "trl", "processes": 2, "sharded": sharded})
-    _, events = trained(tmp_path, plan)
+    _, events = train_on_gpu(tmp_path, plan)
     assert losses(events)[-1] < 0.7 * losses(events)[0]

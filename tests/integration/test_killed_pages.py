@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.process import EVENTS, ORDER, ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.run_folder import EVENTS, ORDER, read_events
 from academy.loop.home import Home
 from tests.servers.pages import Pages, ended
 from tests.topics import write_topics

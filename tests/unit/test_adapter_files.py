@@ -439,6 +439,7 @@ def test_too_large_or_binary_template_is_refused(tmp_path: Path, template: bytes
         read_adapter(make_adapter(tmp_path / "adapter", template=template))
 
 
+@pytest.mark.slow
 def test_template_can_access_only_the_messages() -> None:
     from jinja2.exceptions import SecurityError
 

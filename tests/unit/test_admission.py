@@ -310,6 +310,7 @@ def test_verification_reports_a_damaged_adapter_without_raising(
     assert bool(failing(house, version)) is (damage is not Path.touch)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from((*FILES, MANIFEST)), data=st.data())
 def test_any_changed_byte_is_refused_or_changes_nothing(house: House, name: str, data: st.DataObject) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from academy.cli import doctor, habitat, trainer
-from academy.cli import stages as commands
+from academy.cli.habitat import fit
+from academy.cli.trainer import trainer
+from academy.cli.training import decide
 from academy.errors import TrainingError
 from academy.habitat.backends.choice import create_backend, find_route, select_backend
 from academy.habitat.backends.container import ContainerBackend
@@ -22,11 +23,12 @@ from academy.habitat.memory import GIB
 from academy.habitat.routing import Need, next_fallback
 from academy.loop.home import Home
 from academy.loop.place import first_device, place
+from academy.operations.doctor import check_training
 from academy.professor.recipe import Recipe
-from academy.professor.recipe_options import RecipeOptions
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.settings import Settings, load_settings
 from academy.system.hardware import Docker, Gpu, Inventory
+from tests.plugins import install_plugin
 from tests.servers.docker import DIGEST, VERSIONS, Engine, serving
 
 UNKNOWN = Need(cuda=None, cpu=None, reason="not predicted")
@@ -69,15 +71,15 @@ def machine(**changes: Any) -> Inventory:
     return Inventory(**{**facts, **changes})
 
 
-def test_by_default_no_engine_is_asked_and_it_is_a_process(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_default_backend_is_a_process_and_contacts_no_engine(settings: Callable[..., Settings], engine: Engine) -> None:
     found = select_backend(settings())
     assert (found.backend, found.container_problem, found.refusal) == ("process", "", None)
-    assert found.machine.docker.note == "Docker was not asked"
+    assert found.machine.docker.note == "Docker was not queried"
     assert isinstance(create_backend(settings(), find_route(settings(), found, UNKNOWN)), ProcessBackend)
     assert engine.tried == []
 
 
-def test_a_container_that_was_asked_for_is_refused_without_an_engine_by_plan_and_start_alike(
+def test_container_backend_without_an_engine_fails_in_plan_and_start_alike(
     settings: Callable[..., Settings], no_engine: str
 ) -> None:
     here = settings(training_backend="container")
@@ -92,31 +94,31 @@ def test_a_container_that_was_asked_for_is_refused_without_an_engine_by_plan_and
     assert str(refused.value).startswith(f"{no_engine}. Start one (systemctl start docker")
 
 
-def test_with_auto_it_comes_down_to_a_process_and_says_why(
+def test_auto_backend_without_an_engine_is_a_process_with_the_reason(
     settings: Callable[..., Settings], no_engine: str, tmp_path: Path
 ) -> None:
     here = settings(training_backend="auto", enable_gpu="false")
     found = place(Home(here), Recipe(batch_size=1), 64)
     found.require()
     assert found.route.backend == "process"
-    assert found.sentence.endswith(f" free; in a process, for: {no_engine}")
+    assert found.sentence.endswith(f" free; in a process instead of a container: {no_engine}")
     assert isinstance(create_backend(here, found.route), ProcessBackend)
 
 
-def test_with_auto_and_all_that_it_needs_it_is_a_container(
+def test_auto_backend_with_engine_and_image_is_a_container(
     settings: Callable[..., Settings], engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = settings(training_backend="auto", enable_gpu="false")
     found = select_backend(here)
     assert (found.backend, found.container_problem) == ("container", "")
     assert isinstance(create_backend(here, find_route(here, found, UNKNOWN)), ContainerBackend)
-    trainer.run(make_image=False, as_json=False)
+    trainer()
     assert f"Trainings run in containers of {IMAGE}." in capsys.readouterr().out
     engine.images.clear()
     assert select_backend(here).container_problem == f"The Docker engine has no image {IMAGE}"
-    trainer.run(make_image=False, as_json=False)
+    trainer()
     said = " ".join(capsys.readouterr().out.split())
-    assert said == f"Trainings run in processes of this machine, for: The Docker engine has no image {IMAGE}."
+    assert said == f"Trainings run in processes of this machine because: The Docker engine has no image {IMAGE}."
 
 
 @pytest.mark.parametrize(
@@ -125,10 +127,10 @@ def test_with_auto_and_all_that_it_needs_it_is_a_container(
         ("image", "engine", f"The Docker engine has no image {IMAGE}."),
         ("trial", "image", f"The image {IMAGE} cannot train: "),
         ("processes", "gpu", "Several processes cannot share a training in a container."),
-        ("memory", "memory", "29 MiB of memory are too few for a training's container"),
+        ("memory", "memory", "29 MiB of memory is too little for a training's container"),
     ],
 )
-def test_whatever_would_refuse_the_start_refuses_the_plan(
+def test_plan_fails_for_every_reason_for_which_the_start_would_fail(
     settings: Callable[..., Settings], engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     spoiled: str, cause: str, message: str,
 ) -> None:  # fmt: skip
@@ -148,7 +150,7 @@ def test_whatever_would_refuse_the_start_refuses_the_plan(
     assert select_backend(here.model_copy(update={"training_backend": "auto"})).backend == "process"
 
 
-def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
+def test_four_bit_weights_depend_on_the_libraries_of_the_image(
     settings: Callable[..., Settings], engine: Engine
 ) -> None:
     here = settings(training_backend="container")
@@ -163,10 +165,10 @@ def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
     found = select_backend(here, machine(bitsandbytes=False, unsloth=False))
     assert (found.machine.bitsandbytes, found.machine.unsloth) == (True, True)
     ladder = place(Home(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).fallbacks
-    assert "base weights of 4 bits" in [step.fallback.change for step in ladder]
+    assert "4-bit base weights" in [fallback.step.change for fallback in ladder]
 
 
-def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
+def test_gpu_that_containers_cannot_use_leads_to_the_cpu_with_the_reason(
     settings: Callable[..., Settings], engine: Engine
 ) -> None:
     here = settings(training_backend="container")
@@ -185,35 +187,35 @@ def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
     assert engine.tried == [False], "the memory of a GPU that a training holds may be full"
 
 
-def test_a_containers_own_bound_is_what_is_placed_by(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_memory_limit_of_the_container_decides_the_placement(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container", training_memory_gib="0.5")
     found = place(Home(here), Recipe(batch_size=1), 64, machine(gpus=(), gpu_note="no NVIDIA GPU"))
-    assert "0.5 GiB of memory are free of the about " in found.sentence
-    with pytest.raises(TrainingError, match=r"fits nowhere here: no NVIDIA GPU; 0\.5 GiB of memory"):
+    assert "the CPUs have 0.5 GiB of memory free (about " in found.sentence
+    with pytest.raises(TrainingError, match=r"fits nowhere here: no NVIDIA GPU; the CPUs have 0\.5 GiB of memory"):
         found.require()
 
 
-def test_the_doctor_says_where_trainings_run(settings: Callable[..., Settings], engine: Engine) -> None:
-    native = doctor._training(settings(), machine())
+def test_doctor_shows_where_trainings_run(settings: Callable[..., Settings], engine: Engine) -> None:
+    native = check_training(settings(), machine())
     assert (native.works, native.found) == (True, "in processes of this machine")
-    inside = doctor._training(settings(training_backend="container"), machine())
+    inside = check_training(settings(training_backend="container"), machine())
     assert inside.found == f"in containers of {IMAGE}, {DIGEST[:19]}: torch 2.13.0, trl 1.14.2, tried on H100"
     gone = machine(docker=Docker(note="No Docker engine answers at x", remedy="Start one."))
-    missing = doctor._training(settings(), gone)
+    missing = check_training(settings(), gone)
     assert (missing.works, missing.needed) == (False, True)
     assert (missing.found, missing.remedy) == ("No Docker engine answers at x.", "Start one.")
-    instead = doctor._training(settings(training_backend="auto"), gone)
+    instead = check_training(settings(training_backend="auto"), gone)
     assert (instead.works, instead.found) == (
-        True, "in processes of this machine, for: No Docker engine answers at x",
+        True, "in processes of this machine because: No Docker engine answers at x",
     )  # fmt: skip
 
 
-def test_commands_that_only_look_say_the_refusal(
+def test_decide_and_fit_show_the_refusal_of_the_backend(
     settings: Callable[..., Settings], no_engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings(training_backend="container")
-    commands.decide(None, force=True, as_json=False)
-    habitat.fit(None, 64, RecipeOptions(), as_json=False)
+    decide(force=True)
+    fit(length=64)
     said = " ".join(capsys.readouterr().out.split())
     refusal = f"it would be refused: {no_engine}. Start one (systemctl start docker; apt-get install docker.io), or set"
     assert f"But {refusal}" in said
@@ -221,7 +223,9 @@ def test_commands_that_only_look_say_the_refusal(
     assert " train on" not in said
 
 
-def test_why_an_image_was_tried_without_the_gpu_is_told(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_trial_device_says_why_an_image_was_tried_without_the_gpu(
+    settings: Callable[..., Settings], engine: Engine
+) -> None:
     here = settings(training_backend="container")
     assert select_backend(here, machine()).trial_device == "H100"
     held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
@@ -233,7 +237,7 @@ def test_why_an_image_was_tried_without_the_gpu_is_told(settings: Callable[..., 
     assert not select_backend(here, machine(docker=Docker(version="29.0"))).can_use_gpus
 
 
-def test_a_job_from_python_is_refused_with_the_same_sentence(
+def test_job_from_python_fails_with_the_same_error(
     settings: Callable[..., Settings], no_engine: str, tmp_path: Path
 ) -> None:
     settings(training_backend="container")
@@ -244,3 +248,44 @@ def test_a_job_from_python_is_refused_with_the_same_sentence(
         job.run_training_job(rows, "seed", tmp_path / "out")
     assert refused.value.cause == "engine"
     assert not list((tmp_path / "home").glob("runs/*"))
+
+
+def test_an_unknown_backend_is_refused_with_the_known_names(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_plugin(tmp_path, monkeypatch, "academy.backends", "cluster", "Backend = None\n", "Backend")
+    unknown = settings(training_backend="proces")
+    with pytest.raises(TrainingError) as refused:
+        create_backend(unknown, find_route(unknown, select_backend(unknown), UNKNOWN))
+    assert refused.value.message == "ACADEMY_TRAINING_BACKEND=proces is not a training backend."
+    assert refused.value.remedy == (
+        "Set it to auto, process, container or cluster, or install the package that adds proces."
+    )
+
+
+def test_a_backend_whose_package_does_not_import_is_refused(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_plugin(tmp_path, monkeypatch, "academy.backends", "cluster", "import no_such_module\n", "Backend")
+    refusal = select_backend(settings(training_backend="cluster")).refusal
+    assert refusal is not None
+    assert refusal.message.startswith("The backend 'cluster' cannot be loaded from outside_package:Backend")
+
+
+def test_an_added_backend_decides_about_gpus_itself(
+    settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = (
+        "from academy.habitat.backends.base import BackendChoice\n"
+        "class Backend:\n"
+        "    @classmethod\n"
+        "    def inspect(cls, settings, machine):\n"
+        "        return BackendChoice(backend='', machine=machine, gpu_problem='the cluster has no GPUs')\n"
+    )
+    install_plugin(tmp_path, monkeypatch, "academy.backends", "cluster", code, "Backend")
+    here = settings(training_backend="cluster")
+    choice = select_backend(here, machine())
+    assert (choice.backend, choice.location, choice.can_use_gpus) == ("cluster", "in the backend cluster", False)
+    way = find_route(here, choice, UNKNOWN)
+    assert (way.place, way.backend) == ("cpu", "cluster")
+    assert "(the cluster has no GPUs)" in way.sentence

@@ -20,9 +20,10 @@ from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.choice import create_backend
 from academy.habitat.backends.container import ContainerBackend
 from academy.habitat.backends.isolation import Limits
-from academy.habitat.backends.process import ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.orders import refuse_outside
 from academy.habitat.routing import Route
+from academy.habitat.run_folder import read_events
 from academy.models.base_model import SEED_FOLDER, BaseModel, resolve
 from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB, load_settings
 from academy.system import hardware
@@ -87,10 +88,10 @@ def test_a_folder_of_the_home_that_lies_on_another_disk_is_inside(order: Trainin
 
 
 def test_inside_the_order_has_other_paths_and_the_same_digest(order: TrainingOrder) -> None:
-    inside = container._inside(order)
+    inside = isolation.order_inside(order)
     assert inside.digest == order.digest
     assert not [path for path in (inside.base.path, inside.train_file, inside.folder) if str(path).startswith("/tmp")]  # noqa: S108
-    targets = {place for _, place, _ in container._mounts(order)}
+    targets = {place for _, place, _ in isolation.order_mounts(order)}
     assert {str(inside.train_file), str(inside.folder), f"{inside.base.path}/model.safetensors"} <= targets
     assert TrainingOrder.model_validate_json(inside.model_dump_json()) == inside
 
@@ -104,7 +105,7 @@ def test_only_the_runs_folder_can_be_written_and_no_code_of_the_base_is_shown(
     linked = base / "tokenizer.json"
     linked.rename(tmp_path / "blob")
     linked.symlink_to(tmp_path / "blob")  # as a hub's cache has its files
-    found = container._mounts(order.model_copy(update={"base": resolve(str(base))}))
+    found = isolation.order_mounts(order.model_copy(update={"base": resolve(str(base))}))
     assert [place for _, place, written in found if written] == [f"/runs/{order.folder.name}"]
     assert not [place for _, place, _ in found if place.endswith(".py")]
     assert (tmp_path / "blob", "/base/tokenizer.json", False) in found
@@ -137,18 +138,18 @@ def test_events_that_are_a_link_or_no_events_are_refused(order: TrainingOrder, t
         list(read_events(events))
     events.unlink()
     events.symlink_to(order.train_file)
-    with pytest.raises(TrainingError, match="are a link"):
+    with pytest.raises(TrainingError, match="is a symbolic link"):
         list(read_events(events))
 
 
 def test_the_log_keeps_its_end_and_follows_no_link(tmp_path: Path) -> None:
-    container._keep_log(tmp_path, b"first attempt\n", 20)
-    container._keep_log(tmp_path, b"second attempt\n", 20)
+    container._append_log(tmp_path, b"first attempt\n", 20)
+    container._append_log(tmp_path, b"second attempt\n", 20)
     assert (tmp_path / "trainer.log").read_bytes() == b"tempt\nsecond attempt\n"[-20:]
     (tmp_path / "trainer.log").unlink()
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "trainer.log").symlink_to(tmp_path / "secret")
-    container._keep_log(tmp_path, b"third attempt\n", 20)
+    container._append_log(tmp_path, b"third attempt\n", 20)
     assert (tmp_path / "secret").read_text() == "secret"
     assert (tmp_path / "trainer.log").read_bytes() == b"third attempt\n"
 
@@ -184,7 +185,7 @@ def test_too_little_memory_for_any_container_is_told(tmp_path: Path, monkeypatch
     with pytest.raises(TrainingError) as refused:
         isolation.limits_here()
     assert refused.value.cause == "memory"
-    assert refused.value.message.startswith("54 MiB of memory are too few for a training's container")
+    assert refused.value.message.startswith("54 MiB of memory is too little for a training's container")
     assert isolation.limits_here(1).memory_bytes == 2**30  # a person's word is kept; the prediction is another's part
 
 
@@ -198,7 +199,7 @@ def test_too_little_memory_for_any_container_is_told(tmp_path: Path, monkeypatch
     ],
 )
 def test_what_an_engine_refuses_is_told_with_its_class(said: str, cause: str) -> None:
-    assert isolation.in_words(OSError(said))[2] == cause
+    assert isolation.explain(OSError(said))[2] == cause
 
 
 def test_a_process_ends_with_its_stdin() -> None:

@@ -19,9 +19,9 @@ from academy.habitat.memory import (
     ROOM,
     Plan,
     Shape,
-    _kept,
+    _bytes_per_token,
     _masks,
-    correction_of,
+    correction_factor,
     default_plan,
     predict,
     read_shape,
@@ -116,7 +116,8 @@ def test_what_layers_keep_is_what_torch_stores(kind: str, dropout: float, half: 
     """In float32 as on CPUs; in bfloat16 under autocast as on GPUs, but run here, where attention is another kernel."""
     model, shape = trained(kind, dropout=dropout, half=half)
     rows, length = 4, 96
-    predicted = rows * length * shape.layers * _kept(shape, Recipe(dropout=dropout), 2 if half else 4, length)
+    recipe = Recipe(dropout=dropout)
+    predicted = rows * length * shape.layers * _bytes_per_token(shape, recipe, 2 if half else 4, length)
     assert predicted == pytest.approx(kept(model, rows, length, half=half), rel=0.1)
 
 
@@ -132,7 +133,8 @@ def test_each_layer_keeps_a_mask_of_its_own_where_rows_are_packed(kind: str, hal
     masks = _masks(shape, recipe, wide, tokens, tokens, shape.layers) - tokens**2  # but for the one that all share
     repeated = 2 * (shape.queries - shape.keys) * wide * tokens * shape.layers  # keys and values, beside a mask only
     assert found - alone == masks + repeated
-    assert tokens * shape.layers * _kept(shape, recipe, wide, tokens) + masks == pytest.approx(found, rel=0.1)
+    layers = tokens * shape.layers * _bytes_per_token(shape, recipe, wide, tokens)
+    assert layers + masks == pytest.approx(found, rel=0.1)
     assert _masks(shape, Recipe(batch_size=1), wide, tokens, tokens, shape.layers) == 0
 
 
@@ -242,7 +244,7 @@ def test_what_cannot_be_predicted_is_refused_in_a_sentence(config: dict[str, Any
 
 def test_a_layout_that_is_not_known_is_taken_for_the_widest_and_that_is_said() -> None:
     strange, known = shape_of({"model_type": "novel", **SMALL}), shape_of({"model_type": "llama", **SMALL})
-    assert strange.note == "the layout of novel is not known: it is taken for the widest that is"
+    assert strange.note == "the layout of novel is unknown: it is estimated like the widest known layout"
     plan = default_plan("cpu")
     assert predict(strange, Recipe(), plan).total > predict(known, Recipe(), plan).total
     assert predict(strange, Recipe(), plan).note == strange.note
@@ -273,7 +275,7 @@ def test_weights_of_four_bits_on_the_shelf_are_counted_as_such() -> None:
 
 @given(st.lists(st.floats(1e-3, 1e3), max_size=8))
 def test_earlier_trainings_correct_within_bounds(ratios: list[float]) -> None:
-    factor = correction_of(ratios)
+    factor = correction_factor(ratios)
     assert CORRECTION[0] <= factor <= CORRECTION[1]
     assert ratios or factor == 1.0
     shape = read_shape(SEED_FOLDER)
@@ -284,7 +286,7 @@ def test_earlier_trainings_correct_within_bounds(ratios: list[float]) -> None:
 
 
 def test_the_median_of_earlier_trainings_counts_and_not_one_that_went_astray() -> None:
-    assert correction_of([1.1, 1.2, 50.0]) == 1.2
+    assert correction_factor([1.1, 1.2, 50.0]) == 1.2
 
 
 def test_a_written_configuration_is_read_as_it_is(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from academy.errors import TrainingError
 from academy.habitat.backends import isolation
 from academy.habitat.backends.container import ContainerBackend
-from academy.habitat.backends.image import IMAGE, Proof, digest_of_code
+from academy.habitat.backends.image import IMAGE, ImageTrial, digest_of_code
 from academy.habitat.backends.isolation import Limits
 from academy.habitat.trainer import smoke
 from tests.servers.docker import DIGEST, Engine, serving
@@ -31,8 +31,8 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
         yield found
 
 
-def look(home: Path, gpu: str = "", library: str = "") -> Proof:
-    return ContainerBackend(home, gpu=gpu, limits=LIMITS, library=library).look()[1]
+def look(home: Path, gpu: str = "", library: str = "") -> ImageTrial:
+    return ContainerBackend(home, gpu=gpu, limits=LIMITS, library=library).try_image()[1]
 
 
 def test_an_image_that_passed_is_not_tried_again(engine: Engine, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_an_unsloth_that_cannot_be_imported_is_refused_where_it_would_train(engi
     engine.on_gpu = {"gpu": "H100", "broken": {"unsloth": "ImportError: no triton"}}
     with pytest.raises(TrainingError) as refused:
         look(tmp_path, "GPU-1")
-    assert "has an Unsloth that cannot be imported: ImportError: no triton." in refused.value.message
+    assert "contains an Unsloth that cannot be imported: ImportError: no triton." in refused.value.message
     assert "ACADEMY_TRAINING_LIBRARY=trl" in refused.value.remedy
     assert look(tmp_path, "GPU-1", "trl").gpu == "H100"
     with pytest.raises(TrainingError, match="no triton"):  # it is remembered
@@ -108,14 +108,15 @@ def test_one_step_of_arithmetic_tells_what_goes_wrong_in_one_line() -> None:
     """On a CPU for real; a GPU that is not there stands for one without kernels."""
     import torch
 
-    assert smoke.step("cpu") == ""
+    assert smoke.compute_on("cpu") == ""
     if not torch.cuda.is_available():
-        assert smoke.step("cuda").startswith(("AssertionError: ", "RuntimeError: "))
+        assert smoke.compute_on("cuda").startswith(("AssertionError: ", "RuntimeError: "))
 
 
+@pytest.mark.slow
 def test_what_the_trial_prints_here_is_a_proof() -> None:
     """For real, in this Python: what a container of an image that is made of it would print."""
-    found = Proof(image=DIGEST, code="", driver="", **smoke.look())
+    found = ImageTrial(image=DIGEST, code="", driver="", **smoke.smoke_test())
     assert found.versions["torch"]
     assert ("bitsandbytes" in found.versions) is (find_spec("bitsandbytes") is not None)
     assert found.fault == ""
@@ -126,7 +127,7 @@ def test_libraries_are_imported_and_not_only_found(tmp_path: Path, monkeypatch: 
     (tmp_path / "sound_library.py").write_text("")
     (tmp_path / "broken_library.py").write_text("raise RuntimeError('no driver\\nand more')")
     monkeypatch.syspath_prepend(tmp_path)
-    versions, broken = smoke.optional(("sound_library", "broken_library", "absent_library", "orjson"))
+    versions, broken = smoke.optional_libraries(("sound_library", "broken_library", "absent_library", "orjson"))
     assert versions["sound_library"] == "unknown"
     assert set(versions) == {"sound_library", "orjson"}
     assert broken == {"broken_library": "RuntimeError: no driver"}

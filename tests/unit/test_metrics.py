@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from academy.cli import habitat as commands
+from academy.cli.habitat import metrics
 from academy.errors import InputError
 from academy.habitat.foreign_log import parse_events, split_lines
 from academy.habitat.log_parser import LONGEST, Metrics, TrainingMetricsParser
@@ -215,7 +215,7 @@ def test_a_trainers_text_becomes_numbered_events() -> None:
     assert [(event.step, event.steps) for event in events] == [(10, 100), (10, 100), (20, 100)]
     assert (events[0].loss, events[0].learning_rate, events[0].grad_norm) == (0.9, 2e-4, 1.0)
     assert (events[1].loss, events[1].eval_loss) == (None, 0.8)
-    assert (events[2].loss, events[2].message) == (None, "the loss is no finite number")
+    assert (events[2].loss, events[2].message) == (None, "the loss is not a finite number")
     assert all(event.phase == "step" for event in events)
     assert [event.at for event in events] == sorted(event.at for event in events)
 
@@ -236,26 +236,26 @@ def test_bars_that_begin_again_with_each_epoch_count_on() -> None:
     assert [(event.step, event.steps) for event in parse_events(log)] == [(50, 100), (100, 100), (150, 200), (200, 200)]
 
 
-def test_the_command_summarises_any_trainers_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_command_summarises_the_log_of_any_trainer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "trainer.log"
     log.write_bytes(
         b"\r 10%|\xe2\x96\x88  | 1/10 [00:00<00:02, 2it/s]\n\xff\xfe broken \x00\n"
         b"{'loss': '2.5', 'grad_norm': '1.0', 'learning_rate': '0.0002', 'epoch': '0.1'}\n{'loss': 'nan'}\n"
     )
-    commands.metrics(log, as_json=True)
+    metrics(log, json=True)
     told = orjson.loads(capsys.readouterr().out)
     assert (told["lines"], told["records"], told["losses"], told["diverged"]) == (5, 3, 1, 1)
     assert (told["latest"]["step"], told["latest"]["total_steps"], told["best_loss"]) == (1, 10, 2.5)
-    commands.metrics(log, events=True, as_json=False)
+    metrics(log, events=True)
     events = [orjson.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(one["n"], one["step"], one["loss"]) for one in events] == [(1, 1, 2.5), (2, 1, None)]
-    commands.metrics(log, as_json=False)
-    assert "1 times the loss was no finite number." in capsys.readouterr().out
+    metrics(log)
+    assert "The loss was not a finite number 1 times." in capsys.readouterr().out
 
 
-def test_a_log_that_is_not_there_is_refused_in_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="There is no file"):
-        commands.metrics(tmp_path / "none.log", as_json=False)
+def test_metrics_command_rejects_a_missing_log(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        metrics(tmp_path / "none.log")
 
 
 def test_a_bar_that_is_drawn_again_is_no_new_event() -> None:

@@ -7,9 +7,9 @@ from typing import get_args
 
 import orjson
 import pytest
+from academy.cli.recipe import recipe_options
 
 from academy.cli.options import BatchSize, Epochs, LearningRate, Rank
-from academy.cli.recipe import recipe_options
 from academy.errors import InputError
 from academy.loop.choose_recipe import choose_recipe_for, complete_recipe
 from academy.loop.curate import curate

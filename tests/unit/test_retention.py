@@ -372,6 +372,7 @@ class Shelf(RuleBasedStateMachine):
             act()
 
 
+@pytest.mark.slow
 def test_champion_is_a_verified_adapter_on_the_disk_after_any_operations(
     mlflow_client: Any, new_database: Callable[[], Database], tmp_path: Path
 ) -> None:

@@ -65,12 +65,12 @@ def test_a_gpu_that_does_not_tell_its_memory_is_used_and_that_is_said() -> None:
     """As those that share the machine's memory: what is not known is no reason for days on processors."""
     found = route(NEED, machine(None))
     assert (found.place, found.need, found.free) == ("cuda", 10 * GIB, None)
-    assert found.sentence == "GPU 0 (H100): about 10.0 GiB; it does not tell its memory, so that is tried"
+    assert found.sentence == "GPU 0 (H100): about 10.0 GiB; it does not report its memory, so the training is tried"
     unknown = route(Need(cuda=None, cpu=None, reason="not predicted"), machine(None))
-    assert unknown.sentence == "GPU 0 (H100): not predicted; it does not tell its memory, so that is tried"
+    assert unknown.sentence == "GPU 0 (H100): not predicted; it does not report its memory, so the training is tried"
     fallback = next_fallback(Recipe(batch_size=1), default_plan("cuda"), machine(None))
     assert fallback is not None
-    assert fallback.change == "base weights of 4 bits"
+    assert fallback.change == "4-bit base weights"
     assert route(NEED, held(machine(None), 0)).held
 
 
@@ -91,10 +91,10 @@ def test_several_processes_take_the_gpus_with_the_most_free_memory_and_the_least
     assert found.sentence.endswith("GPU 2 (H100): each about 10.0 GiB of 12.0 GiB free")
     short = route(NEED, machine(9, 40, 20), processes=3)
     assert (short.place, short.more) == ("cpu", ())
-    assert "GPU 0 has 9.0 GiB free of the about 10.0 GiB that it needs" in short.sentence
+    assert "GPU 0 has 9.0 GiB free (about 10.0 GiB needed)" in short.sentence
     silent = route(NEED, machine(None, 40, 9), processes=2)
     assert silent.sentence == (
-        "GPU 1 (H100) and GPU 0 (H100): about 10.0 GiB; 1 of them do not tell their memory, so that is tried"
+        "GPU 1 (H100) and GPU 0 (H100): about 10.0 GiB; 1 of them does not report its memory, so the training is tried"
     )
 
 
@@ -102,7 +102,9 @@ def test_processes_that_get_no_gpu_of_their_own_are_refused_or_wait() -> None:
     refused = route(NEED, machine(40), processes=2)
     assert refused.refusal is not None
     assert (refused.place, refused.refusal.cause) == ("", "gpu")
-    assert refused.refusal.message == ("2 processes are to share the training, each on a GPU, and there is one GPU.")
+    assert refused.refusal.message == (
+        "2 processes are to share the training, each on its own GPU, and this machine has one GPU."
+    )
     waits = route(NEED, held(machine(40, 30, 20), 0, 2), processes=2)
     assert (waits.place, waits.held) == ("", True)
     assert waits.sentence == "nowhere now: 2 processes are to share the training, and 1 of 3 GPUs are free"
@@ -113,15 +115,16 @@ def test_processes_that_get_no_gpu_of_their_own_are_refused_or_wait() -> None:
     ("inventory", "enabled", "because"),
     [
         (machine(), True, "no NVIDIA GPU"),
-        (machine(9, 8), True, "GPU 0 has 9.0 GiB free of the about 10.0 GiB that it needs"),
+        (machine(9, 8), True, "GPU 0 has 9.0 GiB free (about 10.0 GiB needed)"),
         (machine(40), False, "GPUs are switched off (ACADEMY_ENABLE_GPU)"),
-        (machine(40, cuda=""), True, "torch is built for CPUs"),
+        (machine(40), True, "torch is built for CPUs"),
     ],
 )
 def test_without_a_gpu_that_can_be_used_it_is_the_processors_and_that_is_said(
     inventory: Inventory, enabled: bool, because: str
 ) -> None:
-    found = route(NEED, inventory, enable_gpu=enabled)
+    gpu_problem = because if "torch" in because else ""
+    found = route(NEED, inventory, enable_gpu=enabled, gpu_problem=gpu_problem)
     assert (found.place, found.gpu) == ("cpu", None)
     assert found.sentence.startswith("4 CPUs (")
     assert because in found.sentence
@@ -132,8 +135,8 @@ def test_what_fits_nowhere_goes_nowhere_and_all_reasons_are_told() -> None:
     found = route(Need(cuda=90 * GIB, cpu=100 * GIB), machine(80))
     assert found.place == ""
     assert found.sentence == (
-        "nowhere here: GPU 0 has 80.0 GiB free of the about 90.0 GiB that it needs; "
-        "16.0 GiB of memory are free of the about 100.0 GiB that it needs on CPUs"
+        "nowhere here: GPU 0 has 80.0 GiB free (about 90.0 GiB needed); "
+        "the CPUs have 16.0 GiB of memory free (about 100.0 GiB needed)"
     )
 
 
@@ -143,14 +146,12 @@ def test_it_fits_to_the_last_byte_and_no_farther() -> None:
     assert route(Need(cuda=None, cpu=16 * GIB + 1), machine()).place == ""
 
 
-def test_a_container_gives_the_gpu_where_torch_here_cannot() -> None:
-    given_gpus = machine(40, cuda="", docker=Docker(version="29", gpus=True))
-    assert route(NEED, given_gpus, backends=("process", "container")).backend == "container"
-    assert route(NEED, given_gpus, backends=("process",)).place == "cpu"
-    no_toolkit = machine(40, docker=Docker(version="29"))
-    assert "Docker cannot give GPUs" in route(NEED, no_toolkit, backends=("container",)).sentence
-    assert route(NEED, no_toolkit, backends=("container",)).place == "cpu"
-    assert route(NEED, machine(40), backends=("container",)).place == ""
+def test_a_backend_that_cannot_use_the_gpus_trains_on_the_cpus() -> None:
+    gpu_route = route(NEED, machine(40), backend="container")
+    assert (gpu_route.place, gpu_route.backend) == ("cuda", "container")
+    cpu_route = route(NEED, machine(40), backend="container", gpu_problem="Docker cannot give GPUs to containers")
+    assert (cpu_route.place, cpu_route.backend) == ("cpu", "container")
+    assert "(Docker cannot give GPUs to containers)" in cpu_route.sentence
 
 
 def test_what_cannot_be_predicted_is_not_refused_but_told() -> None:
@@ -166,7 +167,7 @@ def test_the_ladder_goes_down_step_by_step_to_the_processors() -> None:
         recipe, plan = fallback.recipe, fallback.plan
         changes.append(fallback.change)
     assert changes == [
-        "checkpointing", "batches of 2, 4 of them a step", "batches of 1, 8 of them a step", "base weights of 4 bits",
+        "checkpointing", "batches of 2, 4 of them a step", "batches of 1, 8 of them a step", "4-bit base weights",
         "training on the CPUs",
     ]  # fmt: skip
     assert plan == Plan(device="cpu", checkpointing=True)
@@ -179,7 +180,7 @@ def test_several_gpus_share_the_weights_before_these_lose_bits() -> None:
         recipe, plan = fallback.recipe, fallback.plan
         found.append((fallback.change, plan.shared))
     assert found == [
-        ("weights shared by 2 processes", True), ("base weights of 4 bits", False), ("training on the CPUs", False),
+        ("weights shared by 2 processes", True), ("4-bit base weights", False), ("training on the CPUs", False),
     ]  # fmt: skip
 
 

@@ -18,7 +18,9 @@ import pytest
 from academy.cli.main import main
 from academy.errors import InputError
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.process import _Subprocess, ending_of, read_events, run_order
+from academy.habitat.backends.following import run_order
+from academy.habitat.backends.process import _Subprocess, ending_of
+from academy.habitat.run_folder import read_events
 from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, run_log, run_progress
 from academy.habitat.trainer import events as trainer_events
 from academy.habitat.trainer.events import EventWriter
@@ -31,8 +33,9 @@ FOLLOWER = """
 import subprocess, sys
 from academy.habitat.backends import process
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import _Subprocess, run_order
-process.POLITE_SECONDS = 0.5
+from academy.habitat.backends.following import run_order
+from academy.habitat.backends.process import _Subprocess
+process.TERMINATE_SECONDS = 0.5
 order = TrainingOrder.model_validate_json(sys.argv[1])
 for event in run_order(order, lambda: _Subprocess(subprocess.Popen([sys.executable, "-c", sys.argv[2]])), 600):
     print(event.model_dump_json(), flush=True)
@@ -116,6 +119,7 @@ def academy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     logger.handlers, logger.level, logger.propagate = before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [POLITE, DEAF])
 def test_a_training_is_cancelled_from_another_process_and_goes_on(
     start: Callable[[str], Elsewhere], first: str
@@ -164,7 +168,7 @@ def test_the_commands_tell_of_a_training_and_end_it(
     assert (code, out) == (0, f"The training {name} is cancelled at step 2 of 9; its checkpoint stays.\n")
     code, out, err = academy("cancel", name)
     assert (code, out) == (2, "")
-    assert err == f"The training {name} is not running. `academy habitat runs` tells which are.\n"
+    assert err == f"The training {name} is not running. `academy habitat runs` shows which are.\n"
     followed = academy("logs", name, "--follow")[1].splitlines()
     assert [int(one.split()[0]) for one in followed] == [1, 2, 3, 4]
     assert "was cancelled" in followed[-1]
@@ -176,10 +180,10 @@ def test_a_run_that_is_not_there_or_not_one_is_refused(tmp_path: Path, academy: 
     assert academy("runs")[1] == "No trainings yet.\n"
     for name in ("abc1", "abc2"):
         (tmp_path / "home" / "runs" / name).mkdir(parents=True)
-    assert "There is no training 9" in academy("status", "9")[2]
-    assert "There is no training training-" in academy("status", "training-")[2]
-    assert "There is no training .." in academy("status", "..")[2]
-    assert "abc may be abc1, abc2. Say more of its digest." in academy("cancel", "abc")[2]
+    assert "This home has no training 9" in academy("status", "9")[2]
+    assert "This home has no training training-" in academy("status", "training-")[2]
+    assert "This home has no training .." in academy("status", "..")[2]
+    assert "Several trainings match abc: abc1, abc2. Give more characters of the digest." in academy("cancel", "abc")[2]
     assert find_run(tmp_path / "home" / "runs", "abc2").name == "abc2"
 
 
@@ -204,10 +208,11 @@ def test_what_a_container_may_leave_hides_no_other_run(tmp_path: Path) -> None:
     (tmp_path / "folder" / "events.jsonl").mkdir()
     (tmp_path / "future" / "events.jsonl").write_text('{"n": 1, "at": 1e18, "phase": "started"}\n')
     found = dict(all_runs(tmp_path))
-    assert "are no file" in str(found["folder"].error)
+    assert "is not a regular file" in str(found["folder"].error)
     assert "cannot be read" in str(found["future"].error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lively", [True, False])
 def test_a_trainer_that_shows_life_between_its_events_is_not_ended(order: TrainingOrder, lively: bool) -> None:
     """Its steps take longer than the silence that is allowed, or it hangs."""
@@ -231,7 +236,7 @@ def test_a_library_that_takes_long_shows_life(tmp_path: Path, monkeypatch: pytes
     events = EventWriter(file)
     events.write("started")
     before = file.stat().st_mtime_ns
-    with events.at_work():
+    with events.busy():
         time.sleep(0.2)
         first = file.stat().st_mtime_ns
         time.sleep(0.4)
@@ -260,7 +265,7 @@ def test_an_event_that_finds_no_room_leaves_the_others_whole(tmp_path: Path) -> 
 def test_a_search_for_a_recipe_is_no_training(tmp_path: Path) -> None:
     (tmp_path / "tune-3f9a").mkdir()
     assert all_runs(tmp_path) == []
-    with pytest.raises(InputError, match="There is no training tune-3f9a"):
+    with pytest.raises(InputError, match="This home has no training tune-3f9a"):
         find_run(tmp_path, "tune-3f9a")
 
 

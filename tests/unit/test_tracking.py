@@ -39,6 +39,7 @@ open_mlflow(load_settings())
 """
 
 
+@pytest.mark.slow
 def test_kill_during_table_creation_does_not_stop_a_later_start(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", KILLED_HALFWAY], env={**os.environ, "ACADEMY_HOME": str(tmp_path)}, check=False

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from academy.habitat.backends.base import TrainingEvent
-from academy.habitat.progress import KILLED, attempts, line, progress
+from academy.habitat.progress import KILLED, attempts, log_line, progress
 
 
 def events(*told: dict[str, Any]) -> list[TrainingEvent]:
@@ -54,7 +54,7 @@ def test_slow_steps_tell_where_they_are_and_how_fast() -> None:
     told = events(STARTED, step(1, 1100), step(2, 1200, loss=None), step(3, 1300, loss=None))
     found = progress(told, followed=True)
     assert (found.step, found.loss, found.eta) == (3, 1.0, 700.0)
-    assert line(told[-1]).text == "step 3 of 10, epoch 0.60"
+    assert log_line(told[-1]).text == "step 3 of 10, epoch 0.60"
 
 
 def test_a_gap_between_two_attempts_is_in_no_sum_and_no_median() -> None:
@@ -142,13 +142,13 @@ def test_events_are_told_in_words_with_number_and_time() -> None:
         {"phase": "started", "message": "order abc", "at": 0.5}, step(1, 1.25, 2.0),
         {"phase": "step", "step": 1, "steps": 10, "eval_loss": 1.5}, {"phase": "checkpoint", "step": 1},
     )  # fmt: skip
-    assert [(one.line, one.text) for one in map(line, told)] == [
+    assert [(one.line, one.text) for one in map(log_line, told)] == [
         (1, "started order abc"),
         (2, "step 1 of 10, epoch 0.20, loss 2.0000"),
         (3, "step 1 of 10, epoch 0.00, evaluation loss 1.5000"),
         (4, "checkpoint 1"),
     ]
-    assert line(told[1]).time == "1970-01-01T00:00:01.250+00:00"
+    assert log_line(told[1]).time == "1970-01-01T00:00:01.250+00:00"
 
 
 @given(
