@@ -109,8 +109,8 @@ def _not_a_number(folder: Path) -> None:
         (lambda place: ordered(place, [UNASKED] * 3), "data", "an answer has no request before it"),
         (lambda place: ordered(place, [*rows(8), LONG]), "data", "1 of 9 examples have more than 128 tokens"),
         (lambda place: ordered(place, [LONG, LONG]), "data", "2 of 2 examples have more than 128 tokens"),
-        (lambda place: _base(place, _no_marker), "template", "does not put the answer behind the prompt"),
-        (_with_code, "base model", "wants to run code of its own"),
+        (lambda place: _base(place, _no_marker), "template", "does not put the answer after the prompt"),
+        (_with_code, "base model", "needs its own code"),
         (lambda place: _base(place, _not_a_number), "loss", "The loss became nan"),
     ],
     ids=[

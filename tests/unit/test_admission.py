@@ -172,7 +172,7 @@ def test_swapped_folders_are_refused(house: House) -> None:
     house.folder(second).rename(house.folder(first))
     aside.rename(house.folder(second))
     for version in (first, second):
-        with pytest.raises(AdapterError, match="does not match the folder's name"):
+        with pytest.raises(AdapterError, match="does not match its digest"):
             admit_adapter(house.gate, version.adapter)
         assert "files" in failing(house, version)
 
