@@ -18,13 +18,13 @@ from tests.registry import House
 EVIL = '"]; click n1 "javascript:alert(1)" <script>&amp;\x00\x0b**bold** [x](y) `'
 
 
-def node(number: int, parent: str = "base", *, crowned: bool = False, **facts: object) -> Node:
+def node(number: int, parent: str = "base", *, promoted: bool = False, **facts: object) -> Node:
     version = Version(
         version=str(number), adapter=f"{number:064x}", order="", generation=1, parent=parent, dataset="d" * 64,
         verdict="HOLD", run="", created=0,
     ).model_copy(update=facts)  # fmt: skip
     deployed = Deployment(seq=number, at="", action="deploy", version=str(number), adapter=version.adapter)
-    return Node(version=version, recipe={}, events=(deployed,) if crowned else ())
+    return Node(version=version, recipe={}, events=(deployed,) if promoted else ())
 
 
 def tree(*nodes: Node) -> FamilyTree:
@@ -43,7 +43,7 @@ def line(count: int) -> FamilyTree:
     """Every third version became champion; the others have the champion of their time as parent."""
     nodes, champion = [], "base"
     for number in range(1, count + 1):
-        nodes.append(node(number, champion, crowned=number % 3 == 0))
+        nodes.append(node(number, champion, promoted=number % 3 == 0))
         champion = str(number) if number % 3 == 0 else champion
     return tree(*nodes)
 
@@ -134,7 +134,7 @@ def test_every_version_has_a_row_and_its_parents_line(count: int) -> None:
 
 def test_rows_of_one_lane_are_not_confused() -> None:
     """After a rollback a branch starts at an older champion: its line does not cross the younger ones."""
-    family = tree(node(1, crowned=True), node(2, "1", crowned=True), node(3, "1"), node(4, "2"), node(5, "99"))
+    family = tree(node(1, promoted=True), node(2, "1", promoted=True), node(3, "1"), node(4, "2"), node(5, "99"))
     lines, places = drawing.layout(family)
     by_number = {row.number: place for row, place in zip(lines, places, strict=True)}
     assert not by_number["3"].direct
