@@ -1,4 +1,4 @@
-"""Settings come from the environment and .env, within bounds, and a mistyped name is told."""
+"""Settings come from the environment and .env, within bounds, and a mistyped name is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same dataset in any number of shards, whoever runs them."""
+"""The same dataset in any number of shards, in any process."""
 
 from __future__ import annotations
 
