@@ -21,10 +21,11 @@ from academy.loop.curate import curate
 from academy.loop.decide import Counts
 from academy.loop.decide import decide as decide_on
 from academy.loop.evolve import EvolutionRequest, Preparation
+from academy.loop.examine_player import examine_player
 from academy.loop.home import Home
 from academy.loop.ingest import choose_repositories
 from academy.loop.place_order import place_order
-from academy.loop.publish_verdict import brief_report, publish_verdict
+from academy.loop.publish_verdict import brief_report
 from academy.loop.train_dataset import OrderDigests, RegisteredAdapter
 from academy.loop.verify import ServingVerification
 from academy.operations import dispatch
@@ -137,14 +138,11 @@ def examine_players(
 ) -> dict[str, Any]:  # fmt: skip
     """Examine any player against any other. Official for a version against the champion on the settings' suites."""
     home = open_home(base_model)
-    row, report = examine.examine(home, challenger, champion, suites=suites)
-    if row is not None:
-        publish_verdict(home, home.versions.get(challenger), row)
-        _create_artifact(home, row)
-    verdict = (
-        row.body.as_json() if row is not None else report.examination.verdict.model_dump(mode="json") if report else {}
-    )
-    return {"verdict": verdict, "of_record": row is not None, "report": str(report.report) if report else None}
+    result = examine_player(home, challenger, champion, suites)
+    if result.row is not None:
+        _create_artifact(home, result.row)
+    report = str(result.report.report) if result.report else None
+    return {"verdict": result.verdict, "of_record": result.official, "report": report}
 
 
 def _create_artifact(home: Home, row: Row[VerdictEntry]) -> None:

@@ -27,8 +27,8 @@ import orjson
 from academy.system.processes import die_with_parent
 
 PRELOADED = (
-    "typer", "academy.cli.models_app", "academy.cli.admission", "academy.cli.arena",
-    "academy.cli.genealogy", "academy.cli.models", "academy.cli.stages",
+    "typer", "academy.cli.main", "academy.cli.training", "academy.loop.ask", "academy.loop.examine_player",
+    "academy.loop.genealogy", "academy.loop.keys", "academy.loop.promote", "academy.loop.refuse", "academy.loop.verify",
     "academy.serving.export.export", "academy.genealogy.tracking",
     "academy.genealogy.versions", "academy.serving.runtimes.peft", "academy.serving.runtimes.table",
     "academy.loop.evolve", "academy.loop.dry_run",

@@ -1,42 +1,89 @@
-"""`academy evolve`: options in, a result printed."""
+"""`academy evolve`: the whole loop."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from academy.cli.output import emit, listen, say, table
-from academy.cli.stages import show_trials
-from academy.loop.dry_run import DryRun, dry_run
-from academy.loop.evolve import EvolutionRequest, EvolutionResult, evolve
-from academy.loop.home import Home
-from academy.loop.status import status_of
-from academy.operations.homes import open_home
-from academy.operations.runs import run_evolution
-from academy.store.ledger import BASE
+import typer
+
+from academy.cli.options import (
+    Base,
+    BatchSize,
+    Epochs,
+    InitAdapter,
+    Json,
+    LearningRate,
+    Rank,
+    RecipeFile,
+    Repositories,
+    Tune,
+    TuneMinutes,
+)
+from academy.cli.output import emit, listen, say, table, version_name
+from academy.cli.training import print_trials
+
+if TYPE_CHECKING:
+    from academy.loop.dry_run import DryRun
+    from academy.loop.evolve import EvolutionRequest, EvolutionResult
+    from academy.loop.home import Home
+
+app = typer.Typer(rich_markup_mode=None)
 
 SHOWN_CONTRADICTIONS = 3
 
 
-def run(request: EvolutionRequest, *, preview: bool, as_json: bool) -> None:
-    """Evolve and print the result, or with `preview` print what would be trained."""
+@app.command()
+def evolve(
+    lessons: Annotated[
+        list[Path] | None, typer.Option("--lessons", help="A JSONL file of lessons; repeatable.")
+    ] = None,
+    repo: Repositories = None,
+    tasks: Annotated[list[Path] | None, typer.Option("--tasks", help="A JSONL task history; repeatable.")] = None,
+    base_model: Base = None,
+    force: Annotated[bool, typer.Option("--force", help="Train even if the conditions are not met.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained.")] = False,
+    rank: Rank = None,
+    learning_rate: LearningRate = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    init_adapter: InitAdapter = None,
+    recipe: RecipeFile = None,
+    tune: Tune = None,
+    tune_minutes: TuneMinutes = None,
+    json: Json = False,
+) -> None:
+    """Run the whole loop: experience, dataset, decision, training, examination, promotion."""
+    from academy.loop.dry_run import dry_run as preview
+    from academy.loop.evolve import EvolutionRequest
+    from academy.loop.evolve import evolve as run_loop
+    from academy.loop.recipe_file import recipe_options
+    from academy.operations.homes import open_home  # the flow in this process uses the same one
+    from academy.operations.runs import run_evolution
+
     start = time.monotonic()
+    options = recipe_options(
+        recipe, rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter
+    )
+    request = EvolutionRequest(
+        lessons=tuple(lessons or ()), tasks=tuple(tasks or ()), repositories_read=tuple(repo or ()),
+        base_model=base_model, force=force, recipe=options, tune=tune, tune_minutes=tune_minutes,
+    )  # fmt: skip
     listen()
-    home = open_home(request.base_model)
-    if preview:
-        trial = dry_run(home, request)
-        if as_json:
-            emit(trial.model_dump(mode="json"))
-        else:
-            _show_dry_run(trial, request)
+    home = open_home(base_model)
+    if dry_run:
+        trial = preview(home, request)
+        emit(trial.model_dump(mode="json")) if json else _print_dry_run(trial, request)
         return
-    result = evolve(home, request, run_evolution)
-    if as_json:
+    result = run_loop(home, request, run_evolution)
+    if json:
         emit(result.as_json())
     else:
-        _show_result(home, result, time.monotonic() - start)
+        _print_result(home, result, time.monotonic() - start)
 
 
-def _show_dry_run(trial: DryRun, request: EvolutionRequest) -> None:
+def _print_dry_run(trial: DryRun, request: EvolutionRequest) -> None:
     dataset, recipe = trial.dataset, trial.recipe
     say(f"{'Would train' if trial.decision.train else 'Would not train'}: {trial.decision.because}")
     if trial.tuning:
@@ -53,7 +100,9 @@ def _show_dry_run(trial: DryRun, request: EvolutionRequest) -> None:
     )
 
 
-def _show_result(home: Home, result: EvolutionResult, seconds: float) -> None:
+def _print_result(home: Home, result: EvolutionResult, seconds: float) -> None:
+    from academy.loop.status import status_of
+
     adapter, dataset, verdict = result.adapter, result.dataset, result.verdict
     if adapter is None or dataset is None or verdict is None:
         say(f"Not training: {result.decision.because}")
@@ -61,18 +110,14 @@ def _show_result(home: Home, result: EvolutionResult, seconds: float) -> None:
     rows = [
         ("dataset", f"{dataset.digest[:12]}: {dataset.examples:,} examples, {dataset.holdout:,} held out"),
         ("decision", result.decision.because),
-        ("adapter", f"v{adapter.version} {adapter.digest[:12]}, parent {_name(adapter.parent)}"),
+        ("adapter", f"v{adapter.version} {adapter.digest[:12]}, parent {version_name(adapter.parent)}"),
         ("verdict", f"{verdict.outcome}: {verdict.because}"),
     ]
     rows += [("", text.sentence) for text in result.contradictions[:SHOWN_CONTRADICTIONS]]
     table("Result", ("stage", "result"), rows)
     if result.tuning:
-        show_trials(result.tuning)
+        print_trials(result.tuning)
     table("Seconds", ("stage", "s"), [*result.stages.items(), ("all", f"{seconds:.1f}")])
     if result.waiting:
         say(f"v{adapter.version} waits for approval: academy approve v{adapter.version}")
-    say(f'Champion: {_name(status_of(home).champion)}. Ask it: academy ask "..."')
-
-
-def _name(version: str) -> str:
-    return version if version == BASE else f"v{version}"
+    say(f'Champion: {version_name(status_of(home).champion)}. Ask it: academy ask "..."')

@@ -7,11 +7,14 @@ from typing import Any
 from academy.arena.verdict import HORIZON
 from academy.lifecycle.approval import open_verdicts
 from academy.lifecycle.gate import refusal
+from academy.lifecycle.promotion import reconcile
 from academy.loop.carry_out import waits_for_approval
 from academy.loop.home import Home
 from academy.records import Record
 from academy.store.ledger import BASE
 from academy.store.ledger_rows import VerdictEntry
+
+LOW_BUDGET = 5
 
 
 class BaseModelStatus(Record):
@@ -38,6 +41,11 @@ class Budget(Record):
     left: int
     horizon: int
 
+    @property
+    def low(self) -> bool:
+        """Whether users should prepare a renewal of the hold-out now."""
+        return self.left <= LOW_BUDGET
+
 
 class Status(Record):
     """What `academy status` shows."""
@@ -53,6 +61,18 @@ class Status(Record):
     budget: Budget
     waiting: tuple[str, ...]  # versions that wait for approval
     home: str
+
+
+def budget_of(home: Home) -> Budget:
+    """The budget of this base model."""
+    return Budget(spent=home.ledger.verdicts_spent(), left=home.ledger.budget_left(HORIZON), horizon=HORIZON)
+
+
+def reconciled_status(home: Home) -> Status:
+    """The state of a home, after MLflow's alias is made to agree with the ledger."""
+    if home.ledger.champion().seq:  # MLflow is opened only where it has something to show
+        reconcile(home.ledger, home.versions)
+    return status_of(home)
 
 
 def status_of(home: Home) -> Status:
@@ -77,9 +97,7 @@ def status_of(home: Home) -> Status:
             if newest
             else None
         ),
-        budget=Budget(
-            spent=home.ledger.verdicts_spent(), left=home.ledger.budget_left(HORIZON), horizon=HORIZON
-        ),
+        budget=budget_of(home),
         waiting=(
             tuple(row.body.version for row in open_verdicts(home.ledger)) if waits_for_approval(home) else ()
         ),

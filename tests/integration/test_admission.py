@@ -34,7 +34,7 @@ def failing(home: RealHome) -> set[str]:
     return found
 
 
-def test_what_evolve_made_is_signed_and_verified(evolved: Evolved) -> None:
+def test_adapter_of_an_evolution_is_signed_and_verified(evolved: Evolved) -> None:
     found = result_of(evolved.home.run("verify", "--all", "--json"))
     (version,) = found["versions"]
     names = ["files", "signature", "base model", "configuration", "tensors", "numbers", "template", "registry",
@@ -47,7 +47,7 @@ def test_what_evolve_made_is_signed_and_verified(evolved: Evolved) -> None:
     assert shown.out.count("✓") == len(names)
 
 
-def test_an_adapter_whose_signature_was_taken_away_is_served_by_nobody(second_home: RealHome) -> None:
+def test_adapter_without_a_signature_is_not_served_until_it_is_signed_again(second_home: RealHome) -> None:
     manifest = orjson.loads((adapter_of(second_home) / MANIFEST).read_bytes())
     (adapter_of(second_home) / MANIFEST).write_bytes(orjson.dumps({**manifest, "signature": ""}))
     assert "is not signed" in refusal_of(second_home.run(*ASKED))
@@ -57,7 +57,7 @@ def test_an_adapter_whose_signature_was_taken_away_is_served_by_nobody(second_ho
     assert result_of(second_home.run(*ASKED))["version"] == "1"
 
 
-def test_a_revoked_key_s_adapter_is_served_again_once_it_is_signed_again(second_home: RealHome) -> None:
+def test_adapter_of_a_revoked_key_is_served_after_it_is_signed_again(second_home: RealHome) -> None:
     (key,) = result_of(second_home.run("keys", "--json"))
     result_of(second_home.run("keys", "revoke", key["id"], "--because", "lost", "--json"))
     assert "was revoked" in refusal_of(second_home.run(*ASKED))
@@ -66,7 +66,7 @@ def test_a_revoked_key_s_adapter_is_served_again_once_it_is_signed_again(second_
     assert failing(second_home) == set()
 
 
-def test_a_refused_champion_answers_no_more(second_home: RealHome) -> None:
+def test_refused_champion_does_not_answer_until_it_is_readmitted(second_home: RealHome) -> None:
     found = result_of(second_home.run("models", "refuse", "1", "--because", "it lies", "--json"))
     assert found["champion_refused"] is True
     assert "v1 was refused" in refusal_of(second_home.run(*ASKED))
@@ -80,7 +80,7 @@ def test_a_refused_champion_answers_no_more(second_home: RealHome) -> None:
 
 
 @pytest.mark.parametrize("version", ["../1", "/etc/passwd", "1/../../2", "", "1; DROP TABLE ledger"])
-def test_a_path_instead_of_a_version_is_refused(evolved: Evolved, version: str) -> None:
+def test_path_as_a_version_is_an_error(evolved: Evolved, version: str) -> None:
     for command in (
         ("verify", version),
         ("ask", "a", "--version", version),
@@ -89,7 +89,7 @@ def test_a_path_instead_of_a_version_is_refused(evolved: Evolved, version: str) 
         assert "This base model has no version" in refusal_of(evolved.home.run(*command))
 
 
-def test_a_configuration_that_would_run_code_is_named(second_home: RealHome) -> None:
+def test_configuration_that_would_run_code_fails_verification(second_home: RealHome) -> None:
     path = adapter_of(second_home) / CONFIG
     config = orjson.loads(path.read_bytes())
     path.write_bytes(orjson.dumps({**config, "auto_mapping": {"base_model_class": "X", "parent_library": "os"}}))
@@ -97,14 +97,14 @@ def test_a_configuration_that_would_run_code_is_named(second_home: RealHome) -> 
     assert {"files", "configuration"} <= failing(second_home)
 
 
-def test_weights_cut_short_are_told_of(second_home: RealHome) -> None:
+def test_truncated_weights_fail_verification(second_home: RealHome) -> None:
     path = adapter_of(second_home) / WEIGHTS
     path.write_bytes(path.read_bytes()[:-8])
     assert {"files", "tensors"} <= failing(second_home)
 
 
 @pytest.mark.campaign
-def test_a_damaged_adapter_is_trained_again_to_the_same_bytes(evolved: Evolved, second_home: RealHome) -> None:
+def test_training_again_restores_the_bytes_of_a_damaged_adapter(evolved: Evolved, second_home: RealHome) -> None:
     folder = adapter_of(second_home)
     right = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(b"")
@@ -116,7 +116,7 @@ def test_a_damaged_adapter_is_trained_again_to_the_same_bytes(evolved: Evolved, 
     assert failing(second_home) == set()
 
 
-def test_a_base_model_that_has_gone_is_told_in_one_sentence(second_home: RealHome, tmp_path: Path) -> None:
+def test_missing_base_model_is_an_error_in_one_sentence(second_home: RealHome, tmp_path: Path) -> None:
     gone = tmp_path / "base"
     assert "The base model folder" in refusal_of(second_home.run("verify", "--base-model", gone))
     shutil.copytree(SEED_FOLDER, gone)
@@ -124,7 +124,9 @@ def test_a_base_model_that_has_gone_is_told_in_one_sentence(second_home: RealHom
     assert "This base model has no version" in refusal_of(second_home.run("verify", "1", "--base-model", gone))
 
 
-def test_forgetting_what_a_canary_quotes_leaves_a_signed_adapter(evolved: Evolved, second_home: RealHome) -> None:
+def test_forgetting_a_lesson_that_a_canary_quotes_leaves_a_signed_adapter(
+    evolved: Evolved, second_home: RealHome
+) -> None:
     before = orjson.loads((adapter_of(second_home) / MANIFEST).read_bytes())
     quoted = {canary["prompt"] for canary in before["canaries"]}
     lessons = result_of(second_home.run("lessons", "list", "--limit", "200", "--json"))["lessons"]
@@ -153,7 +155,9 @@ def swapping(colours: dict[str, Path], place: Path) -> tuple[Path, Callable[[Pat
     return folder, admit
 
 
-def test_a_swap_between_check_and_load_changes_no_answer(colours: dict[str, Path], tmp_path: Path) -> None:
+def test_swap_between_check_and_load_changes_no_answer_of_the_offline_runtime(
+    colours: dict[str, Path], tmp_path: Path
+) -> None:
     from academy.serving.runtimes.peft import PeftRuntime
     from tests.colours import QUESTIONS, says
 
@@ -165,7 +169,9 @@ def test_a_swap_between_check_and_load_changes_no_answer(colours: dict[str, Path
     assert set(runtime.generate(QUESTIONS, runtime.load(folder), 16)) == {says("red")}  # its own name now
 
 
-def test_a_swap_between_check_and_load_changes_no_user_s_answer(colours: dict[str, Path], tmp_path: Path) -> None:
+def test_swap_between_check_and_load_changes_no_answer_of_the_live_runtime(
+    colours: dict[str, Path], tmp_path: Path
+) -> None:
     from academy.serving.runtimes.base import Turn
     from academy.serving.runtimes.peft_live import PeftLive
     from tests.colours import QUESTIONS, says

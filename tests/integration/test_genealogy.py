@@ -1,4 +1,4 @@
-"""A trained adapter under the names, approvals and archives that people give it, by real commands."""
+"""Labels, approvals and archives of a trained adapter, with the real commands."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ genealogy = manager.get_genealogy()
 for version in genealogy['versions']:
     print(f"{version['version_id']}: {version['performance_metrics']}")
 """
-"""As the documents have it, with a trained adapter in place of the path that they name."""
+"""As in the documents, with a trained adapter in place of their path."""
 FLOW = """
 from academy.settings import load_settings
 from academy.operations.prefect_server import configure, prefect_server
@@ -86,7 +86,7 @@ def adapter_of(home: RealHome) -> Path:
 # --- a person's word -------------------------------------------------------------------------------------------------
 
 
-def test_a_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evolved, second_home: RealHome) -> None:
+def test_winner_waits_for_approval_and_is_then_promoted(evolved: Evolved, second_home: RealHome) -> None:
     before = second_home.state()
     second_home.cut_after_verdict(promotion=True)
     waiting = second_home.run(*evolved.arguments, **APPROVAL)
@@ -103,7 +103,7 @@ def test_a_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evol
     assert deploy["config"]["recipe"]["epochs"] == 10
 
 
-def test_an_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
+def test_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
     evolved: Evolved, second_home: RealHome
 ) -> None:
     before = second_home.state()
@@ -115,7 +115,7 @@ def test_an_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
     assert second_home.state() == before
 
 
-def test_a_declined_winner_is_carried_out_by_nobody(evolved: Evolved, second_home: RealHome) -> None:
+def test_declined_winner_is_never_promoted(evolved: Evolved, second_home: RealHome) -> None:
     second_home.cut_after_verdict(promotion=True)
     found = result_of(second_home.run("decline", "1", "--because", "too early", "--json", **APPROVAL))
     assert (found["action"], found["notes"]) == ("decline", "too early")
@@ -127,7 +127,7 @@ def test_a_declined_winner_is_carried_out_by_nobody(evolved: Evolved, second_hom
     assert (state.champion, state.alias) == ("base", "base")
 
 
-def test_the_flow_of_an_approval_promotes_and_is_told_by_its_run(second_home: RealHome) -> None:
+def test_promote_flow_promotes_and_the_history_names_its_run(second_home: RealHome) -> None:
     second_home.cut_after_verdict(promotion=True)
     done = python(second_home, FLOW, **APPROVAL)
     assert done.stdout.strip().endswith("1"), done.stderr
@@ -141,7 +141,7 @@ def test_the_flow_of_an_approval_promotes_and_is_told_by_its_run(second_home: Re
 
 @pytest.fixture(scope="module")
 def example(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> tuple[RealHome, Any]:
-    """The documents' example in a home of its own, which trusts the home that trained the adapter."""
+    """The documents' example in another home, which trusts the home that trained the adapter."""
     place = tmp_path_factory.mktemp("example")
     home, key = RealHome(place / "home"), place / "key.pub"
     result_of(evolved.home.run("keys", "export", key, "--json"))
@@ -150,7 +150,7 @@ def example(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return home, python(home, program)
 
 
-def test_the_documents_example_of_a_model_manager_runs(example: tuple[RealHome, Any], evolved: Evolved) -> None:
+def test_model_manager_example_of_the_seed_documents_runs(example: tuple[RealHome, Any], evolved: Evolved) -> None:
     home, done = example
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
@@ -162,7 +162,7 @@ def test_the_documents_example_of_a_model_manager_runs(example: tuple[RealHome, 
     assert (deploy["version"], deploy["by_hand"], deploy["by"]) == ("2", True, getpass.getuser())
 
 
-def test_the_example_twice_changes_nothing(example: tuple[RealHome, Any], evolved: Evolved) -> None:
+def test_model_manager_example_changes_nothing_the_second_time(example: tuple[RealHome, Any], evolved: Evolved) -> None:
     home, _ = example
     before = home.state()
     again = python(home, EXAMPLE.replace("ADAPTER", str(adapter_of(evolved.home))))
@@ -170,7 +170,7 @@ def test_the_example_twice_changes_nothing(example: tuple[RealHome, Any], evolve
     assert home.state() == before
 
 
-def test_what_cannot_be_verified_is_registered_and_never_activated(
+def test_unverified_adapter_is_registered_and_never_activated(
     evolved: Evolved, second_home: RealHome, tmp_path: Path
 ) -> None:
     damaged = tmp_path / "damaged"
@@ -184,7 +184,7 @@ def test_what_cannot_be_verified_is_registered_and_never_activated(
     assert second_home.state().champion == "1"
 
 
-def test_a_version_is_activated_by_its_name_and_its_job_and_taken_back(second_home: RealHome) -> None:
+def test_version_is_activated_by_its_name_and_by_its_job(second_home: RealHome) -> None:
     adapter, order = adapter_of(second_home), second_home.state().versions[0][1]
     named = result_of(
         second_home.run("models", "register", "best-yet", "--adapter", adapter, "--metric", "f1=0.5", "--json")
@@ -204,7 +204,7 @@ def test_a_version_is_activated_by_its_name_and_its_job_and_taken_back(second_ho
 # --- the archive -----------------------------------------------------------------------------------------------------
 
 
-def test_a_rollback_brings_an_archived_champion_back(second_home: RealHome) -> None:
+def test_rollback_restores_an_archived_champion(second_home: RealHome) -> None:
     assert "v1 stays on the disk: it is the champion" in refusal_of(second_home.run("models", "archive", "1"))
     result_of(second_home.run("rollback", "base", "--json"))
     adapter = adapter_of(second_home)
@@ -219,7 +219,7 @@ def test_a_rollback_brings_an_archived_champion_back(second_home: RealHome) -> N
     assert actions == ["rollback", "restore", "archive", "rollback", "deploy"]
 
 
-def test_what_is_asked_is_restored_and_what_is_new_is_not_pruned(second_home: RealHome) -> None:
+def test_ask_restores_an_archived_adapter_and_prune_keeps_the_newest(second_home: RealHome) -> None:
     result_of(second_home.run("rollback", "base", "--json"))
     planned = result_of(second_home.run("models", "prune", "--keep", "0", "--dry-run", "--json"))
     assert [one["action"] for one in planned["versions"]] == ["archive"]
@@ -232,7 +232,7 @@ def test_what_is_asked_is_restored_and_what_is_new_is_not_pruned(second_home: Re
     assert result_of(second_home.run("models", "restore", "1", "--json"))["restored"] is False
 
 
-def test_a_version_deleted_in_mlflow_stops_no_command(second_home: RealHome) -> None:
+def test_version_deleted_in_mlflow_stops_no_command(second_home: RealHome) -> None:
     import sqlite3
     from contextlib import closing
 
@@ -252,7 +252,7 @@ def test_a_version_deleted_in_mlflow_stops_no_command(second_home: RealHome) -> 
 # --- the tree --------------------------------------------------------------------------------------------------------
 
 
-def test_the_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> None:
+def test_family_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> None:
     shown: Ended = evolved.home.run("genealogy")
     assert "@  v1  generation 1, PROMOTE" in shown.out
     assert "promotion: v1 replaces base, by flow run " in shown.out
@@ -260,13 +260,13 @@ def test_the_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> N
     image = ET.parse(tmp_path / "tree.svg").getroot()  # noqa: S314  our own file
     assert image.tag.endswith("svg")
     assert evolved.home.run("genealogy", "--format", "mermaid").out.startswith("flowchart TD\n")
-    assert "There is no format dot" in refusal_of(evolved.home.run("genealogy", "--format", "dot"))
+    assert "Unknown format dot" in refusal_of(evolved.home.run("genealogy", "--format", "dot"))
     (version,) = result_of(evolved.home.run("genealogy", "--json"))["versions"]
     assert version["recipe"]["epochs"] == 10
-    assert [one["action"] for one in version["events"]] == ["deploy"]
+    assert [event["action"] for event in version["events"]] == ["deploy"]
 
 
-def test_mlflow_describes_the_champion_with_links(evolved: Evolved) -> None:
+def test_mlflow_description_of_the_champion_has_links(evolved: Evolved) -> None:
     from mlflow import MlflowClient
 
     from academy.models.base_model import resolve

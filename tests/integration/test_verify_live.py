@@ -57,14 +57,14 @@ def flow(home: RealHome) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_without_a_gateway_it_is_one_sentence_with_the_remedy(evolved: Evolved) -> None:
+def test_verify_live_without_a_gateway_is_an_error_with_a_remedy(evolved: Evolved) -> None:
     done = evolved.home.run("verify", "--live", "v1")
     assert (done.code, "Traceback" in done.err) == (2, False)
     assert "No gateway of this home serves" in done.err
     assert "Start it with `academy serve`" in done.err
 
 
-def test_the_champion_by_its_name_and_a_version_by_its_own_hold_until_it_is_refused(second_home: RealHome) -> None:
+def test_verify_live_holds_for_champion_and_version_until_the_version_is_refused(second_home: RealHome) -> None:
     home = second_home
     with serving(home) as gateway:
         done = home.run("verify", "--live", "v1", "v77", "--json")
@@ -89,7 +89,7 @@ def test_the_champion_by_its_name_and_a_version_by_its_own_hold_until_it_is_refu
 
 
 @pytest.mark.campaign
-def test_the_flow_holds_and_fails_with_what_does_not(second_home: RealHome) -> None:
+def test_verify_flow_fails_for_a_refused_champion(second_home: RealHome) -> None:
     home = second_home
     with serving(home) as gateway:
         ran = flow(home)

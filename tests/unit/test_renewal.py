@@ -209,7 +209,7 @@ def test_few_retired_questions_still_make_an_examination_of_enough_answers(home:
 
 def test_too_few_unseen_lessons_are_refused_and_nothing_changes(home: Home) -> None:
     examined_once(home)
-    assert refusal(home).startswith("Only 0 answers among the lessons that no dataset has seen")
+    assert refusal(home).startswith("Only 0 answers of lessons that are in no dataset can be examined")
     teach(home, FEWEST_GROUPS - 1, seed=1)
     assert refusal(home).startswith(f"Only {FEWEST_GROUPS - 1} answers")
     teach(home, 2, seed=2)
@@ -389,19 +389,19 @@ def test_the_budget_command_shows_a_renewal(academy: Academy, home: Home) -> Non
     for _ in range(HORIZON - 5):
         spend(home, dataset)
     told = academy("budget")
-    assert told.out.startswith(f"4 of {HORIZON} examinations are left that can promote.")
+    assert told.out.startswith(f"4 of {HORIZON} examinations that can promote are left.")
     assert "academy holdout renew" in told.out
     teach(home, 24, seed=1)
     found = shown(academy, "holdout", "renew")
     assert (found["left"], found["groups"] >= FEWEST_GROUPS) == (HORIZON, True)
     assert shown(academy, "budget")["renewals"] == 1
-    assert "The hold-out was renewed 1 times, at last on 20" in academy("budget").out
+    assert "The hold-out was renewed 1 times, most recently on 20" in academy("budget").out
 
 
 def test_a_refused_renewal_is_one_line(academy: Academy, home: Home) -> None:
     assert "No examination was spent" in refused(academy("holdout", "renew"))
     examined_once(home)
-    assert "Only 0 answers among the lessons that no dataset has seen" in refused(academy("holdout", "renew"))
+    assert "Only 0 answers of lessons that are in no dataset can be examined" in refused(academy("holdout", "renew"))
 
 
 def test_the_suites_command_lists_built_in_and_user_suites(

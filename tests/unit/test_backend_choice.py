@@ -1,6 +1,6 @@
-"""Where a home trains: what was asked for and is missing is refused by plan and start alike; `auto` comes down.
+"""The backend of a home: a selected backend that cannot train is refused by plan and start alike; `auto` falls back.
 
-The engine is a stand-in on loopback, behind the real client; `DOCKER_HOST` may also be where none is.
+A fake engine on loopback answers the real client; `DOCKER_HOST` may also point to no engine.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from academy.cli import doctor, habitat, trainer
-from academy.cli import stages as commands
+from academy.cli.habitat import fit
+from academy.cli.trainer import trainer
+from academy.cli.training import decide
 from academy.errors import TrainingError
 from academy.habitat.backends.choice import create_backend, find_route, select_backend
 from academy.habitat.backends.container import ContainerBackend
@@ -22,8 +23,8 @@ from academy.habitat.memory import GIB
 from academy.habitat.routing import Need, next_fallback
 from academy.loop.home import Home
 from academy.loop.place import first_device, place
+from academy.operations.doctor import check_training
 from academy.professor.recipe import Recipe
-from academy.professor.recipe_options import RecipeOptions
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.settings import Settings, load_settings
 from academy.system.hardware import Docker, Gpu, Inventory
@@ -49,7 +50,7 @@ def no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
-    """The settings of a home with what a person set."""
+    """The settings of a home with the user's values."""
 
     def read(**said: str) -> Settings:
         monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
@@ -61,7 +62,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
 
 
 def machine(**changes: Any) -> Inventory:
-    """One with a GPU, an engine that gives it to containers, and all libraries in this Python."""
+    """A machine with a GPU, an engine that gives it to containers, and all libraries in this Python."""
     gpu = Gpu(index=0, name="H100", uuid="GPU-0", memory_total=80 * GIB, memory_free=70 * GIB)
     facts: dict[str, Any] = {
         "cpus": 4, "memory_total": 32 * GIB, "memory_free": 16 * GIB, "gpus": (gpu,), "gpu_note": "", "docker": TOLD,
@@ -70,7 +71,9 @@ def machine(**changes: Any) -> Inventory:
     return Inventory(**{**facts, **changes})
 
 
-def test_by_default_no_engine_is_asked_and_it_is_a_process(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_the_default_backend_is_a_process_and_queries_no_engine(
+    settings: Callable[..., Settings], engine: Engine
+) -> None:
     found = select_backend(settings())
     assert (found.backend, found.container_problem, found.refusal) == ("process", "", None)
     assert found.machine.docker.note == "Docker was not queried"
@@ -78,7 +81,7 @@ def test_by_default_no_engine_is_asked_and_it_is_a_process(settings: Callable[..
     assert engine.tried == []
 
 
-def test_a_container_that_was_asked_for_is_refused_without_an_engine_by_plan_and_start_alike(
+def test_a_selected_container_is_refused_without_an_engine_by_plan_and_start(
     settings: Callable[..., Settings], no_engine: str
 ) -> None:
     here = settings(training_backend="container")
@@ -93,9 +96,7 @@ def test_a_container_that_was_asked_for_is_refused_without_an_engine_by_plan_and
     assert str(refused.value).startswith(f"{no_engine}. Start one (systemctl start docker")
 
 
-def test_with_auto_it_comes_down_to_a_process_and_says_why(
-    settings: Callable[..., Settings], no_engine: str, tmp_path: Path
-) -> None:
+def test_auto_uses_a_process_and_says_why(settings: Callable[..., Settings], no_engine: str, tmp_path: Path) -> None:
     here = settings(training_backend="auto", enable_gpu="false")
     found = place(Home(here), Recipe(batch_size=1), 64)
     found.require()
@@ -104,20 +105,20 @@ def test_with_auto_it_comes_down_to_a_process_and_says_why(
     assert isinstance(create_backend(here, found.route), ProcessBackend)
 
 
-def test_with_auto_and_all_that_it_needs_it_is_a_container(
+def test_auto_uses_a_container_where_possible(
     settings: Callable[..., Settings], engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = settings(training_backend="auto", enable_gpu="false")
     found = select_backend(here)
     assert (found.backend, found.container_problem) == ("container", "")
     assert isinstance(create_backend(here, find_route(here, found, UNKNOWN)), ContainerBackend)
-    trainer.run(make_image=False, as_json=False)
+    trainer()
     assert f"Trainings run in containers of {IMAGE}." in capsys.readouterr().out
     engine.images.clear()
     assert select_backend(here).container_problem == f"The Docker engine has no image {IMAGE}"
-    trainer.run(make_image=False, as_json=False)
+    trainer()
     said = " ".join(capsys.readouterr().out.split())
-    assert said == f"Trainings run in processes of this machine, for: The Docker engine has no image {IMAGE}."
+    assert said == f"Trainings run in processes of this machine because: The Docker engine has no image {IMAGE}."
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_with_auto_and_all_that_it_needs_it_is_a_container(
         ("memory", "memory", "29 MiB of memory is too little for a training's container"),
     ],
 )
-def test_whatever_would_refuse_the_start_refuses_the_plan(
+def test_a_plan_is_refused_for_the_same_reasons_as_a_start(
     settings: Callable[..., Settings], engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     spoiled: str, cause: str, message: str,
 ) -> None:  # fmt: skip
@@ -149,9 +150,7 @@ def test_whatever_would_refuse_the_start_refuses_the_plan(
     assert select_backend(here.model_copy(update={"training_backend": "auto"})).backend == "process"
 
 
-def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
-    settings: Callable[..., Settings], engine: Engine
-) -> None:
+def test_four_bit_support_is_that_of_the_image(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container")
     without = select_backend(here, machine())
     assert (without.machine.bitsandbytes, without.machine.unsloth) == (False, False)
@@ -167,7 +166,7 @@ def test_weights_of_four_bits_are_the_images_and_not_this_pythons(
     assert "4-bit base weights" in [fallback.step.change for fallback in ladder]
 
 
-def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
+def test_a_gpu_that_containers_cannot_use_means_cpus_with_the_reason(
     settings: Callable[..., Settings], engine: Engine
 ) -> None:
     here = settings(training_backend="container")
@@ -181,40 +180,40 @@ def test_a_gpu_that_containers_cannot_use_leaves_the_processors_and_a_sentence(
     assert first_device(Home(here), machine()) == "cuda"
     engine.tried.clear()
     held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
-    engine.images[IMAGE] = "sha256:" + "ef" * 32  # one that was never tried
+    engine.images[IMAGE] = "sha256:" + "ef" * 32  # an image that was never tried
     select_backend(here, held)
-    assert engine.tried == [False], "the memory of a GPU that a training holds may be full"
+    assert engine.tried == [False], "the memory of a GPU in use may be full"
 
 
-def test_a_containers_own_bound_is_what_is_placed_by(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_a_containers_memory_limit_decides_its_placement(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container", training_memory_gib="0.5")
     found = place(Home(here), Recipe(batch_size=1), 64, machine(gpus=(), gpu_note="no NVIDIA GPU"))
     assert "the CPUs have 0.5 GiB of memory free (about " in found.sentence
-    with pytest.raises(TrainingError, match=r"fits nowhere here: no NVIDIA GPU; the CPUs have 0\.5 GiB of memory"):
+    with pytest.raises(TrainingError, match=r"cannot run here: no NVIDIA GPU; the CPUs have 0\.5 GiB of memory"):
         found.require()
 
 
-def test_the_doctor_says_where_trainings_run(settings: Callable[..., Settings], engine: Engine) -> None:
-    native = doctor._training(settings(), machine())
+def test_doctor_shows_where_trainings_run(settings: Callable[..., Settings], engine: Engine) -> None:
+    native = check_training(settings(), machine())
     assert (native.works, native.found) == (True, "in processes of this machine")
-    inside = doctor._training(settings(training_backend="container"), machine())
+    inside = check_training(settings(training_backend="container"), machine())
     assert inside.found == f"in containers of {IMAGE}, {DIGEST[:19]}: torch 2.13.0, trl 1.14.2, tried on H100"
     gone = machine(docker=Docker(note="No Docker engine answers at x", remedy="Start one."))
-    missing = doctor._training(settings(), gone)
+    missing = check_training(settings(), gone)
     assert (missing.works, missing.needed) == (False, True)
     assert (missing.found, missing.remedy) == ("No Docker engine answers at x.", "Start one.")
-    instead = doctor._training(settings(training_backend="auto"), gone)
+    instead = check_training(settings(training_backend="auto"), gone)
     assert (instead.works, instead.found) == (
-        True, "in processes of this machine, for: No Docker engine answers at x",
+        True, "in processes of this machine because: No Docker engine answers at x",
     )  # fmt: skip
 
 
-def test_commands_that_only_look_say_the_refusal(
+def test_read_only_commands_show_the_refusal(
     settings: Callable[..., Settings], no_engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings(training_backend="container")
-    commands.decide(None, force=True, as_json=False)
-    habitat.fit(None, 64, RecipeOptions(), as_json=False)
+    decide(force=True)
+    fit(length=64)
     said = " ".join(capsys.readouterr().out.split())
     refusal = f"it would be refused: {no_engine}. Start one (systemctl start docker; apt-get install docker.io), or set"
     assert f"But {refusal}" in said
@@ -222,7 +221,7 @@ def test_commands_that_only_look_say_the_refusal(
     assert " train on" not in said
 
 
-def test_why_an_image_was_tried_without_the_gpu_is_told(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_a_trial_on_the_cpu_names_the_reason(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container")
     assert select_backend(here, machine()).trial_device == "H100"
     held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
@@ -234,7 +233,7 @@ def test_why_an_image_was_tried_without_the_gpu_is_told(settings: Callable[..., 
     assert not select_backend(here, machine(docker=Docker(version="29.0"))).can_use_gpus
 
 
-def test_a_job_from_python_is_refused_with_the_same_sentence(
+def test_job_from_python_fails_with_the_same_error(
     settings: Callable[..., Settings], no_engine: str, tmp_path: Path
 ) -> None:
     settings(training_backend="container")
