@@ -256,7 +256,7 @@ def test_budget_suites_and_comparisons_are_listed(evolved: Evolved, tmp_path: Pa
 def test_holdout_renewal_needs_new_lessons(evolved: Evolved) -> None:
     ended = evolved.home.run("holdout", "renew")
     assert ended.code == 2
-    assert "Only 0 answers among the lessons that no dataset has seen" in ended.err
+    assert "Only 0 answers of lessons that are in no dataset can be examined" in ended.err
 
 
 def test_questions_of_a_suite_are_kept_out_of_training(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
