@@ -29,9 +29,9 @@ evolve: $(READY) $(ACADEMY_HOME)/.ready
 test: $(READY)
 	$(BIN)/python -m pytest -m 'not campaign' --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-# The unit tests only: no training, no Prefect. Properties are tried with 25 examples, where `make test` tries 100.
+# The quick unit tests: no training, no Prefect. Properties are tried with 25 examples, where `make test` tries 100.
 test-fast: $(READY)
-	HYPOTHESIS_EXAMPLES=25 $(BIN)/python -m pytest -m 'not campaign' --numprocesses auto --dist loadfile --no-loadscope-reorder tests/unit
+	HYPOTHESIS_EXAMPLES=25 $(BIN)/python -m pytest -m 'not campaign and not slow' --numprocesses auto --dist loadfile --no-loadscope-reorder tests/unit
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -48,28 +48,29 @@ def evolve(
     )  # fmt: skip
     watch = Stopwatch()
     with one_evolution():
+        preparation = None
         if counts is None:
             preparation = loop.prepare(request)
+            counts = preparation.counts
             watch.lap("experience")
             if not preparation.decision.train:
-                return EvolutionResult.not_trained(preparation.decision, watch.laps)
-            counts = preparation.counts
+                return EvolutionResult.at_decision(preparation.decision, watch.laps, preparation)
         dataset = loop.curate_dataset(repositories_read, base_model)
         watch.lap("dataset")
-        chosen = loop.choose_recipe(dataset, recipe, base_model)
-        decision = loop.decide(dataset, chosen, counts, base_model, force=force, to_tune=bool(tune))
+        training_recipe = loop.choose_recipe(dataset, recipe, base_model)
+        decision = loop.decide(dataset, training_recipe, counts, base_model, force=force, to_tune=bool(tune))
         watch.lap("decision")
         tuning = None
         if tune and decision.train:
             tuning = loop.tune_recipe(dataset, recipe, tune, tune_minutes, base_model)
-            chosen = tuning.recipe
+            training_recipe = tuning.recipe
             watch.lap("tuning")
-            decision = loop.decide(dataset, chosen, counts, base_model, force=force)
+            decision = loop.decide(dataset, training_recipe, counts, base_model, force=force)
             watch.lap("second decision")
-        result = EvolutionResult.not_trained(decision, watch.laps, dataset, chosen, tuning)
+        result = EvolutionResult.at_decision(decision, watch.laps, preparation, dataset, training_recipe, tuning)
         if not decision.train:
             return result
-        challenger = loop.train_challenger(dataset, chosen, decision, base_model, tuning)
+        challenger = loop.train_challenger(dataset, training_recipe, decision, base_model, tuning)
         watch.lap("training")
         verdict = loop.examine_challenger(challenger, decision, base_model)
         watch.lap("arena")

@@ -103,17 +103,17 @@ class DatasetCurator:
 
     def collect_again(self, references: Sequence[Reference]) -> int:
         """Collect exactly what an earlier curation collected, whatever its standing. Returns how many are missing."""
-        collected = sum(
+        number = sum(
             self._add(source, list(source.read_again(references_of(source, references))))
             for source in reopen_sources(references, self.store)
         )
-        return len(references) - collected
+        return len(references) - number
 
     def filter_low_quality(self) -> int:
         """Drop what the filters reject, duplicates, and what is over the quotas. Returns how many were dropped."""
         before = len(self._experience)
-        ordered = sorted(self._experience, key=lambda experience: experience.seq)  # commits (0) keep their order
-        judgements = merge(self.run(judge, [(part,) for part in shard(ordered, self.shards)]))
+        by_seq = sorted(self._experience, key=lambda experience: experience.seq)  # commits (0) keep their order
+        judgements = merge(self.run(judge, [(part,) for part in shard(by_seq, self.shards)]))
         distinct: dict[tuple[str, str], Experience] = {}
         for experience, reason, redactions in judgements:
             if reason:
@@ -214,21 +214,21 @@ class DatasetCurator:
         if not ids:
             return [*skips, *newest]
         self.funnel["replayed"] += len(ids)
-        replayed = list(source.read_again([refer(source, id_) for id_ in ids]))
-        return [*skips, *replayed, *list(newest)[len(newest) - limit + len(replayed) :]]
+        older_ones = list(source.read_again([refer(source, id_) for id_ in ids]))
+        return [*skips, *older_ones, *list(newest)[len(newest) - limit + len(older_ones) :]]
 
     def _add(self, source: ExperienceSource, items: Sequence[Experience | Skipped]) -> int:
-        collected = [item for item in items if isinstance(item, Experience)]
+        experiences = [item for item in items if isinstance(item, Experience)]
         self._references += [
             refer(source, experience.id, experience.seq, experience.provenance.get("commit", ""))
-            for experience in collected
+            for experience in experiences
         ]
         for item in items:
             if isinstance(item, Skipped):
                 self._count(f"{source.name}: {item.because}", 1)
-        self._experience += collected
-        self.funnel[f"collected: {source.name}"] += len(collected)
-        return len(collected)
+        self._experience += experiences
+        self.funnel[f"collected: {source.name}"] += len(experiences)
+        return len(experiences)
 
     def _count(self, reason: str, number: int) -> None:
         if number:
@@ -266,9 +266,9 @@ class DatasetCurator:
 
     def _decontaminate(self, train: list[tuple[Example, int]], held_out: list[Example]) -> list[tuple[Example, int]]:
         """Training examples without those that overlap with an examination, of this dataset or of another suite."""
-        guarded = guarded_index(held_out, self.guarded, self.allowed)
+        index = guarded_index(held_out, self.guarded, self.allowed)
         texts = [(example.request, example.answer) for example, _ in train]
-        matches = overlapping(guarded, texts, shards=self.shards, run=self.run)
+        matches = overlapping(index, texts, shards=self.shards, run=self.run)
         self.overlaps = [
             OverlappingExample(example=train[n][0].id, overlaps=overlaps) for n, overlaps in sorted(matches.items())
         ]

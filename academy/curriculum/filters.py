@@ -1,7 +1,7 @@
-"""Filters: each a small function that says why an experience is not trained on, or nothing.
+"""Filters: each is a function that returns the reason to drop an experience, or an empty string.
 
-They see one experience at a time. What needs the whole collection (duplicates, hold-out, quotas) is in curator.py.
-Secrets and personal data are taken out of the text first (`clean`); what is left of it may still be dropped.
+A filter sees one experience. Checks of the whole collection (duplicates, hold-out, quotas) are in curator.py. `clean`
+removes secrets and personal data from the experiences that remain.
 """
 
 from __future__ import annotations
@@ -11,47 +11,47 @@ from collections.abc import Callable
 
 from academy.curriculum import personal, secrets
 from academy.curriculum.injection import find_injection
-from academy.curriculum.quality import LEAST, noise, quality
+from academy.curriculum.quality import MIN_QUALITY, noise, quality
 from academy.experience.experience import Experience
 
 Filter = Callable[[Experience], str]
 
 SHORTEST, LONGEST = 2, 20_000
-"""Characters of a request or an answer."""
-MOSTLY = 0.5
-"""Share of a text that may be secrets and personal data; with more there is nothing to learn from the rest."""
+"""Characters that a request or an answer may have."""
+MAX_SECRETS = 0.5
+"""Largest share of a text that may be secrets; with more there is nothing to learn from the rest."""
 
 
 def clean(experience: Experience) -> tuple[Experience, Counter[str]]:
-    """The experience with secrets and personal data replaced by marks, and how many of each kind there were."""
-    found: Counter[str] = Counter()
+    """The experience with secrets and personal data replaced by marks, and the number of each kind."""
+    redactions: Counter[str] = Counter()
 
-    def cleaned(text: str) -> str:
-        for room, redact in (("secret", secrets.redact), ("personal", personal.redact)):
+    def clean_text(text: str) -> str:
+        for category, redact in (("secret", secrets.redact), ("personal", personal.redact)):
             text, findings = redact(text)
-            found.update(f"{room}: {one.kind}" for one in findings)
+            redactions.update(f"{category}: {finding.kind}" for finding in findings)
         return text
 
-    request, answer = cleaned(experience.request), cleaned(experience.answer)
-    context = tuple(turn.model_copy(update={"content": cleaned(turn.content)}) for turn in experience.context)
-    if not found:
-        return experience, found
-    return experience.model_copy(update={"request": request, "answer": answer, "context": context}), found
+    request, answer = clean_text(experience.request), clean_text(experience.answer)
+    context = tuple(turn.model_copy(update={"content": clean_text(turn.content)}) for turn in experience.context)
+    if not redactions:
+        return experience, redactions
+    return experience.model_copy(update={"request": request, "answer": answer, "context": context}), redactions
 
 
 def holds_key_file(experience: Experience) -> str:
-    """A private key, or a text that is hardly more than secrets: nothing is left to learn once it is taken out."""
+    """A private key, or a text that is mostly secrets: nothing is left to learn after redaction."""
     for text in (experience.request, experience.answer):
         if secrets.holds_key_file(text):
             return "holds a private key"
-        taken = sum(one.end - one.start for one in secrets.find_secrets(text))
-        if taken > MOSTLY * len(text):
+        length = sum(finding.end - finding.start for finding in secrets.find_secrets(text))
+        if length > MAX_SECRETS * len(text):
             return "holds little but secrets"
     return ""
 
 
 def not_successful(experience: Experience) -> str:
-    """What failed, or is not known to have worked, is not an example to follow."""
+    """A failure, or an unknown outcome: not an example to follow."""
     return "" if experience.outcome == "success" else f"outcome {experience.outcome}"
 
 
@@ -74,19 +74,19 @@ def noisy(experience: Experience) -> str:
 
 
 def injected(experience: Experience) -> str:
-    """Orders to the reader, in any part of it."""
+    """Orders to the reader in any part of the experience."""
     texts = (experience.request, experience.answer, *(turn.content for turn in experience.context))
     return next((f"injection: {reason}" for text in texts if (reason := find_injection(text))), "")
 
 
 def low_quality(experience: Experience) -> str:
-    """A score below LEAST."""
-    return "low quality" if quality(experience) < LEAST else ""
+    """A quality score below MIN_QUALITY."""
+    return "low quality" if quality(experience) < MIN_QUALITY else ""
 
 
 FILTERS: tuple[Filter, ...] = (not_successful, wrong_length, holds_key_file, injected, noisy, low_quality)
 
 
 def reason_to_drop(experience: Experience) -> str:
-    """The first filter's reason, or nothing."""
+    """The reason of the first filter that rejects the experience; empty if none does."""
     return next((reason for check in FILTERS if (reason := check(experience))), "")

@@ -1,8 +1,8 @@
-"""The hold-out register: which requests are trained on and which are examined, decided once and for ever.
+"""The hold-out: which requests are trained on and which are examined. The first assignment is permanent.
 
-A request and all that are near to it form one origin; an origin never straddles. A newcomer near a known request
-joins its side; one near both sides goes to neither. Of the new origins of one answer about a fifth are held out
-(at least one where there are two or more), chosen by a hash and not by order.
+A request and all similar ones form one origin, and an origin is on one side only. A new request that is similar to a
+known one joins its side; one that is similar to both sides joins neither. Of the new origins of one answer about a
+fifth are held out (at least one of two or more), selected by a hash and independent of the order.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from academy.records import Record, digest_of, stable_fraction
 from academy.store.database import Database, assignments
 
 Side = Literal["train", "holdout", "neither", "retired"]
-"""`retired`: it was examined until the hold-out was renewed. It is not trained on either; regression still asks it."""
+"""`retired`: examined until the hold-out was renewed. It is not trained on; the regression suite still asks it."""
 HELD_OUT = 0.22
-"""Share of an answer's wordings that are held out: two of nine."""
+"""Share of an answer's origins that are held out: two of nine."""
 
 
 class GroupedRequest(Record):
-    """A request to be assigned; `group` names its answer."""
+    """A request to assign; `group` names its answer."""
 
     text: str
     suite: str
@@ -36,14 +36,14 @@ class GroupedRequest(Record):
 
 
 class Assignment(Record):
-    """Where a request belongs."""
+    """The origin of a request and its side."""
 
     origin: str
     side: Side
 
 
 class Renewal(Record):
-    """What a renewal of the hold-out changed: origins, and the answers that the fresh ones have."""
+    """The result of a renewal: numbers of retired and of fresh origins, and of the answers of the fresh ones."""
 
     retired: int
     fresh: int
@@ -51,146 +51,147 @@ class Renewal(Record):
 
 
 def request_key(suite: str, text: str) -> str:
-    """The register's name for a request."""
+    """The key of a request in the hold-out."""
     return digest_of([suite, normalised(text)])
 
 
 class Holdout:
-    """The register in SQL. It remembers the signatures of known requests (520 bytes each) and none of their texts."""
+    """The hold-out in SQL. Memory: the signatures of known requests (520 bytes each), without their texts."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
-        self._known: dict[str, Index] = defaultdict(lambda: Index(NEAR))  # by suite; numbers are `seq`
-        self._signed = 0  # the last `seq` among them
+        self._known: dict[str, Index] = defaultdict(lambda: Index(NEAR))  # by suite; the numbers are `seq`
+        self._signed = 0  # the last `seq` in these indexes
 
     def assign(
         self, requests: Iterable[GroupedRequest], connection: sa.Connection | None = None
     ) -> dict[str, Assignment]:
-        """Places by request key. New requests are assigned and stored in one transaction, known ones keep theirs."""
+        """Assignments by request key. New requests are assigned in one transaction; known ones keep theirs."""
         if connection is None:
-            with self.database.write() as own:
-                return self.assign(requests, own)
-        wanted: dict[str, GroupedRequest] = {}
+            with self.database.write() as transaction:
+                return self.assign(requests, transaction)
+        by_key: dict[str, GroupedRequest] = {}
         for request in sorted(requests, key=lambda r: (r.group, r.text), reverse=True):
-            wanted[request_key(request.suite, request.text)] = request  # of several answers the first group names it
-        places = {}
-        for row in _rows(connection, assignments.c.request, list(wanted)):
-            places[row["request"]] = Assignment(origin=row["origin"], side=row["side"])
+            by_key[request_key(request.suite, request.text)] = request  # with several answers the first group counts
+        by_request = {}
+        for row in _rows(connection, assignments.c.request, list(by_key)):
+            by_request[row["request"]] = Assignment(origin=row["origin"], side=row["side"])
         rows = []
-        if len(places) < len(wanted):
+        if len(by_request) < len(by_key):
             self._sign(connection)
-        for suite in sorted({request.suite for key, request in wanted.items() if key not in places}):
-            fresh = {k: r for k, r in sorted(wanted.items()) if r.suite == suite and k not in places}
-            found = _place(fresh, self._known[suite], connection)
-            places |= found
+        for suite in sorted({request.suite for key, request in by_key.items() if key not in by_request}):
+            fresh = {k: r for k, r in sorted(by_key.items()) if r.suite == suite and k not in by_request}
+            new = _assign_new(fresh, self._known[suite], connection)
+            by_request |= new
             rows += [
-                {"request": key, "text": normalised(fresh[key].text), "suite": suite, **place.model_dump()}
-                for key, place in found.items()
+                {"request": key, "text": normalised(fresh[key].text), "suite": suite, **assignment.model_dump()}
+                for key, assignment in new.items()
             ]
         if rows:
             connection.execute(sa.insert(assignments), rows)
-        return {key: places[key] for key in wanted}
+        return {key: by_request[key] for key in by_key}
 
     def examined(self, examples: Iterable[Example]) -> list[Example]:
-        """Those of some held-out examples that are held out still: a renewal retires the others."""
-        found = list(examples)
-        keys = [request_key(example.suite, example.opening) for example in found]
+        """The held-out examples among these that no renewal has retired."""
+        held_out = list(examples)
+        keys = [request_key(example.suite, example.opening) for example in held_out]
         with self.database.read() as connection:
-            retired = {
-                row["request"] for row in _rows(connection, assignments.c.request, keys) if row["side"] == "retired"
-            }
-        return [example for example, key in zip(found, keys, strict=True) if key not in retired]
+            rows = list(_rows(connection, assignments.c.request, keys))
+        retired_keys = {row["request"] for row in rows if row["side"] == "retired"}
+        return [example for example, key in zip(held_out, keys, strict=True) if key not in retired_keys]
 
     def renew(
         self,
         examined: Iterable[GroupedRequest],
         seen: Iterable[GroupedRequest],
         unseen: Iterable[GroupedRequest],
-        fewest: int,
+        min_groups: int,
         connection: sa.Connection,
     ) -> Renewal:
-        """Retire what was examined, and hold out fresh requests in its place: whole origins that no dataset has seen.
+        """Retire the examined requests and hold out fresh ones instead: whole origins that are in no dataset.
 
-        `seen` is everything that a dataset may have held, `unseen` what can be asked instead. As many origins as are
-        retired are held out, more where they have fewer than `fewest` answers; of an answer's unseen origins at most
-        half, so that the others can teach it. Raises InputError, and changes nothing, where that is not enough.
+        `seen` are all requests that a dataset may contain, `unseen` those that can be asked instead. As many origins
+        are held out as are retired, and more if these have fewer than `min_groups` answers. At most half of an answer's
+        unseen origins are held out, so that the others can teach it. Raises InputError, and changes nothing, if there
+        are too few.
         """
-        old = {request_key(one.suite, one.text) for one in examined}
-        known = {request_key(one.suite, one.text) for one in seen} | old
-        new = {request_key(one.suite, one.text): one for one in unseen}
-        retired = {
-            row["origin"] for row in _rows(connection, assignments.c.request, sorted(old)) if row["side"] == "holdout"
+        examined_keys = {request_key(request.suite, request.text) for request in examined}
+        seen_keys = {request_key(request.suite, request.text) for request in seen} | examined_keys
+        new = {request_key(request.suite, request.text): request for request in unseen}
+        retiring = {
+            row["origin"]
+            for row in _rows(connection, assignments.c.request, sorted(examined_keys))
+            if row["side"] == "holdout"
         }
-        offered = {
-            row["request"]: row for row in _rows(connection, assignments.c.request, sorted(new.keys() - known))
-        }  # fmt: skip
-        origins = sorted({row["origin"] for row in offered.values()})
-        # a text that is gone was forgotten: nobody can say what had seen it
-        tainted = {
+        rows = {row["request"]: row for row in _rows(connection, assignments.c.request, sorted(new.keys() - seen_keys))}
+        origins = sorted({row["origin"] for row in rows.values()})
+        # an empty text was forgotten: it is unknown which datasets contained it
+        tainted_origins = {
             row["origin"]
             for row in _rows(connection, assignments.c.origin, origins)
-            if row["request"] in known or not row["text"]
+            if row["request"] in seen_keys or not row["text"]
         }
-        fresh: dict[str, set[str]] = defaultdict(set)  # origins by group
-        others: dict[str, set[str]] = defaultdict(set)
-        for key, row in offered.items():
-            sides = {"holdout": fresh, "train": others}
-            if row["origin"] not in tainted and row["side"] in sides:
+        fresh: dict[str, set[str]] = defaultdict(set)  # held-out origins by group
+        trainable: dict[str, set[str]] = defaultdict(set)
+        for key, row in rows.items():
+            sides = {"holdout": fresh, "train": trainable}
+            if row["origin"] not in tainted_origins and row["side"] in sides:
                 sides[row["side"]][new[key].group].add(row["origin"])
-        held = set().union(*fresh.values())
-        chosen = []
-        for group, there in others.items():
+        held_out = set().union(*fresh.values())
+        candidates = []
+        for group, group_origins in trainable.items():
             already = len(fresh[group])
-            room = max(0, (len(there) + already) // 2 - already)
-            drawn = sorted((stable_fraction("renewed", origin), origin) for origin in there - held)
-            chosen += [(already + n, by_chance, origin, group) for n, (by_chance, origin) in enumerate(drawn[:room])]
-        groups = {group for group, there in fresh.items() if there}
-        moved: set[str] = set()
-        for _, _, origin, group in sorted(chosen):  # an answer that has none yet comes first
-            if len(held | moved) >= len(retired) and len(groups) >= fewest:
+            room = max(0, (len(group_origins) + already) // 2 - already)
+            shuffle = sorted((stable_fraction("renewed", origin), origin) for origin in group_origins - held_out)
+            candidates += [
+                (already + n, fraction, origin, group) for n, (fraction, origin) in enumerate(shuffle[:room])
+            ]
+        groups = {group for group, group_origins in fresh.items() if group_origins}
+        moving: set[str] = set()
+        for _, _, origin, group in sorted(candidates):  # answers without a held-out origin come first
+            if len(held_out | moving) >= len(retiring) and len(groups) >= min_groups:
                 break
-            moved.add(origin)
+            moving.add(origin)
             groups.add(group)
-        if len(groups) < fewest:
+        if len(groups) < min_groups:
             raise InputError(
-                f"Only {len(groups)} answers among the lessons that no dataset has seen can be examined; {fewest} are "
-                "needed.",
-                "Import new lessons with answers of their own in two wordings or more, and renew before you train on "
-                "them.",
+                f"Only {len(groups)} answers of lessons that are in no dataset can be examined (minimum {min_groups}).",
+                "Import lessons with new answers, each in at least two wordings, and renew before you train on them.",
             )
-        for some, side in ((retired, "retired"), (moved, "holdout")):
-            ordered = sorted(some)
-            for begin in range(0, len(ordered), 500):
-                chunk = assignments.c.origin.in_(ordered[begin : begin + 500])
+        for changing, side in ((retiring, "retired"), (moving, "holdout")):
+            origins = sorted(changing)
+            for begin in range(0, len(origins), 500):
+                chunk = assignments.c.origin.in_(origins[begin : begin + 500])
                 connection.execute(
                     sa.update(assignments).where(chunk, assignments.c.suite == "recall").values(side=side)
                 )
-        return Renewal(retired=len(retired), fresh=len(held | moved), groups=len(groups))
+        return Renewal(retired=len(retiring), fresh=len(held_out | moving), groups=len(groups))
 
     def _sign(self, connection: sa.Connection) -> None:
-        """Sign what was stored since the last time, by whomever."""
+        """Sign the requests that this or another process stored since the last time."""
         query = sa.select(assignments.c.seq, assignments.c.suite, assignments.c.text).where(
             assignments.c.seq > self._signed
         )
-        found = connection.execute(query.order_by(assignments.c.seq).execution_options(yield_per=CHUNK))
-        for part in found.partitions():
+        rows = connection.execute(query.order_by(assignments.c.seq).execution_options(yield_per=CHUNK))
+        for part in rows.partitions():
             for suite in sorted({row.suite for row in part}):
-                mine = [row for row in part if row.suite == suite]
-                self._known[suite].add(np.array([row.seq for row in mine]), *signatures([row.text for row in mine]))
+                of_suite = [row for row in part if row.suite == suite]
+                numbers, texts = np.array([row.seq for row in of_suite]), [row.text for row in of_suite]
+                self._known[suite].add(numbers, *signatures(texts))
             self._signed = part[-1].seq
 
 
 def _rows(connection: sa.Connection, column: sa.Column[Any], values: Sequence[Any]) -> Iterator[sa.RowMapping]:
-    """Rows of the register by the values of one column, a few hundred at a time."""
+    """Rows of the hold-out with these values in a column, read a few hundred at a time."""
     for begin in range(0, len(values), 500):
         query = sa.select(assignments).where(column.in_(values[begin : begin + 500]))
         yield from connection.execute(query).mappings()
 
 
-def _place(fresh: dict[str, GroupedRequest], known: Index, connection: sa.Connection) -> dict[str, Assignment]:
-    """Places for new requests (by key, sorted) beside the known ones of the same suite."""
+def _assign_new(fresh: dict[str, GroupedRequest], known: Index, connection: sa.Connection) -> dict[str, Assignment]:
+    """Assignments of new requests (by key, sorted), given the known ones of the same suite."""
     keys = list(fresh)
-    leader = list(range(len(keys)))  # union-find over the new ones
+    leader = list(range(len(keys)))  # union-find over the new requests
 
     def root(i: int) -> int:
         while leader[i] != i:
@@ -198,47 +199,48 @@ def _place(fresh: dict[str, GroupedRequest], known: Index, connection: sa.Connec
         return i
 
     bands, small = signatures([fresh[key].text for key in keys])
-    beside: dict[int, set[Assignment]] = defaultdict(set)
-    old, row = known.candidates(bands, small)
-    rows = {found["seq"]: found for found in _rows(connection, assignments.c.seq, sorted(set(old.tolist())))}
-    pairs = [(-i, j) for i, j in zip(old.tolist(), row.tolist(), strict=True) if i in rows]  # known ones count down
+    neighbours_of: dict[int, set[Assignment]] = defaultdict(set)
+    numbers, positions = known.candidates(bands, small)
+    rows = {row["seq"]: row for row in _rows(connection, assignments.c.seq, sorted(set(numbers.tolist())))}
+    # known requests have negative numbers in these pairs
+    pairs = [(-i, j) for i, j in zip(numbers.tolist(), positions.tolist(), strict=True) if i in rows]
 
     def texts(numbers: list[int]) -> list[str]:
         return [rows[-n]["text"] if n < 0 else fresh[keys[n]].text for n in numbers]
 
     for i, j, _ in verified(pairs, texts, NEAR):
-        beside[j].add(Assignment(origin=rows[-i]["origin"], side=rows[-i]["side"]))
+        neighbours_of[j].add(Assignment(origin=rows[-i]["origin"], side=rows[-i]["side"]))
     first, second = pairs_within(bands, small, NEAR)
-    own = zip(first.tolist(), second.tolist(), strict=True)
-    for i, j, _ in verified(own, texts, NEAR, settled=lambda i, j: root(i) == root(j)):
+    new_pairs = zip(first.tolist(), second.tolist(), strict=True)
+    for i, j, _ in verified(new_pairs, texts, NEAR, settled=lambda i, j: root(i) == root(j)):
         low, high = sorted((root(i), root(j)))
         leader[high] = low
     members: dict[int, list[int]] = defaultdict(list)
     for i in range(len(keys)):
         members[root(i)].append(i)
 
-    places: dict[str, Assignment] = {}
+    by_request: dict[str, Assignment] = {}
     new_origins: dict[str, list[tuple[str, list[int]]]] = defaultdict(list)
     for inside in members.values():
-        neighbours = sorted({p for i in inside for p in beside[i]}, key=lambda place: place.origin)
-        sides = {place.side for place in neighbours}
+        neighbours = sorted({p for i in inside for p in neighbours_of[i]}, key=lambda p: p.origin)
+        sides = {neighbour.side for neighbour in neighbours}
         if not neighbours:
             origin = min(keys[i] for i in inside)
             new_origins[min(fresh[keys[i]].group for i in inside)].append((origin, inside))
             continue
         side: Side = neighbours[0].side if len(sides) == 1 else "neither"
-        places |= {keys[i]: Assignment(origin=neighbours[0].origin, side=side) for i in inside}
+        by_request |= {keys[i]: Assignment(origin=neighbours[0].origin, side=side) for i in inside}
     for origins in new_origins.values():
-        held = _held_out([origin for origin, _ in origins])
+        held_out = _held_out([origin for origin, _ in origins])
         for origin, inside in origins:
-            place = Assignment(origin=origin, side="holdout" if origin in held else "train")
-            places |= {keys[i]: place for i in inside}
-    return places
+            assignment = Assignment(origin=origin, side="holdout" if origin in held_out else "train")
+            by_request |= {keys[i]: assignment for i in inside}
+    return by_request
 
 
 def _held_out(origins: list[str]) -> set[str]:
-    """The share of one answer's new origins that is held out."""
-    ranked = sorted(origins, key=lambda origin: stable_fraction("held out", origin))
-    if len(ranked) == 1:
-        return {ranked[0]} if stable_fraction("alone", ranked[0]) < HELD_OUT else set()
-    return set(ranked[: max(1, round(len(ranked) * HELD_OUT))])
+    """The new origins of one answer that are held out."""
+    by_fraction = sorted(origins, key=lambda origin: stable_fraction("held out", origin))
+    if len(by_fraction) == 1:
+        return {by_fraction[0]} if stable_fraction("alone", by_fraction[0]) < HELD_OUT else set()
+    return set(by_fraction[: max(1, round(len(by_fraction) * HELD_OUT))])

@@ -1,7 +1,7 @@
-"""Quality: is an example worth a place? Small reasons, none of which knows a language, and one score.
+"""Quality of an example: a check for noise and a score, both independent of the language.
 
-The score is used: an example below LEAST is dropped. It starts from what people said (rating, star) and is lowered by
-what can be seen: an answer that repeats itself, echoes the request, stops in the middle, or is hardly text.
+The score starts from user feedback (rating, star). It is lowered for an answer that repeats itself, echoes the request
+or stops in the middle. An example below MIN_QUALITY is dropped.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections import Counter
 
 from academy.experience.experience import Experience
 
-LEAST = 0.3
+MIN_QUALITY = 0.3
 """Score below which an example is dropped."""
-_RUN = re.compile(r"([^\s=*_#~.+/-])\1{15,}|([^\s])\2{200,}")  # not the rules that people draw
+_RUN = re.compile(r"([^\s=*_#~.+/-])\1{15,}|([^\s])\2{200,}")  # lines of signs that separate sections are allowed
 _RULE = re.compile(r"([=*_#~.+-])\1{3,}")
 _MOJIBAKE = re.compile("(?:Ã[\u0080-\u00bf]|Â[\u0080-\u00bf]|â€|Å[\u0080-\u00bf]|ï¿½|\ufffd)")
 _BLOB = re.compile(r"^[A-Za-z0-9+/=\s]{200,}$|^[0-9a-fA-F\s]{120,}$")
@@ -23,7 +23,7 @@ _CUT = re.compile(
 
 
 def noise(text: str) -> str:
-    """Why a text is noise in any language; empty where it is not."""
+    """Why a text is noise in any language; empty if it is not."""
     if _RUN.search(text):
         return "one sign repeated"
     if len(_MOJIBAKE.findall(text)) > max(1, len(text) // 200):
@@ -40,12 +40,12 @@ def noise(text: str) -> str:
 
 
 def truncated(answer: str) -> bool:
-    """Whether an answer stops in the middle: a code fence left open, or a last word that needs another."""
+    """Whether an answer stops in the middle: an open code fence, or a last word that another must follow."""
     return answer.count("```") % 2 == 1 or (len(answer) > 40 and _CUT.search(answer.rstrip()) is not None)
 
 
 def quality(experience: Experience) -> float:
-    """A score from 0 to 1, from what people said and what can be seen of the text."""
+    """A score from 0 to 1, from user feedback and from the text."""
     score = 0.7
     if experience.gold:
         score = 1.0
@@ -58,7 +58,7 @@ def quality(experience: Experience) -> float:
         score -= 0.5
     words = answer.lower().split()
     if len(words) >= 30:
-        runs = Counter(zip(words, words[1:], words[2:], strict=False))
-        repeated = sum(n - 1 for n in runs.values()) / max(1, len(words) - 2)
-        score -= max(0.0, repeated - 0.2)
+        trigrams = Counter(zip(words, words[1:], words[2:], strict=False))
+        repetition = sum(n - 1 for n in trigrams.values()) / max(1, len(words) - 2)
+        score -= max(0.0, repetition - 0.2)
     return max(0.0, min(1.0, score))

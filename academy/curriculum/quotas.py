@@ -1,9 +1,9 @@
-"""Shares: who may fill how much of a training set, and whether it has grown one-sided.
+"""Quotas of sources and authors in a training set, and alarms for a one-sided one.
 
-Quotas and caps drop, and each drop has a reason that can be counted. The diversity alarm drops nothing: it says in
-sentences what a person should look at. All of it is pure and does not depend on the order of the records.
+Quotas and caps drop examples, each with a reason that is counted. The alarms drop nothing: each is a sentence about
+something that a user should check. Everything is pure and independent of the order of the records.
 
-Memory: a QuotaEntry is a few short strings; no texts pass here but the sample that `alarms` is given.
+Memory: a QuotaEntry is a few short strings; only the sample for `diversity` contains texts.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from academy.curriculum.similarity import jaccard, shingles
 from academy.records import Record, stable_fraction
 
 MODEL_MADE = 0.3
-"""Answers that a model wrote and nobody rated make at most this share of the tokens."""
+"""Largest share of the tokens that answers may have that a model wrote and no user rated."""
 SAMPLE = 200
-"""Texts that the mean nearest similarity is measured on."""
-ONE_ANSWER, ONE_OPENING, ALIKE, FEWEST = 0.2, 0.4, 0.6, 0.1
-"""Where the alarm rings: the most frequent answer, the most frequent opening (its first words), the mean nearest
-similarity, and the effective number of answers as a share of the examples."""
+"""Number of texts on which the mean nearest similarity is measured."""
+MAX_ANSWER, MAX_OPENING, MAX_SIMILARITY, MIN_ANSWERS = 0.2, 0.4, 0.6, 0.1
+"""Limits of the alarms: the shares of the most frequent answer and of the most frequent opening (first words), the mean
+nearest similarity, and the effective number of answers as a share of the examples."""
 
 
 class QuotaEntry(Record):
-    """What quotas need to know of an example; `at` is its time or place in the order of admission, newest last."""
+    """The facts about an example that quotas need. `at` orders examples by time or admission, newest last."""
 
     id: str
     source: str
@@ -36,23 +36,23 @@ class QuotaEntry(Record):
 
 
 def drops(
-    shares: Iterable[QuotaEntry],
+    entries: Iterable[QuotaEntry],
     *,
     per_source: Mapping[str, int] | int | None = None,
     per_author: Mapping[str, int] | int | None = None,
     model_made: float = MODEL_MADE,
 ) -> dict[str, str]:
-    """Reasons by id of those that are too many: quotas in examples, first by source, then by author, then the cap.
+    """Reasons to drop by id: first the quotas of sources (in examples), then those of authors, then the model-made cap.
 
-    A quota is one number for all, or one for each that is named (the others have none). The newest stay; of equally
-    old ones those with the smaller id. Nobody's author ("") has no quota.
+    A quota is one number for all names, or a mapping with one number for each name (other names have no quota). The
+    newest entries stay; of equally old ones those with the smaller id. An empty author has no quota.
     """
-    left = sorted(sorted(shares, key=lambda share: share.id), key=lambda share: share.at, reverse=True)
-    found = over_quota(left, lambda share: share.source, per_source, "over the quota of source {}")
-    left = [share for share in left if share.id not in found]
-    found |= over_quota(left, lambda share: share.author, per_author, "over the quota of author {}")
-    left = [share for share in left if share.id not in found]
-    return found | over_share(left, model_made)
+    remaining = sorted(sorted(entries, key=lambda entry: entry.id), key=lambda entry: entry.at, reverse=True)
+    reasons = over_quota(remaining, lambda entry: entry.source, per_source, "over the quota of source {}")
+    remaining = [entry for entry in remaining if entry.id not in reasons]
+    reasons |= over_quota(remaining, lambda entry: entry.author, per_author, "over the quota of author {}")
+    remaining = [entry for entry in remaining if entry.id not in reasons]
+    return reasons | over_share(remaining, model_made)
 
 
 def over_quota(
@@ -61,70 +61,66 @@ def over_quota(
     quota: Mapping[str, int] | int | None,
     reason: str,
 ) -> dict[str, str]:
-    """Those beyond the first `quota` of each name."""
-    seen: Counter[str] = Counter()
-    found = {}
-    for share in newest_first:
-        name = name_of(share)
-        most = quota.get(name) if isinstance(quota, Mapping) else quota
-        if most is not None and name:
-            seen[name] += 1
-            if seen[name] > most:
-                found[share.id] = reason.format(name)
-    return found
+    """Reasons for the entries after the first `quota` of each name."""
+    counts: Counter[str] = Counter()
+    reasons = {}
+    for entry in newest_first:
+        name = name_of(entry)
+        limit = quota.get(name) if isinstance(quota, Mapping) else quota
+        if limit is not None and name:
+            counts[name] += 1
+            if counts[name] > limit:
+                reasons[entry.id] = reason.format(name)
+    return reasons
 
 
-def over_share(newest_first: Sequence[QuotaEntry], most: float = MODEL_MADE) -> dict[str, str]:
-    """Model-made examples beyond their share of all tokens. Where all are model-made and `most` is below 1: all."""
-    theirs = [share for share in newest_first if share.model_made]
-    if most >= 1:
+def over_share(newest_first: Sequence[QuotaEntry], max_share: float = MODEL_MADE) -> dict[str, str]:
+    """Reasons for model-made examples beyond their share of all tokens; all of them if nothing else is there."""
+    if max_share >= 1:
         return {}
-    room = most / (1 - most) * sum(share.tokens for share in newest_first if not share.model_made)
-    found = {}
-    for share in theirs:
-        room -= share.tokens
+    room = max_share / (1 - max_share) * sum(entry.tokens for entry in newest_first if not entry.model_made)
+    reasons = {}
+    for entry in newest_first:
+        if not entry.model_made:
+            continue
+        room -= entry.tokens
         if room < -1e-9:
-            room += share.tokens
-            found[share.id] = "over the share of model-made examples"
-    return found
-
-
-def counted(reasons: Mapping[str, str]) -> dict[str, int]:
-    """How many were dropped for each reason."""
-    return dict(sorted(Counter(reasons.values()).items()))
+            room += entry.tokens
+            reasons[entry.id] = "over the share of model-made examples"
+    return reasons
 
 
 class Diversity(Record):
-    """How many-sided answers are. Shares and similarities are between 0 and 1."""
+    """The diversity of a training set. Shares and similarities are between 0 and 1."""
 
     examples: int
-    answers: float  # effective number of different answers: exp of the entropy
+    answers: float  # effective number of different answers: exp(entropy)
     most_frequent_answer: float
     most_frequent_opening: float
-    nearest: float  # mean similarity of a sampled text to the nearest other one of the sample
+    nearest: float  # mean similarity of a text of the sample to its nearest other one
 
 
 def diversity(answer_groups: Iterable[str], openings: Iterable[str], sample: Sequence[str]) -> Diversity:
-    """Measured from the names of the answers (hashes will do), their openings, and a sample of texts."""
-    groups, first_words = Counter(answer_groups), Counter(openings)
+    """Measure it from the names of the answers (such as hashes), their first words, and a sample of texts."""
+    groups, opening_counts = Counter(answer_groups), Counter(openings)
     total = groups.total()
     entropy = -sum(n / total * math.log(n / total) for n in sorted(groups.values()))
     return Diversity(
         examples=total,
         answers=math.exp(entropy) if total else 0.0,
         most_frequent_answer=max(groups.values(), default=0) / max(1, total),
-        most_frequent_opening=max(first_words.values(), default=0) / max(1, first_words.total()),
+        most_frequent_opening=max(opening_counts.values(), default=0) / max(1, opening_counts.total()),
         nearest=mean_nearest(sample),
     )
 
 
 def first_words(answer: str) -> str:
-    """The first three words of an answer, in small letters."""
+    """The first three words of an answer in lower case."""
     return " ".join(answer[:200].lower().split()[:3])
 
 
 def sample_ids(ids: Iterable[str], seed: str = "", count: int = SAMPLE) -> list[str]:
-    """The same ids whatever their order, for `diversity`'s sample; memory does not grow with their number."""
+    """Ids for the sample of `diversity`, independent of their order. Memory does not grow with their number."""
     best: list[tuple[float, str]] = []
     for name in ids:
         best.append((stable_fraction("diversity", seed, name), name))
@@ -134,28 +130,32 @@ def sample_ids(ids: Iterable[str], seed: str = "", count: int = SAMPLE) -> list[
 
 
 def mean_nearest(texts: Sequence[str]) -> float:
-    """Mean over the texts of the similarity to their nearest other one (0 for fewer than two)."""
+    """Mean similarity of the texts to their nearest other text (0 for fewer than two)."""
     grams = [shingles(text) for text in texts]
     if len(grams) < 2:
         return 0.0
     return sum(
-        max(jaccard(mine, other) for j, other in enumerate(grams) if i != j) for i, mine in enumerate(grams)
+        max(jaccard(first, second) for j, second in enumerate(grams) if i != j) for i, first in enumerate(grams)
     ) / len(grams)
 
 
-def alarms(found: Diversity) -> tuple[str, ...]:
-    """What a person should look at, one sentence each; nothing where there are too few examples to say."""
-    if found.examples < 20:
+def alarms(figures: Diversity) -> tuple[str, ...]:
+    """Sentences about what a user should check; none with fewer than 20 examples, which say too little."""
+    if figures.examples < 20:
         return ()
-    said = []
-    if found.most_frequent_answer > ONE_ANSWER:
-        said.append(f"One answer makes {found.most_frequent_answer:.0%} of all examples: the model may learn it alone.")
-    if found.most_frequent_opening > ONE_OPENING:
-        said.append(f"{found.most_frequent_opening:.0%} of the answers begin with the same three words.")
-    if found.answers < FEWEST * found.examples:
-        said.append(f"{found.examples} examples teach as little as {found.answers:.0f} different answers would.")
-    if found.nearest > ALIKE:
-        said.append(
-            f"Examples are {found.nearest:.0%} alike to their nearest neighbour: they may be made from one form."
+    sentences = []
+    if figures.most_frequent_answer > MAX_ANSWER:
+        sentences.append(
+            f"One answer makes {figures.most_frequent_answer:.0%} of all examples: the model may learn only this one."
         )
-    return tuple(said)
+    if figures.most_frequent_opening > MAX_OPENING:
+        sentences.append(f"{figures.most_frequent_opening:.0%} of the answers begin with the same three words.")
+    if figures.answers < MIN_ANSWERS * figures.examples:
+        sentences.append(
+            f"{figures.examples} examples teach as little as {figures.answers:.0f} different answers would."
+        )
+    if figures.nearest > MAX_SIMILARITY:
+        sentences.append(
+            f"Examples are {figures.nearest:.0%} similar to their nearest neighbour: they may come from one template."
+        )
+    return tuple(sentences)

@@ -1,4 +1,4 @@
-"""Rebuild a dataset from what it was made of, and compare two datasets: proofs, nothing is trained on them."""
+"""Rebuilds a dataset from its references to prove its digest, and compares two datasets. Nothing is trained on them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from academy.records import Record
 
 
 class RebuildResult(Record):
-    """What became of a rebuilding; `because` is a sentence."""
+    """The result of a rebuild: both digests, and a sentence."""
 
     digest: str
     again: str
@@ -26,7 +26,7 @@ class RebuildResult(Record):
 
 
 class DatasetDifference(Record):
-    """Ids of examples that stand in one of two datasets only, by side."""
+    """Ids of the examples that only one of two datasets has, by side, and the number of shared ones."""
 
     only_in_first: dict[str, tuple[str, ...]]
     only_in_second: dict[str, tuple[str, ...]]
@@ -43,33 +43,34 @@ def rebuild(
 ) -> RebuildResult:
     """Curate exactly the same lessons and commits again, in `scratch`, and compare the digests.
 
-    The register gives every request its first place again, so what came later changes nothing. Raises InputError
-    where a repository is gone, ExaminationError where the hold-out would not stay clean.
+    The hold-out keeps the first assignment of every request, so later lessons change nothing. Raises InputError if a
+    repository or source is missing, ExaminationError if the hold-out would overlap with the training side.
     """
     if not (dataset.path / INPUTS).is_file():
         raise InputError(
-            f"The dataset {dataset.digest[:12]} does not say what it was made of.", "`academy curate` again."
+            f"Dataset {dataset.digest[:12]} has no list of its inputs and cannot be rebuilt.",
+            "Run `academy curate` again.",
         )
     references = [Reference.model_validate(row) for row in read_rows(dataset.path / INPUTS)]
     curator = DatasetCurator(store, count_tokens, context=dataset.context, base=dataset.base, guarded=guarded)
     curator.cursor = dataset.cursor
     missing = curator.collect_again(references)
     curator.filter_low_quality()
-    again = curator.save(scratch, holdout).digest
-    same = again == dataset.digest
-    if same:
-        because = f"{len(references):,} lessons and commits gave the same bytes again."
+    new_digest = curator.save(scratch, holdout).digest
+    is_same = new_digest == dataset.digest
+    if is_same:
+        because = f"{len(references):,} lessons and commits gave the same bytes."
     elif missing:
-        because = f"It contains forgotten lessons: {missing:,} of {len(references):,} lessons and commits are gone."
+        because = f"It contains forgotten lessons: {missing:,} of {len(references):,} lessons and commits are missing."
     elif dataset.version != __version__:
-        because = f"It was made by version {dataset.version}, and this is {__version__}: the rules have changed."
+        because = f"Version {dataset.version} made it and this is version {__version__}: the rules have changed."
     else:
-        because = "The same lessons and commits gave other bytes, or other suites are asked now."
-    return RebuildResult(digest=dataset.digest, again=again, same=same, because=because)
+        because = "The same lessons and commits gave different bytes, or the suites have changed."
+    return RebuildResult(digest=dataset.digest, again=new_digest, same=is_same, because=because)
 
 
 def diff(first: Dataset, second: Dataset) -> DatasetDifference:
-    """What one dataset has and the other has not."""
+    """Compare the examples of two datasets."""
     sides = ("train", "holdout")
     ids = [{side: _ids(dataset, side) for side in sides} for dataset in (first, second)]
     return DatasetDifference(

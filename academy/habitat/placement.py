@@ -62,7 +62,7 @@ class Placement(Record):
         return f"it {'would train on' if self.route.place else 'fits'} {self.sentence}"
 
     def require(self) -> None:
-        """Raise TrainingError if the training is refused, fits nowhere, or would have to wait for a GPU."""
+        """Raise TrainingError if the training is refused, fits on no device, or would have to wait for a GPU."""
         if self.route.refusal:
             raise self.route.refusal.error
         if self.route.held:

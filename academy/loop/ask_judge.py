@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from academy.arena.endpoint import Endpoint, Opinion, opinion
+from academy.arena.endpoint import Endpoint, JudgeTally, judge_pairs
 from academy.arena.examination import Examination
 from academy.arena.suites.base import Question
 from academy.curriculum.dataset import Dataset, Example
@@ -26,7 +26,7 @@ def configured_judge(home: Home) -> Endpoint | None:
 
 def ask_judge(
     home: Home, judge: Endpoint | None, examination: Examination, questions: Sequence[Question], dataset: Dataset
-) -> Opinion | None:
+) -> JudgeTally | None:
     """The judge's opinion on the answers of the suite recall; `questions` are that suite's.
 
     A judge that fails is logged and gives None: it stops nothing.
@@ -41,7 +41,7 @@ def ask_judge(
         for before, after in zip(result.champion, result.challenger, strict=True)
     ]
     try:
-        return opinion(judge, pairs, _gold_answers(home, dataset.held_out()))
+        return judge_pairs(judge, pairs, _gold_answers(home, dataset.held_out()))
     except ExaminationError as problem:
         log.warning("the judge is skipped: %s", problem)
         return None

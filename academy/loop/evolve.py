@@ -76,18 +76,19 @@ class EvolutionResult(Record):
     stages: dict[str, float]
 
     @classmethod
-    def not_trained(
+    def at_decision(
         cls,
         decision: Decision,
         stages: dict[str, float],
+        preparation: Preparation | None = None,
         dataset: Dataset | None = None,
         recipe: Recipe | None = None,
         tuning: TuningResult | None = None,
     ) -> EvolutionResult:
-        """The result of an evolution that decided not to train."""
+        """The result up to the decision: final if the decision is no."""
         return cls(
-            decision=DecisionSummary.of(decision), dataset=DatasetSummary.of(dataset) if dataset else None,
-            recipe=recipe, tuning=tuning, stages=stages,
+            decision=DecisionSummary.of(decision), imported=preparation.imported if preparation else (),
+            dataset=DatasetSummary.of(dataset) if dataset else None, recipe=recipe, tuning=tuning, stages=stages,
         )  # fmt: skip
 
     def trained(
@@ -111,16 +112,16 @@ class EvolutionResult(Record):
 def prepare(home: Home, request: EvolutionRequest) -> Preparation:
     """Finish what a killed evolution left open, import the files, count the lessons and decide on the counts.
 
-    Raises InputError for a request that contradicts itself and for files that do not exist, and BaseModelError, before
-    anything is changed.
+    Raises BaseModelError, and InputError for a request that contradicts itself, before anything is changed; and
+    InputError for a file that does not exist, before any file is imported.
     """
     home.base  # noqa: B018  resolves the base model first
     check_repositories(request.repositories_read)
     request.search.check(home, request.recipe)
     finish_interrupted(home)
-    imported = tuple(ingest(home, request.lessons, request.tasks))
+    imports = tuple(ingest(home, request.lessons, request.tasks))
     counts = count(home)
-    return Preparation(imported=imported, counts=counts, decision=decide(home, force=request.force, counts=counts))
+    return Preparation(imported=imports, counts=counts, decision=decide(home, force=request.force, counts=counts))
 
 
 def evolve(
@@ -140,7 +141,7 @@ def evolve(
         stages["start"] = round(time.monotonic() - start - sum(stages.values()), 1)
     else:
         watch.lap("decision")
-        result, stages = EvolutionResult.not_trained(preparation.decision, {}), watch.laps
+        result, stages = EvolutionResult.at_decision(preparation.decision, {}, preparation), watch.laps
     # texts of lessons are added here: what the flow returns is kept by Prefect, where no lesson can be forgotten
     contradictions = explain_verdict(home, result.verdict) if result.verdict else ()
     return result.model_copy(

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from academy.arena.endpoint import Opinion
+from academy.arena.endpoint import JudgeTally
 from academy.arena.examination import Cost, Examination, examination_digest
 from academy.arena.examination import examine as run_examination
-from academy.arena.report import Context, render
+from academy.arena.report import ReportContext, render
 from academy.arena.suites.base import Question
 from academy.arena.suites.user import UserSuite
 from academy.arena.verdict import HORIZON
@@ -38,7 +38,7 @@ class ExaminationReport(Record):
     examination: Examination
     costs: tuple[Cost, Cost]
     skipped: dict[str, str]  # suites and why
-    opinion: Opinion | None
+    opinion: JudgeTally | None
     report: Path
 
 
@@ -65,30 +65,30 @@ def examine(
     rival = against if against and against != "champion" else champion.adapter
     players = (player_of(home, rival, dataset, champion), player_of(home, challenger, dataset, champion))
     official = version is not None and not suites and players[0].identity == own_identity(home, champion)
-    entries, skipped = choose_suites(home, dataset, champion, suites or home.settings.suites)
+    entries, skip_reasons = choose_suites(home, dataset, champion, suites or home.settings.suites)
     questions = {suite.name: suite.questions() for suite, _ in entries}
     key = f"verdict:{home.base.digest}:" + examination_digest(
         players[0].identity, players[1].identity, [suite.digest for suite, _ in entries]
     )
     if official and (row := home.ledger.find(VerdictEntry, key)):
         return row, None
-    looks_before = home.ledger.verdicts_spent()
+    spent_before = home.ledger.verdicts_spent()
     examination, costs = run_examination(
-        *players, entries, looks_before=looks_before, answers=home.settings.folder("answers")
+        *players, entries, spent_before=spent_before, answers=home.settings.folder("answers")
     )  # fmt: skip
     verdict = examination.verdict
     log.info("%s: %s", verdict.outcome, verdict.because)
     record = examination.save(home.settings.folder("examinations"))
     judgement = ask_judge(home, judge, examination, questions.get("recall", ()), dataset)
-    contradicted = (
+    contradictions = (
         contradicting_lessons(home, examination, champion, dataset) if official and verdict.outcome == "REJECT" else []
     )
-    texts = explain_contradictions(home, [(pair.lesson, pair.against) for pair in contradicted])
-    context = Context(
+    texts = explain_contradictions(home, [(pair.lesson, pair.against) for pair in contradictions])
+    context = ReportContext(
         names=(shown(rival, champion), shown(challenger, champion)), base=home.base.name, costs=costs,
-        memory=peak_memory(), left_out=skipped, opinion=judgement,
+        memory=peak_memory(), skipped=skip_reasons, judge_tally=judgement,
         contradicted=tuple(text.model_dump() for text in texts),
-        budget_left=home.ledger.budget_left(HORIZON) - (official and verdict.spends), told_only=not official,
+        budget_left=home.ledger.budget_left(HORIZON) - (official and verdict.spends), informational=not official,
         sandbox=next((suite.contained_by for suite, _ in entries if isinstance(suite, UserSuite)), ""),
     )  # fmt: skip
     report = _write_report(record, examination, questions, context)
@@ -107,15 +107,15 @@ def examine(
             order=version.order,
             cursor=dataset.cursor,
             decision=StoredDecision.model_validate(decision.model_dump(mode="json")) if decision else None,
-            contradicted=tuple(contradicted),
+            contradicted=tuple(contradictions),
             record=record.name,
-            left_out=skipped,
+            left_out=skip_reasons,
         )
         if verdict.outcome == "CANNOT DECIDE":  # the cause may be gone tomorrow: the examination may run again
             key += f":undecided:{sum(1 for _ in home.ledger.rows(VerdictEntry))}"
         row = record_verdict(home.ledger, key, entry, (champion.cursor, dataset.cursor))
     return row, ExaminationReport(
-        examination=examination, costs=costs, skipped=skipped, opinion=judgement, report=report
+        examination=examination, costs=costs, skipped=skip_reasons, opinion=judgement, report=report
     )  # fmt: skip
 
 
@@ -134,11 +134,11 @@ def _newest_dataset(home: Home) -> str:
     for version in home.versions.newest():
         if version.dataset:  # the base model under a name has none
             return version.dataset
-    raise ExaminationError("There is no dataset to examine on yet.", "Run `academy evolve` first.")
+    raise ExaminationError("This home has no dataset to examine with.", "Run `academy evolve` first.")
 
 
 def _write_report(
-    record: Path, examination: Examination, questions: dict[str, Sequence[Question]], context: Context
+    record: Path, examination: Examination, questions: dict[str, Sequence[Question]], context: ReportContext
 ) -> Path:
     write_file(record.with_suffix(".md"), render(examination, questions, context, form="md").encode())
     return write_file(record.with_suffix(".html"), render(examination, questions, context, form="html").encode())

@@ -36,7 +36,7 @@ def ingest(
     }  # fmt: skip
     for path in (path for paths in kinds.values() for path in paths):
         if not path.is_file():
-            raise InputError(f"There is no file {path}.", "Check the path. A JSONL file has one lesson a line.")
+            raise InputError(f"The file {path} does not exist.", "Check the path. A JSONL file has one lesson a line.")
     results = [
         home.store.import_file(path, home.quarantine, kind, wanted) for kind, paths in kinds.items() for path in paths
     ]

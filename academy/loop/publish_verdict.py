@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from academy.arena.examination import read_examination
-from academy.arena.report import Context, render
+from academy.arena.report import ReportContext, render
 from academy.arena.verdict import HORIZON
 from academy.genealogy.description import describe
 from academy.genealogy.versions import Version
@@ -34,8 +34,8 @@ def brief_report(home: Home, row: Row[VerdictEntry]) -> str:
     record = home.settings.folder("examinations") / row.body.record
     champion = row.body.champion_version
     names = (champion if champion == BASE else f"v{champion}", f"v{row.body.version}")
-    context = Context(
-        names=names, base=home.base.name, left_out=row.body.left_out,
+    context = ReportContext(
+        names=names, base=home.base.name, skipped=row.body.left_out,
         budget_left=home.ledger.budget_left(HORIZON),
     )  # fmt: skip
     return render(read_examination(record), {}, context, form="md", texts=False)

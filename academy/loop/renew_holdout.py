@@ -33,14 +33,14 @@ def renew_holdout(home: Home) -> Renewal:
     in_datasets = {row["id"] for dataset in datasets for row in dataset.inputs()}
     digests = {row.body.dataset for row in verdicts}
     in_examinations = {row["id"] for dataset in datasets if dataset.digest in digests for row in dataset.inputs()}
-    examined, seen, unseen, fresh = [], [], [], []
+    examined_requests, seen_requests, unseen_requests, fresh = [], [], [], []
     for raw in home.store.every():
         example = Example.of(clean(raw)[0], origin="")  # as curation writes it into the hold-out
         request = GroupedRequest(text=example.opening, suite=example.suite, group=example.group)
         if raw.seq <= until or raw.id in in_examinations:
-            examined.append(request)
+            examined_requests.append(request)
         if raw.seq <= max(newest, until) or raw.id in in_datasets:
-            seen.append(request)
+            seen_requests.append(request)
     for raw in home.store.read(since=max(newest, until)):
         if raw.id in in_datasets or reason_to_drop(raw):
             continue
@@ -48,10 +48,10 @@ def renew_holdout(home: Home) -> Renewal:
         request = GroupedRequest(text=example.opening, suite=example.suite, group=example.group)
         fresh.append(request)
         if not example.context:  # an examination asks single requests
-            unseen.append(request)
+            unseen_requests.append(request)
     with home.database.write() as connection:
         home.holdout.assign(fresh, connection)
-        renewal = home.holdout.renew(examined, seen, unseen, FEWEST_GROUPS, connection)
+        renewal = home.holdout.renew(examined_requests, seen_requests, unseen_requests, FEWEST_GROUPS, connection)
         key = f"renewal:{home.base.digest}:{len(verdicts)}"
         home.ledger.append(key, RenewalEntry(**renewal.model_dump(), after=len(verdicts)), connection)
     log.info("hold-out renewed: %d retired, %d fresh", renewal.retired, renewal.fresh)

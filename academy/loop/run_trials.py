@@ -108,11 +108,11 @@ def run_trials(
         study = _study(folder / JOURNAL)
         while True:
             trials = _finished(study, search)
-            spent = sum(trial.seconds for trial in trials)
-            ended: Literal["trials", "minutes"] = "trials" if len(trials) >= search.trials else "minutes"
-            if ended == "trials" or (trials and spent >= 60 * minutes):
+            seconds = sum(trial.seconds for trial in trials)
+            limit: Literal["trials", "minutes"] = "trials" if len(trials) >= search.trials else "minutes"
+            if limit == "trials" or (trials and seconds >= 60 * minutes):
                 break
-            if not _run_trial(study, search, train, 60 * minutes - spent, clock):
+            if not _run_trial(study, search, train, 60 * minutes - seconds, clock):
                 break
             _remove_trials(folder)
         if not any(trial.state == "done" for trial in trials):
@@ -124,10 +124,10 @@ def run_trials(
         recipe = search.space.recipe(dict(best_trial(trials).values))
         result = TuningResult(
             key=search.key, base=search.order.base.digest, dataset=dataset, space=search.space, wanted=search.trials,
-            minutes=minutes, ended=ended, recipe=recipe, trials=tuple(trials),
+            minutes=minutes, ended=limit, recipe=recipe, trials=tuple(trials),
         )  # fmt: skip
         write_file(folder / RECORD, canonical(result))
-        _remove_trials(folder, *([JOURNAL] if ended == "trials" else []))
+        _remove_trials(folder, *([JOURNAL] if limit == "trials" else []))
     return result
 
 
@@ -163,7 +163,7 @@ def _run_trial(
     }  # fmt: skip
     for name, value in attributes.items():
         trial.set_user_attr(name, value)
-    optuna_state = {ours: theirs for theirs, ours in _states().items()}[state]
+    optuna_state = {name: optuna_name for optuna_name, name in _states().items()}[state]
     study.tell(trial, min(losses) if state == "done" else None, optuna_state)
     _log_trial(_record(study.trials[trial.number], search), search.trials)
     return True
@@ -180,13 +180,13 @@ def _follow(
 
     Raises TrainingError for a failure, with its cause.
     """
-    reported = set(study.trials[trial.number].intermediate_values)  # before a kill
+    reported_parts = set(study.trials[trial.number].intermediate_values)  # before a kill
     for event in events:
         if event.eval_loss is not None:
             losses.append(event.eval_loss)
             part = event.step * PARTS // max(1, event.steps)
-            if part and part not in reported:
-                reported.add(part)
+            if part and part not in reported_parts:
+                reported_parts.add(part)
                 trial.report(event.eval_loss, part)
             if event.step < event.steps and trial.should_prune():
                 return "pruned", f"at step {event.step} of {event.steps} it was worse than the median of the others"

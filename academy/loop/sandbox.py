@@ -33,4 +33,4 @@ def sandbox_status(settings: Settings) -> SandboxStatus:
     if isinstance(sandbox, Unavailable):
         raise ExaminationError(sandbox.because)
     image = sandbox.image if isinstance(sandbox, DockerSandbox) else None
-    return SandboxStatus(sandbox=sandbox.name, limits_in_force=tuple(sandbox.limits_in_force), image=image)
+    return SandboxStatus(sandbox=sandbox.name, limits_in_force=tuple(sandbox.active_limits), image=image)

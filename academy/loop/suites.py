@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from academy.arena.sandbox import Unavailable, find_sandbox
 from academy.arena.suites.coding import FILE as CODING
-from academy.arena.suites.user import UserSuite
-from academy.loop.choose_suites import SUITES, suite_file
+from academy.arena.suites.table import describe_suites
 from academy.records import Record
 from academy.settings import Settings
 
@@ -28,21 +27,18 @@ class SuiteList(Record):
 
 
 def list_suites(settings: Settings) -> SuiteList:
-    """The Academy's own suites, then those of the user."""
+    """All registered suites, then the files and tasks of the settings."""
     sandbox = find_sandbox(settings.sandbox, image=settings.sandbox_image)
-    unavailable = sandbox.because if isinstance(sandbox, Unavailable) else ""
-    rows = [
+    problem = sandbox.because if isinstance(sandbox, Unavailable) else ""
+    suites = [
         SuiteStatus(
-            suite=name, asked=name in settings.suites, what=content, left_out=unavailable if name == "coding" else ""
+            suite=suite.name, asked=suite.selected, what=suite.description,
+            left_out=problem if suite.needs_sandbox else "",
         )
-        for name, content in SUITES.items()
-    ]
-    for suite in [UserSuite.read(suite_file(name)) for name in settings.suites if name not in SUITES]:
-        content = f"{len(suite.questions())} questions of your own; {suite.role}"
-        left_out = unavailable if suite.needs_sandbox else ""
-        rows.append(SuiteStatus(suite=suite.name, asked=True, what=content, left_out=left_out))
+        for suite in describe_suites(settings.suites)
+    ]  # fmt: skip
     return SuiteList(
-        suites=tuple(rows),
+        suites=tuple(suites),
         sandbox=None if isinstance(sandbox, Unavailable) else sandbox.name,
         coding_questions=len(CODING.read_bytes().splitlines()),
     )

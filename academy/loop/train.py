@@ -49,7 +49,7 @@ def train(
 
     `meanwhile` is called once the trainer runs, to prepare what comes next. `tuning` is the search for the recipe; its
     record goes into the MLflow run. Raises ExaminationError if the dataset overlaps with what is examined, and
-    TrainingError: before anything starts if the training fits nowhere.
+    TrainingError: before anything starts if the training does not fit on any device.
     """
     refuse_overlap(home, dataset)
     placement = place(home, order.recipe, dataset.longest, only=only)
@@ -146,8 +146,8 @@ def _register(home: Home, order: TrainingOrder, dataset: Dataset, digest: str, r
     adapter = sign_adapter(home.adapters / digest[:16], home.keys, base_digest=home.base.digest, digest=digest)
     version = home.versions.register(adapter, run, parent=champion.version, generation=champion.generation + 1)
     first = home.versions.of_adapter(order.recipe.init_adapter) if order.recipe.init_adapter else []
-    forgotten = (dataset.path / FORGOTTEN).is_file()  # a lesson was deleted during the training
-    if forgotten or any(parent.tainted for parent in first):
+    lesson_deleted = (dataset.path / FORGOTTEN).is_file()  # a lesson was deleted during the training
+    if lesson_deleted or any(parent.tainted for parent in first):
         home.versions.set_tags(version.version, {TAINT: TAINTED})
         version = home.versions.get(version.version)
     log.info("%s is registered: adapter %s", version.name, version.adapter[:12])

@@ -152,10 +152,10 @@ def require_registered(versions: Versions, adapter: RegisteredAdapter, pool: str
     """The version that a worker registered. Raises TrainingError if this home has another adapter there, or none."""
     version = versions.find(adapter.version)
     if version is None or version.adapter != adapter.adapter:
-        here = f"that is {version.adapter[:12]}" if version else "there is no such version"
+        local = f"that is {version.adapter[:12]}" if version else "there is no such version"
         raise TrainingError(
             f"The worker of {pool} registered adapter {adapter.adapter[:12]} as v{adapter.version}, "
-            f"but here {here} of {versions.family}.",
+            f"but here {local} of {versions.family}.",
             "Start the worker with the same ACADEMY_HOME and ACADEMY_MLFLOW_TRACKING_URI as this evolution.",
             cause="order",
         )

@@ -18,7 +18,7 @@ from academy.operations.prefect_server import running
 from academy.records import Record
 from academy.settings import Settings
 from academy.store.files import digest_of_file
-from academy.system.docker import HOW
+from academy.system.docker import ENGINE_REMEDY
 from academy.system.hardware import Gpu, Inventory, take_inventory
 
 SCARCE_BYTES = 2 << 30
@@ -186,7 +186,7 @@ def _docker(machine: Inventory) -> Finding:
     version = machine.docker.version
     return Finding(
         name="Docker", works=bool(version), needed=False, found=f"engine {version}" if version else machine.docker.note,
-        remedy="" if version else f"Only containers need it. {HOW}",
+        remedy="" if version else f"Only containers need it. {ENGINE_REMEDY}",
     )  # fmt: skip
 
 
@@ -229,7 +229,7 @@ def _sandbox(settings: Settings) -> Finding:
             remedy="Only the coding suite needs one: install bubblewrap and libseccomp2.",
         )  # fmt: skip
     return Finding(
-        name="sandbox", works=True, needed=False, found=f"{sandbox.name}: {', '.join(sandbox.limits_in_force)}"
+        name="sandbox", works=True, needed=False, found=f"{sandbox.name}: {', '.join(sandbox.active_limits)}"
     )  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def forked(do: Callable[[], Any]) -> tuple[int, Any]:
 
 def prepare(home: Path) -> dict[str, str]:
     """Train, sign and register the colours. Returns colours by digest."""
-    from academy.adapters.adapter import MANIFEST, Opened, read_adapter, signed_manifest
+    from academy.adapters.adapter import MANIFEST, AdapterFiles, read_adapter, signed_manifest
     from academy.loop.home import Home
     from academy.store.files import write_file
     from tests.colours import train_colours
@@ -107,7 +107,7 @@ def prepare(home: Path) -> dict[str, str]:
     work = Home.open(home=home)
     colours = {}
     for number, (colour, folder) in enumerate(train_colours(work.adapters, COLOURS).items()):
-        write_file(folder / MANIFEST, signed_manifest(Opened(folder).written, work.keys))
+        write_file(folder / MANIFEST, signed_manifest(AdapterFiles(folder).written, work.keys))
         adapter = read_adapter(folder)
         version = work.versions.adopt(adapter, parent="base", generation=1)
         assert version.version == str(number + 1)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from academy.loop.placement import place
 
 from academy.adapters.adapter import read_adapter
-from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.choice import create_backend
 from academy.loop.home import Home
-from academy.models.base_model import resolve
+from academy.loop.place import place
 from academy.professor.recipe import Recipe
-from academy.store.files import digest_of_file
-from tests.campaign.house import TOPICS
+from tests.orders import order_of, topic_rows, write_rows
 from tests.plugins import install_plugin
 
 OUTSIDE = """
@@ -36,12 +32,8 @@ def test_an_added_backend_trains_as_the_loop_trains(tmp_path: Path, monkeypatch:
     home = Home.open(home=tmp_path / "home")
     recipe = Recipe(rank=8, alpha=16, epochs=1, batch_size=8, accumulation=1, max_length=128)
     file = home.settings.folder("datasets") / "train.jsonl"
-    rows = [{"instruction": topic, "input": "", "output": answer} for topic, answer in list(TOPICS.items())[:8]]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    order = TrainingOrder(
-        base=resolve("seed"), dataset="0" * 64, train_file=file, train_digest=digest_of_file(file), recipe=recipe,
-        runs=home.settings.folder("runs"), adapters=home.settings.folder("adapters"),
-    )  # fmt: skip
+    write_rows(file, topic_rows(8, ["{}"]))
+    order = order_of(home.settings.home, file, recipe=recipe)
 
     placement = place(home, recipe, 64)
     assert placement.route.backend == "recording"

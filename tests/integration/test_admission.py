@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from academy.adapters.adapter import CONFIG, MANIFEST, WEIGHTS, Opened, open_adapter
+from academy.adapters.adapter import CONFIG, MANIFEST, WEIGHTS, AdapterFiles, open_adapter
 from academy.models.base_model import SEED_FOLDER, resolve
 from tests.conftest import Evolved
 from tests.homes import RealHome, result_of
@@ -86,7 +86,7 @@ def test_path_as_a_version_is_an_error(evolved: Evolved, version: str) -> None:
         ("ask", "a", "--version", version),
         ("models", "refuse", version, "--because", "x"),
     ):
-        assert "There is no version" in refusal_of(evolved.home.run(*command))
+        assert "This base model has no version" in refusal_of(evolved.home.run(*command))
 
 
 def test_configuration_that_would_run_code_fails_verification(second_home: RealHome) -> None:
@@ -118,10 +118,10 @@ def test_training_again_restores_the_bytes_of_a_damaged_adapter(evolved: Evolved
 
 def test_missing_base_model_is_an_error_in_one_sentence(second_home: RealHome, tmp_path: Path) -> None:
     gone = tmp_path / "base"
-    assert "There is no base model folder" in refusal_of(second_home.run("verify", "--base-model", gone))
+    assert "The base model folder" in refusal_of(second_home.run("verify", "--base-model", gone))
     shutil.copytree(SEED_FOLDER, gone)
     (gone / "config.json").write_bytes((SEED_FOLDER / "config.json").read_bytes() + b"\n")  # another digest
-    assert "There is no version" in refusal_of(second_home.run("verify", "1", "--base-model", gone))
+    assert "This base model has no version" in refusal_of(second_home.run("verify", "1", "--base-model", gone))
 
 
 def test_forgetting_a_lesson_that_a_canary_quotes_leaves_a_signed_adapter(
@@ -142,11 +142,11 @@ def test_forgetting_a_lesson_that_a_canary_quotes_leaves_a_signed_adapter(
 # --- the runtimes --------------------------------------------------------------------------------------------------
 
 
-def swapping(colours: dict[str, Path], place: Path) -> tuple[Path, Callable[[Path], Opened]]:
+def swapping(colours: dict[str, Path], place: Path) -> tuple[Path, Callable[[Path], AdapterFiles]]:
     """A folder that holds blue until it was checked, and red before it is loaded."""
     folder = Path(shutil.copytree(colours["blue"], place / colours["blue"].name))
 
-    def admit(asked: Path) -> Opened:
+    def admit(asked: Path) -> AdapterFiles:
         opened = open_adapter(asked)
         for path in colours["red"].iterdir():
             shutil.copyfile(path, asked / path.name)  # in place, so that a mapped file would change too

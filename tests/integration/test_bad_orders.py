@@ -100,15 +100,15 @@ def _not_a_number(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "cause", "words"),
     [
-        (_altered, "data", "was altered after it was ordered"),
+        (_altered, "data", "changed after the training was ordered"),
         (lambda place: ordered(place, b""), "data", "has no examples"),
         (lambda place: ordered(place, rows(1)), "data", "has one example"),
-        (lambda place: ordered(place, b'{"instruction": "a"\n' * 3), "data", "a line is no JSON"),
+        (lambda place: ordered(place, b'{"instruction": "a"\n' * 3), "data", "a line is not valid JSON"),
         (lambda place: ordered(place, b'{"text": "a"}\n' * 3), "data", "cannot be read"),
         (lambda place: ordered(place, b"5\n" * 3), "data", "a line is no JSON object"),
         (lambda place: ordered(place, [UNASKED] * 3), "data", "an answer has no request before it"),
-        (lambda place: ordered(place, [*rows(8), LONG]), "data", "1 of 9 examples have over 128 tokens"),
-        (lambda place: ordered(place, [LONG, LONG]), "data", "2 of 2 examples have over 128 tokens"),
+        (lambda place: ordered(place, [*rows(8), LONG]), "data", "1 of 9 examples have more than 128 tokens"),
+        (lambda place: ordered(place, [LONG, LONG]), "data", "2 of 2 examples have more than 128 tokens"),
         (lambda place: _base(place, _no_marker), "template", "does not put the answer behind the prompt"),
         (_with_code, "base model", "wants to run code of its own"),
         (lambda place: _base(place, _not_a_number), "loss", "The loss became nan"),
@@ -221,7 +221,7 @@ def test_the_program_says_what_is_wrong_with_its_order(tmp_path: Path) -> None:
         return done.returncode, done.stderr
 
     assert told("order.json") == (
-        1, "Call it with the file of a training order and the id of the process to end with, or 0.\n",
+        1, "Usage: ORDER PARENT, the file of a training order and the id of the process to end with, or 0.\n",
     )  # fmt: skip
     order = orjson.loads(ordered(tmp_path, rows(8)).model_dump_json())
     order["recipe"]["rank"] = 1000

@@ -210,7 +210,7 @@ def test_a_gpu_that_is_asked_for_and_not_there_is_told(
     monkeypatch.setattr(gpu_lock, "FOLDERS", (tmp_path,))  # no GPU of this machine is held
     *_, last = ContainerBackend(home, gpu="GPU-none", limits=LIMITS).train(ordered(home, "gpu"))
     assert (last.phase, last.cause) == ("failed", "gpu")
-    assert "A GPU was asked for, and the Docker engine can give containers none." in last.message
+    assert "The training needs a GPU, and the Docker engine cannot give containers one." in last.message
     assert "nvidia-container-toolkit" in last.message
     assert not ours(client, home)
 

@@ -1,6 +1,6 @@
-"""A training on base weights of 4 bits, on a CPU; left out where bitsandbytes is not installed (`.ci/run` installs it).
+"""A training on 4-bit base weights on a CPU; skipped where bitsandbytes is not installed (`.ci/run` installs it).
 
-It is no dependency of the tests: PEFT imports it wherever it finds it, which takes two seconds more each time.
+The tests do not depend on it, because PEFT imports it wherever it is installed, which takes two seconds each time.
 """
 
 from __future__ import annotations

@@ -34,12 +34,15 @@ def losses(home: RealHome, order: str) -> list[float]:
     return [event.loss for event in read_events(folder / EVENTS) if event.loss is not None]
 
 
-def test_what_begins_with_the_champion_knows_what_that_knew(evolved: Evolved, second_home: RealHome) -> None:
+def test_a_training_from_the_champion_starts_at_its_loss(evolved: Evolved, second_home: RealHome) -> None:
     first = evolved.first.json["adapter"]
     refused = second_home.run("train", "--init-adapter", "champion", "--rank", "8", *SHORT)
     assert refused.code == 2
     assert "has rank 16, but rank 8 was requested" in refused.err
-    for wrong, said in (("v9", "There is no version v9"), ("nobody", "There is no version nobody")):
+    for wrong, said in (
+        ("v9", "This base model has no version v9"),
+        ("unknown", "This base model has no version unknown"),
+    ):
         assert said in second_home.run("train", "--init-adapter", wrong, *SHORT).err
     assert "Omit --tune or --init-adapter" in second_home.run(
         "train", "--init-adapter", "champion", "--tune", "4", "--json"
@@ -58,7 +61,7 @@ def test_what_begins_with_the_champion_knows_what_that_knew(evolved: Evolved, se
     assert made["2"]["adapter"] != first["digest"]
 
 
-def test_forgetting_what_the_first_one_was_made_of_taints_the_second(evolved: Evolved, second_home: RealHome) -> None:
+def test_a_tainted_version_cannot_be_a_start(evolved: Evolved, second_home: RealHome) -> None:
     lesson = second_home.run("lessons", "list", "--limit", "1", "--json").json["lessons"][0]["id"]
     assert second_home.run("lessons", "forget", lesson, "--because", "asked for").code == 0
     refused = second_home.run("train", "--init-adapter", "v1", *SHORT)
@@ -67,21 +70,23 @@ def test_forgetting_what_the_first_one_was_made_of_taints_the_second(evolved: Ev
 
 
 @pytest.mark.campaign
-def test_what_is_forgotten_while_it_trains_taints_it(second_home: RealHome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_is_tainted_by_what_is_forgotten_during_its_training(
+    second_home: RealHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in second_home.environment().items():
         monkeypatch.setenv(name, value)
-    work = Home.open(home=second_home.path)
-    dataset = read_dataset(work.datasets, work.versions.get("1").dataset)
+    home = Home.open(home=second_home.path)
+    dataset = read_dataset(home.datasets, home.versions.get("1").dataset)
     fixed = RecipeOptions(epochs=1, batch_size=16, learning_rate=1e-4, init_adapter="v1")
-    order = place_order(work, dataset, choose_recipe(work, dataset, fixed))
-    made = train(work, order, dataset, {}, meanwhile=lambda: work.versions.set_tags("1", {TAINT: TAINTED}))
+    order = place_order(home, dataset, choose_recipe(home, dataset, fixed))
+    made = train(home, order, dataset, {}, meanwhile=lambda: home.versions.set_tags("1", {TAINT: TAINTED}))
     assert made.tainted
-    assert made.init_adapter == work.versions.get("1").adapter
+    assert made.init_adapter == home.versions.get("1").adapter
     with pytest.raises(InputError, match="since been deleted"):
-        train(work, order, dataset, {})  # a recipe that waited, or came from elsewhere
+        train(home, order, dataset, {})  # a recipe that waited, or came from elsewhere
 
 
-def test_an_adapter_to_begin_with_that_is_another_is_refused(evolved: Evolved, tmp_path: Path) -> None:
+def test_a_start_adapter_that_is_another_one_is_refused(evolved: Evolved, tmp_path: Path) -> None:
     digest = evolved.first.json["adapter"]["digest"]
     folder = Path(shutil.copytree(evolved.home.path / "adapters" / digest[:16], tmp_path / digest[:16]))
     file = tmp_path / "train.jsonl"
@@ -96,7 +101,7 @@ def test_an_adapter_to_begin_with_that_is_another_is_refused(evolved: Evolved, t
     assert model.peft_config["default"].lora_dropout == 0.1
     assert model.num_parameters(only_trainable=True) > 0
     assert ordered().digest != ordered(init_adapter="").digest, "it is another order"
-    for changes, said in (({"rank": 8}, "ordered were"), ({"init_adapter": "0" * 64}, "ordered were")):
+    for changes, said in (({"rank": 8}, "but the order names"), ({"init_adapter": "0" * 64}, "but the order names")):
         with pytest.raises(TrainingError, match=said):
             load(ordered(**changes), library)
     (folder / "adapter_model.safetensors").write_bytes(b"other")

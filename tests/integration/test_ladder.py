@@ -1,4 +1,4 @@
-"""A training that runs out of memory goes on with smaller batches, by itself, and everybody is told."""
+"""A training that runs out of memory continues with smaller batches, and the log, MLflow and the adapter show it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LIMIT = 3600 * 2**20
 
 @pytest.fixture
 def short_of_memory() -> Iterator[None]:
-    """What this process starts gets no more than that; nothing of it is known to who predicts."""
+    """Limits what this process and its children may allocate. The prediction does not know the limit."""
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, before[1]))
     yield
@@ -35,7 +35,7 @@ def short_of_memory() -> Iterator[None]:
 
 
 @pytest.mark.campaign
-def test_out_of_memory_goes_on_with_smaller_batches(
+def test_a_training_out_of_memory_continues_with_smaller_batches(
     tmp_path: Path, short_of_memory: None, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # each thread has a heap of its own
@@ -59,13 +59,13 @@ def test_out_of_memory_goes_on_with_smaller_batches(
         version = train(work, order, dataset, {})
 
     assert "ran out of memory" in caplog.text
-    assert "It goes on with batches of 32, 2 of them a step." in caplog.text
+    assert "Training continues with batches of 32, 2 of them a step." in caplog.text
     trained = read_adapter(work.adapters / version.adapter[:16]).manifest
     assert (trained.recipe.batch_size, trained.recipe.accumulation) == (32, 2)
     lower = change_order(order, trained.recipe)
     assert trained.order == lower.digest
-    assert [one.phase for one in read_events(order.folder / EVENTS)][-1] == "failed"
-    assert [one.message for one in read_events(lower.folder / EVENTS) if one.phase == "changed"] == [
+    assert [event.phase for event in read_events(order.folder / EVENTS)][-1] == "failed"
+    assert [event.message for event in read_events(lower.folder / EVENTS) if event.phase == "changed"] == [
         "less memory: batches of 32, 2 of them a step"
     ]
     experiment = work.mlflow.get_experiment_by_name("academy").experiment_id
@@ -73,5 +73,5 @@ def test_out_of_memory_goes_on_with_smaller_batches(
     assert runs[order.digest].data.tags["academy.failed"].startswith("memory: ")
     assert runs[lower.digest].data.tags["academy.ladder"] == "batches of 32, 2 of them a step"
     assert {"memory_predicted_bytes", "memory_peak_bytes"} <= runs[lower.digest].data.metrics.keys()
-    # it stands in for the order that was too large, and is not trained and examined twice
+    # it replaces the order that was too large, and is not trained and examined twice
     assert lower.digest in digests_carried_out(order, place(work, recipe, dataset.longest))

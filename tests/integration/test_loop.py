@@ -6,9 +6,11 @@ One evolution is shared by all tests (tests/conftest.py). Other homes are made w
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +53,21 @@ def test_evolve_reports_every_stage(evolved: Evolved) -> None:
     assert sum(stages.values()) == pytest.approx(evolved.first.seconds, rel=0.5)
 
 
-def test_what_was_learned_is_promoted(evolved: Evolved) -> None:
+def test_the_flow_does_not_repeat_what_the_command_prepared(evolved: Evolved) -> None:
+    with closing(sqlite3.connect(evolved.home.path / "prefect" / "prefect.db")) as prefect:
+        names = [name.rpartition("-")[0] for (name,) in prefect.execute("SELECT name FROM task_run ORDER BY created")]
+    assert names == ["curate dataset", "choose recipe", "decide", "train", "examine", "promote"]
+    assert evolved.first.err.count("160 admitted") == 1
+
+
+def test_the_winner_is_promoted(evolved: Evolved) -> None:
     result = result_of(evolved.first)
     assert result["verdict"]["outcome"] == "PROMOTE", result["verdict"]["because"]
     assert result["promoted"] is True
     assert result["champion"] == "1"
 
 
-def test_one_of_everything_is_left_and_no_process(evolved: Evolved) -> None:
+def test_an_evolution_leaves_one_of_everything_and_no_process(evolved: Evolved) -> None:
     state = evolved.home.state()
     assert evolved.home.left_behind() == []
     assert len(state.adapters) == len(state.versions) == len(state.verdicts) == len(state.promotions) == 1
@@ -67,7 +76,7 @@ def test_one_of_everything_is_left_and_no_process(evolved: Evolved) -> None:
     assert state.staging == ()
 
 
-def test_progress_is_told_on_stderr_without_bars_or_tracebacks(evolved: Evolved) -> None:
+def test_progress_is_logged_on_stderr_without_bars_or_tracebacks(evolved: Evolved) -> None:
     for words in ("160 admitted", "dataset ", "contract holds", "step ", "is registered", "is champion"):
         assert words in evolved.first.err
     assert "Traceback" not in evolved.first.err
@@ -107,7 +116,7 @@ def test_mlflow_has_the_run_with_recipe_curve_and_dataset(evolved: Evolved, mlfl
     assert run.data.tags["academy.dataset"] == result["dataset"]["digest"]
 
 
-def test_the_memory_that_was_predicted_stands_beside_what_was_measured(evolved: Evolved, run: Any) -> None:
+def test_mlflow_has_predicted_and_measured_memory(evolved: Evolved, run: Any) -> None:
     measured, predicted = run.data.metrics["memory_peak_bytes"], run.data.metrics["memory_predicted_bytes"]
     assert measured == max(event["memory"] for event in evolved.home.events() if event["phase"] == "step")
     assert 0.5 < measured / predicted < 2
@@ -117,16 +126,16 @@ def test_the_memory_that_was_predicted_stands_beside_what_was_measured(evolved: 
     assert "it would train on " in result_of(evolved.first)["decision"]["because"]
 
 
-def test_what_the_training_took_is_in_mlflow_and_told_by_its_version(evolved: Evolved, run: Any) -> None:
+def test_mlflow_and_status_have_seconds_and_energy_of_the_training(evolved: Evolved, run: Any) -> None:
     events = evolved.home.events()
     stands = result_of(evolved.home.run("habitat", "status", "v1", "--json"))
     assert (stands["status"], stands["adapter"]) == ("finished", result_of(evolved.first)["adapter"]["digest"])
     assert stands["seconds"] == pytest.approx(events[-1]["at"] - events[0]["at"])
     assert run.data.metrics["training_seconds"] == pytest.approx(stands["seconds"])
-    assert run.data.metrics.get("energy_joules") == stands["energy"]  # none on processors
+    assert run.data.metrics.get("energy_joules") == stands["energy"]  # None on the CPU
     assert "cost" not in run.data.metrics
     assert result_of(evolved.home.run("habitat", "runs", "--json"))[0]["run"] == stands["run"]
-    assert "There is no version v9" in refusal_of(evolved.home.run("habitat", "status", "v9"))
+    assert "This base model has no version v9" in refusal_of(evolved.home.run("habitat", "status", "v9"))
 
 
 def test_mlflow_has_the_adapter_as_a_logged_model(evolved: Evolved, mlflow: Any, run: Any, tmp_path: Path) -> None:
@@ -159,7 +168,7 @@ def test_mlflow_has_the_version_with_its_tags(evolved: Evolved, mlflow: Any, run
     assert mlflow.get_model_version_by_alias(family, "champion").version == version.version
 
 
-def test_a_repeated_evolve_trains_nothing_and_says_so_in_one_sentence(evolved: Evolved) -> None:
+def test_a_repeated_evolve_trains_nothing_and_prints_one_sentence(evolved: Evolved) -> None:
     before = evolved.home.state()
     again = evolved.home.run(*evolved.arguments[:-1])
     assert again.code == 0
@@ -204,7 +213,7 @@ def test_ask_answers_with_the_champion(evolved: Evolved) -> None:
 
 
 def test_ask_for_a_version_that_is_not_there_is_refused(evolved: Evolved) -> None:
-    assert "There is no version 7" in refusal_of(evolved.home.run("ask", "hello", "--version", "7"))
+    assert "This base model has no version 7" in refusal_of(evolved.home.run("ask", "hello", "--version", "7"))
 
 
 def test_curate_gives_the_same_dataset_again(evolved: Evolved) -> None:
@@ -223,7 +232,7 @@ def test_lessons_are_listed_and_counted(evolved: Evolved) -> None:
     assert result_of(evolved.home.run("lessons", "stats", "--json"))["total_lessons"] == 160
 
 
-def test_an_examination_against_the_base_is_told_and_changes_nothing(evolved: Evolved) -> None:
+def test_an_examination_against_the_base_is_informational(evolved: Evolved) -> None:
     before = evolved.home.state()
     found = result_of(evolved.home.run("examine", "1", "base", "--json"))
     assert found["of_record"] is False
@@ -238,7 +247,7 @@ def test_rollback_to_the_base_and_forward_again(second_home: RealHome) -> None:
     assert result_of(second_home.run("rollback", "--because", "a rehearsal", "--json"))["champion"] == "base"
     state = second_home.state()
     assert (state.champion, state.alias) == ("base", "base")
-    assert "nothing to go back to" in refusal_of(second_home.run("rollback"))
+    assert "nothing to roll back to" in refusal_of(second_home.run("rollback"))
     assert result_of(second_home.run("rollback", "1", "--json"))["champion"] == "1"
     state = second_home.state()
     assert (state.champion, state.alias) == ("1", "1")
@@ -268,7 +277,7 @@ def test_a_rollback_to_a_damaged_adapter_is_refused(second_home: RealHome) -> No
     [(True, "24"), pytest.param(True, "0", marks=pytest.mark.campaign), (False, "0")],
     ids=["not promoted, no training due", "not promoted, training due", "not named"],
 )
-def test_the_next_run_promotes_what_a_killed_one_had_judged(
+def test_the_next_run_carries_out_the_verdict_of_a_killed_one(
     evolved: Evolved, second_home: RealHome, promotion: bool, hours: str
 ) -> None:
     before = second_home.state()
@@ -279,9 +288,7 @@ def test_the_next_run_promotes_what_a_killed_one_had_judged(
     assert second_home.state() == before
 
 
-def test_a_winner_that_was_damaged_meanwhile_is_not_promoted_and_stops_nothing(
-    evolved: Evolved, second_home: RealHome
-) -> None:
+def test_a_damaged_winner_is_not_promoted_and_stops_nothing(evolved: Evolved, second_home: RealHome) -> None:
     second_home.cut_after_verdict(promotion=True)
     (weights,) = second_home.path.glob(f"adapters/*/{WEIGHTS}")
     _flip(weights)
@@ -368,7 +375,7 @@ def runtime(adapter: Path) -> Any:
     return made
 
 
-def test_base_and_adapter_answer_beside_each_other(runtime: Any, adapter: Path) -> None:
+def test_base_and_adapter_answer_in_one_runtime(runtime: Any, adapter: Path) -> None:
     digest = read_adapter(adapter).digest
     request = ["what do we do when somebody asks for ferry here"]
     base = runtime.generate(request, "base", 16)
@@ -377,7 +384,7 @@ def test_base_and_adapter_answer_beside_each_other(runtime: Any, adapter: Path) 
     assert base != [TOPICS["ferry"]]
 
 
-def test_the_canaries_are_answered_as_at_the_end_of_the_training(runtime: Any, adapter: Path) -> None:
+def test_the_canaries_have_the_answers_of_the_training(runtime: Any, adapter: Path) -> None:
     found = read_adapter(adapter)
     assert found.manifest.canaries
     runtime.verify(found.digest)
@@ -444,13 +451,13 @@ def _flip(path: Path) -> None:
 # --- bad circumstances -------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    assert "There is no file" in refusal_of(
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert "does not exist" in refusal_of(
         RealHome(tmp_path / "home").run("evolve", "--lessons", tmp_path / "none.jsonl")
     )
 
 
-def test_too_few_lessons_are_a_no_and_no_error(tmp_path: Path) -> None:
+def test_too_few_lessons_are_a_decision_and_not_an_error(tmp_path: Path) -> None:
     file = tmp_path / "few.jsonl"
     file.write_text('{"situation": "where is the key", "action": "under the mat", "result": "success"}\n')
     found = result_of(RealHome(tmp_path / "home").run("evolve", "--lessons", file, "--json"))
@@ -470,7 +477,7 @@ def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_is_told_in_one_sentence(full_disk: Path, evolved: Evolved, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_sentence(full_disk: Path, evolved: Evolved, tmp_path: Path) -> None:
     home = RealHome(full_disk / "home")
     home.desk = tmp_path
     sentence = refusal_of(home.run("evolve", "--lessons", evolved.lessons, *RECIPE))

@@ -44,8 +44,8 @@ def test_the_form_has_descriptions_and_bounds(pages: Pages) -> None:
     ]  # fmt: skip
     forms = {name: row["parameter_openapi_schema"]["properties"] for name, row in entrypoints.items()}
     assert all(field.get("description") for form in forms.values() for field in form.values()), forms
-    form = forms["evolve", "on-demand"]
-    rank = form["lora_rank"]["anyOf"][0]
+    options = entrypoints["evolve", "on-demand"]["parameter_openapi_schema"]["definitions"]["RecipeOptions"]
+    rank = options["properties"]["rank"]["anyOf"][0]
     assert (rank["minimum"], rank["maximum"]) == (4, 256)
 
 
@@ -70,7 +70,7 @@ def test_no_deployment_holds_a_lease(pages: Pages) -> None:
     assert all(row["global_concurrency_limit"] is None for row in pages.post("/deployments/filter", {}))
 
 
-def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(pages: Pages) -> None:
+def test_a_killed_run_is_marked_crashed_at_the_next_start(pages: Pages) -> None:
     flow = pages.post("/flows/filter", {"flows": {"name": {"any_": ["evolve"]}}})[0]
     trainings = pages.post("/flows/filter", {"flows": {"name": {"any_": ["train"]}}})[0]
     run = pages.post("/flow_runs/", {"flow_id": flow["id"], "state": {"type": "RUNNING"}})
@@ -78,7 +78,7 @@ def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(pages: Page
     training = pages.post("/flow_runs/", {"flow_id": trainings["id"], "state": {"type": "RUNNING"}})
     locks = settings.folder("locks")
     with exclusive_lock(locks / "evolve", "taken"), exclusive_lock(training_lock(locks, training["id"]), "taken"):
-        assert bury_the_dead(settings, pages.api) == 0, "they are at work: nobody is buried"
+        assert bury_the_dead(settings, pages.api) == 0, "both are running: no run is marked"
     assert bury_the_dead(settings, pages.api) == 2
     state = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
     assert state["state_type"] == "CRASHED"
@@ -112,7 +112,7 @@ def test_a_worker_runs_the_flow_which_decides_no_with_too_few_lessons(pages: Pag
     assert [task["name"].rsplit("-", 1)[0] for task in tasks] == ["prepare"], "the counts alone say no"
 
 
-def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) -> None:
+def test_an_evolution_sends_its_training_to_the_training_pool(pages: Pages) -> None:
     """The other worker trains, in a flow run of its own. The evolution waits, and examines the adapter."""
     lessons = write_topics(pages.home.parent / "topics.jsonl")
     deployment = next(row for row in pages.post("/deployments/filter", {}) if row["name"] == "on-demand")
@@ -203,7 +203,7 @@ def refusals(pages: Pages) -> dict[str, tuple[str, str]]:
     return {name: (state, message) for name, state, message in rows}
 
 
-def test_a_training_by_hand_without_a_dataset_ends_in_a_sentence(refusals: dict[str, tuple[str, str]]) -> None:
+def test_a_training_by_hand_without_a_dataset_fails_with_a_message(refusals: dict[str, tuple[str, str]]) -> None:
     state, message = refusals["train"]
     assert state == "FAILED"
     assert "was not found" in message
@@ -215,12 +215,12 @@ def test_a_verification_without_a_gateway_fails_with_the_remedy(refusals: dict[s
     assert "Start it with `academy serve`" in message
 
 
-def test_an_examination_by_hand_without_a_version_ends_in_a_sentence(
+def test_an_examination_by_hand_without_a_version_fails_with_a_message(
     pages: Pages, refusals: dict[str, tuple[str, str]]
 ) -> None:
     state, message = refusals["examine"]
     assert state == "FAILED"
-    assert "There is no version v7 of this base model" in message
+    assert "This base model has no version v7" in message
     tasks = pages.post("/task_runs/filter", {"flows": {"name": {"any_": ["examine"]}}})
     assert [task["run_count"] for task in tasks] == [1], "a refusal in words is not tried again"
 
@@ -234,7 +234,7 @@ def test_a_killed_server_leaves_nothing_behind(tmp_path: Path) -> None:
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_evolution_at_work_ends_with_its_pages(tmp_path: Path, number: signal.Signals) -> None:
+def test_a_running_evolution_ends_with_its_pages(tmp_path: Path, number: signal.Signals) -> None:
     server = Pages(tmp_path / "home")
     server.wait_for("Ctrl-C ends everything")
     deployment = next(row for row in server.post("/deployments/filter", {}) if row["name"] == "on-demand")
@@ -247,7 +247,7 @@ def test_an_evolution_at_work_ends_with_its_pages(tmp_path: Path, number: signal
     assert server.end(number) == []
 
 
-def test_deploying_without_a_server_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_deploying_without_a_server_is_refused(tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACADEMY_", "PREFECT_"))}
     deployment = subprocess.run(
         [sys.executable, "-m", "academy.cli.main", "deploy"],

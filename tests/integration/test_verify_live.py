@@ -68,11 +68,11 @@ def test_verify_live_holds_for_champion_and_version_until_the_version_is_refused
     home = second_home
     with serving(home) as gateway:
         done = home.run("verify", "--live", "v1", "v77", "--json")
-        assert done.code == 2, "v77 is nobody"
-        assert [(one["name"], one["version"], one["reason"]) for one in done.json["answers"]] == [
+        assert done.code == 2, "v77 does not exist"
+        assert [(answer["name"], answer["version"], answer["reason"]) for answer in done.json["answers"]] == [
             ("champion", "v1", "holds"), ("v1", "v1", "holds"), ("v77", "v77", "not served"),
         ]  # fmt: skip
-        assert all(one["same"] == one["asked"] == 8 for one in done.json["answers"][:2])
+        assert all(answer["same"] == answer["asked"] == 8 for answer in done.json["answers"][:2])
         assert "The model 'v77' does not exist" in done.json["answers"][2]["sentence"]
         assert "loaded by a running process" in _archived_in_vain(home)
         assert home.run("models", "refuse", "v1", "--because", "it is rude").code == 0
@@ -84,7 +84,7 @@ def test_verify_live_holds_for_champion_and_version_until_the_version_is_refused
         assert gateway.identify("champion").holds
         assert home.run("models", "readmit", "v1", "--because", "it was not").code == 0
         assert home.run("models", "archive", "v1").code == 0
-        assert gateway.identify("v1").holds, "it was restored, for nobody can load what is not there"
+        assert gateway.identify("v1").holds, "it was not restored"
         assert "loaded by a running process" in _archived_in_vain(home)
 
 

@@ -1,6 +1,6 @@
-"""vLLM's OpenAI-compatible server as far as adapters and completions go: routes, statuses, bodies and framing.
+"""vLLM's OpenAI-compatible server for adapters and completions: routes, statuses, bodies and framing.
 
-Written after vllm/entrypoints/openai/models/serving.py, .../completion/serving.py and vllm/lora/peft_helper.py.
+Based on vllm/entrypoints/openai/models/serving.py, .../completion/serving.py and vllm/lora/peft_helper.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def error(status: int, message: str, kind: str, param: str | None = None) -> JSO
 def vllm(
     engine: Engine, served: str, root: str, *, updating: bool = True, max_rank: int = 16, faults: Faults | None = None
 ) -> FastAPI:
-    """A server of one base model. `updating` is VLLM_ALLOW_RUNTIME_LORA_UPDATING."""
+    """A server with one base model. `updating` is VLLM_ALLOW_RUNTIME_LORA_UPDATING."""
     app, wrong = FastAPI(), faults or Faults()
     adapters: dict[str, str] = {}
 

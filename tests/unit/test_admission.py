@@ -141,7 +141,7 @@ def test_what_was_altered_is_not_signed_again_after_its_key_was_revoked(house: H
     "name", ["../adapters", "/etc/passwd", "..", "", "a" * 16, "A" * 64, "a" * 63 + "\n", "\0" * 64, "../" * 21 + "a"]
 )
 def test_a_path_instead_of_a_digest_is_refused(house: House, name: str) -> None:
-    with pytest.raises(AdapterError, match="is no digest of an adapter"):
+    with pytest.raises(AdapterError, match="is not the digest of an adapter"):
         admit_adapter(house.gate, name)
 
 
@@ -149,14 +149,14 @@ def test_a_folder_elsewhere_is_refused(house: House, tmp_path: Path) -> None:
     version = house.train(1.0)
     elsewhere = shutil.copytree(house.folder(version), tmp_path / "elsewhere" / version.adapter[:16])
     for folder in (elsewhere, house.adapters / ".." / "elsewhere" / version.adapter[:16]):
-        with pytest.raises(AdapterError, match="none of this home's adapters"):
+        with pytest.raises(AdapterError, match="is not in this home's folder of adapters"):
             admit_adapter(house.gate, folder)
 
 
 def test_an_adapter_under_another_name_is_refused(house: House) -> None:
     version = house.train(1.0)
     moved = house.folder(version).rename(house.adapters / ("0" * 16))
-    with pytest.raises(AdapterError, match="another adapter than its name says"):
+    with pytest.raises(AdapterError, match="does not match the folder's name"):
         admit_adapter(house.gate, moved)
     with pytest.raises(AdapterError, match="There is no adapter"):
         admit_adapter(house.gate, version.adapter)
@@ -172,7 +172,7 @@ def test_folders_that_were_swapped_are_refused(house: House) -> None:
     house.folder(second).rename(house.folder(first))
     aside.rename(house.folder(second))
     for version in (first, second):
-        with pytest.raises(AdapterError, match="another adapter than its name says"):
+        with pytest.raises(AdapterError, match="does not match the folder's name"):
             admit_adapter(house.gate, version.adapter)
         assert "files" in failing(house, version)
 
@@ -185,7 +185,7 @@ def test_versions_whose_adapters_were_swapped_in_the_registry_are_refused(house:
     house.tag(first, adapter=second.adapter)
     swapped = house.versions.get(first.version)
     for version in (swapped, None):
-        with pytest.raises(AdapterError, match="tell different things"):
+        with pytest.raises(AdapterError, match="does not agree with the adapter"):
             admit_adapter(house.gate, second.adapter, version)
     with pytest.raises(AdapterError):
         house.make_champion(swapped)
@@ -197,7 +197,7 @@ def test_versions_that_were_swapped_wholly_after_an_examination_are_refused(hous
     verdict = house.examine(first)
     house.tag(first, adapter=second.adapter, order=second.order, dataset=second.dataset)
     swapped = house.versions.get(first.version)
-    with pytest.raises(AdapterError, match=r"The verdict of .* knows v1 as another adapter"):
+    with pytest.raises(AdapterError, match=r"The verdict of .* names another adapter for v1"):
         admit_adapter(house.gate, second.adapter, swapped)
     with pytest.raises(PromotionError):
         house.promote(swapped, verdict)
@@ -206,7 +206,7 @@ def test_versions_that_were_swapped_wholly_after_an_examination_are_refused(hous
 
 def test_an_adapter_of_no_version_is_refused(house: House) -> None:
     folder = publish(house.adapters, 3.0, keys=house.keys, base_digest=house.ledger.family)
-    with pytest.raises(AdapterError, match="is registered as no version"):
+    with pytest.raises(AdapterError, match="No version has the adapter"):
         admit_adapter(house.gate, folder)
 
 
@@ -306,6 +306,7 @@ def test_a_damaged_adapter_is_told_and_raises_nothing(
     assert bool(failing(house, version)) is (damage is not Path.touch)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from((*FILES, MANIFEST)), data=st.data())
 def test_any_single_byte_changed_is_refused_or_changes_nothing(house: House, name: str, data: st.DataObject) -> None:

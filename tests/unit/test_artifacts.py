@@ -133,6 +133,7 @@ def backwards(value: object) -> object:
     return [backwards(member) for member in value] if isinstance(value, list) else value
 
 
+@pytest.mark.slow
 @given(json_values)
 def test_digest_does_not_depend_on_the_order_of_keys(value: object) -> None:
     assert digest_of(value) == digest_of(backwards(value))

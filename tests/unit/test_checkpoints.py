@@ -56,7 +56,7 @@ def test_room_is_made_of_what_was_cut_off_and_of_nothing_else(tmp_path: Path) ->
     assert [path.name for path in tmp_path.rglob("*")] == [CHECKPOINTS, whole.name, "trainer_state.json"]
 
 
-def test_what_had_come_down_to_shared_weights_goes_on_with_them(tmp_path: Path) -> None:
+def test_shared_weights_of_an_earlier_attempt_stay_shared(tmp_path: Path) -> None:
     def placed(plan: Plan) -> Placement:
         return Placement(route=Route(place="cuda", sentence="GPU 0"), recipe=Recipe(), plan=plan)
 
@@ -77,7 +77,7 @@ def test_what_had_come_down_to_shared_weights_goes_on_with_them(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("checkpointing", [True, False])
-def test_a_rung_below_shared_weights_is_never_taken_back(tmp_path: Path, checkpointing: bool) -> None:
+def test_a_fallback_step_below_shared_weights_stays(tmp_path: Path, checkpointing: bool) -> None:
     def placed(plan: Plan) -> Placement:
         return Placement(route=Route(place="cuda", sentence="GPU 0"), recipe=Recipe(), plan=plan)
 

@@ -74,7 +74,7 @@ def machine(**changes: Any) -> Inventory:
 def test_default_backend_is_a_process_and_contacts_no_engine(settings: Callable[..., Settings], engine: Engine) -> None:
     found = select_backend(settings())
     assert (found.backend, found.container_problem, found.refusal) == ("process", "", None)
-    assert found.machine.docker.note == "Docker was not asked"
+    assert found.machine.docker.note == "Docker was not queried"
     assert isinstance(create_backend(settings(), find_route(settings(), found, UNKNOWN)), ProcessBackend)
     assert engine.tried == []
 

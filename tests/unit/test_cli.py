@@ -222,8 +222,8 @@ def test_supersede_retires_lessons_with_another_answer_once(academy: Academy) ->
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("lessons", "import", "none.jsonl"), "There is no file none.jsonl"),
-        (("lessons", "import", "."), "There is no file"),
+        (("lessons", "import", "none.jsonl"), "The file none.jsonl does not exist"),
+        (("lessons", "import", "."), "The file . does not exist"),
         (("lessons", "add", "", "an answer"), "A lesson needs a request and an answer"),
         (("lessons", "add", "a request", "  "), "A lesson needs a request and an answer"),
         (("lessons", "release"), "No lessons are set aside"),
@@ -237,9 +237,9 @@ def test_supersede_retires_lessons_with_another_answer_once(academy: Academy) ->
         (("evolve", "--tune-minutes", "5"), "--tune-minutes needs a search. Add --tune N"),
         (("train", "--tune", "3", *ALL_FIXED), "there is nothing to search. Omit --tune"),
         (("evolve", "--tune", "3", *ALL_FIXED), "there is nothing to search. Omit --tune"),
-        (("status", "--base-model", "./none"), "There is no base model folder ./none"),
-        (("decide", "--base-model", "/none/at/all"), "There is no base model folder"),
-        (("curate", "--base-model", "~/none"), "There is no base model folder"),
+        (("status", "--base-model", "./none"), "The base model folder ./none does not exist"),
+        (("decide", "--base-model", "/none/at/all"), "The base model folder"),
+        (("curate", "--base-model", "~/none"), "The base model folder"),
         (("status", "--base-model", "."), "holds no base model"),
         (("status", "--base-model", "not a name!"), "is no name of a base model"),
     ],
@@ -286,7 +286,7 @@ def test_unknown_command_or_option_out_of_bounds_is_a_usage_error(
     [
         ("ACADEMY_MIN_LESSONS", "0", "ACADEMY_MIN_LESSONS='0' is not valid"),
         ("ACADEMY_MIN_LESONS", "5", "Did you mean ACADEMY_MIN_LESSONS?"),
-        ("ACADEMY_BASE_MODEL", "./none", "There is no base model folder ./none"),
+        ("ACADEMY_BASE_MODEL", "./none", "The base model folder ./none does not exist"),
         ("ACADEMY_DATABASE_URL", "nonsense", "database"),
         ("ACADEMY_DATABASE_URL", "sqlite:////none/at/all.db", "unable to open database file"),
     ],

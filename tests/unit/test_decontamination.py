@@ -138,6 +138,7 @@ texts = st.lists(st.sampled_from(WORDS), min_size=RUN, max_size=30)
 other = st.lists(st.sampled_from(("alpha", "beta", "gamma", "delta")), max_size=12).map(" ".join)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(st.lists(texts, min_size=1, max_size=12), st.randoms(use_true_random=False), other, other)
 def test_whatever_contains_a_guarded_text_is_found(

@@ -44,7 +44,9 @@ def another(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_base_models_folder_has_one_name_wherever_one_stands(another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_model_folder_has_the_same_name_from_every_working_folder(
+    another: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = resolve(str(another))
     (another.parent / "link").symlink_to(another)
     for stand, said in (
@@ -65,7 +67,7 @@ def test_a_base_models_folder_has_one_name_wherever_one_stands(another: Path, mo
     assert resolve("seed").name == "seed"
 
 
-def test_what_is_sent_is_the_base_model_and_not_whose_default_it_was(
+def test_the_parameters_name_the_base_model_of_the_order(
     another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from academy.operations.dispatch import parameters
@@ -79,7 +81,7 @@ def test_what_is_sent_is_the_base_model_and_not_whose_default_it_was(
     OrderDigests.model_validate(sent["expected"]).require(order)
 
 
-def test_a_worker_refuses_another_base_model_or_order_than_was_asked_for(another: Path, tmp_path: Path) -> None:
+def test_order_digests_refuse_another_base_model_or_order(another: Path, tmp_path: Path) -> None:
     order = order_of(resolve("seed"), tmp_path)
     asked = OrderDigests.of(order)
     with pytest.raises(TrainingError) as refusal:
@@ -102,7 +104,7 @@ def test_a_training_by_hand_on_a_pool_needs_50_examples(tmp_path: Path, monkeypa
         train_here.fn(dataset.digest, "cpu", RecipeOptions(), "a test", None)
 
 
-def test_the_task_on_a_worker_asks_before_it_trains(
+def test_a_worker_checks_the_order_before_it_trains(
     another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker's own default is another base model, and the caller's is not named: nothing is trained."""
@@ -117,7 +119,7 @@ def test_the_task_on_a_worker_asks_before_it_trains(
     assert not list((tmp_path / "home").glob("runs/*"))
 
 
-def test_what_a_worker_registered_is_looked_at_before_it_is_taken(house: House) -> None:
+def test_the_version_of_a_worker_must_be_in_this_home(house: House) -> None:
     from academy.operations.dispatch import require_registered
 
     made = house.train(1.0)
@@ -133,27 +135,25 @@ def test_what_a_worker_registered_is_looked_at_before_it_is_taken(house: House) 
         assert refusal.value.remedy.startswith("Start the worker with the same ACADEMY_HOME")
 
 
-def test_what_cannot_be_had_here_is_no_reason_where_a_worker_elsewhere_may_train(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_device_does_not_count_if_a_worker_may_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ACADEMY_MIN_LESSONS", "1")
     monkeypatch.setenv("ACADEMY_MIN_NEW_LESSONS", "1")
-    work = Home.open(None)
-    work.store.add_lesson("request", "answer", "success")
-    refusal = Refusal(message="There is no engine.", remedy="Start one.", cause="engine")
+    home = Home.open(None)
+    home.store.add_lesson("request", "answer", "success")
+    refusal = Refusal(message="No engine answers.", remedy="Start one.", cause="engine")
     nowhere = Placement(
         route=Route(place="", backend="container", refusal=refusal, sentence="nowhere"), recipe=Recipe(),
         plan=Plan(device="cpu"),
     )  # fmt: skip
     monkeypatch.setattr(deciding, "place", lambda *_: nowhere)
-    order = order_of(work.base, tmp_path)
+    order = order_of(home.base, tmp_path)
     dataset: Any = SimpleNamespace(longest=64, examples=500)
 
     def decided(*, elsewhere: bool) -> bool:
-        found = deciding.decide(work, force=False, order=order, dataset=dataset, to_start=True, elsewhere=elsewhere)
+        found = deciding.decide(home, force=False, order=order, dataset=dataset, to_start=True, elsewhere=elsewhere)
         return found.train
 
     assert decided(elsewhere=True)
-    with pytest.raises(TrainingError, match=r"There is no engine\. Start one\."):
+    with pytest.raises(TrainingError, match=r"No engine answers\. Start one\."):
         decided(elsewhere=False)

@@ -9,7 +9,7 @@ import pytest
 
 from academy.errors import InputError
 from academy.genealogy import drawing
-from academy.genealogy.description import MOST, describe, escape
+from academy.genealogy.description import MAX_CHARACTERS, describe, escape
 from academy.genealogy.history import Deployment
 from academy.genealogy.tree import FamilyTree, Node, family_tree
 from academy.genealogy.versions import Version
@@ -183,6 +183,6 @@ def test_a_description_is_plain_where_people_write_and_fits(house: House) -> Non
     house.versions.set_tags("1", {"verdict_because": EVIL.replace("\x00", "") + "long " * 2000})
     describe(house.versions, house.ledger, "1")
     found = str(house.versions.client.get_model_version(house.versions.family, version.version).description)
-    assert len(found) <= MOST
+    assert len(found) <= MAX_CHARACTERS
     assert "<script" not in found.replace("\\<script", "")
     assert escape("[x](y) <b>") == "\\[x\\]\\(y\\) \\<b\\>"

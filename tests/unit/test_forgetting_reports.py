@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from academy.arena.examination import Examination, examine, read_examination
-from academy.arena.report import Context, render
+from academy.arena.report import ReportContext, render
 from academy.arena.suites.base import Generation, Question, Reply
 from academy.arena.suites.recall import RecallSuite
 from academy.curriculum.dataset import Example
@@ -73,9 +73,9 @@ class Kept:
         challenger = Known("b", {q.request: says(q) for q in suite.questions()})
         champion = Known("a", {q.request: q.reference for q in suite.questions() if q.id != lessons[0].id})
         asked = [(suite, GENERATION)]
-        held, costs = examine(champion, challenger, asked, looks_before=0, answers=self.home / "answers")
+        held, costs = examine(champion, challenger, asked, spent_before=0, answers=self.home / "answers")
         record = held.save(self.home / "examinations")
-        context = Context(names=("base", "v1"), base="seed", costs=costs, contradicted=tuple(contradicted))
+        context = ReportContext(names=("base", "v1"), base="seed", costs=costs, contradicted=tuple(contradicted))
         self.artifacts.mkdir(parents=True, exist_ok=True)
         for form in ("md", "html"):
             text = render(held, {"recall": suite.questions()}, context, form=form)

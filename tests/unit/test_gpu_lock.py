@@ -97,7 +97,7 @@ def test_both_backends_refuse_a_gpu_that_is_held(
     backend = ProcessBackend(gpu=UUID) if kind == "process" else ContainerBackend(home, gpu=UUID, limits=limits)
     (event,) = backend.train(order)
     assert (event.phase, event.cause) == ("failed", "gpu")
-    assert event.message.startswith(f"Another training is using the GPU {UUID}. Wait until it has ended")
+    assert event.message.startswith(f"Another training is using the GPU {UUID}. Wait until it ends")
     assert not (order.folder / "order.json").exists()  # nothing was started
 
 
@@ -118,13 +118,13 @@ def test_no_link_and_nothing_but_a_file_is_locked(shared: Path, tmp_path: Path) 
     place = gpu_lock_file(UUID)
     assert place.parent == shared
     place.symlink_to(secret)
-    with pytest.raises(TrainingError, match="is a link") as refusal, hold_gpu(UUID):
+    with pytest.raises(TrainingError, match="is a symbolic link") as refusal, hold_gpu(UUID):
         pass
     assert refusal.value.cause == "gpu"
     assert not gpu_in_use(UUID)
     place.unlink()
     os.mkfifo(place)
-    with pytest.raises(TrainingError, match="no plain file"), hold_gpu(UUID):
+    with pytest.raises(TrainingError, match="is not a regular file"), hold_gpu(UUID):
         pass
     assert secret.read_text() == "secret"
 

@@ -120,7 +120,7 @@ def test_a_gpu_without_an_energy_counter_tells_the_rest(library: Callable[[FakeL
     assert first.joules is not None
     assert second.joules is None
     assert second.watts == 123.456
-    assert second.notes == ("does not tell its energy (Not Supported)",)
+    assert second.notes == ("does not report its energy (Not Supported)",)
 
 
 def counter(monkeypatch: pytest.MonkeyPatch, *millijoules: int) -> None:
@@ -224,7 +224,7 @@ def test_a_gpu_that_cannot_be_asked_hides_no_other(library: Callable[[FakeLibrar
     library(FakeLibrary(3, {("nvmlDeviceGetName", 1): pynvml.NVML_ERROR_GPU_IS_LOST}))
     machine = take_inventory()
     assert [gpu.index for gpu in machine.gpus] == [0, 2]
-    assert machine.gpu_note == "GPU 1 cannot be asked (GPU is lost)"
+    assert machine.gpu_note == "GPU 1 cannot be queried (GPU is lost)"
 
 
 @pytest.mark.parametrize("calls", range(20))
@@ -284,7 +284,7 @@ def test_the_doctor_tells_of_gpus(library: Callable[[FakeLibrary], None]) -> Non
     assert found.works
     assert found.found == (
         "0: NVIDIA H100 80GB HBM3 (70 of 80 GiB free, 37 % busy, 123 W, "
-        "does not tell its temperature (Not Supported)); "
+        "does not report its temperature (Not Supported)); "
         "1: NVIDIA H100 80GB HBM3 (69 of 80 GiB free, 37 % busy, 41 degrees, 123 W, used by a training)"
     )
 

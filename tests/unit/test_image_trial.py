@@ -113,6 +113,7 @@ def test_one_step_of_arithmetic_tells_what_goes_wrong_in_one_line() -> None:
         assert smoke.compute_on("cuda").startswith(("AssertionError: ", "RuntimeError: "))
 
 
+@pytest.mark.slow
 def test_what_the_trial_prints_here_is_a_proof() -> None:
     """For real, in this Python: what a container of an image that is made of it would print."""
     found = ImageTrial(image=DIGEST, code="", driver="", **smoke.smoke_test())

@@ -9,12 +9,15 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from academy.habitat.backends import image
 from academy.system.images import VERSION, python_files, write_root
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_of_the_libraries_goes_in_what_the_trainer_needs_and_no_more() -> None:
     names = {name for name, _ in image._site_packages()}
     assert {"torch/__init__.py", "trl/__init__.py", "orjson/__init__.py", "torch/bin/torch_shm_manager"} <= names
@@ -24,6 +27,7 @@ def test_of_the_libraries_goes_in_what_the_trainer_needs_and_no_more() -> None:
     assert any(name.startswith("trl-") and name.endswith("/METADATA") for name in names)  # its version is asked
 
 
+@pytest.mark.slow
 def test_the_interpreter_brings_its_libraries_and_a_librarys_own_are_not_brought_twice() -> None:
     python = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
     more = {name: path for name, path in image._site_packages() if name.startswith("numpy")}

@@ -509,6 +509,7 @@ def test_windows_line_ends_and_a_cut_off_last_line(store: LessonsStore, tmp_path
     assert ":4: not JSON" in found.unreadable[0]
 
 
+@pytest.mark.slow
 def test_a_line_of_a_gigabyte_needs_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     with path.open("wb") as stream:

@@ -28,7 +28,7 @@ def test_a_dataset_is_rebuilt_byte_for_byte(here: Curation, tmp_path: Path) -> N
     found = again(here, made)
     assert found.same
     assert found.again == made.digest
-    assert found.because == "70 lessons and commits gave the same bytes again."
+    assert found.because == "70 lessons and commits gave the same bytes."
 
 
 def test_what_came_later_changes_nothing(here: Curation, tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_lesson_that_is_gone_is_told(here: Curation) -> None:
         connection.exec_driver_sql("DELETE FROM lessons WHERE seq = 7")
     found = again(here, made)
     assert not found.same
-    assert found.because == "It contains forgotten lessons: 1 of 50 lessons and commits are gone."
+    assert found.because == "It contains forgotten lessons: 1 of 50 lessons and commits are missing."
 
 
 def test_a_repository_that_is_gone_is_refused(here: Curation, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_dataset_that_does_not_say_what_it_was_made_of_is_refused(here: Curati
     add(here, 10, 5)
     made = here.curate()
     (made.path / INPUTS).unlink()
-    with pytest.raises(InputError, match="does not say what it was made of"):
+    with pytest.raises(InputError, match="has no list of its inputs"):
         again(here, find_dataset(here.folder / "datasets", made.digest))
 
 

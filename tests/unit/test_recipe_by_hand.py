@@ -71,7 +71,7 @@ def test_options_that_make_no_recipe_together_are_refused(home: Home) -> None:
         choose_recipe_for(home, 64, RecipeOptions(patience=3))
     with pytest.raises(InputError, match=r"max_length is 32768, but the base model reads at most \d+ tokens"):
         choose_recipe_for(home, 64, RecipeOptions(max_length=32768))
-    with pytest.raises(InputError, match=r"There is no version a{64} of this base model"):
+    with pytest.raises(InputError, match=r"This base model has no version a{64}"):
         choose_recipe_for(home, 64, RecipeOptions(init_adapter="a" * 64))
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from academy.curriculum.replay import MOST, SHARE, EarlierExample, draw_replay, replay_count, share_after
+from academy.curriculum.replay import MAX_SHARE, SHARE, EarlierExample, draw_replay, replay_count, share_after
 from academy.errors import InputError
 
 
@@ -20,13 +20,13 @@ def examples(groups: int, each: int) -> list[EarlierExample]:
     ]
 
 
-@given(st.integers(0, 10_000), st.floats(0, MOST))
+@given(st.integers(0, 10_000), st.floats(0, MAX_SHARE))
 def test_the_replayed_make_their_share_of_the_whole_set(new: int, share: float) -> None:
     assert replay_count(new, share) == pytest.approx(share * (new + replay_count(new, share)), abs=1)
 
 
 def test_a_share_that_cannot_be_is_refused() -> None:
-    for share in (-0.1, MOST + 0.01, float("nan")):
+    for share in (-0.1, MAX_SHARE + 0.01, float("nan")):
         with pytest.raises(InputError, match="replay share"):
             replay_count(100, share)
 
@@ -80,12 +80,12 @@ def test_the_share_rises_when_the_guard_slice_falls_and_sinks_slowly() -> None:
     assert share_after(0.4, None, None) == 0.4
 
 
-@given(st.floats(0, 1), st.none() | st.floats(-1, 1), st.none() | st.floats(-1, 1), st.floats(0, MOST))
+@given(st.floats(0, 1), st.none() | st.floats(-1, 1), st.none() | st.floats(-1, 1), st.floats(0, MAX_SHARE))
 def test_the_share_stays_in_its_bounds(
     previous: float, difference: float | None, low: float | None, normal: float
 ) -> None:
     share = share_after(previous, difference, low, normal=normal)
-    assert normal <= share <= MOST
+    assert normal <= share <= MAX_SHARE
     assert replay_count(100, share) >= 0
     if difference is not None and difference < 0:
-        assert share >= min(MOST, previous)
+        assert share >= min(MAX_SHARE, previous)

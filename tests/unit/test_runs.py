@@ -119,6 +119,7 @@ def academy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     logger.handlers, logger.level, logger.propagate = before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [POLITE, DEAF])
 def test_a_training_is_cancelled_from_another_process_and_goes_on(
     start: Callable[[str], Elsewhere], first: str
@@ -211,6 +212,7 @@ def test_what_a_container_may_leave_hides_no_other_run(tmp_path: Path) -> None:
     assert "cannot be read" in str(found["future"].error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lively", [True, False])
 def test_a_trainer_that_shows_life_between_its_events_is_not_ended(order: TrainingOrder, lively: bool) -> None:
     """Its steps take longer than the silence that is allowed, or it hangs."""

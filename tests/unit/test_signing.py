@@ -35,6 +35,7 @@ def test_first_signature_creates_a_private_key(keys: Keys) -> None:
     assert stat.S_IMODE(keys.folder.stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 def test_concurrent_first_signatures_create_one_key(keys: Keys) -> None:
     with ProcessPoolExecutor(6, mp_context=get_context("spawn")) as pool:
         signatures = list(pool.map(sign_in, [keys.folder] * 24))

@@ -252,6 +252,7 @@ def test_a_request_that_was_erased_draws_nobody_to_its_side(database: Database) 
     assert place.origin == key(trained + "s")
 
 
+@pytest.mark.slow
 def test_a_form_filled_in_a_thousand_ways_is_one_origin_and_takes_no_minutes(database: Database) -> None:
     form = "Please restart the billing worker on the staging host before noon, this is ticket number {}"
     places = assign(Holdout(database), *(form.format(n) for n in range(1000)))

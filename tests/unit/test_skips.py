@@ -39,6 +39,7 @@ def run(folder: Path, reason: str, *options: str, **environment: str) -> subproc
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_an_unexpected_skip_fails_a_run_in_ci_with_workers(tmp_path: Path) -> None:
     ended = run(tmp_path, "Monday", "-n", "2", CI="true")
     assert ended.returncode == pytest.ExitCode.TESTS_FAILED, ended.stdout

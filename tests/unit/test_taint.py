@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from academy.genealogy.versions import FIRST, taint
+from academy.genealogy.versions import INIT_ADAPTER, taint
 from tests.registry import House
 
 
@@ -12,7 +12,7 @@ def test_what_began_with_a_tainted_adapter_is_tainted_too(house: House) -> None:
     )
     client, family = house.versions.client, house.versions.family
     for version, first in ((two, one), (three, two)):
-        client.set_model_version_tag(family, version.version, FIRST, first.adapter)
+        client.set_model_version_tag(family, version.version, INIT_ADAPTER, first.adapter)
     found = taint(client, ["a" * 64])
     assert {tainted.version for tainted in found} == {one.version, two.version, three.version}
     assert house.versions.get(three.version).tainted
@@ -22,6 +22,6 @@ def test_what_began_with_a_tainted_adapter_is_tainted_too(house: House) -> None:
 
 def test_what_began_with_an_adapter_whose_version_is_gone_is_tainted(house: House) -> None:
     version = house.train(9.0, dataset="5" * 64)
-    house.versions.client.set_model_version_tag(house.versions.family, version.version, FIRST, "7" * 64)
+    house.versions.client.set_model_version_tag(house.versions.family, version.version, INIT_ADAPTER, "7" * 64)
     assert taint(house.versions.client, ["6" * 64]) == []
     assert [one.version for one in taint(house.versions.client, ["6" * 64], ["7" * 64])] == [version.version]

@@ -39,6 +39,7 @@ open_mlflow(load_settings())
 """
 
 
+@pytest.mark.slow
 def test_a_kill_amid_the_making_of_mlflows_tables_stops_no_later_start(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", KILLED_HALFWAY], env={**os.environ, "ACADEMY_HOME": str(tmp_path)}, check=False

@@ -18,7 +18,7 @@ from academy.adapters.adapter import FILES, MANIFEST
 from academy.errors import BaseModelError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ENVIRONMENT, WAITING
-from academy.models.base_model import WANTED, BaseModel, check
+from academy.models.base_model import MODEL_FILES, BaseModel, check
 from academy.records import Record
 from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB
 from academy.system.hardware import take_inventory
@@ -71,7 +71,7 @@ def limits_here(memory_gib: float | None = None, cpus: float | None = None) -> L
 
 
 def container_user() -> int:
-    """The user id in containers: ours, so that the files they write are ours; `nobody` if we are root."""
+    """The user id in containers: ours, so that the files they write are ours; an unprivileged one if we are root."""
     return os.getuid() or NOBODY
 
 
@@ -86,7 +86,7 @@ def order_mounts(order: TrainingOrder) -> list[tuple[Path, str, bool]]:
 
     Of the base model it sees only what the base's digest covers: no code of its own, and no link out of its folder.
     """
-    base_files = sorted({path for pattern in WANTED for path in order.base.path.glob(pattern) if path.is_file()})
+    base_files = sorted({path for pattern in MODEL_FILES for path in order.base.path.glob(pattern) if path.is_file()})
     mounts = [(path.resolve(), f"/base/{path.name}", False) for path in base_files]
     mounts.append((order.train_file.resolve(), "/dataset/train.jsonl", False))
     if order.init_adapter is not None:

@@ -12,15 +12,15 @@ from academy.serving.runtimes.remote import RemoteConnection, is_loopback
 from tests.servers.serving import served
 
 
-def test_a_server_on_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment's proxy is one that nobody answers at."""
+def test_loopback_requests_bypass_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment names a proxy that does not exist."""
     app = FastAPI()
 
     @app.get("/here")
     def here() -> dict[str, bool]:
         return {"here": True}
 
-    async def asked(url: str) -> Any:
+    async def request(url: str) -> Any:
         connection = RemoteConnection("a server", url, "", 5.0)
         try:
             return await connection.json("GET", "/here")
@@ -32,12 +32,12 @@ def test_a_server_on_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.M
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
     with served(app) as url:
-        assert asyncio.run(asked(url)) == {"here": True}
+        assert asyncio.run(request(url)) == {"here": True}
 
 
 @pytest.mark.parametrize(
     ("host", "here"),
     [("localhost", True), ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("10.0.0.1", False), ("", False)],
 )
-def test_what_only_this_machine_can_reach(host: str, here: bool) -> None:
+def test_loopback_addresses_are_recognized(host: str, here: bool) -> None:
     assert is_loopback(host) is here

@@ -1,4 +1,4 @@
-"""Engines that die behind a gateway come back with their champion; and Ollama's own name for it follows."""
+"""Engines that die behind a gateway restart with their champion; Ollama's alias follows the champion."""
 
 from __future__ import annotations
 
@@ -33,52 +33,52 @@ def blue_first(ledger: Ledger, digests: Mapping[str, str]) -> None:
     ledger.set_champion(ledger.champion(), promotion("1", digests["blue"]))
 
 
-def comes_back(found: Running) -> None:
-    """Refused with 503 while it is dead, and then answered by the same champion, whose canaries were replayed."""
+def assert_recovers(server: Running) -> None:
+    """Requests get 503 while the engine is dead, then answers of the same champion, whose canaries were replayed."""
     with pytest.raises(openai.InternalServerError) as problem:
-        found.ask("hello", max_tokens=24)
+        server.ask("hello", max_tokens=24)
     assert problem.value.status_code == 503
-    until(lambda: found.health()["status"] == "ready", 90)
-    assert says("blue") in found.ask("hello", max_tokens=24).parse().choices[0].message.content
-    assert found.client.identify("champion").reason == "holds"
-    assert found.health()["swaps"] == 0
+    until(lambda: server.health()["status"] == "ready", 90)
+    assert says("blue") in server.ask("hello", max_tokens=24).parse().choices[0].message.content
+    assert server.client.identify("champion").reason == "holds"
+    assert server.health()["swaps"] == 0
 
 
-def test_a_model_that_breaks_once_is_loaded_anew(
+def test_broken_model_is_loaded_again(
     tmp_path: Path, colours: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("threading.excepthook", lambda _: None)
     runtime: Any = PeftLive(SEED)
-    with running(tmp_path / "home", runtime, {"blue": colours["blue"]}, before=blue_first) as found:
+    with running(tmp_path / "home", runtime, {"blue": colours["blue"]}, before=blue_first) as server:
         runtime._engine.model.forward = lambda **_: 1 / 0
-        comes_back(found)
+        assert_recovers(server)
 
 
-def test_a_killed_server_of_llamacpp_is_started_again(tmp_path: Path, colours: dict[str, Path]) -> None:
+def test_killed_llamacpp_server_is_restarted(tmp_path: Path, colours: dict[str, Path]) -> None:
     runtime: Any = LlamaCppRuntime(SEED, tmp_path / "gguf", threads=1)
-    with running(tmp_path / "home", runtime, {"blue": colours["blue"]}, before=blue_first) as found:
+    with running(tmp_path / "home", runtime, {"blue": colours["blue"]}, before=blue_first) as server:
         os.kill(runtime._running().pid, signal.SIGKILL)
         until(lambda: runtime.ended)
-        comes_back(found)
+        assert_recovers(server)
 
 
-def test_ollama_s_own_name_follows_the_champion(tmp_path: Path, colours: dict[str, Path]) -> None:
+def test_ollama_alias_follows_the_champion(tmp_path: Path, colours: dict[str, Path]) -> None:
     with served(ollama(SEED.path, Engine(SEED.path), "seed")) as url:
         runtime = OllamaRuntime(url, SEED, model="seed")
-        two = {name: colours[name] for name in ("blue", "red")}
-        with running(tmp_path / "home", runtime, two, before=blue_first) as found:
-            assert licence(url, SEED.family) == f"academy adapter {found.health()['champion']['adapter']}"
+        adapters = {name: colours[name] for name in ("blue", "red")}
+        with running(tmp_path / "home", runtime, adapters, before=blue_first) as server:
+            assert licence(url, SEED.family) == f"academy adapter {server.health()['champion']['adapter']}"
             digest = digest_of(colours["red"])
 
-            found.make_champion(digest, "2")
-            assert found.client.follow().champion.adapter == digest
+            server.make_champion(digest, "2")
+            assert server.client.follow().champion.adapter == digest
             assert licence(url, SEED.family) == f"academy adapter {digest}"
-            assert found.health()["engine_name"] == "as the champion"
+            assert server.health()["engine_name"] == "as the champion"
 
 
 def licence(url: str, family: str) -> str:
-    """Whom Ollama's alias means, as it shows it."""
+    """The licence text of the model behind Ollama's alias."""
     import httpx
 
-    shown = httpx.post(f"{url}/api/show", json={"model": f"academy/{family}:champion"}, timeout=20).json()
-    return str(shown["license"])
+    model = httpx.post(f"{url}/api/show", json={"model": f"academy/{family}:champion"}, timeout=20).json()
+    return str(model["license"])

@@ -1,4 +1,4 @@
-"""Turns of one adapter at a time: nobody stands still for ever, and nobody is passed."""
+"""Scheduling by adapter: one adapter at a time, in the order of arrival, and no turn waits forever."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pytest
 from academy.serving.runtimes.adapter_scheduling import AdapterScheduler
 
 
-class Watched(AdapterScheduler):
-    """Notes who begins, and that no two adapters are answered together."""
+class WatchedScheduler(AdapterScheduler):
+    """Records the order of turns, and fails if two adapters run together."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.begun: list[str] = []
+        self.order: list[str] = []
         self.inside: list[str] = []
 
     @asynccontextmanager
     async def watched_turn(self, adapter: str) -> AsyncIterator[None]:
         async with self.turn(adapter):
-            self.begun.append(adapter)
+            self.order.append(adapter)
             self.inside.append(adapter)
             assert set(self.inside) == {adapter}
             try:
@@ -32,58 +32,58 @@ class Watched(AdapterScheduler):
                 self.inside.remove(adapter)
 
 
-async def answered(turns: Watched, adapter: str, steps: int) -> None:
-    async with turns.watched_turn(adapter):
+async def take_turn(scheduler: WatchedScheduler, adapter: str, steps: int) -> None:
+    async with scheduler.watched_turn(adapter):
         for _ in range(steps):
             await asyncio.sleep(0)
 
 
 def test_turns_of_one_adapter_run_together() -> None:
     async def work() -> int:
-        turns, most = Watched(), 0
+        scheduler, most = WatchedScheduler(), 0
 
-        async def one() -> None:
+        async def user() -> None:
             nonlocal most
-            async with turns.watched_turn("a"):
-                most = max(most, turns.running)
+            async with scheduler.watched_turn("a"):
+                most = max(most, scheduler.running)
                 await asyncio.sleep(0.01)
 
-        await asyncio.gather(*(one() for _ in range(5)))
+        await asyncio.gather(*(user() for _ in range(5)))
         return most
 
     assert asyncio.run(work()) == 5
 
 
-def test_a_turn_of_another_adapter_comes_before_those_who_come_later() -> None:
-    """Sixteen users of one adapter ask again and again; the one of the other is the next but their present answers."""
+def test_waiting_adapter_is_not_overtaken_by_later_turns() -> None:
+    """Sixteen users keep asking one adapter; a turn of another adapter runs right after their current turns."""
 
     async def work() -> list[str]:
-        turns, going = Watched(), True
+        scheduler, going = WatchedScheduler(), True
 
         async def user() -> None:
             while going:
-                await answered(turns, "a", 5)
+                await take_turn(scheduler, "a", 5)
 
         users = [asyncio.create_task(user()) for _ in range(16)]
         await asyncio.sleep(0.01)
-        before = len(turns.begun)
+        before = len(scheduler.order)
         async with asyncio.timeout(5):
-            await answered(turns, "b", 5)
-        found = turns.begun[before:]
+            await take_turn(scheduler, "b", 5)
+        order = scheduler.order[before:]
         going = False
         await asyncio.gather(*users)
-        return found
+        return order
 
     assert "b" in asyncio.run(work())[:17]
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_in_any_order_with_any_that_leave_all_are_answered_and_nothing_stays(seed: int) -> None:
+def test_random_order_with_cancellations_leaves_no_turn_behind(seed: int) -> None:
     async def work() -> None:
-        chance, turns = random.Random(seed), Watched()
+        chance, scheduler = random.Random(seed), WatchedScheduler()
         tasks = []
         for _ in range(200):
-            tasks.append(asyncio.create_task(answered(turns, chance.choice("abc"), chance.randrange(6))))
+            tasks.append(asyncio.create_task(take_turn(scheduler, chance.choice("abc"), chance.randrange(6))))
             if chance.random() < 0.5:
                 await asyncio.sleep(0)
             if chance.random() < 0.3:
@@ -91,22 +91,22 @@ def test_in_any_order_with_any_that_leave_all_are_answered_and_nothing_stays(see
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         assert all(end is None or isinstance(end, asyncio.CancelledError) for end in ends), ends
         async with asyncio.timeout(1):
-            await turns.drain()
-        assert (turns.running, turns.inside) == (0, [])
+            await scheduler.drain()
+        assert (scheduler.running, scheduler.inside) == (0, [])
         async with asyncio.timeout(1):
-            await answered(turns, "d", 1)
+            await take_turn(scheduler, "d", 1)
 
     asyncio.run(work())
 
 
-def test_draining_waits_for_those_who_wait() -> None:
+def test_drain_waits_for_waiting_turns() -> None:
     async def work() -> list[str]:
-        turns = Watched()
-        tasks = [asyncio.create_task(answered(turns, name, 3)) for name in "aba"]
+        scheduler = WatchedScheduler()
+        tasks = [asyncio.create_task(take_turn(scheduler, name, 3)) for name in "aba"]
         await asyncio.sleep(0)
-        await turns.drain()
-        found = [*turns.begun]
+        await scheduler.drain()
+        order = [*scheduler.order]
         await asyncio.gather(*tasks)
-        return found
+        return order
 
     assert asyncio.run(work()) == ["a", "b", "a"]
