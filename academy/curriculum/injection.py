@@ -1,9 +1,9 @@
 # ruff: noqa: E501  a pattern is read in one piece
-"""Injection: text that gives orders to whoever reads it, where a lesson should be.
+"""Detects prompt injection: text that gives orders to its reader instead of teaching something.
 
-Looked for after disguises are taken off: compatible letters (NFKC), look-alike letters, invisible signs, spaced-out
-words, base64. A lesson that only speaks of such orders in quotation marks is dropped as well: one lesson less costs
-little, one obeyed costs much; the reason is counted, so a team that writes about injections sees it.
+Disguises are removed first: compatible letters (NFKC), look-alike letters, invisible characters, spaced-out words and
+base64. A lesson that only quotes such orders is dropped, too: losing a lesson costs less than obeying an order. The
+reason is counted, so a team that writes about injections sees it in the funnel.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _SPACED = re.compile(r"(?:\b\w[ ._-]){6,}\w\b")
 
 
 def find_injection(text: str) -> str:
-    """Why a text looks like an order to its reader: a short countable phrase; empty where it does not."""
+    """Why a text looks like an order to its reader, as a short phrase that is counted; empty if it does not."""
     if _ROLE_MARKS.search(text):
         return "chat marks in the text"
     if not text.isascii() and _HIDDEN.search(text):

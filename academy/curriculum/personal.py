@@ -1,8 +1,8 @@
 # ruff: noqa: E501  a pattern is read in one piece
-"""Personal data in texts: e-mail, telephone, address on the network, cards, accounts, national numbers.
+"""Finds personal data in texts: e-mail addresses, telephone numbers, IP addresses, cards, accounts, national numbers.
 
-Numbers count only where their check digits are right (python-stdnum) or a telephone plan knows them (phonenumbers), so
-order numbers, versions and digests stay. Addresses that belong to nobody (example.org, noreply, private and
+A number counts only if its check digits are valid (python-stdnum) or a numbering plan contains it (phonenumbers), so
+order numbers, versions and digests stay. Addresses that belong to no person (example.org, noreply, private and
 documentation networks) are not personal.
 """
 
@@ -13,17 +13,17 @@ import re
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from academy.curriculum.secrets import Finding, merged, replaced
+from academy.curriculum.secrets import Finding, merge_findings, replace_findings
 
 _AT = r"(?:@|\s?[\[({]\s?(?:at|@|małpa|malpa)\s?[\])}]\s?|\s(?:at|AT|małpa)\s|&#64;|%40)"
 _DOT = r"(?:\.|\s?[\[({]\s?(?:dot|kropka|punkt|\.)\s?[\])}]\s?|\s(?:dot|DOT|kropka)\s)"
 _EMAIL = re.compile(
     rf"(?<![\w.+-])(?P<local>[A-Za-z0-9_][\w.+-]{{0,63}}?){_AT}(?P<domain>(?:[\w-]{{1,40}}{_DOT}){{1,4}}[A-Za-z]{{2,12}})(?!\w)"
 )
-_NOBODY = re.compile(
+_IMPERSONAL_DOMAIN = re.compile(
     r"(?i:(?:^|[.@])example\.(?:com|org|net|edu)$|\.(?:example|test|invalid|localhost|local)$|^(?:users\.noreply|noreply)\.)"
 )
-_NOBODY_LOCAL = re.compile(
+_SHARED_LOCAL_PART = re.compile(
     r"(?i:^(?:no-?reply|do-?not-?reply|git|hostmaster|postmaster|mailer-daemon|user|name|you|me)$)"
 )
 _IPV4 = re.compile(r"(?<![\w.-])\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)")
@@ -57,20 +57,20 @@ _NUMBER_WORDS = re.compile(
 
 
 def find_personal(text: str) -> tuple[Finding, ...]:
-    """All personal data of a text, in order, without overlaps."""
-    found = [*_emails(text)]
-    if any(sign.isdigit() for sign in text):
-        found += [*_accounts(text), *_national(text), *_networks(text), *_phones(text, found)]
-    return merged(found)
+    """All personal data in a text, in order, without overlaps."""
+    findings = [*_emails(text)]
+    if any(character.isdigit() for character in text):
+        findings += [*_accounts(text), *_national(text), *_networks(text), *_phones(text, findings)]
+    return merge_findings(findings)
 
 
 def redact(text: str) -> tuple[str, tuple[Finding, ...]]:
-    """The text with `[personal: kind]` in place of each finding. Doing it twice changes nothing."""
-    return replaced(text, find_personal, "personal")
+    """The text with `[personal: kind]` in place of each finding, and the findings. It is idempotent."""
+    return replace_findings(text, find_personal, "personal")
 
 
 def _emails(text: str) -> Iterator[Finding]:
-    if not any(sign in text for sign in ("@", "at", "AT", "małpa", "&#64;", "%40")):
+    if not any(mark in text for mark in ("@", "at", "AT", "małpa", "&#64;", "%40")):
         return
     for match in _EMAIL.finditer(text):
         domain = re.sub(_DOT, ".", match["domain"]).lower()
@@ -80,8 +80,8 @@ def _emails(text: str) -> Iterator[Finding]:
         if not plain and " at " in match[0] and not re.search(r"\s(?:dot|DOT|kropka)\s|[\[({]", match[0]):
             continue  # "look at readme.md" is a sentence
         if (
-            _NOBODY.search(domain)
-            or _NOBODY_LOCAL.match(match["local"])
+            _IMPERSONAL_DOMAIN.search(domain)
+            or _SHARED_LOCAL_PART.match(match["local"])
             or domain.endswith((".py", ".md", ".js", ".sh"))
         ):
             continue
@@ -107,7 +107,7 @@ def _accounts(text: str) -> Iterator[Finding]:
     from stdnum import iban, luhn
 
     for match in _IBAN.finditer(text):
-        for end in range(len(match[0]), 14, -1):  # what follows in capitals is not a part of it
+        for end in range(len(match[0]), 14, -1):  # following capitals are not part of the number
             if iban.is_valid(match[0][:end]):
                 yield Finding(kind="account number", start=match.start(), end=match.start() + end)
                 break
@@ -119,18 +119,18 @@ def _accounts(text: str) -> Iterator[Finding]:
         if 13 <= len(digits) <= 19 and len(set(digits)) > 1 and luhn.is_valid(digits):
             yield Finding(kind="card number", start=match.start(), end=match.end())
     for match in _NAMED_ACCOUNT.finditer(text):
-        if sum(sign.isdigit() for sign in match["value"]) >= 6:
+        if sum(character.isdigit() for character in match["value"]) >= 6:
             yield Finding(kind="account number", start=match.start("value"), end=match.end("value"))
 
 
 def _national(text: str) -> Iterator[Finding]:
-    """Numbers whose format is unmistakable, and others where the words before say what they are."""
+    """Numbers with an unmistakable format, and others after words that name them."""
     for match in _STRICT.finditer(text):
         number = match[0]
-        named = bool(_NUMBER_WORDS.search(text, max(0, match.start() - 40), match.start()))
+        has_name = bool(_NUMBER_WORDS.search(text, max(0, match.start() - 40), match.start()))
         checks = _checks()
         if any(check(number) for check in checks["unmistakable"]) or (
-            named and any(check(number) for check in checks["named"])
+            has_name and any(check(number) for check in checks["named"])
         ):
             yield Finding(kind="national number", start=match.start(), end=match.end())
 
@@ -181,12 +181,12 @@ def _checks() -> dict[str, tuple[Callable[[str], bool], ...]]:
         formatted(r"\d{6}/\d{3,4}", rc.is_valid),
         formatted(r"\d{3}-\d{3}-\d{2}-\d{2}", nip.is_valid),
     )
-    named = (
+    after_a_name = (
         nip.is_valid, idnr.is_valid, bsn.is_valid, sin.is_valid, aadhaar.is_valid, cpf.is_valid, ssn.is_valid, tfn.is_valid,
         nhs.is_valid, cpr.is_valid, cnp.is_valid, fodselsnummer.is_valid, tckimlik.is_valid, nif.is_valid, nir.is_valid,
         personnummer.is_valid, dni.is_valid, pesel.is_valid,
     )  # fmt: skip
-    return {"unmistakable": unmistakable, "named": named}
+    return {"unmistakable": unmistakable, "named": after_a_name}
 
 
 def _phones(text: str, emails: list[Finding]) -> Iterator[Finding]:
@@ -197,20 +197,20 @@ def _phones(text: str, emails: list[Finding]) -> Iterator[Finding]:
         digits = re.sub(r"\D", "", number)
         if not 8 <= len(digits) <= 15 or re.fullmatch(r"\d{4}[-./]\d{2}[-./]\d{2}.*", number):
             continue  # too short or long, or a date
-        if any(one.start <= match.start() < one.end for one in emails):
+        if any(email.start <= match.start() < email.end for email in emails):
             continue
         international = number.startswith(("+", "00"))
-        said = bool(_PHONE_WORDS.search(text, max(0, match.start() - 30), match.start()))
-        shaped = re.fullmatch(r"\(?0?\d{2,5}\)?[ /.-]\d{2,4}(?:[ .-]?\d{2,4}){1,3}", number) is not None
-        if not international and not (said or (shaped and re.match(r"\(|0", number))):
+        has_phone_word = bool(_PHONE_WORDS.search(text, max(0, match.start() - 30), match.start()))
+        is_grouped = re.fullmatch(r"\(?0?\d{2,5}\)?[ /.-]\d{2,4}(?:[ .-]?\d{2,4}){1,3}", number) is not None
+        if not international and not (has_phone_word or (is_grouped and re.match(r"\(|0", number))):
             continue
         regions = (None,) if international else _REGIONS
         plain = f"+{digits[2:]}" if number.startswith("00") else number
         for region in regions:
             try:
-                parsed = phonenumbers.parse(plain, region)
+                phone = phonenumbers.parse(plain, region)
             except phonenumbers.NumberParseException:
                 continue
-            if phonenumbers.is_valid_number(parsed) or (international and phonenumbers.is_possible_number(parsed)):
+            if phonenumbers.is_valid_number(phone) or (international and phonenumbers.is_possible_number(phone)):
                 yield Finding(kind="telephone number", start=match.start(), end=match.start() + len(number))
                 break

@@ -1,13 +1,13 @@
 # ruff: noqa: E501  a pattern is read in one piece
-"""Secrets in texts: keys, tokens, passwords. Found by providers' formats, by the names they stand beside, by entropy.
+"""Finds secrets in texts: keys, tokens and passwords, by format, by name and by entropy.
 
-Three kinds of rules, each looked for only where its words stand at all, so a text without any costs little:
+Each rule runs only on texts that contain one of its literals, so a text without secrets costs little:
 
-    formats    what a provider's key looks like; a literal that must be there guards each pattern
-    names      a value beside a name such as password, token, api_key, in code, YAML, JSON, shell, SQL, headers, prose
-    entropy    long tokens of mixed letters and digits that are no digest, identifier, path or version
+    formats    the key formats of providers; each pattern has a literal that the text must contain
+    names      a value after a name such as password, token, api_key, in code, YAML, JSON, shell, SQL, headers, prose
+    entropy    long tokens of mixed letters and digits that are not a digest, identifier, path or version
 
-Placeholders (`<your-token>`, `changeme`, `$PASSWORD`, `***`) are no secrets. Redacting leaves marks that are none either.
+Placeholders (`<your-token>`, `changeme`, `$PASSWORD`, `***`) are not secrets, nor are the marks that redaction leaves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from academy.errors import InputError
@@ -24,7 +24,7 @@ from academy.records import Record
 
 
 class Finding(Record):
-    """A place in a text; `kind` is a countable name."""
+    """A range of a text; `kind` is the name that is counted."""
 
     kind: str
     start: int
@@ -116,57 +116,59 @@ _PUBLIC_BLOCK = re.compile(
     re.DOTALL,
 )
 UNKNOWN = "unknown token"
-LEAST_ENTROPY = 4.0
-"""Bits a character of a long token (base64 noise has about 5, identifiers and words below 3.8)."""
+MIN_ENTROPY = 4.0
+"""Bits per character of a long token (random base64 has about 5, identifiers and words have less than 3.8)."""
 LONGEST_TOKEN = 150
-"""Longer runs are files in base64, not keys."""
+"""Longer tokens are files in base64, not keys."""
 
 
 def find_secrets(text: str) -> tuple[Finding, ...]:
-    """All secrets of a text, in order, without overlaps."""
-    found = [*_by_format(text), *_by_name(text), *_by_entropy(text)]
-    return merged(found)
+    """All secrets in a text, in order, without overlaps."""
+    return merge_findings([*_by_format(text), *_by_name(text), *_by_entropy(text)])
 
 
 def redact(text: str) -> tuple[str, tuple[Finding, ...]]:
-    """The text with `[secret: kind]` in place of each secret, and what was found. Doing it twice changes nothing."""
-    return replaced(text, find_secrets, "secret")
+    """The text with `[secret: kind]` in place of each secret, and the findings. It is idempotent."""
+    return replace_findings(text, find_secrets, "secret")
 
 
 def holds_key_file(text: str) -> bool:
-    """Whether a private key stands in the text as a file does: such a text is not worth redacting."""
-    return "PRIVATE KEY" in text and any(one.kind == "private key" for one in _by_format(text))
+    """Whether the text contains a private key as in a key file. Such a text is dropped, not redacted."""
+    return "PRIVATE KEY" in text and any(finding.kind == "private key" for finding in _by_format(text))
 
 
-def merged(found: list[Finding]) -> tuple[Finding, ...]:
-    """Findings in order; of overlapping ones the first, made long enough to cover them all."""
-    kept: list[Finding] = []
-    for one in sorted(found, key=lambda one: (one.start, -one.end)):
-        if kept and one.start < kept[-1].end:
-            kind = one.kind if kept[-1].kind == UNKNOWN else kept[-1].kind
-            kept[-1] = Finding(kind=kind, start=kept[-1].start, end=max(one.end, kept[-1].end))
+def merge_findings(findings: list[Finding]) -> tuple[Finding, ...]:
+    """Findings in order; overlapping ones become one that covers them all, with the kind of the first."""
+    ranges: list[Finding] = []
+    for finding in sorted(findings, key=lambda finding: (finding.start, -finding.end)):
+        if ranges and finding.start < ranges[-1].end:
+            previous = ranges[-1]
+            kind = finding.kind if previous.kind == UNKNOWN else previous.kind
+            ranges[-1] = Finding(kind=kind, start=previous.start, end=max(finding.end, previous.end))
         else:
-            kept.append(one)
-    return tuple(kept)
+            ranges.append(finding)
+    return tuple(ranges)
 
 
-def replaced(text: str, find, mark: str) -> tuple[str, tuple[Finding, ...]]:  # type: ignore[no-untyped-def]
-    """Replace what `find` finds by `[mark: kind]`, until it finds nothing more."""
-    every: list[Finding] = []
+def replace_findings(
+    text: str, find: Callable[[str], tuple[Finding, ...]], mark: str
+) -> tuple[str, tuple[Finding, ...]]:
+    """Replace findings by `[mark: kind]` until there are no more. Returns the text and all findings."""
+    replacements: list[Finding] = []
     for _ in range(8):
-        found: tuple[Finding, ...] = find(text)
-        if not found:
+        findings = find(text)
+        if not findings:
             break
-        every += found
-        for one in reversed(found):
-            text = f"{text[: one.start]}[{mark}: {one.kind}]{text[one.end :]}"
-    return text, tuple(every)
+        replacements += findings
+        for finding in reversed(findings):
+            text = f"{text[: finding.start]}[{mark}: {finding.kind}]{text[finding.end :]}"
+    return text, tuple(replacements)
 
 
 def scan_file(path: Path) -> int:
-    """Scan a finished training file again, line by line with its escapes undone. Returns the number of lines.
+    """Scan a training file for secrets, line by line, with JSON escapes decoded. Returns the number of lines.
 
-    Fails closed: raises InputError where a secret is found, or the file cannot be read.
+    It fails closed: raises InputError if there is a secret or the file cannot be read.
     """
     import orjson
 
@@ -176,11 +178,11 @@ def scan_file(path: Path) -> int:
             for number, line in enumerate(stream, start=1):
                 messages = read_row(orjson.loads(line))
                 texts = [message["content"] for message in messages] if not isinstance(messages, str) else [messages]
-                found = next((one for text in texts for one in find_secrets(text)), None)
-                if found is not None:
+                secret = next((finding for text in texts for finding in find_secrets(text)), None)
+                if secret is not None:
                     raise InputError(
-                        f"Line {number} of {path.name} holds a secret ({found.kind}).",
-                        "Nothing is trained on it. Take the lesson out with `academy lessons forget`.",
+                        f"Line {number} of {path.name} contains a secret ({secret.kind}).",
+                        "Nothing was trained. Delete the lesson with `academy lessons forget`.",
                     )
     except (OSError, orjson.JSONDecodeError) as problem:
         raise InputError(f"{path.name} cannot be scanned for secrets.", "Run `academy curate` again.") from problem
@@ -191,16 +193,16 @@ def _by_format(text: str) -> Iterator[Finding]:
     for kind, words, pattern in _COMPILED:
         if any(word in text for word in words):
             for match in pattern.finditer(text):
-                named = "value" in pattern.groupindex
-                start, end = match.span("value") if named else match.span()
-                if not (named and _PLACEHOLDER.match(text[start:end])) and "XXXX" not in text[start:end]:
+                has_value = "value" in pattern.groupindex
+                start, end = match.span("value") if has_value else match.span()
+                if not (has_value and _PLACEHOLDER.match(text[start:end])) and "XXXX" not in text[start:end]:
                     yield Finding(kind=kind, start=start, end=end)
 
 
 def _by_name(text: str) -> Iterator[Finding]:
     lower = text.lower()
     if len(lower) != len(text):
-        lower = text  # a letter that grows when it is made small: only small names are found then
+        lower = text  # lower case changed the length: offsets would not match, so only lower-case names are found
     for match in _IDENTIFIED.finditer(text):
         if not _PLACEHOLDER.match(match["value"]):
             yield Finding(kind="password", start=match.start("value"), end=match.end("value"))
@@ -210,46 +212,48 @@ def _by_name(text: str) -> Iterator[Finding]:
             continue
         if name[0] == "key" and not _KEY_OF.search(lower, max(0, name.start() - 16), name.start()):
             continue
-        beside = _AFTER.match(text, name.end())
-        if beside is None:
+        assignment = _AFTER.match(text, name.end())
+        if assignment is None:
             continue
-        group = "quoted" if beside["quoted"] is not None else "bare"
-        start, end = beside.span(group)
+        group = "quoted" if assignment["quoted"] is not None else "bare"
+        start, end = assignment.span(group)
         value = text[start:end]
         if group == "bare":
             value = value.rstrip(".,:;!?")
             end = start + len(value)
-        if _is_value(value, beside["link"], name[0], quoted=group == "quoted"):
+        if _is_value(value, assignment["link"], name[0], quoted=group == "quoted"):
             yield Finding(kind=_kind_of(name[0]), start=start, end=end)
             until = end
 
 
 def _begins_word(text: str, at: int) -> bool:
-    """Whether a name begins here: after no letter, or as the next word of a camelCase name."""
+    """Whether a name begins here: not after a letter, or as the next word of a camelCase name."""
     before = text[at - 1 : at]
     return not before.isalnum() or (before.islower() and text[at].isupper()) or text[at : at + 3] == "key"
 
 
 def _is_value(value: str, link: str, name: str, *, quoted: bool) -> bool:
-    """Whether what stands beside a telling name looks like its value, and not like words, code or a placeholder."""
+    """Whether the text after a name such as password looks like its value, not like words, code or a placeholder."""
     if len(value) < 4 or _PLACEHOLDER.match(value) or "${" in value or "{{" in value:
         return False
     if name.startswith(("pin", "otp", "2fa", "totp")):
         return bool(re.fullmatch(r"\d{4,8}|[A-Z2-7]{16,}", value)) and link.strip() != ","
     digits, marks = sum(c.isdigit() for c in value), sum(not c.isalnum() and c not in " _-./" for c in value)
-    mixed = any(c.islower() for c in value) and any(c.isupper() for c in value)
-    assigned = link.strip()[-1:] in ("=", ":", ">")
-    if quoted and assigned and link.strip() != "==":
+    mixed_case = any(c.islower() for c in value) and any(c.isupper() for c in value)
+    is_assignment = link.strip()[-1:] in ("=", ":", ">")
+    if quoted and is_assignment and link.strip() != "==":
         if " " in value.strip():
             return name.startswith("pass") and bool(re.fullmatch(r"[a-z]{3,10}(?:[ -][a-z]{3,10}){3,9}", value.strip()))
-        return digits > 0 or marks > 0 or (mixed and len(value) >= 8) or len(value) >= 16
+        return digits > 0 or marks > 0 or (mixed_case and len(value) >= 8) or len(value) >= 16
     if quoted:
         return " " not in value.strip() and (digits > 0 or marks > 0)
     if _CODE.match(value) and (digits < 2 or re.fullmatch(r"[a-z_]+\d{1,2}|[a-z_]\w*(?:\.\w+)+", value)):
         return False
-    if not assigned and link.strip() in ("", ","):
-        return digits >= 2 and mixed and len(value) >= 8
-    return (digits > 0 and (any(c.isalpha() for c in value) or marks > 0) and len(value) >= 6) or (marks > 0 and mixed)
+    if not is_assignment and link.strip() in ("", ","):
+        return digits >= 2 and mixed_case and len(value) >= 8
+    return (digits > 0 and (any(c.isalpha() for c in value) or marks > 0) and len(value) >= 6) or (
+        marks > 0 and mixed_case
+    )
 
 
 def _kind_of(name: str) -> str:
@@ -267,9 +271,9 @@ def _by_entropy(text: str) -> Iterator[Finding]:
         token = match[0].rstrip(".=-~")
         if not 20 <= len(token) <= LONGEST_TOKEN or _NO_TOKEN.match(token):
             continue
-        prefixed = _PREFIXED.match(token)
-        core = prefixed["rest"] if prefixed else token
-        if not _random(core, short=prefixed is not None):
+        prefix = _PREFIXED.match(token)
+        core = prefix["rest"] if prefix else token
+        if not _random(core, short=prefix is not None):
             continue
         if _CARRIER.search(text, max(0, match.start() - 24), match.start()):
             continue
@@ -277,7 +281,7 @@ def _by_entropy(text: str) -> Iterator[Finding]:
 
 
 def _random(token: str, *, short: bool) -> bool:
-    """Whether a token looks drawn by lot: digits among letters of both cases, high entropy, no words or paths in it."""
+    """Whether a token looks random: digits among letters of both cases, high entropy, without words or paths."""
     digits = sum(c.isdigit() for c in token)
     letters = sum(c.isalpha() for c in token)
     if digits < 3 or letters < 6 or len(token) < (16 if short else 24):
@@ -287,8 +291,8 @@ def _random(token: str, *, short: bool) -> bool:
     if token.count("/") > 1 + len(token) // 24 or re.search(r"[a-z]{7,}|[A-Z][a-z]{4,}[A-Z_./-][a-z]|\d{8,}", token):
         return False
     if re.fullmatch(r"[0-9a-f]+", token):
-        return short and len(token) not in (40, 64)  # a digest behind a name
-    return _entropy(token) >= (3.3 if short else LEAST_ENTROPY)
+        return short and len(token) not in (40, 64)  # a digest after a name
+    return _entropy(token) >= (3.3 if short else MIN_ENTROPY)
 
 
 def _entropy(token: str) -> float:

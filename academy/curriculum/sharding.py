@@ -4,8 +4,8 @@ The core is pure: work is cut into shards, each shard is one call of a function 
 are merged in order. A `ShardRunner` makes the calls: this process, or the workers of Ray (`on_ray`, extra `ray`). The
 result does not depend on the number of shards, on the workers, or on the order of the examples.
 
-Near duplicates are signed in shards (two thirds of the work) and compared in one place, where all signatures are.
-Memory: the examples are all here, as they are in the curator that calls this.
+Near duplicates are signed in shards (two thirds of the work) and compared in this process, which has all signatures.
+Memory: this process holds all examples, as the curator does.
 """
 
 from __future__ import annotations
@@ -23,57 +23,55 @@ from academy.errors import InputError
 
 T = TypeVar("T")
 ShardRunner = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
-"""Calls a function once for each tuple of arguments and gives the answers in order."""
+"""Calls a function once for each tuple of arguments and returns the results in order."""
 
 
 def in_process(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-    """The plainest ShardRunner."""
+    """The default ShardRunner: one call after the other."""
     return [function(*arguments) for arguments in calls]
 
 
 def shard(work: Sequence[T], count: int) -> list[Sequence[T]]:
-    """Cut work into `count` parts that follow each other; sizes differ by one at most. `merge` undoes it."""
+    """Cut work into `count` consecutive parts whose sizes differ by at most one. `merge` joins them again."""
     if count < 1:
-        raise InputError(f"Work cannot be cut into {count} shards.", "Give 1 or more.")
-    size, more = divmod(len(work), count)
-    edges = [n * size + min(n, more) for n in range(count + 1)]
+        raise InputError(f"Work cannot be divided into {count} shards.", "Use 1 or more shards.")
+    size, remainder = divmod(len(work), count)
+    edges = [n * size + min(n, remainder) for n in range(count + 1)]
     return [work[begin:end] for begin, end in pairwise(edges)]
 
 
 def merge(parts: Iterable[Sequence[T]]) -> list[T]:
     """The parts as one list, in order."""
-    return [one for part in parts for one in part]
+    return [element for part in parts for element in part]
 
 
 def near_duplicates(
     texts: Sequence[str], threshold: float = SAME, *, shards: int = 1, run: ShardRunner = in_process
 ) -> list[Duplicate]:
-    """The later ones of near-duplicate families: signed in shards, compared here."""
-    signed = run(signatures, [(part,) for part in shard(texts, shards)])
-    keys, small = (np.concatenate([part[k] for part in signed]) for k in (0, 1))
+    """Near duplicates of earlier texts: signed in shards, compared in this process."""
+    part_signatures = run(signatures, [(part,) for part in shard(texts, shards)])
+    keys, small = (np.concatenate([part[k] for part in part_signatures]) for k in (0, 1))
     return Deduplicator(lambda numbers: [texts[n] for n in numbers], threshold).add(texts, (keys, small))
 
 
 def overlapping(
     guarded: OverlapIndex, examples: Sequence[tuple[str, str]], *, shards: int = 1, run: ShardRunner = in_process
 ) -> dict[int, tuple[Overlap, ...]]:
-    """Overlaps of (request, answer) examples with guarded texts, by place; those without any are left out."""
-    scanned = merge(run(_scanned, [(guarded, part) for part in shard(examples, shards)]))
-    return {n: overlaps for n, overlaps in enumerate(scanned) if overlaps}
+    """Overlaps of (request, answer) examples with guarded texts, by position; examples without overlaps are omitted."""
+    results = merge(run(_scan, [(guarded, part) for part in shard(examples, shards)]))
+    return {n: overlaps for n, overlaps in enumerate(results) if overlaps}
 
 
 @contextmanager
 def on_ray(address: str | None = None, workers: int = 2) -> Iterator[ShardRunner]:
     """Yield a ShardRunner on the Ray cluster at an address, or on a local one of `workers` CPUs that ends afterwards.
 
-    Raises InputError where Ray is not installed.
+    Raises InputError if Ray is not installed.
     """
     try:
         import ray  # type: ignore[import-not-found,unused-ignore]
     except ModuleNotFoundError as problem:
-        raise InputError(
-            "Ray is not installed here.", "Install the extra `ray`, or curate in one process."
-        ) from problem
+        raise InputError("Ray is not installed.", "Install the extra `ray`, or curate in one process.") from problem
 
     def run(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         remote = ray.remote(function)
@@ -87,6 +85,6 @@ def on_ray(address: str | None = None, workers: int = 2) -> Iterator[ShardRunner
         ray.shutdown()
 
 
-def _scanned(guarded: OverlapIndex, examples: Sequence[tuple[str, str]]) -> list[tuple[Overlap, ...]]:
-    found = guarded.scan(examples)
-    return [found.get(number, ()) for number in range(len(examples))]
+def _scan(guarded: OverlapIndex, examples: Sequence[tuple[str, str]]) -> list[tuple[Overlap, ...]]:
+    overlaps = guarded.scan(examples)
+    return [overlaps.get(position, ()) for position in range(len(examples))]

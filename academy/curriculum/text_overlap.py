@@ -1,8 +1,8 @@
-"""How a text may be read when one looks for another in it: as it stands, a diff's two sides, a mail's quotations.
+"""Readings of a text in which others are searched: the text itself, both sides of a diff, the quote of a mail.
 
-Read means: as words (letters and digits, small), line by line. So indentation, line breaks, quotation marks and the
-`+`, `-` and `>` before a line make no difference. Runs of words are hashed with Python's own hash of each word, which
-differs from process to process: hashes never leave the process.
+A reading is a list of words (letters and digits, lower case) with the beginnings and ends of lines. Indentation, line
+breaks, quotation marks and the `+`, `-` and `>` before a line make no difference. Runs of words are hashed with
+Python's own hash of each word, which differs from process to process, so hashes never leave the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 RUN = 8
-"""Words in a row that two texts must share."""
+"""Consecutive words that two texts must share to overlap."""
 MARKED = re.compile(r"(?m)^\s*[+\->|]")
 _HEADER = re.compile(r"@@ |diff --git |index [0-9a-f]+\.\.|\+\+\+ |--- ")
 _NO_WORD = re.compile(r"[^\w\n]+")
@@ -27,7 +27,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class Reading(NamedTuple):
-    """One way to read a text: its words in order, and which of them begin and end a line."""
+    """The words of a text in order, and the positions at which lines begin and end."""
 
     words: list[str]
     begins: list[int]
@@ -35,57 +35,57 @@ class Reading(NamedTuple):
 
 
 def readings_of(text: str, boilerplate: Iterable[str] = ()) -> list[Reading]:
-    """The ways to read a text: as it stands; of a diff either side, of a mail the quote."""
+    """All readings of a text: the text itself, each side of a diff, the quoted part of a mail."""
     for phrase in boilerplate:
         text = text.replace(phrase, "\n")
     if "\\n" in text:
         text = text.replace("\\n", "\n").replace("\\t", "\t")  # quoted in JSON or in code
     plain = text if text.isascii() else _without_marks(text)
     plain = plain.casefold()
-    # Word by word only once, for all the ways to read it.
+    # split into words once for all readings
     bare = plain.translate(_ASCII) if plain.isascii() else _NO_WORD.sub(" ", plain)
     words = [line.split() for line in bare.split("\n")]
-    readings = [_read(words)]
+    readings = [_reading(words)]
     if len(words) > 1 and MARKED.search(plain):
         lines = list(zip(plain.split("\n"), words, strict=True))
-        body = [(line, found) for line, found in lines if not _HEADER.match(line)]
-        for mark, other in (("+", "-"), ("-", "+")):
+        body = [(line, line_words) for line, line_words in lines if not _HEADER.match(line)]
+        for mark, other_side in (("+", "-"), ("-", "+")):
             if any(line.startswith(mark) for line, _ in body):
-                readings.append(_read([found for line, found in body if not line.startswith(other)]))
+                readings.append(_reading([line_words for line, line_words in body if not line.startswith(other_side)]))
         for mark in ">|+-":
-            quoted = [found for line, found in lines if line.lstrip().startswith(mark)]
-            if 0 < len(quoted) < len(lines):
-                readings.append(_read(quoted))
+            quote = [line_words for line, line_words in lines if line.lstrip().startswith(mark)]
+            if 0 < len(quote) < len(lines):
+                readings.append(_reading(quote))
     return readings
 
 
 def _without_marks(text: str) -> str:
-    """Compatible forms made one, and what cannot be seen taken out."""
-    return "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
+    """The text in Unicode's compatible form (NFKC) without invisible characters."""
+    return "".join(char for char in unicodedata.normalize("NFKC", text) if unicodedata.category(char) != "Cf")
 
 
-def _read(lines: Iterable[list[str]]) -> Reading:
+def _reading(lines: Iterable[list[str]]) -> Reading:
     words: list[str] = []
     begins, ends = [], []
-    for found in lines:
-        if found:
+    for line in lines:
+        if line:
             begins.append(len(words))
-            words += found
+            words += line
             ends.append(len(words))
     return Reading(words, begins, ends)
 
 
-def short_lines(view: Reading) -> Iterator[list[str]]:
-    """Lines, and lines that follow each other, of fewer words than a run has."""
-    for place, begin in enumerate(view.begins):
-        for end in view.ends[place:]:
+def short_lines(reading: Reading) -> Iterator[list[str]]:
+    """Lines, and groups of consecutive lines, with fewer words than a run."""
+    for n, begin in enumerate(reading.begins):
+        for end in reading.ends[n:]:
             if end - begin >= RUN:
                 break
-            yield view.words[begin:end]
+            yield reading.words[begin:end]
 
 
 def grams_of(texts: Sequence[Sequence[str]]) -> tuple[Array, Array]:
-    """Hashes of all runs of eight words, and the text that each belongs to."""
+    """Hashes of all runs of eight words, and the number of the text of each."""
     lengths = np.array([len(words) for words in texts], np.int64)
     hashes = np.fromiter(map(hash, chain.from_iterable(texts)), np.int64, count=int(lengths.sum())).view(np.uint64)
     if len(hashes) < RUN:
@@ -93,8 +93,8 @@ def grams_of(texts: Sequence[Sequence[str]]) -> tuple[Array, Array]:
     hashes = hashes ^ (hashes >> np.uint64(32))
     count = len(hashes) - RUN + 1
     grams = np.zeros(count, np.uint64)
-    for place, factor in enumerate(_FACTORS):
-        grams += hashes[place : place + count] * factor
+    for n, factor in enumerate(_FACTORS):
+        grams += hashes[n : n + count] * factor
     text = np.repeat(np.arange(len(texts)), lengths)
     inside = text[:count] == text[RUN - 1 :]
     return grams[inside], text[:count][inside]

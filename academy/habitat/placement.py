@@ -56,20 +56,22 @@ class Placement(Record):
 
     @property
     def expected(self) -> str:
-        """What would happen now, without a full stop: where it would train, or why nowhere."""
+        """What would happen now, without a full stop: where it would train, or why it cannot."""
         if self.route.refusal:
             return f"it would be refused: {self.route.refusal.error}".rstrip(".")
-        return f"it {'would train on' if self.route.place else 'fits'} {self.sentence}"
+        if self.route.held:
+            return f"it would have to wait: {self.route.sentence}"
+        return f"it {'would train on' if self.route.place else 'cannot run here:'} {self.sentence}"
 
     def require(self) -> None:
-        """Raise TrainingError if the training is refused, fits on no device, or would have to wait for a GPU."""
+        """Raise TrainingError if the training is refused, does not fit in memory, or has to wait for a GPU."""
         if self.route.refusal:
             raise self.route.refusal.error
         if self.route.held:
-            raise TrainingError(f"This training fits {self.route.sentence}.", REMEDY, cause="gpu")
+            raise TrainingError(f"This training has to wait: {self.route.sentence}.", REMEDY, cause="gpu")
         if not self.route.place:
             raise TrainingError(
-                f"This training fits {self.route.sentence}.",
+                f"This training cannot run here: {self.route.sentence}.",
                 "Free some memory, or use a smaller base model or rank; `academy habitat fit` shows the figures.",
                 cause="memory",
             )

@@ -44,7 +44,7 @@ class Refusal(Record):
 
 
 class Route(Record):
-    """Where a training runs; `place` is empty if it cannot run now. `sentence` says why, with the figures.
+    """Where a training runs; `place` is empty if it cannot run now. `sentence` has the reason and the figures.
 
     With a `refusal` the training is rejected even if another device or backend could run it.
     """
@@ -121,7 +121,7 @@ def route(
                 sentence=f"{inventory.cpus} CPUs ({'; '.join(reasons)}): {_figures(need.cpu, free, need.reason)}",
             )  # fmt: skip
         reasons.append(f"the CPUs have {_gib(free)} of memory free (about {_gib(need.cpu)} needed)")
-    return Route(place="", backend=backend, need=need.cpu, free=free, sentence=f"nowhere here: {'; '.join(reasons)}")
+    return Route(place="", backend=backend, need=need.cpu, free=free, sentence="; ".join(reasons))
 
 
 def gpus_by_preference(gpus: Sequence[Gpu], need: int | None = None) -> list[Gpu]:
@@ -155,7 +155,7 @@ def _too_few(inventory: Inventory, backend: str, processes: int) -> Route:
         remedy=f"Set ACADEMY_TRAINING_PROCESSES={count}, or ACADEMY_ENABLE_GPU=false.",
         cause="gpu",
     )
-    return Route(place="", backend=backend, refusal=refusal, sentence=f"nowhere: {refusal.error}".rstrip("."))
+    return Route(place="", backend=backend, refusal=refusal, sentence=str(refusal.error).rstrip("."))
 
 
 def _all_in_use(inventory: Inventory, backend: str, need: Need, processes: int) -> Route:
@@ -166,7 +166,7 @@ def _all_in_use(inventory: Inventory, backend: str, need: Need, processes: int) 
         reason = f"{_names(gpus)} is used by another training"
     else:
         reason = "all GPUs are used by other trainings"
-    return Route(place="", backend=backend, held=True, need=need.cuda, sentence=f"nowhere now: {reason}")
+    return Route(place="", backend=backend, held=True, need=need.cuda, sentence=reason)
 
 
 def next_fallback(recipe: Recipe, plan: Plan, inventory: Inventory) -> FallbackStep | None:

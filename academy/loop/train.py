@@ -49,7 +49,7 @@ def train(
 
     `meanwhile` is called once the trainer runs, to prepare what comes next. `tuning` is the search for the recipe; its
     record goes into the MLflow run. Raises ExaminationError if the dataset overlaps with what is examined, and
-    TrainingError: before anything starts if the training does not fit on any device.
+    TrainingError: before anything starts if the training cannot run here.
     """
     refuse_overlap(home, dataset)
     placement = place(home, order.recipe, dataset.longest, only=only)

@@ -88,7 +88,7 @@ class GPUHabitat:
         # chosen now: another training may hold the GPU that was free before
         route = find_route(self.settings, select_backend(self.settings), UNKNOWN)
         if not route.place and not route.refusal:
-            raise TrainingError(f"This training fits {route.sentence}.", REMEDY, cause="gpu")
+            raise TrainingError(f"This training has to wait: {route.sentence}.", REMEDY, cause="gpu")
         final_order = order.model_copy(update={"plan": configured_plan(self.settings, route.place or "cpu")})
         job = self._jobs[name] = _Job(create_backend(self.settings, route), final_order, output)
         job.begin()

@@ -168,7 +168,7 @@ def examined_already(work: Home) -> bool:
     recipe = read_adapter(work.adapters / version.adapter[:16]).manifest.recipe
     order = place_order(work, dataset, recipe)
     assert order.digest == version.order
-    return "examined already" in decide(work, force=False, order=order, dataset=dataset).because
+    return "were examined before" in decide(work, force=False, order=order, dataset=dataset).because
 
 
 def test_undecided_version_can_be_examined_again(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -427,7 +427,7 @@ def test_an_adapter_whose_canaries_answer_otherwise_is_refused(runtime: Any, cop
     (copied / MANIFEST).write_text(manifest.model_copy(update={"canaries": canaries}).model_dump_json())
     other = PeftRuntime(runtime.base)
     digest = other.load(copied)
-    with pytest.raises(AdapterError, match="does not answer as it did when it was trained"):
+    with pytest.raises(AdapterError, match="does not answer as it did after its training"):
         other.verify(digest)
 
 

@@ -38,7 +38,7 @@ def test_no_answer_is_dropped_mixed_or_mislabelled_while_champions_change(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--runtime", "abacus"), "There is no runtime 'abacus'. Choose one of peft, llamacpp, vllm, ollama."),
+        (("--runtime", "abacus"), "no runtime 'abacus'. Choose one of peft, llamacpp, vllm, ollama."),
         (("--name", "../x"), "is not a valid gateway name"),
         (("--host", "192.0.2.1"), "no key is set"),
         (("--host", "203.0.113.9", "--port", "0"), "no key is set"),

@@ -90,7 +90,7 @@ def test_a_training_waits_for_a_gpu_that_another_one_holds(home: Home) -> None:
         found.require()
     assert refusal.value.cause == "gpu"
     assert str(refusal.value) == (
-        "This training fits nowhere now: GPU 0 (H100) is used by another training. "
+        "This training has to wait: GPU 0 (H100) is used by another training. "
         "Wait until it ends, or set ACADEMY_ENABLE_GPU=false to train on the CPUs."
     )
     free = busy.model_copy(update={"gpus": (gpu.model_copy(update={"held": False, "memory_free": 70 * GIB}),)})
@@ -133,7 +133,7 @@ def test_a_training_that_fits_on_no_device_is_refused(home: Home) -> None:
             place(home, recipe, None, machine(0.1)).require()
         assert refusal.value.cause == "memory"
         assert refusal.value.message.startswith(
-            "This training fits nowhere here: no NVIDIA GPU; the CPUs have 0.1 GiB of memory"
+            "This training cannot run here: no NVIDIA GPU; the CPUs have 0.1 GiB of memory"
         )
         assert "academy habitat fit" in refusal.value.remedy
 

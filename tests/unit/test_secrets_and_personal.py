@@ -149,7 +149,7 @@ def test_a_finished_file_that_holds_a_secret_is_refused(tmp_path: Path) -> None:
     write("nothing")
     assert secrets.scan_file(path) == 1
     write("-----BEGIN " + "PRIVATE KEY-----\n" + drawn(64) + "\n-----END PRIVATE KEY-----")
-    with pytest.raises(InputError, match=r"Line 1 of train.jsonl holds a secret \(private key\)"):
+    with pytest.raises(InputError, match=r"Line 1 of train.jsonl contains a secret \(private key\)"):
         secrets.scan_file(path)
     path.write_bytes(b"no json\n")
     with pytest.raises(InputError, match="cannot be scanned"):

@@ -47,8 +47,8 @@ def select_backend(settings: Settings, machine: Inventory | None = None) -> Back
 def find_route(settings: Settings, choice: BackendChoice, need: Need, only: Device | None = None) -> Route:
     """Where a training with this need would run. The sentence also says why a process replaces a container."""
     if choice.refusal:
-        sentence = f"nowhere: {choice.refusal.message} {choice.refusal.remedy}"
-        return Route(place="", backend=choice.backend, refusal=choice.refusal, sentence=sentence.rstrip("."))
+        sentence = str(choice.refusal.error).rstrip(".")
+        return Route(place="", backend=choice.backend, refusal=choice.refusal, sentence=sentence)
     way = route(
         need,
         choice.machine,

@@ -137,7 +137,7 @@ class LiveRuntime(Protocol):
         ...
 
     async def load(self, adapter: Path) -> str:
-        """Check and load an adapter beside the others; returns its digest. Loading it again costs nothing."""
+        """Check and load an adapter; the others stay loaded. Returns its digest. Loading it again costs nothing."""
         ...
 
     async def unload(self, adapter: str) -> None:

@@ -1,4 +1,4 @@
-"""What a training will take, from a configuration alone: held against real small models and those of the shelf."""
+"""A training's memory estimate from a configuration alone, compared with real small models and published ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "gemma": {"head_dim": 64}, "gemma2": {"head_dim": 64}, "gemma3_text": {"head_dim": 64},
 }  # fmt: skip
 SHELF = {
-    # configurations as published, and the millions of parameters that their authors tell
+    # published configurations, and their parameters in millions as published
     "Llama 3 8B": ({"model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
                     "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256,
                     "tie_word_embeddings": False}, 8030),
@@ -60,7 +60,7 @@ SHELF = {
 
 
 def trained(kind: str, *, dropout: float = 0.0, half: bool = False) -> tuple[Any, Shape]:
-    """A small random model of that kind with LoRA on all linear maps, and the shape of its configuration."""
+    """A small random model of this kind with LoRA on all linear maps, and the shape of its configuration."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
@@ -73,7 +73,7 @@ def trained(kind: str, *, dropout: float = 0.0, half: bool = False) -> tuple[Any
 
 
 def kept(model: Any, rows: int, length: int, *, half: bool, packed: bool = False) -> int:
-    """Bytes that the layers really keep for the way back, as autograd stores them; parameters are not counted.
+    """Bytes that the layers really keep for the backward pass, as autograd stores them, without parameters.
 
     Rows are filled up, or `packed` into one.
     """
@@ -91,7 +91,7 @@ def kept(model: Any, rows: int, length: int, *, half: bool, packed: bool = False
     mask = torch.ones_like(ids)
     mask[0, :10] = 0
     given = {"input_ids": ids, "attention_mask": mask}
-    if packed:  # as TRL's collator gives them
+    if packed:  # as TRL's collator makes them
         given = {"input_ids": ids.reshape(1, -1), "position_ids": torch.arange(length).repeat(rows)[None]}
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
@@ -107,13 +107,13 @@ def test_weights_and_adapter_are_those_of_the_real_model(kind: str) -> None:
     adapter = sum(one.numel() for one in model.parameters() if one.requires_grad)
     base = sum(one.numel() for one in model.parameters()) - adapter
     assert shape.adapter_weights(16) == adapter
-    assert shape.linear_weights + shape.other_weights == pytest.approx(base, rel=0.01)  # biases are not counted
+    assert shape.linear_weights + shape.other_weights == pytest.approx(base, rel=0.01)  # biases do not count
 
 
 @pytest.mark.parametrize(("dropout", "half"), [(0.0, False), (0.05, False), (0.0, True)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_layers_keep_is_what_torch_stores(kind: str, dropout: float, half: bool) -> None:
-    """In float32 as on CPUs; in bfloat16 under autocast as on GPUs, but run here, where attention is another kernel."""
+def test_layers_keep_the_bytes_that_torch_stores(kind: str, dropout: float, half: bool) -> None:
+    """In float32 as on CPUs, and in bfloat16 under autocast as on GPUs; but here on a CPU with its attention kernel."""
     model, shape = trained(kind, dropout=dropout, half=half)
     rows, length = 4, 96
     recipe = Recipe(dropout=dropout)
@@ -123,46 +123,46 @@ def test_what_layers_keep_is_what_torch_stores(kind: str, dropout: float, half: 
 
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "phi", "gemma2"])
-def test_each_layer_keeps_a_mask_of_its_own_where_rows_are_packed(kind: str, half: bool) -> None:
+def test_packed_rows_need_a_mask_per_layer(kind: str, half: bool) -> None:
     model, shape = trained(kind, half=half)
     rows, length = 8, 96
     tokens, wide = rows * length, 2 if half else 4
     recipe = Recipe(packing=True)
     found = kept(model, rows, length, half=half, packed=True)
-    alone = kept(model, 1, tokens, half=half, packed=True)  # one example as long: nothing is kept apart
-    masks = _masks(shape, recipe, wide, tokens, tokens, shape.layers) - tokens**2  # but for the one that all share
-    repeated = 2 * (shape.queries - shape.keys) * wide * tokens * shape.layers  # keys and values, beside a mask only
+    alone = kept(model, 1, tokens, half=half, packed=True)  # one example of this length needs no mask
+    masks = _masks(shape, recipe, wide, tokens, tokens, shape.layers) - tokens**2  # all layers share one
+    repeated = 2 * (shape.queries - shape.keys) * wide * tokens * shape.layers  # of keys and values, only with a mask
     assert found - alone == masks + repeated
     layers = tokens * shape.layers * _bytes_per_token(shape, recipe, wide, tokens)
     assert layers + masks == pytest.approx(found, rel=0.1)
     assert _masks(shape, Recipe(batch_size=1), wide, tokens, tokens, shape.layers) == 0
 
 
-def test_a_packed_batch_is_one_row_for_the_mask_and_a_filled_up_one_is_not() -> None:
+def test_a_packed_batch_is_one_mask_row_and_a_padded_batch_is_not() -> None:
     shape = shape_of(SHELF["Llama 3 8B"][0])
     plan = default_plan("cuda")
     padded, packed = (predict(shape, Recipe(packing=packing), plan) for packing in (False, True))
     length, tokens = 2048, 4 * 2048
-    # in bfloat16, of the layer that is computed again, and the mask itself
+    # in bfloat16, of the recomputed layer, and the mask itself
     assert packed.activations - padded.activations == 3 * tokens * (tokens - length)
-    single = predict(shape, Recipe(batch_size=1), plan)  # no row is filled up
+    single = predict(shape, Recipe(batch_size=1), plan)  # no row is padded
     assert padded.activations - 4 * single.activations == 3 * tokens * length
 
 
-def test_the_seed_model_is_read_from_its_configuration() -> None:
+def test_the_seed_models_shape_comes_from_its_configuration() -> None:
     shape = read_shape(SEED_FOLDER)
     assert shape.linear_weights + shape.other_weights == 3_246_528
     assert shape.note == ""
 
 
 @pytest.mark.parametrize("name", SHELF)
-def test_models_of_the_shelf_have_as_many_parameters_as_their_authors_say(name: str) -> None:
+def test_common_models_have_the_published_number_of_parameters(name: str) -> None:
     config, millions = SHELF[name]
     shape = shape_of(config)
     assert (shape.linear_weights + shape.other_weights) / 1e6 == pytest.approx(millions, rel=0.01)
 
 
-def test_a_prediction_is_the_sum_of_its_parts_and_nothing_shrinks_that_should_grow() -> None:
+def test_a_prediction_is_the_sum_of_its_parts_and_grows_with_the_recipe() -> None:
     shape = shape_of(SHELF["Llama 3 8B"][0])
     usual = predict(shape, Recipe(), default_plan("cuda"))
     assert usual.weights == pytest.approx(8030e6 * 2, rel=0.01)
@@ -174,31 +174,29 @@ def test_a_prediction_is_the_sum_of_its_parts_and_nothing_shrinks_that_should_gr
     assert predict(shape, Recipe(rank=32), default_plan("cuda")).adapter == 2 * usual.adapter
     assert predict(shape, Recipe(), default_plan("cpu")).weights == 2 * usual.weights
     four = predict(shape, Recipe(), default_plan("cuda").model_copy(update={"processes": 4, "sharded": True}))
-    assert 0.25 * usual.weights < four.weights < 0.4 * usual.weights  # and what is gathered just then
+    assert 0.25 * usual.weights < four.weights < 0.4 * usual.weights  # and the weights gathered at the moment
     assert (four.adapter, four.activations) == (usual.adapter // 4, usual.activations), "accumulation is shared"
     slow = Plan(device="cpu", processes=2, sharded=True)
     assert predict(shape, Recipe(), slow).weights == 1.5 * predict(shape, Recipe(), default_plan("cpu")).weights
     assert predict(shape, Recipe(), default_plan("cuda"), longest=256).activations < usual.activations / 7
 
 
-def test_a_small_model_is_not_corrected_for_what_any_training_reserves() -> None:
-    """cuBLAS alone reserves more than the seed model takes; so that is predicted, and not added again."""
+def test_correction_of_a_small_model_excludes_the_fixed_overhead() -> None:
+    """cuBLAS alone reserves more than the seed model needs; the prediction includes it, and adds it only once."""
     shape, recipe, plan = read_shape(SEED_FOLDER), Recipe(batch_size=8, max_length=128), default_plan("cuda")
     found = predict(shape, recipe, plan)
     own = found.weights + found.adapter + found.activations + found.logits
     assert found.measurable == own + CUDA_WORKSPACE
     assert found.total == found.measurable + CUDA_CONTEXT
-    measured = own + CUDA_WORKSPACE - 2**25  # without bias no map uses cublasLt
+    measured = own + CUDA_WORKSPACE - 2**25  # without a bias, no map uses cublasLt
     ratio = measured / found.measurable
     assert CORRECTION[0] < ratio < CORRECTION[1]
-    assert measured > CORRECTION[1] * own, "without the workspace the correction would be at its bound"
+    assert measured > CORRECTION[1] * own, "without the workspace the correction would reach its limit"
     assert predict(shape, recipe, plan, ratios=[ratio]).total == pytest.approx(measured + CUDA_CONTEXT, abs=1)
 
 
 @given(st.integers(1, 128), st.integers(128, 8192), st.booleans(), st.integers(1, 200 * GIB))
-def test_without_checkpointing_where_there_is_room_and_nowhere_else(
-    batch: int, length: int, packing: bool, free: int
-) -> None:
+def test_checkpointing_is_off_only_where_memory_allows(batch: int, length: int, packing: bool, free: int) -> None:
     shape, recipe = shape_of(SHELF["Llama 3 8B"][0]), Recipe(batch_size=batch, max_length=length, packing=packing)
     plan = default_plan("cuda").model_copy(update={"library": "trl"})
     whole = plan.model_copy(update={"checkpointing": False})
@@ -207,10 +205,10 @@ def test_without_checkpointing_where_there_is_room_and_nowhere_else(
     assert chosen == (whole if fits else plan)
     assert predict(shape, recipe, whole).total >= predict(shape, recipe, plan).total
     slow = Plan(device="cpu", checkpointing=True)
-    assert without_checkpointing(shape, recipe, slow, 2**50) == slow, "asked for, or a rung of the ladder"
+    assert without_checkpointing(shape, recipe, slow, 2**50) == slow, "set by the user, or by a fallback step"
 
 
-def test_earlier_trainings_and_the_longest_example_count_for_whether_there_is_room() -> None:
+def test_checkpointing_depends_on_earlier_trainings_and_the_longest_example() -> None:
     shape, recipe, plan = shape_of(SHELF["Llama 3 8B"][0]), Recipe(batch_size=1), default_plan("cuda")
     free = round(predict(shape, recipe, Plan(device="cuda")).total / ROOM) + 1
     assert not without_checkpointing(shape, recipe, plan, free).checkpointing
@@ -235,14 +233,14 @@ def test_examples_cannot_be_longer_than_the_recipe_allows() -> None:
         ({}, "of a unknown model"),
     ],
 )
-def test_what_cannot_be_predicted_is_refused_in_a_sentence(config: dict[str, Any], said: str) -> None:
+def test_an_unpredictable_model_is_rejected_with_a_message(config: dict[str, Any], said: str) -> None:
     with pytest.raises(BaseModelError) as refusal:
         shape_of(config)
     assert said in refusal.value.message
     assert refusal.value.remedy
 
 
-def test_a_layout_that_is_not_known_is_taken_for_the_widest_and_that_is_said() -> None:
+def test_an_unknown_layout_is_estimated_like_the_widest_with_a_note() -> None:
     strange, known = shape_of({"model_type": "novel", **SMALL}), shape_of({"model_type": "llama", **SMALL})
     assert strange.note == "the layout of novel is unknown: it is estimated like the widest known layout"
     plan = default_plan("cpu")
@@ -250,14 +248,14 @@ def test_a_layout_that_is_not_known_is_taken_for_the_widest_and_that_is_said() -
     assert predict(strange, Recipe(), plan).note == strange.note
 
 
-def test_of_a_model_that_sees_only_the_text_part_is_counted() -> None:
+def test_a_vision_model_counts_only_its_text_part() -> None:
     text = {"model_type": "gemma3_text", **SMALL}
     found = shape_of({"model_type": "gemma3", "text_config": text, "vision_config": {}})
     assert found.note == "only the text part is counted"
     assert found.model_copy(update={"note": ""}) == shape_of({**text, "tie_word_embeddings": True})
 
 
-def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_configuration_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(BaseModelError, match="cannot be read"):
         read_shape(tmp_path)
     (tmp_path / "config.json").write_text("{", encoding="utf-8")
@@ -265,7 +263,7 @@ def test_a_configuration_that_is_none_is_refused(tmp_path: Path) -> None:
         read_shape(tmp_path)
 
 
-def test_weights_of_four_bits_on_the_shelf_are_counted_as_such() -> None:
+def test_four_bit_model_files_are_counted_as_four_bit() -> None:
     config = SHELF["Llama 3 8B"][0]
     four = shape_of({**config, "quantization_config": {"load_in_4bit": True}})
     asked = predict(shape_of(config), Recipe(four_bit=True), Plan(device="cuda"))
@@ -274,21 +272,21 @@ def test_weights_of_four_bits_on_the_shelf_are_counted_as_such() -> None:
 
 
 @given(st.lists(st.floats(1e-3, 1e3), max_size=8))
-def test_earlier_trainings_correct_within_bounds(ratios: list[float]) -> None:
+def test_earlier_trainings_correct_a_prediction_within_limits(ratios: list[float]) -> None:
     factor = correction_factor(ratios)
     assert CORRECTION[0] <= factor <= CORRECTION[1]
     assert ratios or factor == 1.0
     shape = read_shape(SEED_FOLDER)
     for device in ("cpu", "cuda"):
         one = predict(shape, Recipe(), default_plan(device), ratios=ratios)  # type: ignore[arg-type]
-        fixed = CUDA_CONTEXT if device == "cuda" else 0  # torch measures nothing of it
+        fixed = CUDA_CONTEXT if device == "cuda" else 0  # torch does not measure it
         assert one.total == pytest.approx(one.measurable * factor + fixed, abs=1)
 
 
-def test_the_median_of_earlier_trainings_counts_and_not_one_that_went_astray() -> None:
+def test_the_median_of_earlier_trainings_ignores_an_outlier() -> None:
     assert correction_factor([1.1, 1.2, 50.0]) == 1.2
 
 
-def test_a_written_configuration_is_read_as_it_is(tmp_path: Path) -> None:
+def test_a_configuration_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(orjson.dumps({"model_type": "llama", **SMALL}))
     assert read_shape(tmp_path) == shape_of({"model_type": "llama", **SMALL})

@@ -1,4 +1,4 @@
-"""A training is known from its events alone: pure, so all that can happen to one is tried here."""
+"""The progress of a training, from its events alone. Pure, so every course of a training can be tested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from academy.habitat.progress import KILLED, attempts, log_line, progress
 
 
 def events(*told: dict[str, Any]) -> list[TrainingEvent]:
-    """Numbered from 1; `at` is as it is said, else one second after the event before."""
+    """Events numbered from 1; `at` is one second after the previous event unless it is given."""
     found: list[TrainingEvent] = []
     for n, one in enumerate(told, 1):
         at = found[-1].at + 1 if found else 1000.0
@@ -28,7 +28,7 @@ def step(number: int, at: float, loss: float | None = 1.0, **more: Any) -> dict[
 STARTED: dict[str, Any] = {"phase": "started", "at": 1000.0}
 
 
-def test_a_running_training_tells_where_it_is_and_when_it_ends() -> None:
+def test_a_running_training_shows_position_and_remaining_time() -> None:
     found = progress(
         events(
             STARTED,
@@ -49,15 +49,15 @@ def test_a_running_training_tells_where_it_is_and_when_it_ends() -> None:
     assert (found.energy, found.cost, found.error) == (None, None, None)
 
 
-def test_slow_steps_tell_where_they_are_and_how_fast() -> None:
-    """Between two logged steps an event has no figures of the training."""
+def test_slow_steps_show_position_and_speed() -> None:
+    """Between two logged steps, an event has no loss."""
     told = events(STARTED, step(1, 1100), step(2, 1200, loss=None), step(3, 1300, loss=None))
     found = progress(told, followed=True)
     assert (found.step, found.loss, found.eta) == (3, 1.0, 700.0)
     assert log_line(told[-1]).text == "step 3 of 10, epoch 0.60"
 
 
-def test_a_gap_between_two_attempts_is_in_no_sum_and_no_median() -> None:
+def test_a_gap_between_attempts_counts_in_no_sum_or_median() -> None:
     told = events(
         STARTED,
         step(1, 1010, rate=100.0),
@@ -73,13 +73,13 @@ def test_a_gap_between_two_attempts_is_in_no_sum_and_no_median() -> None:
     assert found.cost == 28.0
     assert found.eta == 6 * 3.0
     assert found.rate == 80.0
-    assert found.average_loss == pytest.approx((1 + 5 + 1 + 1) / 4)  # step 2 was done again, and counts once
+    assert found.average_loss == pytest.approx((1 + 5 + 1 + 1) / 4)  # step 2 was repeated and counts once
     just_resumed = progress(told[:5], followed=True)
-    assert just_resumed.eta is None  # one report says nothing of a step's time
+    assert just_resumed.eta is None  # one report gives no time per step
     assert just_resumed.step == 2
 
 
-def test_the_peak_is_the_last_attempts() -> None:
+def test_peak_memory_is_that_of_the_last_attempt() -> None:
     gpu, cpu = (
         [STARTED, step(1, 1010, memory=200)],
         [STARTED, step(1, 2010, memory=90), {"phase": "done", "memory": 110}],
@@ -89,7 +89,7 @@ def test_the_peak_is_the_last_attempts() -> None:
     assert progress(events(*gpu, STARTED, {"phase": "done", "memory": 7}), followed=False).memory is None, "no step"
 
 
-def test_one_slow_step_changes_no_expectation() -> None:
+def test_remaining_time_ignores_one_slow_step() -> None:
     steady = [step(number, 1000 + 2 * number) for number in range(1, 7)]
     slept = [*steady, step(7, 9000), step(8, 9002)]
     assert progress(events(*slept), followed=True).eta == 2 * 2.0
@@ -106,7 +106,7 @@ def test_one_slow_step_changes_no_expectation() -> None:
         ({"phase": "checkpoint", "step": 3, "steps": 10}, True, "running", None),
     ],
 )
-def test_how_it_stands_is_told_by_its_last_word_and_by_who_follows(
+def test_a_status_follows_from_last_event_and_follower(
     last: dict[str, Any], followed: bool, status: str, error: str | None
 ) -> None:
     found = progress(events(STARTED, last), followed=followed)
@@ -115,16 +115,16 @@ def test_how_it_stands_is_told_by_its_last_word_and_by_who_follows(
     assert bool(found.adapter) == (status == "finished")
 
 
-def test_without_events_it_prepares_or_was_killed() -> None:
+def test_a_run_without_events_is_preparing_or_killed() -> None:
     assert progress([], followed=True).status == "preparing"
     assert progress([], followed=False).error == KILLED
 
 
-def test_energy_is_summed_over_attempts_and_never_guessed() -> None:
+def test_energy_is_summed_over_attempts_and_never_estimated() -> None:
     first = [STARTED, step(1, 1010, energy=100.0), step(2, 1012, energy=250.0)]
     unreported: dict[str, Any] = {"phase": "started", "at": 2000.0}
     second = [{"phase": "started", "at": 3000.0}, step(3, 3010, energy=40.0), {"phase": "done", "energy": 60.0}]
-    ended: dict[str, Any] = {"phase": "failed", "cause": "killed"}  # by a backend, which has no counter
+    ended: dict[str, Any] = {"phase": "failed", "cause": "killed"}  # written by a backend, which has no counter
     assert progress(events(*first), followed=True).energy == 250.0
     assert progress(events(*first, ended, unreported, ended, *second), followed=False).energy == 310.0
     uncounted = [STARTED, step(1, 1010)]
@@ -137,7 +137,7 @@ def test_a_foreign_trainers_events_are_one_attempt() -> None:
     assert (found.attempts, found.seconds, found.eta) == (1, 3.0, 24.0)
 
 
-def test_events_are_told_in_words_with_number_and_time() -> None:
+def test_log_lines_have_number_time_and_text() -> None:
     told = events(
         {"phase": "started", "message": "order abc", "at": 0.5}, step(1, 1.25, 2.0),
         {"phase": "step", "step": 1, "steps": 10, "eval_loss": 1.5}, {"phase": "checkpoint", "step": 1},
@@ -166,8 +166,8 @@ def test_events_are_told_in_words_with_number_and_time() -> None:
     ),
     st.booleans(),
 )
-def test_no_events_are_too_strange(told: list[TrainingEvent], followed: bool) -> None:
-    """Clocks are set back, files are edited: figures stay finite, times and costs are never negative."""
+def test_progress_accepts_any_events(told: list[TrainingEvent], followed: bool) -> None:
+    """Clocks can be set back and files edited: figures stay finite, and times and costs are never negative."""
     found = progress(told, followed=followed, price=2.0)
     assert found.seconds >= 0
     assert found.cost is None or found.cost >= 0

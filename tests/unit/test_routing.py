@@ -1,4 +1,4 @@
-"""Where a training goes, and the ladder below it: pure, so every machine can be tried here."""
+"""The device of a training, and its fallback steps. Routing is pure, so any machine can be tested."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from academy.system.hardware import Docker, Gpu, Inventory
 
 
 def machine(*free: float | None, **changes: Any) -> Inventory:
-    """A machine with 4 CPUs, 16 GiB free, a torch for CUDA, and GPUs with so many GiB free."""
+    """A machine with 4 CPUs, 16 GiB free, a torch for CUDA, and GPUs with this many GiB free."""
     gpus = tuple(
         Gpu(index=n, name="H100", uuid=f"GPU-{n}", memory_free=None if one is None else int(one * GIB))
         for n, one in enumerate(free)
@@ -39,30 +39,30 @@ def test_the_gpu_with_the_most_free_memory_is_taken() -> None:
 
 
 def held(inventory: Inventory, *which: int) -> Inventory:
-    """The machine while trainings hold these GPUs, which have 80 GiB in all."""
+    """The machine while trainings use these GPUs; each GPU has 80 GiB in total."""
     gpus = [one.model_copy(update={"held": one.index in which, "memory_total": 80 * GIB}) for one in inventory.gpus]
     return inventory.model_copy(update={"gpus": tuple(gpus)})
 
 
-def test_a_gpu_that_a_training_holds_is_left_for_another() -> None:
+def test_a_gpu_in_use_is_avoided() -> None:
     found = route(NEED, held(machine(11, 40, 20), 1))
     assert found.gpu is not None
     assert (found.gpu.index, found.held) == (2, False)
-    tight = route(NEED, held(machine(5, 40), 1))  # what is free is too small: as if there were no other
+    tight = route(NEED, held(machine(5, 40), 1))  # the free GPU is too small
     assert (tight.place, tight.held) == ("cpu", False)
 
 
-def test_where_trainings_hold_all_gpus_it_goes_nowhere_and_that_is_said() -> None:
+def test_a_training_waits_when_all_gpus_are_in_use() -> None:
     found = route(NEED, held(machine(2), 0))
     assert (found.place, found.held) == ("", True)
-    assert found.sentence == "nowhere now: GPU 0 (H100) is used by another training"
-    assert route(NEED, held(machine(2, 3), 0, 1)).sentence == "nowhere now: all GPUs are used by other trainings"
+    assert found.sentence == "GPU 0 (H100) is used by another training"
+    assert route(NEED, held(machine(2, 3), 0, 1)).sentence == "all GPUs are used by other trainings"
     assert route(NEED, held(machine(2), 0), enable_gpu=False).place == "cpu"
-    assert route(Need(cuda=90 * GIB, cpu=12 * GIB), held(machine(2), 0)).place == "cpu"  # too large in any case
+    assert route(Need(cuda=90 * GIB, cpu=12 * GIB), held(machine(2), 0)).place == "cpu"  # too large for any GPU
 
 
-def test_a_gpu_that_does_not_tell_its_memory_is_used_and_that_is_said() -> None:
-    """As those that share the machine's memory: what is not known is no reason for days on processors."""
+def test_a_gpu_that_does_not_report_its_memory_is_used_with_a_note() -> None:
+    """For example a GPU that shares the machine's memory: an unknown figure must not cost days on CPUs."""
     found = route(NEED, machine(None))
     assert (found.place, found.need, found.free) == ("cuda", 10 * GIB, None)
     assert found.sentence == "GPU 0 (H100): about 10.0 GiB; it does not report its memory, so the training is tried"
@@ -75,15 +75,13 @@ def test_a_gpu_that_does_not_tell_its_memory_is_used_and_that_is_said() -> None:
 
 
 @pytest.mark.parametrize(("free", "taken"), [((11, None), 0), ((None, 11, 12), 2), ((9, None), 1), ((9, None, 8), 1)])
-def test_a_gpu_that_tells_enough_comes_before_one_that_tells_nothing_before_one_that_is_too_small(
-    free: tuple[float | None, ...], taken: int
-) -> None:
+def test_gpus_are_ordered_by_enough_unknown_and_too_little_memory(free: tuple[float | None, ...], taken: int) -> None:
     found = route(NEED, machine(*free))
     assert found.gpu is not None
     assert found.gpu.index == taken
 
 
-def test_several_processes_take_the_gpus_with_the_most_free_memory_and_the_least_of_these_decides() -> None:
+def test_several_processes_take_the_freest_gpus_and_the_smallest_decides() -> None:
     found = route(NEED, machine(11, 40, 12, 20), processes=3)
     assert found.gpu is not None
     assert [gpu.index for gpu in (found.gpu, *found.more)] == [1, 3, 2]
@@ -98,7 +96,7 @@ def test_several_processes_take_the_gpus_with_the_most_free_memory_and_the_least
     )
 
 
-def test_processes_that_get_no_gpu_of_their_own_are_refused_or_wait() -> None:
+def test_processes_without_their_own_gpu_are_refused_or_wait() -> None:
     refused = route(NEED, machine(40), processes=2)
     assert refused.refusal is not None
     assert (refused.place, refused.refusal.cause) == ("", "gpu")
@@ -107,7 +105,7 @@ def test_processes_that_get_no_gpu_of_their_own_are_refused_or_wait() -> None:
     )
     waits = route(NEED, held(machine(40, 30, 20), 0, 2), processes=2)
     assert (waits.place, waits.held) == ("", True)
-    assert waits.sentence == "nowhere now: 2 processes are to share the training, and 1 of 3 GPUs are free"
+    assert waits.sentence == "2 processes are to share the training, and 1 of 3 GPUs are free"
     assert route(NEED, machine(), processes=2).place == "cpu"
 
 
@@ -120,7 +118,7 @@ def test_processes_that_get_no_gpu_of_their_own_are_refused_or_wait() -> None:
         (machine(40), True, "torch is built for CPUs"),
     ],
 )
-def test_without_a_gpu_that_can_be_used_it_is_the_processors_and_that_is_said(
+def test_a_training_without_a_usable_gpu_runs_on_the_cpus_with_the_reason(
     inventory: Inventory, enabled: bool, because: str
 ) -> None:
     gpu_problem = because if "torch" in because else ""
@@ -131,16 +129,16 @@ def test_without_a_gpu_that_can_be_used_it_is_the_processors_and_that_is_said(
     assert found.sentence.endswith("about 12.0 GiB of 16.0 GiB free")
 
 
-def test_what_fits_nowhere_goes_nowhere_and_all_reasons_are_told() -> None:
+def test_a_training_that_fits_on_no_device_names_every_reason() -> None:
     found = route(Need(cuda=90 * GIB, cpu=100 * GIB), machine(80))
     assert found.place == ""
     assert found.sentence == (
-        "nowhere here: GPU 0 has 80.0 GiB free (about 90.0 GiB needed); "
+        "GPU 0 has 80.0 GiB free (about 90.0 GiB needed); "
         "the CPUs have 16.0 GiB of memory free (about 100.0 GiB needed)"
     )
 
 
-def test_it_fits_to_the_last_byte_and_no_farther() -> None:
+def test_a_training_fits_exactly_to_the_last_byte() -> None:
     assert route(Need(cuda=10 * GIB, cpu=1), machine(10)).place == "cuda"
     assert route(Need(cuda=10 * GIB + 1, cpu=1), machine(10)).place == "cpu"
     assert route(Need(cuda=None, cpu=16 * GIB + 1), machine()).place == ""
@@ -154,13 +152,13 @@ def test_a_backend_that_cannot_use_the_gpus_trains_on_the_cpus() -> None:
     assert "(Docker cannot give GPUs to containers)" in cpu_route.sentence
 
 
-def test_what_cannot_be_predicted_is_not_refused_but_told() -> None:
+def test_an_unpredicted_training_is_routed_with_the_reason() -> None:
     unknown = Need(cuda=None, cpu=None, reason="a mixture of experts")
     assert route(unknown, machine(40)).sentence == "GPU 0 (H100): 40.0 GiB free; a mixture of experts"
     assert route(unknown, machine()).place == "cpu"
 
 
-def test_the_ladder_goes_down_step_by_step_to_the_processors() -> None:
+def test_fallback_steps_lead_to_the_cpus() -> None:
     recipe, plan = Recipe(batch_size=4, accumulation=2), Plan(device="cuda")
     changes = []
     while (fallback := next_fallback(recipe, plan, machine(40))) is not None:
@@ -173,7 +171,7 @@ def test_the_ladder_goes_down_step_by_step_to_the_processors() -> None:
     assert plan == Plan(device="cpu", checkpointing=True)
 
 
-def test_several_gpus_share_the_weights_before_these_lose_bits() -> None:
+def test_fallback_steps_share_weights_before_using_four_bits() -> None:
     recipe, plan = Recipe(batch_size=1), default_plan("cuda").model_copy(update={"processes": 2})
     found = []
     while (fallback := next_fallback(recipe, plan, machine(40))) is not None:
@@ -184,19 +182,19 @@ def test_several_gpus_share_the_weights_before_these_lose_bits() -> None:
     ]  # fmt: skip
 
 
-def test_a_rung_gives_each_of_several_processes_a_smaller_batch() -> None:
+def test_a_fallback_step_makes_the_batch_of_each_process_smaller() -> None:
     recipe, plan = Recipe(batch_size=8, accumulation=1), Plan(device="cuda", processes=2, checkpointing=True)
     fallback = next_fallback(recipe, plan, machine(40))
     assert fallback is not None
     assert batch_per_process(recipe, 2) == 4, "half of the step"
     assert (fallback.recipe.batch_size, fallback.recipe.accumulation) == (2, 4), (
-        "with 4 and 2 each process had 4 as before"
+        "with 4 and 2, each process would have 4 as before"
     )
     assert batch_per_process(fallback.recipe, 2) == 2
 
 
 @pytest.mark.parametrize("changes", [{"packing": True}, {"dev_share": 0.2}, {}])
-def test_on_processors_four_bits_end_where_evaluations_would_spoil_them(changes: dict[str, Any]) -> None:
+def test_four_bit_weights_are_dropped_on_cpus_with_evaluations(changes: dict[str, Any]) -> None:
     recipe = Recipe.model_validate({"batch_size": 1, "four_bit": True, **changes})
     fallback = next_fallback(recipe, default_plan("cuda"), machine(40))
     assert fallback is not None
@@ -204,18 +202,18 @@ def test_on_processors_four_bits_end_where_evaluations_would_spoil_them(changes:
     assert fallback.recipe.four_bit is (not changes)
 
 
-def test_without_bitsandbytes_there_are_no_weights_of_four_bits() -> None:
+def test_fallback_steps_skip_four_bits_without_bitsandbytes() -> None:
     found = next_fallback(Recipe(batch_size=1), default_plan("cuda"), machine(40, bitsandbytes=False))
     assert found is not None
     assert found.plan.device == "cpu"
 
 
-def test_the_ladder_on_processors_ends() -> None:
+def test_fallback_steps_end_on_the_cpus() -> None:
     assert next_fallback(Recipe(batch_size=1), Plan(device="cpu", checkpointing=True), machine()) is None
 
 
 @given(st.integers(1, 128), st.integers(1, 128), st.sampled_from(["cuda", "cpu"]), st.booleans(), st.integers(1, 4))
-def test_every_rung_keeps_the_examples_of_a_step_and_the_ladder_ends(
+def test_every_fallback_step_keeps_the_examples_per_training_step(
     batch: int, accumulation: int, device: Any, checkpointing: bool, processes: int
 ) -> None:
     recipe = Recipe(batch_size=batch, accumulation=accumulation)
@@ -232,5 +230,5 @@ def test_every_rung_keeps_the_examples_of_a_step_and_the_ladder_ends(
         assert (fallback.recipe, fallback.plan) != (recipe, plan)
         recipe, plan = fallback.recipe, fallback.plan
     else:
-        pytest.fail("the ladder has no end")
+        pytest.fail("fallback steps do not end")
     assert plan == Plan(device="cpu", checkpointing=True, processes=processes)

@@ -1,6 +1,6 @@
-"""Where a home trains: what was asked for and is missing is refused by plan and start alike; `auto` comes down.
+"""The backend of a home: a selected backend that cannot train is refused by plan and start alike; `auto` falls back.
 
-The engine is a stand-in on loopback, behind the real client; `DOCKER_HOST` may also be where none is.
+A fake engine on loopback answers the real client; `DOCKER_HOST` may also point to no engine.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def no_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
-    """The settings of a home with what a person set."""
+    """The settings of a home with the user's values."""
 
     def read(**said: str) -> Settings:
         monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
@@ -62,7 +62,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
 
 
 def machine(**changes: Any) -> Inventory:
-    """One with a GPU, an engine that gives it to containers, and all libraries in this Python."""
+    """A machine with a GPU, an engine that gives it to containers, and all libraries in this Python."""
     gpu = Gpu(index=0, name="H100", uuid="GPU-0", memory_total=80 * GIB, memory_free=70 * GIB)
     facts: dict[str, Any] = {
         "cpus": 4, "memory_total": 32 * GIB, "memory_free": 16 * GIB, "gpus": (gpu,), "gpu_note": "", "docker": TOLD,
@@ -71,7 +71,9 @@ def machine(**changes: Any) -> Inventory:
     return Inventory(**{**facts, **changes})
 
 
-def test_default_backend_is_a_process_and_contacts_no_engine(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_the_default_backend_is_a_process_and_queries_no_engine(
+    settings: Callable[..., Settings], engine: Engine
+) -> None:
     found = select_backend(settings())
     assert (found.backend, found.container_problem, found.refusal) == ("process", "", None)
     assert found.machine.docker.note == "Docker was not queried"
@@ -79,7 +81,7 @@ def test_default_backend_is_a_process_and_contacts_no_engine(settings: Callable[
     assert engine.tried == []
 
 
-def test_container_backend_without_an_engine_fails_in_plan_and_start_alike(
+def test_a_selected_container_is_refused_without_an_engine_by_plan_and_start(
     settings: Callable[..., Settings], no_engine: str
 ) -> None:
     here = settings(training_backend="container")
@@ -94,9 +96,7 @@ def test_container_backend_without_an_engine_fails_in_plan_and_start_alike(
     assert str(refused.value).startswith(f"{no_engine}. Start one (systemctl start docker")
 
 
-def test_auto_backend_without_an_engine_is_a_process_with_the_reason(
-    settings: Callable[..., Settings], no_engine: str, tmp_path: Path
-) -> None:
+def test_auto_uses_a_process_and_says_why(settings: Callable[..., Settings], no_engine: str, tmp_path: Path) -> None:
     here = settings(training_backend="auto", enable_gpu="false")
     found = place(Home(here), Recipe(batch_size=1), 64)
     found.require()
@@ -105,7 +105,7 @@ def test_auto_backend_without_an_engine_is_a_process_with_the_reason(
     assert isinstance(create_backend(here, found.route), ProcessBackend)
 
 
-def test_auto_backend_with_engine_and_image_is_a_container(
+def test_auto_uses_a_container_where_possible(
     settings: Callable[..., Settings], engine: Engine, capsys: pytest.CaptureFixture[str]
 ) -> None:
     here = settings(training_backend="auto", enable_gpu="false")
@@ -130,7 +130,7 @@ def test_auto_backend_with_engine_and_image_is_a_container(
         ("memory", "memory", "29 MiB of memory is too little for a training's container"),
     ],
 )
-def test_plan_fails_for_every_reason_for_which_the_start_would_fail(
+def test_a_plan_is_refused_for_the_same_reasons_as_a_start(
     settings: Callable[..., Settings], engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     spoiled: str, cause: str, message: str,
 ) -> None:  # fmt: skip
@@ -150,9 +150,7 @@ def test_plan_fails_for_every_reason_for_which_the_start_would_fail(
     assert select_backend(here.model_copy(update={"training_backend": "auto"})).backend == "process"
 
 
-def test_four_bit_weights_depend_on_the_libraries_of_the_image(
-    settings: Callable[..., Settings], engine: Engine
-) -> None:
+def test_four_bit_support_is_that_of_the_image(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container")
     without = select_backend(here, machine())
     assert (without.machine.bitsandbytes, without.machine.unsloth) == (False, False)
@@ -168,7 +166,7 @@ def test_four_bit_weights_depend_on_the_libraries_of_the_image(
     assert "4-bit base weights" in [fallback.step.change for fallback in ladder]
 
 
-def test_gpu_that_containers_cannot_use_leads_to_the_cpu_with_the_reason(
+def test_a_gpu_that_containers_cannot_use_means_cpus_with_the_reason(
     settings: Callable[..., Settings], engine: Engine
 ) -> None:
     here = settings(training_backend="container")
@@ -182,16 +180,16 @@ def test_gpu_that_containers_cannot_use_leads_to_the_cpu_with_the_reason(
     assert first_device(Home(here), machine()) == "cuda"
     engine.tried.clear()
     held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
-    engine.images[IMAGE] = "sha256:" + "ef" * 32  # one that was never tried
+    engine.images[IMAGE] = "sha256:" + "ef" * 32  # an image that was never tried
     select_backend(here, held)
-    assert engine.tried == [False], "the memory of a GPU that a training holds may be full"
+    assert engine.tried == [False], "the memory of a GPU in use may be full"
 
 
-def test_memory_limit_of_the_container_decides_the_placement(settings: Callable[..., Settings], engine: Engine) -> None:
+def test_a_containers_memory_limit_decides_its_placement(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container", training_memory_gib="0.5")
     found = place(Home(here), Recipe(batch_size=1), 64, machine(gpus=(), gpu_note="no NVIDIA GPU"))
     assert "the CPUs have 0.5 GiB of memory free (about " in found.sentence
-    with pytest.raises(TrainingError, match=r"fits nowhere here: no NVIDIA GPU; the CPUs have 0\.5 GiB of memory"):
+    with pytest.raises(TrainingError, match=r"cannot run here: no NVIDIA GPU; the CPUs have 0\.5 GiB of memory"):
         found.require()
 
 
@@ -210,7 +208,7 @@ def test_doctor_shows_where_trainings_run(settings: Callable[..., Settings], eng
     )  # fmt: skip
 
 
-def test_decide_and_fit_show_the_refusal_of_the_backend(
+def test_read_only_commands_show_the_refusal(
     settings: Callable[..., Settings], no_engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings(training_backend="container")
@@ -223,9 +221,7 @@ def test_decide_and_fit_show_the_refusal_of_the_backend(
     assert " train on" not in said
 
 
-def test_trial_device_says_why_an_image_was_tried_without_the_gpu(
-    settings: Callable[..., Settings], engine: Engine
-) -> None:
+def test_a_trial_on_the_cpu_names_the_reason(settings: Callable[..., Settings], engine: Engine) -> None:
     here = settings(training_backend="container")
     assert select_backend(here, machine()).trial_device == "H100"
     held = machine(gpus=(machine().gpus[0].model_copy(update={"held": True}),))
