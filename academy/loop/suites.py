@@ -27,20 +27,18 @@ class SuiteList(Record):
 
 
 def list_suites(settings: Settings) -> SuiteList:
-    """The Academy's own suites, then those of the user."""
+    """All registered suites, then the files and tasks of the settings."""
     sandbox = find_sandbox(settings.sandbox, image=settings.sandbox_image)
-    unavailable = sandbox.because if isinstance(sandbox, Unavailable) else ""
-    rows = [
+    problem = sandbox.because if isinstance(sandbox, Unavailable) else ""
+    suites = [
         SuiteStatus(
-            suite=suite.name,
-            asked=suite.selected,
-            what=suite.description,
-            left_out=unavailable if suite.needs_sandbox else "",
+            suite=suite.name, asked=suite.selected, what=suite.description,
+            left_out=problem if suite.needs_sandbox else "",
         )
         for suite in describe_suites(settings.suites)
-    ]
+    ]  # fmt: skip
     return SuiteList(
-        suites=tuple(rows),
+        suites=tuple(suites),
         sandbox=None if isinstance(sandbox, Unavailable) else sandbox.name,
         coding_questions=len(CODING.read_bytes().splitlines()),
     )
