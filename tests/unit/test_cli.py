@@ -322,7 +322,7 @@ def test_home_that_is_a_file_is_an_error(academy: Academy, monkeypatch: pytest.M
 
 def test_damaged_database_is_an_error_in_one_line(academy: Academy, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "academy.db").write_bytes(b"this is no database, but it is long enough" * 30)
+    (tmp_path / "home" / "academy.db").write_bytes(b"this is not a database, but it is long enough" * 30)
     assert "file is not a database" in refused(academy("lessons", "stats"))
 
 
@@ -384,11 +384,11 @@ def test_argument_with_invalid_utf8_is_an_error(academy: Academy) -> None:
 
 def test_unknown_hub_model_is_an_error_without_a_network(tmp_path: Path) -> None:
     done = process(
-        "status", "--base-model", "nobody/has-this-model",
+        "status", "--base-model", "unknown/has-this-model",
         ACADEMY_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hf"),
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("The base model 'nobody/has-this-model' could not be found")
+    assert done.stderr.startswith("The base model 'unknown/has-this-model' could not be found")
     assert done.stderr.count("\n") == 1
 
 

@@ -204,7 +204,7 @@ def test_a_damaged_repository_is_refused_in_one_sentence(repository: Repository)
         read(repository.path)
     assert "\n" not in str(refused.value)
     del refused
-    gc.collect()  # a pipe to git that is still open would be told here
+    gc.collect()  # a pipe to git that is still open gives a warning here
 
 
 def test_the_settings_of_a_person_do_not_change_what_is_read(repository: Repository) -> None:

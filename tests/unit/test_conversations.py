@@ -1,4 +1,4 @@
-"""Conversations: what somebody rated is experience, what nobody rated is kept and not trained on."""
+"""Conversations: rated answers are experience, unrated answers are kept and not trained on."""
 
 from __future__ import annotations
 

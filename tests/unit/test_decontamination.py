@@ -110,7 +110,7 @@ def test_the_hold_out_looks_at_requests_and_other_suites_at_whole_examples() -> 
 def test_the_phrases_of_a_suite_betray_none_of_its_texts() -> None:
     frame = "Please write one short subject line for the following change: "
     guarded = code(*(f"{frame}module{n}.py uses cache number {n}" for n in range(20)))
-    assert not found(guarded, frame + "something that nobody guards")
+    assert not found(guarded, frame + "something that no suite guards")
     assert found(guarded, frame + "module7.py uses cache number 7")[0].number == 7
 
 

@@ -1,4 +1,4 @@
-"""Orders to the reader are found under their disguises; noise and broken answers are told from plain ones."""
+"""Orders to the reader are found in disguise; noise and broken answers are separated from plain ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_orders_are_found(text: str) -> None:
         "how do I roll back the last release",
         "Ignore case when you compare names",
         "the previous instructions were wrong, use quay deploy",
-        "follow the rules of the house",
+        "follow the rules of the office",
         "never deploy on a Friday, always ask Jan first",
         "forget about the old server",
         "def system_prompt(text): return text",

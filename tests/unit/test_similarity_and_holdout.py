@@ -1,4 +1,4 @@
-"""An origin never straddles, and the first assignment stands for ever."""
+"""An origin never straddles, and the first assignment is permanent."""
 
 from __future__ import annotations
 
