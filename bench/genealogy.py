@@ -44,7 +44,7 @@ def main() -> int:
         work = Home.open(home=Path(place))
         began = time.perf_counter()
         _fill(work.versions, place, count)
-        _crown(work.ledger, count)
+        _promote_every_tenth(work.ledger, count)
         print(f"{count:,} versions and {count // 10:,} promotions made in {time.perf_counter() - began:.1f} s")
         versions, ledger = work.versions, work.ledger
         page = _timed("page of 50, newest", lambda: family_tree(versions, ledger, "seed", 50))
@@ -92,7 +92,7 @@ def _fill(versions: Versions, place: str, count: int) -> None:
         database.commit()
 
 
-def _crown(ledger: Ledger, count: int) -> None:
+def _promote_every_tenth(ledger: Ledger, count: int) -> None:
     """Record a promotion of every tenth version."""
     with ledger.database.write() as connection:
         before = "base"

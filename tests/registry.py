@@ -89,7 +89,7 @@ class House:
             )
 
     def examine(self, version: Version, outcome: str = "PROMOTE", cursor: int = 10) -> Row[VerdictEntry]:
-        """A verdict on a version against the present champion."""
+        """A verdict on a version against the current champion."""
         champion = self.ledger.champion()
         entry = verdict_entry(
             outcome, challenger=version.adapter, champion=champion.adapter, cursor=cursor, version=version.version,

@@ -78,8 +78,7 @@ def promote(
 
     `by`: who promotes it. With `approval`, a person must have approved the verdict. Raises PromotionError if the
     verdict or the approval does not allow it or the champion has changed, AdapterError if the adapter is not the
-    examined one.
-    Repeating it after a crash changes nothing twice.
+    examined one. Repeating it after a crash changes nothing twice.
     """
     promotion = next((row for row in ledger.rows(PromotionEntry) if row.body.verdict == verdict.seq), None)
     if promotion is None:

@@ -109,7 +109,7 @@ def examine(
             decision=StoredDecision.model_validate(decision.model_dump(mode="json")) if decision else None,
             contradicted=tuple(contradictions),
             record=record.name,
-            left_out=skip_reasons,
+            skipped=skip_reasons,
         )
         if verdict.outcome == "CANNOT DECIDE":  # the cause may be gone tomorrow: the examination may run again
             key += f":undecided:{sum(1 for _ in home.ledger.rows(VerdictEntry))}"

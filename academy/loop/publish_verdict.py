@@ -35,7 +35,7 @@ def brief_report(home: Home, row: Row[VerdictEntry]) -> str:
     champion = row.body.champion_version
     names = (champion if champion == BASE else f"v{champion}", f"v{row.body.version}")
     context = ReportContext(
-        names=names, base=home.base.name, skipped=row.body.left_out,
+        names=names, base=home.base.name, skipped=row.body.skipped,
         budget_left=home.ledger.budget_left(HORIZON),
     )  # fmt: skip
     return render(read_examination(record), {}, context, form="md", texts=False)

@@ -1,4 +1,4 @@
-"""A trained adapter under the names, approvals and archives that people give it, by real commands."""
+"""Labels, approvals and archives of a trained adapter, with the real commands."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ genealogy = manager.get_genealogy()
 for version in genealogy['versions']:
     print(f"{version['version_id']}: {version['performance_metrics']}")
 """
-"""As the documents have it, with a trained adapter in place of the path that they name."""
+"""As in the documents, with a trained adapter in place of their path."""
 FLOW = """
 from academy.settings import load_settings
 from academy.operations.prefect_server import configure, prefect_server
@@ -141,7 +141,7 @@ def test_promote_flow_promotes_and_the_history_names_its_run(second_home: RealHo
 
 @pytest.fixture(scope="module")
 def example(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> tuple[RealHome, Any]:
-    """The documents' example in a home of its own, which trusts the home that trained the adapter."""
+    """The documents' example in another home, which trusts the home that trained the adapter."""
     place = tmp_path_factory.mktemp("example")
     home, key = RealHome(place / "home"), place / "key.pub"
     result_of(evolved.home.run("keys", "export", key, "--json"))
@@ -263,7 +263,7 @@ def test_family_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -
     assert "Unknown format dot" in refusal_of(evolved.home.run("genealogy", "--format", "dot"))
     (version,) = result_of(evolved.home.run("genealogy", "--json"))["versions"]
     assert version["recipe"]["epochs"] == 10
-    assert [one["action"] for one in version["events"]] == ["deploy"]
+    assert [event["action"] for event in version["events"]] == ["deploy"]
 
 
 def test_mlflow_description_of_the_champion_has_links(evolved: Evolved) -> None:

@@ -240,8 +240,8 @@ def test_supersede_retires_lessons_with_another_answer_once(academy: Academy) ->
         (("status", "--base-model", "./none"), "The base model folder ./none does not exist"),
         (("decide", "--base-model", "/none/at/all"), "The base model folder"),
         (("curate", "--base-model", "~/none"), "The base model folder"),
-        (("status", "--base-model", "."), "holds no base model"),
-        (("status", "--base-model", "not a name!"), "is no name of a base model"),
+        (("status", "--base-model", "."), "does not contain a base model"),
+        (("status", "--base-model", "not a name!"), "is not a valid name of a base model"),
     ],
 )
 def test_error_is_one_line_and_exit_code_two(academy: Academy, arguments: tuple[str, ...], sentence: str) -> None:
@@ -330,8 +330,8 @@ def test_damaged_database_is_an_error_in_one_line(academy: Academy, tmp_path: Pa
     ("config", "weights", "sentence"),
     [
         ("{}", "pytorch_model.bin", "can run code"),
-        ("not json", "model.safetensors", "is no JSON"),
-        ('{"auto_map": {"AutoModel": "mine.Model"}}', "model.safetensors", "wants to run code of its own"),
+        ("not json", "model.safetensors", "is not valid JSON"),
+        ('{"auto_map": {"AutoModel": "mine.Model"}}', "model.safetensors", "needs its own code"),
     ],
 )
 def test_base_model_with_code_or_pickled_weights_is_rejected(

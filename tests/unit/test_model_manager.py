@@ -70,14 +70,14 @@ def test_an_exported_adapter_is_registered_without_what_lies_beside_it(manager: 
     kept = manager.home.adapter_store.folder(found.adapter)
     assert {path.name for path in kept.iterdir()} == {*FILES, MANIFEST}
     (folder / "x.py").write_text("", encoding="utf-8")
-    assert "x.py, which is no part" in manager.register_version("other", adapter_path=folder).unverified
+    assert "x.py, which does not belong" in manager.register_version("other", adapter_path=folder).unverified
 
 
 def test_an_unreadable_adapter_is_unverified_until_it_is_registered_again(
     manager: ModelManager, house: House, tmp_path: Path
 ) -> None:
     found = manager.register_version("later", adapter_path=tmp_path / "nowhere")
-    assert "There is no adapter" in found.unverified
+    assert "does not contain an adapter" in found.unverified
     with pytest.raises(AdapterError, match="is unverified"):
         manager.activate_version("later")
     (tmp_path / "file").write_text("x")
@@ -102,7 +102,7 @@ def test_an_adapter_of_another_base_model_is_unverified(manager: ModelManager, h
 @pytest.mark.parametrize("name", ["7", "v7", "base", "champion", "a b", "x'", "", "a/b"])
 def test_a_reserved_or_invalid_name_is_refused_before_anything_is_written(manager: ModelManager, name: str) -> None:
     before = len(manager.get_genealogy()["versions"])
-    with pytest.raises(InputError, match="cannot be the name"):
+    with pytest.raises(InputError, match="is not a valid label"):
         manager.register_version(name)
     assert len(manager.get_genealogy()["versions"]) == before
 
@@ -125,8 +125,8 @@ def test_a_comparison_defines_changes_from_zero(manager: ModelManager) -> None:
 
 
 def test_the_genealogy_is_read_in_pages(manager: ModelManager) -> None:
-    newest = manager.get_genealogy(limit=2)
-    assert len(newest["versions"]) == 2
+    newest = manager.get_genealogy(limit=1)
+    assert len(newest["versions"]) == 1
     older = manager.get_genealogy(limit=200, before=newest["before"])
     numbers = [int(one["version"]) for page in (older, newest) for one in page["versions"]]
     assert numbers == list(range(1, len(numbers) + 1))

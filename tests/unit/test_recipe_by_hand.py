@@ -7,13 +7,13 @@ from typing import get_args
 
 import orjson
 import pytest
-from academy.cli.recipe import recipe_options
 
 from academy.cli.options import BatchSize, Epochs, LearningRate, Rank
 from academy.errors import InputError
 from academy.loop.choose_recipe import choose_recipe_for, complete_recipe
 from academy.loop.curate import curate
 from academy.loop.home import Home
+from academy.loop.recipe_file import recipe_options
 from academy.loop.tune import SearchOptions, plan_search
 from academy.professor.recipe import Recipe
 from academy.professor.recipe_options import RecipeOptions

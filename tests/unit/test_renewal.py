@@ -209,7 +209,7 @@ def test_few_retired_questions_still_make_an_examination_of_enough_answers(home:
 
 def test_too_few_unseen_lessons_are_refused_and_nothing_changes(home: Home) -> None:
     examined_once(home)
-    assert refusal(home).startswith("Only 0 answers among the lessons that no dataset has seen")
+    assert refusal(home).startswith("Only 0 answers of lessons that are in no dataset can be examined")
     teach(home, FEWEST_GROUPS - 1, seed=1)
     assert refusal(home).startswith(f"Only {FEWEST_GROUPS - 1} answers")
     teach(home, 2, seed=2)
@@ -401,7 +401,7 @@ def test_the_budget_command_shows_a_renewal(academy: Academy, home: Home) -> Non
 def test_a_refused_renewal_is_one_line(academy: Academy, home: Home) -> None:
     assert "No examination was spent" in refused(academy("holdout", "renew"))
     examined_once(home)
-    assert "Only 0 answers among the lessons that no dataset has seen" in refused(academy("holdout", "renew"))
+    assert "Only 0 answers of lessons that are in no dataset can be examined" in refused(academy("holdout", "renew"))
 
 
 def test_the_suites_command_lists_built_in_and_user_suites(

@@ -16,9 +16,9 @@ from academy.loop.home import Home
 from academy.settings import load_settings
 from tests.plugins import install_plugin
 from tests.unit.test_cli import Academy, academy
-from tests.unit.test_renewal import examined_once, shown, work
+from tests.unit.test_renewal import examined_once, home, shown
 
-__all__ = ["academy", "work"]
+__all__ = ["academy", "home"]
 
 GREETINGS = """
 from academy.arena.suites.base import Question, Reply
@@ -80,11 +80,11 @@ def greetings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("greetings")
 def test_suite_of_an_installed_package_is_asked_in_an_examination(
-    work: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ACADEMY_SUITES", "recall, greetings")
-    dataset = examined_once(work)
-    entries, skipped = choose_suites(work, dataset, work.ledger.champion(), load_settings().suites)
+    dataset = examined_once(home)
+    entries, skipped = choose_suites(home, dataset, home.ledger.champion(), load_settings().suites)
     assert ([suite.name for suite, _ in entries], skipped) == (["recall", "greetings"], {})
     recall, greetings = (suite for suite, _ in entries)
     assert {q.tags for q in greetings.questions()} == {(f"{len(recall.questions())} held out",)}
@@ -138,16 +138,16 @@ def test_suite_of_an_installed_package_is_imported_only_when_it_is_selected(
     ],
 )
 def test_invalid_suite_of_an_installed_package_is_rejected(
-    work: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, code: str, message: str
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, code: str, message: str
 ) -> None:
     install_plugin(tmp_path, monkeypatch, "academy.suites", name, code, "Factory", package=f"package_of_{name}")
     with pytest.raises(InputError, match=message):
-        choose_suites(work, examined_once(work), work.ledger.champion(), [name])
+        choose_suites(home, examined_once(home), home.ledger.champion(), [name])
 
 
 @pytest.mark.usefixtures("greetings")
-def test_suite_file_cannot_have_the_name_of_a_registered_suite(work: Home, tmp_path: Path) -> None:
+def test_suite_file_cannot_have_the_name_of_a_registered_suite(home: Home, tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
     path.write_text('{"suite": "greetings"}\n{"id": "1", "request": "a", "reference": "b"}\n', encoding="utf-8")
     with pytest.raises(InputError, match="has the name of a registered suite, greetings"):
-        choose_suites(work, examined_once(work), work.ledger.champion(), [str(path)])
+        choose_suites(home, examined_once(home), home.ledger.champion(), [str(path)])
