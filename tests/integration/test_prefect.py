@@ -161,7 +161,7 @@ def test_a_training_that_no_worker_takes_is_cancelled(pages: Pages, tmp_path: Pa
     """There is a pool for GPUs and no GPU: the evolution does not wait forever, and no flow run stays scheduled."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from academy.operations.dispatch import live_pools, train_on
+    from academy.operations.work_pools import live_pools, train_on
 
     settings = load_settings(pages.home)
     order = order_of(tmp_path, tmp_path / "none.jsonl")
