@@ -10,7 +10,6 @@ from typing import Any
 
 import orjson
 import pytest
-from academy.loop.decide import decide
 
 from academy.adapters.adapter import read_adapter
 from academy.arena import examination as arena_examination
@@ -24,6 +23,7 @@ from academy.arena.suites.leak import LeakSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.loop import examine as examining
 from academy.loop.curate import curate
+from academy.loop.decide import decide
 from academy.loop.examine import examine
 from academy.loop.home import Home
 from academy.loop.place_order import place_order
