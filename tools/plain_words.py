@@ -22,7 +22,9 @@ LARGEST_SHARE = 0.03
 
 WORDS = {
     r"\bof record\b": "official",
-    r"(?<!here )\bis no (?!longer\b|more\b|different\b|other\b|such\b|need\b|one\b)(?:[a-z]+ )?[a-z]+\b": "is not a ...",
+    (
+        r"(?<!here )\bis no (?!longer\b|more\b|different\b|other\b|such\b|need\b|one\b)(?:[a-z]+ )?[a-z]+\b"
+    ): "is not a ...",
     r"\bare no (?!longer\b|more\b)[a-z]+": "are not ...",
     r"\b(?:is|are|was|were|be|been) told\b": "is shown, is logged",
     r"\b[Tt]old (?:in|by|beside|of|only|after|at|about)\b": "shown, logged, stopped early",
