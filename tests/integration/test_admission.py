@@ -1,4 +1,4 @@
-"""The gate from outside: what `academy` serves, promotes and verifies after somebody was at the files."""
+"""The gate from outside: what `academy` serves, promotes and verifies after files were changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings come from the environment and .env, within bounds, and a mistyped name is told."""
+"""Settings come from the environment and .env, within bounds; a mistyped name is an error."""
 
 from __future__ import annotations
 
