@@ -24,8 +24,8 @@ from academy.habitat.backends.process import ProcessBackend
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
+from bench.machine import too_busy
 
-BUSY = 0.5
 ROWS = 60
 RECIPE = Recipe(rank=8, alpha=16, epochs=2, learning_rate=5e-3, batch_size=4, accumulation=1, max_length=128)
 
@@ -36,8 +36,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--anyway", action="store_true")
     given = parser.parse_args()
-    if os.getloadavg()[0] > BUSY and not given.anyway:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or use --anyway.")
+    if too_busy():
         return 2
     os.environ["OMP_NUM_THREADS"] = "1"
     seconds: dict[str, list[float]] = {"process": [], "container": []}

@@ -32,8 +32,8 @@ from academy.arena.suites.lm_eval import LmEvalSuite, lm_eval_suite
 from academy.arena.suites.regression import FILE as GENERAL
 from academy.loop.players import likeliest
 from academy.models.base_model import resolve
+from bench.machine import too_busy
 
-BUSY = 0.5
 LESSONS = sorted((Path(__file__).parent.parent / "examples/lessons").glob("*.jsonl"))
 QUESTIONS, TOKENS, ROUNDS, BATCH = 128, 64, 5, 64  # 64 tokens: the arena's limit for these; HFLM takes no less
 Pairs = list[tuple[str, str]]
@@ -60,8 +60,7 @@ KINDS = {
 
 def main() -> int:
     """Measure and print a table."""
-    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or use --anyway.")
+    if too_busy():
         return 2
     logging.disable(logging.WARNING)
     os.environ["TQDM_DISABLE"] = "1"  # before the libraries that read it

@@ -22,14 +22,14 @@ from typing import Any
 
 import orjson
 
-BUSY = 0.5
+from bench.machine import too_busy
+
 ROUNDS = 7
 
 
 def main() -> int:
     """Measure and print a table."""
-    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or add --anyway.")
+    if too_busy():
         return 2
     warnings.simplefilter("ignore")
     import torch

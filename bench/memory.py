@@ -8,7 +8,6 @@ table are not corrected by earlier trainings.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -26,8 +25,8 @@ from academy.models.chat_template import ChatTemplate
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
 from academy.system.hardware import take_inventory
+from bench.machine import too_busy
 
-BUSY = 0.5
 STEPS = 3
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 CONTEXT = 8192
@@ -61,8 +60,7 @@ CASES = {
 
 def main() -> int:
     """Train and print."""
-    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or use --anyway.")
+    if too_busy():
         return 2
     wanted = [name for name in sys.argv[1:] if name != "--anyway"] or list(CASES)
     gpus = take_inventory()

@@ -19,7 +19,6 @@ A log with only words or many colours is parsed more slowly; the figure of each 
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import resource
@@ -29,8 +28,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from academy.habitat.log_parser import TrainingMetricsParser
+from bench.machine import too_busy
 
-BUSY = 0.5
 TIMES = 5
 LINES = 200_000
 GOAL = 576_000
@@ -117,8 +116,7 @@ def corpus(seed: int = 7) -> dict[str, list[str]]:
 
 def main() -> int:
     """Measure and print."""
-    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or use --anyway.")
+    if too_busy():
         return 2
     kinds = corpus()
     mixed = [line for lines in kinds.values() for line in lines]

@@ -13,8 +13,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from academy.arena.sandbox import Call, Unavailable, find_sandbox
+from bench.machine import too_busy
 
-BUSY = 0.5
 PROGRAMS, ROUNDS, GOAL = 40, 5, 8
 PROGRAM = """
 def fibonacci(n):
@@ -29,8 +29,7 @@ EXPECTED = [55, 2880067194370816120]
 
 def main() -> int:
     """Measure and print a table."""
-    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}). Measure when it is idle, or use --anyway.")
+    if too_busy():
         return 2
     room = find_sandbox(next((name for name in sys.argv[1:] if not name.startswith("-")), ""))
     if isinstance(room, Unavailable):

@@ -136,6 +136,7 @@ if __name__ == "__main__":
     os.chdir(todo["folder"])
     sys.argv[1:] = todo["arguments"]
     code = 0
+    sys.modules.pop("academy.cli.main", None)  # runpy warns about a module that is imported already
     try:
         runpy.run_module("academy.cli.main", run_name="__main__", alter_sys=True)
     except SystemExit as ended:

@@ -188,7 +188,7 @@ def fit(
                 for device, prediction in placement.predictions.items()
             },
             "route": placement.route.model_dump(mode="json"),
-            "ladder": [
+            "fallback_steps": [
                 {
                     "change": fallback.step.change, "device": fallback.step.plan.device,
                     "need": fallback.need, "fits": fallback.fits,

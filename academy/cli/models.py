@@ -121,10 +121,11 @@ def register(
     json: Json = False,
 ) -> None:
     """Give a name and figures to an adapter or to the base model."""
-    from academy.loop.register_version import register_version
+    from academy.loop.named_versions import register_version
 
     listen()
-    version = register_version(open_home(base_model), name, base_model, adapter, _metrics(metric or []))
+    metrics = _metrics(metric or [])
+    version = register_version(open_home(base_model), name, base_model, adapter, metrics)
     if json:
         emit(version.model_dump(mode="json"))
     elif version.unverified:
@@ -142,13 +143,15 @@ def activate(
     json: Json = False,
 ) -> None:
     """Make a version champion by hand, without a verdict. Its adapter is still checked."""
-    from academy.loop.activate_version import activate_by_hand
-    from academy.loop.compare_versions import active_adapter
+    from academy.loop.named_versions import activate_adapter, activate_version, active_adapter
 
     listen()
     home = open_home(base_model)
-    change = activate_by_hand(home, version, adapter, base_model, because, by=user())
-    champion, before = change.champion, change.before
+    before = home.ledger.champion()
+    if adapter is not None:
+        champion = activate_adapter(home, version, adapter, base_model, because, by=user())
+    else:
+        champion = activate_version(home, version, because, by=user())
     if json:
         emit({"champion": champion.version, "before": before.version, "info": active_adapter(home)})
     elif champion.seq == before.seq:
@@ -160,13 +163,14 @@ def activate(
 @app.command()
 def deactivate(because: Because = "", base_model: Base = None, json: Json = False) -> None:
     """Roll back to the base model."""
-    from academy.loop.activate_version import deactivate_by_hand
+    from academy.loop.named_versions import deactivate_adapter
 
-    change = deactivate_by_hand(open_home(base_model), because, by=user())
-    champion, before = change.champion, change.before
+    home = open_home(base_model)
+    before = home.ledger.champion()
+    is_changed = deactivate_adapter(home, because, by=user())
     if json:
-        emit({"champion": champion.version, "before": before.version, "changed": champion.seq != before.seq})
-    elif champion.seq != before.seq:
+        emit({"champion": home.ledger.champion().version, "before": before.version, "changed": is_changed})
+    elif is_changed:
         say(f"The base model answers now (previously {before.name}).")
     else:
         say("The base model already answers.")
@@ -180,7 +184,7 @@ def compare(
     json: Json = False,
 ) -> None:
     """Compare the figures of two versions."""
-    from academy.loop.compare_versions import compare_versions
+    from academy.loop.named_versions import compare_versions
 
     comparison = compare_versions(open_home(base_model), first, second)
     if json:

@@ -44,7 +44,9 @@ def serve(
     ] = "127.0.0.1",
     name: Annotated[str, typer.Option(help="The gateway's name; two gateways of one home need two names.")] = "default",
     base_model: Base = None,
-    runtime: Annotated[str, typer.Option(help="peft, llamacpp, vllm or ollama.")] = "peft",
+    runtime: Annotated[
+        str, typer.Option(help="peft, llamacpp, vllm, ollama, or the name of an installed runtime.")
+    ] = "peft",
     runtime_url: Annotated[str, typer.Option(help="The runtime's address, if it is a server of its own.")] = "",
     seen_as: Annotated[str, typer.Option(help="The path of the adapters' folder as vLLM's server sees it.")] = "",
 ) -> None:

@@ -27,7 +27,7 @@ from academy.store.files import STAGING, explain_disk_errors
 
 EXPERIMENT = "academy"
 ORDER_TAG = "academy.order"
-BASE_TAG, DEVICE_TAG, FALLBACK_TAG = "academy.base", "academy.device", "academy.ladder"
+BASE_TAG, DEVICE_TAG, FALLBACK_TAG = "academy.base", "academy.device", "academy.fallback_steps"
 PREDICTED, MEASURED = "memory_predicted_bytes", "memory_peak_bytes"
 """Memory of the last attempt, predicted without correction and measured; they correct later predictions. 0: unknown."""
 SECONDS, ENERGY, COST = "training_seconds", "energy_joules", "cost"

@@ -46,7 +46,7 @@ class Placement(Record):
     @property
     def tags(self) -> dict[str, str]:
         """Tags of its MLflow run: the device, by which later predictions find it, and the changes."""
-        changes = {"academy.ladder": "; ".join(self.changes)} if self.changes else {}
+        changes = {"academy.fallback_steps": "; ".join(self.changes)} if self.changes else {}
         return {"academy.device": str(self.route.place), **changes}
 
     @property

@@ -166,7 +166,7 @@ def running(settings: Settings) -> str:
     return url if url and alive(url) else ""
 
 
-def bury_the_dead(settings: Settings, url: str) -> int:
+def mark_dead_runs_crashed(settings: Settings, url: str) -> int:
     """Mark runs as Crashed whose process died with an earlier server. Returns their number.
 
     Prefect would show them as Running permanently. An evolution holds the home's lock while it works, and a training

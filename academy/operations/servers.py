@@ -15,7 +15,7 @@ from academy.errors import HomeError, InputError
 from academy.habitat.routing import POOLS
 from academy.loop.home import Home
 from academy.operations.deploy import POOL, Deployed, deploy
-from academy.operations.prefect_server import URL_FILE, Server, bury_the_dead, configure, running
+from academy.operations.prefect_server import URL_FILE, Server, configure, mark_dead_runs_crashed, running
 from academy.records import Record
 from academy.settings import Settings
 from academy.store.files import write_file
@@ -58,7 +58,7 @@ def serve_pages(home: Home, port: int, mlflow_port: int, *, with_worker: bool) -
         server = [sys.executable, "-m", "academy.operations.prefect_server", str(port), "0"]
         children = {"server": stack.enter_context(_child(settings, "server", server))}
         Server(url, settings.folder("prefect") / "server.log", children["server"]).wait()
-        if count := bury_the_dead(settings, url):
+        if count := mark_dead_runs_crashed(settings, url):
             yield ServerEvent(kind="runs crashed", count=count)
         write_file(url_file, url.encode())
         stack.callback(url_file.unlink, missing_ok=True)

@@ -20,7 +20,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """Background jobs of a shell ignore SIGINT. The tests must not, so that they can be interrupted."""
 IN_CONTAINERS = "test_container_training.py"
 FIRST = {
-    IN_CONTAINERS: 100, "test_ladder.py": 40, "test_recipes.py": 150, "test_killed_pages.py": 420,
+    IN_CONTAINERS: 100, "test_fallback_steps.py": 40, "test_recipes.py": 150, "test_killed_pages.py": 420,
     "test_prefect.py": 250, "test_tuning.py": 250, "test_admission.py": 150, "test_loop.py": 120,
 }  # fmt: skip
 """Files whose proofs exist nowhere else come first, with the seconds that they took on two cores."""

@@ -1,4 +1,4 @@
-"""The gate from outside: what `academy` serves, promotes and verifies after files were changed."""
+"""The gate from outside: what `academy` serves, promotes and verifies after files were altered."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from academy.loop.examine import examine
 from academy.loop.home import Home
 from academy.loop.place_order import place_order
 from academy.store.ledger import BASE
-from tasks import loop
+from tasks import stages
 from tests.conftest import Evolved
 from tests.homes import RealHome
 
@@ -151,11 +151,11 @@ def test_broken_examination_never_changes_the_champion(
     name: str, unexamined: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     BROKEN[name](monkeypatch)
-    monkeypatch.setattr(loop, "create_markdown_artifact", lambda *_args, **_kwargs: None)  # without a server
+    monkeypatch.setattr(stages, "create_markdown_artifact", lambda *_args, **_kwargs: None)  # without a server
     version = unexamined.versions.get("1")
-    row = loop.examine_challenger.fn(version, None, None)  # type: ignore[arg-type]
+    row = stages.examine_challenger.fn(version, None, None)  # type: ignore[arg-type]
     assert (row.body.outcome, row.body.spends) == ("CANNOT DECIDE", False)
-    assert loop.carry_out_verdict.fn(version, row, None).promoted is False
+    assert stages.carry_out_verdict.fn(version, row, None).promoted is False
     assert unexamined.ledger.champion().version == BASE
     assert unexamined.ledger.verdicts_spent() == 0
     monkeypatch.undo()
@@ -256,7 +256,7 @@ def test_budget_suites_and_comparisons_are_listed(evolved: Evolved, tmp_path: Pa
 def test_holdout_renewal_needs_new_lessons(evolved: Evolved) -> None:
     ended = evolved.home.run("holdout", "renew")
     assert ended.code == 2
-    assert "Only 0 answers among the lessons that no dataset has seen" in ended.err
+    assert "Only 0 answers of lessons that are in no dataset can be examined" in ended.err
 
 
 def test_questions_of_a_suite_are_kept_out_of_training(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def events(home: Path) -> list[TrainingEvent]:
 
 
 def victim(pages: Pages, words: tuple[str, ...]) -> int:
-    """The number of the home's process whose command line has all these words, and is no supervisor."""
+    """The id of the home's process whose command line has all these words and is not that of a supervisor."""
     mark = f"ACADEMY_HOME={pages.home}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -61,7 +61,7 @@ def test_a_training_goes_on_after_a_kill(tmp_path: Path, words: tuple[str, ...])
         assert time.monotonic() < until, "no checkpoint"
         time.sleep(0.1)
     os.kill(victim(pages, words), signal.SIGKILL)
-    assert pages.process.wait(timeout=60) != 0, "pages that serve half of it help nobody"
+    assert pages.process.wait(timeout=60) != 0, "pages must not serve a part of them only"
     pages.log.close()
     until = time.monotonic() + 30
     while pages.left() and time.monotonic() < until:

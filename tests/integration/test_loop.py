@@ -26,7 +26,7 @@ from academy.system.hardware import take_inventory
 from tests.conftest import Evolved
 from tests.homes import RealHome, result_of
 from tests.refusals import refusal_of
-from tests.topics import RECIPE, TOPICS
+from tests.topics import RECIPE, TOPICS, WORDINGS
 
 # torch asks for pynvml under its old name when it is imported
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
@@ -377,7 +377,7 @@ def runtime(adapter: Path) -> Any:
 
 def test_base_and_adapter_answer_in_one_runtime(runtime: Any, adapter: Path) -> None:
     digest = read_adapter(adapter).digest
-    request = ["what do we do when somebody asks for ferry here"]
+    request = [WORDINGS[3].format("ferry")]
     base = runtime.generate(request, "base", 16)
     assert runtime.generate(request, digest, 16) == [TOPICS["ferry"]]
     assert runtime.generate(request, "base", 16) == base

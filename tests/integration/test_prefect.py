@@ -16,7 +16,7 @@ import pytest
 
 from academy.loop.home import Home
 from academy.operations.locks import training_lock
-from academy.operations.prefect_server import bury_the_dead
+from academy.operations.prefect_server import mark_dead_runs_crashed
 from academy.settings import load_settings
 from academy.store.locks import exclusive_lock
 from tests.homes import ROOT
@@ -78,8 +78,8 @@ def test_a_killed_run_is_marked_crashed_at_the_next_start(pages: Pages) -> None:
     training = pages.post("/flow_runs/", {"flow_id": trainings["id"], "state": {"type": "RUNNING"}})
     locks = settings.folder("locks")
     with exclusive_lock(locks / "evolve", "taken"), exclusive_lock(training_lock(locks, training["id"]), "taken"):
-        assert bury_the_dead(settings, pages.api) == 0, "both are running: no run is marked"
-    assert bury_the_dead(settings, pages.api) == 2
+        assert mark_dead_runs_crashed(settings, pages.api) == 0, "both are running: no run is marked"
+    assert mark_dead_runs_crashed(settings, pages.api) == 2
     state = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
     assert state["state_type"] == "CRASHED"
 
@@ -161,7 +161,7 @@ def test_a_training_that_no_worker_takes_is_cancelled(pages: Pages, tmp_path: Pa
     """There is a pool for GPUs and no GPU: the evolution does not wait forever, and no flow run stays scheduled."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from academy.operations.dispatch import live_pools, train_on
+    from academy.operations.work_pools import live_pools, train_on
 
     settings = load_settings(pages.home)
     order = order_of(tmp_path, tmp_path / "none.jsonl")

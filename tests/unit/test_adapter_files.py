@@ -210,7 +210,7 @@ def sound() -> tuple[Header, bytes]:
     return orjson.loads(content[8 : 8 + length]), content[8 + length :]
 
 
-def refused(place: Path, weights: bytes) -> str:
+def refusal_of_weights(place: Path, weights: bytes) -> str:
     """The error message for an adapter with these weights."""
     with pytest.raises(AdapterError) as caught:
         read_adapter(make_adapter(place / "adapter", weights=weights))
@@ -223,7 +223,7 @@ def test_valid_header_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 2**60, 2**64 - 1, 100_000])
 def test_header_longer_than_the_file_is_refused(tmp_path: Path, length: int) -> None:
-    assert "the header claims" in refused(tmp_path, weights_of(*sound(), length=length))
+    assert "the header claims" in refusal_of_weights(tmp_path, weights_of(*sound(), length=length))
 
 
 @pytest.mark.parametrize(
@@ -255,41 +255,41 @@ def test_tensor_with_a_wrong_header_entry_is_refused(tmp_path: Path, change: Hea
     name = f"{FIRST}.lora_A.weight"
     assert header[name]["data_offsets"] == [0, 128]
     header[name] |= change
-    assert words in refused(tmp_path, weights_of(header, data))
+    assert words in refusal_of_weights(tmp_path, weights_of(header, data))
 
 
 def test_data_outside_of_all_tensors_is_refused(tmp_path: Path) -> None:
     header, data = sound()
-    assert "the tensors end at byte" in refused(tmp_path, weights_of(header, data + b"hidden"))
+    assert "the tensors end at byte" in refusal_of_weights(tmp_path, weights_of(header, data + b"hidden"))
 
 
 def test_duplicate_name_is_refused(tmp_path: Path) -> None:
     header, data = sound()
     duplicate = orjson.dumps(header)[:-1] + b"," + orjson.dumps(header)[1:]
-    assert "has a duplicate name" in refused(tmp_path / "names", weights_of(duplicate, data))
+    assert "has a duplicate name" in refusal_of_weights(tmp_path / "names", weights_of(duplicate, data))
     inner = orjson.dumps(header).replace(b'"dtype":"F32"', b'"dtype":"F32","dtype":"F32"', 1)
-    assert "has a duplicate name" in refused(tmp_path / "types", weights_of(inner, data))
+    assert "has a duplicate name" in refusal_of_weights(tmp_path / "types", weights_of(inner, data))
 
 
 @pytest.mark.parametrize("name", ["../../x.lora_A.weight", "a b.lora_A.weight", "", "x" * 600, "\u0430.lora_A.weight"])
 def test_tensor_name_with_unusual_characters_is_refused(tmp_path: Path, name: str) -> None:
     header, data = sound()
     header[name] = header.pop(f"{FIRST}.lora_A.weight")
-    assert "other characters than" in refused(tmp_path, weights_of(header, data))
+    assert "other characters than" in refusal_of_weights(tmp_path, weights_of(header, data))
 
 
 @pytest.mark.parametrize("header", [b"[]", b"{}", b"1", b"{", b'{"__metadata__":{"a":1}}', b"\xff" * 8, b"[" * 200_000])
 def test_invalid_header_is_refused(tmp_path: Path, header: bytes) -> None:
-    assert refused(tmp_path, weights_of(header, b""))
+    assert refusal_of_weights(tmp_path, weights_of(header, b""))
 
 
 def test_too_many_tensors_are_refused(tmp_path: Path) -> None:
     header = {f"t{n}": {"dtype": "F32", "shape": [1], "data_offsets": [4 * n, 4 * n + 4]} for n in range(65_537)}
-    assert "it has 65,537 tensors" in refused(tmp_path, weights_of(header, bytes(4 * 65_537)))
+    assert "it has 65,537 tensors" in refusal_of_weights(tmp_path, weights_of(header, bytes(4 * 65_537)))
 
 
 def test_header_of_many_megabytes_is_refused_before_parsing(tmp_path: Path) -> None:
-    assert "the header claims" in refused(tmp_path, weights_of(b"{" + b" " * (17 << 20), b""))
+    assert "the header claims" in refusal_of_weights(tmp_path, weights_of(b"{" + b" " * (17 << 20), b""))
 
 
 # --- the numbers -----------------------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_nan_or_infinity_is_refused_in_every_type(tmp_path: Path, kind: str, bad
     tensors = {name: torch.tensor(value).to(getattr(torch, kind)) for name, value in make_tensors(-65504.0).items()}
     read_adapter(make_adapter(tmp_path / "sound", weights=save_torch(tensors)))
     tensors[f"{FIRST}.lora_B.weight"][at] = bad
-    assert "lora_B.weight contains NaN or an infinite number" in refused(tmp_path, save_torch(tensors))
+    assert "lora_B.weight contains NaN or an infinite number" in refusal_of_weights(tmp_path, save_torch(tensors))
 
 
 def test_tensors_equal_the_file_in_every_type(tmp_path: Path) -> None:

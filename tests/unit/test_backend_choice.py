@@ -162,8 +162,8 @@ def test_four_bit_support_is_that_of_the_image(settings: Callable[..., Settings]
     engine.images[IMAGE] = "sha256:" + "cd" * 32  # another image
     found = select_backend(here, machine(bitsandbytes=False, unsloth=False))
     assert (found.machine.bitsandbytes, found.machine.unsloth) == (True, True)
-    ladder = place(Home(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).fallbacks
-    assert "4-bit base weights" in [fallback.step.change for fallback in ladder]
+    steps = place(Home(here), Recipe(batch_size=1), 64, machine(bitsandbytes=False)).fallbacks
+    assert "4-bit base weights" in [fallback.step.change for fallback in steps]
 
 
 def test_a_gpu_that_containers_cannot_use_means_cpus_with_the_reason(

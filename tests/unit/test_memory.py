@@ -59,7 +59,7 @@ SHELF = {
 }  # fmt: skip
 
 
-def trained(kind: str, *, dropout: float = 0.0, half: bool = False) -> tuple[Any, Shape]:
+def lora_model(kind: str, *, dropout: float = 0.0, half: bool = False) -> tuple[Any, Shape]:
     """A small random model of this kind with LoRA on all linear maps, and the shape of its configuration."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -103,7 +103,7 @@ def kept(model: Any, rows: int, length: int, *, half: bool, packed: bool = False
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_and_adapter_are_those_of_the_real_model(kind: str) -> None:
-    model, shape = trained(kind)
+    model, shape = lora_model(kind)
     adapter = sum(one.numel() for one in model.parameters() if one.requires_grad)
     base = sum(one.numel() for one in model.parameters()) - adapter
     assert shape.adapter_weights(16) == adapter
@@ -114,7 +114,7 @@ def test_weights_and_adapter_are_those_of_the_real_model(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_keep_the_bytes_that_torch_stores(kind: str, dropout: float, half: bool) -> None:
     """In float32 as on CPUs, and in bfloat16 under autocast as on GPUs; but here on a CPU with its attention kernel."""
-    model, shape = trained(kind, dropout=dropout, half=half)
+    model, shape = lora_model(kind, dropout=dropout, half=half)
     rows, length = 4, 96
     recipe = Recipe(dropout=dropout)
     predicted = rows * length * shape.layers * _bytes_per_token(shape, recipe, 2 if half else 4, length)
@@ -124,7 +124,7 @@ def test_layers_keep_the_bytes_that_torch_stores(kind: str, dropout: float, half
 @pytest.mark.parametrize("half", [False, True])
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "phi", "gemma2"])
 def test_packed_rows_need_a_mask_per_layer(kind: str, half: bool) -> None:
-    model, shape = trained(kind, half=half)
+    model, shape = lora_model(kind, half=half)
     rows, length = 8, 96
     tokens, wide = rows * length, 2 if half else 4
     recipe = Recipe(packing=True)

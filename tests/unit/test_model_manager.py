@@ -13,8 +13,8 @@ import pytest
 
 from academy.adapters.adapter import FILES, MANIFEST, WEIGHTS
 from academy.errors import AdapterError, InputError, PromotionError
-from academy.loop.compare_versions import per_cent
 from academy.loop.home import Home
+from academy.loop.named_versions import per_cent
 from academy.sdk.model_manager import ModelManager
 from academy.store.ledger import BASE
 from tests.registry import House

@@ -38,27 +38,29 @@ def test_the_gpu_with_the_most_free_memory_is_taken() -> None:
     assert found.sentence == "GPU 1 (H100): about 10.0 GiB of 40.0 GiB free"
 
 
-def held(inventory: Inventory, *which: int) -> Inventory:
+def with_busy_gpus(inventory: Inventory, *which: int) -> Inventory:
     """The machine while trainings use these GPUs; each GPU has 80 GiB in total."""
     gpus = [one.model_copy(update={"held": one.index in which, "memory_total": 80 * GIB}) for one in inventory.gpus]
     return inventory.model_copy(update={"gpus": tuple(gpus)})
 
 
 def test_a_gpu_in_use_is_avoided() -> None:
-    found = route(NEED, held(machine(11, 40, 20), 1))
+    found = route(NEED, with_busy_gpus(machine(11, 40, 20), 1))
     assert found.gpu is not None
     assert (found.gpu.index, found.held) == (2, False)
-    tight = route(NEED, held(machine(5, 40), 1))  # the free GPU is too small
+    tight = route(NEED, with_busy_gpus(machine(5, 40), 1))  # the free GPU is too small
     assert (tight.place, tight.held) == ("cpu", False)
 
 
 def test_a_training_waits_when_all_gpus_are_in_use() -> None:
-    found = route(NEED, held(machine(2), 0))
+    found = route(NEED, with_busy_gpus(machine(2), 0))
     assert (found.place, found.held) == ("", True)
     assert found.sentence == "GPU 0 (H100) is used by another training"
-    assert route(NEED, held(machine(2, 3), 0, 1)).sentence == "all GPUs are used by other trainings"
-    assert route(NEED, held(machine(2), 0), enable_gpu=False).place == "cpu"
-    assert route(Need(cuda=90 * GIB, cpu=12 * GIB), held(machine(2), 0)).place == "cpu"  # too large for any GPU
+    assert route(NEED, with_busy_gpus(machine(2, 3), 0, 1)).sentence == "all GPUs are used by other trainings"
+    assert route(NEED, with_busy_gpus(machine(2), 0), enable_gpu=False).place == "cpu"
+    assert (
+        route(Need(cuda=90 * GIB, cpu=12 * GIB), with_busy_gpus(machine(2), 0)).place == "cpu"
+    )  # too large for any GPU
 
 
 def test_a_gpu_that_does_not_report_its_memory_is_used_with_a_note() -> None:
@@ -71,7 +73,7 @@ def test_a_gpu_that_does_not_report_its_memory_is_used_with_a_note() -> None:
     fallback = next_fallback(Recipe(batch_size=1), default_plan("cuda"), machine(None))
     assert fallback is not None
     assert fallback.change == "4-bit base weights"
-    assert route(NEED, held(machine(None), 0)).held
+    assert route(NEED, with_busy_gpus(machine(None), 0)).held
 
 
 @pytest.mark.parametrize(("free", "taken"), [((11, None), 0), ((None, 11, 12), 2), ((9, None), 1), ((9, None, 8), 1)])
@@ -103,7 +105,7 @@ def test_processes_without_their_own_gpu_are_refused_or_wait() -> None:
     assert refused.refusal.message == (
         "2 processes are to share the training, each on its own GPU, and this machine has one GPU."
     )
-    waits = route(NEED, held(machine(40, 30, 20), 0, 2), processes=2)
+    waits = route(NEED, with_busy_gpus(machine(40, 30, 20), 0, 2), processes=2)
     assert (waits.place, waits.held) == ("", True)
     assert waits.sentence == "2 processes are to share the training, and 1 of 3 GPUs are free"
     assert route(NEED, machine(), processes=2).place == "cpu"

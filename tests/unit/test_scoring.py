@@ -211,14 +211,14 @@ class InTestPlayer:
         return [Reply(text=choices[self.place]) for _, choices in asked]
 
 
-def held(players: tuple[Any, Any], folder: Path) -> tuple[Any, tuple[Cost, Cost]]:
+def examination_of(players: tuple[Any, Any], folder: Path) -> tuple[Any, tuple[Cost, Cost]]:
     suite: Any = InTestSuite()
     return examine(*players, [(suite, GENERATION)], spent_before=0, answers=folder)
 
 
 def test_examination_with_choices_uses_the_answer_cache(tmp_path: Path) -> None:
     players = (InTestPlayer("a", 0), InTestPlayer("b", 1))
-    found, costs = held(players, tmp_path)
+    found, costs = examination_of(players, tmp_path)
     (result,) = found.results
     asked = len(result.items)
     assert {item.champion for item in result.items} == {0.0}
@@ -228,7 +228,7 @@ def test_examination_with_choices_uses_the_answer_cache(tmp_path: Path) -> None:
     for player in players:  # the same request among other choices is another question
         assert len(player.written) == len(set(player.written)) == asked // 3
         assert len(player.chosen) == len(set(player.chosen)) == asked // 3 * 2
-    again, costs = held((InTestPlayer("a", 0), InTestPlayer("b", 1)), tmp_path)
+    again, costs = examination_of((InTestPlayer("a", 0), InTestPlayer("b", 1)), tmp_path)
     assert canonical(again) == canonical(found)
     assert [(cost.asked, cost.kept) for cost in costs] == [(0, asked)] * 2
 
@@ -252,6 +252,6 @@ def test_an_endpoint_cannot_choose(tmp_path: Path) -> None:
         def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
             return [Reply(text="") for _ in requests]
 
-    found, _ = held((Writing(endpoint.endpoint), InTestPlayer("b", 1)), tmp_path)
+    found, _ = examination_of((Writing(endpoint.endpoint), InTestPlayer("b", 1)), tmp_path)
     assert found.verdict.outcome == "CANNOT DECIDE"
     assert "cannot choose among" in found.verdict.because

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,15 +13,17 @@ import pytest
 from academy.arena.examination import examine
 from academy.arena.suites import table
 from academy.arena.suites.base import Generation, Reply
+from academy.curriculum.dataset import Dataset
 from academy.errors import InputError
 from academy.loop.choose_suites import choose_suites, guarded_texts
+from academy.loop.curate import curate
 from academy.loop.home import Home
 from academy.settings import load_settings
+from academy.store.database import Database
 from tests.plugins import install_plugin
 from tests.unit.test_cli import Academy, academy
-from tests.unit.test_renewal import examined_once, home, shown
 
-__all__ = ["academy", "home"]
+__all__ = ["academy"]
 
 GREETINGS = """
 from academy.arena.suites.base import Question, Reply
@@ -72,6 +77,31 @@ class ScriptedPlayer:
 
 
 @pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_database: Callable[[], Database]) -> Iterator[Home]:
+    """A home without lessons and repositories."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    shutil.copy(new_database().url.removeprefix("sqlite:///"), folder / "academy.db")
+    monkeypatch.setenv("ACADEMY_HOME", str(folder))
+    home = Home(load_settings())
+    yield home
+    home.database.engine.dispose()
+
+
+def curated(home: Home) -> Dataset:
+    """A dataset of 24 answers with three unrelated wordings each."""
+    rng = random.Random(0)
+
+    def words() -> str:
+        return " ".join("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(8))
+
+    pairs = [(words(), answer) for answer in [words() for _ in range(24)] for _ in range(3)]
+    for request, answer in pairs:
+        home.store.add_lesson(request, answer, "success")
+    return curate(home, [])
+
+
+@pytest.fixture
 def greetings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_plugin(
         tmp_path, monkeypatch, "academy.suites", "greetings", GREETINGS, "Factory", package="greetings_package"
@@ -83,7 +113,7 @@ def test_suite_of_an_installed_package_is_asked_in_an_examination(
     home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("ACADEMY_SUITES", "recall, greetings")
-    dataset = examined_once(home)
+    dataset = curated(home)
     entries, skipped = choose_suites(home, dataset, home.ledger.champion(), load_settings().suites)
     assert ([suite.name for suite, _ in entries], skipped) == (["recall", "greetings"], {})
     recall, greetings = (suite for suite, _ in entries)
@@ -104,7 +134,7 @@ def test_suite_of_an_installed_package_is_listed_and_kept_out_of_training(
     academy: Academy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACADEMY_SUITES", "recall, greetings")
-    row = shown(academy, "suites")["suites"][-1]
+    row = json.loads(academy("suites", "--json").out)["suites"][-1]
     assert row == {"suite": "greetings", "asked": True, "what": "greets every user; a guard", "left_out": ""}
     (texts,) = guarded_texts(load_settings())
     assert (texts.name, len(texts.texts), texts.texts[0]) == ("greetings", 25, "greet user 0")
@@ -142,7 +172,7 @@ def test_invalid_suite_of_an_installed_package_is_rejected(
 ) -> None:
     install_plugin(tmp_path, monkeypatch, "academy.suites", name, code, "Factory", package=f"package_of_{name}")
     with pytest.raises(InputError, match=message):
-        choose_suites(home, examined_once(home), home.ledger.champion(), [name])
+        choose_suites(home, curated(home), home.ledger.champion(), [name])
 
 
 @pytest.mark.usefixtures("greetings")
@@ -150,4 +180,4 @@ def test_suite_file_cannot_have_the_name_of_a_registered_suite(home: Home, tmp_p
     path = tmp_path / "own.jsonl"
     path.write_text('{"suite": "greetings"}\n{"id": "1", "request": "a", "reference": "b"}\n', encoding="utf-8")
     with pytest.raises(InputError, match="has the name of a registered suite, greetings"):
-        choose_suites(home, examined_once(home), home.ledger.champion(), [str(path)])
+        choose_suites(home, curated(home), home.ledger.champion(), [str(path)])

@@ -109,10 +109,13 @@ def test_fallback_step_of_the_same_order_is_recorded_as_such(mlflow_client: Any,
     runs = OneOrder(mlflow_client, tmp_path, "1" * 64)
     first = runs.attempt(CUDA, 80.0, [{"phase": "started"}, step(1, 200), MEMORY])
     assert (first.tags["academy.device"], first.metrics[PREDICTED]) == ("cuda", 80.0)
-    assert "academy.ladder" not in first.tags
-    fallback = {"academy.ladder": "checkpointing; training on the CPUs"}
+    assert "academy.fallback_steps" not in first.tags
+    fallback = {"academy.fallback_steps": "checkpointing; training on the CPUs"}
     last = runs.attempt(CPU | fallback, 100.0, [{"phase": "started"}, step(1, 90), step(2, 110), DONE])
-    assert (last.tags["academy.device"], last.tags["academy.ladder"]) == ("cpu", fallback["academy.ladder"])
+    assert (last.tags["academy.device"], last.tags["academy.fallback_steps"]) == (
+        "cpu",
+        fallback["academy.fallback_steps"],
+    )
     assert (last.metrics[PREDICTED], last.metrics[MEASURED]) == (100.0, 110.0)
     assert "academy.failed" not in last.tags
     assert runs.ratios() == {"cuda": [], "cpu": [1.1]}
@@ -120,7 +123,7 @@ def test_fallback_step_of_the_same_order_is_recorded_as_such(mlflow_client: Any,
 
 def test_repeated_order_keeps_the_tags_of_its_training(mlflow_client: Any, tmp_path: Path) -> None:
     runs = OneOrder(mlflow_client, tmp_path, "2" * 64)
-    fallback = {"academy.ladder": "checkpointing"}
+    fallback = {"academy.fallback_steps": "checkpointing"}
     before = runs.attempt(CUDA | fallback, 80.0, [{"phase": "started"}, step(2, 88), DONE])
     again = runs.attempt(CPU, 500.0, [])
     assert (again.tags, again.metrics[PREDICTED]) == (before.tags, 80.0)
@@ -137,11 +140,11 @@ def test_attempt_that_never_started_changes_nothing(mlflow_client: Any, tmp_path
 def test_attempt_without_a_prediction_clears_the_earlier_one(mlflow_client: Any, tmp_path: Path) -> None:
     """With shared weights: a peak beside the prediction for full weights would distort every later correction."""
     runs = OneOrder(mlflow_client, tmp_path, "4" * 64)
-    fallback = {"academy.ladder": "weights shared by 2 processes"}
+    fallback = {"academy.fallback_steps": "weights shared by 2 processes"}
     runs.attempt(CUDA | fallback, 100.0, [{"phase": "started"}, step(1, 200), MEMORY])
     shared = runs.attempt(CUDA, None, [{"phase": "started"}, step(2, 60), DONE])
     assert (shared.metrics[PREDICTED], shared.metrics[MEASURED]) == (0.0, 60.0)
-    assert "academy.ladder" not in shared.tags, "it started again without a fallback step"
+    assert "academy.fallback_steps" not in shared.tags, "it started again without a fallback step"
     assert runs.ratios() == {"cuda": [], "cpu": []}
 
 

@@ -82,7 +82,7 @@ def make(tmp_path: Path) -> Make:
     return search
 
 
-def held(search: Search, trainer: Trainer, minutes: float = 60) -> TuningResult:
+def search_result(search: Search, trainer: Trainer, minutes: float = 60) -> TuningResult:
     """A search by this trainer, whose time is its own."""
     return run_trials(search, trainer, "1" * 64, minutes, clock=lambda: trainer.seconds)
 
@@ -104,7 +104,7 @@ def test_the_space_lies_around_the_professors_recipe_and_within_its_bounds() -> 
 
 def test_fixed_fields_are_not_searched(make: Make) -> None:
     trainer = Trainer()
-    found = held(make(8, space_around(START, ["rank", "epochs"])), trainer)
+    found = search_result(make(8, space_around(START, ["rank", "epochs"])), trainer)
     assert {(recipe.rank, recipe.alpha, recipe.epochs) for recipe in trainer.recipes} == {(16, 32, 6)}
     assert len({recipe.learning_rate for recipe in trainer.recipes}) == 8
     assert (found.recipe.rank, found.recipe.epochs) == (16, 6)
@@ -144,7 +144,7 @@ def test_a_request_is_held_back_as_often_as_the_share_says() -> None:
 def test_a_search_starts_with_the_professors_recipe_and_returns_the_best(make: Make) -> None:
     trainer = Trainer()
     search = make(20)
-    found = held(search, trainer)
+    found = search_result(search, trainer)
     assert trainer.recipes[0] == START.model_copy(update={"dev_share": DEV_SHARE})
     assert all(recipe.dev_share == DEV_SHARE for recipe in trainer.recipes)
     assert len(found.trials) == len(trainer.recipes) == 20
@@ -160,14 +160,14 @@ def test_a_search_starts_with_the_professors_recipe_and_returns_the_best(make: M
 
 
 def test_the_professors_recipe_stays_if_no_trial_is_better(make: Make) -> None:
-    found = held(make(1), Trainer())
+    found = search_result(make(1), Trainer())
     assert found.recipe == START
     assert "none was better than the professor's recipe" in found.sentence
 
 
 def test_trials_worse_than_the_median_are_pruned(make: Make) -> None:
     trainer = Trainer()
-    found = held(make(20), trainer)
+    found = search_result(make(20), trainer)
     pruned = [trial for trial in found.trials if trial.state == "pruned"]
     assert pruned
     assert trainer.ended == list(range(20))  # closed, all of them
@@ -178,7 +178,7 @@ def test_trials_worse_than_the_median_are_pruned(make: Make) -> None:
 
 @pytest.mark.parametrize("cause", ["loss", "memory", "killed", "unknown"])
 def test_failed_trials_are_recorded_and_do_not_end_the_search(make: Make, cause: str) -> None:
-    found = held(make(6), Trainer(fails={0: cause, 2: cause}))
+    found = search_result(make(6), Trainer(fails={0: cause, 2: cause}))
     assert [trial.number for trial in found.trials if trial.state == "failed"] == [0, 2]
     assert found.trials[2].because == "It went wrong."
     assert found.professor_loss is None
@@ -205,10 +205,10 @@ def test_a_trial_refused_before_its_start_has_failed(make: Make) -> None:
 def test_a_failure_of_every_trial_ends_the_search(make: Make, cause: str) -> None:
     trainer = Trainer(fails={1: cause})
     with pytest.raises(TrainingError, match="It went wrong") as problem:
-        held(make(6), trainer)
+        search_result(make(6), trainer)
     assert problem.value.cause == cause
     again = Trainer()
-    found = held(make(6), again)
+    found = search_result(make(6), again)
     assert len(again.recipes) == 5  # the first was done, the second comes again
     assert len(found.trials) == 6
 
@@ -216,9 +216,9 @@ def test_a_failure_of_every_trial_ends_the_search(make: Make, cause: str) -> Non
 def test_a_search_without_a_finished_trial_starts_over(make: Make) -> None:
     search = make(3)
     with pytest.raises(TrainingError, match=r"None of 3 trials ended with a loss\. The first one: It went wrong"):
-        held(search, Trainer(fails=dict.fromkeys(range(3), "loss")))
+        search_result(search, Trainer(fails=dict.fromkeys(range(3), "loss")))
     assert search.earlier_result(60) is None
-    assert len(held(search, Trainer()).trials) == 3
+    assert len(search_result(search, Trainer()).trials) == 3
 
 
 def test_an_examined_recipe_prevents_a_training_but_not_a_search_around_it(tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_an_examined_recipe_prevents_a_training_but_not_a_search_around_it(tmp_p
 
 def test_a_finished_search_keeps_only_its_record(make: Make) -> None:
     search = make(3)
-    found = held(search, Trainer())
+    found = search_result(search, Trainer())
     assert search.earlier_result(60) == found
     assert make(3).earlier_result(999) == found
     assert make(4).earlier_result(60) is None
@@ -249,17 +249,17 @@ def test_a_finished_search_keeps_only_its_record(make: Make) -> None:
 
 
 def test_a_killed_search_continues_with_its_running_trial(make: Make, tmp_path: Path) -> None:
-    whole = held(make(8), Trainer())
+    whole = search_result(make(8), Trainer())
     search = make(8)
     (search.folder / RECORD).unlink()
     first = Trainer(dies_in=3)
     with pytest.raises(KeyboardInterrupt):
-        held(search, first)
+        search_result(search, first)
     with (search.folder / JOURNAL).open("ab") as journal:
         journal.write(b'{"op_code":')  # torn
     (search.folder / f"{JOURNAL}.lock").symlink_to(search.folder / JOURNAL)
     second = Trainer()
-    found = held(search, second)
+    found = search_result(search, second)
     assert first.recipes[3] == second.recipes[0]
     assert len(first.recipes) + len(second.recipes) == 9
     assert [trial.recipe for trial in found.trials] == [trial.recipe for trial in whole.trials]
@@ -270,13 +270,13 @@ def test_a_killed_search_continues_with_its_running_trial(make: Make, tmp_path: 
 def test_the_time_limit_ends_a_search_but_not_its_first_trial(make: Make) -> None:
     search = make(8)
     trainer = Trainer()
-    found = held(search, trainer, minutes=0.1)
+    found = search_result(search, trainer, minutes=0.1)
     assert (found.ended, len(found.trials), found.recipe) == ("minutes", 1, START)
     assert "1 trial of 8 (time limit reached)" in found.sentence
     assert search.earlier_result(0.1) == found
     assert search.earlier_result(5) is None
     later = Trainer()
-    more = held(search, later, minutes=2.5)  # trials of a minute at most, the last of which is broken off
+    more = search_result(search, later, minutes=2.5)  # trials of a minute at most, the last of which is broken off
     assert more.trials[0] == found.trials[0]
     assert more.ended == "minutes"
     assert 2 <= len(more.trials) < 8

@@ -71,7 +71,7 @@ def test_a_training_out_of_memory_continues_with_smaller_batches(
     experiment = work.mlflow.get_experiment_by_name("academy").experiment_id
     runs = {run.data.tags["academy.order"]: run for run in work.mlflow.search_runs([experiment])}
     assert runs[order.digest].data.tags["academy.failed"].startswith("memory: ")
-    assert runs[lower.digest].data.tags["academy.ladder"] == "batches of 32, 2 of them a step"
+    assert runs[lower.digest].data.tags["academy.fallback_steps"] == "batches of 32, 2 of them a step"
     assert {"memory_predicted_bytes", "memory_peak_bytes"} <= runs[lower.digest].data.metrics.keys()
     # it replaces the order that was too large, and is not trained and examined twice
     assert lower.digest in digests_carried_out(order, place(work, recipe, dataset.longest))
