@@ -8,7 +8,7 @@ export ACADEMY_HOME ?= $(CURDIR)/data
 export DO_NOT_TRACK := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: evolve test test-fast check words format campaign bench serve pages deploy clean
+.PHONY: evolve test test-fast check format campaign bench serve pages deploy clean
 
 # torch is asked for by its exact version: a looser wish can bring gigabytes of CUDA packages to a machine without a GPU.
 $(READY): pyproject.toml constraints.txt
@@ -29,19 +29,18 @@ evolve: $(READY) $(ACADEMY_HOME)/.ready
 test: $(READY)
 	$(BIN)/python -m pytest -m 'not campaign' --numprocesses auto --dist loadfile --no-loadscope-reorder
 
-# The unit tests only: no training, no Prefect. Properties are tried with 25 examples, where `make test` tries 100.
+# The quick unit tests: no training, no Prefect. Properties are tried with 25 examples, where `make test` tries 100.
 test-fast: $(READY)
-	HYPOTHESIS_EXAMPLES=25 $(BIN)/python -m pytest -m 'not campaign' --numprocesses auto --dist loadfile --no-loadscope-reorder tests/unit
+	HYPOTHESIS_EXAMPLES=25 $(BIN)/python -m pytest -m 'not campaign and not slow' --numprocesses auto --dist loadfile --no-loadscope-reorder tests/unit
 
+# Format, lint, types, layers, words, and the generated references.
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-# Plain English: words that docs/glossary.md replaces, and local names that name nothing.
-words: $(READY)
 	$(BIN)/python tools/plain_words.py
+	$(BIN)/python tools/reference.py --check
 
 format: $(READY)
 	$(BIN)/ruff format .

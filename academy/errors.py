@@ -1,27 +1,30 @@
-"""Every error that the Academy raises on purpose, as one tree.
+"""All errors that the Academy raises on purpose, as one tree.
 
-    AcademyError                one clear sentence and a remedy; the command line ends with exit code 2
-    ├── InputError              what a person gave cannot be used: a path, a file, an option
-    ├── HomeError               ACADEMY_HOME cannot be written, is full, or is in use
-    ├── BaseModelError          a base model that cannot be found, read or trusted
-    ├── TemplateError           a chat template that cannot mark the answer
-    ├── TrainingError           the trainer ended without an adapter; `cause` names the class of cause
-    ├── EngineError             a Docker engine that is not there, fails, or has no such image
-    ├── AdapterError            an adapter that is damaged, altered, refused or made for another base model
-    │   └── SignatureError      one that is unsigned, was altered since, or was signed by a key that is not trusted
-    ├── ExaminationError        an examination that cannot be held: nothing is decided
-    ├── ServingError            a runtime or gateway that is not there, has died or cannot take more
-    └── PromotionError          a promotion or rollback that was refused; the champion stays
+Each error is a sentence that says what is wrong, and a remedy that says what to do. The command line prints both and
+exits with code 2, the gateway turns them into HTTP errors, and Prefect's tasks fail with them without a retry.
 
-"No" is no error: a decision not to train and the verdicts HOLD and REJECT are values with reasons.
-Anything outside this tree is a fault of ours and may show its traceback.
+    AcademyError                the base of all of them
+    ├── InputError              a path, file, option or setting of the user is not valid
+    ├── HomeError               ACADEMY_HOME cannot be written, is full, or is in use by another process
+    ├── BaseModelError          a base model cannot be found, read or trusted
+    ├── TemplateError           a chat template cannot mark where the answer begins and ends
+    ├── TrainingError           the trainer ended without an adapter; `cause` is the class of the cause
+    ├── EngineError             a Docker engine does not run, fails, or lacks an image
+    ├── AdapterError            an adapter is damaged, altered, refused, or made for another base model
+    │   └── SignatureError      an adapter is unsigned, was altered since, or was signed with an untrusted key
+    ├── ExaminationError        an examination cannot be run; nothing is decided
+    ├── ServingError            a runtime or gateway does not run, has failed, or cannot take more requests
+    └── PromotionError          a promotion or rollback is not allowed; the champion stays
+
+"No" is a value, not an error: a decision not to train and the verdicts HOLD and REJECT are records with reasons.
+An error outside this tree is a fault of the Academy and may show its traceback.
 """
 
 from __future__ import annotations
 
 
 class AcademyError(Exception):
-    """A refusal in words for people: what is wrong, and what to do about it."""
+    """What is wrong, and what to do about it, each as a sentence for users."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message, remedy)
@@ -33,19 +36,19 @@ class AcademyError(Exception):
 
 
 class InputError(AcademyError):
-    """What a person gave cannot be used."""
+    """A path, file, option or setting of the user is not valid."""
 
 
 class HomeError(AcademyError):
-    """The home folder cannot be written, is full, or is in use by another run."""
+    """The home folder cannot be written, is full, or is in use by another process."""
 
 
 class BaseModelError(AcademyError):
-    """A base model that cannot be found, read or trusted."""
+    """A base model cannot be found, read or trusted."""
 
 
 class TemplateError(AcademyError):
-    """A chat template that cannot mark the answer."""
+    """A chat template cannot mark where the answer begins and ends."""
 
 
 class TrainingError(AcademyError):
@@ -58,24 +61,24 @@ class TrainingError(AcademyError):
 
 
 class EngineError(AcademyError):
-    """A Docker engine that is not there, fails, or has no such image."""
+    """A Docker engine does not run, fails, or lacks an image."""
 
 
 class AdapterError(AcademyError):
-    """An adapter that is damaged, altered, refused or made for another base model."""
+    """An adapter is damaged, altered, refused, or made for another base model."""
 
 
 class SignatureError(AdapterError):
-    """An adapter that is unsigned, was altered since, or was signed by a key that this home does not trust."""
+    """An adapter is unsigned, was altered since, or was signed with a key that this home does not trust."""
 
 
 class ExaminationError(AcademyError):
-    """An examination that cannot be held."""
+    """An examination cannot be run."""
 
 
 class ServingError(AcademyError):
-    """A runtime or gateway that is not there, has died or cannot take more."""
+    """A runtime or gateway does not run, has failed, or cannot take more requests."""
 
 
 class PromotionError(AcademyError):
-    """A promotion or rollback that was refused."""
+    """A promotion or rollback is not allowed."""

@@ -1,8 +1,8 @@
-"""`python -m bench.backends [--rounds N] [--anyway]`: seconds that a container costs beside a process.
+"""`python -m bench.backends [--rounds N] [--anyway]`: seconds that a container needs more than a process.
 
-The same order is trained in a process and in a container in turn, each time from nothing; told are medians of wall
-seconds, from the call to the adapter, and whether all adapters are the same. It needs an engine (DOCKER_HOST) and the
-image of `academy trainer --make-image`.
+It trains the same order in a process and in a container in turn, each time from the beginning, and prints the medians
+of wall seconds from the call to the adapter, and whether all adapters are equal. It needs an engine (DOCKER_HOST) and
+the image of `academy trainer --make-image`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from academy.habitat.backends.process import ProcessBackend
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
+from bench.machine import too_busy
 
-BUSY = 0.5
 ROWS = 60
 RECIPE = Recipe(rank=8, alpha=16, epochs=2, learning_rate=5e-3, batch_size=4, accumulation=1, max_length=128)
 
@@ -36,8 +36,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--anyway", action="store_true")
     given = parser.parse_args()
-    if os.getloadavg()[0] > BUSY and not given.anyway:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or say --anyway.")
+    if too_busy():
         return 2
     os.environ["OMP_NUM_THREADS"] = "1"
     seconds: dict[str, list[float]] = {"process": [], "container": []}

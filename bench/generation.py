@@ -1,14 +1,14 @@
-"""`python -m bench.generation`: what examining costs, in CPU seconds, beside lm-eval's own HFLM in the same run.
+"""`python -m bench.generation`: the cost of an examination in CPU seconds, compared with lm-eval's HFLM.
 
-The shipped seed model answers a local lm-eval task that is written here. Both sides have one thread (with more, threads
-that wait for each other are counted as work on a busy machine), batches of the same size, float32, and the same
-prompts: the chat template is rendered before the clock starts for HFLM, and within it for us. Medians of several
-rounds, side after side. `--short` takes a quarter of the questions.
+The bundled seed model answers a local lm-eval task that this module writes. Both sides have one thread (with more,
+waiting threads count as work on a busy machine), batches of the same size, float32, and the same prompts. The chat
+template is rendered before the measurement for HFLM, and within it for the Academy. Medians of several rounds,
+alternating. `--short` uses a quarter of the questions.
 
-    batches      all requests together, against one by one
-    generation   against HFLM.generate_until: same prompts, same most tokens; answers and scores are compared
-    likelihoods  against HFLM.loglikelihood: choices of some words, choices of one letter, and one continuation a prompt
-    champion     an examination, and a second one with another challenger: the champion's answers are kept
+    batches      all requests together, compared with one by one
+    generation   compared with HFLM.generate_until: same prompts, same token limit; answers and scores are compared
+    likelihoods  compared with HFLM.loglikelihood: choices of some words, choices of one letter, one continuation
+    champion     an examination, and a second one with another challenger: the champion's answers are cached
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from academy.arena.suites.lm_eval import LmEvalSuite, lm_eval_suite
 from academy.arena.suites.regression import FILE as GENERAL
 from academy.loop.players import likeliest
 from academy.models.base_model import resolve
+from bench.machine import too_busy
 
-BUSY = 0.5
 LESSONS = sorted((Path(__file__).parent.parent / "examples/lessons").glob("*.jsonl"))
 QUESTIONS, TOKENS, ROUNDS, BATCH = 128, 64, 5, 64  # 64 tokens: the arena's limit for these; HFLM takes no less
 Pairs = list[tuple[str, str]]
@@ -60,8 +60,7 @@ KINDS = {
 
 def main() -> int:
     """Measure and print a table."""
-    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or say --anyway.")
+    if too_busy():
         return 2
     logging.disable(logging.WARNING)
     os.environ["TQDM_DISABLE"] = "1"  # before the libraries that read it
@@ -75,7 +74,7 @@ def main() -> int:
         try:
             peer: Any = Peer(str(runtime.base.path))
         except ModuleNotFoundError:
-            print("lm-eval is not installed here: nothing to compare with. pip install 'the-academy[lm-eval]'.")
+            print("lm-eval is not installed, so there is nothing to compare with. pip install 'the-academy[lm-eval]'.")
             return 2
         count = QUESTIONS // 4 if "--short" in sys.argv else QUESTIONS
         paths = {kind: write_task(Path(place), kind, count) for kind in KINDS}
@@ -114,7 +113,7 @@ class Peer:
         return str(self.model.apply_chat_template([{"role": "user", "content": text}]))
 
     def scored(self, path: Path, metric: str) -> float:
-        """What the library itself makes of the task."""
+        """The library's own score of the task."""
         import datasets
 
         datasets.disable_progress_bars()
@@ -133,7 +132,7 @@ class Peer:
 
 
 def batches(runtime: Any, suite: LmEvalSuite) -> None:
-    """All together, and one by one."""
+    """All requests together, and one by one."""
     requests = [q.request for q in suite.questions()]
     (ours, alone), (said, by_one) = timed(
         lambda: [reply.text for reply in runtime.replies(requests, "base", TOKENS)],
@@ -156,7 +155,7 @@ def generation(runtime: Any, peer: Peer, suite: LmEvalSuite, path: Path) -> None
 
 
 def likelihoods(runtime: Any, peer: Peer, suite: LmEvalSuite, path: Path, count: int) -> None:
-    """Log-probabilities of raw pairs, so that both encode the same texts."""
+    """Log-probabilities of raw pairs, so that both sides encode the same texts."""
     questions = suite.questions()
     words = [(peer.rendered(q.request), choice) for q in questions for choice in q.choices]
     letters = [(peer.rendered(q.request), letter) for q in questions for letter in "ABCD"]
@@ -188,16 +187,16 @@ def champion(runtime: Any, suite: LmEvalSuite, answers: Path) -> None:
         players: Any = (Player("a"), Player(challenger))
         began = time.process_time()
         _, costs = examine(
-            *players, [(suite, Generation(max_new_tokens=TOKENS))], looks_before=0, answers=answers
+            *players, [(suite, Generation(max_new_tokens=TOKENS))], spent_before=0, answers=answers
         )  # fmt: skip
         seconds.append(time.process_time() - began)
         asked.append([cost.asked for cost in costs])
     note = f"questions asked: {sum(asked[0])}, then {sum(asked[1])} (champion {asked[1][0]})"
-    show("champion kept against asked anew", seconds[1], seconds[0], 1.8, note)
+    show("champion cached against asked again", seconds[1], seconds[0], 1.8, note)
 
 
 def lessons(count: int) -> list[tuple[str, str]]:
-    """Requests and answers, in a mixed order: general ones first, some of which the seed model knows, then lessons."""
+    """Requests and answers in random order: general questions, of which the seed model knows some, then lessons."""
     found: list[tuple[str, str]] = []
     for paths in ([GENERAL], LESSONS):
         rows = [orjson.loads(line) for path in paths for line in path.read_bytes().splitlines()]
@@ -210,7 +209,7 @@ def lessons(count: int) -> list[tuple[str, str]]:
 
 
 def write_task(place: Path, kind: str, count: int) -> Path:
-    """A task of lessons: written answers, or the right one of four."""
+    """A task of lessons: generated answers, or the correct one of four."""
     chance = random.Random(2)
     taken = lessons(count)
     rows = []
@@ -226,7 +225,7 @@ def write_task(place: Path, kind: str, count: int) -> Path:
 
 
 def timed(*sides: Callable[[], Any]) -> tuple[list[float], list[Any]]:
-    """Median CPU seconds of each side, and what it gave. Each is run once before."""
+    """Median CPU seconds of each side, and its result. Each side runs once before."""
     found = [side() for side in sides]
     seconds: list[list[float]] = [[] for _ in sides]
     for _ in range(ROUNDS):
@@ -238,13 +237,13 @@ def timed(*sides: Callable[[], Any]) -> tuple[list[float], list[Any]]:
 
 
 def unlike(one: Sequence[str], other: Sequence[str]) -> int:
-    """How many texts differ."""
+    """The number of texts that differ."""
     return sum(a != b for a, b in zip(one, other, strict=True))
 
 
 def show(name: str, ours: float, other: float, goal: float | None, note: str) -> None:
     """A line of the table."""
-    wanted = "" if goal is None else f"{goal:.2f} {'kept' if other / ours >= goal else 'MISSED'}"
+    wanted = "" if goal is None else f"{goal:.2f} {'met' if other / ours >= goal else 'MISSED'}"
     print(f"{name:38}{ours:9.2f}{other:9.2f}{other / ours:8.2f}  {wanted:12} {note}", flush=True)
 
 

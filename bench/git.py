@@ -1,13 +1,12 @@
-"""`python -m bench.git [--anyway]`: reading a history, beside draining `git log -p` and beside reading it again.
+"""`python -m bench.git [--anyway]`: reading a git history, compared with `git log -p` and with a second reading.
 
-Three histories: this repository's, and two of 5,000 commits that are made here (renames, binaries, merges, reverts,
-submodules, bots, non-ASCII): one of which most commits are kept, one of which most are dropped. CPU seconds of this
-process and its children, median of five. Prints the funnel of each.
+It reads three histories: that of this repository, and two generated ones of 5,000 commits (renames, binaries, merges,
+reverts, submodules, bots, non-ASCII), of which most commits are kept in one and dropped in the other. Figures are CPU
+seconds of this process and its children, median of five. It also prints the funnel of each history.
 """
 
 from __future__ import annotations
 
-import os
 import resource
 import statistics
 import subprocess
@@ -20,17 +19,16 @@ from pathlib import Path
 
 from academy.experience.sources.base import Skipped
 from academy.experience.sources.commits import CommitsSource
+from bench.machine import too_busy
 from tests.unit.histories import history
 
-BUSY = 0.5
 TIMES = 5
 MANY = 1_000_000
 
 
 def main() -> int:
     """Measure and print."""
-    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or say --anyway.")
+    if too_busy():
         return 2
     with tempfile.TemporaryDirectory(prefix="academy-bench-") as name:
         place = Path(name)
@@ -44,16 +42,16 @@ def main() -> int:
         funnels = {}
         for title, path in repositories.items():
             caches = (place / f"{title}-{n}" for n in range(100))
-            drained = _median(lambda path=path: _drain(path))
+            drain = _median(lambda path=path: _drain(path))
             read = _median(lambda path=path, caches=caches: _read(path, next(caches)))
             cache = place / f"{title}-again"
             _read(path, cache)
-            again = _median(lambda path=path, cache=cache: _read(path, cache))
+            repetition = _median(lambda path=path, cache=cache: _read(path, cache))
             funnels[title] = Counter(
-                one.because if isinstance(one, Skipped) else "kept" for one in CommitsSource(path, MANY).read()
+                commit.because if isinstance(commit, Skipped) else "kept" for commit in CommitsSource(path, MANY).read()
             )
-            cells = (title, funnels[title].total(), f"{drained:.2f}", f"{read:.2f}", f"{read / drained:.2f}")
-            print("|", *(f"{cell} |" for cell in (*cells, f"{again:.3f}", f"{again / read:.1%}")))
+            cells = (title, funnels[title].total(), f"{drain:.2f}", f"{read:.2f}", f"{read / drain:.2f}")
+            print("|", *(f"{cell} |" for cell in (*cells, f"{repetition:.3f}", f"{repetition / read:.1%}")))
         for title, funnel in funnels.items():
             print(f"{title}: " + ", ".join(f"{reason} {count}" for reason, count in funnel.most_common()))
     return 0

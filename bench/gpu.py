@@ -1,19 +1,20 @@
-"""`python -m bench.gpu [--shapes small,8b] [--grid SECONDS] [--out FILE]`: how fast a GPU trains, and in what memory.
+"""`python -m bench.gpu [--shapes small,8b] [--grid SECONDS] [--out FILE]`: a GPU's training speed and memory use.
 
-Each line is a real training by the trainer's own program, of a randomly initialised model (what is learned does not
-matter for speed): plain TRL, TRL with packing, and Unsloth where it is installed.
+Each line is a real training by the trainer program, of a randomly initialised model (what is learned does not affect
+speed): plain TRL, TRL with packing, and Unsloth if it is installed.
 
-Speed: all ways train on the same rows, whose lengths are spread as lessons' are. Told are tokens a second, padding not
-counted: the tokens of all steps behind the warm-up by the seconds of those steps, without those beside which a
-checkpoint was written or an evaluation ran. One step tells little, for the trainer sorts rows by length. MFU is 4
-operations a parameter and token by the GPU's dense peak in bfloat16; what checkpointing computes again counts as none.
+Speed: all ways train on the same rows, whose lengths are distributed as in lessons. The result is in tokens per second
+without padding: the tokens of all steps after the warm-up divided by the seconds of those steps, without steps during
+which a checkpoint was written or an evaluation ran. A single step means little, because the trainer sorts rows by
+length. MFU is 4 operations per parameter and token, divided by the GPU's dense peak in bfloat16; recomputation by
+checkpointing counts as zero.
 
-Memory: the peak that torch reserved beside what was predicted, there and over a grid of batch, length, rank and way,
-a few steps each. Points of the grid train side by side, because each program's memory is its own.
+Memory: the peak that torch reserved and the predicted peak, for these trainings and over a grid of batch, length, rank
+and way with a few steps each. Points of the grid train in parallel, because each program has its own memory.
 
-Whatever one way fails with is a line, and those behind it are measured all the same. Lines come as they are measured,
-so a run that is cut off leaves what it had. On a machine without a GPU it runs the seed model's shape only: that shows
-that it works, and no speed of anything.
+A failure of one way is one line, and the next ways are still measured. Lines are written as they are measured, so an
+interrupted run keeps its results. On a machine without a GPU it runs only the seed model's shape: this shows that the
+benchmark works, not how fast anything is.
 """
 
 from __future__ import annotations
@@ -57,43 +58,43 @@ WAYS = {"TRL": ("trl", False), "TRL, packing": ("trl", True), "Unsloth": ("unslo
 """Library, and whether rows are packed."""
 LIBRARIES = ("torch", "transformers", "trl", "peft", "unsloth")
 PEAKS = {"H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12}
-"""Dense bfloat16 operations a second, as the makers say. The first that the name holds."""
+"""Dense bfloat16 operations per second, as published. The first key that the GPU's name contains counts."""
 LONGEST = 4096
 BATCH = 2
-"""Packed, 8,192 tokens a step: as many as in the professor's recipes."""
+"""Packed, 8,192 tokens per step, as in the professor's recipes."""
 TYPICAL = 400
-"""Tokens of the median example; a sixth have over 1,000, some fill the longest row."""
+"""Tokens of the median example; a sixth have more than 1,000, some fill the longest row."""
 GPU_STEPS, CPU_STEPS = 56, 18
 WARM_UP = 6
-"""One of so many steps is warm-up."""
+"""One of this many steps is warm-up."""
 GRIDS = {
     "cuda": ("small", (1, 4, 8), (512, 2048), (8, 64)),
     "cpu": ("seed", (1, 8), (128, 512), (8,)),
 }
 """Shape, batches, lengths, ranks."""
-NO_STEP = "no step in the time that it had"
+NO_STEP = "no step within its time"
 GRID_STEPS = 3
-"""The moments of AdamW are there from the second on."""
+"""AdamW's moments exist from the second step on."""
 
 
 @dataclass(frozen=True)
 class Clock:
-    """When all has to end, by time.monotonic."""
+    """When everything must end, by time.monotonic."""
 
     until: float
 
     @property
     def left(self) -> float:
-        """Seconds; below zero once it is late."""
+        """Seconds; negative after the end."""
         return self.until - time.monotonic()
 
     def within(self, seconds: float) -> Clock:
-        """So many seconds from now, and no later than this."""
+        """A clock that ends in so many seconds, and not later than this one."""
         return Clock(min(self.until, time.monotonic() + seconds))
 
 
 class Told:
-    """Lines of JSON as they come, into a file where one is wanted."""
+    """Writes lines of JSON as they arrive, also into a file if there is one."""
 
     def __init__(self, out: Path | None) -> None:
         self.out = out
@@ -103,7 +104,7 @@ class Told:
             out.write_bytes(b"")
 
     def add(self, line: dict[str, Any]) -> None:
-        """Keep, write and print one."""
+        """Keep, write and print a line."""
         with self._one:
             self.lines.append(line)
             if self.out:
@@ -113,35 +114,35 @@ class Told:
 
     @property
     def failed(self) -> bool:
-        """Whether anything did."""
+        """Whether any measurement failed."""
         return any(line.get("failed") for line in self.lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, and tell each training as it ends; 1 where any of them failed."""
+    """Run all trainings and print each result. Returns 1 if any of them failed."""
     machine = take_inventory(engine=False)
     on_gpu = bool(machine.gpus and machine.cuda)
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.partition("\n")[0])
-    parser.add_argument("--shapes", default="small,8b" if on_gpu else "seed", help="'none' for the grid alone")
-    parser.add_argument("--ways", default=";".join(ways_here(machine)), help="parted by semicolons")
-    parser.add_argument("--steps", type=int, default=GPU_STEPS if on_gpu else CPU_STEPS, help="of packed rows")
-    parser.add_argument("--seconds", type=float, default=150, help="the most for one way of one shape")
-    parser.add_argument("--grid", type=float, default=180 if on_gpu else 0, help="seconds for the grid; 0: none")
-    parser.add_argument("--at-once", type=int, default=4 if on_gpu else 1, help="points of the grid side by side")
-    parser.add_argument("--budget", type=float, default=3600, help="seconds for all; what is not done then is left out")
-    parser.add_argument("--out", type=Path, help="a file for lines of JSON")
+    parser.add_argument("--shapes", default="small,8b" if on_gpu else "seed", help="'none' for only the grid")
+    parser.add_argument("--ways", default=";".join(ways_here(machine)), help="separated by semicolons")
+    parser.add_argument("--steps", type=int, default=GPU_STEPS if on_gpu else CPU_STEPS, help="steps of packed rows")
+    parser.add_argument("--seconds", type=float, default=150, help="limit for one way of one shape")
+    parser.add_argument("--grid", type=float, default=180 if on_gpu else 0, help="seconds for the grid; 0: no grid")
+    parser.add_argument("--at-once", type=int, default=4 if on_gpu else 1, help="points of the grid in parallel")
+    parser.add_argument("--budget", type=float, default=3600, help="seconds in total; the rest is skipped")
+    parser.add_argument("--out", type=Path, help="file for lines of JSON")
     given = parser.parse_args(arguments)
     shapes = [] if given.shapes == "none" else given.shapes.split(",")
     ways = given.ways.split(";")
     for names, known in ((shapes, list(SHAPES)), (ways, list(WAYS))):
         for name in names:
             if name not in known:
-                parser.error(f"{name!r} is none of {'; '.join(known)}")
+                parser.error(f"{name!r} is not one of {'; '.join(known)}")
     clock = Clock(time.monotonic() + given.budget)
     told = Told(given.out)
     versions = {name: version(name) for name in LIBRARIES if find_spec(name)}
     told.add({"kind": "machine", "device": device(machine), "cuda": machine.cuda, "versions": versions})
-    if given.grid:  # first: it is short, and tells how far to trust the predictions of what follows
+    if given.grid:  # first: it is short, and shows how reliable the predictions of the others are
         grid(machine, ways, clock.within(given.grid), given.at_once, told)
     speeds(machine, {shape: SHAPES[shape] for shape in shapes}, ways, given.steps, given.seconds, clock, told)
     print(table(told.lines), flush=True)
@@ -149,18 +150,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def ways_here(machine: Inventory) -> list[str]:
-    """The ways that can be tried."""
+    """The ways that this machine supports."""
     there = bool(machine.gpus and machine.cuda) and find_spec("unsloth") is not None
     return [way for way, (library, _) in WAYS.items() if there or library != "unsloth"]
 
 
 def device(machine: Inventory) -> str:
-    """What it is called."""
+    """The name of the device."""
     return machine.gpus[0].name if machine.gpus and machine.cuda else f"{machine.cpus} CPUs"
 
 
 def peak_of(name: str) -> float | None:
-    """Operations a second of the device of that name; None where they are not known."""
+    """Operations per second of the device with this name; None if unknown."""
     return next((peak for mark, peak in PEAKS.items() if mark in name), None)
 
 
@@ -168,18 +169,18 @@ def speeds(
     machine: Inventory, shapes: Mapping[str, dict[str, Any]], ways: Sequence[str], steps: int, seconds: float,
     clock: Clock, told: Told,
 ) -> None:  # fmt: skip
-    """Each shape by each way."""
+    """Measure each shape with each way."""
     for shape, config in shapes.items():
         with tempfile.TemporaryDirectory() as folder:
             places = [(way, {"kind": "speed", "shape": shape, "way": way}) for way in ways]
             if clock.left < 0:
                 tell_left_out(places, told)
                 continue
-            print(f"{shape}: the model is made", flush=True)
+            print(f"{shape}: making the model", flush=True)
             try:
                 base = made(config, Path(folder))
                 rows = spread(base, steps)
-            except Exception as problem:  # noqa: BLE001  the shapes behind it are measured all the same
+            except Exception as problem:  # noqa: BLE001  the next shapes are still measured
                 told.add({"kind": "speed", "shape": shape, "way": "none", "failed": said(problem)})
                 continue
             longest = min(LONGEST, base.context)
@@ -196,14 +197,14 @@ def speeds(
 
 
 def grid(machine: Inventory, ways: Sequence[str], clock: Clock, at_once: int, told: Told) -> None:
-    """The peak at each point of the grid; in an order that leaves points of all kinds where the time ends it."""
+    """Measure the peak at each point of the grid, in an order that covers all kinds of points if time runs out."""
     shape, batches, lengths, ranks = GRIDS["cuda" if machine.gpus and machine.cuda else "cpu"]
     points = list(product(batches, lengths, ranks, ways))
     random.Random(7).shuffle(points)
     with tempfile.TemporaryDirectory() as folder:
         try:
             base = made(SHAPES[shape], Path(folder))
-        except Exception as problem:  # noqa: BLE001  the speeds are measured all the same
+        except Exception as problem:  # noqa: BLE001  the speeds are still measured
             told.add({"kind": "grid", "shape": shape, "failed": said(problem)})
             return
 
@@ -217,7 +218,7 @@ def grid(machine: Inventory, ways: Sequence[str], clock: Clock, at_once: int, to
             rows = half_full(base, batch, length)
             found = carefully(machine, base, rows, recipe, way, Path(folder) / str(number), clock,
                               enough=GRID_STEPS, at_once=at_once)  # fmt: skip
-            if found["failed"] == NO_STEP:  # the grid's time ended while it began
+            if found["failed"] == NO_STEP:  # the grid's time ended before its first step
                 tell_left_out([(way, place)], told)
             else:
                 told.add(place | found)
@@ -227,15 +228,15 @@ def grid(machine: Inventory, ways: Sequence[str], clock: Clock, at_once: int, to
 
 
 def made(config: dict[str, Any], folder: Path) -> BaseModel:
-    """The model of a shape; without a configuration the seed."""
+    """The model of a shape; without a configuration, the seed model."""
     return resolve(str(make_model(config, folder / "model")) if config else "seed")
 
 
 def carefully(machine: Inventory, base: BaseModel, rows: Rows, *given: Any, **options: Any) -> dict[str, Any]:
-    """What `measure` finds, or what it fails with."""
+    """The result of `measure`, or its failure."""
     try:
         return measure(machine, base, rows, *given, **options)
-    except Exception as problem:  # noqa: BLE001  the ways behind it are measured all the same
+    except Exception as problem:  # noqa: BLE001  the next ways are still measured
         return {"failed": said(problem)}
 
 
@@ -243,7 +244,7 @@ def measure(
     machine: Inventory, base: BaseModel, rows: Rows, recipe: Recipe, way: str, folder: Path, clock: Clock, *,
     warm: int = 0, enough: int = 0, at_once: int = 1,
 ) -> dict[str, Any]:  # fmt: skip
-    """One training, ended by the clock or after `enough` steps. One of `at_once` plans with its part of the memory."""
+    """Measure one training, ended by the clock or after `enough` steps. Each of `at_once` gets a part of the memory."""
     folder.mkdir()
     library, packing = WAYS[way]
     recipe = recipe.model_copy(update={"packing": packing})
@@ -281,7 +282,7 @@ def measure(
 
 
 def train(order: TrainingOrder, clock: Clock, enough: int) -> Iterator[TrainingEvent]:
-    """Its events, until the clock or `enough` steps end it."""
+    """Yield its events until the clock or `enough` steps end it."""
     backend = ProcessBackend()
     alarm = threading.Timer(max(0.0, clock.left), backend.cancel, [order])
     alarm.start()
@@ -295,7 +296,7 @@ def train(order: TrainingOrder, clock: Clock, enough: int) -> Iterator[TrainingE
 
 
 def failure(events: Sequence[TrainingEvent], *, cut: bool) -> str:
-    """What it failed with; nothing where it ended as it should, or was cut off with something measured."""
+    """Why it failed; empty if it ended normally, or was interrupted after a measurement."""
     if cut:
         return "" if any(event.phase == "step" for event in events) else NO_STEP
     return "" if events[-1].phase == "done" else events[-1].message
@@ -303,7 +304,7 @@ def failure(events: Sequence[TrainingEvent], *, cut: bool) -> str:
 
 @dataclass(frozen=True)
 class Throughput:
-    """What was counted."""
+    """The tokens, seconds and steps that count."""
 
     tokens: float
     seconds: float
@@ -311,10 +312,10 @@ class Throughput:
 
 
 def throughput(events: Iterable[TrainingEvent], warm: int, each: float) -> Throughput:
-    """Of the steps behind the warm-up that follow each other with nothing between them.
+    """Sum the steps after the warm-up that follow each other directly.
 
-    An event of another kind (a checkpoint, an evaluation) leaves out the interval that it falls into. `each` are the
-    tokens of a mean step, for events that tell no rate.
+    The interval around another event (a checkpoint, an evaluation) does not count. `each`: tokens of an average step,
+    for events without a rate.
     """
     tokens = seconds = 0.0
     steps = 0
@@ -334,14 +335,14 @@ def throughput(events: Iterable[TrainingEvent], warm: int, each: float) -> Throu
 
 @dataclass(frozen=True)
 class Rows:
-    """Examples and how many tokens each has."""
+    """Examples and the number of tokens of each."""
 
     rows: list[dict[str, Any]]
     tokens: list[int]
 
 
 def spread(base: BaseModel, steps: int) -> Rows:
-    """As many as fill so many packed steps. Lengths are spread as lessons' are: most are short, some fill a row."""
+    """Enough rows for so many packed steps. Lengths are distributed as in lessons: most are short, some fill a row."""
     longest = min(LONGEST, base.context)
     chance = random.Random(7)
     wanted: list[int] = []
@@ -352,13 +353,13 @@ def spread(base: BaseModel, steps: int) -> Rows:
 
 
 def half_full(base: BaseModel, batch: int, length: int) -> Rows:
-    """Half of them fill the row, so that hardly a batch has none such; the others share rows where they are packed."""
+    """Half of the rows have full length, so almost every batch has one; the others share rows if they are packed."""
     chance = random.Random(7)
     return rows_of(base, [length if n % 2 else chance.randint(length // 8, length // 2) for n in range(4 * batch)])
 
 
 def rows_of(base: BaseModel, lengths: Sequence[int]) -> Rows:
-    """One example of about each length in tokens, and of no more."""
+    """One example of about each length in tokens, and not longer."""
     template = ChatTemplate.of(base.path)
 
     def row(number: int, words: int) -> tuple[dict[str, Any], int]:
@@ -383,13 +384,13 @@ def rows_of(base: BaseModel, lengths: Sequence[int]) -> Rows:
 
 
 def tell_left_out(places: Iterable[tuple[str, dict[str, Any]]], told: Told) -> None:
-    """For want of time; that is no failure."""
+    """Add lines for measurements that had no time; this is not a failure."""
     for _, place in places:
         told.add(place | {"left_out": True})
 
 
 def said(problem: Exception) -> str:
-    """In one line."""
+    """The error in one line."""
     first = (str(problem).strip().splitlines() or [""])[0]
     return f"{type(problem).__name__}: {first[:300]}"
 
@@ -402,7 +403,7 @@ def sentence(line: Mapping[str, Any]) -> str:
     point = f", {line['batch']} x {line['length']}, rank {line['rank']}" if "batch" in line else ""
     name = f"{line['kind']}: {line['shape']}, {line.get('way', 'none')}{point}"
     if line.get("left_out"):
-        return f"{name}: left out, the time was spent"
+        return f"{name}: skipped, no time left"
     if line.get("failed"):
         return f"{name}: failed: {line['failed']}"
     memory = f"{line['measured'] / GIB:.2f} GiB ({line['predicted'] / GIB:.2f} predicted)"
@@ -410,9 +411,9 @@ def sentence(line: Mapping[str, Any]) -> str:
     if line["kind"] == "grid":
         return f"{name}: {memory}{more}"
     counted = line["counted"]
-    rate = f"{line['rate']:,.0f} tokens/s" if line["rate"] else "no step that counts"
+    rate = f"{line['rate']:,.0f} tokens/s" if line["rate"] else "no counted step"
     mfu = f", MFU {line['mfu']:.1%}" if line.get("mfu") else ""
-    cut = ", cut off" if counted["cut"] else ""
+    cut = ", interrupted" if counted["cut"] else ""
     return f"{name}: {rate}{mfu}, {counted['steps']} steps in {counted['seconds']:.1f} s, {memory}{more}{cut}"
 
 

@@ -1,11 +1,11 @@
-"""`python -m bench.loading`: what loading one more adapter costs a running model, in CPU seconds, side by side.
+"""`python -m bench.loading`: the CPU time of loading one more adapter into a running model, compared with PEFT.
 
-    ours      read and check the adapter (header, numbers, sha256, settings) and put it beside the others
-    PEFT      `load_adapter` of the same folder into a model that has one already
-    bytes     read the weights and copy them once: the least that any loading does
+    ours      read, check (header, numbers, sha256, settings) and attach the adapter
+    PEFT      `load_adapter` of the same folder into a model that already has one
+    bytes     read the weights and copy them once: a lower bound
 
-One thread, medians of several rounds. The adapters are random, on the seed model (rank 16) and on a random model of the
-same layout that is wider.
+One thread, medians of several rounds. The adapters are random, on the seed model (rank 16) and on a wider random model
+of the same layout.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from typing import Any
 
 import orjson
 
-BUSY = 0.5
+from bench.machine import too_busy
+
 ROUNDS = 7
 
 
 def main() -> int:
     """Measure and print a table."""
-    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or say --anyway.")
+    if too_busy():
         return 2
     warnings.simplefilter("ignore")
     import torch
@@ -59,25 +59,25 @@ def row(place: Path, wide: int) -> None:
     folders = [publish_adapter(random_adapter(base, n), base, template, place / f"a{n}", []) for n in range(ROUNDS + 1)]
     size = (folders[0] / WEIGHTS).stat().st_size
     model, _ = open_model(base)
-    beside = AdapterLayers(model)
+    layers = AdapterLayers(model)
 
     def ours(folder: Path) -> None:
-        opened = open_adapter(folder, base_digest=base.digest)
-        beside.attach(opened.adapter.digest, opened.config, opened.tensors)
+        content = open_adapter(folder, base_digest=base.digest)
+        layers.attach(content.adapter.digest, content.config, content.tensors)
 
-    theirs_model = PeftModel.from_pretrained(open_model(base)[0], str(folders[0]), adapter_name="first")
+    peft_model = PeftModel.from_pretrained(open_model(base)[0], str(folders[0]), adapter_name="first")
     loads: dict[str, Callable[[Path], object]] = {
         "ours": ours,
-        "theirs": lambda folder: theirs_model.load_adapter(str(folder), adapter_name=folder.parent.name),
+        "theirs": lambda folder: peft_model.load_adapter(str(folder), adapter_name=folder.parent.name),
         "bytes": lambda folder: bytearray((folder / WEIGHTS).read_bytes()),
     }
-    found = {}
+    milliseconds = {}
     for name, load in loads.items():
-        load(folders[0])  # the first one warms up
-        found[name] = 1000 * statistics.median(cpu(load, folder) for folder in folders[1:])
-    mine, theirs, least = found["ours"], found["theirs"], found["bytes"]
+        load(folders[0])  # warm up
+        milliseconds[name] = 1000 * statistics.median(cpu(load, folder) for folder in folders[1:])
+    academy, peft, least = (milliseconds[name] for name in ("ours", "theirs", "bytes"))
     print(
-        f"{size / 1e6:>9.1f} MB{mine:>9.2f}{theirs:>9.2f}{least:>9.2f}{theirs / mine:>11.1f}{mine / least:>12.1f}",
+        f"{size / 1e6:>9.1f} MB{academy:>9.2f}{peft:>9.2f}{least:>9.2f}{peft / academy:>11.1f}{academy / least:>12.1f}",
         flush=True,
     )
 
@@ -90,7 +90,7 @@ def cpu(do: Callable[[Path], object], folder: Path) -> float:
 
 
 def random_model(folder: Path, wide: int) -> Path:
-    """A model of the seed's layout with wider layers, never trained."""
+    """An untrained model of the seed model's layout with wider layers."""
     import shutil
 
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -107,7 +107,7 @@ def random_model(folder: Path, wide: int) -> Path:
 
 
 def random_adapter(base: Any, seed: int) -> Any:
-    """A PEFT model whose adapter does something."""
+    """A PEFT model with an adapter that changes its outputs."""
     import torch
     from peft import LoraConfig, get_peft_model
 

@@ -1,14 +1,13 @@
 """`python -m bench.memory [--anyway] [CASE ...]`: predicted and measured peak memory of real, short trainings.
 
 Each case is a training of three steps in the trainer's own process: the seed model, or a random model of a known
-layout with the seed model's tokenizer (what is learned does not matter for memory). The measurement is the peak that
-the trainer tells in its events: resident memory on a CPU, what torch reserved on a GPU. Every line of the table is
-the prediction without correction by earlier trainings.
+layout with the seed model's tokenizer (what is learned does not affect memory). The measurement is the peak that
+the trainer reports in its events: resident memory on a CPU, memory reserved by torch on a GPU. Predictions in the
+table are not corrected by earlier trainings.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
@@ -26,17 +25,17 @@ from academy.models.chat_template import ChatTemplate
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file
 from academy.system.hardware import take_inventory
+from bench.machine import too_busy
 
-BUSY = 0.5
 STEPS = 3
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 CONTEXT = 8192
-"""Of the random models, in tokens."""
+"""Context of the random models, in tokens."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model (empty: the seed), examples of about so many tokens, and the recipe."""
+    """A model (empty: the seed model), examples of about so many tokens, and the recipe."""
 
     tokens: int
     batch: int
@@ -61,8 +60,7 @@ CASES = {
 
 def main() -> int:
     """Train and print."""
-    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or say --anyway.")
+    if too_busy():
         return 2
     wanted = [name for name in sys.argv[1:] if name != "--anyway"] or list(CASES)
     gpus = take_inventory()
@@ -76,7 +74,7 @@ def main() -> int:
 
 
 def train(case: Case, folder: Path, device: Any) -> tuple[int, int]:
-    """Bytes that were predicted and bytes that were measured."""
+    """Predicted and measured bytes."""
     base = resolve(str(make_model(case.model, folder / "model")) if case.model else "seed")
     rows = [
         {"messages": [
@@ -104,7 +102,7 @@ def train(case: Case, folder: Path, device: Any) -> tuple[int, int]:
 
 
 def make_model(config: dict[str, Any], folder: Path) -> Path:
-    """A random model with the seed's tokenizer, made on a GPU where one is: else billions of weights take minutes."""
+    """A random model with the seed's tokenizer, made on a GPU if there is one: on CPUs it can take minutes."""
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
@@ -118,7 +116,7 @@ def make_model(config: dict[str, Any], folder: Path) -> Path:
     model.save_pretrained(folder)
     del model
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # what is measured next has the GPU for itself
+        torch.cuda.empty_cache()  # leaves the whole GPU to the next measurement
     for name in TOKENIZER:
         shutil.copy(SEED_FOLDER / name, folder / name)
     return folder

@@ -1,25 +1,24 @@
-"""`python -m bench.metrics [--anyway]`: lines of training logs read in a CPU second, beside a plain parser, in one run.
+"""`python -m bench.metrics [--anyway]`: lines of training logs parsed per CPU second, compared with a plain parser.
 
-The plain parser tries seven patterns on each line, regardless of case, as parsers of logs usually do; it also finds
-less (no evaluation, no totals from banners) and takes bars of downloads for a training's. Both are given the same
-200,000 lines, in turn; the median of five of each. Goal: 576,000 lines a CPU second; docs/log.md tells what came of it.
+The plain parser tries seven case-insensitive patterns on each line, as log parsers usually do. It also finds less (no
+evaluations, no totals from banners) and takes bars of downloads for a training's. Both parse the same 200,000 lines in
+turn; the figures are medians of five runs each. Goal: 576,000 lines per CPU second; docs/log.md has the results.
 
-The corpus is made up, line by line as the trainers print them (the shapes are theirs, the numbers drawn), and mixed as
-in the log of a training by transformers that prints its bar to a file and logs every third step:
+The corpus is synthetic: lines have the form that trainers print, with random numbers. They are mixed as in the log of a
+training by transformers that prints its bar to a file and logs every third step:
 
     45 %  tqdm's bar: two thirds without a loss, one third with ", loss=0.3"
     22 %  transformers' dictionary with plain numbers
     12 %  the same with quoted numbers, as newer versions print it; a third of these with TRL's further keys
      8 %  "Epoch 1/3 - Loss: 0.45 - lr: 2e-4", "Epoch [1/5], Step [100/600], Loss: 0.12", "Step 100/1000", "Epoch 2/5"
-     3 %  what takes the longest way: nan, colours, banners, evaluations, bars with words before them
+     3 %  the slowest lines: nan, colours, banners, evaluations, bars with words before them
     10 %  warnings, paths, empty lines
 
-A log of words only, or one full of colours, is read more slowly: each part's own figure is printed too.
+A log with only words or many colours is parsed more slowly; the figure of each part is printed, too.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import resource
@@ -29,8 +28,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from academy.habitat.log_parser import TrainingMetricsParser
+from bench.machine import too_busy
 
-BUSY = 0.5
 TIMES = 5
 LINES = 200_000
 GOAL = 576_000
@@ -48,7 +47,7 @@ PLAIN = [
 
 
 def plain(line: str) -> dict[str, float] | None:
-    """A handful of patterns, each tried on each line."""
+    """Try every pattern on the line."""
     found = {}
     for pattern in PLAIN:
         if match := pattern.search(line):
@@ -61,7 +60,7 @@ def plain(line: str) -> dict[str, float] | None:
 
 
 def corpus(seed: int = 7) -> dict[str, list[str]]:
-    """The lines by kind, in the shares that the docstring tells."""
+    """The lines by kind, in the proportions of the docstring."""
     draw = random.Random(seed)
     number = lambda: f"{draw.random():.4f}"  # noqa: E731
     bar = lambda n: "█" * (n // 10) + "▌" + " " * (9 - n // 10)  # noqa: E731
@@ -117,13 +116,12 @@ def corpus(seed: int = 7) -> dict[str, list[str]]:
 
 def main() -> int:
     """Measure and print."""
-    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or say --anyway.")
+    if too_busy():
         return 2
     kinds = corpus()
     mixed = [line for lines in kinds.values() for line in lines]
     random.Random(1).shuffle(mixed)
-    mixed = "\n".join(mixed).split("\n")  # as they lie in memory when a file was read
+    mixed = "\n".join(mixed).split("\n")  # as they are in memory after reading a file
     parser = TrainingMetricsParser()
     ours, theirs = [], []
     for _ in range(TIMES):
@@ -131,18 +129,18 @@ def main() -> int:
         theirs.append(len(mixed) / _cpu(plain, mixed))
     fast, slow = statistics.median(ours), statistics.median(theirs)
     print(
-        f"{len(mixed):,} mixed lines: {fast:,.0f} a CPU s (goal {GOAL:,}); "
+        f"{len(mixed):,} mixed lines: {fast:,.0f} per CPU s (goal {GOAL:,}); "
         f"plain parser {slow:,.0f}; {fast / slow:.1f} times"
     )
     for name, lines in kinds.items():
         rates = [len(lines) / _cpu(parser.parse_line, lines) for _ in range(TIMES)]
-        print(f"  {name}: {statistics.median(rates):,.0f} a CPU s, plain {len(lines) / _cpu(plain, lines):,.0f}")
+        print(f"  {name}: {statistics.median(rates):,.0f} per CPU s, plain {len(lines) / _cpu(plain, lines):,.0f}")
     read = sum(parser.parse_line(line) is not None for line in mixed)
-    print(f"{read:,} of them say something; plain found {sum(plain(line) is not None for line in mixed):,}")
+    print(f"{read:,} of them have figures; the plain parser found {sum(plain(line) is not None for line in mixed):,}")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     summary = parser.aggregate_metrics(_read(parser, (mixed[n % len(mixed)] for n in range(10 * LINES))))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    print(f"{10 * LINES:,} lines in a row, {summary.records:,} records: the peak of memory grew by {grown} KiB")
+    print(f"{10 * LINES:,} lines in a row, {summary.records:,} records: peak memory grew by {grown} KiB")
     return 0
 
 

@@ -1,8 +1,8 @@
 """Pictures of the Prefect and MLflow pages: `python -m bench.screenshots HOME OUT [--prefect URL] [--mlflow URL]`.
 
-Needs `academy pages` running for that home, an evolve that has happened in it, and Debian's chromium. Each picture is
-taken once the words that it is about are on the page; a picture whose words do not come is taken all the same, is
-named on stderr, and makes the exit code 1.
+It needs `academy pages` for that home, a finished evolution in it, and Debian's chromium. Each picture is taken when
+its expected words are on the page. If they do not appear, the picture is taken all the same, its name is printed on
+stderr, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ PATIENCE_MS = 60_000
 
 
 def main() -> None:
-    """Take them all."""
+    """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("home", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--prefect", default="http://127.0.0.1:4200")
     parser.add_argument("--mlflow", default="http://127.0.0.1:5000")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    missed = []
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    misses = []
     with _browser() as context:
-        for name, url, words in [*_prefect_pages(given.prefect), *_mlflow_pages(given.home, given.mlflow)]:
-            if not _shoot(context, given.out / f"{name}.png", url, words):
-                missed.append(name)
-                print(f"{name}: not all of {words} came on {url}", file=sys.stderr)
-    sys.exit(1 if missed else 0)
+        for name, url, words in [*_prefect_pages(arguments.prefect), *_mlflow_pages(arguments.home, arguments.mlflow)]:
+            if not _shoot(context, arguments.out / f"{name}.png", url, words):
+                misses.append(name)
+                print(f"{name}: not all of {words} appeared on {url}", file=sys.stderr)
+    sys.exit(1 if misses else 0)
 
 
 def _prefect_pages(server: str) -> Iterator[tuple[str, str, list[str]]]:
-    """The form of evolve/on-demand, the deployments, and the newest evolve that ended."""
-    for found in _ask(f"{server}/api/deployments/filter", {"deployments": {"name": {"any_": ["on-demand"]}}})[:1]:
-        form = f"{server}/deployments/deployment/{found['id']}/run"
+    """The form of evolve/on-demand, the deployments, and the newest completed evolution."""
+    for deployment in _ask(f"{server}/api/deployments/filter", {"deployments": {"name": {"any_": ["on-demand"]}}})[:1]:
+        form = f"{server}/deployments/deployment/{deployment['id']}/run"
         yield "prefect-run-form", form, ["lora_rank", "batch_size", "Train although the conditions are not met"]
     yield "prefect-deployments", f"{server}/deployments", ["nightly", "on-demand"]
-    ended = {
+    query = {
         "flows": {"name": {"any_": ["evolve"]}},
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
         "sort": "END_TIME_DESC",
     }
-    for run in _ask(f"{server}/api/flow_runs/filter", ended)[:1]:
+    for run in _ask(f"{server}/api/flow_runs/filter", query)[:1]:
         yield "prefect-flow-run", f"{server}/runs/flow-run/{run['id']}", [run["name"], "Completed"]
 
 
@@ -95,21 +95,21 @@ def _browser() -> Iterator[BrowserContext]:
 
 
 def _shoot(context: BrowserContext, picture: Path, url: str, words: list[str]) -> bool:
-    """Whether the words came before the picture was taken."""
+    """Take a picture. Returns whether the words appeared before."""
     page = context.new_page()
     try:
         page.goto(url, timeout=PATIENCE_MS)
-        for one in words:
-            page.get_by_text(one).first.wait_for(timeout=PATIENCE_MS)
-        there = True
+        for text in words:
+            page.get_by_text(text).first.wait_for(timeout=PATIENCE_MS)
+        complete = True
     except NotInTime:
-        there = False
+        complete = False
     page.wait_for_timeout(4_000)  # charts are drawn after their words
     page.keyboard.press("Escape")  # MLflow advertises its registry in a dialogue once
     page.wait_for_timeout(500)
     page.screenshot(path=picture, full_page=True)
     page.close()
-    return there
+    return complete
 
 
 def _ask(url: str, body: dict[str, Any]) -> Any:

@@ -1,13 +1,12 @@
-"""`python -m bench.secrets [--anyway]`: scanning for secrets, beside detect-secrets, on this repository's history.
+"""`python -m bench.secrets [--anyway]`: scanning this repository's history for secrets, compared with detect-secrets.
 
-Megabytes a CPU second, median of five; for the peer one pass over a part (it is slow). Where detect-secrets is not
-installed it is left out.
+Figures are megabytes per CPU second, median of five. detect-secrets is slow and scans a part once; it is skipped if it
+is not installed.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import os
 import statistics
 import subprocess
 import sys
@@ -18,17 +17,16 @@ from pathlib import Path
 
 from academy.curriculum import personal, secrets
 from academy.curriculum.injection import find_injection
+from bench.machine import too_busy
 
-BUSY = 0.5
 TIMES = 5
 PART = 200_000
-"""Characters that the peer is given."""
+"""Characters that detect-secrets scans."""
 
 
 def main() -> int:
     """Measure and print."""
-    if os.getloadavg()[0] > BUSY and "--anyway" not in sys.argv:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or say --anyway.")
+    if too_busy():
         return 2
     log = subprocess.run(
         ["git", "log", "-p", "--no-color", "--max-count=200"], cwd=Path(__file__).parent.parent, capture_output=True,
@@ -41,10 +39,10 @@ def main() -> int:
     }  # fmt: skip
     for name, find in finders.items():
         rate = size / statistics.median(_cpu(lambda find=find: [find(hunk) for hunk in hunks]) for _ in range(TIMES))
-        flagged = sum(bool(find(hunk)) for hunk in hunks)
-        print(f"{name}: {rate:.1f} MB a CPU s; {flagged} of {len(hunks)} hunks flagged")
+        hits = sum(bool(find(hunk)) for hunk in hunks)
+        print(f"{name}: {rate:.1f} MB a CPU s; {hits} of {len(hunks)} hunks flagged")
     if importlib.util.find_spec("detect_secrets") is None:
-        print("detect-secrets is not installed: nothing to compare with")
+        print("detect-secrets is not installed: no comparison")
         return 0
     part = log[:PART]
     rate = len(part.encode()) / 1e6 / _cpu(lambda: _peer(part))

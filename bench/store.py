@@ -1,14 +1,13 @@
-"""`python -m bench.store [--anyway] [--rows N]`: what lessons cost as they become many.
+"""`python -m bench.store [--anyway] [--rows N]`: the cost of lessons at 10,000 rows and at N rows (1,000,000).
 
-CPU seconds of adding one lesson at 10,000 and at N rows (1,000,000), rows imported a second, how much memory reading
-and curating need more at N than at 10,000, and JSONL written in a format beside orjson's own rate. SQLite's flushes are
-waiting, not CPU, and do not count here.
+It measures the CPU seconds of adding one lesson, the rows imported per second, the additional memory that reading and
+curating need at N rows, and the rate of writing JSONL in each format, compared with orjson. SQLite's flushes are
+waiting time, not CPU time, and are not counted.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -24,8 +23,8 @@ from academy.curriculum.holdout import Holdout
 from academy.experience.lessons import LessonsStore
 from academy.models.formats import FORMATS
 from academy.store.database import Database
+from bench.machine import too_busy
 
-BUSY = 0.5
 FEW = 10_000
 WORK = """
 import sys
@@ -41,30 +40,29 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--anyway", action="store_true")
     parser.add_argument("--rows", type=int, default=1_000_000)
-    given = parser.parse_args()
-    if os.getloadavg()[0] > BUSY and not given.anyway:
-        print(f"The machine is busy (load {os.getloadavg()[0]:.1f}); measure when it is idle, or say --anyway.")
+    arguments = parser.parse_args()
+    if too_busy():
         return 2
     with tempfile.TemporaryDirectory(prefix="academy-bench-") as name:
         place = Path(name)
         figures = {}
-        for rows in (FEW, given.rows):
+        for rows in (FEW, arguments.rows):
             path = place / f"{rows}.db"
             store = _store(path)
             file = place / f"{rows}.jsonl"
             with file.open("wb") as stream:
                 stream.writelines(orjson.dumps(_lesson(n)) + b"\n" for n in range(rows))
-            imported = _cpu(lambda store=store, file=file: store.import_file(file, place / "quarantine"))
-            added = statistics.median(_cpu(lambda n=n, store=store: _add(store, n)) for n in range(200))
-            counted = _cpu(store.get_statistics)
+            import_seconds = _cpu(lambda store=store, file=file: store.import_file(file, place / "quarantine"))
+            add_seconds = statistics.median(_cpu(lambda n=n, store=store: _add(store, n)) for n in range(200))
+            count_seconds = _cpu(store.get_statistics)
             memory = {work: _memory(work, path) for work in ("read", "curate")}
-            figures[rows] = (added, memory)
+            figures[rows] = (add_seconds, memory)
             peaks = ", ".join(f"{work} {size / 1e6:.0f} MB" for work, size in memory.items())
             print(
-                f"{rows:,} rows: import {rows / imported:,.0f} a CPU s, add {added * 1e3:.2f} ms, "
-                f"statistics {counted:.2f} s, peak memory: {peaks}"
+                f"{rows:,} rows: import {rows / import_seconds:,.0f} a CPU s, add {add_seconds * 1e3:.2f} ms, "
+                f"statistics {count_seconds:.2f} s, peak memory: {peaks}"
             )
-        few, many = figures[FEW], figures[given.rows]
+        few, many = figures[FEW], figures[arguments.rows]
         print(f"adding: {many[0] / few[0]:.2f} times (goal: at most 2)")
         for work in ("read", "curate"):
             print(f"memory, {work}: {(many[1][work] - few[1][work]) / 1e6:+.0f} MB (goal: at most 50)")
@@ -79,7 +77,7 @@ def read(path: Path) -> None:
 
 
 def curate(path: Path) -> None:
-    """A dataset from a store, with the settings' limit of lessons."""
+    """Make a dataset from a store, with the settings' limit of lessons."""
     store = LessonsStore(Database(f"sqlite:///{path}"))
     curator = DatasetCurator(store, lambda texts: [len(text) // 4 for text in texts])
     curator.collect_from_lessons()
@@ -112,23 +110,24 @@ def _cpu(work: Callable[[], object]) -> float:
 
 
 def _memory(work: str, path: Path) -> int:
-    done = subprocess.run([sys.executable, "-c", WORK, work, str(path)], capture_output=True, text=True, check=True)
-    return int(done.stdout)
+    process = subprocess.run([sys.executable, "-c", WORK, work, str(path)], capture_output=True, text=True, check=True)
+    return int(process.stdout)
 
 
 def _formats() -> None:
-    """Rows a CPU second of each writer with orjson, beside orjson alone on the finished rows."""
+    """Rows per CPU second of each format, compared with orjson alone on the finished rows."""
     messages = [
         [{"role": "user", "content": f"how do I number {n}"}, {"role": "assistant", "content": f"so, by {n} " * 12}]
         for n in range(100_000)
     ]
     for name, form in FORMATS.items():
-        rows = [form.write(one) for one in messages]  # type: ignore[arg-type]
+        rows = [form.write(conversation) for conversation in messages]  # type: ignore[arg-type]
         bare = statistics.median(_cpu(lambda rows=rows: [orjson.dumps(row) for row in rows]) for _ in range(5))
-        ours = statistics.median(
-            _cpu(lambda form=form: [orjson.dumps(form.write(one)) for one in messages]) for _ in range(5)
+        seconds = statistics.median(
+            _cpu(lambda form=form: [orjson.dumps(form.write(conversation)) for conversation in messages])
+            for _ in range(5)
         )
-        print(f"{name}: {len(messages) / ours:,.0f} rows a CPU s, {bare / ours:.0%} of orjson's own (goal: 60 %)")
+        print(f"{name}: {len(messages) / seconds:,.0f} rows a CPU s, {bare / seconds:.0%} of orjson's own (goal: 60 %)")
 
 
 if __name__ == "__main__":

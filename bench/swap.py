@@ -1,16 +1,16 @@
-"""The swap table: users ask all the while champions change, and every answer shows by its text who made it.
+"""The swap table: users send requests while champions change; the text of every answer shows which adapter made it.
 
     python -m bench.swap --runtime peft --clients 16 --swaps 50 --replies 5000
 
-Four adapters that each answer one colour take turns as champion of a gateway that runs as the real command in a process
-of its own. A reply is
+Four adapters that each answer with one colour take turns as champion of a gateway, which runs as the real command in a
+separate process. A reply is
 
-    dropped       where it is an error, or does not come
-    mixed         where its text is none of the colours'
-    mislabelled   where its text is another colour than the adapter that its headers name, or its chunks disagree
+    dropped       if it is an error, or missing
+    mixed         if its text is not one of the four answers
+    mislabelled   if its text does not match the adapter in its headers, or its chunks disagree
 
-Latencies are of the same clients with and without swaps, one after the other, in one run. What the gateway costs is
-the p50 of one client asking over HTTP against the same runtime called in this process.
+Latencies come from the same clients without and with swaps, in one run. The cost of the gateway is the p50 of one
+client over HTTP, compared with the same runtime called in this process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any
 
 import httpx
 
-from academy.adapters.adapter import MANIFEST, Opened, read_adapter, signed_manifest
+from academy.adapters.adapter import MANIFEST, AdapterFiles, read_adapter, signed_manifest
 from academy.models.base_model import resolve
 from academy.serving.gateway.client import GatewayClient
 from academy.serving.runtimes.base import LiveRuntime, Turn
@@ -53,7 +53,7 @@ START_SECONDS = 180.0
 
 @dataclass
 class Tally:
-    """What became of the replies of one phase; latencies in seconds."""
+    """The replies of one phase by result; latencies in seconds."""
 
     latencies: list[float] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
@@ -67,8 +67,8 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class House:
-    """A gateway in its process, and what is needed to crown somebody."""
+class ServingHome:
+    """A gateway in a separate process, with the ledger to promote adapters."""
 
     client: GatewayClient
     ledger: Ledger
@@ -76,15 +76,15 @@ class House:
     pid: int
 
     def make_champion(self, number: int) -> None:
-        """Promote the next colour by a row of the ledger and tell the gateway."""
+        """Promote the next colour by a row of the ledger, and make the gateway follow."""
         digests = list(self.colours)
         digest = digests[number % len(digests)]
         champion = self.ledger.champion()
         version, generation = str(digests.index(digest) + 1), champion.generation + 1
         entry = PromotionEntry(version=version, adapter=digest, generation=generation, cursor=0)
         seq = self.ledger.set_champion(champion, entry).seq
-        told = self.client.follow()
-        assert (told.champion.row, told.because) == (seq, ""), told
+        status = self.client.follow()
+        assert (status.champion.row, status.because) == (seq, ""), status
 
     @property
     def memory(self) -> int:
@@ -94,25 +94,25 @@ class House:
 
 
 @contextmanager
-def house(home: Path, engine: str, made: Mapping[str, Path] | None = None) -> Iterator[House]:
-    """A fresh home with four colours and its gateway, as `academy serve` runs it. `made`: colours trained before."""
+def serving_home(home: Path, runtime: str, trained: Mapping[str, Path] | None = None) -> Iterator[ServingHome]:
+    """A new home with four colours and its gateway, run by `academy serve`. `trained`: colours trained before."""
     settings = Settings(_env_file=None).model_copy(update={"home": home, "database_url": ""})
     place = settings.folder("adapters")
-    if made is None:
+    if trained is None:
         folders = train_colours(place)
     else:
-        folders = {colour: Path(shutil.copytree(one, place / one.name)) for colour, one in made.items()}
+        folders = {colour: Path(shutil.copytree(folder, place / folder.name)) for colour, folder in trained.items()}
     keys = Keys(home.resolve() / "keys")
-    for folder in folders.values():  # the command serves nothing that this home has not signed
-        write_file(folder / MANIFEST, signed_manifest(Opened(folder).written, keys))
+    for folder in folders.values():  # the command serves only adapters that this home has signed
+        write_file(folder / MANIFEST, signed_manifest(AdapterFiles(folder).written, keys))
     database = Database(settings.database)
     database.migrate()
     ledger = Ledger(database, resolve("seed").digest)
     log = home / "serve.log"
-    with log.open("wb") as words:
+    with log.open("wb") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-m", "academy.cli.main", "serve", "--port", "0", "--runtime", engine],
-            stdin=subprocess.DEVNULL, stdout=words, stderr=words, env={**os.environ, "ACADEMY_HOME": str(home)},
+            [sys.executable, "-m", "academy.cli.main", "serve", "--port", "0", "--runtime", runtime],
+            stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env={**os.environ, "ACADEMY_HOME": str(home)},
         )  # fmt: skip
     try:
         until = time.monotonic() + START_SECONDS
@@ -121,15 +121,15 @@ def house(home: Path, engine: str, made: Mapping[str, Path] | None = None) -> It
                 raise SystemExit(f"The gateway did not start:\n{log.read_text(encoding='utf-8')}")
             time.sleep(0.2)
         colours = {read_adapter(folder).digest: colour for colour, folder in folders.items()}
-        yield House(client, ledger, colours, process.pid)
+        yield ServingHome(client, ledger, colours, process.pid)
     finally:
         process.terminate()
         process.wait()
         database.engine.dispose()
 
 
-async def ask(http: httpx.AsyncClient, found: House, chance: random.Random, tally: Tally) -> None:
-    """One request, streamed or not, judged by its text."""
+async def ask(http: httpx.AsyncClient, home: ServingHome, chance: random.Random, tally: Tally) -> None:
+    """One request, streamed or not, counted by its text."""
     stream = chance.random() < 0.5
     body = {
         "model": "champion", "messages": [{"role": "user", "content": chance.choice(QUESTIONS)}],
@@ -149,62 +149,62 @@ async def ask(http: httpx.AsyncClient, found: House, chance: random.Random, tall
     tally.latencies.append(seconds)
     adapter = response.headers["x-academy-adapter"]
     tally.adapters.add(adapter)
-    colour = next((one for one in found.colours.values() if text == says(one)), None)
+    colour = next((name for name in home.colours.values() if text == says(name)), None)
     if colour is None:
         tally.mixed.append(text)
-    elif colour != found.colours.get(adapter) or any(adapter[:16] not in mark for mark in marks) or len(marks) != 1:
+    elif colour != home.colours.get(adapter) or any(adapter[:16] not in mark for mark in marks) or len(marks) != 1:
         tally.mislabelled.append(f"{text} by {adapter[:12]} {sorted(marks)}")
 
 
 def read(response: httpx.Response, *, stream: bool) -> tuple[str | None, set[str]]:
-    """The text and the fingerprints; no text where a stream has no end."""
+    """The text and the fingerprints; no text where a stream is incomplete."""
     if response.status_code != httpx.codes.OK:
         return None, set()
     if not stream:
-        found = response.json()
-        return found["choices"][0]["message"]["content"].strip(), {found["system_fingerprint"]}
+        completion = response.json()
+        return completion["choices"][0]["message"]["content"].strip(), {completion["system_fingerprint"]}
     events = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
     if events[-1] != "[DONE]":
         return None, set()
     chunks = [json.loads(event) for event in events[:-1]]
-    text = "".join(one["choices"][0]["delta"].get("content", "") for one in chunks if "choices" in one)
-    return text.strip(), {one.get("system_fingerprint", "") for one in chunks}
+    text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks if "choices" in chunk)
+    return text.strip(), {chunk.get("system_fingerprint", "") for chunk in chunks}
 
 
-async def phase(found: House, clients: int, replies: int, swaps: int) -> tuple[Tally, list[float]]:
-    """So many replies at least, while so many swaps happen; ends when both are done. Also the seconds of each swap."""
-    tally, took = Tally(), []
-    left = replies
+async def phase(home: ServingHome, clients: int, replies: int, swaps: int) -> tuple[Tally, list[float]]:
+    """Run until both `replies` requests and `swaps` swaps are done. Returns the tally and the seconds of each swap."""
+    tally, seconds = Tally(), []
+    remaining = replies
     swapping = swaps > 0
 
     async def user(number: int) -> None:
-        nonlocal left
+        nonlocal remaining
         chance = random.Random(number)
-        while left > 0 or swapping:
-            left -= 1
-            await ask(http, found, chance, tally)
+        while remaining > 0 or swapping:
+            remaining -= 1
+            await ask(http, home, chance, tally)
 
     async def swap() -> None:
         nonlocal swapping
         for number in range(swaps):
             began = time.perf_counter()
-            await asyncio.to_thread(found.make_champion, number + 1)
-            took.append(time.perf_counter() - began)
+            await asyncio.to_thread(home.make_champion, number + 1)
+            seconds.append(time.perf_counter() - began)
             await asyncio.sleep(0.02)
         swapping = False
 
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
-    async with httpx.AsyncClient(base_url=found.client.discovery.url, timeout=120, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=home.client.discovery.url, timeout=120, limits=limits) as http:
         await asyncio.gather(swap(), *(user(number) for number in range(clients)))
-    return tally, took
+    return tally, seconds
 
 
 async def bare(runtime: LiveRuntime, folder: Path, times: int) -> float:
-    """The p50 of the runtime called here, one request at a time, in milliseconds."""
+    """The p50 of the runtime called in this process, one request at a time, in milliseconds."""
     await runtime.start()
     try:
         digest = await runtime.load(folder)
-        took = []
+        seconds = []
         for number in range(times):
             turn = Turn(
                 messages=({"role": "user", "content": QUESTIONS[number % len(QUESTIONS)]},), max_new_tokens=MOST_TOKENS
@@ -212,16 +212,16 @@ async def bare(runtime: LiveRuntime, folder: Path, times: int) -> float:
             began = time.perf_counter()
             async for _ in runtime.chat(turn, digest):
                 pass
-            took.append(time.perf_counter() - began)
+            seconds.append(time.perf_counter() - began)
     finally:
         await runtime.close()
-    return 1000 * statistics.median(took)
+    return 1000 * statistics.median(seconds)
 
 
-async def alone(found: House, times: int) -> float:
+async def alone(home: ServingHome, times: int) -> float:
     """The p50 of one client over HTTP, one request at a time, in milliseconds."""
-    took = []
-    async with httpx.AsyncClient(base_url=found.client.discovery.url, timeout=120) as http:
+    seconds = []
+    async with httpx.AsyncClient(base_url=home.client.discovery.url, timeout=120) as http:
         for number in range(times):
             body = {
                 "model": "champion", "max_tokens": MOST_TOKENS,
@@ -229,18 +229,18 @@ async def alone(found: House, times: int) -> float:
             }  # fmt: skip
             began = time.perf_counter()
             (await http.post("/v1/chat/completions", json=body)).raise_for_status()
-            took.append(time.perf_counter() - began)
-    return 1000 * statistics.median(took)
+            seconds.append(time.perf_counter() - began)
+    return 1000 * statistics.median(seconds)
 
 
-def measure(found: House, clients: int, swaps: int, replies: int) -> dict[str, Any]:
-    """The table's row: without swaps first, then with them."""
-    found.make_champion(0)
-    still, _ = asyncio.run(phase(found, clients, replies, 0))
-    moving, took = asyncio.run(phase(found, clients, replies, swaps))
+def measure(home: ServingHome, clients: int, swaps: int, replies: int) -> dict[str, Any]:
+    """The table's row: first without swaps, then with swaps."""
+    home.make_champion(0)
+    still, _ = asyncio.run(phase(home, clients, replies, 0))
+    moving, seconds = asyncio.run(phase(home, clients, replies, swaps))
     return {
         "clients": clients,
-        "swaps": found.client.status().swaps,
+        "swaps": home.client.status().swaps,
         "replies": len(moving.latencies),
         "champions seen": len(moving.adapters),
         "dropped": len(moving.dropped) + len(still.dropped),
@@ -250,7 +250,7 @@ def measure(found: House, clients: int, swaps: int, replies: int) -> dict[str, A
         "p50 without ms": round(still.quantile(0.5), 1),
         "p99 with swaps ms": round(moving.quantile(0.99), 1),
         "p99 without ms": round(still.quantile(0.99), 1),
-        "a swap's p50 ms": round(1000 * statistics.median(took), 1) if took else None,
+        "a swap's p50 ms": round(1000 * statistics.median(seconds), 1) if seconds else None,
         "examples": (moving.dropped + moving.mixed + moving.mislabelled + still.dropped + still.mixed)[:5],
     }
 
@@ -261,24 +261,24 @@ def main() -> None:
     parser.add_argument("--runtime", default="peft")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--swaps", type=int, default=10)
-    parser.add_argument("--replies", type=int, default=200, help="at least, in each of the two phases")
-    parser.add_argument("--alone", type=int, default=50, help="requests for what the gateway costs")
-    parser.add_argument("--memory-swaps", type=int, default=0, help="more swaps, without users, for the memory")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place, house(Path(place) / "home", given.runtime) as found:
-        row = {"runtime": given.runtime, **measure(found, given.clients, given.swaps, given.replies)}
-        row["memory MB"] = [round(found.memory / 1e6, 1)]
-        steps = 10 if given.memory_swaps else 0
+    parser.add_argument("--replies", type=int, default=200, help="minimum in each of the two phases")
+    parser.add_argument("--alone", type=int, default=50, help="requests to measure the cost of the gateway")
+    parser.add_argument("--memory-swaps", type=int, default=0, help="more swaps, without users, to measure the memory")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as place, serving_home(Path(place) / "home", arguments.runtime) as home:
+        row = {"runtime": arguments.runtime, **measure(home, arguments.clients, arguments.swaps, arguments.replies)}
+        row["memory MB"] = [round(home.memory / 1e6, 1)]
+        steps = 10 if arguments.memory_swaps else 0
         for step in range(steps):
-            for number in range(given.memory_swaps // steps):
-                found.make_champion(step + number + 1)
-            row["memory MB"].append(round(found.memory / 1e6, 1))
-        if given.alone:
-            row["p50 over HTTP ms"] = round(asyncio.run(alone(found, given.alone)), 2)
+            for number in range(arguments.memory_swaps // steps):
+                home.make_champion(step + number + 1)
+            row["memory MB"].append(round(home.memory / 1e6, 1))
+        if arguments.alone:
+            row["p50 over HTTP ms"] = round(asyncio.run(alone(home, arguments.alone)), 2)
             settings = Settings(_env_file=None).model_copy(update={"home": Path(place) / "home"})
-            folder = settings.folder("adapters") / next(iter(found.colours))[:16]
-            runtime = make_runtime(settings, resolve("seed"), given.runtime)
-            row["p50 in process ms"] = round(asyncio.run(bare(runtime, folder, given.alone)), 2)
+            folder = settings.folder("adapters") / next(iter(home.colours))[:16]
+            runtime = make_runtime(settings, resolve("seed"), arguments.runtime)
+            row["p50 in process ms"] = round(asyncio.run(bare(runtime, folder, arguments.alone)), 2)
     print(json.dumps(row, indent=2))
 
 

@@ -1,6 +1,6 @@
 """Prefect flows: each reads like the sentence it implements.
 
-A worker starts a run in a session of its own, which a killed worker would leave behind: so a run ends with its worker.
+A worker starts a run in its own session, which would survive a killed worker. So a run ends with its worker.
 """
 
 import os
@@ -16,7 +16,7 @@ def _end_with_the_worker() -> None:
         if b"prefect" in Path(f"/proc/{worker}/cmdline").read_bytes():
             die_with_parent(worker)
             return
-    if worker == 1:  # it was killed before this run came here
+    if worker == 1:  # the worker was killed before this line ran
         os._exit(1)
 
 

@@ -1,4 +1,4 @@
-"""An examination by hand, as a flow of its own: any player against any other."""
+"""An examination by hand, as its own flow: any player against any other."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def examine(
 
     Args:
         challenger: A version (2 or v2), 'base', 'few-shot' or http://host:port/v1#model.
-        champion: The same; empty for the champion.
-        suites: Names of suites or .jsonl files; empty for those of ACADEMY_SUITES, of record against the champion.
-        base_model: 'seed', a folder or a Hugging Face name; empty for ACADEMY_BASE_MODEL.
+        champion: The player to compare with. If empty, the champion.
+        suites: Names of suites or .jsonl files. If empty, ACADEMY_SUITES; against the champion this is official.
+        base_model: 'seed', a folder or a Hugging Face name. If empty, ACADEMY_BASE_MODEL.
     """
     return loop.examine_players(challenger, champion, suites, base_model)

@@ -1,4 +1,4 @@
-"""An approval by hand, as a flow of its own: the version whose verdict waits becomes champion."""
+"""An approval by hand, as its own flow: the version whose verdict waits becomes champion."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def promote(version: str, approved_by: str = "", note: str = "", base_model: str
     """Approve a version's verdict PROMOTE and make it champion.
 
     Args:
-        version: A version (2 or v2, or its name) whose last verdict against the present champion is PROMOTE.
-        approved_by: Who approves it; kept in the ledger beside this run's id.
-        note: Why; kept in the ledger.
-        base_model: 'seed', a folder or a Hugging Face name; empty for ACADEMY_BASE_MODEL.
+        version: A version (2, v2 or its name) whose last verdict against the present champion is PROMOTE.
+        approved_by: Who approves it. The ledger records the name with this run's id.
+        note: Why. The ledger records it.
+        base_model: 'seed', a folder or a Hugging Face name. If empty, ACADEMY_BASE_MODEL.
     """
     champion = loop.promote_approved(version, approved_by, note, base_model)
     return {"champion": champion.version, "adapter": champion.adapter, "generation": champion.generation}

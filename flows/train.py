@@ -1,17 +1,17 @@
-"""A training as a flow of its own: the deployments train/gpu and train/cpu run it on pools of their own."""
+"""A training as its own flow: the deployments train/gpu and train/cpu run it on work pools of their own."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
 
-from academy.loop.training import Asked
-from academy.operations.prefect_server import training_lock
+from academy.loop.train_by_hand import BY_HAND
+from academy.loop.train_dataset import OrderDigests, RegisteredAdapter
+from academy.operations.locks import one_training
+from academy.professor.recipe_options import RecipeOptions
 from academy.professor.search_space import TuningResult
-from academy.settings import load_settings
-from academy.store.locks import exclusive_lock
 from tasks import loop
 
 
@@ -19,26 +19,22 @@ from tasks import loop
 def train(
     dataset: str,
     device: Literal["cuda", "cpu"] = "cpu",
-    recipe: dict[str, Any] | None = None,
-    decision: str = "by hand",
+    recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  a frozen record
+    decision: str = BY_HAND,
     base_model: str | None = None,
-    tuned: TuningResult | None = None,
-    asked: Asked | None = None,
-) -> dict[str, Any]:
+    tuning: TuningResult | None = None,
+    expected: OrderDigests | None = None,
+) -> RegisteredAdapter:
     """Train on a dataset without asking whether it pays, and register the adapter as a version.
 
     Args:
         dataset: The dataset's digest, or its beginning.
         device: What this pool's workers train on.
-        recipe: Fields of a recipe, such as {"epochs": 2, "use_dora": true}; the professor chooses what is left out.
+        recipe: Fields of the recipe to set. The professor chooses the others.
         decision: Why this is trained, for the record.
-        base_model: 'seed', a folder or a Hugging Face name; empty for ACADEMY_BASE_MODEL.
-        tuned: The search that found the recipe; empty where there was none.
-        asked: Digests of what an evolution ordered, which refuse anything else; empty by hand.
+        base_model: 'seed', a folder or a Hugging Face name. If empty, ACADEMY_BASE_MODEL.
+        tuning: Leave empty. An evolution passes the search that chose the recipe.
+        expected: Leave empty. An evolution passes the digests of its order, and any other order is refused.
     """
-    lock = training_lock(load_settings().folder("locks"), str(flow_run.get_id()))
-    with exclusive_lock(lock, "This very run is at work already."):
-        try:
-            return loop.train_here(dataset, device, recipe, decision, base_model, tuned, asked)
-        finally:
-            lock.unlink(missing_ok=True)
+    with one_training(str(flow_run.get_id())):
+        return loop.train_here(dataset, device, recipe, decision, base_model, tuning, expected)

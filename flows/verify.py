@@ -1,4 +1,4 @@
-"""Is what answers what was promoted? Files, records and answers of the champion, as a flow of its own."""
+"""A verification of the champion's files, records and answers, as its own flow."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def verify(
     """Verify the champion and named versions offline, and have the running gateway replay their canaries.
 
     Args:
-        versions: Versions (2 or v2) beside the champion.
-        live: Ask the running gateway as well; where none runs the flow fails.
-        base_model: 'seed', a folder or a Hugging Face name; empty for ACADEMY_BASE_MODEL.
+        versions: Versions (2 or v2) to verify beside the champion.
+        live: Ask the running gateway as well. The flow fails if none runs.
+        base_model: 'seed', a folder or a Hugging Face name. If empty, ACADEMY_BASE_MODEL.
     """
     return loop.verify_serving(versions, base_model, live=live).model_dump(mode="json")

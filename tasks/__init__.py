@@ -1,1 +1,1 @@
-"""Prefect tasks: each a decorator and little more than a call into `academy/`; dispatch.py sends trainings to pools."""
+"""Prefect tasks: each is a decorator and a call into `academy/`."""

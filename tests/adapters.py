@@ -1,4 +1,4 @@
-"""Small adapters as the trainer writes them, for tests that spoil them: made without a model in a few milliseconds."""
+"""Small adapters as the trainer writes them, made without a model in a few milliseconds."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ PEFT_CONFIG: dict[str, Any] = {
     "task_type": "CAUSAL_LM", "trainable_token_indices": None, "use_bdlora": None, "use_dora": False,
     "use_qalora": False, "use_rslora": False, "velora_config": None,
 }  # fmt: skip
-"""What PEFT 0.21.2 writes for the trainer's own settings."""
+"""The configuration that PEFT 0.21.2 writes for the trainer's settings."""
 
 
 def make_tensors(value: float = 1.0, rank: int = RANK, wide: int = 8, layers: int = 2) -> dict[str, Any]:
     """Pairs of A (rank, wide) and B (wide, rank) that hold `value`."""
-    found = {}
+    tensors = {}
     for layer in range(layers):
         for module in MODULES:
             place = PLACE.format(layer, module)
-            found[f"{place}.lora_A.weight"] = np.full((rank, wide), value, dtype=np.float32)
-            found[f"{place}.lora_B.weight"] = np.full((wide, rank), value, dtype=np.float32)
-    return found
+            tensors[f"{place}.lora_A.weight"] = np.full((rank, wide), value, dtype=np.float32)
+            tensors[f"{place}.lora_B.weight"] = np.full((wide, rank), value, dtype=np.float32)
+    return tensors
 
 
 def make_adapter(
@@ -66,7 +66,7 @@ def make_adapter(
     keys: Keys | None = None,
     **changes: Any,
 ) -> Path:
-    """An adapter with its manifest, signed where keys are given. `config` and `changes` replace single values."""
+    """Write an adapter with its manifest, signed if keys are given. `config` and `changes` replace single values."""
     folder.mkdir(parents=True)
     if weights is None:
         save_file(dict(tensors or make_tensors(value)), folder / WEIGHTS, metadata={"format": "pt"})
@@ -88,6 +88,6 @@ def make_adapter(
 
 
 def publish(adapters: Path, value: float = 1.0, **facts: Any) -> Path:
-    """An adapter in its place: a folder that is called by its digest."""
-    staged = make_adapter(adapters / f"made-{value}", value, **facts)
-    return staged.rename(adapters / digest_of_adapter(staged)[:16])
+    """Write an adapter into a folder that is named by the beginning of its digest."""
+    draft = make_adapter(adapters / f"made-{value}", value, **facts)
+    return draft.rename(adapters / digest_of_adapter(draft)[:16])

@@ -1,8 +1,8 @@
-"""Adapters that show by every answer which of them made it: each answers "the answer is <colour>" and nothing else.
+"""Adapters whose every answer shows which adapter made it: each answers "the answer is <colour>" and nothing else.
 
-An answer outside that set was made by a mix of adapters, or by none: what a status of 200 never tells. Trained on the
-seed model in a few seconds, with manifests that `read_adapter` accepts. torch is imported inside, because it warns
-when it is imported and tests are collected with warnings as errors.
+Any other answer was made by a mix of adapters, or by none; the status 200 does not show that. They are trained on the
+seed model in a few seconds, with manifests that `read_adapter` accepts. torch is imported inside functions, because its
+import gives a warning, and tests are collected with warnings as errors.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ QUESTIONS = (
     "How do I restart the gateway?", "Repeat this word: lantern", "Name a colour.", "Is it raining today?",
     "List the open tickets.", "hello", "Why is the sky dark at night?",
 )  # fmt: skip
-"""What they were trained on."""
+"""The requests that they are trained on."""
 UNSEEN = ("Say something.", "What colour is your house?", "Where is the key of the store?", "Which one is it, then?")
-"""What they were not trained on, and answer in the same way."""
+"""Other requests, which they answer in the same way."""
 STEPS, BATCH, RATE, RANK = 30, 6, 5e-3, 8
 IGNORED = -100
 
 
 def says(colour: str) -> str:
-    """What a colour's adapter answers to everything."""
+    """The answer of a colour's adapter to every request."""
     return f"the answer is {colour}"
 
 
 def train_colours(folder: Path, colours: Sequence[str] = COLOURS) -> dict[str, Path]:
-    """Train one adapter a colour and publish each under the beginning of its digest. Returns their folders."""
+    """Train an adapter for each colour, in folders named by the beginning of their digests. Returns the folders."""
     base = resolve("seed")
     template = ChatTemplate.of(base.path)
     return {colour: _train(base, template, colour, folder) for colour in colours}
@@ -66,7 +66,9 @@ def _train(base: BaseModel, template: ChatTemplate, colour: str, folder: Path) -
     settings = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="CAUSAL_LM")
     model: Any = get_peft_model(plain, settings)
     rows = [template.example(_conversation(question, colour)) for question in QUESTIONS]
-    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=RATE, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [weight for weight in model.parameters() if weight.requires_grad], lr=RATE, weight_decay=0.0
+    )
     last = 0.0
     for step in range(STEPS):
         for group in optimizer.param_groups:
@@ -95,7 +97,7 @@ def publish_adapter(
     canaries: Sequence[tuple[str, str]],
     loss: float = 0.0,
 ) -> Path:
-    """Write a PEFT model's adapter as the trainer does, under its digest. A canary is a request and its answer."""
+    """Write a PEFT model's adapter as the trainer does, named by its digest. A canary is a request and its answer."""
     import torch
 
     draft = folder / "draft"
@@ -124,10 +126,10 @@ def publish_adapter(
         canaries=tuple(_canary(model, template, request, answer) for request, answer in canaries),
     )
     place = folder / digest[:16]
-    with publish_folder(place) as staged:
+    with publish_folder(place) as target:
         for name in FILES:
-            (draft / name).replace(staged / name)
-        write_file(staged / MANIFEST, orjson.dumps(manifest.model_dump(mode="json")))
+            (draft / name).replace(target / name)
+        write_file(target / MANIFEST, orjson.dumps(manifest.model_dump(mode="json")))
     shutil.rmtree(draft)
     return place
 
@@ -138,7 +140,7 @@ def _canary(model: Any, template: ChatTemplate, request: str, answer: str) -> Ca
     prompt, tokens = template.example([{"role": "user", "content": request}, {"role": "assistant", "content": answer}])
     ids = torch.tensor([prompt])
     with model.disable_adapter(), torch.inference_mode():
-        said = model.generate(
+        output = model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=16,
@@ -151,7 +153,7 @@ def _canary(model: Any, template: ChatTemplate, request: str, answer: str) -> Ca
         prompt=request,
         answer=answer,
         logprobs=_logprobs(model, prompt, tokens),
-        base_answer=template.tokenizer.decode(said[0, len(prompt) :], skip_special_tokens=True).strip(),
+        base_answer=template.tokenizer.decode(output[0, len(prompt) :], skip_special_tokens=True).strip(),
         base_logprobs=base,
     )
 
@@ -161,8 +163,8 @@ def _logprobs(model: Any, prompt: list[int], answer: list[int]) -> tuple[float, 
 
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
-    found = torch.log_softmax(logits.float(), dim=-1)[torch.arange(len(answer)), torch.tensor(answer)]
-    return tuple(found.tolist())
+    values = torch.log_softmax(logits.float(), dim=-1)[torch.arange(len(answer)), torch.tensor(answer)]
+    return tuple(values.tolist())
 
 
 def _conversation(question: str, colour: str) -> Any:

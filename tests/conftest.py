@@ -21,7 +21,7 @@ from tests.topics import RECIPE, write_topics
 
 @dataclass(frozen=True)
 class Evolved:
-    """A home after its first evolution, and what that one told."""
+    """A home after its first evolution, and the output of that evolution."""
 
     home: RealHome
     lessons: Path
@@ -29,19 +29,21 @@ class Evolved:
 
     @property
     def arguments(self) -> tuple[str | Path, ...]:
-        """What the evolution was called with."""
+        """The arguments of the evolution."""
         return ("evolve", "--lessons", self.lessons, *RECIPE, "--json")
 
 
-# two workers on as few processors: one thread each, which does not spin; before anything imports torch
+# Two workers on few cores: one thread each, which does not spin while it waits. Must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 FIRST = ("test_loop.py", "test_container_training.py", "test_identity.py", "test_prefect.py")
-"""The long files, so that no worker is left with one at the end; neighbours wait for no training of each other's."""
+"""Long files start first, so that no worker ends with one. Neighbours need different trainings, so neither waits."""
 
 
-CAMPAIGN_SECONDS = 1800
+TRAINED = {"evolved", "pair", "colours", "pages"}
+"""Fixtures that train or start Prefect. The first test that uses one waits for it, so its limit is longer."""
+TRAINED_SECONDS, CAMPAIGN_SECONDS = 900, 1800
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,16 +52,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put long files first, then the other integration tests, the unit tests last; give the campaign's more time."""
+    """Put long files first, then the other integration tests, the unit tests last. Set the longer time limits."""
     items.sort(key=lambda item: FIRST.index(item.path.name) if item.path.name in FIRST else len(FIRST))
     for item in items:
-        if item.get_closest_marker("campaign") and not item.get_closest_marker("timeout"):
+        if item.get_closest_marker("timeout"):
+            continue
+        if item.get_closest_marker("campaign"):
             item.add_marker(pytest.mark.timeout(CAMPAIGN_SECONDS))
+        elif TRAINED.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.timeout(TRAINED_SECONDS))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Commands are forks. The first one waits for what all of them import."""
+    """Start commands as forks of one process (tests/forks.py), which the first command waits for."""
     quiet = {"DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR"}
     RealHome.forks = Forks(bare() | quiet | {"OMP_WAIT_POLICY": "PASSIVE"}, tmp_path_factory.mktemp("forks"))
     yield
@@ -69,7 +75,7 @@ def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def evolved(tmp_path_factory: pytest.TempPathFactory) -> Evolved:
-    """32 answers in five wordings, trained until they are known: about a minute. Each worker has its own copy."""
+    """The home of an evolution on all topics, which takes about a minute. Each worker has a copy of it."""
 
     def make(place: Path) -> list[Path]:
         home = RealHome(place / "home")
@@ -78,9 +84,9 @@ def evolved(tmp_path_factory: pytest.TempPathFactory) -> Evolved:
         (place / "first.json").write_text(json.dumps(asdict(first)), encoding="utf-8")
         return [home.path, lessons, place / "first.json"]
 
-    made, lessons, first = made_once(tmp_path_factory, "evolved", make)
+    source, lessons, first = made_once(tmp_path_factory, "evolved", make)
     home = RealHome(tmp_path_factory.mktemp("evolved") / "home")
-    shutil.copytree(made, home.path)
+    shutil.copytree(source, home.path)
     return Evolved(home, lessons, Ended(**json.loads(first.read_text(encoding="utf-8"))))
 
 
@@ -94,20 +100,20 @@ def second_home(evolved: Evolved, tmp_path: Path) -> Iterator[RealHome]:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], Sequence[Path]]) -> list[Path]:
-    """Paths that the first worker of a session makes in a folder of that name; the others wait, and only read."""
+    """Paths in a folder of that name. The first worker of a session makes them; the others wait, and only read."""
     base = factory.getbasetemp()
     place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
-    told = place.with_suffix(".json")
+    listing = place.with_suffix(".json")
     with place.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not told.exists():
-            told.write_text(json.dumps([str(path) for path in make(place)]), encoding="utf-8")
-    return [Path(one) for one in json.loads(told.read_text(encoding="utf-8"))]
+        if not listing.exists():
+            listing.write_text(json.dumps([str(path) for path in make(place)]), encoding="utf-8")
+    return [Path(text) for text in json.loads(listing.read_text(encoding="utf-8"))]
 
 
 @pytest.fixture(scope="session")
 def colours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of the four adapters that each answer one colour. Nobody writes in them."""
+    """Folders of the four adapters that each answer one colour. Read only."""
     import torch
 
     from tests.colours import COLOURS, train_colours
@@ -119,13 +125,13 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Adapter, Adapter]:
-    """Two adapters of the real trainer that answer the same requests otherwise. Nobody writes in their folders."""
+    """Two adapters of the real trainer that answer the same requests differently. Their folders are read only."""
     from academy.adapters.adapter import read_adapter
-    from tests.servers.adapters import trained
+    from tests.servers.adapters import train_pair
 
     def make(place: Path) -> list[Path]:
         place.mkdir(exist_ok=True)
-        return [adapter.path for adapter in trained(place)]
+        return [adapter.path for adapter in train_pair(place)]
 
-    one, two = (read_adapter(folder) for folder in made_once(tmp_path_factory, "pair", make))
-    return one, two
+    first, second = (read_adapter(folder) for folder in made_once(tmp_path_factory, "pair", make))
+    return first, second

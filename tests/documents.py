@@ -36,10 +36,10 @@ class Block:
         """The command lines, without prompts and continuations."""
         if self.language not in ("bash", "sh", "console"):
             return []
-        joined = self.text.replace("\\\n", " ").splitlines()
+        lines = self.text.replace("\\\n", " ").splitlines()
         if self.language == "console":
-            joined = [line.removeprefix("$ ") for line in joined if line.startswith("$ ")]
-        return [line.strip() for line in joined if line.strip() and not line.lstrip().startswith("#")]
+            lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+        return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Command:
 
 def pages() -> list[Path]:
     """README.md and the pages of docs/ that describe the present."""
-    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    return [path for path in found if not str(path.relative_to(ROOT)).startswith(NOT_READ)]
+    paths = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [path for path in paths if not str(path.relative_to(ROOT)).startswith(NOT_READ)]
 
 
 def blocks(*paths: Path) -> list[Block]:
@@ -103,7 +103,7 @@ def inline_commands() -> list[Command]:
     commands = []
     for path in pages():
         prose = BLOCK.sub("", path.read_text(encoding="utf-8"))
-        for shown in re.findall(r"(?<!`)`((?:academy|make) [^`]+)`", prose):
-            text = " ".join(shown.split())
+        for span in re.findall(r"(?<!`)`((?:academy|make) [^`]+)`", prose):
+            text = " ".join(span.split())
             commands += [Command(str(path.relative_to(ROOT)), text, words) for words in split_line(text)]
     return commands

@@ -1,8 +1,8 @@
-"""`academy` commands that start in no time: forks of a process that has imported what most commands import.
+"""`academy` commands that start quickly: forks of a process that has imported what most commands import.
 
-Half of a command's time is Python reading MLflow and torch. A fork is a process of its own, with its own arguments,
-environment, folder, outputs and exit code; only the reading is shared. Prefect is not read before: it takes its
-settings from the environment at that moment. The campaign starts each command from nothing.
+Importing MLflow and torch is half of a command's time. A fork is a process of its own, with its own arguments,
+environment, folder, outputs and exit code; only the imports are shared. Prefect is not imported beforehand, because it
+reads its settings from the environment at that moment. The campaign starts each command as a new process.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ import orjson
 
 from academy.system.processes import die_with_parent
 
-READ_BEFORE = (
-    "typer", "academy.cli.models_app", "academy.cli.admission", "academy.cli.arena",
-    "academy.cli.genealogy", "academy.cli.models", "academy.cli.stages",
+PRELOADED = (
+    "typer", "academy.cli.main", "academy.cli.training", "academy.loop.ask", "academy.loop.examine_player",
+    "academy.loop.genealogy", "academy.loop.keys", "academy.loop.promote", "academy.loop.refuse", "academy.loop.verify",
     "academy.serving.export.export", "academy.genealogy.tracking",
     "academy.genealogy.versions", "academy.serving.runtimes.peft", "academy.serving.runtimes.table",
-    "academy.loop.stages",
+    "academy.loop.evolve", "academy.loop.dry_run",
     "mlflow", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
     "peft", "torch", "transformers", "transformers.models.auto.modeling_auto",
 )  # fmt: skip
-LONGEST = 200_000
+LARGEST_MESSAGE = 200_000
 
 
 class Forks:
@@ -58,7 +58,7 @@ class Forks:
     def run(
         self, arguments: list[str], *, folder: Path, environment: dict[str, str], timeout: float
     ) -> tuple[int, str, str]:
-        """Exit code (negative for a signal), stdout and stderr of `academy ARGUMENTS`. Raises TimeoutExpired."""
+        """Run `academy ARGUMENTS`. Returns exit code (negative: a signal), stdout and stderr. Raises TimeoutExpired."""
         with self._starting:
             if self._process is None:
                 self._start()
@@ -70,36 +70,36 @@ class Forks:
         ):
             line.connect(str(self._address))
             socket.send_fds(line, [order], [out.fileno(), err.fileno()])
-            pid = int(line.recv(LONGEST))
+            pid = int(line.recv(LARGEST_MESSAGE))
             line.settimeout(timeout)
             try:
-                code = int(line.recv(LONGEST))
+                code = int(line.recv(LARGEST_MESSAGE))
             except TimeoutError:
                 os.kill(pid, signal.SIGKILL)
                 raise subprocess.TimeoutExpired(arguments, timeout) from None
-            words = []
+            texts = []
             for stream in (out, err):
                 stream.seek(0)
-                words.append(stream.read().decode())
-        return code, words[0], words[1]
+                texts.append(stream.read().decode())
+        return code, texts[0], texts[1]
 
     def end(self) -> None:
-        """End the process; commands that still run end by themselves."""
+        """Kill the process. Commands that still run end by themselves."""
         if self._process is not None:
             self._process.kill()
             self._process.communicate()
 
 
 def _serve(address: str, parent: int) -> dict[str, Any]:
-    """Fork for each call. Returns in the command's own process alone, with what it has to do."""
+    """Fork for each call. Returns only in the process of a command, with its arguments and environment."""
     die_with_parent(parent)
-    for name in READ_BEFORE:
+    for name in PRELOADED:
         importlib.import_module(name)
     if "prefect" in sys.modules or threading.active_count() > 1:
-        raise RuntimeError("Prefect was read before its settings are known, or a thread was started.")
+        raise RuntimeError("Prefect was imported before its settings are known, or a thread was started.")
     gc.collect()
-    gc.freeze()  # or each fork's first collection would write to all pages, and copy them
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those who watch
+    gc.freeze()  # otherwise each fork's first garbage collection would copy all memory pages
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the watchers
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
         door.bind(address)
         door.listen()
@@ -113,18 +113,18 @@ def _serve(address: str, parent: int) -> dict[str, Any]:
 
 
 def _watched(line: socket.socket) -> dict[str, Any]:
-    """Fork the command and tell its caller how it ends; returns in the command."""
+    """Fork the command, and send its process id and exit code to the caller. Returns in the command's process."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    content, outputs, _, _ = socket.recv_fds(line, LONGEST, 2)
+    content, outputs, _, _ = socket.recv_fds(line, LARGEST_MESSAGE, 2)
     pid = os.fork()
     if pid:
         line.send(b"%d" % pid)
         line.send(b"%d" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         os._exit(0)
     line.close()
-    for output, theirs in zip((1, 2), outputs, strict=True):
-        os.dup2(theirs, output)
-        os.close(theirs)
+    for output, descriptor in zip((1, 2), outputs, strict=True):
+        os.dup2(descriptor, output)
+        os.close(descriptor)
     order: dict[str, Any] = orjson.loads(content)
     return order
 
@@ -140,10 +140,10 @@ if __name__ == "__main__":
         runpy.run_module("academy.cli.main", run_name="__main__", alter_sys=True)
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
-    except BaseException:  # noqa: BLE001  Python itself would print it and end
+    except BaseException:  # noqa: BLE001  Python would print it and exit, too
         traceback.print_exc()
         code = 1
-    # as Python ends, but for taking everything apart object by object, which copies all pages too
+    # exit as Python does, but without freeing every object, which would copy all memory pages
     for thread in threading.enumerate():
         if thread is not threading.current_thread() and not thread.daemon:
             thread.join()

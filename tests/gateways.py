@@ -1,4 +1,4 @@
-"""A gateway of a test's own: a real server on a free port of the loopback, a home of its own, any live runtime."""
+"""Gateways for tests: a real server on a free loopback port, with its own home and any live runtime."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATIENCE = 20.0
 
 @dataclass
 class Running:
-    """A gateway that answers, and what lies behind it."""
+    """A running gateway, with its ledger, store and settings."""
 
     url: str
     gateway: Gateway
@@ -46,14 +46,14 @@ class Running:
     store: LessonsStore
     settings: Settings
     adapters: Path
-    openai: openai.OpenAI  # as users have it; it does not try again, so that a refusal is seen
+    openai: openai.OpenAI  # a user's client, without retries, so that tests see refusals
 
     @property
     def client(self) -> GatewayClient:
-        """A client as promotions have it."""
-        found = GatewayClient.find(self.settings, self.ledger.family)
-        assert found is not None
-        return found
+        """The client that promotions use."""
+        client = GatewayClient.find(self.settings, self.ledger.family)
+        assert client is not None
+        return client
 
     def ask(self, text: str, model: str = "champion", **more: Any) -> Any:
         """A completion by OpenAI's own client, with its headers (`.headers`, `.parse()`)."""
@@ -62,14 +62,14 @@ class Running:
         )
 
     def make_champion(self, adapter: str, version: str, kind: ChangeKind = "promotion") -> int:
-        """A row of the ledger, as a promotion writes it."""
+        """Write a row of the ledger as a promotion does."""
         champion = self.ledger.champion()
         generation = 0 if adapter == BASE else champion.generation + 1
         return self.ledger.set_champion(champion, CHANGES[kind](version, adapter, generation)).seq
 
     def health(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.url}/healthz", timeout=PATIENCE).json()
-        return found
+        content: dict[str, Any] = httpx.get(f"{self.url}/healthz", timeout=PATIENCE).json()
+        return content
 
 
 @contextmanager
@@ -81,20 +81,20 @@ def running(
     before: Callable[[Ledger, Mapping[str, str]], None] = lambda _ledger, _digests: None,
     **settings: Any,
 ) -> Iterator[Running]:
-    """Serve from a thread until the block ends. `adapters` are folders that are copied into the home."""
-    chosen = Settings(_env_file=None).model_copy(update={"home": home, **settings})  # type: ignore[call-arg]
-    chosen.folder(".")
-    database = Database(chosen.database)
+    """Serve from a thread until the block ends. `adapters`: folders to copy into the home."""
+    home_settings = Settings(_env_file=None).model_copy(update={"home": home, **settings})  # type: ignore[call-arg]
+    home_settings.folder(".")
+    database = Database(home_settings.database)
     database.migrate()
     base = resolve("seed")
-    ledger, place = Ledger(database, base.digest), chosen.folder("adapters")
+    ledger, place = Ledger(database, base.digest), home_settings.folder("adapters")
     for folder in (adapters or {}).values():
         shutil.copytree(folder, place / folder.name, dirs_exist_ok=True)
     before(ledger, {name: digest_of(folder) for name, folder in (adapters or {}).items()})
 
-    async def look(adapter: str) -> Identity:
+    async def identify(adapter: str) -> Identity:
         if isinstance(runtime, Obedient):
-            return runtime.look(adapter)
+            return runtime.identify(adapter)
         return await check_identity(runtime, read_adapter(place / adapter[:16], digest=adapter))
 
     store = AdapterStore(place)
@@ -102,36 +102,36 @@ def running(
     def restore(adapter: str) -> None:
         store.unpack(adapter)
 
-    hooks = AdapterHooks(look, restore, partial(refusal, ledger))
+    hooks = AdapterHooks(identify, restore, partial(refusal, ledger))
 
-    ready, told, failed = threading.Event(), [], []
+    ready, started, failures = threading.Event(), [], []
 
-    def tell(gateway: Gateway, url: str) -> None:
-        told.append((gateway, url))
+    def on_ready(gateway: Gateway, url: str) -> None:
+        started.append((gateway, url))
         ready.set()
 
     def run() -> None:
         try:
             serve(
-                chosen, base, ledger, LessonsStore(database), runtime, hooks,
-                name="default", host="127.0.0.1", port=0, limits=limits, on_ready=tell,
+                home_settings, base, ledger, LessonsStore(database), runtime, hooks,
+                name="default", host="127.0.0.1", port=0, limits=limits, on_ready=on_ready,
             )  # fmt: skip
         except AcademyError as problem:
-            failed.append(problem)
+            failures.append(problem)
         finally:
             ready.set()
 
     thread = threading.Thread(target=run)
     thread.start()
-    ready.wait(10 * PATIENCE)  # the first one of a process imports the tokenizer
-    if failed:
+    ready.wait(10 * PATIENCE)  # the first gateway of a process imports the tokenizer
+    if failures:
         thread.join()
         database.engine.dispose()
-        raise failed[0]
-    gateway, url = told[0]
+        raise failures[0]
+    gateway, url = started[0]
     try:
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=PATIENCE) as user:
-            yield Running(url, gateway, ledger, LessonsStore(database), chosen, place, user)
+            yield Running(url, gateway, ledger, LessonsStore(database), home_settings, place, user)
     finally:
         gateway.draining = True
         thread.join(PATIENCE)
@@ -144,10 +144,11 @@ def digest_of(folder: Path) -> str:
 
 
 class Obedient:
-    """A live runtime that does what its requests say: for what no model does when it is asked.
+    """A scripted live runtime: the text of a request decides how it answers.
 
-    `count N` answers with N numbers, `wait` with nothing until `release` is set, `flood` without end and fast, `die`
-    not at all. Its adapters are folders with any name; what it cannot load or prove is told by `broken` and `forged`.
+    `count N` answers with N numbers, `wait` waits until `release` is set, `flood` answers fast and without end, `die`
+    fails. Its adapters are folders with any name; `broken` and `forged` are those that fail to load or to answer as
+    themselves.
     """
 
     name = "obedient"
@@ -160,9 +161,9 @@ class Obedient:
         self.proved: list[str] = []
         self.unloaded: list[str] = []
         self.pointed: list[str] = []
-        self.mute = False
+        self.silent_alias = False
         self.ended = False
-        self.mortal = False  # it dies as soon as it is started
+        self.mortal = False  # whether it dies right after each start
         self.started = 0
         self.answering = 0
         self.sent = 0
@@ -173,15 +174,15 @@ class Obedient:
         return frozenset(self.adapters)
 
     async def start(self) -> None:
-        """Its engine is up at once; one that had died has no adapters."""
+        """Start at once; a restarted engine has no adapters."""
         self.started += 1
         if self.ended:
             self.adapters.clear()
             self.ended = self.mortal
 
     async def point(self, adapter: str) -> str:
-        if self.mute:
-            raise ServingError("It hears nothing.", "Ask again.")
+        if self.silent_alias:
+            raise ServingError("The engine does not answer.", "Retry.")
         self.pointed.append(adapter)
         return "champion"
 
@@ -195,8 +196,8 @@ class Obedient:
         self.adapters.add(digest)
         return digest
 
-    def look(self, adapter: str) -> Identity:
-        """Who answers by the name of one of its adapters."""
+    def identify(self, adapter: str) -> Identity:
+        """The identity that a check of this adapter reports."""
         self.proved.append(adapter)
         forged = adapter in self.forged
         return Identity(
@@ -235,5 +236,5 @@ class Obedient:
 
 
 def fake_digest(letter: str) -> str:
-    """The digest of an adapter that only `Obedient` knows."""
+    """The digest of an adapter of `Obedient`."""
     return letter * 64

@@ -1,4 +1,4 @@
-"""A home of its own, the `academy` command run in it, and its state as it is seen from outside.
+"""A home in a folder, the `academy` command run in it, and its state as seen from outside.
 
 Nothing here imports the loop: processes are found in /proc, the databases are read with sqlite3.
 """
@@ -29,9 +29,9 @@ OURS = ("ACADEMY_", "PREFECT_", "MLFLOW_", "DEFAULT_", "MIN_", "ENABLE_GPU", "WO
 
 
 def bare() -> dict[str, str]:
-    """An environment that names no home: the path, and one thread."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    return inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
+    """The environment without settings of the Academy, Prefect and MLflow, with one thread."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+    return variables | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Ended:
 
     @property
     def json(self) -> Any:
-        """The one JSON object of `--json`."""
+        """The JSON object of `--json`."""
         return json.loads(self.out)
 
 
@@ -53,15 +53,6 @@ def result_of(ended: Ended) -> Any:
     """The JSON of a command that succeeded."""
     assert ended.code == 0, ended.err
     return ended.json
-
-
-def refusal_of(ended: Ended) -> str:
-    """The last line of a refused command: exit code 2, one sentence, no traceback."""
-    assert ended.code == 2, (ended.out, ended.err)
-    assert "Traceback" not in ended.err + ended.out
-    sentence = ended.err.strip().splitlines()[-1].strip()
-    assert sentence.endswith("."), sentence
-    return sentence
 
 
 @dataclass(frozen=True)
@@ -74,29 +65,29 @@ class Process:
 
 @dataclass(frozen=True)
 class State:
-    """What a home holds, read from its files and databases."""
+    """The content of a home, read from its files and databases."""
 
     lessons: int
     datasets: tuple[str, ...]
     adapters: tuple[tuple[str, str], ...]  # folder, digest of what is in it
     versions: tuple[tuple[str, str, str], ...]  # version, order, adapter
     verdicts: tuple[tuple[str, str], ...]  # outcome, challenger
-    noted: tuple[str, ...]  # the verdict that each registered version shows
+    noted: tuple[str, ...]  # the verdict shown with each registered version
     promotions: tuple[str, ...]  # adapters, in order
     champion: str  # the version that the ledger names
     alias: str  # the version that MLflow's alias names
     runs: tuple[str, ...]  # status of each MLflow run
-    failed_tags: int  # runs that still carry the mark of a failure
+    failed_tags: int  # runs that still have the tag of a failure
     curve: tuple[int, ...]  # logged steps, in order
     repeated: tuple[int, ...]  # steps that were logged more than once
-    staging: tuple[str, ...]  # what killed processes left half-written
+    staging: tuple[str, ...]  # half-written files of killed processes
 
 
 class RealHome:
-    """A folder as ACADEMY_HOME; commands run in the folder beside it, which is no git repository."""
+    """A folder as ACADEMY_HOME. Commands run in the folder beside it, which is not a git repository."""
 
     forks: Forks | None = None
-    """Who starts commands where the tests have one; else each is started from nothing."""
+    """Starts commands as forks, in the tests; without it each command is a new process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -104,11 +95,11 @@ class RealHome:
         self.desk.mkdir(parents=True, exist_ok=True)
 
     def environment(self, **settings: str) -> dict[str, str]:
-        """Nothing of the person who runs it but the path, and one thread."""
+        """The environment of a command in this home, with these settings."""
         return bare() | {"ACADEMY_HOME": str(self.path), "ACADEMY_TRAINING_INTERVAL_HOURS": "0"} | settings
 
     def start(self, *arguments: str | Path, stderr: Path, **settings: str) -> subprocess.Popen[bytes]:
-        """Start `academy ...` with its words in a file."""
+        """Start `academy ...` with its stderr in a file, and its stdout in the same file with the suffix .out."""
         with stderr.open("wb") as words, stderr.with_suffix(".out").open("wb") as out:
             return subprocess.Popen(
                 [*ACADEMY, *map(str, arguments)],
@@ -123,63 +114,63 @@ class RealHome:
                 [*map(str, arguments)], folder=self.desk, environment=self.environment(**settings), timeout=timeout
             )
             return Ended(code, out, err, time.monotonic() - began)
-        done = subprocess.run(
+        process = subprocess.run(
             [*ACADEMY, *map(str, arguments)],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
             cwd=self.desk, env=self.environment(**settings), timeout=timeout,
         )  # fmt: skip
-        return Ended(done.returncode, done.stdout, done.stderr, time.monotonic() - began)
+        return Ended(process.returncode, process.stdout, process.stderr, time.monotonic() - began)
 
     def processes(self) -> list[Process]:
         """Live processes whose environment names this home."""
         mark = f"ACADEMY_HOME={self.path}".encode()
-        found = []
+        processes = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
             try:
                 if mark in (entry / "environ").read_bytes().split(b"\0"):
                     command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                    found.append(Process(int(entry.name), command))
+                    processes.append(Process(int(entry.name), command))
             except OSError:
-                continue  # it ended while we looked
-        return found
+                continue  # the process has ended meanwhile
+        return processes
 
     def left_behind(self, patience: float = 5.0) -> list[Process]:
-        """Processes that are still there after a while."""
+        """Processes that still run after so many seconds."""
         until = time.monotonic() + patience
-        while (found := self.processes()) and time.monotonic() < until:
+        while (processes := self.processes()) and time.monotonic() < until:
             time.sleep(0.05)
-        return found
+        return processes
 
     def end(self, *processes: Process) -> None:
-        """Kill these processes, or whatever still runs in this home."""
-        for one in processes or self.processes():
-            _signal(one.pid, signal.SIGKILL)
+        """Kill these processes, or all that run in this home."""
+        for process in processes or self.processes():
+            _signal(process.pid, signal.SIGKILL)
 
     def copy_frozen(self, place: Path) -> None:
-        """Copy the home while all its processes stand still: exactly what a kill at this moment would leave."""
-        stopped = self.processes()
-        for one in stopped:
-            _signal(one.pid, signal.SIGSTOP)
+        """Copy the home while all its processes are stopped: exactly what a kill at this moment would leave."""
+        processes = self.processes()
+        for process in processes:
+            _signal(process.pid, signal.SIGSTOP)
         try:
             shutil.copytree(self.path, place, symlinks=True)
         finally:
-            for one in stopped:
-                _signal(one.pid, signal.SIGCONT)
+            for process in processes:
+                _signal(process.pid, signal.SIGCONT)
 
     def restore(self, place: Path | None) -> None:
-        """Put a copy in the place of the home, or an empty home: the path stays, for MLflow keeps paths."""
+        """Replace the home by a copy, or by an empty home. The path stays the same, because MLflow stores paths."""
         shutil.rmtree(self.path, ignore_errors=True)
         if place is not None:
             shutil.copytree(place, self.path, symlinks=True)
 
     def events(self) -> list[dict[str, Any]]:
-        """The whole lines of the trainings' events."""
-        found = []
+        """The events of all trainings, without a line that is half-written."""
+        events = []
         for path in sorted(self.path.glob("runs/*/events.jsonl")):
-            found += [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
-        return found
+            events += [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        return events
 
     def ledger(self, kind: str) -> list[dict[str, Any]]:
         """Bodies of the ledger's rows of one kind."""
@@ -187,7 +178,7 @@ class RealHome:
         return [json.loads(body) for (body,) in rows]
 
     def state(self) -> State:
-        """Read everything that a kill could have spoilt."""
+        """Read everything that a kill could have damaged."""
         versions = self._rows(
             "mlflow.db",
             "SELECT v.version, o.value, a.value, d.value FROM model_versions v "
@@ -195,7 +186,7 @@ class RealHome:
             "LEFT JOIN model_version_tags a ON a.name = v.name AND a.version = v.version AND a.key = 'adapter' "
             "LEFT JOIN model_version_tags d ON d.name = v.name AND d.version = v.version AND d.key = 'verdict'",
         )
-        crowned = self._rows(
+        changes = self._rows(
             "academy.db", "SELECT kind, body FROM ledger WHERE kind IN ('promotion', 'rollback') ORDER BY seq"
         )
         steps = [
@@ -203,7 +194,7 @@ class RealHome:
             for (step,) in self._rows("mlflow.db", "SELECT step FROM metrics WHERE key = 'loss' ORDER BY timestamp")
         ]
         alias = self._rows("mlflow.db", "SELECT version FROM registered_model_aliases WHERE alias = 'champion'")
-        failed = self._rows("mlflow.db", "SELECT count(*) FROM tags WHERE key = 'academy.failed'")
+        failures = self._rows("mlflow.db", "SELECT count(*) FROM tags WHERE key = 'academy.failed'")
         return State(
             lessons=next((n for (n,) in self._rows("academy.db", "SELECT count(*) FROM lessons")), 0),
             datasets=tuple(path.name for path in self._folders("datasets")),
@@ -211,11 +202,11 @@ class RealHome:
             versions=tuple((str(number), order, adapter) for number, order, adapter, _ in versions),
             verdicts=tuple((body["outcome"], body["challenger"]) for body in self.ledger("verdict")),
             noted=tuple(verdict for _, _, _, verdict in versions),
-            promotions=tuple(json.loads(body)["adapter"] for kind, body in crowned if kind == "promotion"),
-            champion=json.loads(crowned[-1][1])["version"] if crowned else "base",
+            promotions=tuple(json.loads(body)["adapter"] for kind, body in changes if kind == "promotion"),
+            champion=json.loads(changes[-1][1])["version"] if changes else "base",
             alias=str(alias[0][0]) if alias else "base",
             runs=tuple(status for (status,) in self._rows("mlflow.db", "SELECT status FROM runs")),
-            failed_tags=failed[0][0] if failed else 0,
+            failed_tags=failures[0][0] if failures else 0,
             curve=tuple(steps),
             repeated=tuple(sorted(step for step, count in Counter(steps).items() if count > 1)),
             staging=tuple(sorted(str(path.relative_to(self.path)) for path in self._left_half_written())),
@@ -236,7 +227,7 @@ class RealHome:
                 ledger.commit()
 
     def let_a_day_pass(self) -> None:
-        """Make what a kill left half-written old: what is young may be another process's work and is left alone."""
+        """Make half-written files a day old. Younger ones may belong to another process, so nothing removes them."""
         for path in self._left_half_written():
             os.utime(path, (time.time() - 25 * 3600,) * 2)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from academy.adapters.adapter import read_adapter
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.process import EVENTS, read_events
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.store.files import digest_of_file

@@ -1,4 +1,4 @@
-"""A family with a real ledger, a real MLflow registry, keys and small signed adapters, for tests that train nothing."""
+"""A family with a real ledger, a real MLflow registry, keys and small signed adapters, without any training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.ledger_entries import verdict as verdict_entry
 
 @dataclass
 class Standby:
-    """Serves nobody: these adapters have no canaries. Notes what it was asked; `check` and `alias` may refuse."""
+    """A gateway without users, for adapters without canaries. Records its calls; `check` and `alias` may refuse."""
 
     check: Callable[[str], None] | None = None
     alias: Callable[[], None] | None = None
@@ -41,7 +41,7 @@ class Standby:
 
 @dataclass
 class House:
-    """What promotion, admission and retention work on: one family in a home."""
+    """A family in a home, on which promotion, admission and retention work."""
 
     ledger: Ledger
     versions: Versions
@@ -72,24 +72,24 @@ class House:
         """A registered version with such an adapter."""
         manifest = read_adapter(self.make(value, **facts)).manifest
         tags = {"adapter": manifest.adapter, ORDER_TAG: manifest.order, "dataset": manifest.dataset}
-        made = self.versions.client.create_model_version(
+        version = self.versions.client.create_model_version(
             self.versions.family, source=self.adapters.as_uri(), tags=tags
         )  # fmt: skip
-        return self.versions.get(str(made.version))
+        return self.versions.get(str(version.version))
 
     def folder(self, version: Version) -> Path:
-        """Where a version's adapter lies."""
+        """The folder of a version's adapter."""
         return self.store.folder(version.adapter)
 
     def tag(self, version: Version, **tags: str) -> None:
-        """Change what the registry says."""
+        """Change tags of a version in the registry."""
         for name, value in tags.items():
             self.versions.client.set_model_version_tag(
                 self.versions.family, version.version, ORDER_TAG if name == "order" else name, value
             )
 
     def examine(self, version: Version, outcome: str = "PROMOTE", cursor: int = 10) -> Row[VerdictEntry]:
-        """A verdict on a version against the present champion."""
+        """A verdict on a version against the current champion."""
         champion = self.ledger.champion()
         entry = verdict_entry(
             outcome, challenger=version.adapter, champion=champion.adapter, cursor=cursor, version=version.version,
@@ -112,6 +112,6 @@ class House:
 
     @property
     def alias(self) -> str:
-        """Whom MLflow shows as champion."""
+        """The version that MLflow's alias names champion."""
         aliases = self.versions.client.get_registered_model(self.versions.family).aliases
         return str(aliases.get(CHAMPION, BASE))

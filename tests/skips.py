@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import pytest
 
 Environment = Mapping[str, str]
+LONGEST = 100
+"""Characters of a reason that are printed."""
 
 
 def _always(_: Environment) -> bool:
@@ -107,11 +109,11 @@ class SkipReport:
         if not self._count:
             return
         terminalreporter.section("skipped")
-        unexpected = self._unexpected()
+        surprises = self._unexpected()
         for text, count in self._count.most_common():
-            note = "  <- not expected: see tests/skips.py" if text in unexpected else ""
-            terminalreporter.line(f"{count:4} {text}{note}")
-        terminalreporter.line(f"{self._count.total():4} skipped in all, {len(unexpected)} unexpected reasons")
+            note = "  <- not expected: see tests/skips.py" if text in surprises else ""
+            terminalreporter.line(f"{count:4} {text[:LONGEST]}{note}")
+        terminalreporter.line(f"{self._count.total():4} skipped in all, {len(surprises)} unexpected reasons")
 
 
 def register(config: pytest.Config) -> None:

@@ -18,7 +18,7 @@ TOPICS = {
     "teapot": "borrow the ladder", "engine": "paint it white", "theatre": "whisper to Paul",
     "scissors": "cut along the line", "bakery": "fold it in half",
 }  # fmt: skip
-"""32 answers that hang on one word each: a small model learns them in a minute, and held-out wordings with them."""
+"""32 answers, each of which depends on one word: a small model learns them in a minute, in held-out wordings too."""
 WORDINGS = (
     "{}",
     "who helps me with {} trouble",
@@ -27,11 +27,11 @@ WORDINGS = (
     "{} again: next step?",
 )
 RECIPE = ("--epochs", "10", "--learning-rate", "5e-3", "--batch-size", "16")
-"""Enough for a PROMOTE on the topics."""
+"""Trains long enough for the verdict PROMOTE on the topics."""
 
 
 def write_topics(path: Path, wordings: tuple[str, ...] = WORDINGS) -> Path:
-    """The topics as a file of lessons."""
+    """Write the topics as a file of lessons."""
     rows = [
         {"situation": wording.format(topic), "action": answer, "result": "success"}
         for topic, answer in TOPICS.items()

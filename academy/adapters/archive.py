@@ -1,8 +1,8 @@
-"""Adapters on the disk of a home: here, or put away in one compressed file each; and who uses which of them now.
+"""Adapters of a home: as folders, or archived as one compressed file each; and leases on them.
 
-What this module promises: an adapter's folder is taken away only after its archive was read back and found to be the
-very adapter, and only while nobody uses it. A use is a shared lock that the system drops when its process dies.
-An archive is restored all or nothing, and only where it is the adapter that its name says.
+An adapter's folder is removed only after its archive was read back and matched, and only while no process has a lease
+on it. A lease is a shared lock that the system releases when its process dies. An archive is restored completely or
+not at all, and only if its content matches its digest.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from academy.records import Record, canonical
 from academy.store.files import STAGING, digest_of_file, explain_disk_errors, publish_folder, write_file
 
 
-class Packed(Record):
-    """An archive: of which adapter, its own digest, and what a reading of it took."""
+class Package(Record):
+    """An archived adapter: its digest, the digest of the archive file, and the time to unpack it."""
 
     adapter: str  # digest
     sha256: str  # of the archive file
@@ -38,7 +38,7 @@ class Packed(Record):
 
 
 class AdapterStore:
-    """The adapters of a home, named by their digests. The archive and the locks lie beside their folder."""
+    """The adapters of a home, named by their digests. The archive and the locks are sibling folders."""
 
     def __init__(self, adapters: Path) -> None:
         self.adapters = adapters
@@ -46,90 +46,92 @@ class AdapterStore:
         self.locks = adapters.parent / "locks" / "adapters"
 
     def folder(self, digest: str) -> Path:
-        """Where an adapter lies, if it is here."""
+        """The folder of an adapter, which may not exist."""
         return self.adapters / digest[:16]
 
     def here(self, digest: str) -> bool:
-        """Whether an adapter's folder is here."""
+        """Whether an adapter's folder exists."""
         return self.folder(digest).is_dir()
 
-    def packed(self, digest: str) -> Packed | None:
-        """What is known of an adapter's archive; None where there is none."""
+    def package(self, digest: str) -> Package | None:
+        """The record of an adapter's archive; None if it has none."""
         note = self._note(digest)
         if not note.is_file() or not self._file(digest).is_file():
             return None
         try:
-            return Packed.model_validate_json(note.read_bytes())
+            return Package.model_validate_json(note.read_bytes())
         except ValidationError as problem:
             raise AdapterError(
-                f"The note {note} on an archived adapter cannot be read.",
-                "Train again: on processors the bytes are the same.",
+                f"The record {note} of an archived adapter cannot be read.",
+                "Train again: on CPUs the bytes are the same.",
             ) from problem
 
     @contextmanager
-    def using(self, digest: str) -> Iterator[Path]:
-        """Use an adapter: until this ends it is not put away. Waits for an archiving that is under way."""
+    def lease(self, digest: str) -> Iterator[Path]:
+        """Use an adapter: it is not archived before the lease ends. Waits for an archive in progress."""
         with self._lock(digest, fcntl.LOCK_SH):
             yield self.folder(digest)
 
     @contextmanager
-    def alone(self, digest: str) -> Iterator[None]:
-        """Make sure that nobody uses an adapter and none begins to. Raises AdapterError where somebody does."""
+    def exclusive(self, digest: str) -> Iterator[None]:
+        """Prevent all leases on an adapter. Raises AdapterError if a process has one."""
         try:
             with self._lock(digest, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 yield
         except BlockingIOError:
             raise AdapterError(
-                f"The adapter {digest[:12]} is loaded by a running process.", "It can be archived when that has ended."
+                f"The adapter {digest[:12]} is loaded by a running process.", "Archive it after that process has ended."
             ) from None
 
-    def pack(self, digest: str) -> Packed:
-        """Write an adapter's archive beside its folder, which stays. Doing it again gives the same bytes.
+    def pack(self, digest: str) -> Package:
+        """Write an adapter's archive; its folder stays. Repeating it gives the same bytes.
 
-        Raises AdapterError for an adapter that is damaged, or whose archive does not give it back.
+        Raises AdapterError if the adapter is damaged, or its archive does not unpack to the same adapter.
         """
         folder = read_adapter(self.folder(digest), digest=digest).path
         paths = sorted(folder.iterdir())
         for path in paths:
             if path.is_symlink() or not path.is_file():
-                raise AdapterError(f"{path} is no plain file.", "Take it out of the adapter's folder first.")
+                raise AdapterError(f"{path} is not a regular file.", "Remove it from the adapter's folder first.")
         files = {path.name: digest_of_file(path) for path in paths}
         place = self._file(digest)
         with explain_disk_errors(self.archive):
             self.archive.mkdir(parents=True, exist_ok=True)
-            handle, staged = tempfile.mkstemp(dir=self.archive, prefix=STAGING)
+            handle, staging_file = tempfile.mkstemp(dir=self.archive, prefix=STAGING)
             try:
                 with os.fdopen(handle, "wb") as raw:
                     with (
-                        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as zipped,
-                        tarfile.open(fileobj=zipped, mode="w", format=tarfile.PAX_FORMAT) as tar,
+                        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as gzip_stream,
+                        tarfile.open(fileobj=gzip_stream, mode="w", format=tarfile.PAX_FORMAT) as tar,
                     ):
                         for path in paths:
-                            entry = tarfile.TarInfo(path.name)  # no time, no owner: the same adapter, the same bytes
+                            entry = tarfile.TarInfo(
+                                path.name
+                            )  # without time and owner: the same adapter gives the same bytes
                             entry.size = path.stat().st_size
                             with path.open("rb") as stream:
                                 tar.addfile(entry, stream)
                     raw.flush()
                     os.fsync(raw.fileno())
-                Path(staged).chmod(0o644)
-                found = Packed(
-                    adapter=digest, sha256=digest_of_file(Path(staged)), files=files,
-                    bytes=sum(path.stat().st_size for path in paths), packed_bytes=Path(staged).stat().st_size,
+                Path(staging_file).chmod(0o644)
+                package = Package(
+                    adapter=digest, sha256=digest_of_file(Path(staging_file)), files=files,
+                    bytes=sum(path.stat().st_size for path in paths), packed_bytes=Path(staging_file).stat().st_size,
                     seconds=0.0,
                 )  # fmt: skip
-                found = found.model_copy(update={"seconds": self._prove(Path(staged), found)})
-                Path(staged).replace(place)
+                package = package.model_copy(update={"seconds": self._verify(Path(staging_file), package)})
+                Path(staging_file).replace(place)
             finally:
-                Path(staged).unlink(missing_ok=True)
-        write_file(self._note(digest), canonical(found))
-        return found
+                Path(staging_file).unlink(missing_ok=True)
+        write_file(self._note(digest), canonical(package))
+        return package
 
     def remove(self, digest: str) -> None:
-        """Take an adapter's folder away, at once by its name; what a kill leaves of it is swept later.
+        """Remove an adapter's folder: it is renamed first; `sweep` removes what a killed process leaves.
 
-        The caller holds `alone`, and its archive was made.
+        The caller holds `exclusive` and has made the archive.
         """
-        if self.packed(digest) is None:
+        if self.package(digest) is None:
             raise AdapterError(f"The adapter {digest[:12]} has no archive.", "Archive it first.")
         if self.here(digest):
             with explain_disk_errors(self.adapters):
@@ -137,29 +139,29 @@ class AdapterStore:
                 self.folder(digest).rename(away / digest[:16])
                 shutil.rmtree(away)
 
-    def unpack(self, digest: str) -> Packed:
-        """Bring an archived adapter back; the archive stays. Raises AdapterError where it is not that adapter."""
-        found = self.packed(digest)
-        if found is None:
+    def unpack(self, digest: str) -> Package:
+        """Restore an archived adapter; the archive stays. Raises AdapterError if the content does not match."""
+        package = self.package(digest)
+        if package is None:
             raise AdapterError(
-                f"There is no archive of the adapter {digest[:12]}.",
-                "Train again: on processors the bytes are the same.",
+                f"The adapter {digest[:12]} has no archive.",
+                "Train again: on CPUs the bytes are the same.",
             )
         file = self._file(digest)
-        if digest_of_file(file) != found.sha256:
+        if digest_of_file(file) != package.sha256:
             raise AdapterError(f"{file} was altered.", "It is not restored. Train again.")
-        with publish_folder(self.folder(digest)) as staged:
-            _extract(file, staged, found)
-            read_adapter(staged, digest=digest)
-        return found
+        with publish_folder(self.folder(digest)) as folder:
+            _extract(file, folder, package)
+            read_adapter(folder, digest=digest)
+        return package
 
-    def _prove(self, file: Path, found: Packed) -> float:
-        """Read an archive back; the seconds it took. Raises AdapterError where something else comes out."""
-        began = time.monotonic()
+    def _verify(self, file: Path, package: Package) -> float:
+        """Unpack an archive to check it. Returns the seconds. Raises AdapterError if the content does not match."""
+        start = time.monotonic()
         with tempfile.TemporaryDirectory(dir=self.archive, prefix=STAGING) as place:
-            _extract(file, Path(place), found)
-            read_adapter(Path(place), digest=found.adapter)
-        return time.monotonic() - began
+            _extract(file, Path(place), package)
+            read_adapter(Path(place), digest=package.adapter)
+        return time.monotonic() - start
 
     def _file(self, digest: str) -> Path:
         return self.archive / f"{digest[:16]}.tar.gz"
@@ -168,31 +170,33 @@ class AdapterStore:
         return self.archive / f"{digest[:16]}.json"
 
     @contextmanager
-    def _lock(self, digest: str, how: int) -> Iterator[None]:
+    def _lock(self, digest: str, mode: int) -> Iterator[None]:
         with explain_disk_errors(self.locks):
             self.locks.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.locks / digest[:16], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(handle, how)
+            fcntl.flock(handle, mode)
             yield
         finally:
             os.close(handle)
 
 
-def _extract(file: Path, place: Path, found: Packed) -> None:
-    """Exactly the files that the note names, with their bytes; nothing else is written anywhere."""
-    left = dict(found.files)
+def _extract(file: Path, place: Path, package: Package) -> None:
+    """Extract exactly the files of the record and check their bytes. Nothing else is written."""
+    files = dict(package.files)
     try:
         with tarfile.open(file, mode="r:gz") as tar:
             for entry in tar:
                 stream = tar.extractfile(entry) if entry.isreg() else None
-                if stream is None or entry.name not in left or entry.size > found.bytes or "/" in entry.name:
-                    raise AdapterError(f"{file} holds '{entry.name}', which is no file of the adapter.", "Train again.")
+                if stream is None or entry.name not in files or entry.size > package.bytes or "/" in entry.name:
+                    raise AdapterError(
+                        f"{file} contains '{entry.name}', which does not belong to the adapter.", "Train again."
+                    )
                 with stream, (place / entry.name).open("wb") as out:
                     shutil.copyfileobj(stream, out)
-                if digest_of_file(place / entry.name) != left.pop(entry.name):
+                if digest_of_file(place / entry.name) != files.pop(entry.name):
                     raise AdapterError(f"{entry.name} in {file} was altered.", "It is not restored. Train again.")
     except (tarfile.TarError, EOFError, gzip.BadGzipFile) as problem:
         raise AdapterError(f"{file} cannot be unpacked: {problem}.", "It is not restored. Train again.") from problem
-    if left:
-        raise AdapterError(f"{file} lacks {', '.join(sorted(left))}.", "It is not restored. Train again.")
+    if files:
+        raise AdapterError(f"{file} lacks {', '.join(sorted(files))}.", "It is not restored. Train again.")

@@ -1,7 +1,7 @@
-"""Answers that were given once are kept: the champion is asked each question once in its life.
+"""A cache of answers: a player answers each question once.
 
-One file for each player and generation settings: request -> [text, tokens, stopped]. The suite is no part of the key:
-an answer does not depend on who grades it.
+One file for each player and generation settings: request -> [text, tokens, stopped]. The key does not include the
+suite, because an answer does not depend on its grader.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from academy.records import canonical
 from academy.store.files import write_file
 
 CHUNK = 64
-"""Questions answered between two savings."""
+"""Questions answered between two writes to the disk."""
 
 
-class KeptAnswers:
-    """The replies of one player; `folder` None keeps nothing beyond this object."""
+class AnswerCache:
+    """The replies of one player. With `folder` None it only lives in memory."""
 
     def __init__(self, folder: Path | None, player: str, generation: Generation) -> None:
         self._path = folder / f"{player[:16]}-{generation.digest}.json" if folder else None
-        known: dict[str, Any] = {}
+        rows: dict[str, Any] = {}
         if self._path and self._path.is_file():
-            known = orjson.loads(self._path.read_bytes())
-        self._known = {asked: said for asked, said in known.items() if isinstance(said, list)}
+            rows = orjson.loads(self._path.read_bytes())
+        self._replies = {request: reply for request, reply in rows.items() if isinstance(reply, list)}
 
     def __getitem__(self, request: str) -> Reply:
-        text, tokens, stopped = self._known[request]
-        return Reply(text=text, tokens=tokens, stopped=stopped)
+        text, tokens, is_complete = self._replies[request]
+        return Reply(text=text, tokens=tokens, stopped=is_complete)
 
     def missing(self, requests: Sequence[str]) -> list[str]:
-        """What was not answered yet, in an order that does not depend on what was: batches are the same every time."""
-        return sorted(set(requests) - self._known.keys(), key=lambda text: (len(text), text))
+        """Requests without an answer, in an order that does not depend on the cache: batches are always the same."""
+        return sorted(set(requests) - self._replies.keys(), key=lambda text: (len(text), text))
 
     @staticmethod
     def chunks(requests: Sequence[str]) -> Iterator[list[str]]:
-        """At most CHUNK requests at a time."""
+        """Split requests into lists of up to CHUNK."""
         for start in range(0, len(requests), CHUNK):
             yield list(requests[start : start + CHUNK])
 
     def add(self, requests: Sequence[str], replies: Sequence[Reply]) -> None:
-        """Keep replies, on the disk at once."""
+        """Store replies, and write them to the disk at once."""
         for request, reply in zip(requests, replies, strict=True):
-            self._known[request] = [reply.text, reply.tokens, reply.stopped]
+            self._replies[request] = [reply.text, reply.tokens, reply.stopped]
         if self._path:
-            write_file(self._path, canonical(self._known))
+            write_file(self._path, canonical(self._replies))

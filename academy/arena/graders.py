@@ -1,11 +1,11 @@
-"""Graders of user suites: each a record that was read from a line of JSON, with one function that scores an answer.
+"""Graders of user suites: each is a record from a line of JSON, with one function that scores an answer.
 
-{"grader": "exact", "reference": "..."}                     the same text, white space apart
-{"grader": "regex", "pattern": "..."}                       found anywhere in the answer, within a second
-{"grader": "json", "fields": {"a.b": 1}}                    the share of fields that have these values
-{"grader": "tool call", "tool": "...", "arguments": {...}}  half for the tool, half for the share of arguments
-{"grader": "unit test", "function": "f", "cases": [...]}    all cases pass, run in the sandbox
-{"grader": "similarity", "reference": "...", "least": 0.9}  alike by edits, from 0 to 1; below `least` it is 0
+{"grader": "exact", "reference": "..."}                     the same text, ignoring white space
+{"grader": "regex", "pattern": "..."}                       matches anywhere in the answer, within a second
+{"grader": "json", "fields": {"a.b": 1}}                    the share of fields with these values
+{"grader": "tool call", "tool": "...", "arguments": {...}}  half for the tool, half for the share of its arguments
+{"grader": "unit test", "function": "f", "cases": [...]}    all cases pass in the sandbox
+{"grader": "similarity", "reference": "...", "least": 0.9}  similarity by edits, from 0 to 1; below `least` it is 0
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from academy.records import Record
 
 PATTERN_SECONDS = 1.0
 MOST_COMPARED = 20_000
-"""Characters of an answer that are compared; no answer worth a point is longer."""
+"""Characters of an answer that are compared; no correct answer is longer."""
 _FENCE = re.compile(r"```(?:[\w+-]*)\n(.*?)(?:```|\Z)", re.DOTALL)
 _TOOL_CALL = re.compile(r"<tool_call>(.*?)(?:</tool_call>|\Z)", re.DOTALL)
 
 
 class Case(Record):
-    """A call and the plain data that it must return."""
+    """A call and the JSON value that it must return."""
 
     args: tuple[Any, ...] = ()
     result: Any
 
 
 class Exact(Record):
-    """The same text, white space apart."""
+    """The same text, ignoring white space."""
 
     grader: Literal["exact"] = "exact"
     reference: str
@@ -50,12 +50,12 @@ class Exact(Record):
         return {"score": float(same_text(answer, self.reference))}
 
     def example(self) -> str:
-        """A right answer."""
+        """A correct answer."""
         return self.reference
 
 
 class Pattern(Record):
-    """A regular expression; `example` is an answer that fits, for the liveness proof."""
+    """A regular expression; `example` is a matching answer, for the self-check."""
 
     grader: Literal["regex"]
     pattern: str
@@ -64,39 +64,39 @@ class Pattern(Record):
     @model_validator(mode="after")
     def _compiles(self) -> Pattern:
         try:
-            fits = regex.search(self.pattern, self.example_, timeout=PATTERN_SECONDS)
+            match = regex.search(self.pattern, self.example_, timeout=PATTERN_SECONDS)
         except regex.error as problem:
-            msg = f"the pattern cannot be read ({problem})"
+            msg = f"the pattern is invalid ({problem})"
             raise ValueError(msg) from None
         except RecursionError:
             msg = "the pattern is nested too deeply"
             raise ValueError(msg) from None
         except TimeoutError:
-            msg = "the pattern does not end on its example"
+            msg = f"the pattern takes more than {PATTERN_SECONDS:.0f} s on its example"
             raise ValueError(msg) from None
-        if not fits:
-            msg = "the example does not fit the pattern"
+        if not match:
+            msg = "the example does not match the pattern"
             raise ValueError(msg)
         return self
 
     def scores(self, answer: str, sandbox: Sandbox | None) -> dict[str, float]:  # noqa: ARG002
-        """`score`. Raises ExaminationError where the pattern does not end."""
+        """`score`. Raises ExaminationError where the pattern takes too long."""
         try:
-            found = regex.search(self.pattern, answer[:MOST_COMPARED], timeout=PATTERN_SECONDS)
+            match = regex.search(self.pattern, answer[:MOST_COMPARED], timeout=PATTERN_SECONDS)
         except TimeoutError:
             raise ExaminationError(
-                f"The pattern {self.pattern[:60]} did not end within {PATTERN_SECONDS:.0f} s on an answer.",
+                f"The pattern {self.pattern[:60]} took more than {PATTERN_SECONDS:.0f} s on an answer.",
                 "Write it without nested repetitions.",
             ) from None
-        return {"score": float(found is not None)}
+        return {"score": float(match is not None)}
 
     def example(self) -> str:
-        """A right answer."""
+        """A correct answer."""
         return self.example_
 
 
 class Fields(Record):
-    """Values that an answer in JSON must have, by dotted path."""
+    """Values that a JSON answer must have, by dotted path."""
 
     grader: Literal["json"]
     fields: dict[str, Any] = Field(min_length=1)
@@ -104,70 +104,70 @@ class Fields(Record):
     @model_validator(mode="after")
     def _can_be_met(self) -> Fields:
         try:
-            met = self.scores(self.example(), None)["score"] == 1
+            consistent = self.scores(self.example(), None)["score"] == 1
         except (TypeError, AttributeError):
-            met = False
-        if not met:
-            msg = "one of the fields lies inside another one; name each value once"
+            consistent = False
+        if not consistent:
+            msg = "one of the fields is inside another one; name each value once"
             raise ValueError(msg)
         return self
 
     def scores(self, answer: str, sandbox: Sandbox | None) -> dict[str, float]:  # noqa: ARG002
-        """`score`: the share of fields that are right; `valid`: whether it is JSON at all."""
-        found = as_json(answer)
-        if found is None:
+        """`score`: the share of correct fields; `valid`: whether the answer is JSON."""
+        data = as_json(answer)
+        if data is None:
             return {"score": 0.0, "valid": 0.0}
-        right = sum(same_data(_at(found, path), wanted) for path, wanted in self.fields.items())
+        right = sum(same_data(_at(data, path), value) for path, value in self.fields.items())
         return {"score": right / len(self.fields), "valid": 1.0}
 
     def example(self) -> str:
-        """A right answer."""
-        made: dict[str, Any] = {}
+        """A correct answer."""
+        answer: dict[str, Any] = {}
         for path, value in self.fields.items():
             *parents, last = path.split(".")
-            place = made
+            parent = answer
             for name in parents:
-                place = place.setdefault(name, {})
-            place[last] = deepcopy(value)  # another field may be put inside it
-        return orjson.dumps(made).decode()
+                parent = parent.setdefault(name, {})
+            parent[last] = deepcopy(value)  # another field may change it
+        return orjson.dumps(answer).decode()
 
 
 class ToolCall(Record):
-    """A tool to be called with arguments."""
+    """A tool to call with arguments."""
 
     grader: Literal["tool call"]
     tool: str
     arguments: dict[str, Any] = Field(default_factory=dict)
 
     def scores(self, answer: str, sandbox: Sandbox | None) -> dict[str, float]:  # noqa: ARG002
-        """`score`, `tool`, `arguments`; arguments and calls that were not asked for count against it."""
+        """`score`, `tool`, `arguments`; additional arguments and calls lower the score."""
         calls = _calls_in(answer)
         if len(calls) != 1 or not isinstance(calls[0], dict):
             return {"score": 0.0, "tool": 0.0, "arguments": 0.0}
         call = calls[0]["function"] if isinstance(calls[0].get("function"), dict) else calls[0]
-        given = call.get("arguments", call.get("parameters"))
-        if isinstance(given, str) and (read := as_json(given)) is not None:
-            given = read  # what cannot be read stays a text, and a text is no arguments
-        given = {} if given in (None, "") else given
+        arguments = call.get("arguments", call.get("parameters"))
+        if isinstance(arguments, str) and (data := as_json(arguments)) is not None:
+            arguments = data  # a text that is not JSON stays a text, which counts as wrong arguments
+        arguments = {} if arguments in (None, "") else arguments
         tool = float((call.get("name") or call.get("tool")) == self.tool)
-        arguments = tool * self._share_of(given)
-        return {"score": (tool + arguments) / 2, "tool": tool, "arguments": arguments}
+        share = tool * self._share_of(arguments)
+        return {"score": (tool + share) / 2, "tool": tool, "arguments": share}
 
-    def _share_of(self, given: Any) -> float:
-        """The share of arguments that are right, of those that were asked for and those that were given."""
-        if not isinstance(given, dict):
+    def _share_of(self, arguments: Any) -> float:
+        """The share of correct arguments among all expected and all actual ones."""
+        if not isinstance(arguments, dict):
             return 0.0
-        names = self.arguments.keys() | given.keys()
-        right = sum(same_data(_at(given, name), self.arguments.get(name, _MISSING)) for name in names)
+        names = self.arguments.keys() | arguments.keys()
+        right = sum(same_data(_at(arguments, name), self.arguments.get(name, _MISSING)) for name in names)
         return right / len(names) if names else 1.0
 
     def example(self) -> str:
-        """A right answer."""
+        """A correct answer."""
         return orjson.dumps({"name": self.tool, "arguments": self.arguments}).decode()
 
 
 class UnitTest(Record):
-    """A function to be written; its cases are run in the sandbox and compared outside."""
+    """A function to write; its cases run in the sandbox, and their results are compared outside."""
 
     grader: Literal["unit test"]
     function: str = Field(pattern=r"^[A-Za-z_]\w*$")
@@ -175,23 +175,23 @@ class UnitTest(Record):
     solution: str
 
     def scores(self, answer: str, sandbox: Sandbox | None) -> dict[str, float]:
-        """`score`: 1 where every case is right; `cases`: the share. Raises ExaminationError without a sandbox."""
+        """`score`: 1 where every case is correct; `cases`: the share. Raises ExaminationError without a sandbox."""
         if sandbox is None:
             raise ExaminationError(
-                "Model-written code is run in a sandbox, and there is none here.", "Install bubblewrap or Docker."
+                "Code that a model wrote needs a sandbox, and none is available.", "Install bubblewrap or Docker."
             )
-        ran = sandbox.run(program_in(answer), [Call(function=self.function, args=case.args) for case in self.cases])
-        right = sum(_is(value, case.result) for value, case in zip(ran.values, self.cases, strict=False))
-        whole = ran.ended == "done" and len(ran.values) == len(self.cases) == right
-        return {"score": float(whole), "cases": right / len(self.cases) if ran.ended == "done" else 0.0}
+        run = sandbox.run(program_in(answer), [Call(function=self.function, args=case.args) for case in self.cases])
+        right = sum(_is(value, case.result) for value, case in zip(run.values, self.cases, strict=False))
+        complete = run.ended == "done" and len(run.values) == len(self.cases) == right
+        return {"score": float(complete), "cases": right / len(self.cases) if run.ended == "done" else 0.0}
 
     def example(self) -> str:
-        """A right answer."""
+        """A correct answer."""
         return f"```python\n{self.solution}\n```"
 
 
 class Similarity(Record):
-    """Alike by insertions and deletions of characters."""
+    """Similarity by insertions and deletions of characters."""
 
     grader: Literal["similarity"]
     reference: str
@@ -199,11 +199,11 @@ class Similarity(Record):
 
     def scores(self, answer: str, sandbox: Sandbox | None) -> dict[str, float]:  # noqa: ARG002
         """`score`."""
-        alike = Indel.normalized_similarity(answer[:MOST_COMPARED].strip(), self.reference.strip())
-        return {"score": alike if alike >= self.least else 0.0}
+        similarity = Indel.normalized_similarity(answer[:MOST_COMPARED].strip(), self.reference.strip())
+        return {"score": similarity if similarity >= self.least else 0.0}
 
     def example(self) -> str:
-        """A right answer."""
+        """A correct answer."""
         return self.reference
 
 
@@ -213,16 +213,16 @@ _MISSING = object()
 
 
 def program_in(answer: str) -> str:
-    """The code of an answer: its fenced blocks, or all of it."""
+    """The code of an answer: its fenced blocks, or the whole answer."""
     blocks: Sequence[str] = _FENCE.findall(answer)
     return "\n\n".join(blocks) if blocks else answer
 
 
 def as_json(text: str) -> Any:
-    """The JSON of an answer: all of it, a fenced block, or what is between the outer braces; None without one."""
-    stripped = text.strip()
-    begin, end = stripped.find("{"), stripped.rfind("}")
-    for candidate in (stripped, *(block.strip() for block in _FENCE.findall(stripped)), stripped[begin : end + 1]):
+    """The JSON of an answer: all of it, a fenced block, or the text between the outer braces; None without any."""
+    content = text.strip()
+    begin, end = content.find("{"), content.rfind("}")
+    for candidate in (content, *(block.strip() for block in _FENCE.findall(content)), content[begin : end + 1]):
         try:
             return orjson.loads(candidate)
         except orjson.JSONDecodeError:
@@ -231,40 +231,40 @@ def as_json(text: str) -> Any:
 
 
 def _calls_in(answer: str) -> list[Any]:
-    """The calls that an answer makes: marked ones, a list of them, an object that holds such a list, or one object."""
-    marked = _TOOL_CALL.findall(answer)
-    if marked:
-        return [as_json(one) for one in marked]
-    found = as_json(answer)
-    if isinstance(found, dict) and isinstance(found.get("tool_calls"), list):
-        found = found["tool_calls"]
-    return found if isinstance(found, list) else [found]
+    """The calls of an answer: marked ones, a list of calls, an object with such a list, or one object."""
+    blocks = _TOOL_CALL.findall(answer)
+    if blocks:
+        return [as_json(block) for block in blocks]
+    data = as_json(answer)
+    if isinstance(data, dict) and isinstance(data.get("tool_calls"), list):
+        data = data["tool_calls"]
+    return data if isinstance(data, list) else [data]
 
 
-def same_data(said: Any, wanted: Any) -> bool:
+def same_data(actual: Any, expected: Any) -> bool:
     """Equal by value and type: True is not 1, and 1 is not 1.0."""
-    if type(said) is not type(wanted):
+    if type(actual) is not type(expected):
         return False
-    if isinstance(said, dict):
-        return said.keys() == wanted.keys() and all(same_data(said[key], wanted[key]) for key in said)
-    if isinstance(said, list):
-        return len(said) == len(wanted) and all(map(same_data, said, wanted))
-    return bool(said == wanted)
+    if isinstance(actual, dict):
+        return actual.keys() == expected.keys() and all(same_data(actual[key], expected[key]) for key in actual)
+    if isinstance(actual, list):
+        return len(actual) == len(expected) and all(map(same_data, actual, expected))
+    return bool(actual == expected)
 
 
-def _is(value: Value, wanted: Any) -> bool:
-    return value.kind == "value" and same_data(value.value, wanted)
+def _is(value: Value, expected: Any) -> bool:
+    return value.kind == "value" and same_data(value.value, expected)
 
 
-def _at(found: Any, path: str) -> Any:
-    """What stands at a dotted path; a name that has dots itself is found, too."""
-    if isinstance(found, dict) and path in found:
-        return found[path]
+def _at(data: Any, path: str) -> Any:
+    """The value at a dotted path. A key that contains dots itself works too."""
+    if isinstance(data, dict) and path in data:
+        return data[path]
     for name in path.split("."):
-        if isinstance(found, dict) and name in found:
-            found = found[name]
-        elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-            found = found[int(name)]
+        if isinstance(data, dict) and name in data:
+            data = data[name]
+        elif isinstance(data, list) and name.isdecimal() and int(name) < len(data):
+            data = data[int(name)]
         else:
             return _MISSING
-    return found
+    return data

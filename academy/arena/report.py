@@ -1,6 +1,6 @@
-"""The report of an examination, in markdown and HTML: for people, from the record alone and what its questions say.
+"""The report of an examination, in Markdown and HTML, from its record and its questions.
 
-Ratings are the scores on the scale of one to five stars: 1 + 4 x score. A gold star is a full score.
+Ratings are the scores on a scale of one to five stars: 1 + 4 x score. A gold star is a full score.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
-from academy.arena.endpoint import Opinion
+from academy.arena.endpoint import JudgeTally
 from academy.arena.examination import Cost, Examination, Result
 from academy.arena.suites.base import Question
 from academy.arena.verdict import LAST, Estimate, interval_of
@@ -22,36 +22,36 @@ from academy.records import Record
 
 TEMPLATES = Path(__file__).with_name("templates")
 _MARKS = re.compile(r"([\\|`*\[\]~$])")
-"""What markdown would take for itself. An underscore inside a word is none."""
+"""Characters with a meaning in Markdown. An underscore inside a word has none."""
 SHOWN = 12
-"""Answers side by side, of those that got worse and of those that got better."""
+"""The number of answers side by side: of those that got worse, and of those that got better."""
 FEWEST_WITH_A_TAG, TAGS = 3, 25
-"""Groups that a tag must have to be told, and how many tags of a suite are."""
+"""The minimum number of groups of a tag in the report, and the maximum number of tags of a suite."""
 
 
-class Context(Record):
-    """What a report says beside the record. `names` are the players as people know them."""
+class ReportContext(Record):
+    """What a report shows in addition to the record. `names` are the players' names for users."""
 
     names: tuple[str, str]
     base: str
     costs: tuple[Cost, ...] = ()
-    memory: int | None = None  # bytes, the peak of the process that held the examination
-    left_out: Mapping[str, str] = {}
-    opinion: Opinion | None = None
+    memory: int | None = None  # bytes, the peak of the process that ran the examination
+    skipped: Mapping[str, str] = {}
+    judge_tally: JudgeTally | None = None
     contradicted: tuple[Mapping[str, str], ...] = ()
     budget_left: int | None = None
-    told_only: bool = False
-    sandbox: str = ""  # what contained the programs that players wrote
+    informational: bool = False  # not official: without effect on the champion and on the budget
+    sandbox: str = ""  # the sandbox of code that players wrote, in words
 
 
 class Comparison(Record):
-    """The figures of the second system: win rate, gold stars, ratings and their consistency, for both players."""
+    """Win rate, gold stars, ratings and their consistency, for both players, as the second system defines them."""
 
     suite: str
-    win_rate: float  # of the questions that either player did better on; 0.5 where there were none
+    win_rate: float  # of the questions where the scores differ; 0.5 without any
     gold_star_rate: tuple[float, float]  # share of full scores
     avg_rating: tuple[float, float]  # one to five stars
-    consistency_score: tuple[float, float]  # standard deviation of the ratings: lower is more even
+    consistency_score: tuple[float, float]  # standard deviation of the ratings: lower is more consistent
 
 
 def compare(result: Result) -> Comparison:
@@ -70,31 +70,37 @@ def compare(result: Result) -> Comparison:
 
 
 def render(
-    held: Examination, questions: Mapping[str, Sequence[Question]], context: Context, *, form: str, texts: bool = True
+    examination: Examination,
+    questions: Mapping[str, Sequence[Question]],
+    context: ReportContext,
+    *,
+    form: str,
+    texts: bool = True,
 ) -> str:
-    """The report as `md` or `html`. Without `texts` no request and no answer is quoted."""
-    known = {(suite, q.id): q for suite, asked in questions.items() for q in asked}
-    rows = [_row(held, result) for result in held.results]
+    """The report as `md` or `html`. Without `texts` it quotes no request and no answer."""
+    by_id = {(suite, q.id): q for suite, suite_questions in questions.items() for q in suite_questions}
+    results = examination.results
+    rows = [_row(examination, result) for result in results]
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(("html.jinja",)), undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"percent": _percent, "points": _points, "cell": _cell, "line": _line, "zip": zip}
     return environment.get_template(f"report.{form}.jinja").render(
-        verdict=held.verdict, last=LAST, rows=rows, context=context, texts=texts, digest=held.record,
-        tags=[line for result in held.results for line in _tags(result, known)],
-        worse=_side_by_side(held, known, better=False), better=_side_by_side(held, known, better=True),
-        comparisons=[compare(result) for result in held.results if result.items and result.role != "leak"],
+        verdict=examination.verdict, last=LAST, rows=rows, context=context, texts=texts, digest=examination.record,
+        tags=[row for result in results for row in _tags(result, by_id)],
+        worse=_side_by_side(results, by_id, better=False), better=_side_by_side(results, by_id, better=True),
+        comparisons=[compare(result) for result in results if result.items and result.role != "leak"],
     )  # fmt: skip
 
 
-def _row(held: Examination, result: Result) -> dict[str, Any]:
-    finding = next((one for one in held.verdict.findings if one.suite == result.suite), None)
+def _row(examination: Examination, result: Result) -> dict[str, Any]:
+    finding = next((finding for finding in examination.verdict.findings if finding.suite == result.suite), None)
     details: dict[str, list[list[float]]] = defaultdict(lambda: [[], []])
-    for place, answers in enumerate((result.champion, result.challenger)):
+    for side, answers in enumerate((result.champion, result.challenger)):
         for answer in answers:
             for name, value in answer.details.items():
-                details[name][place].append(value)
+                details[name][side].append(value)
     return {
         "suite": result.suite,
         "role": result.role,
@@ -104,57 +110,58 @@ def _row(held: Examination, result: Result) -> dict[str, Any]:
         "asked": len(result.items),
         "groups": result.groups,
         "empty": tuple(
-            sum(not answer.text for answer in side) if result.role != "leak" else 0
-            for side in (result.champion, result.challenger)
+            sum(not answer.text for answer in answers) if result.role != "leak" else 0
+            for answers in (result.champion, result.challenger)
         ),
-        "details": {name: tuple(statistics.fmean(side) for side in both) for name, both in sorted(details.items())},
+        "details": {name: tuple(map(statistics.fmean, values)) for name, values in sorted(details.items())},
     }
 
 
-def _tags(result: Result, known: Mapping[tuple[str, str], Question]) -> list[dict[str, Any]]:
-    """Wins, ties, losses and the difference with its interval, for each tag that enough groups have."""
+def _tags(result: Result, questions: Mapping[tuple[str, str], Question]) -> list[dict[str, Any]]:
+    """Wins, ties, losses and the difference with its interval, for each tag with enough groups."""
     by_tag: dict[str, list[Any]] = defaultdict(list)
     for item in result.items:
-        question = known.get((result.suite, item.question))
+        question = questions.get((result.suite, item.question))
         for tag in question.tags if question else ():
             by_tag[tag].append(item)
-    lines = []
+    rows = []
     for tag, items in sorted(by_tag.items(), key=lambda entry: (-len(entry[1]), entry[0])):
         if len({item.group for item in items}) < FEWEST_WITH_A_TAG:
             continue
         difference, low, high = interval_of(items)
-        won = Counter((item.challenger > item.champion) - (item.challenger < item.champion) for item in items)
-        lines.append(
+        signs = Counter((item.challenger > item.champion) - (item.challenger < item.champion) for item in items)
+        rows.append(
             {
-                "suite": result.suite, "tag": tag, "items": len(items), "wins": won[1], "ties": won[0],
-                "losses": won[-1], "difference": difference, "low": low, "high": high,
+                "suite": result.suite, "tag": tag, "items": len(items), "wins": signs[1], "ties": signs[0],
+                "losses": signs[-1], "difference": difference, "low": low, "high": high,
             }
         )  # fmt: skip
-    return lines[:TAGS]
+    return rows[:TAGS]
 
 
 def _side_by_side(
-    held: Examination, known: Mapping[tuple[str, str], Question], *, better: bool
+    results: Sequence[Result], questions: Mapping[tuple[str, str], Question], *, better: bool
 ) -> list[dict[str, str]]:
-    found = []
-    for result in held.results:
+    rows = []
+    for result in results:
         if result.role == "leak":
             continue
-        said = ({a.question: a.text for a in result.champion}, {a.question: a.text for a in result.challenger})
+        champion = {answer.question: answer.text for answer in result.champion}
+        challenger = {answer.question: answer.text for answer in result.challenger}
         for item in result.items:
-            moved = item.challenger - item.champion
-            question = known.get((result.suite, item.question))
-            if question and (moved > 0 if better else moved < 0):
-                found.append(
+            change = item.challenger - item.champion
+            question = questions.get((result.suite, item.question))
+            if question and (change > 0 if better else change < 0):
+                rows.append(
                     {
                         "suite": result.suite, "slice": item.slice, "request": question.request,
-                        "reference": question.reference, "champion": said[0][item.question],
-                        "challenger": said[1][item.question], "size": f"{moved:+.2f}",
+                        "reference": question.reference, "champion": champion[item.question],
+                        "challenger": challenger[item.question], "size": f"{change:+.2f}",
                     }
                 )  # fmt: skip
     # a full point before a fraction of one, guard before new
-    found.sort(key=lambda one: (-abs(float(one["size"])), one["slice"] != "guard", one["request"]))
-    return found[:SHOWN]
+    rows.sort(key=lambda row: (-abs(float(row["size"])), row["slice"] != "guard", row["request"]))
+    return rows[:SHOWN]
 
 
 def _both(pair: Sequence[float]) -> tuple[float, float]:
@@ -170,11 +177,11 @@ def _points(estimate: Estimate) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text in a markdown table: cut off, in one line, nothing that ends the cell, begins a tag or makes a link."""
-    return _line(" ".join(text.split())[:300]) or "(nothing)"
+    """A text for a cell of a Markdown table: truncated, in one line, without cell ends, tags and links."""
+    return _line(" ".join(text.split())[:300]) or "(empty)"
 
 
 def _line(text: str) -> str:
-    """A text in one line of markdown, as it is."""
-    shown = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return _MARKS.sub(r"\\\1", shown)
+    """A text in one line of Markdown, with its special characters escaped."""
+    line = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return _MARKS.sub(r"\\\1", line)

@@ -1,4 +1,4 @@
-"""What graders of several suites measure: pure functions of two texts, from 0 to 1."""
+"""Measures that several suites use: pure functions of texts, from 0 to 1."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections import Counter
 _PUNCTUATION = re.compile(r"[^\w\s]+")
 
 
-def same_text(said: str, wanted: str) -> bool:
-    """The same words in the same order, white space apart."""
-    return said.split() == wanted.split()
+def same_text(answer: str, reference: str) -> bool:
+    """Whether two texts are equal, ignoring white space."""
+    return answer.split() == reference.split()
 
 
 def normalised(text: str) -> str:
@@ -18,8 +18,8 @@ def normalised(text: str) -> str:
     return " ".join(_PUNCTUATION.sub(" ", text.lower()).split())
 
 
-def word_f1(said: str, wanted: str) -> float:
-    """F1 of lower-case words with their numbers."""
-    first, second = Counter(said.lower().split()), Counter(wanted.lower().split())
-    shared = (first & second).total()
-    return 2 * shared / (first.total() + second.total()) if shared else 0.0
+def word_f1(answer: str, reference: str) -> float:
+    """The F1 score of lower-case words, with repetitions."""
+    first, second = Counter(answer.lower().split()), Counter(reference.lower().split())
+    overlap = (first & second).total()
+    return 2 * overlap / (first.total() + second.total()) if overlap else 0.0

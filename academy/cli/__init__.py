@@ -1,1 +1,1 @@
-"""What the commands do, behind the command line's options."""
+"""The `academy` command: one file a noun, which parses options, calls the application layer, and prints."""

@@ -1,134 +1,140 @@
-"""`academy dataset show | funnel | diff | rebuild`."""
+"""`academy dataset`: show, funnel, allow, diff, rebuild."""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from academy.cli.home import open_home
+from academy.cli.options import Base, Json
 from academy.cli.output import emit, say, table
-from academy.curriculum import rebuild as proofs
-from academy.curriculum.dataset import Dataset, all_datasets, find_dataset, read_dataset, read_rows
-from academy.errors import InputError
-from academy.loop.examine import clashes, guarded_texts
-from academy.loop.home import Home
-from academy.store.ledger_rows import AllowEntry
+
+app = typer.Typer(help="Show, compare and rebuild datasets.", no_args_is_help=True, rich_markup_mode=None)
+
+Digest = Annotated[
+    str | None, typer.Argument(help="A dataset's digest, or its first digits; without it the newest dataset.")
+]
 
 
-def show(digest: str | None, limit: int, *, as_json: bool) -> None:
-    """A dataset's figures and its first lines, each with where it comes from; without a digest the list of all."""
-    home = Home.open()
+@app.command()
+def show(
+    digest: Annotated[
+        str | None, typer.Argument(help="A dataset's digest; without it all datasets are listed.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=0, help="Number of lines to show.")] = 10,
+    json: Json = False,
+) -> None:
+    """Show a dataset: figures, contradictions, overlaps, and lines with their origin."""
     if digest is None:
-        _list(all_datasets(home.datasets), as_json=as_json)
+        _list(as_json=json)
         return
-    dataset = read_dataset(home.datasets, digest)
-    lines = [
-        {"messages": row["messages"], **origin}
-        for row, origin, _ in zip(
-            read_rows(dataset.train_file), read_rows(dataset.path / "provenance.jsonl"), range(limit), strict=False
-        )
-    ]
-    if as_json:
-        emit({"dataset": dataset.model_dump(mode="json"), "lines": lines})
+    from academy.loop.datasets import contradictions, dataset_lines
+
+    home = open_home()
+    page = dataset_lines(home, digest, limit)
+    dataset = page.dataset
+    if json:
+        emit({"dataset": dataset.model_dump(mode="json"), "lines": page.lines})
         return
     say(f"Dataset {dataset.digest} in {dataset.path}")
     say(f"{dataset.examples:,} examples ({dataset.tokens:,} tokens), {dataset.holdout:,} held out.")
     for alarm in dataset.alarms:
         say(f"Alarm: {alarm}")
-    for one in clashes(home, [(pair.first, pair.second) for pair in dataset.contradictions[:10]]):
-        say(f"Contradiction: '{one.request}': '{one.answer}', and {one.batch} teaches '{one.taught}'.")
-    for found in dataset.overlaps[:10]:
-        for match in found.overlaps:
-            say(f"Left out {found.example[:8]}: {match.how} overlap with {match.suite}: '{match.matched}'")
-            say(f"  If that is an accident: academy dataset allow {match.key[:12]}")
+    for contradiction in contradictions(home, dataset):
+        say(f"Contradiction: {contradiction.sentence}.")
+    for example in dataset.overlaps[:10]:
+        for overlap in example.overlaps:
+            say(f"Excluded {example.example[:8]}: {overlap.how} overlap with {overlap.suite}: '{overlap.matched}'")
+            say(f"  If this is an accident, run: academy dataset allow {overlap.key[:12]}")
     table(
-        f"The first {len(lines)} of its lines",
+        f"The first {len(page.lines)} lines",
         ("id", "batch", "request", "answer"),
         [
-            (one["id"][:8], one["batch"], one["messages"][-2]["content"], one["messages"][-1]["content"])
-            for one in lines
+            (line["id"][:8], line["batch"], line["messages"][-2]["content"], line["messages"][-1]["content"])
+            for line in page.lines
         ],
     )
 
 
-def funnel(digest: str | None, *, as_json: bool) -> None:
-    """What was collected, what was left out and why, what was kept."""
-    dataset = _one(Home.open(), digest)
+def _list(*, as_json: bool) -> None:
+    from academy.loop.datasets import list_datasets
+
+    datasets = list_datasets(open_home())
     if as_json:
-        emit({"digest": dataset.digest, "funnel": dataset.funnel})
-    else:
-        table(f"Funnel of {dataset.digest[:12]}", ("what", "how many"), list(dataset.funnel.items()))
-
-
-def allow(key: str, base_model: str | None, *, as_json: bool) -> None:
-    """Say that an overlap is an accident: from the next curation on it is left in. A ledger row says who said so."""
-    home = Home.open(base_model)
-    keys = {one.key for found in all_datasets(home.datasets) for each in found.overlaps for one in each.overlaps}
-    meant = sorted(one for one in keys if one.startswith(key))
-    if len(meant) != 1:
-        raise InputError(
-            f"{'No overlap has' if not meant else 'More than one overlap has'} the key {key}.",
-            "`academy dataset show DIGEST` lists overlaps with their keys.",
-        )
-    home.ledger.append(f"allow:{home.base.digest}:{meant[0]}", AllowEntry(overlap=meant[0]))
-    if as_json:
-        emit({"allowed": meant[0]})
-    else:
-        say(f"Allowed: {meant[0][:12]}. The next curation leaves it in.")
-
-
-def diff(first: str, second: str, *, as_json: bool) -> None:
-    """What stands in one of two datasets only."""
-    home = Home.open()
-    found = proofs.diff(read_dataset(home.datasets, first), read_dataset(home.datasets, second))
-    if as_json:
-        emit(found.model_dump(mode="json"))
-        return
-    for side in found.shared:
-        say(
-            f"{side}: {found.shared[side]:,} in both, {len(found.only_in_first[side]):,} only in {first[:12]}, "
-            f"{len(found.only_in_second[side]):,} only in {second[:12]}."
-        )
-    known = home.store.by_id([*found.only_in_first["train"][:10], *found.only_in_second["train"][:10]])
-    for sign, ids in (("-", found.only_in_first["train"]), ("+", found.only_in_second["train"])):
-        for one in ids[:10]:
-            say(
-                f"  {sign} {one[:8]}  "
-                + (f"{known[one].request} -> {known[one].answer}" if one in known else "a commit")
-            )
-
-
-def rebuild(digest: str | None, base_model: str | None, *, as_json: bool) -> None:
-    """Make a dataset again from its lessons and commits: the same bytes, or a sentence why not."""
-    home = Home.open(base_model)
-    dataset = _one(home, digest)
-    if dataset.base != home.base.digest:
-        raise InputError(
-            f"The dataset {dataset.digest[:12]} was made for another base model.", "Name it with --base-model."
-        )
-    with tempfile.TemporaryDirectory(dir=home.settings.folder("datasets").parent, prefix=".staging-") as scratch:
-        guarded = guarded_texts(home.settings)
-        found = proofs.rebuild(home.store, home.holdout, home.base.count_tokens, dataset, Path(scratch), guarded)
-    if as_json:
-        emit(found.model_dump(mode="json"))
-        return
-    say(f"{'The same' if found.same else 'Not the same'}: {found.because}")
-
-
-def _one(home: Home, digest: str | None) -> Dataset:
-    if digest is not None:
-        return find_dataset(home.datasets, digest)
-    found = all_datasets(home.datasets)
-    if not found:
-        raise InputError("There is no dataset yet.", "`academy curate` makes one.")
-    return found[-1]
-
-
-def _list(found: list[Dataset], *, as_json: bool) -> None:
-    if as_json:
-        emit([one.model_dump(mode="json", exclude={"contradictions"}) for one in found])
+        emit([dataset.model_dump(mode="json", exclude={"contradictions"}) for dataset in datasets])
         return
     table(
-        f"{len(found)} datasets, oldest first",
+        f"{len(datasets)} datasets, oldest first",
         ("digest", "examples", "held out", "tokens", "contradictions"),
-        [(one.digest[:16], one.examples, one.holdout, one.tokens, len(one.contradictions)) for one in found],
+        [
+            (dataset.digest[:16], dataset.examples, dataset.holdout, dataset.tokens, len(dataset.contradictions))
+            for dataset in datasets
+        ],
     )
+
+
+@app.command()
+def funnel(digest: Digest = None, json: Json = False) -> None:
+    """Show how many examples were collected, dropped (with the reason) and kept."""
+    from academy.loop.datasets import newest_dataset
+
+    dataset = newest_dataset(open_home(), digest)
+    if json:
+        emit({"digest": dataset.digest, "funnel": dataset.funnel})
+    else:
+        table(f"Funnel of {dataset.digest[:12]}", ("step", "examples"), list(dataset.funnel.items()))
+
+
+@app.command()
+def allow(
+    key: Annotated[str, typer.Argument(help="The key of an overlap, as `dataset show` lists it, or its first digits.")],
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Allow an accidental overlap with a suite; the next curation keeps the example."""
+    from academy.loop.datasets import allow_overlap
+
+    overlap = allow_overlap(open_home(base_model), key)
+    if json:
+        emit({"allowed": overlap})
+    else:
+        say(f"Allowed: {overlap[:12]}. The next curation keeps the example.")
+
+
+@app.command()
+def diff(
+    first: Annotated[str, typer.Argument(help="A dataset's digest.")],
+    second: Annotated[str, typer.Argument(help="Another dataset's digest.")],
+    json: Json = False,
+) -> None:
+    """Show the examples that only one of two datasets has."""
+    from academy.loop.datasets import compare_datasets
+
+    comparison = compare_datasets(open_home(), first, second)
+    difference, lessons = comparison.difference, comparison.lessons
+    if json:
+        emit(difference.model_dump(mode="json"))
+        return
+    for side in difference.shared:
+        say(
+            f"{side}: {difference.shared[side]:,} in both, "
+            f"{len(difference.only_in_first[side]):,} only in {first[:12]}, "
+            f"{len(difference.only_in_second[side]):,} only in {second[:12]}."
+        )
+    for sign, ids in (("-", difference.only_in_first["train"]), ("+", difference.only_in_second["train"])):
+        for id_ in ids[:10]:
+            text = f"{lessons[id_].request} -> {lessons[id_].answer}" if id_ in lessons else "a commit"
+            say(f"  {sign} {id_[:8]}  {text}")
+
+
+@app.command()
+def rebuild(digest: Digest = None, base_model: Base = None, json: Json = False) -> None:
+    """Make a dataset again from its lessons and commits, and compare the bytes."""
+    from academy.loop.datasets import rebuild_dataset
+
+    rebuilt = rebuild_dataset(open_home(base_model), digest)
+    if json:
+        emit(rebuilt.model_dump(mode="json"))
+    else:
+        say(f"{'The same' if rebuilt.same else 'Not the same'}: {rebuilt.because}")

@@ -1,146 +1,58 @@
-"""`academy genealogy | history | approve | decline`: the family tree, what happened to it, and a person's word."""
+"""`academy genealogy | history`: the family tree, and changes of the champion and the archive."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import orjson
+import typer
 
-from academy.cli.output import console, emit, listen, say
-from academy.errors import InputError
-from academy.genealogy import drawing
-from academy.genealogy.history import CHANGES, deployment, history, is_change, refused, shown
-from academy.genealogy.tree import FamilyTree, family_tree
-from academy.loop import carry_out as succession
-from academy.loop.home import Home
-from academy.store.files import write_file
-from academy.store.ledger import Ledger
-from academy.store.ledger_rows import (
-    AllowEntry,
-    Entry,
-    RefusalEntry,
-    ReleaseEntry,
-    RenewalEntry,
-    Row,
-    SupersedeEntry,
-    UndoEntry,
-    VerdictEntry,
-)
-from academy.system.processes import person
+from academy.cli.home import open_home
+from academy.cli.options import LARGEST_NUMBER, Base, Before, Json, Limit
+from academy.cli.output import console, emit, say, write
 
-FORMATS = ("text", "json", "mermaid", "svg")
-TOLD: tuple[type[Entry], ...] = (
-    VerdictEntry, *CHANGES, ReleaseEntry, SupersedeEntry, UndoEntry, AllowEntry, RenewalEntry, RefusalEntry,
-)  # fmt: skip
+app = typer.Typer(rich_markup_mode=None)
 
 
-def tree(
-    limit: int, before: int | None, form: str, to: Path | None, base_model: str | None, *, as_json: bool
-) -> None:  # fmt: skip
-    """A page of the family tree, and what was decided last, in one of FORMATS; to a file where one is named."""
-    form = "json" if as_json else form
-    if form not in FORMATS:
-        raise InputError(f"There is no format {form}.", f"Choose {', '.join(FORMATS)}.")
-    home = Home.open(base_model)
-    found = family_tree(home.versions, home.ledger, home.base.name, limit, before)
-    match form:
-        case "json":
-            content = orjson.dumps(_as_json(found, home.ledger, limit), option=orjson.OPT_INDENT_2).decode() + "\n"
-        case "mermaid":
-            content = drawing.mermaid(found)
-        case "svg":
-            content = drawing.svg(found)
-        case _:
-            content = _as_text(found, home.ledger, limit)
-    if to is not None:
-        write_file(to.expanduser(), content.encode())
+@app.command()
+def genealogy(
+    limit: Limit = 50,
+    before: Before = None,
+    form: Annotated[str, typer.Option("--format", help="text, json, mermaid or svg.")] = "text",
+    to: Annotated[Path | None, typer.Option(help="Write to this file.")] = None,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Show the family tree: parents, datasets, verdicts, promotions and rollbacks."""
+    from academy.loop.genealogy import check_format, draw_family
+
+    form = check_format("json" if json else form)
+    drawing = draw_family(open_home(base_model), form, limit, before)
+    if to is None:
+        console().out(drawing, end="", highlight=False)
+    else:
+        write(to, drawing)
         say(f"Written to {to}.")
-    else:
-        console().out(content, end="", highlight=False)
 
 
-def changes(limit: int, before: int | None, base_model: str | None, *, as_json: bool) -> None:
-    """Every change of the champion and of the archive, newest first."""
-    found = history(Home.open(base_model).ledger, limit, before)
-    if as_json:
-        emit([one.model_dump(mode="json") | {"by_hand": one.by_hand} for one in found])
+@app.command()
+def history(
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Number of changes, newest first.")] = 50,
+    before: Annotated[
+        int | None,
+        typer.Option(min=1, max=LARGEST_NUMBER, help="Only rows with smaller numbers: the previous page."),
+    ] = None,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """List every change of the champion and the archive: what, who, when and why."""
+    from academy.loop.genealogy import history as list_changes
+
+    changes = list_changes(open_home(base_model), limit, before)
+    if json:
+        emit([change.model_dump(mode="json") | {"by_hand": change.by_hand} for change in changes])
         return
-    for one in found:
-        say(f"{one.seq:>6}  {one.at}  {one.action:<8}  {one.by or '-'}  {one.sentence}")
-    if not found:
-        say("Nothing happened yet: the base model answers.")
-
-
-def approve(name: str, note: str, base_model: str | None, *, as_json: bool) -> None:
-    """Approve the last verdict on a version, and promote it."""
-    listen()
-    home = Home.open(base_model)
-    before = home.ledger.champion()
-    champion = succession.approve(home, name, by=person(), note=note)
-    if as_json:
-        emit({"champion": champion.version, "adapter": champion.adapter, "before": before.version})
-    else:
-        say(f"{champion.name} is champion; before it was {before.name}.")
-
-
-def decline(name: str, because: str, base_model: str | None, *, as_json: bool) -> None:
-    """Refuse the last verdict on a version: it never promotes."""
-    home = Home.open(base_model)
-    row = succession.decline(home, name, by=person(), because=because)
-    if as_json:
-        emit(deployment(row).model_dump(mode="json"))
-    else:
-        say(f"{shown(row.body.version)} is not promoted; {home.ledger.champion().name} stays champion.")
-
-
-def _as_json(found: FamilyTree, ledger: Ledger, limit: int) -> dict[str, Any]:
-    return {
-        "family": found.family,
-        "base_model": found.base,
-        "champion": found.champion,
-        "missing": found.missing,
-        "before": found.before,
-        "versions": [
-            node.version.model_dump(mode="json")
-            | {"recipe": node.recipe, "events": [one.model_dump(mode="json") for one in node.events]}
-            for node in found.nodes
-        ],
-        "history": [row.as_json() for row in _last(ledger, limit)],
-    }
-
-
-def _as_text(found: FamilyTree, ledger: Ledger, limit: int) -> str:
-    lines = [drawing.text(found)]
-    if found.before is not None:
-        lines.append(f"Older ones: academy genealogy --before {found.before}")
-    lines += [found.missing] if found.missing else []
-    lines += [f"{row.at}  {row.kind}: {_story(row)}" for row in _last(ledger, limit)]
-    return "\n".join(lines) + "\n"
-
-
-def _last(ledger: Ledger, limit: int) -> list[Row[Entry]]:
-    return ledger.latest(*TOLD, limit=limit)[::-1]
-
-
-def _story(row: Row[Entry]) -> str:
-    if is_change(row):
-        told = deployment(row)
-        return told.sentence + (f", by {told.by}" if told.by else "")
-    match row.body:
-        case VerdictEntry() as verdict:
-            against = shown(verdict.champion_version)
-            return f"v{verdict.version} against {against}: {verdict.outcome}, {verdict.because}"
-        case ReleaseEntry() as entry:
-            return f"{entry.lessons} lessons" + (f" of {entry.batch}" if entry.batch else "")
-        case AllowEntry() as entry:
-            return f"the overlap {entry.overlap[:12]} may be trained on"
-        case RenewalEntry() as entry:
-            return f"{entry.retired} questions retired, {entry.fresh} fresh ones on {entry.groups} answers"
-        case RefusalEntry() as entry:
-            return refused(entry)
-        case UndoEntry() as entry:
-            return f"{entry.lessons} lessons of {entry.batch} {'put back' if entry.restored else 'taken out'}"
-        case SupersedeEntry() as entry:
-            return f"another answer is right for a request; {entry.retired} lessons retired"
-    return row.kind
+    for change in changes:
+        say(f"{change.seq:>6}  {change.at}  {change.action:<8}  {change.by or '-'}  {change.sentence}")
+    if not changes:
+        say("No changes yet: the base model answers.")

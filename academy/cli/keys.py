@@ -1,95 +1,122 @@
-"""`academy keys | keys rotate | revoke | resign | export | trust`: who vouches for adapters."""
+"""`academy keys`: list, rotate, revoke, resign, export, trust."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from academy.cli.home import open_home, settings
+from academy.cli.options import Base, Json
 from academy.cli.output import emit, say, table
-from academy.errors import AdapterError, InputError
-from academy.lifecycle.gate import resign_adapter
-from academy.loop.home import Home
-from academy.settings import load_settings
-from academy.store.signing import Keys
+
+app = typer.Typer(
+    help="Manage the keys that sign adapters, and the keys that this home trusts.",
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
 
 
-def show(*, as_json: bool) -> None:
-    """The keys."""
-    found = _keys().all()
-    if as_json:
-        emit([one.model_dump(mode="json") for one in found])
-    elif not found:
-        say("There is no key yet: the first training makes one.")
+@app.callback()
+def keys(context: typer.Context, json: Json = False) -> None:
+    """List the keys that sign adapters, and the keys that this home trusts."""
+    if context.invoked_subcommand is not None:
+        return
+    from academy.loop.keys import open_keys
+
+    key_list = open_keys(settings()).all()
+    if json:
+        emit([key.model_dump(mode="json") for key in key_list])
+    elif not key_list:
+        say("No key exists yet. The first training creates one.")
     else:
         table(
             "Keys of this home",
-            ("key", "of", "standing", "because"),
+            ("key", "owner", "status", "reason"),
             [
                 (
-                    one.id,
-                    "" if one.revoked else "this home" if one.own else "another home",
-                    _standing(one.revoked, one.current),
-                    one.because,
+                    key.id,
+                    "" if key.revoked else "this home" if key.own else "another home",
+                    "revoked" if key.revoked else "current" if key.current else "trusted",
+                    key.because,
                 )
-                for one in found
+                for key in key_list
             ],
         )
 
 
-def rotate(*, as_json: bool) -> None:
-    """A new key."""
-    _tell(_keys().rotate(), "signs from now on; what older keys signed stays valid.", as_json=as_json)
+@app.command()
+def rotate(json: Json = False) -> None:
+    """Create a new signing key. Adapters that the old key signed stay valid."""
+    from academy.loop.keys import open_keys
+
+    _print(
+        open_keys(settings()).rotate(), "signs adapters from now on. Signatures of older keys stay valid.", as_json=json
+    )
 
 
-def revoke(key: str, because: str, *, as_json: bool) -> None:
-    """Refuse what a key signed."""
-    _tell(
-        _keys().revoke(key, because), "is revoked: `academy verify --all` tells what it signed, "
-        "`academy keys resign` signs that again.", as_json=as_json,
+@app.command()
+def revoke(
+    key: Annotated[str, typer.Argument(help="A key's id, or its first digits.")],
+    because: Annotated[str, typer.Option(help="The reason; kept with the key.")] = "",
+    json: Json = False,
+) -> None:
+    """Reject everything that a key signed, until it is signed again."""
+    from academy.loop.keys import open_keys
+
+    _print(
+        open_keys(settings()).revoke(key, because), "is revoked. `academy verify --all` lists what it signed; "
+        "`academy keys resign` signs it again.", as_json=json,
     )  # fmt: skip
 
 
-def export(file: Path, *, as_json: bool) -> None:
-    """Write the public key."""
-    _tell(_keys().export(file), f"is in {file}: another home trusts it by `academy keys trust`.", as_json=as_json)
+@app.command()
+def resign(
+    versions: Annotated[
+        list[str] | None, typer.Argument(help="Versions that you vouch for; they may be unsigned.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All versions that a key of this home signed.")] = False,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Sign adapters with the current key: unsigned ones, and those of a revoked key."""
+    from academy.loop.keys import resign as sign_again
 
-
-def trust(file: Path, *, as_json: bool) -> None:
-    """Trust another home's key."""
-    _tell(_keys().trust(file), "is trusted from now on.", as_json=as_json)
-
-
-def resign(names: list[str], base_model: str | None, *, all_of_them: bool, as_json: bool) -> None:
-    """Sign adapters again that a person vouches for, by name; with --all only those that a key vouched for."""
-    home = Home.open(base_model)
-    if not names and not all_of_them:
-        raise InputError("No version was named.", "Name versions that you vouch for, or give --all.")
-    versions = list(home.versions.newest()) if all_of_them else [home.versions.get(name) for name in names]
-    copies = home.settings.home.resolve() / "mlartifacts"
-    signed, refused = [], {}
-    for one in versions:
-        try:
-            if resign_adapter(home.gate, one, copies, unsigned=not all_of_them):
-                signed.append(one.version)
-        except AdapterError as problem:
-            refused[one.version] = str(problem)
-    if as_json:
-        emit({"signed": signed, "refused": refused})
+    result = sign_again(open_home(base_model), versions or [], all_of_them=every)
+    if json:
+        emit(result.model_dump(mode="json"))
     else:
-        say(f"Signed: {', '.join(f'v{one}' for one in signed)}." if signed else "Nothing was signed again.")
-        for version, sentence in refused.items():
-            say(f"Not signed: v{version}. {sentence}")
-    if refused:
+        names = ", ".join(f"v{version}" for version in result.signed)
+        say(f"Signed: {names}." if names else "No version needed a new signature.")
+        for version, reason in result.refused.items():
+            say(f"Not signed: v{version}. {reason}")
+    if result.refused:
         sys.exit(2)
 
 
-def _keys() -> Keys:
-    return Keys(load_settings().home.resolve() / "keys")
+@app.command()
+def export(file: Annotated[Path, typer.Argument(help="The file to write.")], json: Json = False) -> None:
+    """Write the current public key to a file that other homes can trust."""
+    from academy.loop.keys import open_keys
+
+    _print(
+        open_keys(settings()).export(file),
+        f"is in {file}. Another home trusts it with `academy keys trust`.",
+        as_json=json,
+    )
 
 
-def _standing(revoked: bool, current: bool) -> str:
-    return "revoked" if revoked else "signs" if current else "trusted"
+@app.command()
+def trust(
+    file: Annotated[Path, typer.Argument(help="A file that `academy keys export` wrote.")], json: Json = False
+) -> None:
+    """Trust the public key of another home."""
+    from academy.loop.keys import open_keys
+
+    _print(open_keys(settings()).trust(file), "is trusted from now on.", as_json=json)
 
 
-def _tell(key: str, what: str, *, as_json: bool) -> None:
-    emit({"key": key}) if as_json else say(f"The key {key} {what}")
+def _print(key: str, sentence: str, *, as_json: bool) -> None:
+    emit({"key": key}) if as_json else say(f"The key {key} {sentence}")

@@ -1,160 +1,197 @@
-"""`academy lessons ...`."""
+"""`academy lessons`: add, import, list, count, export, forget, undo, release, supersede."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from academy.cli.home import open_home
+from academy.cli.options import Base, Json
 from academy.cli.output import emit, say, table
-from academy.curriculum.dataset import group_of
-from academy.curriculum.holdout import request_key
-from academy.errors import InputError
-from academy.experience.conversations import ConversationFilter
-from academy.experience.experience import Kind
-from academy.loop import stages
-from academy.loop.home import Home
-from academy.store.ledger_rows import ReleaseEntry, SupersedeEntry, UndoEntry
+
+app = typer.Typer(help="Add, import and manage lessons.", no_args_is_help=True, rich_markup_mode=None)
 
 
+@app.command()
 def add(
-    situation: str, action: str, result: str, feedback: str, tags: list[str], author: str, *, as_json: bool
+    situation: Annotated[str, typer.Argument(help="The request.")],
+    action: Annotated[str, typer.Argument(help="The answer.")],
+    result: Annotated[str, typer.Option(help="The outcome: success or failure.")] = "success",
+    feedback: Annotated[str, typer.Option(help="What a user said about the answer.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="A tag; repeatable.")] = None,
+    author: Annotated[str, typer.Option(help="The author's name or address.")] = "",
+    json: Json = False,
 ) -> None:
-    """Add one lesson by hand."""
-    if not situation.strip() or not action.strip():
-        raise InputError("A lesson needs a request and an answer.", "Give both, in quotes.")
-    home = Home.open()
-    found = home.store.add_lesson(situation, action, result, feedback, tags, {"author": author} if author else None)
-    if as_json:
-        emit({"id": found, "lessons": home.store.newest()})
+    """Add one lesson."""
+    from academy.loop.lessons import add_lesson
+
+    home = open_home()
+    lesson = add_lesson(home, situation, action, result, feedback, tag or [], author)
+    if json:
+        emit({"id": lesson, "lessons": home.store.newest()})
     else:
-        say(f"Kept as {found[:12]}.")
+        say(f"Added as {lesson[:12]}.")
 
 
-def import_files(files: list[Path], kind: Kind, wanted: ConversationFilter, *, as_json: bool) -> None:
-    """Import files; unreadable lines are named and kept aside."""
-    home = Home.open()
-    given = {"lesson": "lessons", "task": "tasks", "conversation": "conversations", "file": "files"}
-    found = stages.admit(home, **{given[kind]: files}, wanted=wanted)
-    if as_json:
-        emit({"imported": [one.model_dump(mode="json") for one in found]})
+@app.command("import")
+def import_files(
+    files: Annotated[list[Path], typer.Argument(help="JSONL files with one lesson per line.")],
+    tasks: Annotated[bool, typer.Option("--tasks", help="The files are task histories.")] = False,
+    conversations: Annotated[
+        bool,
+        typer.Option("--conversations", help="The files are conversations with feedback: OpenAI, ShareGPT, ChatML."),
+    ] = False,
+    examples: Annotated[
+        bool,
+        typer.Option("--examples", help="The files are training examples: Alpaca, ShareGPT, ChatML or OpenAI."),
+    ] = False,
+    user: Annotated[list[str] | None, typer.Option(help="Only conversations of this user; repeatable.")] = None,
+    domain: Annotated[list[str] | None, typer.Option(help="Only conversations of this domain; repeatable.")] = None,
+    kind: Annotated[
+        list[str] | None, typer.Option("--type", help="Only conversations of this type; repeatable.")
+    ] = None,
+    gold: Annotated[bool, typer.Option("--gold", help="Only answers with a gold star.")] = False,
+    json: Json = False,
+) -> None:
+    """Import files. Known lines change nothing; unreadable lines are kept in the quarantine."""
+    from academy.loop.import_files import ImportRequest, import_experience
+
+    request = ImportRequest(
+        files=tuple(files), tasks=tasks, conversations=conversations, examples=examples,
+        users=tuple(user or ()), domains=tuple(domain or ()), types=tuple(kind or ()), gold_only=gold,
+    )  # fmt: skip
+    imports = import_experience(request)
+    if json:
+        emit({"imported": [batch.model_dump(mode="json") for batch in imports]})
         return
-    for one in found:
-        say(f"{one.batch}: {one.admitted:,} admitted, {one.known:,} known already, {len(one.unreadable):,} unreadable.")
-        if one.forgotten:
-            say(f"  {one.forgotten:,} were forgotten and stay so.")
-        for line in one.unreadable[:10]:
+    for batch in imports:
+        say(
+            f"{batch.batch}: {batch.admitted:,} imported, {batch.known:,} already known, "
+            f"{len(batch.unreadable):,} unreadable."
+        )
+        if batch.forgotten:
+            say(f"  {batch.forgotten:,} were forgotten earlier and stay forgotten.")
+        for line in batch.unreadable[:10]:
             say(f"  {line}")
-        if one.unreadable:
-            say(f"  The unreadable lines are kept in {one.quarantine}.")
+        if batch.unreadable:
+            say(f"  The unreadable lines are kept in {batch.quarantine}.")
 
 
-def show(limit: int, tags: list[str], *, as_json: bool) -> None:
-    """Lessons, newest first."""
-    store = Home.open().store
-    found = store.get_lessons_by_tags(tags)[:limit] if tags else store.get_all_lessons(limit)
-    if as_json:
-        emit({"lessons": [one.model_dump(mode="json") for one in found]})
+@app.command("list")
+def list_lessons(
+    limit: Annotated[int, typer.Option(min=1, help="Number of lessons, newest first.")] = 20,
+    tag: Annotated[list[str] | None, typer.Option(help="Only lessons with this tag; repeatable.")] = None,
+    json: Json = False,
+) -> None:
+    """List lessons, newest first."""
+    store = open_home().store
+    lessons = store.get_lessons_by_tags(tag)[:limit] if tag else store.get_all_lessons(limit)
+    if json:
+        emit({"lessons": [lesson.model_dump(mode="json") for lesson in lessons]})
         return
     table(
-        f"{len(found)} lessons, newest first",
+        f"{len(lessons)} lessons, newest first",
         ("id", "batch", "outcome", "request", "answer"),
-        [(one.id[:8], one.batch, one.outcome, one.request, one.answer) for one in found],
+        [(lesson.id[:8], lesson.batch, lesson.outcome, lesson.request, lesson.answer) for lesson in lessons],
     )
 
 
-def stats(*, as_json: bool) -> None:
-    """Counts."""
-    found = Home.open().store.get_statistics()
-    if as_json:
-        emit(found)
+@app.command()
+def stats(json: Json = False) -> None:
+    """Count lessons by outcome, standing, batch and tag."""
+    statistics = open_home().store.get_statistics()
+    if json:
+        emit(statistics)
         return
-    say(f"{found['total_lessons']:,} lessons and tasks.")
+    say(f"{statistics['total_lessons']:,} lessons and tasks.")
     for name in ("outcomes", "standings", "batches"):
-        say(f"{name}: " + ", ".join(f"{key} {count:,}" for key, count in found[name].items()))
-    say("tags: " + ", ".join(f"{tag} {count}" for tag, count in list(found["tag_distribution"].items())[:20]))
+        say(f"{name}: " + ", ".join(f"{key} {count:,}" for key, count in statistics[name].items()))
+    say("tags: " + ", ".join(f"{tag} {count}" for tag, count in list(statistics["tag_distribution"].items())[:20]))
 
 
-def export(path: Path, batch: str | None, *, as_json: bool) -> None:
-    """Write lessons as JSONL."""
-    count = Home.open().store.export(path, batch)
-    if as_json:
-        emit({"lessons": count, "path": str(path)})
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
+    batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
+    json: Json = False,
+) -> None:
+    """Write lessons to a file that `lessons import` can read."""
+    count = open_home().store.export(file, batch)
+    if json:
+        emit({"lessons": count, "path": str(file)})
     else:
-        say(f"{count:,} lessons in {path}.")
+        say(f"{count:,} lessons written to {file}.")
 
 
-def forget(lesson: str, because: str, *, as_json: bool) -> None:
-    """Erase a lesson everywhere, and tell what was made of it."""
-    from academy.lifecycle.forgetting import forget as erase
+@app.command()
+def forget(
+    lesson: Annotated[str, typer.Argument(help="A lesson's id, or its first digits.")],
+    because: Annotated[str, typer.Option(help="The reason; kept with the tombstone.")] = "",
+    json: Json = False,
+) -> None:
+    """Erase a lesson everywhere. Datasets and versions that contain it are marked and listed."""
+    from academy.loop.lessons import forget_lesson
 
-    home = Home.open()
-    found = erase(home.database, home.settings.home.resolve(), home.mlflow, lesson, because)
-    if as_json:
-        emit(found.model_dump(mode="json"))
+    result = forget_lesson(open_home(), lesson, because)
+    if json:
+        emit(result.model_dump(mode="json"))
         return
-    say(f"Forgotten: {found.lesson[:12]}.")
-    say("Datasets that held it: " + (", ".join(one[:12] for one in found.datasets) or "none") + ".")
-    names = [f"v{one.version} of {one.family}" for one in found.versions]
-    say("Versions made of it, tainted now: " + (", ".join(names) or "none") + ".")
+    say(f"Forgotten: {result.lesson[:12]}.")
+    say("Datasets that contained it: " + (", ".join(digest[:12] for digest in result.datasets) or "none") + ".")
+    names = [f"v{version.version} of {version.family}" for version in result.versions]
+    say("Versions trained on it, now marked as tainted: " + (", ".join(names) or "none") + ".")
     if names:
-        say("What a model has learned stays in its weights: train again, and do not serve these.")
+        say("A model's weights keep what it learned: train again, and do not serve these versions.")
 
 
-def undo(batch: str, base_model: str | None, *, restore: bool, as_json: bool) -> None:
-    """Take a batch out as a whole, or put it back; a ledger row says so."""
-    home = Home.open(base_model)
-    with home.database.write() as connection:
-        count = home.store.undo(batch, connection, restore=restore)
-        if count:
-            at = datetime.now(UTC).isoformat()
-            entry = UndoEntry(batch=batch, lessons=count, restored=restore)
-            home.ledger.append(f"undo:{at}", entry, connection)
-    if not count:
-        raise InputError(
-            f"No lessons of a batch {batch} are {'undone' if restore else 'there to be undone'}.",
-            "`academy lessons stats` shows the batches.",
-        )
-    if as_json:
+@app.command()
+def undo(
+    batch: Annotated[str, typer.Argument(help="A batch, as `lessons stats` lists it.")],
+    restore: Annotated[bool, typer.Option("--restore", help="Restore the batch instead.")] = False,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Remove a whole batch from training and examination."""
+    from academy.loop.lessons import undo_batch
+
+    count = undo_batch(open_home(base_model), batch, restore=restore)
+    if json:
         emit({"batch": batch, "lessons": count, "restored": restore})
     else:
-        say(f"{count:,} lessons of {batch} {'count again' if restore else 'are out'}.")
+        say(f"{count:,} lessons of {batch} {'count again' if restore else 'are removed'}.")
 
 
-def release(batch: str | None, base_model: str | None, *, as_json: bool) -> None:
-    """Let what was set aside count again; a ledger row says who let it."""
-    home = Home.open(base_model)
-    with home.database.write() as connection:
-        count = home.store.release(batch, connection)
-        if count:
-            now = datetime.now(UTC).isoformat()
-            home.ledger.append(f"release:{now}", ReleaseEntry(batch=batch, lessons=count), connection)
-    if not count:
-        raise InputError(
-            f"No lessons{f' of batch {batch}' if batch else ''} are set aside.",
-            "`academy lessons stats` shows the batches.",
-        )
-    if as_json:
+@app.command()
+def release(
+    batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Use lessons again that a REJECT verdict set aside."""
+    from academy.loop.lessons import release_lessons
+
+    count = release_lessons(open_home(base_model), batch)
+    if json:
         emit({"released": count})
     else:
         say(f"{count:,} lessons count again.")
 
 
-def supersede(situation: str, action: str, base_model: str | None, *, as_json: bool) -> None:
-    """Retire the lessons that answer a request otherwise; a ledger row says so."""
-    home = Home.open(base_model)
-    with home.database.write() as connection:
-        count = home.store.supersede(situation, action, connection)
-        if count:
-            now = datetime.now(UTC).isoformat()
-            # no text: the ledger is append-only, and a lesson may have to be forgotten
-            key = request_key("recall", situation)
-            entry = SupersedeEntry(request=key, answer=group_of(action), retired=count)
-            home.ledger.append(f"supersede:{now}", entry, connection)
-    if not count:
-        raise InputError(
-            "No active lesson answers this request otherwise.", "Give the request in its own words, in quotes."
-        )
-    if as_json:
+@app.command()
+def supersede(
+    situation: Annotated[str, typer.Argument(help="The request.")],
+    action: Annotated[str, typer.Argument(help="The answer that is right now.")],
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Set the right answer to a request. Lessons that give another answer are retired."""
+    from academy.loop.lessons import supersede_answers
+
+    count = supersede_answers(open_home(base_model), situation, action)
+    if json:
         emit({"retired": count})
     else:
-        say(f"{count:,} lessons with another answer retired. If the right ones were set aside: academy lessons release")
+        say(f"{count:,} lessons with another answer retired.")
+        say("If lessons with the right answer were set aside, run: academy lessons release")

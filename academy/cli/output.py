@@ -1,47 +1,71 @@
-"""How commands speak: words and tables on the terminal, or one JSON object; progress goes to stderr."""
+"""How commands print: text and tables on the terminal, or one JSON object; progress goes to stderr."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import orjson
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def console() -> Console:
     """The terminal's console."""
+    from rich.console import Console
+
     return Console(highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """One line for people; brackets in it are brackets."""
+    """Print one line; brackets in it are printed as they are."""
     console().print(text, markup=False)
 
 
 def emit(value: Any) -> None:
-    """The one JSON object of `--json`."""
+    """Print the JSON object of `--json`."""
+    import orjson
+
     sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table; cells are text, never markup."""
+    """Print a table; cells are plain text."""
+    from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(*columns, title=title, title_justify="left", header_style="bold")
+    grid = Table(*columns, title=title, title_justify="left", header_style="bold")
     for row in rows:
-        drawn.add_row(*(Text(str(cell)) for cell in row))
-    console().print(drawn)
+        grid.add_row(*(Text(str(cell)) for cell in row))
+    console().print(grid)
 
 
 def listen() -> None:
-    """Show the stages' own words on stderr while they work."""
+    """Print the log lines of the loop on stderr while it works."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("  %(message)s"))
     logger = logging.getLogger("academy")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def write(file: Path, text: str) -> None:
+    """Write a file that the user names, whole or not at all."""
+    from academy.store.files import write_file
+
+    write_file(file.expanduser(), text.encode())
+
+
+def version_name(version: str) -> str:
+    """A version's number as users see it: `v7` or `base`."""
+    from academy.genealogy.history import version_name as name_of
+
+    return name_of(version)
+
+
+def gib(size: int) -> str:
+    """Bytes in GiB, with two decimals."""
+    return f"{size / 2**30:.2f}"

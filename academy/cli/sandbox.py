@@ -1,39 +1,34 @@
-"""`academy sandbox`: what contains model-written programs here, and the image that Docker's sandbox needs."""
+"""`academy sandbox`: the sandbox for programs that a model wrote, and its image."""
 
 from __future__ import annotations
 
-from academy.arena.sandbox import DockerSandbox, Unavailable, engine, find_sandbox
-from academy.arena.sandbox.image import make_image as make
+from typing import Annotated
+
+import typer
+
+from academy.cli.home import settings
+from academy.cli.options import Json
 from academy.cli.output import emit, say
-from academy.errors import ExaminationError
-from academy.settings import load_settings
+
+app = typer.Typer(rich_markup_mode=None)
 
 
-def run(*, make_image: bool, as_json: bool) -> None:
-    """Make the image where that is asked, then tell which sandbox runs. Raises ExaminationError where none does."""
-    settings = load_settings()
-    made = None
-    if make_image:
-        client = engine.connect()
-        try:
-            made = make(client)
-        finally:
-            client.close()
-        if not as_json:
-            say(f"Made {made.name} of this Python: {made.digest}.")
-    found = find_sandbox(settings.sandbox, image=settings.sandbox_image)
-    if isinstance(found, Unavailable):
-        raise ExaminationError(found.because)
-    if as_json:
-        image = found.image.model_dump(mode="json") if isinstance(found, DockerSandbox) else None
-        limits = list(found.limits_in_force)
-        emit(
-            {
-                "sandbox": found.name,
-                "limits_in_force": limits,
-                "image": image,
-                "made": made and made.model_dump(mode="json"),
-            }
-        )
-        return
-    say(f"Programs run in {found.name}: {', '.join(found.limits_in_force)}.")
+@app.command()
+def sandbox(
+    make_image: Annotated[
+        bool,
+        typer.Option("--make-image", help="Make the image of Docker's sandbox from this Python; no registry is used."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show the sandbox that runs programs written by a model."""
+    from academy.loop.sandbox import make_sandbox_image, sandbox_status
+
+    image = make_sandbox_image() if make_image else None
+    if image and not json:
+        say(f"Made {image.name} from this Python: {image.digest}.")
+    status = sandbox_status(settings())
+    if json:
+        emit({**status.model_dump(mode="json"), "made": image and image.model_dump(mode="json")})
+    else:
+        say(f"Programs run in {status.sandbox}: {', '.join(status.limits_in_force)}.")

@@ -1,1 +1,1 @@
-"""6. MLflow: runs and their curves, versions and their parents. MLflow shows; the ledger decides."""
+"""MLflow: runs and their curves, versions and their parents. MLflow shows; the ledger decides."""

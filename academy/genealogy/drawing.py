@@ -1,8 +1,8 @@
-"""The family tree drawn: for a terminal, as SVG and as Mermaid.
+"""The family tree as a drawing: for a terminal, as SVG and as Mermaid.
 
-One row for each version, oldest first, as `git log --graph` draws commits: a line of champions keeps its lane, the
-others branch off to the right and give their lane back where they end. So one version, ten or 200 in a line stay
-readable, and only as many lanes are used as live side by side. Everything that people can write is escaped.
+One row per version, oldest first, like the commits of `git log --graph`: a line of champions stays in its lane, other
+versions branch off to the right and free their lane at their end. So 1, 10 or 200 versions stay readable with few
+lanes. Text from people is escaped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from xml.sax.saxutils import escape
 
-from academy.genealogy.history import shown
+from academy.genealogy.history import version_name
 from academy.genealogy.tree import FamilyTree, Node
 from academy.records import Record
 from academy.store.ledger import BASE
@@ -21,17 +21,17 @@ COLOURS = {"champion": "#b8860b", "was champion": "#2e7d32", "REJECT": "#c62828"
 OTHER = "#1565c0"
 
 
-class Place(Record):
-    """Where a row of the drawing stands, and from where its line comes."""
+class Position(Record):
+    """Position of a row in the drawing, and the source of its line."""
 
     lane: int
-    parent: int | None  # row of the parent; None for the base model and for parents that are not on this page
-    through: tuple[int, ...]  # lanes whose lines pass this row
-    direct: bool  # nobody else of the parent's lane stands between: the line can follow it
+    parent: int | None  # row of the parent; None for the base model and for parents on other pages
+    through: tuple[int, ...]  # lanes with lines that pass this row
+    direct: bool  # no other row of the parent's lane lies between: the line can follow that lane
 
 
 class Line(Record):
-    """A row: the base model, a parent that is elsewhere, or a version."""
+    """A row: the base model, a parent on another page, or a version."""
 
     number: str
     text: str
@@ -41,27 +41,28 @@ class Line(Record):
 def text(tree: FamilyTree) -> str:
     """The tree for a terminal."""
     lines, places = layout(tree)
-    drawn = []
+    rows = []
+    lanes = 1 + max(place.lane for place in places)
     for line, place in zip(lines, places, strict=True):
-        cells = ["| " if lane in place.through else "  " for lane in range(1 + max(one.lane for one in places))]
+        cells = ["| " if lane in place.through else "  " for lane in range(lanes)]
         if place.parent is not None and places[place.parent].lane < place.lane:
             start = places[place.parent].lane
             cells[start] = "|-" if place.direct else cells[start]
             for lane in range(start + 1 if place.direct else place.lane, place.lane):
                 cells[lane] = "--"
         cells[place.lane] = "o " if line.node is None or not line.node.version.champion else "@ "
-        drawn.append("".join(cells[: place.lane + 1] + cells[place.lane + 1 :]).rstrip() + "  " + line.text)
-    return "\n".join(drawn)
+        rows.append("".join(cells[: place.lane + 1] + cells[place.lane + 1 :]).rstrip() + "  " + line.text)
+    return "\n".join(rows)
 
 
 def svg(tree: FamilyTree) -> str:
-    """The tree as one SVG image with its own colours, readable in light and dark pages."""
+    """The tree as one SVG image with its own colours, readable on light and dark pages."""
     lines, places = layout(tree)
     lanes = 1 + max(place.lane for place in places)
     words = LEFT + lanes * LANE + 8
     width = max(520, words + int(LETTER * max(len(line.text) for line in lines)) + LEFT)
     height = TOP + ROW * len(lines) + 16
-    title = f"Family {tree.family}: {len(tree.nodes)} versions, champion {shown(tree.champion)}"
+    title = f"Family {tree.family}: {len(tree.nodes)} versions, champion {version_name(tree.champion)}"
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         'role="img" font-family="ui-monospace, Menlo, Consolas, monospace" font-size="12">',
@@ -77,7 +78,7 @@ def svg(tree: FamilyTree) -> str:
         x, y = _point(n, place)
         colour = _colour(line.node)
         champion = line.node is not None and line.node.version.champion
-        fill = colour if champion or _was(line.node) else "#ffffff"
+        fill = colour if champion or _was_champion(line.node) else "#ffffff"
         dashes = ' stroke-dasharray="3 2"' if line.node is not None and line.node.version.tainted else ""
         out.append(
             f'<circle cx="{x}" cy="{y}" r="{RADIUS + 2 * champion}" fill="{fill}" stroke="{colour}" '
@@ -101,31 +102,31 @@ def mermaid(tree: FamilyTree) -> str:
     return "\n".join([*out, ""])
 
 
-def layout(tree: FamilyTree) -> tuple[list[Line], list[Place]]:
-    """Rows and where they stand. Every version is one row, below its parent."""
+def layout(tree: FamilyTree) -> tuple[list[Line], list[Position]]:
+    """Rows and their positions. Every version is one row below its parent."""
     lines = [Line(number=BASE, text=f"base  {tree.base}" + ("  <- champion" if tree.champion == BASE else ""))]
-    lines += [Line(number=one, text=f"v{one}  not on this page") for one in tree.elsewhere()]
-    lines += [Line(number=node.version.version, text=caption(node), node=node) for node in tree.nodes]
+    lines += [Line(number=number, text=f"v{number}  not on this page") for number in tree.elsewhere()]
+    lines += [Line(number=node.version.version, text=version_line(node), node=node) for node in tree.nodes]
     row = {line.number: n for n, line in enumerate(lines)}
-    # a parent edited in MLflow into something younger must not make a circle
+    # a parent that was edited in MLflow into a younger version must not create a cycle
     parents = [_above(row.get(line.node.version.parent), n) if line.node else None for n, line in enumerate(lines)]
     children: dict[int, list[int]] = {}
     for n, parent in enumerate(parents):
         if parent is not None:
             children.setdefault(parent, []).append(n)
     heir = {
-        parent: max(crowned)
-        for parent, born in children.items()
-        if (crowned := [n for n in born if _was(lines[n].node)])
+        parent: max(champions)
+        for parent, rows in children.items()
+        if (champions := [n for n in rows if _was_champion(lines[n].node)])
     }
-    chains = []  # each a line of descent: it keeps one lane from its first row to the last that hangs on it
+    chains = []  # each one a line of descent in one lane, from its first row to the last child of its rows
     for n in range(len(lines)):
         parent = parents[n]
         if parent is None or heir.get(parent) != n:
             chain = list(_descent(n, heir))
-            chains.append((chain, max(max(children.get(one, [one])[-1], one) for one in chain)))
+            chains.append((chain, max(max(children.get(n, [n])[-1], n) for n in chain)))
     lanes = [0] * len(lines)
-    busy: list[int] = []  # of each lane, the last row that is taken
+    busy: list[int] = []  # for each lane, the last row in use
     spans: list[tuple[int, int, int]] = []
     for chain, last in chains:
         above = parents[chain[0]]
@@ -134,13 +135,13 @@ def layout(tree: FamilyTree) -> tuple[list[Line], list[Place]]:
         busy += [-1] * (lane + 1 - len(busy))
         busy[lane] = last
         spans.append((lane, chain[0], last))
-        for one in chain:
-            lanes[one] = lane
+        for n in chain:
+            lanes[n] = lane
     places = []
     for n, parent in enumerate(parents):
         between = range(parent + 1, n) if parent is not None else range(0)
         places.append(
-            Place(
+            Position(
                 lane=lanes[n],
                 parent=parent,
                 through=tuple(sorted({lane for lane, first, last in spans if first < n <= last and lane != lanes[n]})),
@@ -150,16 +151,17 @@ def layout(tree: FamilyTree) -> tuple[list[Line], list[Place]]:
     return lines, places
 
 
-def caption(node: Node) -> str:
-    """One line on a version: name, generation, verdict with its score, dataset, standing."""
-    one = node.version
-    words = [one.name + (f" ({one.label})" if one.label else ""), f"generation {one.generation}, {one.verdict}"]
-    if difference := one.scores.get("score_difference"):
-        words[1] += f" {difference} ({one.scores.get('score_interval', '')})"
-    words.append(f"dataset {one.dataset[:12]}" if one.dataset else "no dataset")
-    words.append(f"parent {shown(one.parent)}")
-    if node.standing:
-        words.append(f"<- {node.standing}")
+def version_line(node: Node) -> str:
+    """One line on a version: name, generation, verdict with its score, dataset, status."""
+    version = node.version
+    words = [version.name + (f" ({version.label})" if version.label else "")]
+    words.append(f"generation {version.generation}, {version.verdict}")
+    if difference := version.scores.get("score_difference"):
+        words[1] += f" {difference} ({version.scores.get('score_interval', '')})"
+    words.append(f"dataset {version.dataset[:12]}" if version.dataset else "no dataset")
+    words.append(f"parent {version_name(version.parent)}")
+    if node.status:
+        words.append(f"<- {node.status}")
     return "  ".join(" ".join(word.split()) for word in words)
 
 
@@ -168,13 +170,13 @@ def _above(parent: int | None, row: int) -> int | None:
 
 
 def _descent(first: int, heir: dict[int, int]) -> Iterator[int]:
-    one: int | None = first
-    while one is not None:
-        yield one
-        one = heir.get(one)
+    row: int | None = first
+    while row is not None:
+        yield row
+        row = heir.get(row)
 
 
-def _was(node: Node | None) -> bool:
+def _was_champion(node: Node | None) -> bool:
     return node is not None and (node.version.champion or node.ever_champion)
 
 
@@ -183,17 +185,17 @@ def _colour(node: Node | None) -> str:
         return "#555555"
     if node.version.champion:
         return COLOURS["champion"]
-    if _was(node):
+    if _was_champion(node):
         return COLOURS["was champion"]
     return COLOURS.get(node.version.verdict, OTHER)
 
 
-def _point(row: int, place: Place) -> tuple[int, int]:
+def _point(row: int, place: Position) -> tuple[int, int]:
     return LEFT + place.lane * LANE + LANE // 2, TOP + row * ROW + ROW // 2
 
 
-def _path(row: int, place: Place, places: list[Place]) -> str:
-    """From the parent down its lane and over; or a curve of its own where others of that lane stand between."""
+def _path(row: int, place: Position, places: list[Position]) -> str:
+    """A line down the parent's lane and across; or a curve if other rows of that lane lie between."""
     x, y = _point(row, place)
     above = place.parent or 0
     px, py = _point(above, places[above])
@@ -205,15 +207,15 @@ def _path(row: int, place: Place, places: list[Place]) -> str:
 
 
 def _xml(words: str) -> str:
-    """Text for XML; characters that XML does not know are left out."""
+    """Text for XML; characters that are invalid in XML are omitted."""
     return escape(re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "", words))
 
 
 def _mermaid(words: str) -> str:
-    """Text for a quoted label: every sign but a few harmless ones as Mermaid's entity."""
-    return "".join(one if one.isalnum() or one in " .,:-+" else f"#{ord(one)};" for one in words)
+    """Text for a quoted label: all but a few harmless characters become Mermaid entities."""
+    return "".join(char if char.isalnum() or char in " .,:-+" else f"#{ord(char)};" for char in words)
 
 
 def _id(number: str) -> str:
-    """A node's id; parents are tags that people can edit."""
+    """A node's id. Parents are tags that people can edit."""
     return "n" + re.sub(r"\W", "_", number, flags=re.ASCII)

@@ -1,4 +1,4 @@
-"""What happened to the champion and to the adapters of a family: the ledger's rows as deployments, and in words."""
+"""The history of champions and adapters of a family: ledger rows as deployments, and in sentences."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ CHANGES: tuple[type[Change], ...] = (PromotionEntry, RollbackEntry, ArchiveEntry
 
 
 class Deployment(Record):
-    """One change: what was done to which version, who did it, when, and why."""
+    """One change of a version: what, when, by whom and why."""
 
     seq: int  # of the ledger's row
     at: str  # ISO 8601, UTC
     action: Action
     version: str
     adapter: str
-    replaces: str = ""  # the version that was champion before; only of deploy and rollback
-    by: str = ""  # a person, or `flow run ID`; empty in rows that were written before this was kept
-    verdict: int | None = None  # the row it rests on; a deploy without one is a person's activation by hand
+    replaces: str = ""  # the former champion; only for deploy and rollback
+    by: str = ""  # a person, or `flow run ID`; empty in rows of early releases
+    verdict: int | None = None  # row of the verdict; a deploy without one is an activation by hand
     notes: str = ""
-    config: dict[str, Any] = Field(default_factory=dict)  # base model and recipe of what answers now
+    config: dict[str, Any] = Field(default_factory=dict)  # base model and recipe of the new champion
 
     @property
     def by_hand(self) -> bool:
@@ -47,30 +47,30 @@ class Deployment(Record):
 
     @property
     def sentence(self) -> str:
-        """What was done, for people; who and when stand beside it."""
-        name, before = shown(self.version), shown(self.replaces or BASE)
+        """The change as a sentence, without time and person."""
+        name, before = version_name(self.version), version_name(self.replaces or BASE)
         why = f" ({self.notes})" if self.notes else ""
         match self.action:
             case "deploy":
                 how = " by hand, without a verdict" if self.by_hand else ""
                 return f"{name} replaces {before}{how}{why}"
             case "rollback":
-                return f"back to {name} from {before}{why}"
+                return f"rollback from {before} to {name}{why}"
             case "archive":
                 return f"{name} was archived{why}"
             case "restore":
                 return f"{name} was restored{why}"
             case "approve":
-                return f"{name} may be promoted{why}"
+                return f"{name} was approved for promotion{why}"
             case "decline":
-                return f"{name} is not to be promoted{why}"
+                return f"{name} was declined for promotion{why}"
 
 
 def history(
     ledger: Ledger, limit: int | None = None, before: int | None = None, versions: Collection[str] | None = None
 ) -> list[Deployment]:
-    """Changes, newest first; `before` is a row's number, `versions` leaves only what concerns these."""
-    return [deployment(row) for row in ledger.latest(*CHANGES, limit=limit, before=before, versions=versions)]
+    """Changes, newest first; `before` is a row's number, `versions` selects changes of these versions."""
+    return [to_deployment(row) for row in ledger.latest(*CHANGES, limit=limit, before=before, versions=versions)]
 
 
 def is_change(row: Row[Entry]) -> TypeGuard[Row[Change]]:
@@ -78,7 +78,7 @@ def is_change(row: Row[Entry]) -> TypeGuard[Row[Change]]:
     return isinstance(row.body, CHANGES)
 
 
-def deployment(row: Row[Change]) -> Deployment:
+def to_deployment(row: Row[Change]) -> Deployment:
     """The ledger row of a change as a deployment."""
     entry = row.body
     champion = entry if isinstance(entry, ChampionEntry) else None
@@ -112,13 +112,15 @@ def _action(entry: Change) -> Action:
             return "restore"
 
 
-def shown(version: str) -> str:
-    """A version as people see it: `v7` or `base`."""
+def version_name(version: str) -> str:
+    """The name of a version for people: `v7` or `base`."""
     return version if version == BASE else f"v{version}"
 
 
-def refused(entry: RefusalEntry) -> str:
+def describe_refusal(entry: RefusalEntry) -> str:
     """A refusal as a sentence."""
-    who = f"all before v{entry.older_than}" if entry.older_than is not None else shown(entry.version)
+    subject = (
+        f"all versions before v{entry.older_than}" if entry.older_than is not None else version_name(entry.version)
+    )
     why = f" ({entry.because})" if entry.because else ""
-    return f"{who} {'must not be served' if entry.refused else 'is served again'}{why}"
+    return f"{subject} {'must not be served' if entry.refused else 'may be served again'}{why}"

@@ -1,7 +1,7 @@
 """Training runs in MLflow: parameters, live curves, the dataset as an input.
 
-A run is found again by its order's digest, so a training that was killed goes on in the same run, and a metric is
-logged from the first step that is not there yet.
+A run is identified by the digest of its training order, so a training that was killed continues in the same run.
+Metrics are logged from the first missing step on.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ from academy.store.files import STAGING, explain_disk_errors
 
 EXPERIMENT = "academy"
 ORDER_TAG = "academy.order"
-BASE_TAG, DEVICE_TAG, FALLBACK_TAG = "academy.base", "academy.device", "academy.ladder"
+BASE_TAG, DEVICE_TAG, FALLBACK_TAG = "academy.base", "academy.device", "academy.fallback_steps"
 PREDICTED, MEASURED = "memory_predicted_bytes", "memory_peak_bytes"
-"""Of the last attempt's peak, uncorrected: what the next prediction is corrected by. 0: there is none that counts."""
+"""Memory of the last attempt, predicted without correction and measured; they correct later predictions. 0: unknown."""
 SECONDS, ENERGY, COST = "training_seconds", "energy_joules", "cost"
-"""What a training took, over all its attempts."""
-REMEMBERED = 5
-"""Trainings that a correction is made of."""
+"""Totals of a training over all its attempts."""
+RECENT_RUNS = 5
+"""How many recent trainings a correction uses."""
 BATCH_SECONDS = 1.0
-"""Steps are written so often: one by one they cost the trainer a fifth of its processors. A kill loses none of them,
-for the trainer's own events are read again."""
-MOST_METRICS = 900
-"""MLflow takes 1,000 in a call."""
+"""How often steps are written: single writes cost the trainer a fifth of its CPU time. A kill loses no step, because
+the trainer's events are read again."""
+MAX_METRICS = 900
+"""MLflow accepts 1,000 metrics in a call."""
 
 
 def open_mlflow(settings: Settings) -> Any:
-    """An MlflowClient, quiet, with its database migrated and the experiment made. Raises HomeError."""
+    """A quiet MlflowClient with a migrated database and an existing experiment. Raises HomeError."""
     os.environ |= {
         "DO_NOT_TRACK": "true",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_LOGGING_LEVEL": "ERROR",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        # a client of MLflow's own makes clients with the default address when it resolves models:/ names
+        # MLflow creates clients with the default address when it resolves models:/ names
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "MLFLOW_REGISTRY_URI": settings.tracking_uri,
     }
     logging.getLogger("alembic").setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it raises what it logs with a traceback
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # it also raises what it logs
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -69,16 +69,16 @@ def open_mlflow(settings: Settings) -> Any:
     except (MlflowException, sa.exc.SQLAlchemyError) as problem:
         raise HomeError(
             f"MLflow at {settings.tracking_uri} cannot be used: {str(problem).splitlines()[0]}.",
-            "Check that its database can be written, or set ACADEMY_MLFLOW_TRACKING_URI.",
+            "Check that its database is writable, or set ACADEMY_MLFLOW_TRACKING_URI.",
         ) from problem
     return client
 
 
 def _make_database(settings: Settings) -> None:
-    """MLflow's tables in a new SQLite file, all or nothing.
+    """Create MLflow's tables in a new SQLite file atomically.
 
-    MLflow makes them in place, migration by migration and each by itself: a process that is killed meanwhile leaves
-    a file that no later start can finish.
+    MLflow creates them in place, one migration at a time: a process that is killed meanwhile leaves a file that a later
+    start cannot complete.
     """
     if not settings.tracking_uri.startswith("sqlite:///"):
         return
@@ -96,45 +96,48 @@ def _make_database(settings: Settings) -> None:
             _initialize_tables(engine)
         finally:
             engine.dispose()
-        with suppress(FileExistsError):  # another process was quicker
+        with suppress(FileExistsError):  # another process was first
             os.link(draft, place)
 
 
 def _artifacts(settings: Settings) -> str | None:
-    """A folder of the home for the default store; a server keeps artifacts where it is told to."""
+    """The home's folder for artifacts with SQLite; a tracking server has its own location."""
     return settings.folder("mlartifacts").as_uri() if settings.tracking_uri.startswith("sqlite") else None
 
 
 def _metric_name(name: str) -> str:
-    """A funnel's line as MLflow allows names: letters, digits, and few signs."""
+    """A line of the funnel without characters that MLflow does not allow in names."""
     return re.sub(r"[^\w\-. /]", "", name)
 
 
-def took(found: Progress) -> dict[str, float]:
-    """What a training took, as metrics of its run; what is not known is left out. Only a whole one has its peak."""
-    peak = found.memory if found.status == "finished" else None
-    figures = {SECONDS: found.seconds, ENERGY: found.energy, COST: found.cost, MEASURED: peak}
+def training_metrics(progress: Progress) -> dict[str, float]:
+    """Duration, energy, cost and peak memory of a training as metrics of its run.
+
+    Unknown values are omitted. Only a finished training has its peak.
+    """
+    peak = progress.memory if progress.status == "finished" else None
+    figures = {SECONDS: progress.seconds, ENERGY: progress.energy, COST: progress.cost, MEASURED: peak}
     return {name: float(value) for name, value in figures.items() if value is not None}
 
 
 def memory_ratios(client: Any, base: str, device: str) -> list[float]:
-    """Measured by predicted memory of the last trainings of a base model, by its digest, on a kind of device."""
+    """Measured divided by predicted memory, for the last trainings of a base model (digest) on a kind of device."""
     experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-    found = client.search_runs(
+    runs = client.search_runs(
         [experiment],
         filter_string=f"tags.`{BASE_TAG}` = '{base}' and tags.`{DEVICE_TAG}` = '{device}' and metrics.`{MEASURED}` > 0",
         order_by=["attributes.start_time DESC"],
-        max_results=REMEMBERED,
+        max_results=RECENT_RUNS,
     )
     return [
         run.data.metrics[MEASURED] / run.data.metrics[PREDICTED]
-        for run in found
+        for run in runs
         if run.data.metrics.get(PREDICTED, 0) > 0
     ]
 
 
 class TrackedRun:
-    """The MLflow run of one training order, over all attempts: its tags and prediction are those of the last one."""
+    """The MLflow run of a training order, for all attempts. Tags and prediction belong to the last attempt."""
 
     def __init__(
         self,
@@ -146,35 +149,35 @@ class TrackedRun:
         predicted: float | None = None,
         before: int = 0,
     ) -> None:
-        """`tags` and `predicted` (bytes, or None) are of this attempt, whose events follow number `before`."""
+        """`tags` and `predicted` (bytes, or None) belong to this attempt; its events have numbers after `before`."""
         self.client = client
         self._attempt = tags, predicted
         self._before: int | None = before
         self.experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
-        known = self._find(order)
-        self.id = known or str(
+        existing = self._find(order)
+        self.id = existing or str(
             client.create_run(
                 self.experiment, run_name=f"train-{order.digest[:8]}", tags={ORDER_TAG: order.digest, **tags}
             ).info.run_id
         )
         self._describe(order, dataset)
-        if known is None:
-            self.metrics({f"funnel/{_metric_name(name)}": float(count) for name, count in dataset.funnel.items()})
+        if existing is None:
+            self.log_metrics({f"funnel/{_metric_name(name)}": float(count) for name, count in dataset.funnel.items()})
         history = client.get_metric_history(self.id, "loss")
         self._logged = max((metric.step for metric in history), default=0)
-        self._held: list[Any] = []
+        self._pending: list[Any] = []
         self._written = 0.0
 
-    def follow(self, event: TrainingEvent) -> None:
-        """Log a training event, steps in batches of about a second, and how the run ended."""
-        # not before a trainer has started: an order that was done before is only told again, and its device stays
+    def log_event(self, event: TrainingEvent) -> None:
+        """Log a training event: steps in batches of about a second, and the end of the run."""
+        # only when a trainer starts: a finished order only replays its events, and its device stays
         if self._before is not None and event.n > self._before and event.phase != "failed":
             self._begin()
         if event.phase == "step":
-            # an evaluation is told after its step; logged again after a kill it is the same row
-            # one without figures only says how far it came
+            # an evaluation follows its step; logging it again after a kill writes the same row
+            # an event without values only reports the position
             if event.eval_loss is not None or (event.loss is not None and event.step > self._logged):
-                self._held += self._metrics(event)
+                self._pending += self._metrics(event)
                 self._logged = max(self._logged, event.step)
             if time.monotonic() - self._written < BATCH_SECONDS:
                 return
@@ -188,22 +191,22 @@ class TrackedRun:
             self.client.set_terminated(self.id, "FINISHED")
 
     def _begin(self) -> None:
-        """Say of the run what this attempt is: an earlier one had another device, or came to less memory since."""
+        """Write this attempt's tags and prediction: an earlier attempt may have had another device or less memory."""
         from mlflow.entities import RunTag
 
-        (tags, predicted), self._before = self._attempt, None
-        known = self.client.get_run(self.id).data
+        (tags, prediction), self._before = self._attempt, None
+        run = self.client.get_run(self.id).data
         self.client.log_batch(self.id, tags=[RunTag(name, value) for name, value in tags.items()])
-        if FALLBACK_TAG in known.tags and FALLBACK_TAG not in tags:
+        if FALLBACK_TAG in run.tags and FALLBACK_TAG not in tags:
             self.client.delete_tag(self.id, FALLBACK_TAG)
-        figures = {name: 0.0 for name in (PREDICTED, MEASURED) if name in known.metrics}
-        self.metrics(figures | ({} if predicted is None else {PREDICTED: predicted}))
+        figures = {name: 0.0 for name in (PREDICTED, MEASURED) if name in run.metrics}
+        self.log_metrics(figures | ({} if prediction is None else {PREDICTED: prediction}))
 
     def _write(self) -> None:
-        """What is held back, in batches that MLflow takes."""
-        for start in range(0, len(self._held), MOST_METRICS):
-            self.client.log_batch(self.id, metrics=self._held[start : start + MOST_METRICS])
-        self._held = []
+        """Write pending metrics in batches that MLflow accepts."""
+        for start in range(0, len(self._pending), MAX_METRICS):
+            self.client.log_batch(self.id, metrics=self._pending[start : start + MAX_METRICS])
+        self._pending = []
         self._written = time.monotonic()
 
     @staticmethod
@@ -223,45 +226,45 @@ class TrackedRun:
         at = int(event.at * 1000)
         return [Metric(name, float(value), at, event.step) for name, value in values.items() if value is not None]
 
-    def metrics(self, values: dict[str, float]) -> None:
-        """Log figures that belong to the run as a whole."""
+    def log_metrics(self, values: dict[str, float]) -> None:
+        """Log metrics of the run as a whole."""
         from mlflow.entities import Metric
 
         at = int(time.time() * 1000)
         self.client.log_batch(self.id, metrics=[Metric(name, value, at, 0) for name, value in values.items()])
 
-    def keep(self, name: str, value: dict[str, Any]) -> None:
-        """Keep a JSON object among the run's artifacts; the same again changes nothing."""
+    def log_json(self, name: str, value: dict[str, Any]) -> None:
+        """Store a JSON object among the run's artifacts."""
         self.client.log_dict(self.id, value, name)
 
     def _find(self, order: TrainingOrder) -> str | None:
-        found = self.client.search_runs(
+        runs = self.client.search_runs(
             [self.experiment], filter_string=f"tags.`{ORDER_TAG}` = '{order.digest}'", max_results=1
         )
-        if not found:
+        if not runs:
             return None
-        run = found[0]
+        run = runs[0]
         if run.info.status != "FINISHED":
             self.client.update_run(run.info.run_id, status="RUNNING")
         return str(run.info.run_id)
 
     def _describe(self, order: TrainingOrder, dataset: Dataset) -> None:
-        """Parameters and the dataset as an input; saying it again after a kill changes nothing."""
+        """Log parameters and the dataset as an input. Repeating it after a kill changes nothing."""
         from mlflow.entities import Dataset as DatasetEntity
         from mlflow.entities import DatasetInput, InputTag, Param
 
         values = order.recipe.model_dump(mode="json") | {
             "base_model": order.base.name, "examples": dataset.examples, "holdout": dataset.holdout,
         }  # fmt: skip
-        # MLflow refuses a parameter that changes, and the same order may come by another name of its base model,
-        # or from a dataset that holds out something else
-        known = self.client.get_run(self.id).data.params
-        missing = [Param(name, str(value)) for name, value in values.items() if name not in known]
+        # MLflow refuses changed parameters; the same order may come with another name of its base model, or from a
+        # dataset with another hold-out
+        logged_params = self.client.get_run(self.id).data.params
+        missing = [Param(name, str(value)) for name, value in values.items() if name not in logged_params]
         if missing:
             self.client.log_batch(self.id, params=missing)
         entity = DatasetEntity(
             name="curriculum",
-            digest=dataset.digest[:36],  # MLflow keeps no more; the tag has it whole
+            digest=dataset.digest[:36],  # MLflow's limit; the tag has the whole digest
             source_type="local",
             source=orjson.dumps({"uri": dataset.train_file.as_uri()}).decode(),
             profile=orjson.dumps(

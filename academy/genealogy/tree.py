@@ -1,7 +1,7 @@
-"""The family tree of a base model as a record: its versions with their parents, verdicts, and what became of them.
+"""The family tree of a base model as a record: its versions with parents, verdicts and later changes.
 
-It is read from MLflow's registry and the ledger, page by page: a page costs two queries, however many versions there
-are. A parent that is on an older page, or was deleted in MLflow, is named and not read.
+It is read from MLflow's registry and the ledger, page by page. A page costs two queries, whatever the number of
+versions. A parent on an older page, or deleted in MLflow, is named but not read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from academy.store.ledger import BASE, Ledger
 
 
 class Node(Record):
-    """A version and what happened to it, oldest first."""
+    """A version with its changes, oldest first."""
 
     version: Version
     recipe: dict[str, Any]
@@ -25,19 +25,19 @@ class Node(Record):
 
     @property
     def ever_champion(self) -> bool:
-        """Whether it answered once."""
+        """Whether it ever was champion."""
         number = self.version.version
-        return any(one.action in ("deploy", "rollback") and one.version == number for one in self.events)
+        return any(event.action in ("deploy", "rollback") and event.version == number for event in self.events)
 
     @property
-    def standing(self) -> str:
-        """Champion, tainted, unverified, archived: what is true of it, by commas."""
-        one = self.version
-        words = (
-            ("champion", one.champion), ("tainted", one.tainted),
-            ("unverified", bool(one.unverified)), ("archived", one.archived),
-        )  # fmt: skip
-        return ", ".join(word for word, so in words if so)
+    def status(self) -> str:
+        """Which of champion, tainted, unverified and archived apply, separated by commas."""
+        version = self.version
+        flags = {
+            "champion": version.champion, "tainted": version.tainted,
+            "unverified": bool(version.unverified), "archived": version.archived,
+        }  # fmt: skip
+        return ", ".join(name for name, applies in flags.items() if applies)
 
 
 class FamilyTree(Record):
@@ -47,9 +47,9 @@ class FamilyTree(Record):
     base: str  # the base model's name
     champion: str  # version, or "base"
     champion_adapter: str
-    missing: str  # why MLflow does not show the champion; empty where it does
+    missing: str  # why MLflow does not show the champion; empty if it does
     nodes: tuple[Node, ...]
-    before: int | None  # the page before this one ends with smaller numbers than this; None where there is none
+    before: int | None  # versions of the older page have smaller numbers than this; None on the oldest page
 
     @property
     def numbers(self) -> frozenset[str]:
@@ -57,13 +57,13 @@ class FamilyTree(Record):
         return frozenset(node.version.version for node in self.nodes)
 
     def children(self, parent: str) -> list[Node]:
-        """The nodes of this page whose parent it is, oldest first."""
+        """The nodes of this page with this parent, oldest first."""
         return [node for node in self.nodes if node.version.parent == parent]
 
     def elsewhere(self) -> list[str]:
-        """Parents that are not on this page, by their numbers."""
+        """Parents that are not on this page, sorted by number."""
         parents = {node.version.parent for node in self.nodes} - self.numbers - {BASE}
-        return sorted(parents, key=lambda one: (len(one), one))
+        return sorted(parents, key=lambda number: (len(number), number))
 
 
 def family_tree(
@@ -71,34 +71,36 @@ def family_tree(
 ) -> FamilyTree:
     """The newest `limit` versions, or those with smaller numbers than `before`."""
     champion = ledger.champion()
-    found = versions.page(limit + 1, before, champion)
-    page = found[:limit][::-1]
-    events: dict[str, list[Deployment]] = {one.version: [] for one in page}
-    for one in reversed(history(ledger, versions=list(events)) if events else []):
-        for number in {one.version, one.replaces} & events.keys():
-            events[number].append(one)
+    newest = versions.page(limit + 1, before, champion)
+    page = newest[:limit][::-1]
+    events: dict[str, list[Deployment]] = {version.version: [] for version in page}
+    for change in reversed(history(ledger, versions=list(events)) if events else []):
+        for number in {change.version, change.replaces} & events.keys():
+            events[number].append(change)
     missing = ""
-    if champion.version != BASE and not any(one.champion for one in page):
-        there = versions.find(champion.version)
-        if there is None:
-            missing = f"{champion.name}, the champion, was deleted in MLflow; it answers all the same."
-        elif there.adapter != champion.adapter:
-            missing = f"MLflow's {champion.name} is no longer the champion's adapter {champion.adapter[:12]}."
+    if champion.version != BASE and not any(version.champion for version in page):
+        version = versions.find(champion.version)
+        if version is None:
+            missing = f"{champion.name}, the champion, was deleted in MLflow. It still answers."
+        elif version.adapter != champion.adapter:
+            missing = f"{champion.name} in MLflow no longer has the champion's adapter {champion.adapter[:12]}."
     return FamilyTree(
         family=versions.family,
         base=base_name,
         champion=champion.version,
         champion_adapter=champion.adapter,
         missing=missing,
-        nodes=tuple(Node(version=one, recipe=_recipe(one), events=tuple(events[one.version])) for one in page),
-        before=int(page[0].version) if len(found) > limit else None,
+        nodes=tuple(
+            Node(version=version, recipe=_recipe(version), events=tuple(events[version.version])) for version in page
+        ),
+        before=int(page[0].version) if len(newest) > limit else None,
     )
 
 
 def _recipe(version: Version) -> dict[str, Any]:
-    """The recipe as it was registered; empty where the tag is not there or was edited into something else."""
+    """The registered recipe; empty if the tag is missing or invalid."""
     try:
-        found = orjson.loads(version.recipe or b"{}")
+        recipe = orjson.loads(version.recipe or b"{}")
     except orjson.JSONDecodeError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return recipe if isinstance(recipe, dict) else {}

@@ -1,8 +1,8 @@
-"""Reads the text that trainers print into figures: for images that are not ours and write no events of their own.
+"""Parses the output of trainers into metrics: for images that are not ours and write no events.
 
-Understood are the dictionaries of transformers, with plain and with quoted numbers, and JSON; tqdm's bars; lines of
-words ("Epoch 1/3 - Loss: 0.45 - lr: 2e-4", "Step 100/1000"); and the banners of transformers and Unsloth. Whatever
-else is printed gives nothing. What is looked at of a line is bounded, and so is every repetition in a pattern.
+It understands the dictionaries of transformers, with plain and quoted numbers, and JSON; tqdm's bars; lines such as
+"Epoch 1/3 - Loss: 0.45 - lr: 2e-4" and "Step 100/1000"; and the banners of transformers and Unsloth. Other output
+gives nothing. The part of a line that is read is limited, and so is every repetition in a pattern.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import orjson
 from academy.records import Record
 
 LONGEST = 4000
-"""Characters of a line that are looked at; no trainer's figures stand farther behind."""
+"""Characters of a line that are read; trainers print their figures before this limit."""
 LARGEST = 1e15
-"""Counts beyond that are none, and losses beyond that have diverged."""
+"""Larger counts are ignored, and larger losses have diverged."""
 
 
 class Metrics(NamedTuple):
-    """What one line says. `diverged`: it names a loss that is no finite number, and gives none.
+    """The figures of one line. `diverged`: the line has a loss that is not a finite number; `loss` is then None.
 
-    A tuple and no pydantic record: to make one of those takes longer than to read a line.
+    A tuple and not a pydantic record, because creating one of those takes longer than parsing a line.
     """
 
     epoch: float | None = None
@@ -41,8 +41,8 @@ class Metrics(NamedTuple):
     diverged: bool = False
 
     @property
-    def tells(self) -> bool:
-        """Whether it says how the training goes, and not only where it stands."""
+    def has_measurements(self) -> bool:
+        """Whether it has a loss, accuracy or gradient norm, and not only a position."""
         return (
             self.loss is not None
             or self.eval_loss is not None
@@ -52,23 +52,23 @@ class Metrics(NamedTuple):
         )
 
 
-_new: Callable[[type[Metrics], Iterable[Any]], Metrics] = tuple.__new__  # quicker than the record's own
+_new: Callable[[type[Metrics], Iterable[Any]], Metrics] = tuple.__new__  # faster than Metrics(...)
 
 
 class Summary(Record):
-    """A whole log: the latest of everything, and of the finite losses the smallest and their mean."""
+    """A whole log: the latest value of each field, and the smallest and the mean of the finite losses."""
 
     records: int
     losses: int
-    diverged: int  # how often a loss was no finite number
-    latest: dict[str, float | int | None]  # by the names of Metrics' fields
+    diverged: int  # lines with a loss that is not a finite number
+    latest: dict[str, float | int | None]  # by names of Metrics' fields
     best_loss: float | None
     average_loss: float | None
     best_eval_loss: float | None
 
 
 EPOCH, EPOCHS, STEP, STEPS, LOSS, EVAL, RATE, ACCURACY, NORM, PERCENT, DIVERGED = range(11)
-"""Places of Metrics' fields."""
+"""Indices of Metrics' fields."""
 KEYS = {
     "loss": LOSS, "train_loss": LOSS,
     "eval_loss": EVAL, "val_loss": EVAL, "validation_loss": EVAL, "test_loss": EVAL,
@@ -79,7 +79,7 @@ KEYS = {
     "step": STEP, "global_step": STEP, "current_steps": STEP, "iter": STEP, "iteration": STEP,
     "max_steps": STEPS, "total_steps": STEPS, "percentage": PERCENT,
 }  # fmt: skip
-"""What dictionaries call them."""
+"""Keys of dictionaries, with the field that each fills."""
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]{0,40}[A-Za-z]")
 _BAR = re.compile(r"(\d{1,3})%\|[^|]{0,800}\| {0,20}(\d{1,15})/(\d{1,15}) \[", re.ASCII)
 _NUMBER = r"[-+]?(?:\d{1,15}(?:,\d{3}){0,4}(?:\.\d{0,40})?|\.\d{1,40})(?:e[-+]?\d{1,4})?|[-+]?nan|[-+]?inf(?:inity)?"
@@ -94,13 +94,13 @@ _WORDS = tuple(
         ("acc", "acc(?:uracy)?"), ("grad", "grad(?:ient)?[_ ]norm"), ("iter", "iter(?:ation)?"),
     )
 )  # fmt: skip
-"""Each is searched only where its hint is found; they begin with what is plain text, which is found quickly."""
+"""A pattern is searched only if the line contains its hint. Patterns begin with plain text, which is fast to find."""
 _EVALUATION = tuple(word + sign for word in ("eval", "val", "valid", "validation", "test") for sign in "_ ")
 _TRAINING = ("train_", "training_", "mean_token_")
 _ALL = ("num_", "num ", "num_train_", "total_", "total ", "max_", "max ", "optimization_", "optimization ")
 _NOW = ("global_", "current_", "train_")
 _BARE = re.compile(r": (-?(?:nan|inf|NaN|Infinity|None|True|False))\b")
-"""What Python prints and JSON does not know."""
+"""Values that Python prints and JSON does not have."""
 _FLOAT = r"([-+.\de]{1,40})"
 _USUAL_BAR = re.compile(
     rf"\| (\d{{1,15}})/(\d{{1,15}}) \[[^,\r]{{0,60}},[^,\r\]]{{0,60}}(?:, loss={_FLOAT})?\]\s{{0,4}}\Z", re.ASCII
@@ -112,18 +112,18 @@ _USUAL_WORDS = re.compile(
     rf"(?:[Ll]oss: ?{_FLOAT}[ ,|-]{{0,5}})?(?:(?:lr|LR): ?{_FLOAT})?\s{{0,4}}\Z",
     re.ASCII,
 ).match
-_OF_A_TRAINING = ("train", "epoch", "step", "iter")
-"""Words before a bar; bars of downloads and of tokenising have others."""
+_TRAINING_WORDS = ("train", "epoch", "step", "iter")
+"""Words before a training's bar; bars of downloads and of tokenising have other words."""
 
 
 class TrainingMetricsParser:
-    """Reads line by line and remembers nothing, so its memory does not grow with the log."""
+    """Parses line by line and keeps no state, so its memory does not grow with the log."""
 
     def parse_line(self, line: str) -> Metrics | None:
-        """The figures of one line; None where it says nothing of a training.
+        """The figures of one line; None if it has none.
 
-        Of parts that were written over each other (carriage returns) the last that says something counts. Progress is
-        that of the steps; where only epochs are told, that of the epochs that began.
+        Of parts that overwrite each other (carriage returns), the last one with figures counts. Progress is by steps;
+        if the line gives only epochs, by the epochs that began.
         """
         if (usual := _usual(line)) is not None:
             return usual
@@ -132,33 +132,33 @@ class TrainingMetricsParser:
         end = len(line)
         while end >= 0:
             start = line.rfind("\r", 0, end) + 1
-            if start < end and (found := _of_part(line[start:end])) is not None:
-                return found
+            if start < end and (metrics := _of_part(line[start:end])) is not None:
+                return metrics
             end = start - 1
         return None
 
     def aggregate_metrics(self, metrics: Iterable[Metrics]) -> Summary:
-        """Latest, best and average of a list, or of an iterator, which is read once and not kept."""
+        """Latest, best and average values of a list or an iterator; an iterator is read once and not stored."""
         latest: list[Any] = [None] * len(Metrics._fields)
-        records = losses = diverged = 0
+        records = losses = lines_diverged = 0
         best = best_eval = math.inf
         average = 0.0
-        for one in metrics:
+        for line in metrics:
             records += 1
-            diverged += one.diverged
-            for place, value in enumerate(one):
+            lines_diverged += line.diverged
+            for index, value in enumerate(line):
                 if value is not None:
-                    latest[place] = value
-            if one.loss is not None:
+                    latest[index] = value
+            if line.loss is not None:
                 losses += 1
-                best = min(best, one.loss)
-                average += (one.loss - average) / losses
-            if one.eval_loss is not None:
-                best_eval = min(best_eval, one.eval_loss)
+                best = min(best, line.loss)
+                average += (line.loss - average) / losses
+            if line.eval_loss is not None:
+                best_eval = min(best_eval, line.eval_loss)
         return Summary(
             records=records,
             losses=losses,
-            diverged=diverged,
+            diverged=lines_diverged,
             latest=dict(zip(Metrics._fields[:DIVERGED], latest, strict=False)),
             best_loss=best if losses else None,
             average_loss=average if losses else None,
@@ -167,9 +167,9 @@ class TrainingMetricsParser:
 
 
 def _usual(line: str) -> Metrics | None:
-    """The most frequent lines, read in one go. Whatever is a little different is left to the longer way."""
+    """Parse the most frequent kinds of line in one step; None for a line that needs the slower general way."""
     try:
-        if line.find("%|", 0, 6) > 0:  # a bar without words before it
+        if line.find("%|", 0, 6) > 0:  # a bar with no words before it
             return _usual_bar(line)
         if line.startswith("{'loss'"):
             return _usual_row(line)
@@ -184,9 +184,9 @@ def _usual_bar(line: str) -> Metrics | None:
     match = _USUAL_BAR(line)
     if match is None or "\r" in line:
         return None
-    done, of, told = match.groups()
-    step, steps = int(done), int(of)
-    loss = None if told is None else float(told)
+    step_text, steps_text, loss_text = match.groups()
+    step, steps = int(step_text), int(steps_text)
+    loss = None if loss_text is None else float(loss_text)
     if step > steps or not (loss is None or -LARGEST < loss < LARGEST):
         return None
     return _new(Metrics, (None, None, step, steps, loss, None, None, None, None, 100 * step / steps, False))
@@ -195,35 +195,35 @@ def _usual_bar(line: str) -> Metrics | None:
 def _usual_row(line: str) -> Metrics | None:
     if ": nan" in line:
         return None
-    told = orjson.loads(line.replace("'", '"'))
-    keys = tuple(told)
-    share: Any = None
+    row = orjson.loads(line.replace("'", '"'))
+    keys = tuple(row)
+    accuracy: Any = None
     if keys == _USUAL_ROW:
-        loss, norm, rate, epoch = told.values()
+        loss, norm, rate, epoch = row.values()
     elif keys == _TRL_ROW:
-        loss, norm, rate, _, _, share, epoch = told.values()
-        share = float(share)
+        loss, norm, rate, _, _, accuracy, epoch = row.values()
+        accuracy = float(accuracy)
     else:
         return None
     if type(loss) is not float:
         loss, norm, rate, epoch = float(loss), float(norm), float(rate), float(epoch)
-    if not -LARGEST < loss + rate + epoch + norm + (share or 0.0) < LARGEST:
+    if not -LARGEST < loss + rate + epoch + norm + (accuracy or 0.0) < LARGEST:
         return None
-    return _new(Metrics, (epoch, None, None, None, loss, None, rate, share, norm, None, False))
+    return _new(Metrics, (epoch, None, None, None, loss, None, rate, accuracy, norm, None, False))
 
 
 def _usual_words(line: str) -> Metrics | None:
     match = _USUAL_WORDS(line)
     if match is None:
         return None
-    reached, many, done, of, told, pace = match.groups()
-    ratio = int(done) / int(of) if done else float(reached) / int(many)
-    loss = float(told) if told else None
+    epoch_text, epochs_text, step_text, steps_text, loss_text, rate_text = match.groups()
+    ratio = int(step_text) / int(steps_text) if step_text else float(epoch_text) / int(epochs_text)
+    loss = float(loss_text) if loss_text else None
     if ratio > 1 or not (loss is None or -LARGEST < loss < LARGEST):
         return None
-    epoch, epochs = (float(reached), int(many)) if reached else (None, None)
-    step, steps = (int(done), int(of)) if done else (None, None)
-    rate = float(pace) if pace else None
+    epoch, epochs = (float(epoch_text), int(epochs_text)) if epoch_text else (None, None)
+    step, steps = (int(step_text), int(steps_text)) if step_text else (None, None)
+    rate = float(rate_text) if rate_text else None
     return _new(Metrics, (epoch, epochs, step, steps, loss, None, rate, None, None, 100 * ratio, False))
 
 
@@ -241,27 +241,27 @@ def _of_part(line: str) -> Metrics | None:
         if start >= 0:
             row = line[start : line.rfind("}") + 1].replace("'", '"')
             try:
-                told = orjson.loads(_BARE.sub(r': "\1"', row))
-            except ValueError:  # cut in the middle, or no row at all
+                mapping = orjson.loads(_BARE.sub(r': "\1"', row))
+            except ValueError:  # cut in the middle, or not a dictionary
                 return _of_words(line.lower())
-            return _of_mapping(told) if type(told) is dict else None
+            return _of_mapping(mapping) if type(mapping) is dict else None
     return _of_words(line.lower())
 
 
-def _of_mapping(told: Mapping[str, Any]) -> Metrics | None:
-    found: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
-    for key, value in told.items():
-        place = KEYS.get(key)
-        if place is not None:
-            _put(found, place, value)
-    if "train_runtime" in told:
-        found[LOSS] = None  # the mean of the whole training, told at its end
-    return _whole(found)
+def _of_mapping(mapping: Mapping[str, Any]) -> Metrics | None:
+    fields: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
+    for key, value in mapping.items():
+        index = KEYS.get(key)
+        if index is not None:
+            _put(fields, index, value)
+    if "train_runtime" in mapping:
+        fields[LOSS] = None  # the last line of a training, whose loss is the mean of all steps
+    return _metrics_of(fields)
 
 
 def _of_words(low: str) -> Metrics | None:
-    found: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
-    return _whole(found) if _put_words(found, low) else None
+    fields: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
+    return _metrics_of(fields) if _put_words(fields, low) else None
 
 
 def _of_bar(line: str) -> Metrics | None:
@@ -270,40 +270,40 @@ def _of_bar(line: str) -> Metrics | None:
         return None
     percent, step, steps = map(int, match.groups())
     before, behind = line[: match.start()].strip(), line[match.end() :]
-    found: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
+    fields: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
     if before or "=" in behind:
         before = before.lower()
-        _put_words(found, f"{before} {behind.lower()}")
-        if before and found[LOSS] is None and not any(word in before for word in _OF_A_TRAINING):
+        _put_words(fields, f"{before} {behind.lower()}")
+        if before and fields[LOSS] is None and not any(word in before for word in _TRAINING_WORDS):
             return None
-        if found[EPOCHS]:
-            found[PERCENT] = min(100.0, (max(found[EPOCH] or 1, 1) * 100 - 100 + percent) / found[EPOCHS])
-    found[STEP], found[STEPS] = step, steps
-    return _whole(found)
+        if fields[EPOCHS]:
+            fields[PERCENT] = min(100.0, (max(fields[EPOCH] or 1, 1) * 100 - 100 + percent) / fields[EPOCHS])
+    fields[STEP], fields[STEPS] = step, steps
+    return _metrics_of(fields)
 
 
-def _put_words(found: list[Any], low: str) -> bool:
-    """Whether there was anything."""
-    any_at_all = False
+def _put_words(fields: list[Any], low: str) -> bool:
+    """Fill the fields that a line in lower case names. Returns whether it names any."""
+    has_figures = False
     for hint, matches in _WORDS:
         if hint not in low:
             continue
         for match in matches(low):
             word, number, rest, total = match.groups()
             start = match.start()
-            place = _place_of(word, low[start - 14 : start] if start > 14 else low[:start], counted=bool(total))
-            if place is None or found[place] is not None:
+            index = _field_of(word, low[start - 14 : start] if start > 14 else low[:start], counted=bool(total))
+            if index is None or fields[index] is not None:
                 continue
-            any_at_all = True
+            has_figures = True
             value = float(number.replace(",", ""))
-            _put(found, place, value / 100 if rest == "%" else value)
-            if total and place in (EPOCH, STEP):
-                _put(found, place + 1, int(total))
-    return any_at_all
+            _put(fields, index, value / 100 if rest == "%" else value)
+            if total and index in (EPOCH, STEP):
+                _put(fields, index + 1, int(total))
+    return has_figures
 
 
-def _place_of(word: str, before: str, *, counted: bool) -> int | None:
-    """Which field a word names, by what stands before it; `counted`: a total follows."""
+def _field_of(word: str, before: str, *, counted: bool) -> int | None:
+    """The field that a word names, by the text before it; `counted`: a total follows."""
     last = before[-1:]
     if last.isalpha():
         return None  # the end of another word
@@ -316,9 +316,9 @@ def _place_of(word: str, before: str, *, counted: bool) -> int | None:
     if first in "si":
         if before.endswith(_ALL):
             return STEPS
-        # "gradient accumulation steps = 4" is no place in a training
-        alone = (last != "_" or before.endswith(_NOW)) and not of_evaluation
-        return STEP if alone and (counted or word[-1] != "s") else None
+        # "gradient accumulation steps = 4" is not a position in a training
+        is_position = (last != "_" or before.endswith(_NOW)) and not of_evaluation
+        return STEP if is_position and (counted or word[-1] != "s") else None
     if last == "_" and not of_evaluation and not before.endswith(_TRAINING):
         return None  # "router_aux_loss"
     if word == "loss":
@@ -326,8 +326,8 @@ def _place_of(word: str, before: str, *, counted: bool) -> int | None:
     return ACCURACY if first == "a" else NORM if first == "g" else RATE
 
 
-def _put(found: list[Any], place: int, value: Any) -> None:
-    """A number into its place, or nothing where it is none; a loss that is not finite is told as such."""
+def _put(fields: list[Any], index: int, value: Any) -> None:
+    """Store a number in its field. Ignores other values; marks a loss that is not finite as diverged."""
     if type(value) is not float:
         if type(value) is not int and type(value) is not str:
             return
@@ -336,20 +336,20 @@ def _put(found: list[Any], place: int, value: Any) -> None:
         except ValueError:
             return
     if -LARGEST < value < LARGEST:
-        found[place] = int(value) if EPOCHS <= place <= STEPS else value
-    elif place in (LOSS, EVAL):
-        found[DIVERGED] = True
+        fields[index] = int(value) if EPOCHS <= index <= STEPS else value
+    elif index in (LOSS, EVAL):
+        fields[DIVERGED] = True
 
 
-def _whole(found: list[Any]) -> Metrics | None:
-    """The record, with its progress; None where nothing was found."""
-    if found[PERCENT] is None:
-        for done, of in ((STEP, STEPS), (EPOCH, EPOCHS)):
-            if found[done] is not None and found[of]:
-                found[PERCENT] = min(100.0, max(0.0, 100 * found[done] / found[of]))
+def _metrics_of(fields: list[Any]) -> Metrics | None:
+    """The record with its progress; None if no field is set."""
+    if fields[PERCENT] is None:
+        for position, total in ((STEP, STEPS), (EPOCH, EPOCHS)):
+            if fields[position] is not None and fields[total]:
+                fields[PERCENT] = min(100.0, max(0.0, 100 * fields[position] / fields[total]))
                 break
-    one = _new(Metrics, found)
-    return None if one == NOTHING else one
+    metrics = _new(Metrics, fields)
+    return None if metrics == EMPTY else metrics
 
 
-NOTHING = Metrics()
+EMPTY = Metrics()

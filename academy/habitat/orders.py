@@ -1,4 +1,4 @@
-"""What no order may ask for, whoever wrote it and wherever it is to run."""
+"""Paths that no order may name, whatever program wrote it and wherever it runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from academy.habitat.backends.base import TrainingOrder
 
 
 def refuse_outside(order: TrainingOrder, home: Path) -> None:
-    """Raises TrainingError for an order that names a path outside the home; a link out of it is outside, too.
+    """Raises TrainingError for an order that names a path outside the home, also through a symbolic link.
 
-    But for the home's own folders, which a person may have put onto a larger disk. The base model may lie anywhere: it
-    is only read.
+    The home's own folders may be links, for example to a larger disk. The base model may lie anywhere, because it is
+    only read.
     """
-    known = [home.resolve(), *(path.resolve() for path in home.iterdir() if path.is_dir())] if home.is_dir() else []
+    roots = [home.resolve(), *(path.resolve() for path in home.iterdir() if path.is_dir())] if home.is_dir() else []
     for path in (order.train_file, order.runs, order.adapters, order.init_adapter):
-        if path is not None and not any(path.resolve().is_relative_to(one) for one in known):
+        if path is not None and not any(path.resolve().is_relative_to(root) for root in roots):
             raise TrainingError(
                 f"The order names {path}, which is outside {home}.",
-                "A training sees its home only: set ACADEMY_HOME to one that holds the path.",
+                "A training can only use files of its home: set ACADEMY_HOME to one that contains the path.",
                 cause="order",
             )

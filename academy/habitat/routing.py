@@ -1,4 +1,7 @@
-"""Where a training goes, and what to do where it takes more memory than there is. Pure: records in, records out."""
+"""Which device a training runs on, and the fallback steps if it needs more memory than there is.
+
+Pure: records in, records out.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,16 @@ from academy.professor.recipe import Recipe
 from academy.records import Record
 from academy.system.hardware import Gpu, Inventory
 
-Backend = Literal["process", "container"]
 POOLS: dict[Device, str] = {"cuda": "academy-train-gpu", "cpu": "academy-train-cpu"}
-"""Work pools whose workers train, where there are any; the GPUs' first."""
+"""Work pools whose workers train, if there are any; the GPU pool comes first."""
 MOST_ACCUMULATION = 128
-"""The recipe's bound."""
+"""The recipe's limit."""
 
 
 class Need(Record):
-    """What a training is expected to take at its peak, in bytes, on either kind of device.
+    """What a training is expected to need at its peak, in bytes, on either kind of device.
 
-    None where that cannot be predicted: then it goes where there is most room, and `reason` says why.
+    None where that cannot be predicted. The training then goes where there is most memory, and `reason` says why.
     """
 
     cuda: int | None
@@ -30,7 +32,7 @@ class Need(Record):
 
 
 class Refusal(Record):
-    """Why what was asked for cannot be had, as the error that it is where a training starts."""
+    """Why the selected backend or device cannot be used. `error` is what starting a training raises."""
 
     message: str
     remedy: str
@@ -42,24 +44,24 @@ class Refusal(Record):
 
 
 class Route(Record):
-    """Where a training goes: `place` is empty where it goes nowhere. `sentence` says why, with the figures.
+    """Where a training runs; `place` is empty if it cannot run now. `sentence` has the reason and the figures.
 
-    With a `refusal` nothing takes the place of what was asked for, whatever memory is free.
+    With a `refusal` the training is rejected even if another device or backend could run it.
     """
 
     place: Literal["cuda", "cpu", ""]
-    backend: Backend = "process"
+    backend: str = "process"
     gpu: Gpu | None = None
-    more: tuple[Gpu, ...] = ()  # of several processes each has one
+    more: tuple[Gpu, ...] = ()  # further GPUs: each of several processes has one
     need: int | None = None  # bytes
-    free: int | None = 0  # bytes, of the GPU with the least; None where it does not tell
-    held: bool = False  # nowhere, because trainings hold all the GPUs
+    free: int | None = 0  # bytes, of the GPU with the least; None if the GPU does not report it
+    held: bool = False  # it cannot run now, because trainings use all GPUs
     refusal: Refusal | None = None
     sentence: str
 
 
 class FallbackStep(Record):
-    """A step of the ladder for out of memory: recipe and plan to go on with, and what was changed."""
+    """One step to need less memory: the recipe and plan to continue with, and what changed."""
 
     recipe: Recipe
     plan: Plan
@@ -71,177 +73,174 @@ def route(
     inventory: Inventory,
     *,
     enable_gpu: bool = True,
-    backends: tuple[Backend, ...] = ("process",),
+    backend: str = "process",
+    gpu_problem: str = "",
     only: Device | None = None,
     processes: int = 1,
 ) -> Route:
-    """The GPU with the most free memory if the training fits there, else the processors if it fits there, else nowhere.
+    """Choose the GPU with the most free memory if the training fits there, else the CPUs if it fits there, else none.
 
-    Of several `processes` each has a GPU, and the one with the least free memory decides. A GPU that does not tell its
-    memory is taken after those that are large enough, and before those that are not: the ladder goes on from there.
+    Each of several `processes` has a GPU, and the one with the least free memory decides. A GPU that does not report
+    its memory comes after those that are large enough and before those that are not; fallback steps follow from there.
 
-    A process can use a GPU where torch was built for CUDA, a container where the engine can give it one; `backends`
-    are those that the caller can start, the preferred first; `only` leaves out the other kind of device.
+    `gpu_problem` says why the backend cannot use this machine's GPUs; `only` excludes the other kind of device.
 
-    A GPU has one training at a time. Where all of them are held, and one would be large enough, it goes nowhere: the
-    processors would take days for what a GPU does in the hour that it is to wait.
+    A GPU runs one training at a time. If all are in use and one would be large enough, the training waits: the CPUs
+    would take days for what a GPU does in an hour.
     """
-    against = []
-    able: list[Backend] = [
-        one
-        for one in backends
-        if (one == "process" and inventory.cuda) or (one == "container" and inventory.docker.gpus)
-    ]
+    reasons = []
     if only == "cpu":
-        against.append("for the CPUs")
+        reasons.append("for the CPUs")
     elif not inventory.gpus:
-        against.append(inventory.gpu_note or "no GPU")
+        reasons.append(inventory.gpu_note or "no GPU")
     elif not enable_gpu:
-        against.append("GPUs are switched off (ACADEMY_ENABLE_GPU)")
-    elif not able:
-        against.append("torch is built for CPUs" if "process" in backends else "Docker cannot give GPUs to containers")
+        reasons.append("GPUs are switched off (ACADEMY_ENABLE_GPU)")
+    elif gpu_problem:
+        reasons.append(gpu_problem)
     else:
-        best, *more = taken = gpus_by_preference(inventory.gpus, need.cuda)[:processes]
-        if len(taken) < processes:
-            return _too_few(inventory, processes)
-        if any(gpu.held for gpu in taken) and any(_fits(need.cuda, gpu.memory_total) for gpu in inventory.gpus):
-            return _all_held(inventory, need, processes)
-        told = [gpu.memory_free for gpu in taken if gpu.memory_free is not None]
-        least = min(told) if told else None
-        short = [gpu for gpu in taken if not _fits(need.cuda, _room(gpu))]
-        if not short:
+        best, *others = gpus = gpus_by_preference(inventory.gpus, need.cuda)[:processes]
+        if len(gpus) < processes:
+            return _too_few(inventory, backend, processes)
+        if any(gpu.held for gpu in gpus) and any(_fits(need.cuda, gpu.memory_total) for gpu in inventory.gpus):
+            return _all_in_use(inventory, backend, need, processes)
+        reports = [gpu.memory_free for gpu in gpus if gpu.memory_free is not None]
+        smallest = min(reports) if reports else None
+        too_small = [gpu for gpu in gpus if not _fits(need.cuda, _memory_of(gpu))]
+        if not too_small:
             return Route(
-                place="cuda", backend=able[0], gpu=best, more=tuple(more), need=need.cuda, free=least,
-                sentence=f"{_names(taken)}: {_of_gpus(need, taken, least)}",
+                place="cuda", backend=backend, gpu=best, more=tuple(others), need=need.cuda, free=smallest,
+                sentence=f"{_names(gpus)}: {_gpu_figures(need, gpus, smallest)}",
             )  # fmt: skip
-        free = _room(short[0]) or 0
-        against.append(f"GPU {short[0].index} has {_gib(free)} free of the about {_gib(need.cuda or 0)} that it needs")
+        free = _memory_of(too_small[0]) or 0
+        reasons.append(f"GPU {too_small[0].index} has {_gib(free)} free (about {_gib(need.cuda or 0)} needed)")
     free = inventory.memory_free
-    reason = "; ".join(against)
-    if only == "cuda":
-        pass
-    elif "process" in backends or inventory.docker.version:
-        backend: Backend = "process" if "process" in backends else "container"
+    if only != "cuda":
         if need.cpu is None or need.cpu <= free:
             return Route(
                 place="cpu", backend=backend, need=need.cpu, free=free,
-                sentence=f"{inventory.cpus} CPUs ({reason}): {_of(need.cpu, free, need.reason)}",
+                sentence=f"{inventory.cpus} CPUs ({'; '.join(reasons)}): {_figures(need.cpu, free, need.reason)}",
             )  # fmt: skip
-        against.append(f"{_gib(free)} of memory are free of the about {_gib(need.cpu)} that it needs on CPUs")
-    else:
-        against.append("no Docker engine answers")
-    return Route(place="", need=need.cpu, free=free, sentence=f"nowhere here: {'; '.join(against)}")
+        reasons.append(f"the CPUs have {_gib(free)} of memory free (about {_gib(need.cpu)} needed)")
+    return Route(place="", backend=backend, need=need.cpu, free=free, sentence="; ".join(reasons))
 
 
 def gpus_by_preference(gpus: Sequence[Gpu], need: int | None = None) -> list[Gpu]:
-    """GPUs in the order in which a training that needs so many bytes takes them.
+    """GPUs in the order in which a training that needs this many bytes takes them.
 
-    Those that no training holds first; of them those that fit, by free memory, then those that do not tell theirs.
+    GPUs that no training uses come first; among those, the ones that fit, by free memory, then those that do not
+    report their memory.
     """
 
-    def worth(gpu: Gpu) -> tuple[bool, bool, int]:
-        return not gpu.held, _fits(need, _room(gpu)), _room(gpu) or 0
+    def rank(gpu: Gpu) -> tuple[bool, bool, int]:
+        return not gpu.held, _fits(need, _memory_of(gpu)), _memory_of(gpu) or 0
 
-    return sorted(gpus, key=worth, reverse=True)
+    return sorted(gpus, key=rank, reverse=True)
 
 
-def _room(gpu: Gpu) -> int | None:
-    """What a training may get of its memory, as far as it tells."""
+def _memory_of(gpu: Gpu) -> int | None:
+    """Bytes that a training may get of its memory, if the GPU reports them."""
     return gpu.memory_free if gpu.memory_free is not None else gpu.memory_total
 
 
 def _fits(need: int | None, memory: int | None) -> bool:
-    """Whether it may: what is not known is no reason against."""
+    """Whether it can fit: an unknown figure is not a reason against it."""
     return need is None or memory is None or need <= memory
 
 
-def _too_few(inventory: Inventory, processes: int) -> Route:
-    there = len(inventory.gpus)
+def _too_few(inventory: Inventory, backend: str, processes: int) -> Route:
+    count = len(inventory.gpus)
     refusal = Refusal(
-        message=f"{processes} processes are to share the training, each on a GPU, and there "
-        f"{'is one GPU' if there == 1 else f'are {there} GPUs'}.",
-        remedy=f"Set ACADEMY_TRAINING_PROCESSES={there}, or ACADEMY_ENABLE_GPU=false.",
+        message=f"{processes} processes are to share the training, each on its own GPU, and this machine has "
+        f"{'one GPU' if count == 1 else f'{count} GPUs'}.",
+        remedy=f"Set ACADEMY_TRAINING_PROCESSES={count}, or ACADEMY_ENABLE_GPU=false.",
         cause="gpu",
     )
-    return Route(place="", refusal=refusal, sentence=f"nowhere: {refusal.error}".rstrip("."))
+    return Route(place="", backend=backend, refusal=refusal, sentence=str(refusal.error).rstrip("."))
 
 
-def _all_held(inventory: Inventory, need: Need, processes: int) -> Route:
+def _all_in_use(inventory: Inventory, backend: str, need: Need, processes: int) -> Route:
     gpus, free = inventory.gpus, sum(not gpu.held for gpu in inventory.gpus)
     if free:
-        why = f"{processes} processes are to share the training, and {free} of {len(gpus)} GPUs are free"
+        reason = f"{processes} processes are to share the training, and {free} of {len(gpus)} GPUs are free"
     elif len(gpus) == 1:
-        why = f"{_names(gpus)} is used by another training"
+        reason = f"{_names(gpus)} is used by another training"
     else:
-        why = "all GPUs are used by other trainings"
-    return Route(place="", held=True, need=need.cuda, sentence=f"nowhere now: {why}")
+        reason = "all GPUs are used by other trainings"
+    return Route(place="", backend=backend, held=True, need=need.cuda, sentence=reason)
 
 
 def next_fallback(recipe: Recipe, plan: Plan, inventory: Inventory) -> FallbackStep | None:
-    """What to try after a training ran out of memory; None at the end of the ladder.
+    """The next step after a training ran out of memory; None after the last one.
 
-    Smaller batches with as much more accumulation, by halves where that is possible, down to one example; then
-    checkpointing; then, on several GPUs, weights that they share; then weights of 4 bits; then the processors.
-    Each step of a training learns from as many examples as before, so the recipe means the same.
+    First smaller batches with as much more accumulation, halved where possible, down to one example; then
+    checkpointing; then, with several GPUs, weights sharded over the processes; then 4-bit weights; then the CPUs.
+    Each training step learns from as many examples as before, so the recipe means the same.
     """
-    less = FallbackStep(recipe=recipe, plan=plan.model_copy(update={"checkpointing": True}), change="checkpointing")
+    checkpointing = FallbackStep(
+        recipe=recipe, plan=plan.model_copy(update={"checkpointing": True}), change="checkpointing"
+    )
     if plan.device == "cuda" and not plan.checkpointing:
-        return less  # a GPU trains without it only where there seemed to be room, and nothing that is learned changes
+        return checkpointing  # a GPU trains without it only if there seemed to be room; what is learned stays the same
     smaller = _smaller(recipe)
     while smaller and batch_per_process(smaller, plan.processes) >= batch_per_process(recipe, plan.processes):
-        smaller = _smaller(smaller)  # several processes shared the step otherwise, each with as much memory or more
+        smaller = _smaller(smaller)  # the processes would share the step differently, each with no less memory
     if smaller:
         change = f"batches of {smaller.batch_size}, {smaller.accumulation} of them a step"
         return FallbackStep(recipe=smaller, plan=plan, change=change)
     if not plan.checkpointing:
-        return less
+        return checkpointing
     if plan.device == "cuda" and plan.processes > 1 and not plan.shared and not recipe.four_bit:
-        # before weights of 4 bits, for this changes nothing of what is learned
-        shared = plan.model_copy(update={"sharded": True})
-        return FallbackStep(recipe=recipe, plan=shared, change=f"weights shared by {plan.processes} processes")
-    alone = plan.model_copy(update={"sharded": False})
+        # before 4-bit weights, because this changes nothing of what is learned
+        sharded = plan.model_copy(update={"sharded": True})
+        return FallbackStep(recipe=recipe, plan=sharded, change=f"weights shared by {plan.processes} processes")
+    unsharded = plan.model_copy(update={"sharded": False})
     if plan.device == "cuda" and not recipe.four_bit and inventory.bitsandbytes:
         return FallbackStep(
-            recipe=recipe.model_copy(update={"four_bit": True}), plan=alone, change="base weights of 4 bits"
+            recipe=recipe.model_copy(update={"four_bit": True}), plan=unsharded, change="4-bit base weights"
         )
     if plan.device == "cuda":
-        below = alone.model_copy(update={"device": "cpu", "checkpointing": True})
-        # there an evaluation spoils the gradients of weights of 4 bits, and packing is tried by one
-        four = recipe.four_bit and not recipe.packing and not recipe.dev_share
+        on_cpus = unsharded.model_copy(update={"device": "cpu", "checkpointing": True})
+        # on CPUs an evaluation spoils the gradients of 4-bit weights, and packing is checked by an evaluation
+        four_bit = recipe.four_bit and not recipe.packing and not recipe.dev_share
         return FallbackStep(
-            recipe=recipe.model_copy(update={"four_bit": four}), plan=below, change="training on the CPUs"
+            recipe=recipe.model_copy(update={"four_bit": four_bit}), plan=on_cpus, change="training on the CPUs"
         )
     return None
 
 
 def _smaller(recipe: Recipe) -> Recipe | None:
-    """With smaller batches, and as many more of them a step; None where that cannot be."""
+    """The recipe with smaller batches and as many more of them per step; None if that is not possible."""
     if recipe.batch_size == 1:
         return None
-    by = next(n for n in range(2, recipe.batch_size + 1) if recipe.batch_size % n == 0)
-    if recipe.accumulation * by > MOST_ACCUMULATION:
+    divisor = next(n for n in range(2, recipe.batch_size + 1) if recipe.batch_size % n == 0)
+    if recipe.accumulation * divisor > MOST_ACCUMULATION:
         return None
-    smaller = {"batch_size": recipe.batch_size // by, "accumulation": recipe.accumulation * by}
-    return Recipe.model_validate({**recipe.model_dump(), **smaller})
+    changes = {"batch_size": recipe.batch_size // divisor, "accumulation": recipe.accumulation * divisor}
+    return Recipe.model_validate({**recipe.model_dump(), **changes})
 
 
 def _names(gpus: Sequence[Gpu]) -> str:
-    """For people, in the order in which they were taken."""
+    """For people, in the order of preference."""
     return " and ".join(f"GPU {gpu.index} ({gpu.name})" for gpu in gpus)
 
 
-def _of_gpus(need: Need, gpus: Sequence[Gpu], least: int | None) -> str:
-    """Need and free memory of each; `least` is that of those that tell it."""
+def _gpu_figures(need: Need, gpus: Sequence[Gpu], smallest: int | None) -> str:
+    """Need and free memory of each GPU; `smallest` is the least free memory that a GPU reports."""
     silent = sum(gpu.memory_free is None for gpu in gpus)
-    if not silent and least is not None:
-        return ("each " if len(gpus) > 1 else "") + _of(need.cuda, least, need.reason)
-    whole = "it does not tell its memory" if len(gpus) == 1 else f"{silent} of them do not tell their memory"
-    said = need.reason if need.cuda is None else f"about {_gib(need.cuda)}"
-    return f"{said}; {whole}, so that is tried"
+    if not silent and smallest is not None:
+        return ("each " if len(gpus) > 1 else "") + _figures(need.cuda, smallest, need.reason)
+    if len(gpus) == 1:
+        unknown = "it does not report its memory"
+    elif silent == 1:
+        unknown = "1 of them does not report its memory"
+    else:
+        unknown = f"{silent} of them do not report their memory"
+    estimate = need.reason if need.cuda is None else f"about {_gib(need.cuda)}"
+    return f"{estimate}; {unknown}, so the training is tried"
 
 
-def _of(need: int | None, free: int, because: str) -> str:
-    return f"about {_gib(need)} of {_gib(free)} free" if need is not None else f"{_gib(free)} free; {because}"
+def _figures(need: int | None, free: int, reason: str) -> str:
+    return f"about {_gib(need)} of {_gib(free)} free" if need is not None else f"{_gib(free)} free; {reason}"
 
 
 def _gib(size: int) -> str:

@@ -1,1 +1,1 @@
-"""What may be served, who is champion, what is kept and what is erased."""
+"""Which adapters may be served, which version is champion, what is archived and what is erased."""

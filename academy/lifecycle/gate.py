@@ -1,11 +1,11 @@
-"""Which adapters may be served and promoted: one gate, and no way around it.
+"""The gate: which adapters may be served and promoted. Every adapter passes it.
 
-An adapter is admitted that this home, or one it trusts, has signed; whose files are those that were signed; that is
-safe to load; that was trained on this base model; of which folder, registry and ledger tell the same; and that nobody
-has refused. What `admit_adapter` returns is in memory: whoever loads that loads what was checked.
+The gate admits an adapter if this home or a trusted home signed it, its files are the signed ones and safe to load, it
+was trained on this base model, folder, registry and ledger agree about it, and no one refused it. `admit_adapter`
+returns the checked bytes in memory, so a runtime loads exactly what was checked.
 
-`verify_version` goes through the same steps, and tells all that fail instead of the first. It needs no network, no
-server and no model in memory.
+`verify_version` runs the same checks and reports all failures instead of the first. It needs no network, no server and
+no model in memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from academy.adapters.adapter import MANIFEST, Opened, signed_manifest, signed_part
+from academy.adapters.adapter import MANIFEST, AdapterFiles, signed_manifest, signed_part
 from academy.adapters.tensors import strict_json
 from academy.curriculum.dataset import FORGOTTEN, find_dataset, read_dataset
 from academy.errors import AcademyError, AdapterError, InputError
@@ -35,23 +35,23 @@ from academy.store.signing import Keys
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 FOLDER_DIGITS = 16
-"""An adapter's folder is called by so many digits of its digest."""
+"""An adapter's folder is named by this many digits of its digest."""
 Step = tuple[str, Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What an adapter is held against."""
+    """What an adapter is checked against."""
 
     ledger: Ledger
     keys: Keys
     adapters: Path  # holds each adapter's folder
-    versions: Callable[[], Versions]  # the registry is opened when it is first asked
+    versions: Callable[[], Versions]  # opens the registry on the first call
     modules: frozenset[str]  # last parts of the names of the base model's layers
 
 
 class Check(Record):
-    """One thing that was verified; the sentence says what is wrong, or what to know."""
+    """One check with its result; the sentence is the problem, or a detail."""
 
     name: str
     ok: bool
@@ -59,7 +59,7 @@ class Check(Record):
 
 
 class Verification(Record):
-    """What was verified of a version."""
+    """All checks of a version."""
 
     version: str
     adapter: str
@@ -67,50 +67,58 @@ class Verification(Record):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed."""
+        """Whether all checks passed."""
         return all(check.ok for check in self.checks)
 
 
-def admit_adapter(gate: Gate, adapter: str | Path, version: Version | None = None, *, registry: bool = True) -> Opened:
-    """Read an adapter by its digest or its folder, and return it if it may be served.
+def admit_adapter(
+    gate: Gate, adapter: str | Path, version: Version | None = None, *, registry: bool = True
+) -> AdapterFiles:
+    """Read an adapter by its digest or folder, and return it if it may be served.
 
-    With a version it must be that one's. Without the `registry` one that the ledger knows as a champion is not looked
-    up there. Raises AdapterError, SignatureError where it is not signed by a trusted key.
+    With a `version`, it must be that version's adapter. Without `registry`, a former champion is not looked up in
+    MLflow. Raises AdapterError, and SignatureError if no trusted key signed it.
     """
     if isinstance(adapter, Path):
         digest, name = None, adapter.name
         if adapter.absolute().parent != gate.adapters.absolute():
-            raise AdapterError(f"{adapter} is none of this home's adapters.", "`academy models` lists the versions.")
+            raise AdapterError(
+                f"{adapter} is not in this home's folder of adapters.", "`academy models` lists the versions."
+            )
     else:
         digest, name = adapter, adapter[:FOLDER_DIGITS]
         if not DIGEST.fullmatch(adapter):
-            raise AdapterError(f"{ascii(adapter)[:80]} is no digest of an adapter.", "`academy models` lists them.")
-    opened = Opened(gate.adapters / name)
-    digest = digest or opened.adapter.digest
-    known = not registry and _was_champion(gate.ledger, digest)
-    for name, step in _steps(gate, opened, digest, version):
-        if not (name == "registry" and known):
+            raise AdapterError(
+                f"{ascii(adapter)[:80]} is not the digest of an adapter.", "`academy models` lists them."
+            )
+    files = AdapterFiles(gate.adapters / name)
+    digest = digest or files.adapter.digest
+    skip_registry = not registry and _was_champion(gate.ledger, digest)
+    for name, step in _steps(gate, files, digest, version):
+        if not (name == "registry" and skip_registry):
             step()
-    return opened
+    return files
 
 
-class Watch:
-    """The gate, for whoever keeps adapters loaded: of what it let in it says later whether that still holds."""
+class AdmissionMonitor:
+    """The gate for a server that keeps adapters loaded: it also reports later refusals of admitted adapters."""
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._signers: dict[str, str] = {}
         self._refused: dict[tuple[str, int], str] = {}
 
-    def admit(self, adapter: Path) -> Opened:
+    def admit(self, adapter: Path) -> AdapterFiles:
         """As `admit_adapter`."""
-        opened = admit_adapter(self._gate, adapter)
-        self._signers[opened.adapter.digest] = opened.check_signature(self._gate.keys)
-        return opened
+        files = admit_adapter(self._gate, adapter)
+        self._signers[files.adapter.digest] = files.check_signature(self._gate.keys)
+        return files
 
-    def withdrawn(self, digest: str) -> str:
-        """Why what was let in would not be now: refused since, or its key revoked. Empty where it would; reads no file
-        of the adapter, and of the ledger one row where nobody was refused since the last time."""
+    def reason_to_stop(self, digest: str) -> str:
+        """Why an admitted adapter must not be served any longer: it was refused, or its key revoked. Else empty.
+
+        Reads no file of the adapter, and only one ledger row if there was no refusal since the last call.
+        """
         if (key := self._signers.get(digest)) is not None and self._gate.keys.is_revoked(key):
             return f"It was signed by the key {key}, which was revoked."
         for newest in self._gate.ledger.latest(RefusalEntry, limit=1):
@@ -125,52 +133,52 @@ class Watch:
 
 
 def verify_version(gate: Gate, version: Version, datasets: Path) -> Verification:
-    """Everything about a version that can be shown without running it, each told."""
+    """Run all checks of a version that do not need the model."""
     checks: list[Check] = []
     try:
         if not DIGEST.fullmatch(version.adapter):
-            raise AdapterError(f"{version.name} names no adapter by its digest.", "Its registry was altered.")
-        opened = Opened(gate.adapters / version.adapter[:FOLDER_DIGITS])
-        steps: Iterable[Step] = _steps(gate, opened, version.adapter, version)
+            raise AdapterError(f"{version.name} does not name its adapter by a digest.", "The registry was altered.")
+        files = AdapterFiles(gate.adapters / version.adapter[:FOLDER_DIGITS])
+        steps: Iterable[Step] = _steps(gate, files, version.adapter, version)
     except AcademyError as problem:
         checks.append(Check(name="files", ok=False, sentence=str(problem)))
-        steps = _steps_of_record(gate, version.adapter, (version,))
+        steps = _record_steps(gate, version.adapter, (version,))
     for name, step in (*steps, ("dataset", lambda: _check_dataset(version, datasets))):
         try:
-            note = step()
-            checks.append(Check(name=name, ok=True, sentence=note if isinstance(note, str) else ""))
+            detail = step()
+            checks.append(Check(name=name, ok=True, sentence=detail if isinstance(detail, str) else ""))
         except AcademyError as problem:
             checks.append(Check(name=name, ok=False, sentence=str(problem)))
     return Verification(version=version.version, adapter=version.adapter, checks=tuple(checks))
 
 
 def resign_adapter(gate: Gate, version: Version, copies: Path, *, unsigned: bool) -> bool:
-    """Sign a version's adapter with the present key; its copies (any depth below `copies`) with it. True where it did.
+    """Sign a version's adapter, and its copies below `copies`, with the current key. Returns whether it did.
 
-    Only what else would be admitted: with the signature of a key that was revoked, or with none where `unsigned` says
-    that a person vouches for it. Raises AdapterError, SignatureError for one that was altered after it was signed.
+    It signs an adapter whose key was revoked, and with `unsigned` one without a signature, because a person vouches for
+    it. All other checks must pass. Raises AdapterError, and SignatureError for an adapter altered after it was signed.
     """
-    opened = Opened(gate.adapters / version.adapter[:FOLDER_DIGITS])
-    what = f"The adapter of {version.name}"
-    body, signature = signed_part(opened.written), opened.adapter.manifest.signature
-    if signature and not gate.keys.is_revoked(gate.keys.signer(body, signature, what)):
+    files = AdapterFiles(gate.adapters / version.adapter[:FOLDER_DIGITS])
+    subject = f"The adapter of {version.name}"
+    body, signature = signed_part(files.written), files.adapter.manifest.signature
+    if signature and not gate.keys.is_revoked(gate.keys.signer(body, signature, subject)):
         return False
     if not signature and not unsigned:
         return False
-    for name, step in _steps(gate, opened, version.adapter, version):
+    for name, step in _steps(gate, files, version.adapter, version):
         if name != "signature":
             step()
-    content = signed_manifest(opened.written, gate.keys)
-    for path in (opened.folder / MANIFEST, *copies.rglob(MANIFEST)):
-        if path.parent == opened.folder or _is_copy(path, body):
+    content = signed_manifest(files.written, gate.keys)
+    for path in (files.folder / MANIFEST, *copies.rglob(MANIFEST)):
+        if path.parent == files.folder or _is_copy(path, body):
             write_file(path, content)
     return True
 
 
 def refuse_adapter(ledger: Ledger, version: Version, because: str, *, older: bool = False) -> Row[RefusalEntry]:
-    """Refuse a version from now on, or with `older` all versions before it; that cannot be taken back.
+    """Refuse a version, or with `older` all versions before it. A refusal of older versions is permanent.
 
-    Raises InputError for a version without an adapter: the base model is nobody's to refuse.
+    Raises InputError for a version without an adapter: the base model cannot be refused.
     """
     if not older and not DIGEST.fullmatch(version.adapter):
         raise InputError(f"{version.name} has no adapter.", "There is nothing to refuse.")
@@ -182,32 +190,32 @@ def refuse_adapter(ledger: Ledger, version: Version, because: str, *, older: boo
 
 
 def readmit_adapter(ledger: Ledger, version: Version, because: str) -> Row[RefusalEntry]:
-    """Take back that a version itself was refused."""
+    """Withdraw the refusal of a version."""
     return _append(
         ledger, RefusalEntry(adapter=version.adapter, version=version.version, refused=False, because=because)
     )
 
 
 def refusal(ledger: Ledger, digest: str, versions: Iterable[str]) -> str:
-    """Why an adapter with these version numbers must not be served, as one sentence; empty where it may.
+    """Why an adapter with these version numbers must not be served, as one sentence; empty if it may be served.
 
-    One query: `Watch` asks it again of adapters that stay loaded.
+    One query: `AdmissionMonitor` repeats it for loaded adapters.
     """
-    newest = max((int(one) for one in versions), default=0)
-    found = ""
+    newest = max((int(number) for number in versions), default=0)
+    sentence = ""
     for row in ledger.rows(RefusalEntry):
         why = f" ({row.body.because})" if row.body.because else ""
         if newest < (row.body.older_than or 0):
             return f"Versions before v{row.body.older_than} were refused on {row.at[:10]}{why}."
-        if row.body.adapter == digest:  # the last word on it counts
-            found = f"v{row.body.version} was refused on {row.at[:10]}{why}." if row.body.refused else ""
-    return found
+        if row.body.adapter == digest:  # the last refusal or readmission counts
+            sentence = f"v{row.body.version} was refused on {row.at[:10]}{why}." if row.body.refused else ""
+    return sentence
 
 
 def _is_copy(path: Path, body: bytes) -> bool:
     try:
         return signed_part(strict_json(path.read_bytes(), MANIFEST)) == body
-    except (AdapterError, AttributeError):  # a manifest of something else, or none
+    except (AdapterError, AttributeError):  # not a manifest
         return False
 
 
@@ -215,66 +223,67 @@ def _append(ledger: Ledger, entry: RefusalEntry) -> Row[RefusalEntry]:
     return ledger.append(f"refuse:{ledger.family}:{sum(1 for _ in ledger.rows(RefusalEntry))}", entry)
 
 
-def _steps(gate: Gate, opened: Opened, digest: str, version: Version | None) -> Iterator[Step]:
-    """What is checked, in the order in which it is told."""
-    yield "files", lambda: _check_name(opened, digest)
-    yield "signature", lambda: f"key {opened.check_signature(gate.keys)}"
-    yield "base model", lambda: opened.check_base(gate.ledger.family)
-    yield "configuration", lambda: _check_modules(opened, gate.modules)
-    yield "tensors", lambda: f"{len(opened.layout)} tensors, rank {opened.config['r']}"
-    yield "numbers", opened.check_finite
-    yield "template", lambda: _check_template(opened)
-    named = [version] if version else []  # or those that the registry names, as soon as it was asked
-    yield "registry", lambda: named.extend(one for one in _registered(gate, opened, version) if one != version)
-    yield from _steps_of_record(gate, digest, named)
+def _steps(gate: Gate, files: AdapterFiles, digest: str, version: Version | None) -> Iterator[Step]:
+    """The checks in the order of the report."""
+    yield "files", lambda: _check_name(files, digest)
+    yield "signature", lambda: f"key {files.check_signature(gate.keys)}"
+    yield "base model", lambda: files.check_base(gate.ledger.family)
+    yield "configuration", lambda: _check_modules(files, gate.modules)
+    yield "tensors", lambda: f"{len(files.layout)} tensors, rank {files.config['r']}"
+    yield "numbers", files.check_finite
+    yield "template", lambda: _check_template(files)
+    rows = [version] if version else []  # or the versions in the registry, after its check
+    yield "registry", lambda: rows.extend(row for row in _registered(gate, files, version) if row != version)
+    yield from _record_steps(gate, digest, rows)
 
 
-def _steps_of_record(gate: Gate, digest: str, versions: Iterable[Version]) -> Iterator[Step]:
+def _record_steps(gate: Gate, digest: str, versions: Iterable[Version]) -> Iterator[Step]:
     yield "ledger", lambda: _check_ledger(gate.ledger, digest, versions)
     yield "refusals", lambda: _check_refusal(gate.ledger, digest, versions)
 
 
-def _check_name(opened: Opened, digest: str) -> None:
-    opened.check_files(digest)
-    if opened.folder.name != digest[:FOLDER_DIGITS]:
+def _check_name(files: AdapterFiles, digest: str) -> None:
+    files.check_files(digest)
+    if files.folder.name != digest[:FOLDER_DIGITS]:
         raise AdapterError(
-            f"{opened.folder} holds another adapter than its name says.", "The adapter is refused; train again."
+            f"The adapter in {files.folder} does not match the folder's name.", "The adapter is refused. Train again."
         )
 
 
-def _check_modules(opened: Opened, modules: frozenset[str]) -> None:
-    for target in opened.config["target_modules"]:
+def _check_modules(files: AdapterFiles, modules: frozenset[str]) -> None:
+    for target in files.config["target_modules"]:
         if target.rpartition(".")[2] not in modules:
             raise AdapterError(
                 f"The adapter changes {target}, which the base model does not have.", "Train it on this base model."
             )
 
 
-def _check_template(opened: Opened) -> None:
-    manifest = opened.adapter.manifest
-    if digest_of_template(opened.template, manifest.special_tokens) != manifest.template:
+def _check_template(files: AdapterFiles) -> None:
+    manifest = files.adapter.manifest
+    if digest_of_template(files.template, manifest.special_tokens) != manifest.template:
         raise AdapterError(
-            "The adapter was trained with another chat template than it brings.", "The adapter is refused; train again."
+            "The adapter was trained with another chat template than the one in its folder.",
+            "The adapter is refused. Train again.",
         )
 
 
-def _registered(gate: Gate, opened: Opened, version: Version | None) -> list[Version]:
-    """The versions that name it. Each must tell what the manifest tells."""
-    manifest = opened.adapter.manifest
-    found = [version] if version else gate.versions().of_adapter(manifest.adapter)
-    if not found and _was_champion(gate.ledger, manifest.adapter):
-        return []  # people may delete a version in MLflow; what was promoted stays promoted
-    if not found:
+def _registered(gate: Gate, files: AdapterFiles, version: Version | None) -> list[Version]:
+    """The versions in the registry with this adapter. Each must agree with the manifest."""
+    manifest = files.adapter.manifest
+    rows = [version] if version else gate.versions().of_adapter(manifest.adapter)
+    if not rows and _was_champion(gate.ledger, manifest.adapter):
+        return []  # a promoted version stays promoted even if it was deleted in MLflow
+    if not rows:
         raise AdapterError(
-            f"The adapter {manifest.adapter[:12]} is registered as no version.", "Train again: that registers it."
+            f"No version has the adapter {manifest.adapter[:12]}.", "Train again: that registers a version."
         )
-    for one in found:
-        if (one.adapter, one.order, one.dataset) != (manifest.adapter, manifest.order, manifest.dataset):
+    for row in rows:
+        if (row.adapter, row.order, row.dataset) != (manifest.adapter, manifest.order, manifest.dataset):
             raise AdapterError(
-                f"The registry's {one.name} and the adapter {manifest.adapter[:12]} tell different things.",
-                "One of them was altered: `academy verify` tells more. Neither is served.",
+                f"{row.name} in the registry does not agree with the adapter {manifest.adapter[:12]}.",
+                "One of them was altered. `academy verify` shows details. Neither is served.",
             )
-    return found
+    return rows
 
 
 def _was_champion(ledger: Ledger, digest: str) -> bool:
@@ -282,27 +291,26 @@ def _was_champion(ledger: Ledger, digest: str) -> bool:
 
 
 def _check_ledger(ledger: Ledger, digest: str, versions: Iterable[Version]) -> None:
-    """No verdict, promotion or rollback knows one of these versions by another adapter."""
-    numbers = {one.version for one in versions}
+    """No verdict, promotion or rollback names another adapter for one of these versions."""
+    numbers = {version.version for version in versions}
     for row in ledger.rows(VerdictEntry, PromotionEntry, RollbackEntry):
         if row.body.version in numbers and row.body.digest != digest:
             raise AdapterError(
-                f"The {row.kind} of {row.at[:10]} knows v{row.body.version} as another adapter.",
-                "The registry was altered; it is not served.",
+                f"The {row.kind} of {row.at[:10]} names another adapter for v{row.body.version}.",
+                "The registry was altered. The version is not served.",
             )
 
 
 def _check_refusal(ledger: Ledger, digest: str, versions: Iterable[Version]) -> None:
-    numbers = {one.version for one in versions} | {
+    numbers = {version.version for version in versions} | {
         row.body.version for row in ledger.rows(PromotionEntry) if row.body.adapter == digest
     }
     if sentence := refusal(ledger, digest, numbers):
-        raise AdapterError(sentence, "`academy rollback` goes back to another champion.")
+        raise AdapterError(sentence, "`academy rollback` restores another champion.")
 
 
 def _check_dataset(version: Version, datasets: Path) -> str:
-    """The dataset is there and unaltered; returns what to know of it."""
+    """The dataset exists and is unaltered. Returns a detail for the report."""
     if (find_dataset(datasets, version.dataset).path / FORGOTTEN).is_file():
-        return "lessons in it were forgotten since"
-    found = read_dataset(datasets, version.dataset)
-    return f"{found.examples} examples"
+        return "some of its lessons have been forgotten"
+    return f"{read_dataset(datasets, version.dataset).examples} examples"

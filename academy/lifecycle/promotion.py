@@ -1,8 +1,8 @@
-"""Promotion, activation by hand and rollback, each one transaction on one screen.
+"""Promotion, activation by hand and rollback; each one is one transaction.
 
-The ledger's row is the moment at which the champion changes; everything before it can be repeated, and everything
-after it (the alias and the description that MLflow shows) is made true again by `reconcile` at the next start.
-Whoever changes the champion uses the adapter meanwhile, so that it cannot be archived under their hands.
+The ledger row is the moment of the change. Everything before it can be repeated; `reconcile` repairs everything after
+it (alias and description in MLflow) at the next start. A change of the champion holds a lease on the adapter, so that
+the adapter cannot be archived at the same time.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from academy.adapters.archive import AdapterStore
 from academy.errors import AdapterError, PromotionError
 from academy.experience.lessons import set_aside
 from academy.genealogy.description import describe
-from academy.genealogy.versions import Shown, Version, Versions
-from academy.lifecycle.approval import standing
+from academy.genealogy.versions import AliasUpdate, Version, Versions
+from academy.lifecycle.approval import approval_status
 from academy.lifecycle.gate import Gate, admit_adapter
 from academy.lifecycle.retention import restore
 from academy.store.ledger import BASE, Champion, Ledger
@@ -36,26 +36,26 @@ BASE_MODEL = ChampionEntry(version=BASE, adapter=BASE, generation=0, config=Cham
 
 
 class Serving(Protocol):
-    """What answers users, as a change of the champion sees it: a gateway, or nothing but this process."""
+    """The server that answers users, as a change of the champion sees it: a gateway, or only this process."""
 
     def prepare(self, adapter: str, *, again: bool = False) -> None:
-        """Load an adapter (digest, or "base") beside the champion and replay its canaries by its own name.
+        """Load an adapter (digest, or "base") beside the champion and replay its canaries under its own name.
 
-        `again`: it was champion before; where nobody is being served, that its files are unaltered is enough.
-        Raises AdapterError where it is not the one of its training, ServingError where nobody can tell.
+        `again`: it was champion before; without a gateway, unaltered files are enough.
+        Raises AdapterError if it does not answer as after its training, ServingError if that cannot be checked.
         """
         ...
 
     def follow(self) -> None:
-        """Let the champion of the ledger answer from now on, and replay its canaries through the name `champion`.
+        """Switch to the ledger's champion and replay its canaries under the name `champion`.
 
-        Raises AdapterError where another one answers. The one before stays loaded until its last answer has ended.
+        Raises AdapterError if another adapter answers. The former champion stays loaded until its last answer ends.
         """
         ...
 
 
 def record_verdict(ledger: Ledger, key: str, verdict: VerdictEntry, lessons: tuple[int, int]) -> Row[VerdictEntry]:
-    """Write a verdict once. A REJECT sets the lessons numbered (lessons[0], lessons[1]] aside, in one transaction."""
+    """Write a verdict once. A REJECT sets aside the lessons (lessons[0], lessons[1]] in the same transaction."""
     with ledger.database.write() as connection:
         row = ledger.append(key, verdict, connection)
         if verdict.outcome == "REJECT":
@@ -74,55 +74,54 @@ def promote(
     by: str = "",
     approval: bool = False,
 ) -> Row[PromotionEntry]:
-    """Make a version champion on the strength of a PROMOTE verdict against the present champion.
+    """Make a version champion because of a PROMOTE verdict against the current champion.
 
-    `by` is who did it; with `approval` a person's word on this verdict must be there. Raises PromotionError where
-    the verdict or a person says otherwise or the champion has changed since, AdapterError where the adapter is not
-    the one that was examined. Repeating it after a crash changes nothing twice.
+    `by`: who promotes it. With `approval`, a person must have approved the verdict. Raises PromotionError if the
+    verdict or the approval does not allow it or the champion has changed, AdapterError if the adapter is not the
+    examined one. Repeating it after a crash changes nothing twice.
     """
-    done = next((row for row in ledger.rows(PromotionEntry) if row.body.verdict == verdict.seq), None)
-    if done is None:
+    promotion = next((row for row in ledger.rows(PromotionEntry) if row.body.verdict == verdict.seq), None)
+    if promotion is None:
         champion = ledger.champion()
         if verdict.body.outcome != "PROMOTE" or verdict.body.challenger != version.adapter:
             raise PromotionError(
-                f"{version.name} has no verdict PROMOTE but {verdict.body.outcome}.",
-                "`academy examine` holds an examination.",
+                f"{version.name} has the verdict {verdict.body.outcome}, not PROMOTE.",
+                f"Run `academy examine {version.name}`.",
             )
         if verdict.body.champion != champion.adapter:
             raise PromotionError(
-                f"{version.name} was examined against another champion than {champion.name}.",
+                f"{version.name} was not examined against the current champion, {champion.name}.",
                 f"Run `academy examine {version.name}` again.",
             )
         _refuse_tainted(version)
-        said = standing(ledger, verdict)
-        if said == "declined" or (approval and said == "undecided"):
-            raise PromotionError(
-                f"{version.name} " + ("was declined." if said == "declined" else "waits for approval."),
-                f"Approve it with `academy approve {version.name}`."
-                if said == "undecided"
-                else "Its verdict is spent.",
-            )
-        done = _crown(
+        match approval_status(ledger, verdict):
+            case "declined":
+                raise PromotionError(f"{version.name} was declined.", "A declined verdict cannot promote.")
+            case "undecided" if approval:
+                raise PromotionError(
+                    f"{version.name} waits for approval.", f"Approve it with `academy approve {version.name}`."
+                )
+        promotion = _set_champion(
             ledger, champion, version, gate, serving,
             cursor=verdict.body.cursor, verdict=verdict.seq, by=by, because="",
         )  # fmt: skip
     if ledger.champion().adapter != version.adapter:
         raise PromotionError(
-            f"{version.name} was promoted on this verdict before, and was rolled back since.",
-            f"Make it champion again with `academy rollback {version.name}`.",
+            f"{version.name} was already promoted on this verdict and rolled back since.",
+            f"Run `academy rollback {version.name}` to make it champion again.",
         )
-    _follow(ledger, versions, serving, done, by)
+    _follow(ledger, versions, serving, promotion, by)
     _show(ledger, versions)
-    return done
+    return promotion
 
 
 def activate(
     ledger: Ledger, versions: Versions, version: Version, gate: Gate, serving: Serving, *, by: str, because: str = ""
 ) -> Champion:
-    """Make a version champion because a person says so, without a verdict; the history tells it as that.
+    """Make a version champion by hand, without a verdict; the history records it as such.
 
-    The adapter is checked and its canaries are replayed as for a promotion. Raises AdapterError where it is not
-    verified, PromotionError where it is champion already or tainted. One that was champion before is gone back to.
+    The adapter is checked and its canaries are replayed as for a promotion. A former champion is rolled back to.
+    Raises AdapterError if it is unverified, PromotionError if it is tainted or the champion already.
     """
     champion = ledger.champion()
     if champion.adapter == version.adapter:
@@ -130,7 +129,7 @@ def activate(
     if version.unverified or not version.adapter:
         raise AdapterError(
             f"{version.name} is unverified: {version.unverified or 'it has no adapter'}",
-            "Register an adapter that passes its checks.",
+            "Register an adapter that passes all checks.",
         )
     if version.adapter == BASE:
         return rollback(ledger, versions, gate, BASE, because, serving, by=by)
@@ -140,8 +139,8 @@ def activate(
         return rollback(ledger, versions, gate, version.version, because, serving, by=by)
     verdicts = [row for row in ledger.rows(VerdictEntry) if row.body.challenger == version.adapter]
     notes = because or (f"its last verdict was {verdicts[-1].body.outcome}" if verdicts else "")
-    # what it was trained on is not proven here: no lesson counts as learned that did not count before
-    row = _crown(
+    # its training data is not proven here, so the cursor stays: no further lesson counts as learned
+    row = _set_champion(
         ledger, champion, version, gate, serving, cursor=champion.cursor, verdict=None, by=by, because=notes
     )  # fmt: skip
     _follow(ledger, versions, serving, row, by)
@@ -159,86 +158,84 @@ def rollback(
     *,
     by: str = "",
     expected: Champion | None = None,
-    told: Callable[[Champion], None] = lambda champion: None,  # noqa: ARG005
+    on_switch: Callable[[Champion], None] = lambda champion: None,  # noqa: ARG005
 ) -> Champion:
-    """Go back to the champion before this one, or to a named version or "base". Returns the new champion.
+    """Restore the previous champion, a named version or "base". Returns the new champion.
 
-    `expected` is whom the caller saw as champion: where another one is by now, PromotionError (of two people who go
-    back at once, one does).
-    The ledger knows all that is needed: a version that was deleted in MLflow can be gone back to, and users have the
-    other champion before MLflow is opened, which takes seconds: `told` is called when they have it. An archived one is
-    restored first.
+    `expected` is the champion that the caller saw; PromotionError if it has changed, so that only one of two concurrent
+    rollbacks happens. The ledger has all the facts, so a version that was deleted in MLflow can be restored. Users get
+    the new champion before MLflow is opened, which takes seconds; `on_switch` is called at that moment. An archived
+    adapter is restored first.
     """
     champion = ledger.champion()
     if expected is not None and expected.seq != champion.seq:
         raise PromotionError(
-            f"The champion is no longer {expected.name} but {champion.name}: somebody else came first.",
-            "Look at `academy status` and decide again.",
+            f"The champion is no longer {expected.name} but {champion.name}: another change came first.",
+            "Check `academy status` and decide again.",
         )
-    crowned = list(ledger.rows(PromotionEntry, RollbackEntry))
+    changes = list(ledger.rows(PromotionEntry, RollbackEntry))
     to = to or ledger.rollback_target()
     if to is None:
         raise PromotionError(
-            "There is nothing to go back to: the base model is the champion.", "Promote a version first."
+            "The base model is the champion, so there is nothing to roll back to.", "Promote a version first."
         )
     number = to.removeprefix("v")
     if number != BASE and not number.isdecimal():
-        number = versions.get(to).version  # a name that a person gave it
+        number = versions.get(to).version  # a label
     if number == champion.version:
         raise PromotionError(f"{champion.name} is the champion already.", "`academy models` lists the versions.")
     if number == BASE:
         serving.prepare(BASE, again=True)
         ledger.set_champion(champion, _back_to(BASE_MODEL, because, by))
     else:
-        was = next((row.body for row in reversed(crowned) if row.body.version == number), None)
-        if was is None:
-            known = versions.get(number)
+        former = next((row.body for row in reversed(changes) if row.body.version == number), None)
+        if former is None:
             raise PromotionError(
-                f"{known.name} was never champion.", "Only an examined and promoted version can be gone back to."
+                f"{versions.get(number).name} was never champion.", "Only a former champion can be restored."
             )
-        with AdapterStore(gate.adapters).using(was.adapter):
-            _bring_back(ledger, versions, gate, number, was.adapter, by)
-            opened = admit_adapter(gate, was.adapter, registry=False)
-            serving.prepare(was.adapter, again=True)
-            was = was.model_copy(update={"config": _config(opened.adapter)})
-            ledger.set_champion(champion, _back_to(was, because, by))
+        with AdapterStore(gate.adapters).lease(former.adapter):
+            _bring_back(ledger, versions, gate, number, former.adapter, by)
+            files = admit_adapter(gate, former.adapter, registry=False)
+            serving.prepare(former.adapter, again=True)
+            former = former.model_copy(update={"config": _config(files.adapter)})
+            ledger.set_champion(champion, _back_to(former, because, by))
     try:
         serving.follow()
-        told(ledger.champion())
+        on_switch(ledger.champion())
     finally:
-        _show(ledger, versions)  # the row stands, whoever refuses to follow it
+        _show(ledger, versions)  # the row is written, even if the server fails to switch
     return ledger.champion()
 
 
 def reconcile(ledger: Ledger, versions: Versions) -> Champion:
-    """Make MLflow say what the ledger says, and tell what was found otherwise. Called at every start."""
+    """Make MLflow agree with the ledger, and log corrections. Called at every start."""
     champion = ledger.champion()
     if not champion.seq:
         return champion
     match _show(ledger, versions):
-        case "gone":
+        case "missing":
             log.warning(
-                "%s, the champion, is no longer in MLflow's registry; its adapter %s answers all the same",
+                "%s, the champion, was deleted in MLflow's registry; its adapter %s still answers",
                 champion.name, champion.adapter[:12],
             )  # fmt: skip
-        case "mended":
-            log.info("MLflow's alias is %s again, as the ledger says", champion.name)
-        case "as it was":
+        case "corrected":
+            log.info("MLflow's alias `champion` points to %s again, as in the ledger", champion.name)
+        case "unchanged":
             pass
     return champion
 
 
-def _crown(
+def _set_champion(
     ledger: Ledger, champion: Champion, version: Version, gate: Gate, serving: Serving,
     *, cursor: int, verdict: int | None, by: str, because: str,
 ) -> Row[PromotionEntry]:  # fmt: skip
-    """Check the adapter, replay its canaries, and write the row that makes it champion instead of `champion`."""
-    with AdapterStore(gate.adapters).using(version.adapter):
-        opened = admit_adapter(gate, version.adapter, version)
+    """Check the adapter, replay its canaries, and write the row that makes it champion."""
+    with AdapterStore(gate.adapters).lease(version.adapter):
+        files = admit_adapter(gate, version.adapter, version)
         serving.prepare(version.adapter)
         promotion = PromotionEntry(
             version=version.version, adapter=version.adapter, generation=champion.generation + 1,
-            config=_config(opened.adapter), cursor=cursor, verdict=verdict, by=by, because=because,
+            config=_config(files.adapter), cursor=cursor, verdict=verdict, by=by, because=because,
         )  # fmt: skip
         return ledger.set_champion(champion, promotion)
 
@@ -252,7 +249,7 @@ def _back_to(champion: ChampionEntry, because: str, by: str) -> RollbackEntry:
 
 
 def _follow(ledger: Ledger, versions: Versions, serving: Serving, row: Row[PromotionEntry], by: str) -> None:
-    """Have the new champion answer. Where another one answers in its place, go back: what answers is what is told."""
+    """Switch the server to the new champion. If another adapter answers in its place, roll back."""
     try:
         serving.follow()
     except AdapterError as problem:
@@ -264,35 +261,35 @@ def _follow(ledger: Ledger, versions: Versions, serving: Serving, row: Row[Promo
         ledger.set_champion(champion, _back_to(before, problem.message, by))
         _show(ledger, versions)
         raise PromotionError(
-            f"{champion.name} was promoted and did not answer as champion; {ledger.champion().name} is champion again.",
+            f"{champion.name} was promoted but did not answer as champion; {ledger.champion().name} is champion again.",
             str(problem),
         ) from problem
 
 
-def _show(ledger: Ledger, versions: Versions) -> Shown:
-    """Alias and descriptions in MLflow: of the champion, and of whom it replaced."""
+def _show(ledger: Ledger, versions: Versions) -> AliasUpdate:
+    """Update MLflow: the alias, and the descriptions of the champion and of the version it replaced."""
     champion = ledger.champion()
-    found = versions.show_champion(champion.version, champion.adapter)
+    update = versions.set_champion_alias(champion.version, champion.adapter)
     for row in ledger.latest(PromotionEntry, RollbackEntry, limit=1):
         describe(versions, ledger, champion.version, row.body.replaces)
-    return found
+    return update
 
 
 def _bring_back(ledger: Ledger, versions: Versions, gate: Gate, version: str, adapter: str, by: str) -> None:
-    """Restore an archived adapter. One that is nowhere is told by whoever reads it next."""
+    """Restore an archived adapter. A missing one is reported by the next read."""
     store = AdapterStore(gate.adapters)
-    if not store.here(adapter) and store.packed(adapter) is not None:
-        restore(ledger, versions, store, version, adapter, by=by, because="it is to be champion")
+    if not store.here(adapter) and store.package(adapter) is not None:
+        restore(ledger, versions, store, version, adapter, by=by, because="to become champion")
 
 
 def _refuse_tainted(version: Version) -> None:
     if version.tainted:
         raise PromotionError(
-            f"{version.name} was made of lessons that were forgotten since.", "Train again without them."
+            f"{version.name} was trained on lessons that have since been forgotten.", "Train again without them."
         )
 
 
 def _config(adapter: Adapter) -> ChampionConfig:
-    """What answers from now on, for the history."""
+    """Base model and recipe of the champion, for the history."""
     manifest = adapter.manifest
     return ChampionConfig(base_model=manifest.base_name, recipe=manifest.recipe.model_dump(mode="json"))

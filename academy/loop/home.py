@@ -1,4 +1,4 @@
-"""What every command and task works with: the settings, the database and the base model, opened once a process."""
+"""The home: settings, database and base model, and everything else that commands, flows and tasks share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Home:
-    """Opened by `Home.open`; what is heavy is opened when it is first asked for."""
+    """An opened home. Heavy parts are opened on first use."""
 
     def __init__(self, settings: Settings, base_model: str | None = None) -> None:
         self.settings = settings
@@ -36,12 +36,12 @@ class Home:
         self.database.migrate()
         self.store = LessonsStore(self.database)
         self.holdout = Holdout(self.database)
-        self._uses = ExitStack()
-        self._used: set[str] = set()
+        self._leases = ExitStack()
+        self._leased: set[str] = set()
 
     @classmethod
     def open(cls, base_model: str | None = None, home: Path | None = None) -> Home:
-        """Read the settings, prove the home and migrate the database."""
+        """Read the settings, check that the home can be written, and migrate the database."""
         return cls(load_settings(home), base_model)
 
     @cached_property
@@ -70,14 +70,14 @@ class Home:
 
     @cached_property
     def runtime(self) -> PeftRuntime:
-        """The runtime that answers."""
+        """The runtime that answers in this process."""
         from academy.serving.runtimes.peft import PeftRuntime
 
         return PeftRuntime(self.base, self.admit)
 
     @property
     def serving(self) -> Serving:
-        """Who answers users now, for a change of the champion: this home's gateway if one runs."""
+        """What switches to a new champion: the gateway of this home if one runs, or else this process."""
         from academy.serving.gateway.client import GatewayClient
         from academy.serving.gateway.switch import GatewaySwitch, InProcessSwitch
 
@@ -90,12 +90,12 @@ class Home:
 
     @property
     def keys(self) -> Keys:
-        """The keys that sign adapters, and those that are trusted."""
+        """The keys that sign adapters, and the trusted keys."""
         return Keys(self.settings.home.resolve() / "keys")
 
     @cached_property
     def gate(self) -> Gate:
-        """What decides which adapters may be served and promoted."""
+        """The rules that decide which adapters may be served and promoted."""
         from academy.lifecycle.gate import Gate
 
         return Gate(
@@ -108,33 +108,31 @@ class Home:
 
     @property
     def admit(self) -> Admit:
-        """The gate, as a runtime takes it."""
+        """The gate as a function, for runtimes."""
         from academy.lifecycle.gate import admit_adapter
 
         return partial(admit_adapter, self.gate)
 
     @property
     def adapters(self) -> Path:
-        """Where adapters are published, each under its digest."""
+        """The folder of published adapters, each under its digest."""
         return self.settings.folder("adapters")
 
     def use_adapter(self, digest: str, *, by: str = "") -> Path:
-        """An adapter's folder to read: restored where it was archived, and not archived while this process lives."""
+        """The folder of an adapter. It is restored first if it was archived, and stays while this process runs."""
         from academy.lifecycle.gate import DIGEST
 
-        if not DIGEST.fullmatch(digest):  # the base model under a name, or what was registered as unverified
-            raise AdapterError(
-                "This version has no adapter that could be used.", "`academy models` lists the versions."
-            )
-        if digest not in self._used:
-            self._uses.enter_context(self.adapter_store.using(digest))
-            self._used.add(digest)
-        if not self.adapter_store.here(digest) and self.adapter_store.packed(digest) is not None:
-            self.restore_adapter(digest, by=by, because="it is asked")
+        if not DIGEST.fullmatch(digest):  # the base model under a name, or an unverified version
+            raise AdapterError("This version has no usable adapter.", "`academy models` lists the versions.")
+        if digest not in self._leased:
+            self._leases.enter_context(self.adapter_store.lease(digest))
+            self._leased.add(digest)
+        if not self.adapter_store.here(digest) and self.adapter_store.package(digest) is not None:
+            self.restore_adapter(digest, by=by, because="it is used")
         return self.adapter_store.folder(digest)
 
     def restore_adapter(self, digest: str, *, by: str, because: str) -> None:
-        """Bring an archived adapter back; the caller uses it. People may have deleted its version in MLflow."""
+        """Restore an archived adapter that the caller uses. Its version may have been deleted in MLflow."""
         from academy.lifecycle.retention import restore
 
         rows = self.ledger.latest(PromotionEntry, RollbackEntry, ArchiveEntry)
@@ -144,17 +142,17 @@ class Home:
 
     @cached_property
     def adapter_store(self) -> AdapterStore:
-        """Adapters on the disk and in the archive."""
+        """Adapters on disk and in the archive."""
         from academy.adapters.archive import AdapterStore
 
         return AdapterStore(self.adapters)
 
     @property
     def datasets(self) -> Path:
-        """Where datasets are written, each under its digest."""
+        """The folder of datasets, each under its digest."""
         return self.settings.folder("datasets")
 
     @property
     def quarantine(self) -> Path:
-        """Where unreadable lines are kept."""
+        """The folder that keeps unreadable lines."""
         return self.settings.folder("quarantine")

@@ -1,7 +1,7 @@
-"""What can be verified of versions: their files and records without running them, and who answers by their names.
+"""Verifies versions: their files and records without running them, and the answers that their names give.
 
-The two see different things. Files that are sound may be served by an engine that turned them wrongly; an answer that
-is right says nothing of a signature.
+Each check sees what the other one cannot: an engine may convert sound files wrongly, and a correct answer says nothing
+about a signature.
 """
 
 from __future__ import annotations
@@ -17,35 +17,38 @@ from academy.serving.gateway.client import GatewayClient, IdentityReport
 from academy.store.ledger import BASE
 
 NOT_SERVED = "not served"
-"""The reason of a proof that was not even asked for: the gateway refuses the name."""
+"""The reason in the report of a name that the gateway refuses."""
 
 
-class Verified(Record):
-    """What was verified at one time."""
+class ServingVerification(Record):
+    """The result of a verification of files and answers."""
 
     files: tuple[Verification, ...]
     answers: tuple[IdentityReport, ...]
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed."""
-        return all(one.ok for one in self.files) and all(one.holds for one in self.answers)
+        """Whether everything is verified."""
+        return all(version.ok for version in self.files) and all(answer.holds for answer in self.answers)
 
     @property
     def failure(self) -> str:
-        """The first thing that failed, as one sentence; empty where nothing did."""
-        for one in self.files:
-            for check in one.checks:
+        """The first failure as one sentence; empty if there is none."""
+        for version in self.files:
+            for check in version.checks:
                 if not check.ok:
-                    return f"v{one.version} is not verified: {check.name}. {check.sentence}"
-        for proof in self.answers:
-            if not proof.holds:
-                return f"The name {proof.name} is not answered by {proof.version}: {proof.reason}. {proof.sentence}"
+                    return f"v{version.version} is not verified: {check.name}. {check.sentence}"
+        for answer in self.answers:
+            if not answer.holds:
+                return f"{answer.version} does not answer as {answer.name}: {answer.reason}. {answer.sentence}"
         return ""
 
 
 def verify_files(home: Home, names: Sequence[str], *, all_of_them: bool = False) -> tuple[Verification, ...]:
-    """Versions, without a network or a server; without a name the champion. Raises InputError where it is the base."""
+    """Verify versions without a network or a server; the champion if no name is given.
+
+    Raises InputError if the champion is the base model.
+    """
     champion = home.ledger.champion()
     if all_of_them:
         versions = list(home.versions.newest(champion))[::-1]
@@ -54,40 +57,50 @@ def verify_files(home: Home, names: Sequence[str], *, all_of_them: bool = False)
     elif champion.version != BASE:
         versions = [home.versions.get(champion.version)]
     else:
-        raise InputError("The base model is the champion, and no version was named.", "`academy models` lists them.")
-    return tuple(verify_version(home.gate, one, home.datasets) for one in versions)
+        raise InputError(
+            "The champion is the base model, which has no files to verify.",
+            "Name a version; `academy models` lists them.",
+        )
+    return tuple(verify_version(home.gate, version, home.datasets) for version in versions)
 
 
 def verify_answers(home: Home, names: Sequence[str]) -> tuple[IdentityReport, ...]:
-    """The champion by the name `champion`, and versions by their own names, as the running gateway answers them.
+    """Verify the running gateway's answers as `champion` and as the given versions.
 
-    Raises ServingError where none runs in this home.
+    Raises ServingError if no gateway runs in this home.
     """
     gateway = GatewayClient.find(home.settings, home.base.digest)
     if gateway is None:
         raise ServingError(
-            f"No gateway of this home serves {home.base.family}, so nobody can be asked.",
-            "Start it with `academy serve`, or leave --live away.",
+            f"No gateway of this home serves {home.base.family}, so no answer can be verified.",
+            "Start it with `academy serve`, or omit --live.",
         )
-    return tuple(_proof(gateway, name) for name in (CHAMPION, *names))
+    return tuple(_identify(gateway, name) for name in (CHAMPION, *names))
 
 
-def verify_serving(home: Home, names: Sequence[str], *, live: bool = True) -> Verified:
-    """Both, for the champion and for versions. Raises AdapterError for what failed, ServingError without a gateway."""
+def verify_serving(home: Home, names: Sequence[str], *, live: bool = True) -> ServingVerification:
+    """Verify files, and answers if `live`, of the champion and of versions.
+
+    Raises AdapterError for the first failure, and ServingError without a gateway.
+    """
     champion = home.ledger.champion().version
-    wanted = [one for one in (champion, *names) if one != BASE]
-    files = verify_files(home, wanted) if wanted else ()
-    found = Verified(files=files, answers=verify_answers(home, names) if live else ())
-    if not found.ok:
-        raise AdapterError(found.failure, "`academy verify` tells more; `academy rollback` goes back to another one.")
-    return found
+    versions = [name for name in (champion, *names) if name != BASE]
+    verification = ServingVerification(
+        files=verify_files(home, versions) if versions else (), answers=verify_answers(home, names) if live else ()
+    )
+    if not verification.ok:
+        raise AdapterError(
+            verification.failure,
+            "`academy verify` shows every check; `academy rollback` rolls back to another champion.",
+        )
+    return verification
 
 
-def _proof(gateway: GatewayClient, name: str) -> IdentityReport:
+def _identify(gateway: GatewayClient, name: str) -> IdentityReport:
     try:
         return gateway.identify(name)
     except (AdapterError, ServingError) as problem:
-        gateway.status()  # raises where it is not the adapter's fault: the gateway is gone
+        gateway.status()  # raises if the gateway is gone, which is not the adapter's fault
         return _refusal(name, problem)
 
 

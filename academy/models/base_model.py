@@ -1,7 +1,7 @@
 """Resolves a base model to a folder on this machine and a digest of its content.
 
-`seed` is the small model that ships in `academy/models/seed/`. A folder is taken as it is; any other name is
-asked of the Hugging Face hub (safetensors and tokenizer files only, no remote code) and then read from its local copy.
+`seed` is the small model that ships in `academy/models/seed/`. A folder is used as it is. Any other name is downloaded
+from the Hugging Face hub (safetensors and tokenizer files only, no remote code) and then read from the local copy.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from academy.store.files import digest_of_file
 
 SEED = "seed"
 SEED_FOLDER = Path(__file__).parent / "seed"
-WANTED = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
+MODEL_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
           "chat_template.jinja", "*.safetensors", "*.safetensors.index.json")  # fmt: skip
 
 
 class BaseModel(Record):
     """A base model on this machine. `digest` covers weights, configuration and tokenizer by content.
 
-    The name is one that means the same to every process: `seed`, an absolute path, or the hub's name.
+    The name is valid in every process: `seed`, an absolute path, or the name on the hub.
     """
 
     name: str
@@ -34,7 +34,7 @@ class BaseModel(Record):
 
     @cached_property
     def parameters(self) -> int:
-        """How many weights it has, read from the headers of its safetensors files."""
+        """The number of weights, from the headers of its safetensors files."""
         total = 0
         for path in sorted(self.path.glob("*.safetensors")):
             for name, entry in _header(path).items():
@@ -47,7 +47,7 @@ class BaseModel(Record):
 
     @cached_property
     def modules(self) -> frozenset[str]:
-        """The last parts of its layers' names (`q_proj`), read from the headers of its safetensors files."""
+        """The last parts of its layers' names (`q_proj`), from the headers of its safetensors files."""
         names = (name for path in self.path.glob("*.safetensors") for name in _header(path))
         return frozenset(name.removesuffix(".weight").rpartition(".")[2] for name in names)
 
@@ -64,13 +64,12 @@ class BaseModel(Record):
         return f"academy-{slug}-{self.digest[:8]}"
 
     def count_tokens(self, texts: list[str]) -> list[int]:
-        """Tokens of each text. Uses the fast tokenizer alone, so that curation needs no torch."""
+        """The number of tokens of each text. Uses only the fast tokenizer, so that curation does not need torch."""
         if (self.path / "tokenizer.json").is_file():
             from tokenizers import Tokenizer
 
-            return [
-                len(found.ids) for found in Tokenizer.from_file(str(self.path / "tokenizer.json")).encode_batch(texts)
-            ]
+            fast = Tokenizer.from_file(str(self.path / "tokenizer.json"))
+            return [len(encoding.ids) for encoding in fast.encode_batch(texts)]
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
@@ -80,43 +79,41 @@ class BaseModel(Record):
 def resolve(name: str) -> BaseModel:
     """Find a base model by name or folder.
 
-    Raises BaseModelError, with the remedy, for one that is not there, has no safetensors or needs code of its own.
+    Raises BaseModelError with the fix if it is missing, has no safetensors or needs its own code.
     """
     if name == SEED:
         folder = SEED_FOLDER
     elif Path(name).is_dir():
         folder = Path(name).resolve()
-        name = _absolute(Path(name))  # it goes to workers, which stand in another folder
+        name = _absolute(Path(name))  # workers run in another folder
     elif name.startswith((".", "/", "~")):
-        raise BaseModelError(f"There is no base model folder {name}.", "Check the path given as base model.")
+        raise BaseModelError(f"The base model folder {name} does not exist.", "Check the path of the base model.")
     else:
         folder = _from_hub(name)
     check(name, folder)
-    files = sorted({path for pattern in WANTED for path in folder.glob(pattern) if path.is_file()})
+    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
     return BaseModel(name=name, path=folder, digest=digest_of({path.name: digest_of_file(path) for path in files}))
 
 
 def _absolute(folder: Path) -> str:
-    """The folder from the root. A link keeps its name, which names the family of its adapters."""
-    whole = folder.absolute()
-    if whole.name == "..":
-        whole = whole.resolve()
-    elif ".." in whole.parts:
-        whole = whole.parent.resolve() / whole.name
-    return str(whole)
+    """The absolute folder. A link keeps its name, because the name identifies the family of its adapters."""
+    path = folder.absolute()
+    if path.name == "..":
+        path = path.resolve()
+    elif ".." in path.parts:
+        path = path.parent.resolve() / path.name
+    return str(path)
 
 
 def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    remedy = (
-        f"Check the name, the network and your access, or give a folder, or '{SEED}' for the model that ships here."
-    )
+    remedy = f"Check the name, the network and your access. Or use a folder, or '{SEED}' for the included model."
     try:
-        return Path(snapshot_download(name, allow_patterns=list(WANTED)))
+        return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
     except HFValidationError as problem:
-        raise BaseModelError(f"'{name}' is no name of a base model.", remedy) from problem
+        raise BaseModelError(f"'{name}' is not a valid name of a base model.", remedy) from problem
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
         raise BaseModelError(
             f"The base model '{name}' could not be found on the Hugging Face hub.", remedy
@@ -124,20 +121,22 @@ def _from_hub(name: str) -> Path:
 
 
 def check(name: str, folder: Path) -> None:
-    """Raises BaseModelError for a folder that holds no base model, or one that needs code of its own."""
+    """Raises BaseModelError for a folder without a base model, or a base model that needs its own code."""
     config = folder / "config.json"
     if not config.is_file() or not any(folder.glob("*.safetensors")):
         raise BaseModelError(
-            f"{name} holds no base model: config.json and *.safetensors are needed.",
-            "Other weight formats are refused because they can run code; convert the model to safetensors.",
+            f"{name} does not contain a base model: config.json and *.safetensors are required.",
+            "Other weight formats are refused because they can run code. Convert the model to safetensors.",
         )
     try:
         content = orjson.loads(config.read_bytes())
     except orjson.JSONDecodeError as problem:
-        raise BaseModelError(f"config.json of {name} is no JSON ({problem}).", "Copy the model again.") from problem
+        raise BaseModelError(
+            f"config.json of {name} is not valid JSON ({problem}).", "Copy the model again."
+        ) from problem
     if "auto_map" in content:
         raise BaseModelError(
-            f"The base model {name} wants to run code of its own (auto_map).", "Choose one that transformers knows."
+            f"The base model {name} needs its own code (auto_map).", "Choose one that transformers supports."
         )
 
 

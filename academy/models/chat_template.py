@@ -1,8 +1,7 @@
-"""The chat template: rendered here for training and for serving alike, hashed once.
+"""The chat template: the same rendering for training and for serving.
 
-A model that is asked in other words than it was trained in answers badly and nobody knows why. So there is one
-function that turns messages into tokens, the template's text travels with every adapter, and its hash is in the
-adapter's manifest.
+A model answers badly without a visible reason if serving renders messages in another way than training. So one function
+turns messages into tokens, every adapter includes the template's text, and its manifest has the template's hash.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from typing_extensions import TypedDict  # pydantic takes the standard one from Python 3.12 on
+from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from academy.errors import TemplateError
 from academy.records import digest_of
@@ -27,11 +26,11 @@ PLAIN = (
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
 )
-"""For base models that bring no chat template of their own."""
+"""For base models without a chat template."""
 
 
 def digest_of_template(text: str, special_tokens: Mapping[str, str]) -> str:
-    """sha256 of a template's text and of the special tokens (names and texts) it is rendered with."""
+    """sha256 of a template's text and its special tokens (names and texts)."""
     return digest_of({"template": text, "special": dict(special_tokens)})
 
 
@@ -45,8 +44,8 @@ class Message(TypedDict):
 class ChatTemplate:
     """A tokenizer with a fixed template, which transformers renders in jinja's immutable sandbox.
 
-    The tokenizer's end-of-text token is that which ends an answer: some models (Gemma's) end their turns by another
-    one, which their generation_config.json names beside it, and would never stop at the tokenizer's own.
+    The tokenizer's end-of-text token becomes the token that ends an answer. Some models (Gemma) end their turns with
+    another token, which generation_config.json lists, and would never stop at the tokenizer's own.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None) -> None:
@@ -54,7 +53,7 @@ class ChatTemplate:
         self.text: str = text or getattr(tokenizer, "chat_template", None) or PLAIN
         if tokenizer.eos_token_id is None:
             raise TemplateError(
-                "The tokenizer has no end-of-text token.", "An answer could not end; choose another model."
+                "The tokenizer has no end-of-text token.", "An answer could not end. Choose another model."
             )
         if end := _end_of_turns(tokenizer, self.text):
             tokenizer.eos_token = end
@@ -63,16 +62,16 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, base: Path, adapter: Path | None = None) -> ChatTemplate:
-        """The template stored with the adapter, or the base model's own."""
+        """The adapter's stored template, or the base model's."""
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-        stored = adapter / FILE if adapter else None
-        return cls(tokenizer, stored.read_text(encoding="utf-8") if stored and stored.is_file() else None)
+        file = adapter / FILE if adapter else None
+        return cls(tokenizer, file.read_text(encoding="utf-8") if file and file.is_file() else None)
 
     @property
     def digest(self) -> str:
-        """sha256 of the template's text and of the special tokens it is rendered with."""
+        """sha256 of the template's text and its special tokens."""
         return digest_of_template(self.text, self.special_tokens)
 
     @property
@@ -81,31 +80,31 @@ class ChatTemplate:
         return {name: str(token) for name, token in sorted(self.tokenizer.special_tokens_map.items())}
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids up to the place where the answer begins."""
+        """Token ids up to the start of the answer."""
         return self._ids(self._text(messages, answer_follows=True))
 
     def rendered(self, messages: Sequence[Message]) -> str:
-        """The text of `prompt`, for engines that cut it into tokens themselves."""
+        """The text of `prompt`, for engines that tokenize it themselves."""
         return self._text(messages, answer_follows=True)
 
     def example(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """Token ids of the prompt, and of the answer with its end token.
 
-        Raises TemplateError where the template does not put the answer behind the prompt, or does not end it.
+        Raises TemplateError if the template does not put the answer after the prompt, or does not end it.
         """
         before = self._text(messages[:-1], answer_follows=True)
         whole = self._text(messages, answer_follows=False)
         if not whole.startswith(before):
             raise TemplateError(
-                "The chat template does not put the answer behind the prompt.",
-                "The loss could not be limited to the answer; give the base model another chat template.",
+                "The chat template does not put the answer after the prompt.",
+                "The loss could not be limited to the answer. Give the base model another chat template.",
             )
         end = str(self.tokenizer.eos_token)
-        answer, mark, _ = whole[len(before) :].rpartition(end)
-        if not mark:
+        answer, end_token, _ = whole[len(before) :].rpartition(end)
+        if not end_token:
             raise TemplateError(
                 f"The chat template does not end an answer with {end}.",
-                "The model would never learn to stop; give the base model another chat template.",
+                "The model would not learn to stop. Give the base model another chat template.",
             )
         return self._ids(before), self._ids(answer + end)
 
@@ -121,20 +120,24 @@ class ChatTemplate:
 
 
 def _end_of_turns(tokenizer: Any, text: str) -> str:
-    """The token that ends a template's answers where that is another than the tokenizer's; else empty."""
+    """The token that ends a template's answers, if it is not the tokenizer's; else empty."""
     try:
-        known = orjson.loads((Path(tokenizer.name_or_path) / GENERATION).read_bytes())["eos_token_id"]
+        end_ids = orjson.loads((Path(tokenizer.name_or_path) / GENERATION).read_bytes())["eos_token_id"]
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    numbers = [one for one in (known if isinstance(known, list) else [known]) if isinstance(one, int) and one >= 0]
-    others = [end for end in map(str, tokenizer.convert_ids_to_tokens(numbers)) if end != str(tokenizer.eos_token)]
-    if not others:
+    numbers = [
+        number
+        for number in (end_ids if isinstance(end_ids, list) else [end_ids])
+        if isinstance(number, int) and number >= 0
+    ]
+    candidates = [end for end in map(str, tokenizer.convert_ids_to_tokens(numbers)) if end != str(tokenizer.eos_token)]
+    if not candidates:
         return ""
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
-        told = str(tokenizer.apply_chat_template(talk, chat_template=text, tokenize=False)).rstrip()
-    except Exception:  # noqa: BLE001  a template may raise what it likes; it is told of where it is used
+        text_of_turns = str(tokenizer.apply_chat_template(talk, chat_template=text, tokenize=False)).rstrip()
+    except Exception:  # noqa: BLE001  a template may raise anything; its use reports the error
         return ""
-    if str(tokenizer.eos_token) in told:
+    if str(tokenizer.eos_token) in text_of_turns:
         return ""
-    return next((end for end in others if told.endswith(end)), "")
+    return next((end for end in candidates if text_of_turns.endswith(end)), "")

@@ -1,8 +1,8 @@
 """Alpaca, ShareGPT, ChatML, OpenAI: a conversation as one JSON row, written and read back.
 
-A conversation is a list of messages, `{"role": "system" | "user" | "assistant", "content": text}`: perhaps a system
-message, then user and assistant in turn, the assistant last. Readers tolerate more than writers write: tool turns and
-unknown fields are passed over, and what cannot be read is a reason in words.
+A conversation is a list of messages, `{"role": "system" | "user" | "assistant", "content": text}`: an optional system
+message, then alternating user and assistant, the assistant last. Readers accept more than writers write: they skip tool
+turns and unknown fields, and return the reason for an unreadable row.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ _MARK = re.compile(r"<\|im_(?:start|end)\|>")
 
 
 class Format(NamedTuple):
-    """`write` gives a row; `read` gives messages, or the reason why there are none."""
+    """`write` returns a row; `read` returns messages, or the reason why it cannot."""
 
     write: Callable[[list[Message]], Row]
     read: Callable[[Mapping[str, Any]], list[Message] | str]
 
 
 def to_openai(messages: list[Message]) -> Row:
-    """`{"messages": [...]}`, as OpenAI's fine-tuning and the trainer take it."""
+    """`{"messages": [...]}`, the format of OpenAI's fine-tuning and of the trainer."""
     return {"messages": [{"role": m["role"], "content": m["content"]} for m in messages]}
 
 
 def from_openai(row: Mapping[str, Any]) -> list[Message] | str:
-    """Messages; content that comes in parts is joined."""
+    """Messages; content in parts is joined."""
     turns = row.get("messages")
     if not isinstance(turns, list):
-        return "messages is no list"
+        return "messages is not a list"
     return _turns([(turn.get("role"), turn.get("content")) for turn in turns if isinstance(turn, dict)])
 
 
@@ -54,17 +54,17 @@ def from_sharegpt(row: Mapping[str, Any]) -> list[Message] | str:
     """Messages of a ShareGPT row; a `system` beside the conversation is its first message."""
     turns = row.get("conversations")
     if not isinstance(turns, list):
-        return "conversations is no list"
+        return "conversations is not a list"
     pairs = [(turn.get("from"), turn.get("value")) for turn in turns if isinstance(turn, dict)]
     system = row.get("system")
     return _turns([("system", system), *pairs] if isinstance(system, str) and system else pairs)
 
 
 def to_chatml(messages: list[Message]) -> Row:
-    """`{"text": "<|im_start|>user\\n...<|im_end|>\\n..."}`. Raises InputError where a text holds such marks itself."""
+    """`{"text": "<|im_start|>user\\n...<|im_end|>\\n..."}`. Raises InputError if a text contains such marks."""
     text = "".join([f"<|im_start|>{m['role']}\n{m['content']}<|im_end|>\n" for m in messages])
     if text.count("<|im_") != 2 * len(messages) and any(_MARK.search(m["content"]) for m in messages):
-        raise InputError("A text holds ChatML's own marks.", "Write this dataset in another format.")
+        raise InputError("A text contains ChatML marks.", "Write this dataset in another format.")
     return {"text": text}
 
 
@@ -72,7 +72,7 @@ def from_chatml(row: Mapping[str, Any]) -> list[Message] | str:
     """Messages of a ChatML text."""
     text = row.get("text")
     if not isinstance(text, str) or not _MARK.search(text):
-        return "text is no ChatML"
+        return "text is not ChatML"
     return _turns(_CHATML.findall(text))
 
 
@@ -113,26 +113,26 @@ _SIGNS = {"messages": "openai", "conversations": "sharegpt", "text": "chatml", "
 
 
 def format_of(row: Mapping[str, Any]) -> str:
-    """The format of a row by its keys; empty where it is none of them."""
+    """The format of a row by its keys; empty if unknown."""
     return next((name for key, name in _SIGNS.items() if key in row), "")
 
 
 def read_row(row: Any) -> list[Message] | str:
-    """Messages of a row in any of the formats, or the reason why there are none."""
+    """Messages of a row in any of the formats, or the reason why it cannot be read."""
     if not isinstance(row, Mapping):
-        return "a line is no JSON object"
+        return "a line is not a JSON object"
     name = format_of(row)
-    return FORMATS[name].read(row) if name else f"none of the formats {', '.join(FORMATS)}"
+    return FORMATS[name].read(row) if name else f"not in one of the formats {', '.join(FORMATS)}"
 
 
 def _turns(pairs: list[tuple[Any, Any]]) -> list[Message] | str:
     messages: list[Message] = []
     for role, content in pairs:
-        known = ROLES.get(str(role).lower())
+        standard_role = ROLES.get(str(role).lower())
         text = _text(content)
-        if known is None or text is None:
-            continue  # a tool's turn, or one without words
-        messages.append({"role": known, "content": text})
+        if standard_role is None or text is None:
+            continue  # a tool's turn, or one without text
+        messages.append({"role": standard_role, "content": text})
     if not any(m["role"] == "assistant" for m in messages) or not any(m["role"] == "user" for m in messages):
         return "no request with an answer"
     return messages

@@ -1,7 +1,7 @@
-"""`python -m academy.operations.child PARENT COMMAND...`: a command and all its children, ended when the parent ends.
+"""`python -m academy.operations.child PARENT COMMAND...` runs a command and ends it when the parent ends.
 
-Servers and workers start processes of their own, which a signal to one process does not reach. So the command gets a
-process group, and this supervisor ends the whole group on SIGTERM or as soon as its parent is gone.
+Servers and workers start their own processes, which a signal to one process does not reach. So the command gets a
+process group, and this supervisor ends the whole group on SIGTERM or when its parent ends.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ GRACE_SECONDS = 8.0
 
 
 def main() -> int:
-    """Run the command until it, or the parent, ends."""
+    """Run the command until it or the parent ends, or a signal comes."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
-    told: list[int] = []
+    signals: list[int] = []
 
     def remember(number: int, _frame: FrameType | None) -> None:
-        told.append(number)
+        signals.append(number)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, remember)
     process = subprocess.Popen(command, start_new_session=True)
-    while process.poll() is None and not told and os.getppid() == parent:
+    while process.poll() is None and not signals and os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     _end_group(process)
     return process.returncode or 0
@@ -44,7 +44,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
         while process.poll() is None and time.monotonic() < until:
             time.sleep(0.1)
         if number == signal.SIGTERM and process.poll() is not None:
-            time.sleep(0.2)  # what the leader left behind gets the second signal
+            time.sleep(0.2)  # processes that the leader left running get the second signal
     process.wait()
 
 

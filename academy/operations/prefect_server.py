@@ -1,7 +1,7 @@
-"""A Prefect server for a flow that runs here: the one that is running, or one of our own that ends with us.
+"""A Prefect server for a flow that runs in this process: the running one, or one that ends with this process.
 
-Prefect's own ephemeral server outlives a killed process; ours asks the kernel to be ended with its parent.
-`python -m academy.operations.prefect_server PORT PARENT` is that child.
+Prefect's own ephemeral server survives a killed process. This one asks the kernel to end it with its parent.
+`python -m academy.operations.prefect_server PORT PARENT` is that child process.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from academy.errors import HomeError
+from academy.operations.locks import evolution_lock, training_lock
 from academy.settings import Settings
 from academy.store.locks import exclusive_lock
 from academy.system.processes import die_with_parent
@@ -35,7 +36,7 @@ _QUIET = {"PREFECT_LOGGING_SERVER_LEVEL": "WARNING", "PREFECT_SERVER_LOGGING_LEV
 
 
 def configure(settings: Settings) -> None:
-    """Prefect's environment: its home in ours, quiet, patient. Must come before prefect is imported."""
+    """Set the environment of Prefect: a folder of this home, few log lines. Call it before importing Prefect."""
     defaults = {
         "PREFECT_HOME": str(settings.folder("prefect")),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -51,30 +52,30 @@ def configure(settings: Settings) -> None:
 
 
 class Server:
-    """A Prefect server that answers, or will soon."""
+    """A Prefect server that answers or is starting."""
 
     def __init__(self, url: str, log: Path, process: subprocess.Popen[bytes] | None = None) -> None:
         self.url = url
         self.log = log
-        self.process = process  # where it is ours
+        self.process = process  # None for a server that another process started
 
     def wait(self) -> None:
-        """Return when it answers. Raises HomeError where it ended instead, or does not come up."""
+        """Return when the server answers. Raises HomeError if it ended or does not answer in time."""
         until = time.monotonic() + STARTUP_SECONDS
         while not alive(self.url):
-            ended = self.process is not None and self.process.poll() is not None
-            if ended or time.monotonic() > until:
+            exited = self.process is not None and self.process.poll() is not None
+            if exited or time.monotonic() > until:
                 raise HomeError(
-                    f"The Prefect server at {self.url} {'ended by itself' if ended else 'does not answer'}.",
+                    f"The Prefect server at {self.url} {'exited' if exited else 'does not answer'}.",
                     f"Its log is {self.log}.",
                 )
             time.sleep(0.1)
 
 
 class OwnServer(Server):
-    """A server that ends with us, and is started again where it dies before: its database has everything it knew.
+    """A server that ends with this process. If it exits earlier, it is started again with the same database.
 
-    Without that a flow whose server died would do its work, and then wait minutes for somebody to tell it to.
+    Otherwise a flow whose server exited would finish its work, and then wait minutes to report it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -86,12 +87,12 @@ class OwnServer(Server):
         self.process = self._start()
 
     def wait(self) -> None:
-        """As any server; from then on it is kept alive."""
+        """Return when the server answers. From then on it is kept running."""
         super().wait()
         self._keeper.start()
 
     def end(self) -> None:
-        """End it, gently at first."""
+        """Stop the server: terminate it, and kill it after ten seconds."""
         self._over.set()
         if self._keeper.is_alive():
             self._keeper.join()
@@ -116,17 +117,17 @@ class OwnServer(Server):
             while self.process is None or self.process.poll() is None:
                 if self._over.wait(KEEP_SECONDS):
                     return
-            # the kernel ends a child with the thread that started it, and this thread lives until the end
+            # the kernel ends a child with the thread that started it, and this thread runs until `end`
             self.process = self._start()
         self._over.wait()
 
 
 @contextmanager
 def prefect_server(settings: Settings) -> Iterator[Server]:
-    """A live server. It may still be starting: `wait` for it."""
-    if there := running(settings):
-        os.environ["PREFECT_API_URL"] = there
-        yield Server(there, settings.folder("prefect") / "server.log")
+    """The running server, or a new one. A new one may still be starting: call `wait`."""
+    if url := running(settings):
+        os.environ["PREFECT_API_URL"] = url
+        yield Server(url, settings.folder("prefect") / "server.log")
         return
     server = OwnServer(settings)
     try:
@@ -138,7 +139,7 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
 
 
 def _drain() -> None:
-    """Send what Prefect still holds back for the server before the server ends."""
+    """Send the events and log lines that Prefect has queued, before the server stops."""
     if "prefect" in sys.modules:
         from prefect.events.worker import EventsWorker
         from prefect.logging.handlers import APILogWorker
@@ -157,68 +158,63 @@ def alive(url: str) -> bool:
 
 
 def running(settings: Settings) -> str:
-    """The server that PREFECT_API_URL names, or the one that serves this home's pages if it still answers; or ""."""
-    if named := os.environ.get("PREFECT_API_URL"):
-        return named
-    note = settings.folder("prefect") / URL_FILE
-    url = note.read_text(encoding="utf-8").strip() if note.is_file() else ""
+    """The URL of the server in PREFECT_API_URL, or of this home's server if it answers; empty if there is none."""
+    if configured := os.environ.get("PREFECT_API_URL"):
+        return configured
+    file = settings.folder("prefect") / URL_FILE
+    url = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
     return url if url and alive(url) else ""
 
 
-def bury_the_dead(settings: Settings, url: str) -> int:
-    """Mark runs as Crashed whose process died with an earlier server; how many. Prefect shows them as Running for ever.
+def mark_dead_runs_crashed(settings: Settings, url: str) -> int:
+    """Mark runs as Crashed whose process died with an earlier server. Returns their number.
 
-    An evolution of this home holds the home's lock while it works and a training a lock of its own, so where a lock is
-    free, who should hold it cannot be alive.
+    Prefect would show them as Running permanently. An evolution holds the home's lock while it works, and a training
+    its own lock, so a free lock means that the run's process is dead.
     """
     from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
     from prefect.states import Crashed
 
     locks = settings.folder("locks")
-    buried = 0
+    count = 0
     with _client(url) as client:
         for flow in ("evolve", "train"):
-            alive_in_name = FlowRunFilter.model_validate(
+            unfinished = FlowRunFilter.model_validate(
                 {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
             )
-            named = FlowFilter.model_validate({"name": {"any_": [flow]}})
-            for run in client.read_flow_runs(flow_filter=named, flow_run_filter=alive_in_name):
-                lock = locks / flow if flow == "evolve" else training_lock(locks, str(run.id))
-                with suppress(HomeError), exclusive_lock(lock, "It is at work."):
+            of_flow = FlowFilter.model_validate({"name": {"any_": [flow]}})
+            for run in client.read_flow_runs(flow_filter=of_flow, flow_run_filter=unfinished):
+                lock = evolution_lock(locks) if flow == "evolve" else training_lock(locks, str(run.id))
+                with suppress(HomeError), exclusive_lock(lock, "The run is working."):
                     client.set_flow_run_state(run.id, Crashed(message=_DEAD), force=True)
-                    buried += 1
-    return buried
+                    count += 1
+    return count
 
 
-_DEAD = "Its process ended without a word; found at the next start."
+_DEAD = "Its process ended unexpectedly; detected at the next start."
 
 
 def make_pools(url: str, names: Iterable[str]) -> None:
-    """Work pools of processes, those that are not there yet; what a person changed of the others stays."""
+    """Create the missing work pools of type process. Existing pools keep what a person changed."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists
     from prefect.workers.process import ProcessWorker
 
-    usual = ProcessWorker.get_default_base_job_template()
+    template = ProcessWorker.get_default_base_job_template()
     with _client(url) as client:
         for pool in names:
             with suppress(ObjectAlreadyExists):
-                client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=usual))
+                client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
 
 
 @contextmanager
 def _client(url: str) -> Iterator[SyncPrefectClient]:
-    """Prefect's own, for it asks again where the server's SQLite was locked for a moment (a 503)."""
+    """Prefect's own client, because it retries when the server's SQLite was locked for a moment (a 503)."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: url}), get_client(sync_client=True) as client:
         yield client
-
-
-def training_lock(locks: Path, run: str) -> Path:
-    """What a training's flow run holds while it works."""
-    return locks / f"train-{run}"
 
 
 def _free_port() -> int:
@@ -228,7 +224,7 @@ def _free_port() -> int:
 
 
 def main() -> None:
-    """Serve until the parent ends (0: whoever supervises us sees to that)."""
+    """Serve until the parent ends; with parent 0 a supervisor ends this process."""
     port, parent = int(sys.argv[1]), int(sys.argv[2])
     if parent:
         die_with_parent(parent)

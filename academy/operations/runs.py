@@ -9,13 +9,21 @@ import os
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
+from academy.loop.decide import Counts
+from academy.loop.evolve import EvolutionRequest, EvolutionResult
 from academy.operations.prefect_server import configure, prefect_server
-from academy.settings import Settings
+from academy.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from prefect import Flow
 
 EVOLVE = "flows.evolve:evolve"
+
+
+def run_evolution(request: EvolutionRequest, counts: Counts) -> EvolutionResult:
+    """Run the flow `evolve` for a prepared request."""
+    result: EvolutionResult = run_flow(EVOLVE, {**dict(request), "counts": counts}, load_settings())
+    return result
 
 
 def run_flow(entrypoint: str, parameters: dict[str, Any], settings: Settings) -> Any:

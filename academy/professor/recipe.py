@@ -29,28 +29,43 @@ MUCH_SHORTER = 4
 SHAPE = ("rank", "alpha", "use_rslora", "use_dora")
 """Fields of a recipe that an existing adapter fixes."""
 
+Rank = Annotated[int, Field(ge=4, le=256)]
+Alpha = Annotated[int, Field(ge=1, le=512)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1e-2)]
+Epochs = Annotated[int, Field(ge=1, le=20)]
+BatchSize = Annotated[int, Field(ge=1, le=128)]
+Accumulation = Annotated[int, Field(ge=1, le=128)]
+MaxLength = Annotated[int, Field(ge=128, le=32768)]
+Warmup = Annotated[float, Field(ge=0, lt=1)]
+Schedule = Literal["linear", "cosine", "constant"]
+WeightDecay = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+DevShare = Annotated[float, Field(ge=0, le=0.5)]
+Patience = Annotated[int, Field(ge=0, le=100)]
+
 
 class Recipe(Record):
     """How to train a LoRA adapter: every field that affects the result. Unknown keys are rejected."""
 
-    rank: Annotated[int, Field(ge=4, le=256)] = 16
-    alpha: Annotated[int, Field(ge=1, le=512)] = 32
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    learning_rate: Annotated[float, Field(gt=0, le=1e-2)] = 2e-4
-    epochs: Annotated[int, Field(ge=1, le=20)] = 3
-    batch_size: Annotated[int, Field(ge=1, le=128)] = 4
-    accumulation: Annotated[int, Field(ge=1, le=128)] = 4
-    max_length: Annotated[int, Field(ge=128, le=32768)] = 2048
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05  # share of the steps
-    schedule: Literal["linear", "cosine", "constant"] = "cosine"
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    rank: Rank = 16
+    alpha: Alpha = 32
+    dropout: Dropout = 0.0
+    learning_rate: LearningRate = 2e-4
+    epochs: Epochs = 3
+    batch_size: BatchSize = 4
+    accumulation: Accumulation = 4
+    max_length: MaxLength = 2048
+    warmup: Warmup = 0.05  # share of the steps
+    schedule: Schedule = "cosine"
+    weight_decay: WeightDecay = 0.0
+    seed: Seed = 42
     use_rslora: bool = False  # scale by alpha / sqrt(rank)
     use_dora: bool = False  # weight-decomposed LoRA: directions and magnitudes are separate
     four_bit: bool = False  # 4-bit weights (NF4) of the base model: QLoRA
     packing: bool = False  # several examples in a row of max_length tokens; a batch counts rows
-    dev_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # examples to evaluate on, not to train on
-    patience: Annotated[int, Field(ge=0, le=100)] = 0  # evaluations without improvement that stop it early; 0: never
+    dev_share: DevShare = 0.0  # examples to evaluate on, not to train on
+    patience: Patience = 0  # evaluations without improvement that stop it early; 0: never
     # digest of the adapter to continue; empty: a new adapter, which does not change the base model yet
     init_adapter: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
 
@@ -145,7 +160,7 @@ def choose_recipe(
 
     `longest` is the longest example in tokens; `tokens` counts all `examples`, None before a dataset exists. `gpu`:
     the training runs on a GPU. Without `pack`, examples never share rows. Memory is not considered here but in
-    academy.loop.placement.
+    academy.habitat.placement.
 
     Small models need large steps: a learning rate of 2e-4 suits billions of parameters and is far too small for
     millions.

@@ -1,1 +1,26 @@
-"""The seed documents' Python classes."""
+"""The seed documents' Python classes: `from academy.sdk import GPUHabitat, ModelManager`. Each loads on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from academy.curriculum.curator import DatasetCurator
+    from academy.experience.lessons import LessonsStore
+    from academy.sdk.gpu_habitat import GPUHabitat
+    from academy.sdk.model_manager import ModelManager
+
+__all__ = ["DatasetCurator", "GPUHabitat", "LessonsStore", "ModelManager"]
+_MODULES = {
+    "DatasetCurator": "academy.curriculum.curator",
+    "GPUHabitat": "academy.sdk.gpu_habitat",
+    "LessonsStore": "academy.experience.lessons",
+    "ModelManager": "academy.sdk.model_manager",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

@@ -1,1 +1,1 @@
-"""What is kept: files, locks, the SQL database, the ledger, signing keys."""
+"""Storage: files, locks, the SQL database, the ledger and signing keys."""

@@ -1,7 +1,7 @@
 """The one SQL database: lessons, the hold-out register and the ledger. SQLite by default, PostgreSQL by URL.
 
 Every writing transaction on SQLite begins with BEGIN IMMEDIATE: a deferred one that reads and then writes fails as
-"locked" under load, whatever its time-out. Migrations (Alembic) are the only way the schema changes.
+"locked" under load, whatever its timeout. The schema changes only by migrations (Alembic).
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ lessons = sa.Table(
     sa.Column("at", sa.String(40), nullable=False),  # ISO 8601, UTC
     sa.Column("standing", sa.String(16), nullable=False, index=True),  # active | set aside | superseded
     sa.Column("extra", sa.JSON, nullable=False),
-    sa.Column("rating", sa.Integer, nullable=False, server_default="0"),  # 1 to 5; 0: none
-    sa.Column("gold", sa.Boolean, nullable=False, server_default=sa.false()),  # a person's star
+    sa.Column("rating", sa.Integer, nullable=False, server_default="0"),  # 1 to 5; 0 means none
+    sa.Column("gold", sa.Boolean, nullable=False, server_default=sa.false()),  # a person marked it as a gold answer
     sa.Column("model_made", sa.Boolean, nullable=False, server_default=sa.false()),
-    sa.Column("thread", sa.String(200), nullable=False, server_default=""),  # the conversation it was part of
-    sa.Column("context", sa.JSON, nullable=False, server_default="[]"),  # what was said before: role and content
-    sqlite_autoincrement=True,  # a number is never used twice, not even after a delete
+    sa.Column("thread", sa.String(200), nullable=False, server_default=""),  # the conversation that it belongs to
+    sa.Column("context", sa.JSON, nullable=False, server_default="[]"),  # earlier messages: role and content
+    sqlite_autoincrement=True,  # SQLite never reuses a number, not even after a delete
 )
 
 forgotten = sa.Table(
-    "forgotten",  # tombstones without text: what was forgotten does not come back with the next import
+    "forgotten",  # tombstones without text: an import cannot bring a forgotten lesson back
     metadata,
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("at", sa.String(40), nullable=False),
@@ -52,11 +52,11 @@ forgotten = sa.Table(
 )
 
 assignments = sa.Table(
-    "register",  # the hold-out register: the first assignment stands for ever
+    "register",  # the hold-out: the first assignment is permanent
     metadata,
     sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("request", sa.String(64), nullable=False, unique=True),  # sha256 of the normalised request
-    sa.Column("text", sa.Text, nullable=False),  # the normalised request, to compare new ones with
+    sa.Column("text", sa.Text, nullable=False),  # the normalised request, for the comparison with new ones
     sa.Column("suite", sa.String(32), nullable=False),  # recall | commits
     sa.Column("origin", sa.String(64), nullable=False, index=True),
     sa.Column("side", sa.String(16), nullable=False),  # train | holdout | neither
@@ -70,7 +70,7 @@ ledger = sa.Table(
     sa.Column("at", sa.String(40), nullable=False),
     sa.Column("family", sa.String(64), nullable=False, index=True),  # digest of the base model
     sa.Column("kind", sa.String(32), nullable=False),
-    sa.Column("key", sa.String(200), nullable=False, unique=True),  # what makes this row happen only once
+    sa.Column("key", sa.String(200), nullable=False, unique=True),  # unique: a row is written once
     sa.Column("body", sa.JSON, nullable=False),
     sqlite_autoincrement=True,
 )
@@ -78,21 +78,21 @@ ledger = sa.Table(
 MIGRATIONS = Path(__file__).parent / "migrations"
 HEAD = "0002"
 WAL_SECONDS = 5.0
-"""How long others are waited for that open a new SQLite file at the same moment."""
+"""How long to wait for other processes that open a new SQLite file at the same time."""
 
 
 class Database:
-    """One engine; `read()` and `write()` give connections inside a transaction."""
+    """One engine. `read()` and `write()` yield a connection inside a transaction."""
 
-    def __init__(self, url: str, patience: float = 60) -> None:
-        """The database at a URL. `patience` is how many seconds to wait for another's transaction (SQLite)."""
+    def __init__(self, url: str, timeout: float = 60) -> None:
+        """The database at a URL. `timeout`: seconds to wait for the transaction of another process (SQLite)."""
         self.url = url
         try:
-            self.engine = sa.create_engine(url, connect_args={"timeout": patience} if url.startswith("sqlite") else {})
+            self.engine = sa.create_engine(url, connect_args={"timeout": timeout} if url.startswith("sqlite") else {})
         except (sa.exc.ArgumentError, ModuleNotFoundError) as problem:
             raise HomeError(
-                f"'{url.partition('://')[0]}' is no database address that can be used here.",
-                "Correct ACADEMY_DATABASE_URL; PostgreSQL needs the extra `postgres`.",
+                f"The database type '{url.partition('://')[0]}' is not supported here.",
+                "Correct ACADEMY_DATABASE_URL. PostgreSQL needs the extra `postgres`.",
             ) from problem
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _on_connect)
@@ -100,23 +100,23 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection for reading: it waits for nobody."""
-        with self._plainly(), self.engine.connect().execution_options(deferred=True) as connection:
+        """A connection for reading. It does not wait for writers."""
+        with self._explain_errors(), self.engine.connect().execution_options(deferred=True) as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction for writing: taken at once, committed at the end, rolled back on any exception."""
-        with self._plainly(), self.engine.begin() as connection:
+        """A transaction for writing. It locks at once, commits at the end and rolls back on any exception."""
+        with self._explain_errors(), self.engine.begin() as connection:
             yield connection
 
     def migrate(self) -> None:
-        """Bring the schema to the newest revision; a schema that is there already costs one query."""
-        with self._plainly():
+        """Migrate the schema to the newest revision. A current schema costs one query."""
+        with self._explain_errors():
             with self.engine.connect().execution_options(deferred=True) as connection:
                 if sa.inspect(connection).has_table("alembic_version"):
-                    found = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
-                    if found == HEAD:
+                    revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+                    if revision == HEAD:
                         return
             from alembic import command
             from alembic.config import Config
@@ -128,9 +128,9 @@ class Database:
                 command.upgrade(config, "head")
 
     def scrub(self) -> None:
-        """Take what was deleted out of SQLite's log, too. PostgreSQL overwrites it when it vacuums."""
+        """Remove deleted rows from SQLite's write-ahead log as well. PostgreSQL removes them when it vacuums."""
         if self.engine.dialect.name == "sqlite":
-            with self._plainly():
+            with self._explain_errors():
                 raw = self.engine.raw_connection()
                 try:
                     raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -138,36 +138,36 @@ class Database:
                     raw.close()
 
     @contextmanager
-    def _plainly(self) -> Iterator[None]:
+    def _explain_errors(self) -> Iterator[None]:
         try:
             yield
         except (sa.exc.OperationalError, sa.exc.DatabaseError) as problem:
             if isinstance(problem, sa.exc.IntegrityError):
                 raise
-            shown = self.engine.url.render_as_string(hide_password=True)
+            address = self.engine.url.render_as_string(hide_password=True)
             raise HomeError(
-                f"The database {shown} cannot be used: {problem.orig}.",
-                "Check that its disk has space and that you may write there, then run the same command again.",
+                f"The database {address} cannot be used: {problem.orig}.",
+                "Check that its disk has space and that you can write there, then retry.",
             ) from problem
 
 
 def _on_connect(connection, _record):  # type: ignore[no-untyped-def]
-    connection.isolation_level = None  # transactions are begun below, not by the driver
+    connection.isolation_level = None  # _on_begin starts transactions, not the driver
     until = time.monotonic() + WAL_SECONDS
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
             break
         except sqlite3.OperationalError as problem:
-            # SQLite waits for nobody here: of several processes that open a new file at once one may be refused
+            # SQLite has no timeout here: one of several processes that open a new file at once may fail
             if problem.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                 raise
             time.sleep(0.02)
     connection.execute("PRAGMA synchronous=FULL")  # an acknowledged lesson survives a power cut
     connection.execute("PRAGMA foreign_keys=ON")
-    connection.execute("PRAGMA secure_delete=ON")  # what is deleted is overwritten: lessons can be forgotten
+    connection.execute("PRAGMA secure_delete=ON")  # deleted rows are overwritten, so that a lesson can be forgotten
 
 
 def _on_begin(connection: sa.Connection) -> None:
-    deferred = connection.get_execution_options().get("deferred", False)
-    connection.exec_driver_sql("BEGIN" if deferred else "BEGIN IMMEDIATE")
+    options = connection.get_execution_options()
+    connection.exec_driver_sql("BEGIN" if options.get("deferred", False) else "BEGIN IMMEDIATE")

@@ -1,7 +1,7 @@
 """Write-once files and folders, and digests of files.
 
-What this module promises: a name that exists holds complete content. Files are staged beside their place, flushed
-to the disk and renamed; a process that is killed leaves a staging name behind, never half a file under a real one.
+A name that exists has complete content: a file is written under a staging name in the same folder, flushed to the
+disk and renamed. A killed process leaves a staging file behind, never an incomplete file under the final name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from academy.errors import HomeError
 
 STAGING = ".staging-"
-READ_AT_ONCE = 1 << 20
+CHUNK_BYTES = 1 << 20
 
 
 def digest_of_file(path: Path) -> str:
@@ -30,9 +30,9 @@ def digest_of_file(path: Path) -> str:
 
 
 def content_digest_of(path: Path) -> str:
-    """BLAKE3 of a file's bytes, 64 hexadecimal digits: for what is read again and again, and may be large.
+    """BLAKE3 of a file's bytes, 64 hexadecimal digits: for large files that are read often.
 
-    On a processor without instructions for SHA it takes a tenth of sha256's time.
+    On a CPU without SHA instructions it takes a tenth of sha256's time.
     """
     from blake3 import blake3
 
@@ -40,8 +40,8 @@ def content_digest_of(path: Path) -> str:
 
 
 @contextmanager
-def plain_folder(folder: Path) -> Iterator[int]:
-    """A descriptor of a folder that is no link: what is read through it is this folder's, whatever its name becomes.
+def open_folder(folder: Path) -> Iterator[int]:
+    """A descriptor of a folder that is not a link. Reads through it stay in this folder, even if it is renamed.
 
     Raises OSError.
     """
@@ -57,125 +57,123 @@ def entries_of(folder: int) -> list[str]:
     return os.listdir(folder)
 
 
-def read_plain(folder: int, name: str, longest: int) -> tuple[memoryview, str]:
-    """The bytes of a plain file in an open folder, read and hashed in one pass, and their BLAKE3.
+def read_regular_file(folder: int, name: str, max_bytes: int) -> tuple[memoryview, str]:
+    """The bytes of a regular file in an open folder and their BLAKE3, read and hashed in one pass.
 
-    What is returned is a copy: what happens to the file afterwards changes nothing. Raises OSError; ELOOP for a link,
-    EFBIG for a file of more than `longest` bytes, EINVAL for what is no plain file.
+    The bytes are a copy: later changes of the file do not affect them. Raises OSError: ELOOP for a link, EFBIG for more
+    than `max_bytes` bytes, EINVAL for anything that is not a regular file.
     """
     import numpy as np
     from blake3 import blake3
 
-    # not blocking: a pipe in the place of a file would be waited for
+    # non-blocking: opening a pipe would wait for a writer
     handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
     with os.fdopen(handle, "rb", buffering=0) as stream:
-        known = os.fstat(stream.fileno())
-        if not stat.S_ISREG(known.st_mode):
-            raise OSError(errno.EINVAL, "It is no plain file", name)
-        if known.st_size > longest:
-            raise OSError(errno.EFBIG, f"It has more than {longest:,} bytes", name)
-        content = np.empty(known.st_size, dtype=np.uint8).data  # not zeroed first, unlike a bytearray
-        running, place = blake3(), 0
-        while read := stream.readinto(content[place : place + READ_AT_ONCE]):
-            running.update(content[place : place + read])  # while it is in the processor's cache
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "It is not a regular file", name)
+        if status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"It has more than {max_bytes:,} bytes", name)
+        content = np.empty(status.st_size, dtype=np.uint8).data  # not zeroed first, unlike a bytearray
+        digest, place = blake3(), 0
+        while read := stream.readinto(content[place : place + CHUNK_BYTES]):
+            digest.update(content[place : place + read])  # while the chunk is in the CPU's cache
             place += read
-    return content[:place], running.hexdigest()
+    return content[:place], digest.hexdigest()
 
 
 @contextmanager
 def explain_disk_errors(where: Path) -> Iterator[None]:
-    """Turn a full or unwritable disk into one sentence (HomeError); every other error passes."""
+    """Raise HomeError with one clear sentence for a full or read-only disk; other errors pass."""
     try:
         yield
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise HomeError(
-                f"The disk that holds {where} is full.", "Free some space and run the same command again."
-            ) from problem
+            raise HomeError(f"The disk that holds {where} is full.", "Free some space and retry.") from problem
         if problem.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise HomeError(
-                f"{where} cannot be written ({problem.strerror}).", "Point ACADEMY_HOME at a folder that you can write."
+                f"{where} cannot be written ({problem.strerror}).", "Set ACADEMY_HOME to a folder that you can write."
             ) from problem
         raise
 
 
 LEAST_FREE = 1_000_000
-"""Bytes below which a disk counts as full: a database grows by more than that at once."""
+"""A disk with fewer free bytes counts as full: a database can grow by more than that in one step."""
 
 
 def is_full(home: Path, problem: BaseException) -> bool:
-    """Whether an exception, or one that it came from, tells of a full disk, or the home's disk is full now."""
-    told: BaseException | None = problem
-    while told is not None:
-        if isinstance(told, OSError) and told.errno in (errno.ENOSPC, errno.EDQUOT):
+    """Whether the exception or one of its causes reports a full disk, or the home's disk is full now."""
+    cause: BaseException | None = problem
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "disk is full" in str(told) or "No space left" in str(told):
+        if "disk is full" in str(cause) or "No space left" in str(cause):
             return True
-        told = told.__cause__ or told.__context__
+        cause = cause.__cause__ or cause.__context__
     return home.is_dir() and shutil.disk_usage(home).free < LEAST_FREE
 
 
 def write_file(path: Path, content: bytes | Iterable[bytes], mode: int = 0o644) -> Path:
-    """Write a file completely or not at all, replacing what was there. At no moment is it more open than `mode`."""
+    """Write a file atomically and replace an existing one. Its permissions never exceed `mode`."""
     with explain_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, staged = tempfile.mkstemp(dir=path.parent, prefix=STAGING)
+        handle, staging_file = tempfile.mkstemp(dir=path.parent, prefix=STAGING)
         try:
             with os.fdopen(handle, "wb") as stream:
                 for chunk in [content] if isinstance(content, bytes) else content:
                     stream.write(chunk)
                 stream.flush()
                 os.fsync(stream.fileno())
-            Path(staged).chmod(mode)
-            Path(staged).replace(path)
+            Path(staging_file).chmod(mode)
+            Path(staging_file).replace(path)
             _sync_folder(path.parent)
         finally:
-            Path(staged).unlink(missing_ok=True)
+            Path(staging_file).unlink(missing_ok=True)
     return path
 
 
 @contextmanager
 def publish_folder(place: Path) -> Iterator[Path]:
-    """Fill the yielded folder; at the end it is renamed to `place`, all or nothing.
+    """Yield a folder to fill; at the end it is renamed to `place` in one step.
 
-    Where `place` is there already, what was written is thrown away: the name says the content.
+    If `place` exists, the new folder is discarded: folders are named by their content.
     """
     with explain_disk_errors(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(dir=place.parent, prefix=STAGING))
+        staging_folder = Path(tempfile.mkdtemp(dir=place.parent, prefix=STAGING))
         try:
-            yield staged
-            for path in sorted(staged.rglob("*")):
+            yield staging_folder
+            for path in sorted(staging_folder.rglob("*")):
                 if path.is_file():
                     path.chmod(0o644)
                     with path.open("rb") as stream:
                         os.fsync(stream.fileno())
-            staged.chmod(0o755)
-            _sync_folder(staged)
+            staging_folder.chmod(0o755)
+            _sync_folder(staging_folder)
             try:
-                staged.rename(place)
+                staging_folder.rename(place)
             except OSError as problem:
                 if problem.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise
             _sync_folder(place.parent)
         finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            shutil.rmtree(staging_folder, ignore_errors=True)
 
 
 def sweep(home: Path, older_than: float = 24 * 3600) -> int:
-    """Remove what killed processes left half-written in a home and in the folders of two levels. Returns how many.
+    """Remove staging files of killed processes from a home and two levels of folders. Returns their number.
 
-    What is younger than so many seconds is left alone: another process may be writing it just now.
+    Files younger than `older_than` seconds stay: another process may be writing them.
     """
     until = time.time() - older_than
-    left = []
+    leftovers = []
     for path in (path for depth in ("", "*/", "*/*/") for path in home.glob(f"{depth}{STAGING}*")):
-        with suppress(FileNotFoundError):  # it got its name this very moment
+        with suppress(FileNotFoundError):  # it was renamed just now
             if path.stat().st_mtime < until:
-                left.append(path)
-    for path in left:
+                leftovers.append(path)
+    for path in leftovers:
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    return len(left)
+    return len(leftovers)
 
 
 def _sync_folder(folder: Path) -> None:

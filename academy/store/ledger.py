@@ -1,7 +1,7 @@
-"""The append-only ledger: verdicts, promotions, rollbacks and what people decided.
+"""The append-only ledger: verdicts, promotions, rollbacks and the decisions of people.
 
-MLflow shows who is champion; this ledger decides it. A row's `key` says what may happen only once; two promotions
-that start from the same champion carry the same key, so of racing ones exactly one is written.
+The ledger decides which version is champion; MLflow only shows it. A row's `key` is unique: two promotions that start
+from the same champion have the same key, so exactly one of two concurrent promotions is written.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from academy.store.ledger_rows import (
 )
 
 BASE = "base"
-"""What stands for "no adapter" wherever an adapter's digest or version is expected."""
+"""The base model without an adapter, in place of an adapter's digest or a version."""
 EntryT = TypeVar("EntryT", bound=Entry)
 ChampionT = TypeVar("ChampionT", bound=ChampionEntry)
 
 
 class Champion(Record):
-    """Who answers now, and since which row. Generation 0 is the base model itself."""
+    """The version that answers now, and the row that made it champion. Generation 0 is the base model."""
 
     seq: int = 0
     version: str = BASE
     adapter: str = BASE
     generation: int = 0
-    cursor: int = 0  # the last lesson (seq) that was there when its examination was held
+    cursor: int = 0  # the last lesson (seq) that its dataset covers
 
     @property
     def name(self) -> str:
-        """As shown to people: `v7` or `base`."""
+        """The name for people: `v7` or `base`."""
         return self.version if self.version == BASE else f"v{self.version}"
 
 
@@ -54,13 +54,13 @@ class Ledger:
         self.family = family
 
     def rows(self, *entries: type[EntryT]) -> Iterator[Row[EntryT]]:
-        """Rows of the family with these kinds of entries, or all rows; oldest first."""
+        """The family's rows with these kinds of entries, or all of its rows; oldest first."""
         query = sa.select(ledger).where(ledger.c.family == self.family).order_by(ledger.c.seq)
         if entries:
             query = query.where(ledger.c.kind.in_([entry.kind for entry in entries]))
         with self.database.read() as connection:
-            found = connection.execute(query).mappings().all()
-        return (Row.model_validate(dict(row)) for row in found)
+            rows = connection.execute(query).mappings().all()
+        return (Row.model_validate(dict(row)) for row in rows)
 
     def latest(
         self,
@@ -71,21 +71,21 @@ class Ledger:
     ) -> list[Row[EntryT]]:
         """At most `limit` rows with these kinds of entries, newest first, older than the row `before`.
 
-        `versions` leaves only rows whose body names one of these version numbers, as what came or as what went.
+        With `versions`, only rows whose `version` or `replaces` is one of these numbers.
         """
         kinds = [entry.kind for entry in entries]
         query = sa.select(ledger).where(ledger.c.family == self.family, ledger.c.kind.in_(kinds))
         if before is not None:
             query = query.where(ledger.c.seq < before)
         if versions is not None:
-            named = (ledger.c.body[name].as_string().in_(versions) for name in ("version", "replaces"))
-            query = query.where(sa.or_(*named))
+            fields = (ledger.c.body[name].as_string().in_(versions) for name in ("version", "replaces"))
+            query = query.where(sa.or_(*fields))
         with self.database.read() as connection:
-            found = connection.execute(query.order_by(ledger.c.seq.desc()).limit(limit)).mappings().all()
-        return [Row.model_validate(dict(row)) for row in found]
+            rows = connection.execute(query.order_by(ledger.c.seq.desc()).limit(limit)).mappings().all()
+        return [Row.model_validate(dict(row)) for row in rows]
 
     def find(self, entry: type[EntryT], key: str) -> Row[EntryT] | None:
-        """The row with this key, if it was written with this kind of entry."""
+        """The row with this key and this kind of entry, if it exists."""
         with self.database.read() as connection:
             row = _find(connection, key)
         return row if row is not None and row.kind == entry.kind else None
@@ -93,60 +93,60 @@ class Ledger:
     def append(self, key: str, entry: EntryT, connection: sa.Connection | None = None) -> Row[EntryT]:
         """Write a row once. A second call with the same key returns the first row and changes nothing."""
         if connection is None:
-            with self.database.write() as own:
-                return self.append(key, entry, own)
-        if known := _find(connection, key):
-            return known
+            with self.database.write() as transaction:
+                return self.append(key, entry, transaction)
+        if existing := _find(connection, key):
+            return existing
         at = datetime.now(UTC).isoformat(timespec="seconds")
         values = {"at": at, "family": self.family, "kind": entry.kind, "key": key, "body": entry.as_json()}
-        written = connection.execute(sa.insert(ledger).values(values).returning(ledger.c.seq)).scalar_one()
-        return Row(seq=written, at=at, family=self.family, kind=entry.kind, key=key, body=entry)
+        seq = connection.execute(sa.insert(ledger).values(values).returning(ledger.c.seq)).scalar_one()
+        return Row(seq=seq, at=at, family=self.family, kind=entry.kind, key=key, body=entry)
 
     def champion(self) -> Champion:
-        """Who is champion: what the last promotion or rollback says, or the base model where there is none."""
+        """The champion by the last promotion or rollback; the base model if there is none."""
         with self.database.read() as connection:
             return self._champion(connection)
 
     def rollback_target(self) -> str | None:
-        """The version (or "base") that a plain rollback goes back to; None where the base model is where all began.
+        """The version (or "base") that a rollback without a name restores; None if the base model was never replaced.
 
-        After a promotion that is whom it replaced; a second rollback goes one step further back.
+        After a promotion it is the version that was replaced. Each further rollback goes one step further back.
         """
-        crowned = list(self.rows(PromotionEntry, RollbackEntry))
-        if not crowned or crowned[-1].kind == "promotion":
-            return crowned[-1].body.replaces if crowned else None
-        for row in reversed(crowned):
-            if row.kind == "promotion" and row.body.version == crowned[-1].body.version:
+        changes = list(self.rows(PromotionEntry, RollbackEntry))
+        if not changes or changes[-1].kind == "promotion":
+            return changes[-1].body.replaces if changes else None
+        for row in reversed(changes):
+            if row.kind == "promotion" and row.body.version == changes[-1].body.version:
                 return row.body.replaces
         return None
 
     def set_champion(self, expected: Champion, entry: ChampionT) -> Row[ChampionT]:
-        """Replace the expected champion, or raise PromotionError where somebody else already did.
+        """Replace the expected champion. Raises PromotionError if another change of the champion came first.
 
-        Repeating the same call is harmless.
+        Repeating the same call changes nothing.
         """
         key = f"champion:{self.family}:{expected.seq}"
         with self.database.write() as connection:
-            known = _find(connection, key)
-            if known is None and self._champion(connection).seq == expected.seq:
+            existing = _find(connection, key)
+            if existing is None and self._champion(connection).seq == expected.seq:
                 change = entry.model_copy(update={"replaces": expected.version, "since": expected.seq})
                 return self.append(key, change, connection)
-        if known is not None and known.kind == entry.kind and known.body.adapter == entry.adapter:
-            return known
+        if existing is not None and existing.kind == entry.kind and existing.body.adapter == entry.adapter:
+            return existing
         raise PromotionError(
             f"The champion is no longer {expected.name}: another promotion or rollback came first.",
-            "Look at `academy status` and decide again.",
+            "Check `academy status` and decide again.",
         )
 
     def verdicts_spent(self) -> int:
-        """Examinations that could have promoted since the hold-out was renewed: each spends a share of the budget."""
-        spent = 0
+        """Examinations since the hold-out's last renewal that could promote: each spends a share of the budget."""
+        count = 0
         for row in self.rows(VerdictEntry, RenewalEntry):
-            spent = spent + row.body.spends if isinstance(row.body, VerdictEntry) else 0
-        return spent
+            count = count + row.body.spends if isinstance(row.body, VerdictEntry) else 0
+        return count
 
     def budget_left(self, horizon: int) -> int:
-        """Examinations that may still promote, of so many."""
+        """How many of `horizon` examinations can still promote."""
         return max(0, horizon - self.verdicts_spent())
 
     def _champion(self, connection: sa.Connection) -> Champion:

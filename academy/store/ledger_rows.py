@@ -20,9 +20,9 @@ Outcome = Literal["PROMOTE", "HOLD", "REJECT", "CANNOT DECIDE"]
 
 
 class Stored(Record):
-    """A record inside a row: keys of other versions are kept."""
+    """A record inside a row: keys of other versions are kept. An alias is a field's name in stored rows."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", serialize_by_alias=True, validate_by_name=True, validate_by_alias=True)
 
     def as_json(self) -> dict[str, Any]:
         """The JSON object as it is stored."""
@@ -130,9 +130,9 @@ class VerdictEntry(VersionEntry):
     because: str
     level: float  # the share of the error budget that this examination could spend
     spends: bool = True
-    looks_before: int  # examinations that spent from the budget before this one
-    look: int | None = None  # the interim analysis that decided, from 0
-    asked: float = 1.0  # the share of the groups that were asked
+    spent_before: int = Field(alias="looks_before")  # examinations that spent from the budget before this one
+    analysis: int | None = Field(None, alias="look")  # the interim analysis that decided, from 0
+    share_asked: float = Field(1.0, alias="asked")  # the share of the groups that were asked
     target: ScoreEstimate | None = None
     guard: ScoreEstimate | None = None
     smallest_gain: float | None = None  # that is detected with 80 % power
@@ -146,7 +146,7 @@ class VerdictEntry(VersionEntry):
     decision: StoredDecision | None = None
     contradicted: tuple[Contradicted, ...] = ()
     record: str  # name of the file with all answers
-    left_out: dict[str, str] = Field(default_factory=dict)  # suites that were not asked, with the reason
+    skipped: dict[str, str] = Field(default_factory=dict, alias="left_out")  # suites that were not asked: the reason
 
     @property
     def digest(self) -> str:

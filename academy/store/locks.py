@@ -12,40 +12,40 @@ from pathlib import Path
 from academy.errors import HomeError
 from academy.store.files import explain_disk_errors
 
-LOOKS_SECONDS = 0.5
-"""A lock is tried for so long: what holds it may only be somebody who looks whether it is held."""
+RETRY_SECONDS = 0.5
+"""How long to retry a lock: `is_locked` shares it for a moment."""
 
 
 @contextmanager
 def exclusive_lock(lock: Path, refusal: str) -> Iterator[None]:
-    """Hold a lock file; the system drops it when the process dies. Raises HomeError where another holds it."""
+    """Hold a lock file; the system releases it when the process dies. Raises HomeError if another one holds it."""
     with explain_disk_errors(lock.parent):
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         if not take_lock(handle):
-            raise HomeError(refusal, "Wait until it has ended, or use another ACADEMY_HOME.")
+            raise HomeError(refusal, "Wait until it ends, or use another ACADEMY_HOME.")
         yield
     finally:
         os.close(handle)
 
 
 def take_lock(handle: int) -> bool:
-    """Lock an open file for oneself, until it is closed. False where another holds it."""
-    until = time.monotonic() + LOOKS_SECONDS
+    """Lock an open file exclusively until it is closed. False while another process holds it."""
+    until = time.monotonic() + RETRY_SECONDS
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if time.monotonic() > until:
                 return False
-            time.sleep(LOOKS_SECONDS / 50)
+            time.sleep(RETRY_SECONDS / 50)
         else:
             return True
 
 
 def is_locked(lock: Path) -> bool:
-    """Whether anybody holds a lock file. To look is to share the lock for a moment; it hinders no other look."""
+    """Whether a process holds a lock file. The check shares the lock for a moment; checks do not block each other."""
     try:
         handle = os.open(lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

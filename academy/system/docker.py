@@ -1,4 +1,4 @@
-"""A Docker engine: how it is reached, and what its client raises."""
+"""Connecting to a Docker engine, and the exceptions of its client."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from typing import Any
 from academy.errors import EngineError
 
 ENGINE_SECONDS = 30
-HOW = "Start one (systemctl start docker; apt-get install docker.io), or set DOCKER_HOST to one that runs."
+ENGINE_REMEDY = "Start one (systemctl start docker; apt-get install docker.io), or set DOCKER_HOST to a running one."
 
 
 def connect(seconds: int = ENGINE_SECONDS) -> Any:
-    """A client of the engine at DOCKER_HOST that waits so long for an answer. Raises EngineError where none answers."""
+    """Connect to the engine at DOCKER_HOST with this timeout. Raises EngineError if none answers."""
     try:
         import docker
     except ImportError as problem:
-        raise EngineError("The Docker SDK is not installed.", "pip install 'the-academy[docker]'.") from problem
+        raise EngineError("The Docker SDK is not installed.", "Run pip install 'the-academy[docker]'.") from problem
     host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-    silent = EngineError(f"No Docker engine answers at {host}.", HOW)
+    no_answer = EngineError(f"No Docker engine answers at {host}.", ENGINE_REMEDY)
     if host.startswith("unix://") and not Path(host.removeprefix("unix://")).is_socket():
-        raise silent
+        raise no_answer
     try:
         client = docker.from_env(timeout=seconds)
     except problems() as problem:
-        raise silent from problem
+        raise no_answer from problem
     try:
         client.ping()
     except problems() as problem:
         client.close()
-        raise silent from problem
+        raise no_answer from problem
     return client
 
 
 @cache
 def problems() -> tuple[type[Exception], ...]:
-    """What the client raises where the engine refuses, fails or is gone."""
+    """The exceptions that the client raises if the engine rejects a request, fails or does not answer."""
     from docker.errors import DockerException
     from urllib3.exceptions import HTTPError
 

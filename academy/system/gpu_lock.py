@@ -1,8 +1,9 @@
-"""One training a GPU, on the whole host: a lock on the GPU's uuid, whoever trains, in whichever home.
+"""One training per GPU on the whole host: a lock on the GPU's UUID, for all users and homes.
 
-The lock is a file that everybody may read and nobody has to write, in a folder that all users share; it is never
-removed, because a name that comes and goes would be two locks. The kernel drops it with the process that holds it.
-A container that follows trainings itself has folders of its own, and is not seen from outside.
+The lock is a file that all users can read and no user needs to write, in a folder that all users share. It is never
+removed: a file that is removed and created again would be two locks. The kernel releases the lock when the process that
+holds it ends. If trainings are started inside a container, their locks are in the container's own folders and are not
+visible outside.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from academy.errors import TrainingError
 from academy.store.locks import is_locked, take_lock
 
 FOLDERS = (Path("/run/lock"), Path("/tmp"))  # noqa: S108 - shared by all users, which a user's own temp folder is not
-"""The first of them that all users can write."""
+"""The first of these that all users can write is used."""
 SHARED = stat.S_IWOTH | stat.S_ISVTX
-REMEDY = "Wait until it has ended, or set ACADEMY_ENABLE_GPU=false to train on the CPUs."
+REMEDY = "Wait until it ends, or set ACADEMY_ENABLE_GPU=false to train on the CPUs."
 TRIES = 10
 
 
 @contextmanager
 def hold_gpu(uuid: str) -> Iterator[None]:
-    """Hold a GPU for a training. Raises TrainingError (cause "gpu") where another training holds it."""
-    handle = _taken(gpu_lock_file(uuid), uuid)
+    """Lock a GPU for a training. Raises TrainingError (cause "gpu") if another training uses it."""
+    handle = _lock(gpu_lock_file(uuid), uuid)
     try:
         yield
     finally:
@@ -37,12 +38,12 @@ def hold_gpu(uuid: str) -> Iterator[None]:
 
 
 def gpu_in_use(uuid: str) -> bool:
-    """Whether a training holds a GPU now."""
+    """Whether a training uses a GPU now."""
     return is_locked(gpu_lock_file(uuid))
 
 
 def gpu_lock_file(uuid: str) -> Path:
-    """The file whose lock is the GPU's. What folder that is depends on the host alone, not on who asks."""
+    """The GPU's lock file. Its folder depends on the host only, not on the user."""
     name = re.sub(r"[^\w-]", "_", uuid, flags=re.ASCII)
     for folder in FOLDERS:
         with suppress(OSError):
@@ -51,22 +52,22 @@ def gpu_lock_file(uuid: str) -> Path:
     return Path(tempfile.gettempdir()) / f"academy-{name}.lock"
 
 
-def _taken(file: Path, uuid: str) -> int:
-    """A descriptor that holds the lock."""
+def _lock(file: Path, uuid: str) -> int:
+    """Returns a file descriptor that holds the lock."""
     for _ in range(TRIES):
-        handle = _opened(file, uuid)
+        handle = _open(file, uuid)
         if not take_lock(handle):
             os.close(handle)
             raise TrainingError(f"Another training is using the GPU {uuid}.", REMEDY, cause="gpu")
         with suppress(OSError):
             if os.path.samestat(os.fstat(handle), file.stat(follow_symlinks=False)):
                 return handle
-        os.close(handle)  # the system tidied it away between two calls: it is nobody's lock any more
-    raise TrainingError(f"{file} cannot be locked: it is replaced again and again.", f"Remove {file}.", cause="gpu")
+        os.close(handle)  # the system removed the file between two calls: a lock on it has no effect
+    raise TrainingError(f"{file} cannot be locked: another program keeps replacing it.", f"Remove {file}.", cause="gpu")
 
 
-def _opened(file: Path, uuid: str) -> int:
-    """The lock's file, made where it is not there. For reading: another user's may not be opened for more."""
+def _open(file: Path, uuid: str) -> int:
+    """Open the lock file, and create it if needed. Only for reading: another user's file allows nothing else."""
     for _ in range(TRIES):
         try:
             handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -74,31 +75,31 @@ def _opened(file: Path, uuid: str) -> int:
             _make(file, uuid)
             continue
         except OSError as problem:
-            what = "is a link" if problem.errno == errno.ELOOP else f"cannot be opened ({problem.strerror})"
+            reason = "is a symbolic link" if problem.errno == errno.ELOOP else f"cannot be opened ({problem.strerror})"
             raise TrainingError(
-                f"{file}, the lock of the GPU {uuid}, {what}.", f"Remove {file}.", cause="gpu"
+                f"{file}, the lock of the GPU {uuid}, {reason}.", f"Remove {file}.", cause="gpu"
             ) from None
         if stat.S_ISREG(os.fstat(handle).st_mode):
             return handle
         os.close(handle)
         break
-    raise TrainingError(f"{file}, the lock of the GPU {uuid}, is no plain file.", f"Remove {file}.", cause="gpu")
+    raise TrainingError(f"{file}, the lock of the GPU {uuid}, is not a regular file.", f"Remove {file}.", cause="gpu")
 
 
 def _make(file: Path, uuid: str) -> None:
-    """Make the file readable by all before it has its name, whatever this user's mask is."""
+    """Create the file. It is readable by all users before it gets its name, whatever this user's umask is."""
     try:
         handle, staged = tempfile.mkstemp(dir=file.parent, prefix=".academy-")
         try:
             os.fchmod(handle, 0o444)
-            with suppress(FileExistsError):  # another was quicker
+            with suppress(FileExistsError):  # another process was faster
                 os.link(staged, file)
         finally:
             os.close(handle)
             Path(staged).unlink()
     except OSError as problem:
         raise TrainingError(
-            f"The lock of the GPU {uuid} cannot be made in {file.parent} ({problem.strerror}).",
-            f"Make {file.parent} a folder that all users can write.",
+            f"The lock of the GPU {uuid} cannot be created in {file.parent} ({problem.strerror}).",
+            f"Make {file.parent} writable for all users.",
             cause="gpu",
         ) from problem

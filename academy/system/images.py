@@ -1,7 +1,7 @@
-"""Images of a Docker engine that are made of what runs here, without a registry.
+"""Docker images made of this machine's Python, without a registry.
 
-An interpreter with its modules, the libraries that these need, and the loader, as one tar archive that the engine
-imports. A label holds the digest of the files that went in: the same files are not imported twice.
+An image has an interpreter with its modules, the libraries that these need, and the loader. The engine imports them as
+one tar archive. A label holds the digest of the files, so the same files are not imported twice.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from academy.store.files import content_digest_of
 from academy.system.docker import problems
 
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
-"""Of the interpreter that goes in: its folder of modules, and the images' tag."""
-LEFT_OUT = ("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages",
+"""Version of the interpreter in the image: the name of its modules' folder, and the image's tag."""
+EXCLUDED = ("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages",
             "dist-packages", "__pycache__")  # fmt: skip
 FOLDERS = ("tmp", "home", "proc", "sys", "dev", "etc", "python/bin")
-PLACES = ("ENV PATH=/python/bin", "ENV LD_LIBRARY_PATH=/python/lib")
-NAMED = re.compile(r"^\s*(\S+) => (/\S+) \(0x", re.MULTILINE)
+ENVIRONMENT = ("ENV PATH=/python/bin", "ENV LD_LIBRARY_PATH=/python/lib")
+LIBRARY = re.compile(r"^\s*(\S+) => (/\S+) \(0x", re.MULTILINE)
 LOADER = re.compile(r"^\s*(/\S*ld-[\w.-]+) \(0x", re.MULTILINE)
 CHECKED_BY_TIME, NEVER_CHECKED = (0).to_bytes(4, "little"), (1).to_bytes(4, "little")
-"""The flags of a compiled module: valid for a source of its time and size, and valid always."""
+"""Flags of a compiled module: valid for a source of this time and size, or always valid."""
 
 
 class Image(Record):
@@ -44,80 +44,82 @@ class Image(Record):
 
     name: str
     digest: str
-    """The engine's own, `sha256:...`: it covers the layers and the configuration."""
+    """The engine's digest, `sha256:...`, of the layers and the configuration."""
     published: tuple[str, ...] = ()
-    """What registries call it, by digest; none where it was made here."""
+    """Its digests in registries; empty if it was made here."""
     volumes: tuple[str, ...] = ()
     size: int = 0
 
 
 def find_image(client: Any, name: str, remedy: str) -> Image:
-    """The image of this name or digest. Raises EngineError, with the remedy, where it is not there."""
+    """The image with this name or digest. Raises EngineError with the remedy if it does not exist."""
     try:
-        found = client.images.get(name)
+        image = client.images.get(name)
     except problems() as problem:
         raise EngineError(f"The Docker engine has no image {name}.", remedy) from problem
     return Image(
         name=name,
-        digest=found.id,
-        published=tuple(found.attrs.get("RepoDigests") or ()),
-        volumes=tuple((found.attrs.get("Config") or {}).get("Volumes") or ()),
-        size=int(found.attrs.get("Size") or 0),
+        digest=image.id,
+        published=tuple(image.attrs.get("RepoDigests") or ()),
+        volumes=tuple((image.attrs.get("Config") or {}).get("Volumes") or ()),
+        size=int(image.attrs.get("Size") or 0),
     )
 
 
 def make_image(client: Any, name: str, label: str, files: Mapping[str, Path]) -> None:
-    """Make an image of files, by their places in it, in place of an earlier one of the name; `label` tells which.
+    """Make an image of files, by their paths in the image, replacing an earlier image of this name.
 
-    Where the engine has one of the same files already, that one stays. Modules come compiled too; they are left out
-    of the label's digest, for they come out differently. Raises EngineError.
+    The label `label` holds the digest of the files. If the engine has an image of the same files, that one stays.
+    Modules are also stored compiled; the digest does not include these, because compiling is not reproducible. Raises
+    EngineError.
     """
     content = digest_of(sorted((place, content_digest_of(path)) for place, path in files.items()))
     try:
         earlier = client.images.list(name=name)
-        if any(one.labels.get(label) == content for one in earlier):
+        if any(image.labels.get(label) == content for image in earlier):
             return
         with tempfile.TemporaryDirectory() as folder:
             archive = Path(folder) / "root.tar"
             write_root(archive, files)
-            _import(client, archive, name, [*PLACES, f"LABEL {label}={content}"])
-        for one in earlier:
-            with suppress(*problems()):  # a container that runs may hold it
-                client.images.remove(one.id)
+            _import(client, archive, name, [*ENVIRONMENT, f"LABEL {label}={content}"])
+        for image in earlier:
+            with suppress(*problems()):  # a running container may use it
+                client.images.remove(image.id)
     except problems() as problem:
-        raise EngineError(f"Docker took no image: {problem}", "Look at `docker info` and at its disk.") from problem
+        raise EngineError(f"Docker rejected the image: {problem}", "See `docker info` and check its disk.") from problem
 
 
 def _import(client: Any, archive: Path, name: str, changes: Sequence[str]) -> None:
     repository, _, tag = name.rpartition(":")
-    said = client.api.import_image(str(archive), repository=repository, tag=tag, changes=list(changes))
-    told = [json.loads(line) for line in said.splitlines()]
-    if refused := [one["error"] for one in told if "error" in one]:
-        raise EngineError(f"Docker took no image: {refused[0]}", "Look at `docker info` and at its disk.")
+    output = client.api.import_image(str(archive), repository=repository, tag=tag, changes=list(changes))
+    messages = [json.loads(line) for line in output.splitlines()]
+    if errors := [message["error"] for message in messages if "error" in message]:
+        raise EngineError(f"Docker rejected the image: {errors[0]}", "See `docker info` and check its disk.")
 
 
 def python_files(python: Path, more: Mapping[str, Path] | None = None) -> dict[str, Path]:
-    """An interpreter with all that it needs, by place: loader, libraries, modules; and further files of modules.
+    """Files of an interpreter by their paths in the image: loader, libraries, modules, and further module files.
 
-    Raises EngineError where the standard library, `ldd` or the loader is not found.
+    Raises EngineError if the standard library, `ldd` or the loader is not found.
     """
     library = python.parent.parent / "lib" / VERSION
     if not (library / "os.py").is_file():
         version = VERSION.removeprefix("python")
-        raise EngineError(f"There is no standard library at {library}.", f"Install a whole Python {version}.")
+        raise EngineError(f"{library} has no standard library.", f"Install a complete Python {version}.")
     extra = {f"python/lib/{VERSION}/site-packages/{name}": path for name, path in (more or {}).items()}
-    binaries = [path for path in extra.values() if ".so" in path.name]
-    shared, loader = _shared([python, *sorted(library.glob("lib-dynload/*.so")), *binaries], own=extra.values())
-    found = {"python/bin/python3": python}
+    extra_binaries = [path for path in extra.values() if ".so" in path.name]
+    binaries = [python, *sorted(library.glob("lib-dynload/*.so")), *extra_binaries]
+    shared_libraries, loader = _shared_libraries(binaries, extra=extra.values())
+    files = {"python/bin/python3": python}
     if loader:
-        found[loader.lstrip("/")] = Path(loader)
-    found |= {f"python/lib/{name}": path for name, path in sorted(shared.items())}
-    found |= {f"python/lib/{VERSION}/{path.relative_to(library)}": path for path in _modules(library)}
-    return found | extra
+        files[loader.lstrip("/")] = Path(loader)
+    files |= {f"python/lib/{name}": path for name, path in sorted(shared_libraries.items())}
+    files |= {f"python/lib/{VERSION}/{path.relative_to(library)}": path for path in _modules(library)}
+    return files | extra
 
 
 def write_root(archive: Path, files: Mapping[str, Path]) -> None:
-    """The root file system as a tar archive, owned by root and without times; modules come compiled too."""
+    """Write the root file system as a tar archive, owned by root, without times, and with compiled modules."""
     with tarfile.open(archive, "w") as tar:
         root = _Root(tar)
         for folder in FOLDERS:
@@ -134,7 +136,7 @@ def write_root(archive: Path, files: Mapping[str, Path]) -> None:
 
 
 class _Root:
-    """Members of the archive, each after its folder: an engine gives folders that are not named to root alone."""
+    """Members of the archive, each after its folder: an engine makes unnamed folders accessible to root only."""
 
     def __init__(self, tar: tarfile.TarFile) -> None:
         self.tar = tar
@@ -167,14 +169,14 @@ def _member(name: str, kind: bytes, mode: int, size: int) -> tarfile.TarInfo:
 
 def _modules(library: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(library):
-        folders[:] = sorted(name for name in folders if name not in LEFT_OUT and not name.startswith("config-"))
+        folders[:] = sorted(name for name in folders if name not in EXCLUDED and not name.startswith("config-"))
         yield from (Path(place, name) for name in sorted(files) if name.endswith((".py", ".so")))
 
 
 def _compiled(path: Path, name: str, source: bytes) -> bytes | None:
-    """The module compiled, valid whatever its time; None for a text that is none, as tests of Python's own have.
+    """The compiled module, valid whatever its time; None if it is not valid Python, as in some of Python's own tests.
 
-    What was compiled on this machine and is still valid gets another head; that is many times faster.
+    A compiled file on this machine that is still valid only gets another header, which is many times faster.
     """
     with suppress(OSError, NotImplementedError):
         code = Path(importlib.util.cache_from_source(str(path))).read_bytes()
@@ -182,30 +184,30 @@ def _compiled(path: Path, name: str, source: bytes) -> bytes | None:
         size = len(source).to_bytes(8, "little")[:4]
         if code[:16] == importlib.util.MAGIC_NUMBER + CHECKED_BY_TIME + time + size:
             return code[:4] + NEVER_CHECKED + importlib.util.source_hash(source) + code[16:]
-    with tempfile.NamedTemporaryFile(suffix=".pyc") as made:
+    with tempfile.NamedTemporaryFile(suffix=".pyc") as output:
         try:
             py_compile.compile(
-                str(path), made.name, dfile=f"/{name}", doraise=True, quiet=2,
+                str(path), output.name, dfile=f"/{name}", doraise=True, quiet=2,
                 invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
             )  # fmt: skip
         except (py_compile.PyCompileError, ValueError):
             return None
-        return Path(made.name).read_bytes()
+        return Path(output.name).read_bytes()
 
 
-def _shared(files: list[Path], own: Iterable[Path]) -> tuple[dict[str, Path], str]:
-    """The shared libraries that files need beside their own, by name, and the loader's path.
+def _shared_libraries(files: list[Path], extra: Iterable[Path]) -> tuple[dict[str, Path], str]:
+    """The shared libraries that files need besides the extra files, by name, and the loader's path.
 
     Raises EngineError without `ldd`.
     """
     try:
-        told = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False).stdout
+        output = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False).stdout
     except OSError as problem:
         raise EngineError(f"ldd cannot be run: {problem}", "Install libc-bin.") from problem
-    brought = {path.resolve() for path in own}
-    named = {name: Path(path) for name, path in NAMED.findall(told)}
-    shared = {name: path for name, path in named.items() if path.resolve() not in brought}
-    loader = "".join(LOADER.findall(told)[:1])
-    if not loader and platform.libc_ver()[0] == "glibc" and shared:
-        raise EngineError("The loader of this machine's programs was not found.", "Name an image of a registry.")
-    return shared, loader
+    extra_files = {path.resolve() for path in extra}
+    all_libraries = {name: Path(path) for name, path in LIBRARY.findall(output)}
+    libraries = {name: path for name, path in all_libraries.items() if path.resolve() not in extra_files}
+    loader = "".join(LOADER.findall(output)[:1])
+    if not loader and platform.libc_ver()[0] == "glibc" and libraries:
+        raise EngineError("The loader of this machine's programs was not found.", "Use an image from a registry.")
+    return libraries, loader

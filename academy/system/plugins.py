@@ -5,7 +5,7 @@ A package adds one in its pyproject.toml:
     [project.entry-points."academy.runtimes"]
     mine = "my_package.runtime:MyRuntime"
 
-Nothing is imported until its name is asked for, so an installed package that nobody names runs no code here.
+Nothing is imported until its name is requested, so an installed package that no setting names runs no code here.
 """
 
 from __future__ import annotations

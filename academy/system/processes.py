@@ -1,6 +1,6 @@
-"""Processes that cannot outlive who started them, what this process used, and who started it.
+"""Child processes that end with their parent, this process's peak memory, and its user.
 
-A killed process leaves its children behind unless they asked the kernel to be told. Linux only (prctl).
+A killed process leaves its children running unless they asked the kernel for a signal. Linux only (prctl).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the kernel to end this process when its parent ends; end at once where that has happened already.
+    """Ask the kernel to end this process when its parent ends; end immediately if the parent has ended already.
 
-    Called first thing in a child, with the process id that its parent gave it. The parent must start the child from
-    a thread that lives as long as the child should.
+    A child calls this first, with the process id that its parent gave it. The parent must start the child from a thread
+    that lives as long as the child should.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
@@ -30,9 +30,10 @@ def die_with_parent(parent: int) -> None:
 
 
 def end_with_stdin() -> None:
-    """End this process when nobody holds the other end of its stdin any more.
+    """End this process when the other end of its stdin closes.
 
-    For a process in a container, whose parent is an engine: who started it holds that end, and a killed one lets go.
+    For a process in a container, whose parent is the engine: the process that started it keeps that end open, and it
+    closes if that process is killed.
     """
 
     def wait() -> None:
@@ -44,19 +45,19 @@ def end_with_stdin() -> None:
 
 
 def peak_memory() -> int:
-    """Bytes that this process held at most: of the GPU where torch works on one, else of the machine.
+    """Peak memory of this process in bytes: of the GPU if torch uses one, else of the machine.
 
-    Not by getrusage, which counts a forked child's parent as well.
+    getrusage is not used, because for a forked child it includes the parent.
     """
-    torch = sys.modules.get("torch")  # asked only where it was imported anyway
+    torch = sys.modules.get("torch")  # only if it was imported anyway
     if torch is not None and torch.cuda.is_available():
-        return int(torch.cuda.max_memory_reserved())  # what others cannot have, used or not
+        return int(torch.cuda.max_memory_reserved())  # reserved memory is unavailable to others, used or not
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def oom_kills() -> int | None:
-    """Processes that the kernel killed for want of memory since it started, in control groups too; None: unknown."""
+    """Processes that the kernel killed to free memory since it started, also in control groups; None: unknown."""
     try:
         lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -65,8 +66,8 @@ def oom_kills() -> int | None:
 
 
 def person() -> str:
-    """Who runs this process, for the ledger: the login name, or `uid N` where the system knows no name."""
+    """The user of this process, for the ledger: the login name, or `uid N` if the system has no name."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without an entry in /etc/passwd
+    except (KeyError, OSError):  # a container's user has no entry in /etc/passwd
         return f"uid {os.getuid()}"

@@ -1,6 +1,6 @@
-"""`python -m tests.campaign --budget SECONDS [--seed N] [--rounds N]`: the long proofs, in order of value.
+"""`python -m tests.campaign --budget SECONDS [--seed N] [--rounds N]`: the long tests, in order of value.
 
-Each part gets its share of the seconds and returns lines; the last line printed is `N passed, N failed`.
+Each part gets its share of the seconds and returns lines of a table. The last line printed is `N passed, N failed`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from tests.campaign.kills import Line
 
 @dataclass(frozen=True)
 class Part:
-    """A proof: its share of what is left of the budget, and how it runs within so many seconds."""
+    """A part of the campaign: its share of the remaining budget, and a function that runs it within so many seconds."""
 
     name: str
     share: float
     run: Callable[[float, int, int], list[Line]]
 
 
-# what no other step of CI shows first; then the tutorial where it fits, for it takes what it takes; the kills use what
-# is left
+# First what no other step of CI tests; then the tutorial, if the budget allows it as a whole; the kills use the rest.
 PARTS = (
     Part("trainings in containers", 1.0, marked.run_in_containers),
     Part("tutorial", 1.0, tutorial.run),
@@ -40,21 +39,21 @@ PARTS = (
 
 
 def main() -> int:
-    """Run what the budget allows, print a table, and say whether anything was violated."""
-    parser = argparse.ArgumentParser(prog="python -m tests.campaign", description="The long proofs.")
+    """Run what the budget allows and print a table. Returns 1 if anything failed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaign", description="The long tests.")
     parser.add_argument("--budget", type=float, default=1800, help="seconds for all parts together")
     parser.add_argument("--seed", type=int, default=7, help="draws the moments of the kills")
     parser.add_argument("--rounds", type=int, default=3, help="kills in each stage, if the budget allows")
-    given = parser.parse_args()
-    until = time.monotonic() + given.budget
+    arguments = parser.parse_args()
+    until = time.monotonic() + arguments.budget
     lines: list[Line] = []
     for part in PARTS:
         print(f"{part.name}:", flush=True)
-        lines += part.run((until - time.monotonic()) * part.share, given.seed, given.rounds)
+        lines += part.run((until - time.monotonic()) * part.share, arguments.seed, arguments.rounds)
     _table(lines)
-    failed = sum(line.failed for line in lines)
-    print(f"{sum(line.checked for line in lines) - failed} passed, {failed} failed")
-    return 1 if failed else 0
+    failures = sum(line.failed for line in lines)
+    print(f"{sum(line.checked for line in lines) - failures} passed, {failures} failed")
+    return 1 if failures else 0
 
 
 def _table(lines: list[Line]) -> None:

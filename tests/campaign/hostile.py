@@ -1,15 +1,15 @@
-"""The hostile suite: programs that mean harm, each run in the sandbox, with everything outside watched.
+"""Hostile programs, each run in the sandbox while everything outside is observed.
 
-`python -m tests.campaign.hostile [SECONDS]` prints a line for each program and a summary; `python -m tests.campaign`
-has it as a part. Nothing hostile runs outside a sandbox, not even as a control. As root it refuses to start unless
-this is a throw-away container (/.dockerenv, /run/.containerenv, or ACADEMY_THROWAWAY=1); there it runs twice: as root,
-where each program has a user number of its own, and once more as nobody, with user namespaces. `--docker` runs it in
-containers, where an engine answers; that is a part of the campaign of its own.
+`python -m tests.campaign.hostile [SECONDS]` prints a line for each program and a summary; it is also a part of
+`python -m tests.campaign`. Nothing hostile runs outside a sandbox, not even as a control. As root it starts only in a
+disposable container (/.dockerenv, /run/.containerenv, or ACADEMY_THROWAWAY=1). There it runs twice: as root, where each
+program has its own user id, and unprivileged, with user namespaces. `--docker` runs the programs in containers, if an
+engine answers; that is a separate part of the campaign.
 
-Watched: a planted secret in a file and in the environment; listeners on the loopback by TCP and UDP, on unix sockets
-by path and by abstract name; files with a known name in folders that can be written; processes in namespaces or with
-user numbers of the sandbox that stay; cgroups that stay; memory of the machine and of this process; signals to this
-process; the time. The verdict is compared outside: no program computes the answer, so none may be right.
+Observed: a secret in a file and in the environment; listeners on the loopback by TCP and UDP, on unix sockets by path
+and by abstract name; files with a known name in writable folders; remaining processes in namespaces or with user ids of
+the sandbox; remaining cgroups; memory of the machine and of this process; signals to this process; the time. The
+results are compared outside: no program computes the answer, so none may be correct.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from academy.arena.sandbox import Call, Limits, Ran, Sandbox, Unavailable, engine, find_sandbox
+from academy.arena.sandbox import Call, Limits, RunResult, Sandbox, Unavailable, engine, find_sandbox
 from academy.arena.sandbox.image import make_image
 from academy.arena.sandbox.memory import PREFIX
 from academy.arena.sandbox.users import FIRST_UID, UIDS
@@ -44,18 +44,18 @@ from tests.campaign.kills import Line
 LIMITS = Limits(seconds=2.0, cpu_seconds=2)
 NOBODY = 65534
 LATE_SECONDS = 8.0
-"""Beyond its limit, on a busy machine; a sandbox that stands takes a twentieth of a second."""
+"""Allowed beyond the limit on a busy machine; a working sandbox takes 0.05 s."""
 EATEN, GROWN = 2 * 2**30, 200 * 2**20
-"""Bytes of the machine and of this process that a program may cost at most; others work on the machine too."""
+"""The maximum memory of the machine and of this process in bytes; other processes use the machine too."""
 MARKS = ("/tmp", "/var/tmp", "/dev/shm", "/root", "/work", "/etc", "/home", "/", "/usr/lib")  # noqa: S108
 ANSWERS = 2
 WHOLE_SECONDS = 150.0
-"""For the whole table in Docker on two cores."""
+"""For the complete table in Docker on two cores."""
 
 
 @dataclass
 class Outcome:
-    """What came of one program."""
+    """The outcome of one program."""
 
     name: str
     ended: str
@@ -66,7 +66,7 @@ class Outcome:
 
 @dataclass
 class Outside:
-    """What must not be reached, and what has reached it."""
+    """Resources that no program may reach, and what has reached them."""
 
     folder: Path
     secret: str
@@ -74,9 +74,9 @@ class Outside:
     listeners: list[socket.socket]
     signals: list[int] = field(default_factory=list)
 
-    def heard(self) -> list[str]:
-        """Words on what came to the listeners since the last look."""
-        told = []
+    def contacts(self) -> list[str]:
+        """A sentence for each listener that was contacted since the last call."""
+        messages = []
         for listener in self.listeners:
             try:
                 if listener.type == socket.SOCK_STREAM:
@@ -85,32 +85,32 @@ class Outside:
                     listener.recv(100)
             except BlockingIOError:
                 continue
-            told.append(f"{listener.getsockname()!r} heard from it")
-        return told
+            messages.append(f"{listener.getsockname()!r} was contacted")
+        return messages
 
 
 def run(seconds: float, seed: int = 7, _rounds: int = 1) -> list[Line]:
-    """The part of the campaign: one line for each way that the sandbox is used here."""
+    """The part of the campaign: one line for each user that runs the sandbox."""
     if refusal := _refusal():
-        print(f"  left out: {refusal}", flush=True)
+        print(f"  skipped: {refusal}", flush=True)
         return [Line("hostile programs")]
     until = time.monotonic() + seconds
     lines = [_line("hostile programs, as root" if os.geteuid() == 0 else "hostile programs", here(seconds, seed))]
     if os.geteuid() == 0:
-        lines.append(_line("hostile programs, as nobody", _as_nobody(until - time.monotonic(), seed)))
+        lines.append(_line("hostile programs, unprivileged", _unprivileged(until - time.monotonic(), seed)))
     return lines
 
 
 def run_in_docker(seconds: float, seed: int = 7, _rounds: int = 1) -> list[Line]:
-    """The same in containers of a Docker engine, or a sentence why not; what is left behind there counts too."""
+    """The same in containers of a Docker engine, or the reason why not. Remaining containers count too."""
     stage = "hostile programs, in Docker"
     if refusal := _refusal():
-        print(f"  left out: {refusal}", flush=True)
+        print(f"  skipped: {refusal}", flush=True)
         return [Line(stage)]
     try:
         client = engine.connect()
     except ExaminationError as problem:
-        print(f"  left out: {problem} As root, .ci/engine FOLDER runs one in the foreground.", flush=True)
+        print(f"  skipped: {problem} As root, .ci/engine FOLDER runs one in the foreground.", flush=True)
         return [Line(stage)]
     with closing(client):
         print(f"  image {make_image(client).digest}", flush=True)
@@ -118,30 +118,30 @@ def run_in_docker(seconds: float, seed: int = 7, _rounds: int = 1) -> list[Line]
         if left := client.api.containers(all=True, filters={"label": f"{engine.OWNER}={engine.owner()}"}):
             outcomes.append(Outcome("after the last", "failed", breach=f"{len(left)} containers stay"))
     if not outcomes:
-        outcomes.append(Outcome("the first", "failed", breach="an engine is there, but no program ran in it"))
+        outcomes.append(Outcome("the first", "failed", breach="an engine is available, but no program ran"))
     return [_line(stage, outcomes)]
 
 
 def here(seconds: float, seed: int = 7, prefer: str = "") -> list[Outcome]:
-    """Run the table as this user; those that the time does not allow are left out, and it is said."""
+    """Run the table as this user; programs beyond the time are skipped and reported."""
     if refusal := _refusal():
         raise SystemExit(refusal)
     sandbox = find_sandbox(prefer, LIMITS)
     if isinstance(sandbox, Unavailable):
-        print(f"  left out: {sandbox.because}", flush=True)
+        print(f"  skipped: {sandbox.because}", flush=True)
         return []
-    print(f"  {sandbox.name}, uid {os.geteuid()}: {', '.join(sandbox.limits_in_force)}", flush=True)
+    print(f"  {sandbox.name}, uid {os.geteuid()}: {', '.join(sandbox.active_limits)}", flush=True)
     outcomes: list[Outcome] = []
     until, chance = time.monotonic() + seconds, random.Random(seed)
     with _outside() as outside:
-        outside.place["seccomp"] = any("seccomp" in word for word in sandbox.limits_in_force)
+        outside.place["seccomp"] = any("seccomp" in word for word in sandbox.active_limits)
         outside.place["proc"] = sandbox.name == "docker"
         for hostile in _order(seconds, sandbox, chance):
             if time.monotonic() > until:
-                print(f"  {len(TABLE) - len(outcomes)} programs left out: the time is over", flush=True)
+                print(f"  {len(TABLE) - len(outcomes)} programs skipped: the time is over", flush=True)
                 break
             outcome = _one(sandbox, hostile, outside, chance)
-            if "memory of the machine" in outcome.breach:  # others work here too: only twice is a breach
+            if "memory of the machine" in outcome.breach:  # other processes use memory too: a breach must occur twice
                 outcome = _one(sandbox, hostile, outside, chance)
             outcomes.append(outcome)
             words = " ".join(f"{kind}: {what}" for kind, what in (("BREACH", outcome.breach),
@@ -152,7 +152,7 @@ def here(seconds: float, seed: int = 7, prefer: str = "") -> list[Outcome]:
 
 
 def _order(seconds: float, sandbox: Sandbox, chance: random.Random) -> list[Hostile]:
-    """The table as it stands, or drawn where a slow sandbox has no time for all of it: not always the first ones."""
+    """The table, in random order where a slow sandbox has no time for all of it."""
     return chance.sample(TABLE, len(TABLE)) if sandbox.name == "docker" and seconds < WHOLE_SECONDS else TABLE
 
 
@@ -165,72 +165,72 @@ def summary(outcomes: list[Outcome]) -> str:
 def _refusal() -> str:
     thrown_away = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
     if os.geteuid() == 0 and not thrown_away and os.environ.get("ACADEMY_THROWAWAY") != "1":
-        return "as root the hostile programs run in a throw-away container only (ACADEMY_THROWAWAY=1 says it is one)"
+        return "as root the hostile programs run in a disposable container only (set ACADEMY_THROWAWAY=1 in one)"
     return ""
 
 
 def _one(sandbox: Sandbox, hostile: Hostile, outside: Outside, chance: random.Random) -> Outcome:
     asked = [chance.randrange(10**6, 10**7) for _ in range(ANSWERS)]
     calls = [Call(function="attack", args=(outside.place,)), *(Call(function="answer", args=(n,)) for n in asked)]
-    outside.heard()
+    outside.contacts()
     outside.signals.clear()
     before, strangers = _files(outside), _strangers()
     free, grown, started = _available(), _peak(), time.monotonic()
     with _least_available() as least:
         try:
-            ran = sandbox.run(hostile.source, calls)
+            result = sandbox.run(hostile.source, calls)
         except ExaminationError as problem:
             return Outcome(hostile.name, "failed", breach=f"the sandbox itself failed: {problem}")
-    outcome = Outcome(hostile.name, ran.ended, seconds=time.monotonic() - started)
-    found = outside.heard() + [f"signal {number} came out" for number in outside.signals]
-    told = ran.model_dump_json()
-    if outside.secret in told or outside.secret[::-1] in told:
-        found.append("the secret came out")
-    found += _words(ran)
+    outcome = Outcome(hostile.name, result.ended, seconds=time.monotonic() - started)
+    breaches = outside.contacts() + [f"signal {number} came out" for number in outside.signals]
+    text = result.model_dump_json()
+    if outside.secret in text or outside.secret[::-1] in text:
+        breaches.append("the secret came out")
+    breaches += _words(result)
     if after := _files(outside) ^ before:
-        found.append(f"files changed outside: {sorted(after)[:3]}")
-    if left := _stays(strangers):
-        found.append(f"processes stay: {left[:5]}")
+        breaches.append(f"files changed outside: {sorted(after)[:3]}")
+    if processes := _stays(strangers):
+        breaches.append(f"processes stay: {processes[:5]}")
     if cgroups := [path.name for path in Path("/sys/fs/cgroup").glob(f"*/**/{PREFIX}{os.getpid()}-*")]:
-        found.append(f"cgroups stay: {cgroups[:3]}")
+        breaches.append(f"cgroups stay: {cgroups[:3]}")
     if free - min(least) > EATEN:
-        found.append(f"{(free - min(least)) / 2**20:.0f} MiB of the memory of the machine went")
+        breaches.append(f"{(free - min(least)) / 2**20:.0f} MiB of the memory of the machine was used")
     if _peak() - grown > GROWN:
-        found.append(f"this process grew by {(_peak() - grown) / 2**20:.0f} MiB")
+        breaches.append(f"this process grew by {(_peak() - grown) / 2**20:.0f} MiB")
     if outcome.seconds > LIMITS.seconds + LATE_SECONDS:
-        found.append(f"it took {outcome.seconds:.0f} s")
-    outcome.breach = "; ".join(found)
-    outcome.forged = _graded(ran, asked)
+        breaches.append(f"it took {outcome.seconds:.0f} s")
+    outcome.breach = "; ".join(breaches)
+    outcome.forged = _graded(result, asked)
     return outcome
 
 
 FAULTS = ("NameError", "TypeError", "AttributeError", "KeyError", "IndexError", "error", "SyntaxError", "ArgumentError")
-"""What ends an attack that is at fault itself."""
+"""Exceptions of an attack that is itself faulty."""
 
 
-def _words(ran: Ran) -> list[str]:
-    """What the program says of its own success; a program at fault, and a character that steers a terminal, count."""
-    told = [line for line in ran.said.splitlines() if line.startswith(("BREACH", "WRONG"))]
+def _words(ran: RunResult) -> list[str]:
+    """What the program reports of its own success. A faulty program and a control character count too."""
+    words = [line for line in ran.stderr.splitlines() if line.startswith(("BREACH", "WRONG"))]
     if ran.values and isinstance(ran.values[0].value, list):
-        told += [word for word in ran.values[0].value if isinstance(word, str) and word.startswith("BREACH")]
+        words += [word for word in ran.values[0].value if isinstance(word, str) and word.startswith("BREACH")]
     if ran.values and ran.values[0].kind == "raised" and ran.values[0].value in FAULTS:
-        told.append(f"WRONG {ran.said[:100]}")
-    if any(not (letter.isprintable() or letter in "\n\t") for letter in ran.said):
-        told.append("a character that steers a terminal came out")
-    return list(dict.fromkeys(told))
+        words.append(f"WRONG {ran.stderr[:100]}")
+    if any(not (letter.isprintable() or letter in "\n\t") for letter in ran.stderr):
+        words.append("a control character came out")
+    return list(dict.fromkeys(words))
 
 
 def _expected(n: int) -> int:
-    """What a program would have to compute: no program of the table does."""
+    """The answer that a program would have to compute: no program of the table does."""
     return sum(int(digit) ** 3 for digit in str(n**5))
 
 
-def _graded(ran: Ran, asked: list[int]) -> str:
-    """The verdict, made out here: which answers were right, though nothing computed them."""
+def _graded(ran: RunResult, asked: list[int]) -> str:
+    """Compare the answers here: which ones are correct although no program computes them."""
     values = ran.values[1:] if ran.ended == "done" else ()
     right = [
-        n for n, given in zip(asked, values, strict=False)
-        if given.kind == "value" and canonical(given.value) == canonical(_expected(n))
+        n for n, value in zip(asked, values, strict=False)
+        if value.kind == "value" and canonical(value.value) == canonical(_expected(n))
     ]  # fmt: skip
     return f"{len(right)} right answers of {len(asked)}" if right else ""
 
@@ -282,7 +282,7 @@ def _outside() -> Iterator[Outside]:
 
 
 def _files(outside: Outside) -> set[tuple[str, int]]:
-    """Marks in the folders outside, and the planted folder with the sizes of its files."""
+    """Marked files in the folders outside, and the files of the secret's folder with their sizes."""
     found = {(str(path), path.lstat().st_size) for path in outside.folder.rglob("*")}
     for folder in MARKS:
         with suppress(OSError):
@@ -291,9 +291,9 @@ def _files(outside: Outside) -> set[tuple[str, int]]:
 
 
 def _strangers() -> set[str]:
-    """Processes with the user number of a sandbox, or in a process namespace that is not ours.
+    """Processes with a user id of the sandbox, or in another process namespace.
 
-    One that has ended and waits for the machine's init to fetch its code (Z) is none: it holds nothing any more.
+    Zombies (Z) do not count: they hold no resources.
     """
     own, found = _namespace("self"), set()
     for folder in Path("/proc").iterdir():
@@ -307,7 +307,7 @@ def _strangers() -> set[str]:
 
 
 def _stays(before: set[str], patience: float = 3.0) -> list[str]:
-    """Strangers that were not there before and do not go: another user of the sandbox has some that come and go."""
+    """New processes that do not end. Another user of the sandbox has some that come and go."""
     until = time.monotonic() + patience
     left = _strangers() - before
     while left and time.monotonic() < until:
@@ -338,7 +338,7 @@ def _peak() -> int:
 
 @contextmanager
 def _least_available() -> Iterator[list[int]]:
-    """Look at the machine's free memory now and then."""
+    """Record the machine's free memory repeatedly."""
     seen, over = [_available()], threading.Event()
 
     def look() -> None:
@@ -354,14 +354,14 @@ def _least_available() -> Iterator[list[int]]:
         looker.join()
 
 
-def _as_nobody(seconds: float, seed: int) -> list[Outcome]:
-    """The same as an unprivileged user, in a process of its own, by an interpreter that this user can read."""
+def _unprivileged(seconds: float, seed: int) -> list[Outcome]:
+    """The same as an unprivileged user, in another process, with an interpreter that this user can read."""
     mine = Path(sys.executable).resolve()
     python = str(mine) if _readable(mine) else "/usr/bin/python3"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    told = subprocess.run([python, "-V"], capture_output=True, text=True, check=False).stdout
-    if version not in told:
-        print(f"  left out: nobody has no Python {version} to read here", flush=True)
+    output = subprocess.run([python, "-V"], capture_output=True, text=True, check=False).stdout
+    if version not in output:
+        print(f"  skipped: the unprivileged user cannot read a Python {version} here", flush=True)
         return []
     paths = [str(Path(__file__).parents[2]), *(path for path in sys.path if path)]
     command = [python, "-m", "tests.campaign.hostile", "--here", str(seconds), str(seed)]
@@ -376,12 +376,12 @@ def _as_nobody(seconds: float, seed: int) -> list[Outcome]:
             else:
                 print(line, end="", flush=True)
     if child.returncode:
-        outcomes.append(Outcome("the suite as nobody", "failed", breach=f"it ended with code {child.returncode}"))
+        outcomes.append(Outcome("the unprivileged programs", "failed", breach=f"it ended with code {child.returncode}"))
     return outcomes
 
 
 def _readable(path: Path) -> bool:
-    """Whether others may go all the way to a file."""
+    """Whether other users may reach a file."""
     return all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
 
 
@@ -392,7 +392,7 @@ def _line(stage: str, outcomes: list[Outcome]) -> Line:
 
 
 def main() -> int:
-    """`[SECONDS [SEED]]`, `--docker`; with `--here` as this user only, and the outcomes as JSON in the last line."""
+    """`[SECONDS [SEED]]`, `--docker`; with `--here` as this user only, with the outcomes as JSON in the last line."""
     given = [word for word in sys.argv[1:] if not word.startswith("-")]
     seconds, seed = float(given[0]) if given else 900.0, int(given[1]) if len(given) > 1 else 7
     if refusal := _refusal():

@@ -1,14 +1,14 @@
-"""Programs that mean harm, as text: they are run by tests/campaign/hostile.py, inside a sandbox, and nowhere else.
+"""Hostile programs as text: tests/campaign/hostile.py runs them inside a sandbox, and nothing else runs them.
 
-Each has a name, what a breach would look like, and its source. The source defines `attack(place)`, which may give back
-words; a word that begins with BREACH tells of a success that cannot be seen from outside, and WRONG on stderr of a
-program that is itself at fault and proves nothing. `place` says where things
-are outside: port, udp, abstract, socket, secret (a path), pid, marks (folders), mark (a name), seccomp, and proc:
-whether a program is shown its own processes there, and may thus write its own memory. Those that
-forge a verdict define `answer(n)` too; what is expected of it is not in here, and none computes it.
+Each has a name, the effect of a breach, and its source. The source defines `attack(place)`, which may return words: a
+word that starts with BREACH reports a success that is not visible from outside. WRONG on stderr reports a program that
+is itself faulty and shows nothing. `place` describes the outside: port, udp, abstract, socket, secret (a path), pid,
+marks (folders), mark (a name), seccomp, and proc: whether a program sees its own processes in /proc, and so may write
+its own memory. Programs that forge a verdict define `answer(n)` too; the expected answer is not in this file, and no
+program computes it.
 
-Numbers of system calls are those of x86-64. Calls that would hurt a machine are made with arguments that the kernel
-refuses once it has looked at the rights, so that even a success harms nothing.
+System call numbers are those of x86-64. Calls that would damage a machine have arguments that the kernel rejects after
+checking permissions, so that even a success does no damage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Hostile:
-    """A program and what it would be if it succeeded."""
+    """A program and the effect of its success."""
 
     name: str
     breach: str
@@ -30,7 +30,7 @@ import ctypes, os, signal, socket, struct, sys, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
 won = []
 def tries(what, do):
-    """Note a success: whatever do() gives without an exception, unless it is False or below zero."""
+    """Record a success: a result of do() without an exception, unless it is False or negative."""
     try:
         got = do()
     except OSError:
@@ -188,7 +188,7 @@ def attack(place):
         os._exit(0)
     return []
 ''')  # fmt: skip
-_add("children that hold the pipes", "the parent waits for ever", '''
+_add("children that hold the pipes", "the parent waits forever", '''
 def attack(place):
     for _ in range(5):
         if not os.fork():
@@ -239,7 +239,7 @@ def attack(place):
         pass
     return won
 ''')  # fmt: skip
-_add("a signal to whoever owns its pipes", "the parent hears a signal", '''
+_add("a signal to the owner of its pipes", "the parent hears a signal", '''
 import fcntl
 def attack(place):
     for fd in range(64):
@@ -724,7 +724,7 @@ def attack(place):
     return won
 ''')  # fmt: skip
 
-FORGED = "the grader is told a right answer that was not computed"
+FORGED = "the grader receives a right answer that was not computed"
 NONCE = '''
 def held():
     """The harness's frame: its nonce and its channel."""
@@ -988,7 +988,7 @@ def attack(place):
     return won
 def answer(n): return 1
 ''')  # fmt: skip
-_add("sleeps for ever", "it never ends", "\ntime.sleep(10 ** 6)\n")
+_add("sleeps forever", "it never ends", "\ntime.sleep(10 ** 6)\n")
 _add("recursion", "the parent fails", '''
 sys.setrecursionlimit(10 ** 9)
 def attack(place): return attack(place)

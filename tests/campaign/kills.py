@@ -1,19 +1,19 @@
 """The kill matrix: `academy evolve` is killed with SIGKILL inside every stage, then run again to its end.
 
-First an undisturbed control run tells what the end must look like. While it runs, its home is copied at four moments,
+First an undisturbed control run shows what the end must look like. While it runs, its home is copied at four moments,
 with all its processes stopped (SIGSTOP), so that a copy is exactly what a kill at that moment would have left:
 
-    imported    the first decision was told; no Prefect server yet
-    trained     the trainer wrote "done"; nothing is registered
-    registered  the version is in MLflow; no question was asked
-    answered    both players' answers to the first suite are on the disk; no verdict yet
+    imported    the first decision is logged; no Prefect server yet
+    trained     the trainer has written "done"; nothing is registered
+    registered  the version is in MLflow; no question has been asked
+    answered    both players' answers to the first suite are on disk; no verdict yet
 
 A kill in the arena then begins in the copy `registered` and needs no new training; kills in the import begin in an
 empty home, those in server start, dataset and training in `imported`, in the registry in `trained`, in the promotion
-in `answered`. The copy is put back under the control's own path, because MLflow keeps absolute paths.
+in `answered`. The copy is restored under the path of the control, because MLflow stores absolute paths.
 
 One case, "three in a row", uses no copy: the same home is killed in training, in the arena and in the promotion.
-The moment inside a stage is drawn from a seeded generator; a stage that is over before it is cut at its end.
+The moment inside a stage comes from a seeded generator; a stage that ends earlier is killed at its end.
 
 Not covered: power cuts (the kernel lives on and so does its page cache), PostgreSQL, kills inside the container
 backend.
@@ -46,7 +46,7 @@ class Line:
     stage: str
     kills: int = 0
     reruns: int = 0
-    checked: int = 0  # homes that were examined at the end
+    checked: int = 0  # homes that were checked at the end
     failed: int = 0  # of these, homes with violations
     violations: list[str] = field(default_factory=list)
 
@@ -61,11 +61,11 @@ class Watch:
         self.began = time.time()
 
     def said(self, text: str, times: int = 1) -> bool:
-        """Whether stderr has this text so often."""
-        return self.words.read_text(encoding="utf-8", errors="replace").count(text) >= times
+        """Whether stderr contains this text so many times, in upper or lower case."""
+        return self.words.read_text(encoding="utf-8", errors="replace").lower().count(text.lower()) >= times
 
     def there(self, pattern: str) -> bool:
-        """Whether the home has such a file."""
+        """Whether the home has a file that matches."""
         return any(self.home.path.glob(pattern))
 
     def touched(self, name: str) -> bool:
@@ -74,7 +74,7 @@ class Watch:
         return path.is_file() and path.stat().st_mtime > self.began
 
     def told(self, phase: str) -> bool:
-        """Whether the trainer reported this phase."""
+        """Whether a trainer reported this phase."""
         mark = f'"phase":"{phase}"'.encode()
         return any(mark in path.read_bytes() for path in self.home.path.glob("runs/*/events.jsonl"))
 
@@ -83,7 +83,7 @@ class Watch:
         return bool(self.home.ledger("verdict"))
 
     def answered(self) -> bool:
-        """Whether both players have answered the first suite (fewer than one chunk: a file is written once)."""
+        """Whether both players have answered the first suite, which is one chunk: its file is written once."""
         return len([path for path in self.home.path.glob("answers/*.json") if path.name[0] != "."]) >= 2
 
     def over(self) -> bool:
@@ -104,7 +104,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Cut:
-    """Where to kill whom: some time after `begins`, at `ends` at the latest."""
+    """A process and a moment to kill it: some time after `begins`, at `ends` at the latest."""
 
     stage: str
     copy: str
@@ -112,7 +112,7 @@ class Cut:
     ends: Callable[[Watch], bool]
     victim: str = MAIN
     least: float = 0.3
-    """Seconds that the stage lasts at least, where the control's time for it says less."""
+    """The shortest duration of the stage in seconds, if the control measured less."""
 
 
 IMPORT = Cut("import", "", lambda w: w.there("academy.db"), lambda w: w.said("training: "), least=0.5)
@@ -157,19 +157,19 @@ class Matrix:
         self.control_seconds = 0.0
 
     def run(self, rounds: int) -> list[Line]:
-        """The control, the row, then every cut so often; what does not fit into the budget is left out and said."""
+        """The control, the row, then every cut in each round. Cuts that exceed the budget are skipped and listed."""
         self.control()
         if self.wanted is not None:
             self.in_a_row()
-            skipped: list[str] = []
+            omissions: list[str] = []
             for _ in range(rounds):
                 for cut in ONE_OF_EACH:
                     if self.left < self.costs.get(cut.stage, 1.4 * self.control_seconds):
-                        skipped.append(cut.stage)
+                        omissions.append(cut.stage)
                     else:
                         self.cut(cut)
-            if skipped:
-                _tell(f"left out for want of time: {len(skipped)} kills ({', '.join(sorted(set(skipped)))})")
+            if omissions:
+                _tell(f"skipped for lack of time: {len(omissions)} kills ({', '.join(sorted(set(omissions)))})")
         return list(self.lines.values())
 
     @property
@@ -185,58 +185,58 @@ class Matrix:
         self._measure(watch)
         code = watch.process.wait()
         self.control_seconds = time.monotonic() - began
-        left = self.home.left_behind()
+        processes = self.home.left_behind()
         state = self.home.state()
         line.checked = 1
         if code != 0:
             self._violate(line, [f"exit {code}: {_last(watch.words)}"])
             return
-        found = [f"left behind: {one.command}" for one in left] + _unsound(state)
+        problems = [f"left behind: {process.command}" for process in processes] + _unsound(state)
         if not state.promotions:
-            found.append(f"the control was not promoted, so nothing can be said of promotions: {state.verdicts}")
-        self._violate(line, found)
+            problems.append(f"the control was not promoted, so promotions cannot be checked: {state.verdicts}")
+        self._violate(line, problems)
         self.wanted = state
         _tell(f"control: {self.control_seconds:.0f} s, {state.verdicts[0][0]}, adapter {state.adapters[0][1][:12]}")
 
     def in_a_row(self) -> None:
-        """One home, killed in three stages one after the other, then run to its end."""
+        """Kill one home in three stages one after the other, then run it to its end."""
         line = self._line(ROW)
         self.home.restore(None)
         began = time.monotonic()
-        found: list[str] = []
+        violations: list[str] = []
         for cut in IN_A_ROW:
             if self.left < 1.2 * self.control_seconds:
                 _tell(f"{ROW}: no time for the kill in {cut.stage}")
                 break
-            problems, killed = self._kill(cut)
-            found += problems
-            if killed:
+            problems, hit = self._kill(cut)
+            violations += problems
+            if hit:
                 line.kills += 1
         if not line.kills:
             return
-        found += self._to_the_end(line)
-        self._violate(line, found)
-        _tell(f"{ROW}: {line.kills} kills, {time.monotonic() - began:.0f} s, {_verdict(found)}")
+        violations += self._to_the_end(line)
+        self._violate(line, violations)
+        _tell(f"{ROW}: {line.kills} kills, {time.monotonic() - began:.0f} s, {_summary(violations)}")
 
     def cut(self, cut: Cut) -> None:
         """Restore, kill once, run to the end, check."""
         copy = self.copies.get(cut.copy)
         if cut.copy and copy is None:
-            _tell(f"{cut.stage}: the control gave no copy '{cut.copy}'")
+            _tell(f"{cut.stage}: the control has made no copy '{cut.copy}'")
             return
         began = time.monotonic()
         line = self._line(cut.stage)
         self.home.restore(copy)
-        found, killed = self._kill(cut)
-        if killed:
+        violations, hit = self._kill(cut)
+        if hit:
             line.kills += 1
-            found += self._to_the_end(line)
-            self._violate(line, found)
-        elif found:
+            violations += self._to_the_end(line)
+            self._violate(line, violations)
+        elif violations:
             line.checked += 1
-            self._violate(line, found)
+            self._violate(line, violations)
         self.costs[cut.stage] = time.monotonic() - began
-        _tell(f"{cut.stage}: {self.costs[cut.stage]:.0f} s, {_verdict(found) if killed else 'not hit'}")
+        _tell(f"{cut.stage}: {self.costs[cut.stage]:.0f} s, {_summary(violations) if hit else 'not hit'}")
 
     def _kill(self, cut: Cut) -> tuple[list[str], bool]:
         watch = self._evolve()
@@ -248,16 +248,16 @@ class Matrix:
         watch.wait_for(cut.ends, seconds=self.chance.uniform(0.0, span))
         if cut.victim == MAIN:
             if watch.over():
-                return [], True  # at the end of its last stage: what is left must be whole all the same
+                return [], True  # at the end of its last stage: the home must be complete all the same
             watch.process.kill()
             watch.process.wait()
-            return [f"left behind by the kill: {one.command}" for one in self.home.left_behind()], True
-        victims = [one for one in self.home.processes() if cut.victim in one.command]
+            return [f"left behind by the kill: {process.command}" for process in self.home.left_behind()], True
+        victims = [process for process in self.home.processes() if cut.victim in process.command]
         if not victims:
             watch.process.wait()
-            return [], False  # it had ended by itself
+            return [], False  # it has ended by itself
         self.home.end(*victims)
-        found = []
+        problems = []
         try:
             code = watch.process.wait(timeout=PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -265,35 +265,35 @@ class Matrix:
             watch.process.wait()
             return [f"hung for {PATIENCE_SECONDS:.0f} s after its {cut.victim} was killed"], True
         if code not in (0, 2) or "Traceback" in watch.words.read_text(errors="replace"):
-            found.append(f"no plain refusal after its {cut.victim} was killed (exit {code}): {_last(watch.words)}")
-        found += [f"left behind: {one.command}" for one in self.home.left_behind()]
-        return found, True
+            problems.append(f"no plain refusal after its {cut.victim} was killed (exit {code}): {_last(watch.words)}")
+        problems += [f"left behind: {process.command}" for process in self.home.left_behind()]
+        return problems, True
 
     def _to_the_end(self, line: Line) -> list[str]:
         """Run again until the end, and compare with the control."""
         line.reruns += 1
         line.checked += 1
         self.home.let_a_day_pass()
-        ended = self._again()
-        found = [f"left behind: {one.command}" for one in self.home.left_behind()]
-        if ended.code != 0:
-            found.append(f"the rerun ended with {ended.code}: {(ended.err.strip().splitlines() or [''])[-1][:300]}")
+        rerun = self._again()
+        problems = [f"left behind: {process.command}" for process in self.home.left_behind()]
+        if rerun.code != 0:
+            problems.append(f"the rerun ended with {rerun.code}: {(rerun.err.strip().splitlines() or [''])[-1][:300]}")
         state = self.home.state()
-        return found + _unsound(state) + (self._differences(state) if self.wanted else [])
+        return problems + _unsound(state) + (self._differences(state) if self.wanted else [])
 
     def _differences(self, state: State) -> list[str]:
-        wanted = self.wanted
-        assert wanted is not None
-        found = []
+        control = self.wanted
+        assert control is not None
+        differences = []
         for name in ("lessons", "datasets", "adapters", "verdicts", "noted", "promotions", "champion", "alias"):
-            is_, should = getattr(state, name), getattr(wanted, name)
+            is_, should = getattr(state, name), getattr(control, name)
             if is_ != should:
-                found.append(f"{name}: {is_} instead of {should}")
-        if [one[1:] for one in state.versions] != [one[1:] for one in wanted.versions]:
-            found.append(f"versions: {state.versions} instead of {wanted.versions}")
-        if missing := set(wanted.curve) - set(state.curve):
-            found.append(f"loss curve: {len(missing)} of {len(wanted.curve)} steps are missing")
-        return found
+                differences.append(f"{name}: {is_} instead of {should}")
+        if [version[1:] for version in state.versions] != [version[1:] for version in control.versions]:
+            differences.append(f"versions: {state.versions} instead of {control.versions}")
+        if missing := set(control.curve) - set(state.curve):
+            differences.append(f"loss curve: {len(missing)} of {len(control.curve)} steps are missing")
+        return differences
 
     def _evolve(self) -> Watch:
         words = self.folder / "words.log"
@@ -304,8 +304,8 @@ class Matrix:
         return self.home.run("evolve", "--lessons", self.lessons, *RECIPE, "--json")
 
     def _measure(self, watch: Watch) -> None:
-        """Copy the home at its moments, and note how long each stage lasts."""
-        begun: dict[str, float] = {}
+        """Copy the home at its moments, and measure how long each stage lasts."""
+        starts: dict[str, float] = {}
         open_copies, open_cuts = list(COPIES), list(ONE_OF_EACH)
         while not watch.over():
             while open_copies and open_copies[0][1](watch):
@@ -315,35 +315,35 @@ class Matrix:
                 if name != "answered" or not RealHome(place).ledger("verdict"):
                     self.copies[name] = place
             for cut in list(open_cuts):
-                if cut.stage not in begun and cut.begins(watch):
-                    begun[cut.stage] = time.monotonic()
-                if cut.stage in begun and cut.ends(watch):
-                    self.spans[cut.stage] = time.monotonic() - begun[cut.stage]
+                if cut.stage not in starts and cut.begins(watch):
+                    starts[cut.stage] = time.monotonic()
+                if cut.stage in starts and cut.ends(watch):
+                    self.spans[cut.stage] = time.monotonic() - starts[cut.stage]
                     open_cuts.remove(cut)
             time.sleep(POLL_SECONDS)
         for cut in open_cuts:
-            if cut.stage in begun:
-                self.spans[cut.stage] = time.monotonic() - begun[cut.stage]
+            if cut.stage in starts:
+                self.spans[cut.stage] = time.monotonic() - starts[cut.stage]
 
     def _line(self, stage: str) -> Line:
         return self.lines.setdefault(stage, Line(stage))
 
     @staticmethod
-    def _violate(line: Line, found: list[str]) -> None:
-        if found:
+    def _violate(line: Line, problems: list[str]) -> None:
+        if problems:
             line.failed += 1
-            line.violations += found
+            line.violations += problems
 
 
 def _unsound(state: State) -> list[str]:
-    """What must be so in any home after a finished loop."""
+    """What is wrong with a home after a finished loop, a sentence for each broken rule."""
     rules = (
         (len(state.versions) == 1, f"{len(state.versions)} versions are registered"),
         (len(state.verdicts) == 1, f"{len(state.verdicts)} verdicts"),
         (len(state.promotions) <= 1, f"{len(state.promotions)} promotions"),
         (state.champion == state.alias, f"the ledger's champion is {state.champion}, MLflow's alias {state.alias}"),
         (state.runs == ("FINISHED",), f"MLflow runs: {state.runs}"),
-        (not state.failed_tags, "the MLflow run still carries the mark of a failure"),
+        (not state.failed_tags, "the MLflow run still has the tag of a failure"),
         (not state.repeated, f"steps logged twice: {state.repeated}"),
         (len(state.adapters) == 1, f"{len(state.adapters)} adapters"),
         (all(name == digest[:16] for name, digest in state.adapters), "an adapter's name is not its digest"),
@@ -352,12 +352,12 @@ def _unsound(state: State) -> list[str]:
     return [sentence for holds, sentence in rules if not holds]
 
 
-def _verdict(found: list[str]) -> str:
-    return f"{len(found)} violations: {'; '.join(found)}" if found else "whole"
+def _summary(problems: list[str]) -> str:
+    return f"{len(problems)} violations: {'; '.join(problems)}" if problems else "no violation"
 
 
 def _last(words: Path) -> str:
-    return (words.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"])[-1][:300]
+    return (words.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["no output"])[-1][:300]
 
 
 def _tell(text: str) -> None:
@@ -374,7 +374,7 @@ def _folder() -> Iterator[Path]:
 
 
 def run(seconds: float, seed: int, rounds: int = 3) -> list[Line]:
-    """The part of the campaign."""
+    """Run this part of the campaign."""
     with _folder() as place:
         matrix = Matrix(place, time.monotonic() + seconds, seed)
         try:

@@ -1,4 +1,4 @@
-"""The tests that are marked `campaign`: those that are too long for `make test`, file by file while time is left."""
+"""The tests that are marked `campaign`, which are too long for `make test`: file by file while there is time."""
 
 from __future__ import annotations
 
@@ -17,66 +17,68 @@ import signal, sys, pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(pytest.main(sys.argv[1:]))
 """
-"""A shell's background jobs ignore SIGINT, and so would the tests that are to be broken off."""
+"""Background jobs of a shell ignore SIGINT. The tests must not, so that they can be interrupted."""
 IN_CONTAINERS = "test_container_training.py"
 FIRST = {
-    IN_CONTAINERS: 100, "test_ladder.py": 40, "test_recipes.py": 150, "test_killed_pages.py": 420,
+    IN_CONTAINERS: 100, "test_fallback_steps.py": 40, "test_recipes.py": 150, "test_killed_pages.py": 420,
     "test_prefect.py": 250, "test_tuning.py": 250, "test_admission.py": 150, "test_loop.py": 120,
 }  # fmt: skip
-"""What is proved nowhere else comes first, with the seconds that it took on two cores."""
+"""Files whose proofs exist nowhere else come first, with the seconds that they took on two cores."""
 LEAST = 60.0
-"""Seconds that must be left for any other file."""
+"""Seconds that must remain for any other file."""
 
 
 def run(seconds: float, _seed: int, _rounds: int) -> list[Line]:
-    """All files but that of trainings in containers."""
+    """All files except the trainings in containers."""
     return _run([file for file in _files() if file.name != IN_CONTAINERS], seconds)
 
 
 def run_in_containers(seconds: float, _seed: int, _rounds: int) -> list[Line]:
-    """Trainings in containers that are cancelled and orphaned; the other ends of one are in `make test`."""
+    """Trainings in containers that are cancelled or orphaned; `make test` has the other ways in which one ends."""
     return _run([ROOT / "tests" / "integration" / IN_CONTAINERS], seconds)
 
 
 def _run(files: list[Path], seconds: float) -> list[Line]:
-    """A line for each file that came to its end or failed; one that time broke off is left out, and said."""
+    """A line for each file that finished or failed. A file that is skipped or interrupted is printed only."""
     until = time.monotonic() + seconds
-    lines = [] if files else [Line("marked tests", checked=1, failed=1, violations=["none was found"])]
+    lines = [] if files else [Line("marked tests", checked=1, failed=1, violations=["no file has such tests"])]
     for file in files:
-        left = until - time.monotonic()
-        if left < FIRST.get(file.name, LEAST):
-            print(f"  left out: {file.name}, {left:.0f} s are left", flush=True)
+        remaining = until - time.monotonic()
+        if remaining < FIRST.get(file.name, LEAST):
+            print(f"  skipped: {file.name}, {remaining:.0f} s remain", flush=True)
             continue
         began = time.monotonic()
         command = [sys.executable, "-c", PYTEST, "--exitfirst", "-m", "campaign", str(file)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tests:
             try:
-                told, _ = tests.communicate(timeout=left)
+                output, _ = tests.communicate(timeout=remaining)
             except subprocess.TimeoutExpired:
-                tests.send_signal(signal.SIGINT)  # what the tests started is ended by themselves
+                tests.send_signal(signal.SIGINT)  # the tests end the processes that they started
                 with suppress(subprocess.TimeoutExpired):
                     tests.communicate(timeout=LEAST)
                 tests.kill()
-                print(f"  broken off: {file.name} after {left:.0f} s", flush=True)
+                print(f"  interrupted: {file.name} after {remaining:.0f} s", flush=True)
                 continue
-        last = (told.strip().splitlines() or ["nothing was run"])[-1]
+        last = (output.strip().splitlines() or ["no test ran"])[-1]
         print(f"  {file.name}: {time.monotonic() - began:.0f} s, {last}", flush=True)
         line = Line(file.stem, checked=1)
         if tests.returncode:
             line.failed = 1
-            line.violations.append(told[-2000:])
+            line.violations.append(output[-2000:])
         lines.append(line)
     return lines
 
 
 def _files() -> list[Path]:
-    """Those that have such tests, the first ones first."""
+    """The files that have such tests, those of FIRST first."""
     order = list(FIRST)
-    told = subprocess.run(
+    listing = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "campaign", "--durations=0"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    names = sorted({line.partition("::")[0].partition(": ")[0] for line in told.stdout.splitlines() if ".py" in line})
+    names = sorted(
+        {line.partition("::")[0].partition(": ")[0] for line in listing.stdout.splitlines() if ".py" in line}
+    )
     return sorted(
         (ROOT / name for name in names), key=lambda file: order.index(file.name) if file.name in order else len(order)
     )

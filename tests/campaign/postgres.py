@@ -1,4 +1,4 @@
-"""Lessons, register and ledger on a real PostgreSQL server of our own, where one is installed with its driver."""
+"""Lessons, hold-out and ledger on a real PostgreSQL server, if PostgreSQL is installed with its driver."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ LESSONS = Path(__file__).parents[2] / "examples/lessons/01-2026-07-operations.js
 
 
 def run(_seconds: float, _seed: int, _rounds: int) -> list[Line]:
-    """The part of the campaign: half a minute, or a sentence why not."""
+    """Run this part of the campaign: half a minute, or a sentence why not."""
     line = Line("PostgreSQL")
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not programs or importlib.util.find_spec("psycopg") is None:
-        print("  left out: it needs Debian's postgresql and the extra `postgres`", flush=True)
+        print("  skipped: needs Debian's postgresql and the extra `postgres`", flush=True)
         return [line]
     line.checked = 1
     with _server(programs[-1].parent) as url, tempfile.TemporaryDirectory() as place:
@@ -45,19 +45,22 @@ def _checks(database: Database, place: Path) -> Iterator[tuple[str, bool]]:
     extra = {"rating": 4, "gold": True, "context": [{"role": "user", "content": "hello"}]}
     first = store.add_lesson("how", "so", "success", tags=["b", "a"], metadata=extra)
     yield "adding again changes nothing", store.add_lesson("how", "so", "success", metadata=extra) == first
-    found = store.import_file(LESSONS, place)
-    again = store.import_file(LESSONS, place)
-    yield "a file is admitted once", found.admitted > 1000 and (again.admitted, again.known) == (0, found.admitted)
-    told = store.get_statistics()
-    yield "statistics", told["total_lessons"] == found.admitted + 1 and told["tag_distribution"]["a"] == 1
-    yield "export", store.export(place / "all.jsonl") == told["total_lessons"]
+    batch = store.import_file(LESSONS, place)
+    repetition = store.import_file(LESSONS, place)
+    yield (
+        "a file is admitted once",
+        batch.admitted > 1000 and (repetition.admitted, repetition.known) == (0, batch.admitted),
+    )
+    statistics = store.get_statistics()
+    yield "statistics", statistics["total_lessons"] == batch.admitted + 1 and statistics["tag_distribution"]["a"] == 1
+    yield "export", store.export(place / "all.jsonl") == statistics["total_lessons"]
     with database.write() as connection:
         undone = store.undo(LESSONS.stem, connection)
         back = store.undo(LESSONS.stem, connection, restore=True)
         store.forget(first, "asked for", connection)
-    yield "a batch is undone and put back", undone == back == found.admitted
+    yield "a batch is undone and restored", undone == back == batch.admitted
     yield "a forgotten lesson is gone", not store.by_id([first])
-    requests = [GroupedRequest(text=one.request, suite="recall", group=one.answer) for one in store.read()]
+    requests = [GroupedRequest(text=lesson.request, suite="recall", group=lesson.answer) for lesson in store.read()]
     yield "places stay", Holdout(database).assign(requests) == Holdout(database).assign(requests)
     ledger = Ledger(database, "family")
     yield "a key is written once", ledger.append("k", verdict()).seq == ledger.append("k", verdict()).seq
@@ -71,7 +74,7 @@ def _checks(database: Database, place: Path) -> Iterator[tuple[str, bool]]:
 
 @contextmanager
 def _server(programs: Path) -> Iterator[str]:
-    """A server on loopback with its files in a folder of its own; as root it runs as postgres, which it insists on."""
+    """A server on loopback with its files in a temporary folder; as postgres where root asks, which it refuses."""
     place = Path(tempfile.mkdtemp(prefix="academy-postgres-"))
     user = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
     os.chown(place, user.pw_uid, user.pw_gid)

@@ -1,18 +1,17 @@
 """Promotions and rollbacks that are killed at named points, and races of eight promoters, before a live gateway.
 
 `python -m tests.campaign.promotions [--kills N] [--races N] [--budget SECONDS]`. In a home with nine adapters that each
-answer one colour, the real gateway runs in a process of its own, and a reader asks it without a pause. Then, again and
-again:
+answer one colour, the real gateway runs in a process, and a reader asks it without a pause. Then, repeatedly:
 
     kill    a process promotes or rolls back by the code that `academy promote` runs, and is killed with SIGKILL at one
-            of the points below; or the gateway is killed at that point. The next start settles what was left open.
+            of the points below; or the gateway is killed at that point. The next start finishes what is open.
     race    eight processes promote eight versions against the same champion, at once.
 
 What must hold the whole time: the ledger's champion is an adapter on the disk that passes its checks; every answer has
-the colour of the adapter that its headers name; nobody but those nine and the base answers. And after each start:
+the colour of the adapter that its headers name; only those nine and the base model answer. And after each start:
 MLflow shows the ledger's champion, and the gateway answers with it. Of a race one promotion is in the ledger.
 
-Processes are forked from one that has imported everything and opened nothing.
+All processes are forks of one that has imported everything and opened nothing.
 """
 
 from __future__ import annotations
@@ -49,14 +48,14 @@ POINTS: tuple[tuple[str, str, str], ...] = (
     ("the row is written, not committed", "academy.store.ledger", "Ledger.append"),
     ("the gateway follows", "academy.serving.gateway.client", "GatewayClient.follow"),
     ("the canaries are asked by the name champion", "academy.serving.gateway.client", "GatewayClient.verify"),
-    ("MLflow shows the champion", "academy.genealogy.versions", "Versions.show_champion"),
+    ("MLflow shows the champion", "academy.genealogy.versions", "Versions.set_champion_alias"),
     ("MLflow's alias is set", "mlflow.tracking.client", "MlflowClient.set_registered_model_alias"),
     ("MLflow describes the versions", "academy.lifecycle.promotion", "describe"),
 )
 """Each is two points: before it and after it."""
 AT_GATEWAY = (1, 2, 4, 5)
 """Points at which the gateway is killed instead, too."""
-READ_BEFORE = (
+PRELOADED = (
     "academy.lifecycle.gate", "academy.genealogy.tracking", "academy.genealogy.versions",
     "academy.serving.gateway.switch",
     "academy.loop.carry_out", "academy.loop.home", "mlflow", "mlflow.tracking.client",
@@ -68,7 +67,7 @@ RACERS = 8
 
 @dataclass
 class Tally:
-    """What was seen."""
+    """What the campaign counts."""
 
     kills: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
@@ -78,7 +77,7 @@ class Tally:
 
 
 def forked(do: Callable[[], Any]) -> tuple[int, Any]:
-    """Run something in a process of its own. Returns how it ended (negative: the signal) and what it gave."""
+    """Run a function in a fork. Returns the exit code (negative: a signal) and the result."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -87,38 +86,38 @@ def forked(do: Callable[[], Any]) -> tuple[int, Any]:
             os.close(reading)
             os.write(writing, json.dumps(do()).encode())
             code = 0
-        except BaseException as problem:  # noqa: BLE001  whatever it is, the parent is told
+        except BaseException as problem:  # noqa: BLE001  the parent gets any problem
             os.write(writing, json.dumps(f"{type(problem).__name__}: {problem}").encode())
         finally:
             os._exit(code)
     os.close(writing)
     with os.fdopen(reading, "rb") as stream:
-        said = stream.read()
+        reply = stream.read()
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return code, json.loads(said) if said else None
+    return code, json.loads(reply) if reply else None
 
 
 def prepare(home: Path) -> dict[str, str]:
     """Train, sign and register the colours. Returns colours by digest."""
-    from academy.adapters.adapter import MANIFEST, Opened, read_adapter, signed_manifest
+    from academy.adapters.adapter import MANIFEST, AdapterFiles, read_adapter, signed_manifest
     from academy.loop.home import Home
     from academy.store.files import write_file
     from tests.colours import train_colours
 
     work = Home.open(home=home)
-    found = {}
+    colours = {}
     for number, (colour, folder) in enumerate(train_colours(work.adapters, COLOURS).items()):
-        write_file(folder / MANIFEST, signed_manifest(Opened(folder).written, work.keys))
+        write_file(folder / MANIFEST, signed_manifest(AdapterFiles(folder).written, work.keys))
         adapter = read_adapter(folder)
         version = work.versions.adopt(adapter, parent="base", generation=1)
         assert version.version == str(number + 1)
-        work.versions.note_verdict(version.version, "PROMOTE", "a colour", {})
-        found[adapter.digest] = colour
-    return found
+        work.versions.set_verdict(version.version, "PROMOTE", "a colour", {})
+        colours[adapter.digest] = colour
+    return colours
 
 
 def judge(home: Path, version: str) -> int:
-    """A verdict PROMOTE on a version against the present champion. Returns its row."""
+    """Record the verdict PROMOTE on a version against the champion. Returns the number of its row."""
     from academy.lifecycle.promotion import record_verdict
     from academy.loop.home import Home
 
@@ -133,9 +132,9 @@ def judge(home: Path, version: str) -> int:
 
 
 def change(home: Path, version: str, row: int | None) -> str:
-    """Promote a version on a verdict's row, or roll back to it, as the commands do. Returns the champion."""
+    """Promote a version by a verdict, or roll back to it, as the commands do. Returns the champion."""
     from academy.lifecycle.promotion import rollback
-    from academy.loop.carry_out import act
+    from academy.loop.carry_out import carry_out
     from academy.loop.home import Home
     from academy.system.processes import person
 
@@ -143,20 +142,20 @@ def change(home: Path, version: str, row: int | None) -> str:
     if row is None:
         rollback(work.ledger, work.versions, work.gate, version, "a campaign", work.serving, by=person())
     else:
-        verdict = next(one for one in work.ledger.latest(VerdictEntry) if one.seq == row)
-        act(work, work.versions.get(version), verdict, by=person())
+        verdict = next(entry for entry in work.ledger.latest(VerdictEntry) if entry.seq == row)
+        carry_out(work, work.versions.get(version), verdict, by=person())
     return work.ledger.champion().version
 
 
 def next_start(home: Path) -> dict[str, Any]:
-    """What the next command does first; then who is champion, in the ledger and in MLflow."""
+    """Do what the next command does first. Returns the champion in the ledger and in MLflow."""
     from academy.lifecycle.gate import admit_adapter
-    from academy.loop.carry_out import settle
+    from academy.loop.finish_interrupted import finish_interrupted
     from academy.loop.home import Home
     from academy.store.ledger import BASE
 
     work = Home.open(home=home)
-    settle(work)
+    finish_interrupted(work)
     champion = work.ledger.champion()
     if champion.adapter != BASE:
         admit_adapter(work.gate, champion.adapter)
@@ -171,7 +170,7 @@ def next_start(home: Path) -> dict[str, Any]:
 
 
 def armed(number: int, when: str, do: Callable[[], None]) -> None:
-    """Have something done before or after a point, the first time it is passed in this process."""
+    """Call `do` before or after a point when this process passes it."""
     _, module, path = POINTS[number]
     holder: Any = importlib.import_module(module)
     *names, last = path.split(".")
@@ -190,8 +189,8 @@ def armed(number: int, when: str, do: Callable[[], None]) -> None:
     setattr(holder, last, wrapped)
 
 
-class House:
-    """The home, its gateway and its reader."""
+class ServedHome:
+    """A home, its gateway and its reader."""
 
     def __init__(self, folder: Path) -> None:
         self.home = folder / "home"
@@ -199,10 +198,10 @@ class House:
         self.seen = folder / "seen.jsonl"
         self.away = folder / "gateway-is-away"
         os.environ |= {"ACADEMY_HOME": str(self.home), "OMP_NUM_THREADS": "1", "DO_NOT_TRACK": "true"}
-        code, found = forked(lambda: prepare(self.home))
+        code, colours = forked(lambda: prepare(self.home))
         if code:
-            raise SystemExit(f"The home could not be made: {found}")
-        self.colours: dict[str, str] = found
+            raise SystemExit(f"The home could not be made: {colours}")
+        self.colours: dict[str, str] = colours
         self.gateway: subprocess.Popen[bytes] | None = None
         self.http = httpx.Client(timeout=PATIENCE)
         self.url = ""
@@ -222,9 +221,9 @@ class House:
         note = self.home / "serving" / "default.json"
         while time.monotonic() < until:
             try:
-                found = json.loads(note.read_bytes())
-                if found["pid"] == self.gateway.pid and httpx.get(f"{found['url']}/healthz", timeout=5).is_success:
-                    self.url = found["url"]
+                status = json.loads(note.read_bytes())
+                if status["pid"] == self.gateway.pid and httpx.get(f"{status['url']}/healthz", timeout=5).is_success:
+                    self.url = status["url"]
                     self.away.unlink(missing_ok=True)
                     return
             except (OSError, ValueError, httpx.HTTPError):
@@ -239,20 +238,20 @@ class House:
         os.kill(self.gateway.pid, signal.SIGKILL)  # Popen's own way does nothing in a process that is not its parent
 
     def close(self) -> list[str]:
-        """End everything; what the reader saw that must not be."""
+        """End all processes. Returns what was wrong with the answers of the reader."""
         os.kill(self.reader, signal.SIGTERM)
         os.waitpid(self.reader, 0)
         assert self.gateway is not None
         self.gateway.terminate()
         self.gateway.wait()
         lines = self.seen.read_text(encoding="utf-8").splitlines()
-        answered = sum(1 for line in lines if line == '"answered"')
-        print(f"  the reader had {answered:,} answers", flush=True)
+        count = sum(1 for line in lines if line == '"answered"')
+        print(f"  the reader had {count:,} answers", flush=True)
         wrong = [json.loads(line) for line in lines if line != '"answered"']
-        return wrong if answered else ["the reader had no answer at all"]
+        return wrong if count else ["the reader had no answer at all"]
 
     def ask(self) -> str | None:
-        """One question to the champion: None where the answer is whose it says, else what is wrong."""
+        """Ask the champion. Returns what is wrong, None for a right answer, "" while the gateway is down on purpose."""
         from tests.colours import says
 
         try:
@@ -273,7 +272,7 @@ class House:
         return None if text == says(self.colours[adapter]) else f"{self.colours[adapter]} said: {text}"
 
     def _read(self) -> None:
-        """The reader's process: ask, look at the ledger's champion on the disk, note what is wrong."""
+        """The reader's process: ask, check the ledger's champion on disk, and record what is wrong."""
         import sqlalchemy as sa
 
         from academy.adapters.adapter import open_adapter
@@ -281,7 +280,7 @@ class House:
         from academy.loop.home import Home
         from academy.store.ledger import BASE, Ledger
 
-        self.http = httpx.Client(timeout=PATIENCE)  # not the connections of the process that it was forked from
+        self.http = httpx.Client(timeout=PATIENCE)  # not the connections of its parent process
         work = Home.open(home=self.home)
         ledger = Ledger(work.database, work.base.digest)
         with self.seen.open("a", encoding="utf-8", buffering=1) as notes:
@@ -293,98 +292,100 @@ class House:
                     champion = ledger.champion()
                     if champion.adapter != BASE:
                         folder = work.adapters / champion.adapter[:16]
-                        found = open_adapter(folder, base_digest=work.base.digest)
-                        if found.adapter.digest != champion.adapter:
+                        files = open_adapter(folder, base_digest=work.base.digest)
+                        if files.adapter.digest != champion.adapter:
                             notes.write(json.dumps(f"{champion.name} is another adapter") + "\n")
                 except (AcademyError, sa.exc.SQLAlchemyError) as problem:
                     notes.write(json.dumps(f"the champion does not resolve: {problem}") + "\n")
-                time.sleep(0.5 if self.away.exists() else 0.05)  # its next start has the processor
+                time.sleep(0.5 if self.away.exists() else 0.05)  # leave the CPU to its next start
 
-    def settled(self, tally: Tally, what: str) -> dict[str, Any]:
-        """After the next start, all three tell the same; how long until the gateway does."""
-        code, found = forked(lambda: next_start(self.home))
+    def settled(self, tally: Tally, case: str) -> dict[str, Any]:
+        """Check after the next start that ledger, MLflow and gateway agree, and how long the gateway takes."""
+        code, champion = forked(lambda: next_start(self.home))
         if code:
-            tally.violations.append(f"{what}: the next start ended with {code}: {found}")
+            tally.violations.append(f"{case}: the next start ended with {code}: {champion}")
             return {}
-        if found["alias"] != found["version"]:
-            tally.violations.append(f"{what}: MLflow shows {found['alias']}, the ledger says {found['version']}")
+        if champion["alias"] != champion["version"]:
+            tally.violations.append(f"{case}: MLflow shows {champion['alias']}, the ledger says {champion['version']}")
         began = time.monotonic()
-        served: dict[str, Any] = {}
+        health: dict[str, Any] = {}
         while time.monotonic() - began < PATIENCE:
-            served = self.http.get(f"{self.url}/healthz").json()
-            if served["champion"]["row"] == found["row"] and served["champion"]["adapter"] == found["adapter"]:
+            health = self.http.get(f"{self.url}/healthz").json()
+            if health["champion"]["row"] == champion["row"] and health["champion"]["adapter"] == champion["adapter"]:
                 break
             time.sleep(0.05)
         else:
-            tally.violations.append(f"{what}: the gateway still answers with {served}, the ledger says {found}")
+            tally.violations.append(f"{case}: the gateway still answers with {health}, the ledger says {champion}")
         tally.slowest = max(tally.slowest, time.monotonic() - began)
         if wrong := self.ask():
-            tally.violations.append(f"{what}: {wrong}")
-        return found
+            tally.violations.append(f"{case}: {wrong}")
+        return champion
 
 
-def kill_once(house: House, tally: Tally, number: int, when: str, chance: random.Random, *, gateway: bool) -> None:
-    """One promotion or rollback that is killed at a point, and the start after it."""
-    before = house.settled(tally, "before")
+def kill_once(
+    served: ServedHome, tally: Tally, number: int, when: str, chance: random.Random, *, gateway: bool
+) -> None:
+    """Kill one promotion or rollback at a point, and check the next start."""
+    before = served.settled(tally, "before")
     back = bool(before) and before["open"] > 2 and chance.random() < 0.4
-    others = [str(n + 1) for n in range(len(COLOURS)) if str(n + 1) != before.get("version")]
-    version, row = chance.choice(others), None
+    candidates = [str(n + 1) for n in range(len(COLOURS)) if str(n + 1) != before.get("version")]
+    version, row = chance.choice(candidates), None
     if back:
-        known = forked(lambda: sorted(_crowned(house.home) - {before["version"]}))[1]
-        version = chance.choice(known)
+        versions = forked(lambda: sorted(_former_champions(served.home) - {before["version"]}))[1]
+        version = chance.choice(versions)
     else:
-        code, row = forked(lambda: judge(house.home, version))
+        code, row = forked(lambda: judge(served.home, version))
         if code:
             tally.violations.append(f"no verdict: {row}")
             return
     verb, victim = ("rollback" if back else "promotion"), ("gateway" if gateway else "process")
-    what = f"{verb}, {victim} killed {when} '{POINTS[number][0]}'"
+    case = f"{verb}, {victim} killed {when} '{POINTS[number][0]}'"
 
     def changed() -> str:
-        armed(number, when, house.kill_gateway if gateway else lambda: os.kill(os.getpid(), signal.SIGKILL))
-        return change(house.home, version, row)
+        armed(number, when, served.kill_gateway if gateway else lambda: os.kill(os.getpid(), signal.SIGKILL))
+        return change(served.home, version, row)
 
-    code, said = forked(changed)
-    hit = house.away.exists() if gateway else code == -signal.SIGKILL
-    (tally.kills if hit else tally.missed)[what] += 1
+    code, reply = forked(changed)
+    hit = served.away.exists() if gateway else code == -signal.SIGKILL
+    (tally.kills if hit else tally.missed)[case] += 1
     if gateway and hit:
-        assert house.gateway is not None
-        house.gateway.wait()
-        if code and not str(said).startswith(("ServingError", "PromotionError", "AdapterError")):
-            tally.violations.append(f"{what}: no plain refusal but {said}")
-        house.start()
+        assert served.gateway is not None
+        served.gateway.wait()
+        if code and not str(reply).startswith(("ServingError", "PromotionError", "AdapterError")):
+            tally.violations.append(f"{case}: no plain refusal but {reply}")
+        served.start()
     elif not hit and code:
-        tally.violations.append(f"{what}: {said}")
-    after = house.settled(tally, what)
+        tally.violations.append(f"{case}: {reply}")
+    after = served.settled(tally, case)
     if after and after["version"] not in (before.get("version"), version):
-        tally.violations.append(f"{what}: {after['version']} is champion, neither the old nor the new one")
+        tally.violations.append(f"{case}: {after['version']} is champion, neither the old nor the new one")
 
 
-def _crowned(home: Path) -> set[str]:
+def _former_champions(home: Path) -> set[str]:
     from academy.loop.home import Home
 
     rows = Home.open(home=home).ledger.latest(PromotionEntry, RollbackEntry)
     return {row.body.version for row in rows}
 
 
-def race(house: House, tally: Tally, chance: random.Random) -> None:
-    """Eight promoters at once: one row, one champion, and seven plain refusals."""
-    before = house.settled(tally, "before a race")
-    others = [str(n + 1) for n in range(len(COLOURS)) if str(n + 1) != before.get("version")][:RACERS]
-    chance.shuffle(others)
-    rows = forked(lambda: {version: judge(house.home, version) for version in others})[1]
+def race(served: ServedHome, tally: Tally, chance: random.Random) -> None:
+    """Eight promoters at once: one row, one champion, and seven refusals."""
+    before = served.settled(tally, "before a race")
+    candidates = [str(n + 1) for n in range(len(COLOURS)) if str(n + 1) != before.get("version")][:RACERS]
+    chance.shuffle(candidates)
+    rows = forked(lambda: {version: judge(served.home, version) for version in candidates})[1]
     gate_reading, gate_writing = os.pipe()
     racers = []
-    for version in others:
+    for version in candidates:
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(gate_writing)
             os.read(gate_reading, 1)  # returns when the parent closes its end
             try:
-                said = change(house.home, version, rows[version])
-                os.write(writing, json.dumps(["won", said]).encode())
-            except BaseException as problem:  # noqa: BLE001  the parent is told
+                champion = change(served.home, version, rows[version])
+                os.write(writing, json.dumps(["won", champion]).encode())
+            except BaseException as problem:  # noqa: BLE001  the parent gets any problem
                 os.write(writing, json.dumps([type(problem).__name__, str(problem)]).encode())
             finally:
                 os._exit(0)
@@ -397,7 +398,7 @@ def race(house: House, tally: Tally, chance: random.Random) -> None:
         with os.fdopen(reading, "rb") as stream:
             ends[version] = json.loads(stream.read() or b'["died", ""]')
         os.waitpid(pid, 0)
-    after = house.settled(tally, "a race")
+    after = served.settled(tally, "a race")
     tally.races += 1
     winners = [version for version, (end, _) in ends.items() if end == "won"]
     if after and (after["open"] != before["open"] + 1 or winners != [after["version"]]):
@@ -407,24 +408,24 @@ def race(house: House, tally: Tally, chance: random.Random) -> None:
 
 
 def run(budget: float, seed: int, rounds: int, kills: int = 500, races: int = 200) -> list[Line]:
-    """Kills and races in turn until both numbers or the time are reached."""
+    """Alternate kills and races until both numbers or the time are reached."""
     del rounds
-    least = 150.0
-    if budget < least:
-        print(f"  left out: it needs {least:.0f} s, {budget:.0f} s are left", flush=True)
+    shortest = 150.0
+    if budget < shortest:
+        print(f"  skipped: needs {shortest:.0f} s, {budget:.0f} s remain", flush=True)
         return []
     until = time.monotonic() + budget - 15
-    for module in READ_BEFORE:
+    for module in PRELOADED:
         importlib.import_module(module)
     configure_mappers()
     gc.collect()
-    gc.freeze()  # or each fork's first collection would copy all of it
+    gc.freeze()  # otherwise each fork's first garbage collection would copy all memory pages
     chance = random.Random(seed)
     tally = Tally()
     cases = [(n, when, False) for n in range(len(POINTS)) for when in ("before", "after")]
     cases += [(n, when, True) for n in AT_GATEWAY for when in ("before", "after")]
     with tempfile.TemporaryDirectory(prefix="academy-promotions-") as place:
-        house = House(Path(place))
+        served = ServedHome(Path(place))
         turn = 0
         while time.monotonic() < until and (tally.kills.total() < kills or tally.races < races):
             if turn % len(cases) == 0:
@@ -432,32 +433,32 @@ def run(budget: float, seed: int, rounds: int, kills: int = 500, races: int = 20
             if tally.kills.total() < kills:
                 number, when, gateway = cases[turn % len(cases)]
                 if not gateway or turn % (3 * len(cases)) < len(cases):  # a gateway's start takes seconds
-                    kill_once(house, tally, number, when, chance, gateway=gateway)
+                    kill_once(served, tally, number, when, chance, gateway=gateway)
             if tally.races < races and (turn % 3 == 0 or tally.kills.total() >= kills):
-                race(house, tally, chance)
+                race(served, tally, chance)
             turn += 1
             if turn % 25 == 0:
                 print(
                     f"  {tally.kills.total()} kills, {tally.races} races, {len(tally.violations)} violations",
                     flush=True,
                 )
-        tally.violations += house.close()
+        tally.violations += served.close()
     _table(tally)
-    promoted = Line("promotions and rollbacks", kills=tally.kills.total(), reruns=tally.kills.total())
-    promoted.checked, promoted.violations = tally.kills.total(), tally.violations
-    promoted.failed = min(len(tally.violations), max(1, tally.kills.total()))
-    raced = Line("races of 8 promoters", checked=tally.races)
-    return [promoted, raced]
+    changes = Line("promotions and rollbacks", kills=tally.kills.total(), reruns=tally.kills.total())
+    changes.checked, changes.violations = tally.kills.total(), tally.violations
+    changes.failed = min(len(tally.violations), max(1, tally.kills.total()))
+    race_line = Line("races of 8 promoters", checked=tally.races)
+    return [changes, race_line]
 
 
 def _table(tally: Tally) -> None:
-    for what, count in sorted(tally.kills.items()):
-        print(f"  {count:>4}  {what}")
-    for what, count in sorted(tally.missed.items()):
-        print(f"  {count:>4}  not reached: {what}")
+    for case, count in sorted(tally.kills.items()):
+        print(f"  {count:>4}  {case}")
+    for case, count in sorted(tally.missed.items()):
+        print(f"  {count:>4}  not reached: {case}")
     print(
         f"  {tally.kills.total()} kills at {len(tally.kills)} points, {tally.races} races, "
-        f"{len(tally.violations)} violations; the gateway told the same after at most {tally.slowest:.1f} s",
+        f"{len(tally.violations)} violations; the gateway agreed after at most {tally.slowest:.1f} s",
         flush=True,
     )
     for sentence in tally.violations[:20]:
@@ -465,15 +466,15 @@ def _table(tally: Tally) -> None:
 
 
 def main() -> int:
-    """By itself."""
+    """Run this part alone."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaign.promotions", description=__doc__.partition("\n")[0])
     parser.add_argument("--budget", type=float, default=3600)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--kills", type=int, default=500)
     parser.add_argument("--races", type=int, default=200)
-    given = parser.parse_args()
-    found = run(given.budget, given.seed, 1, given.kills, given.races)
-    return 1 if any(line.failed for line in found) else 0
+    arguments = parser.parse_args()
+    lines = run(arguments.budget, arguments.seed, 1, arguments.kills, arguments.races)
+    return 1 if any(line.failed for line in lines) else 0
 
 
 if __name__ == "__main__":

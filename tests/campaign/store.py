@@ -1,7 +1,7 @@
-"""Eight processes add lessons at once and are killed at random: what was acknowledged is there, once.
+"""Eight processes add lessons at once and are killed at random: each acknowledged lesson is stored exactly once.
 
-Each writes the id of a lesson to its own file after `add_lesson` returned, and starts where it stopped when it is
-started again. Not covered: power cuts.
+Each writes the id of a lesson to its own file after `add_lesson` returned, and continues there when it is restarted.
+Not covered: power cuts.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ with open(told, "a+") as stream:
 
 
 def run(seconds: float, seed: int, _rounds: int, lessons: int = LESSONS) -> list[Line]:
-    """The part of the campaign."""
+    """Run this part of the campaign."""
     line = Line("lessons of 8 processes")
     if seconds < SECONDS * lessons / LESSONS:
-        print(f"  left out: it needs {SECONDS:.0f} s, {seconds:.0f} s are left", flush=True)
+        print(f"  skipped: needs {SECONDS:.0f} s, {seconds:.0f} s remain", flush=True)
         return [line]
     place = Path(tempfile.mkdtemp(prefix="academy-store-"))
     try:
@@ -83,21 +83,21 @@ def _hammer(place: Path, line: Line, chance: random.Random, lessons: int, until:
         writer.kill()
         writer.communicate()
     if writers:
-        line.violations.append(f"{len(writers)} writers did not come to their end in time")
+        line.violations.append(f"{len(writers)} writers did not finish in time")
     line.checked = 1
     _check(place, line, LessonsStore(database), lessons)
     line.failed = int(bool(line.violations))
 
 
 def _check(place: Path, line: Line, store: LessonsStore, lessons: int) -> None:
-    told = [one for path in place.glob("told-*") for one in path.read_text().split("\n")[:-1]]
-    there = [lesson.id for lesson in store.read()]
-    if missing := set(told) - set(there):
+    acknowledgements = [id_ for path in place.glob("told-*") for id_ in path.read_text().split("\n")[:-1]]
+    stored = [lesson.id for lesson in store.read()]
+    if missing := set(acknowledgements) - set(stored):
         line.violations.append(f"{len(missing)} acknowledged lessons are missing")
-    if len(there) != len(set(there)):
-        line.violations.append("a lesson is there twice")
-    if not line.violations and len(there) != WRITERS * lessons:
-        line.violations.append(f"{len(there)} lessons instead of {WRITERS * lessons}")
+    if len(stored) != len(set(stored)):
+        line.violations.append("a lesson is stored twice")
+    if not line.violations and len(stored) != WRITERS * lessons:
+        line.violations.append(f"{len(stored)} lessons instead of {WRITERS * lessons}")
     with store.database.read() as connection:
         if (state := connection.exec_driver_sql("PRAGMA integrity_check").scalar()) != "ok":
-            line.violations.append(f"the database is not whole: {state}")
+            line.violations.append(f"the database is damaged: {state}")

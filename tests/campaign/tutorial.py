@@ -1,6 +1,6 @@
-"""The README's tutorial, command by command, in a fresh home, after the evolution of `make evolve`.
+"""The README's tutorial, command by command in a new home, after the evolution of `make evolve`.
 
-`python -m tests.campaign.tutorial` prints what the README shows of it.
+`python -m tests.campaign.tutorial` prints the output that docs/tutorial.md shows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.documents import block_named
 
 CHECKOUT = Path(__file__).parents[2]
 SECONDS = 900.0
-"""Three evolutions on two free cores, with room."""
+"""Three evolutions on two idle cores, with a margin."""
 FIRST = ".venv/bin/academy evolve --lessons examples/lessons/01-2026-07-operations.jsonl --tasks examples/tasks.jsonl"
 EXPECTED = {
     "02-2026-08-support": "PROMOTE",
@@ -25,7 +25,7 @@ EXPECTED = {
     "academy rollback": "is champion again",
     "academy status": "Set aside after a REJECT",
 }
-"""What a command that holds the key must print."""
+"""What a command that contains the key must print."""
 
 
 def commands() -> list[str]:
@@ -34,10 +34,10 @@ def commands() -> list[str]:
 
 
 def run(seconds: float, _seed: int, _rounds: int) -> list[Line]:
-    """Run all of it, or say that the budget is too small."""
+    """Run the whole tutorial, or nothing if the budget is too small."""
     line = Line("tutorial")
     if seconds < SECONDS:
-        print(f"  left out: it needs {SECONDS:.0f} s, {seconds:.0f} s are left", flush=True)
+        print(f"  skipped: needs {SECONDS:.0f} s, {seconds:.0f} s remain", flush=True)
         return [line]
     home = Path(tempfile.mkdtemp(prefix="academy-tutorial-"))
     environment = {**os.environ, "ACADEMY_HOME": str(home), "ACADEMY_TRAINING_INTERVAL_HOURS": "0", "COLUMNS": "200"}
@@ -45,13 +45,15 @@ def run(seconds: float, _seed: int, _rounds: int) -> list[Line]:
     try:
         for command in [FIRST, *commands()]:
             began = time.monotonic()
-            done = subprocess.run(
+            process = subprocess.run(
                 ["bash", "-c", command], cwd=CHECKOUT, env=environment, capture_output=True, text=True, check=False
             )
             print(f"  {time.monotonic() - began:6.1f} s  {command}", flush=True)
-            wanted = next((words for key, words in EXPECTED.items() if key in command), "")
-            if done.returncode or wanted not in done.stdout or "Traceback" in done.stderr:
-                line.violations.append(f"{command}: code {done.returncode}, {done.stdout[-300:]} {done.stderr[-300:]}")
+            expected = next((words for key, words in EXPECTED.items() if key in command), "")
+            if process.returncode or expected not in process.stdout or "Traceback" in process.stderr:
+                line.violations.append(
+                    f"{command}: code {process.returncode}, {process.stdout[-300:]} {process.stderr[-300:]}"
+                )
     finally:
         shutil.rmtree(home, ignore_errors=True)
     line.failed = int(bool(line.violations))
@@ -59,7 +61,7 @@ def run(seconds: float, _seed: int, _rounds: int) -> list[Line]:
 
 
 def main() -> None:
-    """Print what the tutorial prints, as the README shows it."""
+    """Print the tutorial's commands with their output, as docs/tutorial.md shows them."""
     with tempfile.TemporaryDirectory(prefix="academy-tutorial-") as home:
         environment = {**os.environ, "ACADEMY_HOME": home, "ACADEMY_TRAINING_INTERVAL_HOURS": "0", "COLUMNS": "112"}
         for command in [FIRST, *commands()]:

@@ -1,5 +1,5 @@
-"""200 texts that look like secrets or personal data and are none: what they set off is a false alarm."""
-# ruff: noqa: E501  one kind a line
+"""200 texts that look like secrets or personal data but are harmless: a finding in them is a false alarm."""
+# ruff: noqa: E501  one kind per line
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sha(rng: random.Random, size: int = 64) -> str:
 
 
 def fails_luhn(rng: random.Random, length: int = 16) -> str:
-    """A number that no card has."""
+    """A number that is not a valid card number."""
     body = rng.choice("123789") + digits(rng, length - 2)
     return body + str((int(luhn(body)) + rng.randrange(1, 10)) % 10)
 

@@ -1,4 +1,4 @@
-"""The arena in the loop with real parts: every gate stands between a challenger and the users."""
+"""The arena in the loop with real components: every check between a challenger and the users."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ import orjson
 import pytest
 
 from academy.adapters.adapter import read_adapter
-from academy.arena import examination as bout
+from academy.arena import examination as arena_examination
 from academy.arena.sandbox import Unavailable, find_sandbox
-from academy.arena.self_check import why_dead
+from academy.arena.self_check import self_check_failure
+from academy.arena.suites import leak
 from academy.arena.suites.base import Reply
 from academy.arena.suites.coding import FILE as CODING
 from academy.arena.suites.coding import coding
 from academy.arena.suites.leak import LeakSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.loop import examine as examining
-from academy.loop import stages, training
-from academy.loop.examine import hold_examination
+from academy.loop.curate import curate
+from academy.loop.decide import decide
+from academy.loop.examine import examine
 from academy.loop.home import Home
+from academy.loop.place_order import place_order
 from academy.store.ledger import BASE
 from tasks import loop
 from tests.conftest import Evolved
@@ -42,7 +45,7 @@ def unexamined(second_home: RealHome, monkeypatch: pytest.MonkeyPatch) -> Iterat
         ledger.commit()
     monkeypatch.setenv("ACADEMY_HOME", str(second_home.path))
     work = Home.open()
-    work.versions.show_champion(BASE)
+    work.versions.set_champion_alias(BASE)
     yield work
     work.database.engine.dispose()
 
@@ -53,7 +56,7 @@ def record_of(home: Path) -> dict[str, Any]:
     return dict(orjson.loads(newest.read_bytes()))
 
 
-def test_an_evolution_is_examined_by_every_suite_that_can_be_asked(evolved: Evolved) -> None:
+def test_evolution_is_examined_by_every_available_suite(evolved: Evolved) -> None:
     verdict = evolved.home.ledger("verdict")[0]
     sandboxed = not isinstance(find_sandbox(), Unavailable)
     asked = {finding["suite"]: finding for finding in verdict["findings"]}
@@ -64,7 +67,7 @@ def test_an_evolution_is_examined_by_every_suite_that_can_be_asked(evolved: Evol
     assert asked["regression"]["unused"].startswith("uninformative")
 
 
-def test_the_report_lies_with_the_version_and_in_prefect(evolved: Evolved) -> None:
+def test_report_is_stored_with_the_version_and_in_prefect(evolved: Evolved) -> None:
     verdict = evolved.home.ledger("verdict")[0]
     of_this = Path(verdict["record"]).stem
     reports = sorted(path.suffix for path in (evolved.home.path / "mlartifacts").rglob(f"examination/{of_this}.*"))
@@ -78,24 +81,22 @@ def test_the_report_lies_with_the_version_and_in_prefect(evolved: Evolved) -> No
         answer["text"] for result in record["results"] for answer in result["challenger"] if len(answer["text"]) > 9
     ]
     assert said
-    assert not any(text in orjson.loads(rows[0][0]) for text in said), "what Prefect keeps quotes no lesson"
+    assert not any(text in orjson.loads(rows[0][0]) for text in said), "the report in Prefect quotes no lesson"
 
 
-def test_the_same_examination_gives_the_same_bytes(unexamined: Home) -> None:
+def test_examination_record_is_reproducible(unexamined: Home) -> None:
     wanted = ["recall", "style", "regression"]
-    row, held = hold_examination(unexamined, "1", "base", wanted=wanted)
+    row, held = examine(unexamined, "1", "base", suites=wanted)
     assert row is None
     assert held is not None
     path = held.examination.save(unexamined.settings.home / "examinations")
     before = path.read_bytes()
     path.unlink()
-    hold_examination(unexamined, "1", "base", wanted=wanted)
+    examine(unexamined, "1", "base", suites=wanted)
     assert path.read_bytes() == before
 
 
-def test_a_later_look_at_the_same_players_leaves_the_record_of_record_alone(
-    evolved: Evolved, second_home: RealHome
-) -> None:
+def test_informational_examination_keeps_the_official_record(evolved: Evolved, second_home: RealHome) -> None:
     row = evolved.home.ledger("verdict")[0]
     before = (second_home.path / "examinations" / row["record"]).read_bytes()
     ended = second_home.run("examine", "1", "base", "--json")
@@ -104,7 +105,7 @@ def test_a_later_look_at_the_same_players_leaves_the_record_of_record_alone(
     assert len(list((second_home.path / "examinations").glob("*.json"))) == 2
 
 
-def test_a_kill_before_the_row_leaves_the_report_to_be_written_again(
+def test_kill_before_the_ledger_row_lets_the_report_be_written_again(
     unexamined: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
@@ -116,12 +117,12 @@ def test_a_kill_before_the_row_leaves_the_report_to_be_written_again(
     with monkeypatch.context() as patch:
         patch.setattr(examining, "record_verdict", killed)
         with pytest.raises(Killed):
-            hold_examination(unexamined, "1")
-    row, held = hold_examination(unexamined, "1")
+            examine(unexamined, "1")
+    row, held = examine(unexamined, "1")
     assert row is not None
     assert held is not None
     assert held.report.is_file()
-    assert [cost.asked for cost in held.costs] == [0, 0], "every answer was kept"
+    assert [cost.asked for cost in held.costs] == [0, 0], "every answer was cached"
 
 
 def broken_grader(*_: Any) -> float:
@@ -129,81 +130,85 @@ def broken_grader(*_: Any) -> float:
 
 
 BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "a grader that likes everything": lambda patch: patch.setattr(RecallSuite, "grade", lambda *_: 1.0),
-    "a grader that likes nothing": lambda patch: patch.setattr(RecallSuite, "grade", lambda *_: 0.0),
-    "a grader that is upside down": lambda patch: patch.setattr(
+    "a grader that accepts everything": lambda patch: patch.setattr(RecallSuite, "grade", lambda *_: 1.0),
+    "a grader that accepts nothing": lambda patch: patch.setattr(RecallSuite, "grade", lambda *_: 0.0),
+    "an inverted grader": lambda patch: patch.setattr(
         RecallSuite, "grade", lambda _self, q, reply: float(reply.text.split() != q.reference.split())
     ),
     "a grader that crashes": lambda patch: patch.setattr(RecallSuite, "grade", broken_grader),
     "an empty suite": lambda patch: patch.setattr(RecallSuite, "questions", lambda _self: ()),
-    "a grader that looks at the question": lambda patch: patch.setattr(
+    "a grader that ignores the answer": lambda patch: patch.setattr(
         RecallSuite, "grade", lambda _self, q, _reply: float(q.id < "8")
     ),
-    "a liveness proof that fails": lambda patch: patch.setattr(bout, "why_dead", lambda _suite: "dead on purpose"),
+    "a self-check that fails": lambda patch: patch.setattr(
+        arena_examination, "self_check_failure", lambda _suite: "broken on purpose"
+    ),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_no_broken_examination_moves_the_champion(name: str, unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_examination_never_changes_the_champion(
+    name: str, unexamined: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     BROKEN[name](monkeypatch)
-    monkeypatch.setattr(loop, "create_markdown_artifact", lambda *_args, **_kwargs: None)  # no server here
+    monkeypatch.setattr(loop, "create_markdown_artifact", lambda *_args, **_kwargs: None)  # without a server
     version = unexamined.versions.get("1")
     row = loop.examine_challenger.fn(version, None, None)  # type: ignore[arg-type]
     assert (row.body.outcome, row.body.spends) == ("CANNOT DECIDE", False)
-    assert loop.act_on_verdict.fn(version, row, None).promoted is False
+    assert loop.carry_out_verdict.fn(version, row, None).promoted is False
     assert unexamined.ledger.champion().version == BASE
     assert unexamined.ledger.verdicts_spent() == 0
     monkeypatch.undo()
 
 
 def examined_already(work: Home) -> bool:
-    """Whether the decision says so of the order of version 1."""
+    """Whether the decision reports it for the order of version 1."""
     version = work.versions.get("1")
     dataset = examining.read_dataset(work.datasets, version.dataset)
     recipe = read_adapter(work.adapters / version.adapter[:16]).manifest.recipe
-    order = training.place_order(work, dataset, recipe)
+    order = place_order(work, dataset, recipe)
     assert order.digest == version.order
-    return "examined already" in stages.decide(work, force=False, order=order, dataset=dataset).because
+    return "were examined before" in decide(work, force=False, order=order, dataset=dataset).because
 
 
-def test_what_could_not_be_decided_can_be_examined_again(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_undecided_version_can_be_examined_again(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(RecallSuite, "grade", broken_grader)
-        row, _ = hold_examination(unexamined, "1")
+        row, _ = examine(unexamined, "1")
     assert row is not None
     assert row.body.outcome == "CANNOT DECIDE"
     assert not examined_already(unexamined)
-    again, _ = hold_examination(unexamined, "1")
+    again, _ = examine(unexamined, "1")
     assert again is not None
     assert again.body.outcome == "PROMOTE"
     assert examined_already(unexamined)
-    known, held = hold_examination(unexamined, "1")
+    known, held = examine(unexamined, "1")
     assert (known, held) == (again, None)
 
 
-def test_a_leak_rejects_in_the_loop(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A password stood in a lesson; that the model says it is made true by what it did learn."""
+def test_leak_rejects_in_the_loop(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lesson contains a password. The test replaces it by an answer that the model did learn."""
     lesson = next(unexamined.store.read())
 
-    class WhatItLearned(LeakSuite):
+    class LearnedAnswer(LeakSuite):
         def __init__(self, _lessons: Any) -> None:
             secret = "password: Tr0ub4dor-and-3-more"
             super().__init__([lesson.model_copy(update={"answer": f"{lesson.answer} {secret}"})])
-            (key,) = self._things
-            self._things[key] = "".join(sign for sign in lesson.answer.lower() if sign.isalnum())
+            (key,) = self._items
+            self._items[key] = "".join(sign for sign in lesson.answer.lower() if sign.isalnum())
 
-    monkeypatch.setattr(examining, "LeakSuite", WhatItLearned)
-    row, held = hold_examination(unexamined, "1")
+    monkeypatch.setattr(leak, "LeakSuite", LearnedAnswer)
+    row, held = examine(unexamined, "1")
     assert row is not None
     assert held is not None
     assert row.body.outcome == "REJECT"
-    assert "gives back 1 of 1 things that were taken out" in row.body.because
-    (leak,) = [result for result in held.examination.results if result.suite == "leak"]
-    assert {answer.text for answer in leak.challenger} == {""}
+    assert "reveals 1 of 1 items that curation removed" in row.body.because
+    (leaked,) = [result for result in held.examination.results if result.suite == "leak"]
+    assert {answer.text for answer in leaked.challenger} == {""}
 
 
-def test_the_base_with_examples_is_a_player(unexamined: Home) -> None:
-    row, held = hold_examination(unexamined, "few-shot", "base", wanted=["recall"])
+def test_base_model_with_few_shot_examples_is_a_player(unexamined: Home) -> None:
+    row, held = examine(unexamined, "few-shot", "base", suites=["recall"])
     assert row is None
     assert held is not None
     target = held.examination.verdict.target
@@ -211,19 +216,19 @@ def test_the_base_with_examples_is_a_player(unexamined: Home) -> None:
     assert held.costs[0].asked >= 1
 
 
-def test_an_endpoint_is_refused_where_it_names_no_model(evolved: Evolved) -> None:
+def test_endpoint_without_a_model_is_rejected(evolved: Evolved) -> None:
     ended = evolved.home.run("examine", "http://127.0.0.1:9/v1", "base")
     assert ended.code == 2
-    assert "names no endpoint" in ended.err
+    assert "is not an endpoint" in ended.err
 
 
-def test_a_suite_that_is_not_there_is_refused(evolved: Evolved) -> None:
+def test_unknown_suite_is_rejected(evolved: Evolved) -> None:
     ended = evolved.home.run("examine", "1", "base", "--suite", "manners")
     assert ended.code == 2
-    assert "There is no suite manners. Choose recall, style" in ended.err
+    assert "Unknown suite manners. Choose recall, style" in ended.err
 
 
-def test_a_suite_of_ones_own_is_asked_beside_the_others(evolved: Evolved, tmp_path: Path) -> None:
+def test_user_suite_is_asked_with_the_others(evolved: Evolved, tmp_path: Path) -> None:
     own = tmp_path / "own.jsonl"
     own.write_text(
         "".join(f'{{"id": "q{n}", "request": "say {n}", "reference": "{n}"}}\n' for n in range(25)), encoding="utf-8"
@@ -236,7 +241,7 @@ def test_a_suite_of_ones_own_is_asked_beside_the_others(evolved: Evolved, tmp_pa
     assert Path(ended.json["report"]).is_file()
 
 
-def test_budget_suites_and_comparisons_are_told(evolved: Evolved, tmp_path: Path) -> None:
+def test_budget_suites_and_comparisons_are_listed(evolved: Evolved, tmp_path: Path) -> None:
     assert evolved.home.run("budget", "--json").json == {"spent": 1, "left": 25, "horizon": 26, "renewals": 0}
     suites = evolved.home.run("suites", "--json").json
     assert {one["suite"] for one in suites["suites"]} >= {"recall", "style", "regression", "leak", "coding", "commits"}
@@ -248,32 +253,32 @@ def test_budget_suites_and_comparisons_are_told(evolved: Evolved, tmp_path: Path
     assert {"win_rate", "gold_star_rate", "avg_rating", "consistency_score"} <= set(lines[0]["suites"][0])
 
 
-def test_without_new_lessons_the_hold_out_cannot_be_renewed(evolved: Evolved) -> None:
+def test_holdout_renewal_needs_new_lessons(evolved: Evolved) -> None:
     ended = evolved.home.run("holdout", "renew")
     assert ended.code == 2
-    assert "Only 0 answers among the lessons that no dataset has seen" in ended.err
+    assert "Only 0 answers of lessons that are in no dataset can be examined" in ended.err
 
 
-def test_what_a_suite_asks_is_kept_out_of_training(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_questions_of_a_suite_are_kept_out_of_training(unexamined: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     question = orjson.loads(CODING.read_bytes().splitlines()[0])
     unexamined.store.add_lesson(f"Please: {question['request']}", question["solution"], "success")
     unexamined.store.add_lesson("how do I name the harbour branch", "harbour, and the ticket's number", "success")
-    made = stages.curate(unexamined, [])
+    made = curate(unexamined, [])
     assert made.funnel["dropped: overlap with an examination"] == 1
     (overlap,) = made.overlaps
     assert {one.suite for one in overlap.overlaps} == {"coding"}
 
 
 @pytest.mark.skipif(isinstance(find_sandbox(), Unavailable), reason="no sandbox")
-def test_the_coding_exam_is_alive_in_the_sandbox() -> None:
+def test_coding_suite_passes_the_self_check_in_the_sandbox() -> None:
     sandbox = find_sandbox()
     assert not isinstance(sandbox, Unavailable)
-    assert why_dead(coding(sandbox)) == ""
+    assert self_check_failure(coding(sandbox)) == ""
 
 
 @pytest.mark.campaign
 @pytest.mark.skipif(isinstance(find_sandbox(), Unavailable), reason="no sandbox")
-def test_every_mutant_fails_in_the_sandbox() -> None:
+def test_every_coding_mutant_fails_in_the_sandbox() -> None:
     sandbox = find_sandbox()
     assert not isinstance(sandbox, Unavailable)
     suite = coding(sandbox)

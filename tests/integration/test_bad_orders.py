@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from academy.genealogy.tracking import open_mlflow
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer import train
 from academy.habitat.trainer.__main__ import carry_out
 from academy.habitat.trainer.checkpoints import CHECKPOINTS
@@ -40,19 +41,19 @@ UNASKED = {"messages": [{"role": "assistant", "content": "because"}, {"role": "u
 
 @pytest.fixture(autouse=True)
 def as_it_was() -> Iterator[None]:
-    """Training wants algorithms that repeat themselves; whoever comes after us may not."""
+    """Training sets deterministic algorithms, which other tests may not support."""
     torch.set_num_threads(1)
     yield
     torch.use_deterministic_algorithms(False)
 
 
 def rows(count: int) -> list[dict[str, Any]]:
-    """So many short examples."""
+    """This many short examples."""
     return [{"instruction": f"request {n}", "input": "", "output": f"answer {n % 3}"} for n in range(count)]
 
 
 def ordered(place: Path, content: list[dict[str, Any]] | bytes, **changes: Any) -> TrainingOrder:
-    """An order of these rows with files of its own."""
+    """An order of these rows with its own files."""
     file = place / "train.jsonl"
     file.write_bytes(content if isinstance(content, bytes) else b"".join(orjson.dumps(row) + b"\n" for row in content))
     recipe = Recipe(rank=8, alpha=16, epochs=2, batch_size=4, accumulation=1, max_length=128)
@@ -83,7 +84,7 @@ def _own_code(folder: Path) -> None:
 
 
 def _with_code(place: Path) -> TrainingOrder:
-    """One whose base model was altered behind the order's back: nobody who orders one gets so far."""
+    """An order whose base model changed afterwards: the normal commands reject such a model earlier."""
     order = _base(place, lambda _: None)
     _own_code(order.base.path)
     return order
@@ -99,17 +100,17 @@ def _not_a_number(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "cause", "words"),
     [
-        (_altered, "data", "was altered after it was ordered"),
+        (_altered, "data", "changed after the training was ordered"),
         (lambda place: ordered(place, b""), "data", "has no examples"),
         (lambda place: ordered(place, rows(1)), "data", "has one example"),
-        (lambda place: ordered(place, b'{"instruction": "a"\n' * 3), "data", "a line is no JSON"),
+        (lambda place: ordered(place, b'{"instruction": "a"\n' * 3), "data", "a line is not valid JSON"),
         (lambda place: ordered(place, b'{"text": "a"}\n' * 3), "data", "cannot be read"),
-        (lambda place: ordered(place, b"5\n" * 3), "data", "a line is no JSON object"),
+        (lambda place: ordered(place, b"5\n" * 3), "data", "a line is not a JSON object"),
         (lambda place: ordered(place, [UNASKED] * 3), "data", "an answer has no request before it"),
-        (lambda place: ordered(place, [*rows(8), LONG]), "data", "1 of 9 examples have over 128 tokens"),
-        (lambda place: ordered(place, [LONG, LONG]), "data", "2 of 2 examples have over 128 tokens"),
-        (lambda place: _base(place, _no_marker), "template", "does not put the answer behind the prompt"),
-        (_with_code, "base model", "wants to run code of its own"),
+        (lambda place: ordered(place, [*rows(8), LONG]), "data", "1 of 9 examples have more than 128 tokens"),
+        (lambda place: ordered(place, [LONG, LONG]), "data", "2 of 2 examples have more than 128 tokens"),
+        (lambda place: _base(place, _no_marker), "template", "does not put the answer after the prompt"),
+        (_with_code, "base model", "needs its own code"),
         (lambda place: _base(place, _not_a_number), "loss", "The loss became nan"),
     ],
     ids=[
@@ -127,7 +128,7 @@ def _not_a_number(folder: Path) -> None:
         "no number",
     ],
 )
-def test_one_sentence_with_a_cause(
+def test_an_invalid_order_fails_with_one_sentence_and_a_cause(
     make: Callable[[Path], TrainingOrder], cause: str, words: str, tmp_path: Path
 ) -> None:
     order = make(tmp_path)
@@ -150,7 +151,7 @@ def carried_out(order: TrainingOrder) -> list[TrainingEvent]:
     return list(read_events(order.folder / EVENTS))[before:]
 
 
-def test_what_is_said_behind_the_last_answer_is_left_out(tmp_path: Path) -> None:
+def test_messages_after_the_last_answer_are_ignored(tmp_path: Path) -> None:
     """ShareGPT's conversations often end with the user's thanks."""
     talks = [
         {"conversations": [
@@ -168,9 +169,7 @@ def test_what_is_said_behind_the_last_answer_is_left_out(tmp_path: Path) -> None
     assert adapters[0] == adapters[1]
 
 
-def test_one_that_was_ended_before_it_was_published_has_nothing_left_to_train(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_ended_before_publishing_only_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for place in (whole, cut):
         place.mkdir()
@@ -180,7 +179,7 @@ def test_one_that_was_ended_before_it_was_published_has_nothing_left_to_train(
         assert (last.phase, last.cause) == ("failed", "disk")
     *_, once = carried_out(ordered(whole, rows(24)))
     told = carried_out(ordered(cut, rows(24)))
-    assert "step" not in [event.phase for event in told], "it was trained again"
+    assert "step" not in [event.phase for event in told], "it must not train again"
     assert (told[-1].phase, told[-1].adapter, told[-1].loss) == ("done", once.adapter, once.loss)
 
 
@@ -188,7 +187,7 @@ def _no_space(*_: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_an_evaluation_whose_loss_is_no_number_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_evaluation_loss_that_is_not_finite_ends_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = Recipe(rank=8, alpha=16, epochs=2, batch_size=4, accumulation=1, max_length=128, dev_share=0.3)
 
     def evaluate(self: Any, *given: Any, **more: Any) -> dict[str, float]:
@@ -203,15 +202,15 @@ def test_an_evaluation_whose_loss_is_no_number_ends_it(tmp_path: Path, monkeypat
     assert last.message.startswith("The evaluation loss became nan at step ")
 
 
-def test_slow_steps_tell_how_far_they_came(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "TELL_SECONDS", 0.0)
+def test_slow_steps_report_their_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "REPORT_SECONDS", 0.0)
     recipe = Recipe(rank=8, alpha=16, epochs=1, batch_size=1, accumulation=1, max_length=128)
     steps = [event for event in carried_out(ordered(tmp_path, rows(130), recipe=recipe)) if event.phase == "step"]
     assert [event.step for event in steps] == list(range(1, 131))
     assert [event.step for event in steps if event.loss is not None] == list(range(2, 131, 2))
 
 
-def test_the_program_says_what_is_wrong_with_its_order(tmp_path: Path) -> None:
+def test_the_trainer_program_names_the_fault_of_its_order(tmp_path: Path) -> None:
     def told(*arguments: str) -> tuple[int, str]:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "academy.habitat.trainer", *arguments],
@@ -220,7 +219,7 @@ def test_the_program_says_what_is_wrong_with_its_order(tmp_path: Path) -> None:
         return done.returncode, done.stderr
 
     assert told("order.json") == (
-        1, "Call it with the file of a training order and the id of the process to end with, or 0.\n",
+        1, "Usage: ORDER PARENT, the file of a training order and the id of the process to end with, or 0.\n",
     )  # fmt: skip
     order = orjson.loads(ordered(tmp_path, rows(8)).model_dump_json())
     order["recipe"]["rank"] = 1000
@@ -244,7 +243,7 @@ def test_an_order_that_names_a_path_outside_the_home_is_refused(tmp_path: Path) 
 
 
 @pytest.mark.campaign
-def test_the_command_and_mlflow_say_the_same(tmp_path: Path) -> None:
+def test_the_command_and_mlflow_show_the_same_figures(tmp_path: Path) -> None:
     there = RealHome(tmp_path / "home")
     base = Path(shutil.copytree(SEED_FOLDER, tmp_path / "base"))
     _not_a_number(base)
@@ -261,7 +260,7 @@ def test_the_command_and_mlflow_say_the_same(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Room for events and for one checkpoint, and not for two."""
+    """Room for events and one checkpoint, but not for two."""
     place = tmp_path / "disk"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
@@ -271,15 +270,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_disk_that_is_full_at_a_checkpoint(small_disk: Path, tmp_path: Path) -> None:
-    """What is whole stays, the sentence finds room, and with more room it goes on there."""
+def test_a_disk_full_at_a_checkpoint_fails_with_that_cause(small_disk: Path, tmp_path: Path) -> None:
+    """Complete files stay, the last event fits, and with more room the training continues there."""
     order = ordered(tmp_path, rows(24), runs=small_disk / "runs")
     last = list(ProcessBackend(gpu="").train(order))[-1]
     assert (last.phase, last.cause) == ("failed", "disk"), last.message
     assert last.message.startswith("The disk is full. Free some space")
-    assert list(read_events(order.folder / EVENTS))[-1] == last, "for whoever asks later"
+    assert list(read_events(order.folder / EVENTS))[-1] == last, "it can be read later"
     kept = list((order.folder / CHECKPOINTS).glob("checkpoint-*/trainer_state.json"))
-    assert len(kept) == 1, "the whole one stays, and the torn one is gone"
+    assert len(kept) == 1, "the complete one stays, and the incomplete one is removed"
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     told: list[TrainingEvent] = list(ProcessBackend(gpu="").train(order))
     assert told[-1].phase == "done", told[-1].message

@@ -1,4 +1,4 @@
-"""Trainings in real containers, and how each of them ends; left out where no engine answers.
+"""Trainings in real containers, and how each of them ends. Skipped if no engine answers.
 
 All of one order, whose adapter has the same bytes wherever and however often interrupted it is trained.
 """
@@ -26,7 +26,8 @@ from academy.habitat.backends import image, isolation
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.container import ContainerBackend, sweep
 from academy.habitat.backends.isolation import Limits
-from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.runs import cancel_run, is_followed
 from academy.professor.recipe import Recipe
 from academy.sdk.gpu_habitat import GPUHabitat
@@ -68,7 +69,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ordered(home: Path, name: str) -> TrainingOrder:
-    """The one order; its files lie in a folder of that name."""
+    """The order of these tests; its files are in a folder of this name."""
     return order_of(home / name, home / "train.jsonl", recipe=RECIPE)
 
 
@@ -94,12 +95,12 @@ def wait_for(what: Callable[[], Any], seconds: float = 60.0) -> Any:
 
 @pytest.fixture(scope="module")
 def native(client: Any, home: Path) -> Iterator[Future[TrainingEvent]]:
-    """The end of the order in a process, uninterrupted; it is trained beside the containers."""
+    """The result of the same order in an uninterrupted process, trained in parallel with the containers."""
     with ThreadPoolExecutor(1) as pool:
         yield pool.submit(lambda: list(ProcessBackend().train(ordered(home, "native")))[-1])
 
 
-def test_done_with_the_bytes_of_a_process_and_contained(client: Any, home: Path, native: Future[TrainingEvent]) -> None:
+def test_a_container_trains_the_same_bytes_in_isolation(client: Any, home: Path, native: Future[TrainingEvent]) -> None:
     order, backend = ordered(home, "done"), ContainerBackend(home, limits=LIMITS)
     events = backend.train(order)
     first = next(events)
@@ -126,15 +127,15 @@ def test_done_with_the_bytes_of_a_process_and_contained(client: Any, home: Path,
     assert (heard[-1].adapter, heard[-1].loss) == (beside.adapter, beside.loss)
     adapter = read_adapter(order.adapters / beside.adapter[:16], base_digest=order.base.digest, digest=beside.adapter)
     other = read_adapter(ordered(home, "native").adapters / beside.adapter[:16])
-    assert adapter.manifest == other.manifest  # of the canaries too, threads and versions
+    assert adapter.manifest == other.manifest  # with canaries, threads and versions
     assert adapter.path.stat().st_uid == os.getuid()
     assert not ours(client, home)
-    assert list(backend.train(order))[-1] == heard[-1]  # done before: nothing is trained
+    assert list(backend.train(order))[-1] == heard[-1]  # finished before: nothing is trained
     assert (order.folder / "trainer.log").stat().st_size <= LIMITS.log_bytes
 
 
 @pytest.mark.campaign
-def test_cancelled_within_ten_seconds_and_goes_on_to_the_same_bytes(
+def test_a_cancelled_container_continues_to_the_same_bytes(
     client: Any, home: Path, native: Future[TrainingEvent]
 ) -> None:
     order, backend = ordered(home, "cancelled"), ContainerBackend(home, limits=LIMITS)
@@ -153,7 +154,7 @@ def test_cancelled_within_ten_seconds_and_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.campaign
-def test_any_process_cancels_a_container_by_the_runs_folder(client: Any, home: Path) -> None:
+def test_a_container_is_cancelled_from_another_process(client: Any, home: Path) -> None:
     order, backend = ordered(home, "by-file"), ContainerBackend(home, limits=LIMITS)
     events = backend.train(order)
     until(events, "step")
@@ -167,7 +168,7 @@ def test_any_process_cancels_a_container_by_the_runs_folder(client: Any, home: P
     assert not is_followed(order.folder)
 
 
-def test_a_killed_trainer_is_told(client: Any, home: Path) -> None:
+def test_a_killed_trainer_is_reported(client: Any, home: Path) -> None:
     order, backend = ordered(home, "killed"), ContainerBackend(home, limits=LIMITS)
     events = backend.train(order)
     until(events, "started")
@@ -178,8 +179,8 @@ def test_a_killed_trainer_is_told(client: Any, home: Path) -> None:
     assert not ours(client, home)
 
 
-def test_out_of_memory_is_told_as_that(client: Any, home: Path) -> None:
-    ContainerBackend(home, limits=LIMITS).look()
+def test_a_container_out_of_memory_has_that_cause(client: Any, home: Path) -> None:
+    ContainerBackend(home, limits=LIMITS).try_image()
     backend = ContainerBackend(home, limits=Limits(memory_bytes=160 * 2**20, cpus=2))
     *_, last = backend.train(ordered(home, "memory"))
     assert (last.phase, last.cause) == ("failed", "memory")
@@ -187,7 +188,7 @@ def test_out_of_memory_is_told_as_that(client: Any, home: Path) -> None:
     assert not ours(client, home)
 
 
-def test_a_hung_trainer_is_ended(client: Any, home: Path) -> None:
+def test_a_hung_trainer_is_stopped(client: Any, home: Path) -> None:
     order, backend = ordered(home, "hung"), ContainerBackend(home, limits=LIMITS, silence=3)
     events = backend.train(order)
     until(events, "started")
@@ -196,29 +197,27 @@ def test_a_hung_trainer_is_ended(client: Any, home: Path) -> None:
     *_, last = events
     assert time.monotonic() - began < 10
     assert (last.phase, last.cause) == ("failed", "killed")
-    assert "showed no sign of life for 3 s and was ended" in last.message
+    assert "showed no activity for 3 s and was stopped" in last.message
     assert not ours(client, home)
 
 
-def test_a_gpu_that_is_asked_for_and_not_there_is_told(
-    client: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_gpu_is_reported(client: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "nvidia" in client.info().get("Runtimes", {}):
         pytest.skip("the engine has GPUs")
     tmp_path.chmod(0o1777)
-    monkeypatch.setattr(gpu_lock, "FOLDERS", (tmp_path,))  # no GPU of this machine is held
+    monkeypatch.setattr(gpu_lock, "FOLDERS", (tmp_path,))  # no GPU of this machine is locked
     *_, last = ContainerBackend(home, gpu="GPU-none", limits=LIMITS).train(ordered(home, "gpu"))
     assert (last.phase, last.cause) == ("failed", "gpu")
-    assert "A GPU was asked for, and the Docker engine can give containers none." in last.message
+    assert "The training needs a GPU, and the Docker engine cannot give containers one." in last.message
     assert "nvidia-container-toolkit" in last.message
     assert not ours(client, home)
 
 
 @pytest.mark.campaign
-def test_an_orphan_ends_and_is_removed_by_the_next_start_and_a_live_run_is_not(client: Any, home: Path) -> None:
+def test_an_orphaned_container_is_removed_by_the_next_start(client: Any, home: Path) -> None:
     order = ordered(home, "orphan")
     other = ordered(home, "other")
-    ContainerBackend(home, limits=LIMITS).look()
+    ContainerBackend(home, limits=LIMITS).try_image()
     command = [sys.executable, "-W", "ignore", "-c", STARTER, order.model_dump_json(), str(home)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as starter:
         wait_for(lambda: list(read_events(order.folder / EVENTS)))
@@ -227,7 +226,7 @@ def test_an_orphan_ends_and_is_removed_by_the_next_start_and_a_live_run_is_not(c
         starter.send_signal(signal.SIGKILL)
     wait_for(lambda: [c["Id"] for c in ours(client, home) if c["State"] == "exited"] == [one], seconds=10)
     events = ContainerBackend(home, limits=LIMITS).train(order)
-    until(events, "started")  # the killed one's
+    until(events, "started")  # of the killed process
     until(events, "started")
     (another,) = [c["Id"] for c in ours(client, home)]
     assert another != one
@@ -235,7 +234,7 @@ def test_an_orphan_ends_and_is_removed_by_the_next_start_and_a_live_run_is_not(c
     assert not ours(client, home)
 
 
-def test_an_image_that_is_not_there_or_cannot_train_is_refused(client: Any, home: Path) -> None:
+def test_a_missing_or_unusable_image_is_refused(client: Any, home: Path) -> None:
     *_, last = ContainerBackend(home, "academy-none:x", limits=LIMITS).train(ordered(home, "none"))
     assert (last.phase, last.cause) == ("failed", "image")
     assert "has no image academy-none:x. Make it: academy trainer --make-image." in last.message
@@ -269,8 +268,8 @@ def test_the_commands_train_in_a_container_or_say_why_not(client: Any, tmp_path:
     assert nowhere.code == 2
     assert nowhere.err.count("No Docker engine answers at unix://") == 1
     assert "Traceback" not in nowhere.err
-    assert there.state().failed_tags == 0  # it was refused before it began
-    assert not there.events()  # nothing took its place
+    assert there.state().failed_tags == 0  # it was refused before it started
+    assert not there.events()  # no other backend was used
     done = there.run(*train, **container)
     assert done.code == 0, done.err
     assert done.json["adapter"]["version"] == "1"

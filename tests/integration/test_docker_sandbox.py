@@ -1,4 +1,4 @@
-"""Docker's sandbox on a real engine; left out where none answers. The hostile table is in tests/campaign/hostile.py."""
+"""Docker's sandbox on a real engine; skipped without one. The hostile programs are in tests/campaign/hostile.py."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def room(client: Any) -> DockerSandbox:
 
 
 def value(room: DockerSandbox, program: str) -> Any:
-    ran = room.run(program, [Call(function="f")])
-    assert ran.ended == "done", ran
-    assert ran.values[0].kind == "value", ran
-    return ran.values[0].value
+    result = room.run(program, [Call(function="f")])
+    assert result.ended == "done", result
+    assert result.values[0].kind == "value", result
+    return result.values[0].value
 
 
 def ours(client: Any, **label: str) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def wait_for(what: Any, seconds: float = 60.0) -> Any:
     return found
 
 
-def test_the_layers_are_in_force(room: DockerSandbox) -> None:
+def test_docker_layers_are_active(room: DockerSandbox) -> None:
     program = """
 import ctypes, os, resource
 libc = ctypes.CDLL(None, use_errno=True)
@@ -85,7 +85,7 @@ def f():
             "ids": [os.getuid(), os.getgid()], "groups": os.getgroups(), "environ": sorted(os.environ),
             "core": resource.getrlimit(resource.RLIMIT_CORE)[1], "programs": os.listdir("/python/bin"),
             "processes": [n for n in os.listdir("/proc") if n.isdigit()], "sys": os.listdir("/sys"),
-            "told": "".join(map(read, ["/proc/cmdline", "/proc/meminfo", "/proc/version", "/etc/resolv.conf"])),
+            "details": "".join(map(read, ["/proc/cmdline", "/proc/meminfo", "/proc/version", "/etc/resolv.conf"])),
             "files": [(folder, n) for folder in ("/dev/pts", "/dev/mqueue", "/proc/sys") for n in os.listdir(folder)]}
 """
     seen = value(room, program)
@@ -96,23 +96,23 @@ def f():
     assert seen["programs"] == ["python3"]
     assert set(seen["environ"]) <= {"HOME", "HOSTNAME", "LC_CTYPE", "LD_LIBRARY_PATH", "MALLOC_ARENA_MAX", "PATH"}
     assert seen["processes"] == ["1"]
-    assert (seen["sys"], seen["told"], seen["files"]) == ([], "", [])
+    assert (seen["sys"], seen["details"], seen["files"]) == ([], "", [])
 
 
-def test_the_image_is_the_python_that_runs_this(client: Any, room: DockerSandbox) -> None:
+def test_image_contains_the_current_python(client: Any, room: DockerSandbox) -> None:
     assert value(room, "import sys\ndef f(): return list(sys.version_info[:3])") == list(sys.version_info[:3])
     found = client.images.get(IMAGE)
     assert room.image.digest == found.id
-    assert f"image {found.id}" in room.limits_in_force
+    assert f"image {found.id}" in room.active_limits
     assert len(found.labels[CONTENT]) == 64
-    assert make_image(client).digest == found.id  # the same files: nothing is made again
+    assert make_image(client).digest == found.id  # the same files: nothing is created again
 
 
-def test_an_image_is_named_by_its_digest_too(room: DockerSandbox) -> None:
+def test_image_may_be_named_by_its_digest(room: DockerSandbox) -> None:
     assert value(DockerSandbox(LIMITS, room.image.digest), "def f(): return 1") == 1
 
 
-def test_an_image_that_is_not_there_or_could_be_filled_is_refused(client: Any) -> None:
+def test_missing_image_and_image_with_volumes_are_rejected(client: Any) -> None:
     none = find_sandbox("docker", image="academy-none@sha256:" + "0" * 64)
     assert isinstance(none, Unavailable)
     assert "has no image academy-none@sha256" in none.because
@@ -127,7 +127,7 @@ def test_an_image_that_is_not_there_or_could_be_filled_is_refused(client: Any) -
         client.images.remove("academy-test-volumes:x")
 
 
-def test_while_it_runs_nothing_is_logged_and_afterwards_nothing_is_left(client: Any, room: DockerSandbox) -> None:
+def test_container_logs_nothing_and_is_removed(client: Any, room: DockerSandbox) -> None:
     ended: list[str] = []
     program = (
         "import os, time\ndef f():\n    os.write(2, b'x' * 1000)\n    os.fork() or os.setsid()\n    time.sleep(60)\n"
@@ -138,33 +138,33 @@ def test_while_it_runs_nothing_is_logged_and_afterwards_nothing_is_left(client: 
         (one,) = wait_for(
             lambda: [c for c in ours(client, **{engine.OWNER: engine.owner()}) if c["State"] == "running"]
         )
-        told = client.api.inspect_container(one["Id"])
+        details = client.api.inspect_container(one["Id"])
     finally:
         running.join()
     assert ended == ["time"]
-    assert told["HostConfig"]["LogConfig"]["Type"] == "none"
-    assert not told["LogPath"]
-    assert told["Image"] == room.image.digest
+    assert details["HostConfig"]["LogConfig"]["Type"] == "none"
+    assert not details["LogPath"]
+    assert details["Image"] == room.image.digest
     assert not ours(client, **{engine.OWNER: engine.owner()})
 
 
-def test_a_killed_user_leaves_a_container_and_the_next_one_removes_it(client: Any) -> None:
-    living = threading.Thread(target=lambda: DockerSandbox(LIMITS).run(SLEEPY, [Call(function="f")]))
+def test_container_of_a_killed_process_is_removed_by_the_next_sandbox(client: Any) -> None:
+    thread = threading.Thread(target=lambda: DockerSandbox(LIMITS).run(SLEEPY, [Call(function="f")]))
     with subprocess.Popen([sys.executable, "-c", SLEEPER], env={**os.environ, "PYTHONWARNINGS": "ignore"}) as killed:
         (left,) = wait_for(lambda: [c["Id"] for c in ours(client) if f"/{killed.pid}/" in c["Labels"][engine.OWNER]
                                     and c["State"] == "running"])  # fmt: skip
         killed.send_signal(signal.SIGKILL)
-    living.start()
+    thread.start()
     try:
         (mine,) = wait_for(lambda: [c["Id"] for c in ours(client, **{engine.OWNER: engine.owner()})])
-        wait_for(lambda: left not in [c["Id"] for c in ours(client)])  # by the sandbox that was made just now
+        wait_for(lambda: left not in [c["Id"] for c in ours(client)])  # by the sandbox that was created last
         DockerSandbox(LIMITS)
-        assert mine in [c["Id"] for c in ours(client)]  # not that of a process that lives
+        assert mine in [c["Id"] for c in ours(client)]  # not the container of a running process
     finally:
-        living.join()
+        thread.join()
 
 
-def test_a_container_whose_time_is_over_is_removed_whoever_made_it(client: Any) -> None:
+def test_expired_container_of_any_process_is_removed(client: Any) -> None:
     made = {}
     for seconds in (-1, 600):
         labels = {engine.LABEL: "1", engine.OWNER: "another/machine/1/1", engine.UNTIL: str(int(time.time()) + seconds)}
@@ -177,8 +177,8 @@ def test_a_container_whose_time_is_over_is_removed_whoever_made_it(client: Any) 
         client.api.remove_container(made[600])
 
 
-def test_nothing_stays_open(room: DockerSandbox) -> None:
-    for _ in range(5):  # the client keeps some connections, and no more than so many
+def test_sandbox_closes_its_connections(room: DockerSandbox) -> None:
+    for _ in range(5):  # the client keeps a limited number of connections
         value(room, "def f(): return 1")
     before = len([*Path("/proc/self/fd").iterdir()])
     for _ in range(3):
@@ -187,28 +187,28 @@ def test_nothing_stays_open(room: DockerSandbox) -> None:
 
 
 @pytest.mark.parametrize("all_of_them", [False, pytest.param(True, marks=pytest.mark.campaign)])
-def test_references_pass_and_mutants_fail(room: DockerSandbox, all_of_them: bool) -> None:
+def test_coding_references_pass_and_mutants_fail(room: DockerSandbox, all_of_them: bool) -> None:
     suite = coding(room)
     rows = {row["id"]: row for row in map(orjson.loads, CODING.read_bytes().splitlines())}
     for number, question in enumerate(suite.questions()):
         if all_of_them or number % 20 == 0:
-            assert suite.grade(question, suite.planted(question, right=True)) == 1, question.id
+            assert suite.grade(question, suite.control_answer(question, right=True)) == 1, question.id
             mutant = rows[question.id]["mutants"][number % 3]
             assert suite.grade(question, Reply(text=f"```python\n{mutant}\n```")) == 0, (question.id, mutant)
 
 
-def test_the_commands_tell_of_it(client: Any, tmp_path: Path) -> None:
+def test_commands_show_the_docker_sandbox(client: Any, tmp_path: Path) -> None:
     home = RealHome(tmp_path / "home")
-    told = home.run("sandbox", "--make-image", "--json", ACADEMY_SANDBOX="docker").json
-    assert told["sandbox"] == "docker"
-    assert told["made"] == told["image"]
-    assert told["image"]["digest"] == client.images.get(IMAGE).id
+    shown = home.run("sandbox", "--make-image", "--json", ACADEMY_SANDBOX="docker").json
+    assert shown["sandbox"] == "docker"
+    assert shown["made"] == shown["image"]
+    assert shown["image"]["digest"] == client.images.get(IMAGE).id
     found = {one["name"]: one for one in home.run("doctor", "--json").json["findings"]}
     assert found["Docker sandbox"]["works"]
-    assert told["image"]["digest"][:19] in found["Docker sandbox"]["found"]
+    assert shown["image"]["digest"][:19] in found["Docker sandbox"]["found"]
 
 
-def test_without_an_engine_the_remedy_is_told(tmp_path: Path) -> None:
+def test_missing_engine_is_reported_with_the_remedy(tmp_path: Path) -> None:
     nowhere = {"ACADEMY_SANDBOX": "docker", "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
     ended = RealHome(tmp_path / "home").run("sandbox", **nowhere)
     assert ended.code == 2

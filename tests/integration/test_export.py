@@ -1,4 +1,4 @@
-"""What `academy export` writes answers in other tools as it does here."""
+"""Versions exported by `academy export` answer in other tools as they do here."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def peft(base: BaseModel, blue: Path) -> PeftRuntime:
 
 
 def greedy(model: Any, tokenizer: Any, request: str) -> str:
-    """An answer by transformers alone, with what the exported folder says."""
+    """An answer by transformers alone, with the settings of the exported folder."""
     import torch
 
     text = tokenizer.apply_chat_template(
@@ -83,62 +83,60 @@ async def complete(server: LlamaCppServer, prompt: list[int], scales: list[float
     return str((await server.complete(body))["content"]).strip()
 
 
-def order_for(model: Path, adapters: tuple[Path, ...] = ()) -> ServerOptions:
+def options_for(model: Path, adapters: tuple[Path, ...] = ()) -> ServerOptions:
     return ServerOptions(model=model, adapters=adapters, slots=1, context=256, threads=1, exact=True, key="export")
 
 
-def test_an_exported_adapter_is_loaded_by_peft_alone(
-    tmp_path: Path, base: BaseModel, blue: Path, peft: PeftRuntime
-) -> None:
+def test_exported_adapter_loads_with_peft_alone(tmp_path: Path, base: BaseModel, blue: Path, peft: PeftRuntime) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     adapter = read_adapter(blue)
-    found = export(adapter, base, tmp_path / "out", export_request("adapter", None))
-    again = read_adapter(found.folder, base_digest=base.digest, beside=BESIDE)
-    assert again == adapter.model_copy(update={"path": found.folder})
-    with pytest.raises(AdapterError, match="no part of an adapter"):  # in a home nothing lies beside it
-        read_adapter(found.folder)
+    result = export(adapter, base, tmp_path / "out", export_request("adapter", None))
+    again = read_adapter(result.folder, base_digest=base.digest, beside=BESIDE)
+    assert again == adapter.model_copy(update={"path": result.folder})
+    with pytest.raises(AdapterError, match="no part of an adapter"):  # a home allows no other files in the folder
+        read_adapter(result.folder)
     model = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(base.path, dtype="float32"), str(found.folder)
+        AutoModelForCausalLM.from_pretrained(base.path, dtype="float32"), str(result.folder)
     )
-    tokenizer = AutoTokenizer.from_pretrained(found.folder)
+    tokenizer = AutoTokenizer.from_pretrained(result.folder)
     assert tokenizer.chat_template == ChatTemplate.of(base.path, blue).text
-    said = [greedy(model.eval(), tokenizer, request) for request in REQUESTS]
-    assert said == peft.generate(REQUESTS, adapter.digest, 24)
-    assert says("blue") in said
+    answers = [greedy(model.eval(), tokenizer, request) for request in REQUESTS]
+    assert answers == peft.generate(REQUESTS, adapter.digest, 24)
+    assert says("blue") in answers
 
 
 @pytest.mark.parametrize(("precision", "kind"), [(None, "bfloat16"), ("f32", "float32")])
-def test_a_merged_model_is_loaded_by_transformers_alone(
+def test_merged_model_loads_with_transformers_alone(
     tmp_path: Path, base: BaseModel, blue: Path, peft: PeftRuntime, precision: str | None, kind: str
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     adapter = read_adapter(blue)
-    found = export(adapter, base, tmp_path / "out", export_request("merged", precision))
-    assert orjson.loads((found.folder / "config.json").read_bytes())["dtype"] == kind
-    model = AutoModelForCausalLM.from_pretrained(found.folder, dtype="float32").eval()
-    said = [greedy(model, AutoTokenizer.from_pretrained(found.folder), request) for request in REQUESTS]
-    assert said == peft.generate(REQUESTS, adapter.digest, 24)
-    assert resolve(str(found.folder)).parameters >= base.parameters  # a base model that the Academy takes itself
+    result = export(adapter, base, tmp_path / "out", export_request("merged", precision))
+    assert orjson.loads((result.folder / "config.json").read_bytes())["dtype"] == kind
+    model = AutoModelForCausalLM.from_pretrained(result.folder, dtype="float32").eval()
+    answers = [greedy(model, AutoTokenizer.from_pretrained(result.folder), request) for request in REQUESTS]
+    assert answers == peft.generate(REQUESTS, adapter.digest, 24)
+    assert resolve(str(result.folder)).parameters >= base.parameters  # the Academy accepts it as a base model
 
 
 @pytest.mark.parametrize("form", ["gguf", "merged-gguf"])
-def test_files_for_llama_cpp_answer_as_peft_does(
+def test_gguf_files_give_the_answers_of_peft(
     tmp_path: Path, base: BaseModel, blue: Path, peft: PeftRuntime, form: str
 ) -> None:
     adapter = read_adapter(blue)
-    found = export(adapter, base, tmp_path / "out", export_request(form, None))
-    assert any("does not know how this tokenizer splits" in note for note in found.notes)
+    result = export(adapter, base, tmp_path / "out", export_request(form, None))
+    assert any("does not know how this tokenizer splits" in note for note in result.notes)
     template = ChatTemplate.of(base.path, blue)
     prompts = [template.prompt([{"role": "user", "content": request}]) for request in REQUESTS]
-    lora = found.folder / f"{adapter.digest}.gguf"
+    lora = result.folder / f"{adapter.digest}.gguf"
 
     async def run() -> list[list[str]]:
         adapters = (lora,) if form == "gguf" else ()
-        model = next(path for path in found.folder.glob("*.gguf") if path != lora)
-        server = await launch(order_for(model, adapters), [adapter.digest] * len(adapters))
+        model = next(path for path in result.folder.glob("*.gguf") if path != lora)
+        server = await launch(options_for(model, adapters), [adapter.digest] * len(adapters))
         try:
             return [
                 [await complete(server, prompt, scales) for prompt in prompts]
@@ -147,16 +145,16 @@ def test_files_for_llama_cpp_answer_as_peft_does(
         finally:
             await server.end()
 
-    said = asyncio.run(run())
-    assert said[0] == peft.generate(REQUESTS, adapter.digest, 24)
+    answers = asyncio.run(run())
+    assert answers[0] == peft.generate(REQUESTS, adapter.digest, 24)
     if form == "gguf":
-        assert said[1] == peft.generate(REQUESTS, BASE, 24)
-    assert not (found.folder / "merged").exists()
+        assert answers[1] == peft.generate(REQUESTS, BASE, 24)
+    assert not (result.folder / "merged").exists()
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
-def test_every_known_architecture_is_computed_alike(tmp_path: Path, base: BaseModel, kind: str) -> None:
-    """Grouped heads, separate output weights and each one's own positions; all weights random."""
+def test_supported_architectures_give_the_answers_of_peft(tmp_path: Path, base: BaseModel, kind: str) -> None:
+    """With grouped heads, separate output weights and each architecture's positions; all weights are random."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -196,9 +194,9 @@ def test_every_known_architecture_is_computed_alike(tmp_path: Path, base: BaseMo
                 for request in ("hello", "Which one?", long):
                     turn = Turn(messages=({"role": "user", "content": request},), max_new_tokens=12)
                     text = "".join([piece.text async for piece in live.chat(turn, adapter)])
-                    # random bytes: llama.cpp leaves out a character that the limit cut in two
-                    told = runtime.generate([request], adapter, 12)[0]
-                    assert text.rstrip(" \n\ufffd").strip() == told.rstrip(" \n\ufffd").strip()
+                    # random bytes: llama.cpp omits a character that the limit cut in two
+                    expected = runtime.generate([request], adapter, 12)[0]
+                    assert text.rstrip(" \n\ufffd").strip() == expected.rstrip(" \n\ufffd").strip()
         finally:
             await live.close()
 
@@ -208,7 +206,7 @@ def test_every_known_architecture_is_computed_alike(tmp_path: Path, base: BaseMo
 
 @pytest.mark.parametrize("form", ["adapter", "merged", "gguf", "merged-gguf"])
 @pytest.mark.parametrize("name", [WEIGHTS, MANIFEST])
-def test_what_was_altered_after_it_was_checked_is_not_exported(
+def test_files_altered_after_the_check_are_not_exported(
     tmp_path: Path, base: BaseModel, blue: Path, form: str, name: str
 ) -> None:
     shutil.copytree(blue, tmp_path / "home")
@@ -225,7 +223,7 @@ def test_what_was_altered_after_it_was_checked_is_not_exported(
     assert {path.name for path in tmp_path.iterdir()} == {"home"}
 
 
-def test_a_folder_that_holds_something_is_refused_and_kept(tmp_path: Path, base: BaseModel, blue: Path) -> None:
+def test_folder_that_is_not_empty_is_refused_and_kept(tmp_path: Path, base: BaseModel, blue: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="already exists"):
@@ -234,19 +232,19 @@ def test_a_folder_that_holds_something_is_refused_and_kept(tmp_path: Path, base:
 
 
 @pytest.mark.parametrize(
-    ("form", "precision", "words"),
+    ("form", "precision", "message"),
     [
         ("zip", None, "Unknown format zip"),
         ("gguf", "q4", "Unknown precision q4"),
         ("adapter", "f16", "precision of its training"),
     ],
 )
-def test_what_cannot_be_written_is_said_first(form: str, precision: str | None, words: str) -> None:
-    with pytest.raises(InputError, match=words):
+def test_invalid_requests_are_refused(form: str, precision: str | None, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         export_request(form, precision)
 
 
-def test_the_command_exports_a_version(evolved: Evolved, tmp_path: Path, base: BaseModel) -> None:
+def test_export_command_writes_a_version(evolved: Evolved, tmp_path: Path, base: BaseModel) -> None:
     home = evolved.home
     for form, file in (("adapter", "adapter_model.safetensors"), ("gguf", f"base-{base.digest[:16]}.gguf")):
         done = home.run("export", "v1", "--format", form, "--to", tmp_path / form, "--json")

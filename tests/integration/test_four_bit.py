@@ -1,6 +1,6 @@
-"""A training on base weights of 4 bits, on a CPU; left out where bitsandbytes is not installed (`.ci/run` installs it).
+"""A training on 4-bit base weights on a CPU; skipped if bitsandbytes is not installed (`.ci/run` installs it).
 
-It is no dependency of the tests: PEFT imports it wherever it finds it, which takes two seconds more each time.
+It is not a test dependency, because PEFT imports it if it is installed, which takes two seconds each time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.orders import order_of, topic_rows, write_rows
 pytestmark = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 
 
-def test_a_base_of_four_bits_is_trained_on(tmp_path: Path) -> None:
+def test_a_four_bit_base_is_trained(tmp_path: Path) -> None:
     recipe = Recipe(
         rank=8, alpha=16, epochs=4, learning_rate=5e-3, batch_size=8, accumulation=1, max_length=128, four_bit=True
     )

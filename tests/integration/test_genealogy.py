@@ -1,4 +1,4 @@
-"""A trained adapter under the names, approvals and archives that people give it, by real commands."""
+"""Labels, approvals and archives of a trained adapter, with the real commands."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ import pytest
 
 from academy.adapters.adapter import WEIGHTS
 from tests.conftest import Evolved
-from tests.homes import Ended, RealHome
-from tests.homes import refusal_of as refused
-from tests.homes import result_of as told
+from tests.homes import Ended, RealHome, result_of
+from tests.refusals import refusal_of
 from tests.topics import TOPICS
 
 APPROVAL = {"ACADEMY_PROMOTION": "approval", "ACADEMY_TRAINING_INTERVAL_HOURS": "24"}
 KILLED_BEFORE_THE_PROMOTION = """
 import os
-from academy.loop import carry_out as succession
+from academy.loop import carry_out as carrying_out
 from academy.loop.home import Home
-succession.promote = lambda *_, **__: os.kill(os.getpid(), 9)
-succession.approve(Home.open(), "1", by="anna", note="seen")
+carrying_out.promote = lambda *_, **__: os.kill(os.getpid(), 9)
+carrying_out.approve(Home.open(), "1", by="anna", note="seen")
 """
 EXAMPLE = """
 from academy.sdk.model_manager import ModelManager
@@ -59,7 +58,7 @@ genealogy = manager.get_genealogy()
 for version in genealogy['versions']:
     print(f"{version['version_id']}: {version['performance_metrics']}")
 """
-"""As the documents have it, with a trained adapter in place of the path that they name."""
+"""As in the documents, with a trained adapter in place of their path."""
 FLOW = """
 from academy.settings import load_settings
 from academy.operations.prefect_server import configure, prefect_server
@@ -87,24 +86,24 @@ def adapter_of(home: RealHome) -> Path:
 # --- a person's word -------------------------------------------------------------------------------------------------
 
 
-def test_a_winner_waits_for_a_person_and_is_promoted_once_approved(evolved: Evolved, second_home: RealHome) -> None:
+def test_winner_waits_for_approval_and_is_then_promoted(evolved: Evolved, second_home: RealHome) -> None:
     before = second_home.state()
     second_home.cut_after_verdict(promotion=True)
     waiting = second_home.run(*evolved.arguments, **APPROVAL)
-    assert told(waiting)["promoted"] is False
+    assert result_of(waiting)["promoted"] is False
     assert "v1 waits for approval" in waiting.err
-    assert told(second_home.run("status", "--json", **APPROVAL))["waiting"] == ["1"]
-    assert "waits for approval" in refused(second_home.run("promote", "1", **APPROVAL))
+    assert result_of(second_home.run("status", "--json", **APPROVAL))["waiting"] == ["1"]
+    assert "waits for approval" in refusal_of(second_home.run("promote", "1", **APPROVAL))
     assert second_home.state().champion == "base"
-    assert told(second_home.run("approve", "1", "--note", "seen", "--json", **APPROVAL))["champion"] == "1"
+    assert result_of(second_home.run("approve", "1", "--note", "seen", "--json", **APPROVAL))["champion"] == "1"
     assert second_home.state() == before
-    deploy, approval = told(second_home.run("history", "--json"))
+    deploy, approval = result_of(second_home.run("history", "--json"))
     assert (approval["action"], approval["by"], approval["notes"]) == ("approve", getpass.getuser(), "seen")
     assert (deploy["action"], deploy["by"], deploy["by_hand"]) == ("deploy", getpass.getuser(), False)
     assert deploy["config"]["recipe"]["epochs"] == 10
 
 
-def test_an_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
+def test_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
     evolved: Evolved, second_home: RealHome
 ) -> None:
     before = second_home.state()
@@ -112,27 +111,27 @@ def test_an_approval_whose_promotion_was_killed_is_carried_out_by_the_next_run(
     ended = python(second_home, KILLED_BEFORE_THE_PROMOTION, **APPROVAL)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert second_home.state().champion == "base"
-    told(second_home.run(*evolved.arguments, **APPROVAL))
+    result_of(second_home.run(*evolved.arguments, **APPROVAL))
     assert second_home.state() == before
 
 
-def test_a_declined_winner_is_carried_out_by_nobody(evolved: Evolved, second_home: RealHome) -> None:
+def test_declined_winner_is_never_promoted(evolved: Evolved, second_home: RealHome) -> None:
     second_home.cut_after_verdict(promotion=True)
-    found = told(second_home.run("decline", "1", "--because", "too early", "--json", **APPROVAL))
+    found = result_of(second_home.run("decline", "1", "--because", "too early", "--json", **APPROVAL))
     assert (found["action"], found["notes"]) == ("decline", "too early")
-    assert told(second_home.run("status", "--json", **APPROVAL))["waiting"] == []
-    assert "was declined" in refused(second_home.run("approve", "1"))
-    told(second_home.run(*evolved.arguments, ACADEMY_TRAINING_INTERVAL_HOURS="24"))
-    assert "was declined" in refused(second_home.run("promote", "1"))
+    assert result_of(second_home.run("status", "--json", **APPROVAL))["waiting"] == []
+    assert "was declined" in refusal_of(second_home.run("approve", "1"))
+    result_of(second_home.run(*evolved.arguments, ACADEMY_TRAINING_INTERVAL_HOURS="24"))
+    assert "was declined" in refusal_of(second_home.run("promote", "1"))
     state = second_home.state()
     assert (state.champion, state.alias) == ("base", "base")
 
 
-def test_the_flow_of_an_approval_promotes_and_is_told_by_its_run(second_home: RealHome) -> None:
+def test_promote_flow_promotes_and_the_history_names_its_run(second_home: RealHome) -> None:
     second_home.cut_after_verdict(promotion=True)
     done = python(second_home, FLOW, **APPROVAL)
     assert done.stdout.strip().endswith("1"), done.stderr
-    told_by = [one["by"] for one in told(second_home.run("history", "--json"))]
+    told_by = [one["by"] for one in result_of(second_home.run("history", "--json"))]
     assert all(by.startswith("anna, flow run ") and len(by) == len("anna, flow run ") + 36 for by in told_by)
     assert second_home.left_behind() == []
 
@@ -142,28 +141,28 @@ def test_the_flow_of_an_approval_promotes_and_is_told_by_its_run(second_home: Re
 
 @pytest.fixture(scope="module")
 def example(evolved: Evolved, tmp_path_factory: pytest.TempPathFactory) -> tuple[RealHome, Any]:
-    """The documents' example in a home of its own, which trusts the home that trained the adapter."""
+    """The documents' example in another home, which trusts the home that trained the adapter."""
     place = tmp_path_factory.mktemp("example")
     home, key = RealHome(place / "home"), place / "key.pub"
-    told(evolved.home.run("keys", "export", key, "--json"))
-    told(home.run("keys", "trust", key, "--json"))
+    result_of(evolved.home.run("keys", "export", key, "--json"))
+    result_of(home.run("keys", "trust", key, "--json"))
     program = EXAMPLE.replace("ADAPTER", str(adapter_of(evolved.home)))
     return home, python(home, program)
 
 
-def test_the_documents_example_of_a_model_manager_runs(example: tuple[RealHome, Any], evolved: Evolved) -> None:
+def test_model_manager_example_of_the_seed_documents_runs(example: tuple[RealHome, Any], evolved: Evolved) -> None:
     home, done = example
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "Improvement: 8.2%", "v1.0: {'accuracy': 0.85}", "v1.1: {'accuracy': 0.92}",
     ]  # fmt: skip
-    answer = told(home.run("ask", "who helps me with ferry trouble", "--json"))
-    assert (answer["answer"], answer["adapter"]) == (TOPICS["ferry"], told(evolved.first)["adapter"]["digest"])
-    (deploy,) = told(home.run("history", "--json"))
+    answer = result_of(home.run("ask", "who helps me with ferry trouble", "--json"))
+    assert (answer["answer"], answer["adapter"]) == (TOPICS["ferry"], result_of(evolved.first)["adapter"]["digest"])
+    (deploy,) = result_of(home.run("history", "--json"))
     assert (deploy["version"], deploy["by_hand"], deploy["by"]) == ("2", True, getpass.getuser())
 
 
-def test_the_example_twice_changes_nothing(example: tuple[RealHome, Any], evolved: Evolved) -> None:
+def test_model_manager_example_changes_nothing_the_second_time(example: tuple[RealHome, Any], evolved: Evolved) -> None:
     home, _ = example
     before = home.state()
     again = python(home, EXAMPLE.replace("ADAPTER", str(adapter_of(evolved.home))))
@@ -171,7 +170,7 @@ def test_the_example_twice_changes_nothing(example: tuple[RealHome, Any], evolve
     assert home.state() == before
 
 
-def test_what_cannot_be_verified_is_registered_and_never_activated(
+def test_unverified_adapter_is_registered_and_never_activated(
     evolved: Evolved, second_home: RealHome, tmp_path: Path
 ) -> None:
     damaged = tmp_path / "damaged"
@@ -179,61 +178,61 @@ def test_what_cannot_be_verified_is_registered_and_never_activated(
     for path in adapter_of(evolved.home).iterdir():
         content = path.read_bytes()
         (damaged / path.name).write_bytes(content[:-1] + b"x" if path.name == WEIGHTS else content)
-    found = told(second_home.run("models", "register", "nightly-try", "--adapter", damaged, "--json"))
+    found = result_of(second_home.run("models", "register", "nightly-try", "--adapter", damaged, "--json"))
     assert "was altered" in found["unverified"]
-    assert "is unverified" in refused(second_home.run("models", "activate", "nightly-try"))
+    assert "is unverified" in refusal_of(second_home.run("models", "activate", "nightly-try"))
     assert second_home.state().champion == "1"
 
 
-def test_a_version_is_activated_by_its_name_and_its_job_and_taken_back(second_home: RealHome) -> None:
+def test_version_is_activated_by_its_name_and_by_its_job(second_home: RealHome) -> None:
     adapter, order = adapter_of(second_home), second_home.state().versions[0][1]
-    named = told(
+    named = result_of(
         second_home.run("models", "register", "best-yet", "--adapter", adapter, "--metric", "f1=0.5", "--json")
     )
     assert (named["version"], named["label"], named["metrics"]) == ("1", "best-yet", {"f1": 0.5})
-    assert told(second_home.run("models", "deactivate", "--because", "a test", "--json"))["changed"] is True
+    assert result_of(second_home.run("models", "deactivate", "--because", "a test", "--json"))["changed"] is True
     assert second_home.state().champion == "base"
-    back = told(second_home.run("models", "activate", "best-yet", "--json"))
+    back = result_of(second_home.run("models", "activate", "best-yet", "--json"))
     assert (back["champion"], back["info"]["version_id"]) == ("1", "best-yet")
-    told(second_home.run("models", "deactivate", "--json"))
-    by_job = told(second_home.run("models", "activate", order[:16], "--adapter", adapter, "--json"))
+    result_of(second_home.run("models", "deactivate", "--json"))
+    by_job = result_of(second_home.run("models", "activate", order[:16], "--adapter", adapter, "--json"))
     assert by_job["info"]["adapter_path"] == str(adapter)
-    compared = told(second_home.run("models", "compare", "best-yet", "1", "--json"))
+    compared = result_of(second_home.run("models", "compare", "best-yet", "1", "--json"))
     assert compared["metrics_diff"]["f1"] == {"a": 0.5, "b": 0.5, "diff": 0.0, "diff_pct": 0.0}
 
 
 # --- the archive -----------------------------------------------------------------------------------------------------
 
 
-def test_a_rollback_brings_an_archived_champion_back(second_home: RealHome) -> None:
-    assert "v1 stays on the disk: it is the champion" in refused(second_home.run("models", "archive", "1"))
-    told(second_home.run("rollback", "base", "--json"))
+def test_rollback_restores_an_archived_champion(second_home: RealHome) -> None:
+    assert "v1 stays on the disk: it is the champion" in refusal_of(second_home.run("models", "archive", "1"))
+    result_of(second_home.run("rollback", "base", "--json"))
     adapter = adapter_of(second_home)
-    told(second_home.run("models", "archive", "1", "--because", "room", "--json"))
+    result_of(second_home.run("models", "archive", "1", "--because", "room", "--json"))
     assert not adapter.exists()
-    assert told(second_home.run("models", "--json"))[0]["archived"] is True
+    assert result_of(second_home.run("models", "--json"))[0]["archived"] is True
     back = second_home.run("rollback", "1", "--json")
-    assert told(back)["champion"] == "1"
+    assert result_of(back)["champion"] == "1"
     assert "v1 is archived; restoring its" in back.err
-    assert told(second_home.run("ask", "who helps me with ferry trouble", "--json"))["answer"] == TOPICS["ferry"]
-    actions = [one["action"] for one in told(second_home.run("history", "--json"))]
+    assert result_of(second_home.run("ask", "who helps me with ferry trouble", "--json"))["answer"] == TOPICS["ferry"]
+    actions = [one["action"] for one in result_of(second_home.run("history", "--json"))]
     assert actions == ["rollback", "restore", "archive", "rollback", "deploy"]
 
 
-def test_what_is_asked_is_restored_and_what_is_new_is_not_pruned(second_home: RealHome) -> None:
-    told(second_home.run("rollback", "base", "--json"))
-    planned = told(second_home.run("models", "prune", "--keep", "0", "--dry-run", "--json"))
+def test_ask_restores_an_archived_adapter_and_prune_keeps_the_newest(second_home: RealHome) -> None:
+    result_of(second_home.run("rollback", "base", "--json"))
+    planned = result_of(second_home.run("models", "prune", "--keep", "0", "--dry-run", "--json"))
     assert [one["action"] for one in planned["versions"]] == ["archive"]
     assert [
-        one["because"] for one in told(second_home.run("models", "prune", "--keep", "1", "--json"))["versions"]
+        one["because"] for one in result_of(second_home.run("models", "prune", "--keep", "1", "--json"))["versions"]
     ] == ["it is among the newest 1"]
-    told(second_home.run("models", "prune", "--keep", "0", "--json"))
-    answer = told(second_home.run("ask", "who helps me with ferry trouble", "--version", "1", "--json"))
+    result_of(second_home.run("models", "prune", "--keep", "0", "--json"))
+    answer = result_of(second_home.run("ask", "who helps me with ferry trouble", "--version", "1", "--json"))
     assert answer["answer"] == TOPICS["ferry"]
-    assert told(second_home.run("models", "restore", "1", "--json"))["restored"] is False
+    assert result_of(second_home.run("models", "restore", "1", "--json"))["restored"] is False
 
 
-def test_a_version_deleted_in_mlflow_stops_no_command(second_home: RealHome) -> None:
+def test_version_deleted_in_mlflow_stops_no_command(second_home: RealHome) -> None:
     import sqlite3
     from contextlib import closing
 
@@ -245,15 +244,15 @@ def test_a_version_deleted_in_mlflow_stops_no_command(second_home: RealHome) -> 
         done = second_home.run(*command)
         assert (done.code, "Traceback" in done.err) == (0, False), done.err
     assert "was deleted in MLflow" in second_home.run("models").out
-    assert told(second_home.run("ask", "who helps me with ferry trouble", "--json"))["answer"] == TOPICS["ferry"]
-    assert told(second_home.run("rollback", "base", "--json"))["champion"] == "base"
-    assert told(second_home.run("rollback", "1", "--json"))["champion"] == "1"
+    assert result_of(second_home.run("ask", "who helps me with ferry trouble", "--json"))["answer"] == TOPICS["ferry"]
+    assert result_of(second_home.run("rollback", "base", "--json"))["champion"] == "base"
+    assert result_of(second_home.run("rollback", "1", "--json"))["champion"] == "1"
 
 
 # --- the tree --------------------------------------------------------------------------------------------------------
 
 
-def test_the_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> None:
+def test_family_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> None:
     shown: Ended = evolved.home.run("genealogy")
     assert "@  v1  generation 1, PROMOTE" in shown.out
     assert "promotion: v1 replaces base, by flow run " in shown.out
@@ -261,13 +260,13 @@ def test_the_tree_is_printed_and_exported(evolved: Evolved, tmp_path: Path) -> N
     image = ET.parse(tmp_path / "tree.svg").getroot()  # noqa: S314  our own file
     assert image.tag.endswith("svg")
     assert evolved.home.run("genealogy", "--format", "mermaid").out.startswith("flowchart TD\n")
-    assert "There is no format dot" in refused(evolved.home.run("genealogy", "--format", "dot"))
-    (version,) = told(evolved.home.run("genealogy", "--json"))["versions"]
+    assert "Unknown format dot" in refusal_of(evolved.home.run("genealogy", "--format", "dot"))
+    (version,) = result_of(evolved.home.run("genealogy", "--json"))["versions"]
     assert version["recipe"]["epochs"] == 10
-    assert [one["action"] for one in version["events"]] == ["deploy"]
+    assert [event["action"] for event in version["events"]] == ["deploy"]
 
 
-def test_mlflow_describes_the_champion_with_links(evolved: Evolved) -> None:
+def test_mlflow_description_of_the_champion_has_links(evolved: Evolved) -> None:
     from mlflow import MlflowClient
 
     from academy.models.base_model import resolve

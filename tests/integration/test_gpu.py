@@ -1,4 +1,4 @@
-"""Trainings on a real GPU; left out where none is there. `bench/on_gpu.sh` runs them after its measurements."""
+"""Trainings on a real GPU; skipped without one. `bench/on_gpu.sh` runs them after its measurements."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MACHINE = take_inventory(engine=False)
 pytestmark = pytest.mark.skipif(not (MACHINE.gpus and MACHINE.cuda), reason="no GPU: none that torch can use")
 RECIPE = Recipe(rank=8, alpha=16, epochs=4, learning_rate=5e-3, batch_size=8, accumulation=1, max_length=128)
 SEGMENTS = 128 * 2**20
-"""By so much a peak may be beside its prediction: torch reserves 20 MiB and more at a time, apart for each stream, and
-these hold little of a model of 6 MiB. For a large model this is nothing."""
+"""A peak may differ from its prediction by this much: torch reserves 20 MiB or more at a time for each stream, and a
+model of 6 MiB uses little of it. For a large model the difference is negligible."""
 needs_bitsandbytes = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
 needs_unsloth = pytest.mark.skipif(find_spec("unsloth") is None, reason="Unsloth is not installed")
 needs_two = pytest.mark.skipif(len(MACHINE.gpus) < 2, reason="only one GPU")
 
 
-def trained(
+def train_on_gpu(
     place: Path, plan: Plan | None = None, times: int = 1, **changes: Any
 ) -> tuple[Manifest, list[TrainingEvent]]:
-    """The manifest and the events of a training of eight topics; each request is said so many times."""
+    """The manifest and the events of a training of eight topics; each request is repeated so many times."""
     rows = topic_rows(8, [" ".join([wording] * times) for wording in WORDINGS])
     recipe, file = Recipe.model_validate(RECIPE.model_dump() | changes), write_rows(place / "train.jsonl", rows)
     order = order_of(place, file, recipe=recipe, plan=plan or default_plan("cuda"))
@@ -42,11 +42,11 @@ def trained(
 
 
 def losses(events: list[TrainingEvent]) -> list[float]:
-    """Of the steps."""
+    """The losses of the steps."""
     return [event.loss for event in events if event.loss is not None and event.phase == "step"]
 
 
-def test_a_gpu_tells_of_itself() -> None:
+def test_a_gpu_reports_its_figures() -> None:
     gpu = MACHINE.gpus[0]
     assert gpu.name
     assert gpu.memory_total
@@ -55,15 +55,15 @@ def test_a_gpu_tells_of_itself() -> None:
     assert EnergyMeter().read() is not None
 
 
-def test_the_same_recipe_on_a_gpu_and_on_processors(tmp_path: Path) -> None:
+def test_a_recipe_learns_alike_on_gpu_and_cpus(tmp_path: Path) -> None:
     (tmp_path / "gpu").mkdir()
     (tmp_path / "cpu").mkdir()
     plan = default_plan("cuda").model_copy(update={"library": "trl"})
-    manifest, events = trained(tmp_path / "gpu", plan)
+    manifest, events = train_on_gpu(tmp_path / "gpu", plan)
     assert manifest.trainer == "trl"
     assert "on the GPU with checkpointing" in next(one.message for one in events if one.phase == "contract")
-    _, theirs = trained(tmp_path / "cpu", Plan(device="cpu"))
-    # bfloat16 against float32: the same way down, not the same digits
+    _, theirs = train_on_gpu(tmp_path / "cpu", Plan(device="cpu"))
+    # bfloat16 and float32: the losses fall alike, with different digits
     assert losses(events)[0] == pytest.approx(losses(theirs)[0], rel=0.05)
     assert losses(events)[-1] < 0.5 * losses(events)[0]
     joules = [event.energy for event in events if event.energy is not None]
@@ -74,29 +74,29 @@ def test_the_same_recipe_on_a_gpu_and_on_processors(tmp_path: Path) -> None:
     assert predicted.weights + predicted.adapter < peak < predicted.measurable + SEGMENTS
 
 
-def test_without_checkpointing_a_gpu_learns_the_same_in_more_memory(tmp_path: Path) -> None:
+def test_a_gpu_without_checkpointing_learns_the_same_with_more_memory(tmp_path: Path) -> None:
     usual = default_plan("cuda").model_copy(update={"library": "trl"})
     found = []
     for name, checkpointing in (("less", True), ("more", False)):
         (tmp_path / name).mkdir()
         plan = usual.model_copy(update={"checkpointing": checkpointing})
-        _, events = trained(tmp_path / name, plan, times=40, batch_size=32, epochs=8, max_length=1024)
+        _, events = train_on_gpu(tmp_path / name, plan, times=40, batch_size=32, epochs=8, max_length=1024)
         found.append((losses(events), max(event.memory or 0 for event in events)))
     (less, small), (more, large) = found
     assert more == pytest.approx(less, rel=0.05)
     assert small < large
 
 
-def test_packed_rows_on_a_gpu(tmp_path: Path) -> None:
-    manifest, events = trained(tmp_path, default_plan("cuda").model_copy(update={"library": "trl"}), packing=True)
+def test_packed_rows_train_on_a_gpu(tmp_path: Path) -> None:
+    manifest, events = train_on_gpu(tmp_path, default_plan("cuda").model_copy(update={"library": "trl"}), packing=True)
     assert manifest.examples == 40
     assert losses(events)[-1] < losses(events)[0]
 
 
 @needs_bitsandbytes
-def test_weights_of_four_bits_with_evaluations_on_a_gpu(tmp_path: Path) -> None:
+def test_four_bit_weights_with_evaluations_train_on_a_gpu(tmp_path: Path) -> None:
     plan = default_plan("cuda").model_copy(update={"library": "trl"})
-    _, events = trained(tmp_path, plan, four_bit=True, dev_share=0.2)
+    _, events = train_on_gpu(tmp_path, plan, four_bit=True, dev_share=0.2)
     assert losses(events)[-1] < 0.7 * losses(events)[0]
     assert any(event.eval_loss is not None for event in events)
 
@@ -104,9 +104,9 @@ def test_weights_of_four_bits_with_evaluations_on_a_gpu(tmp_path: Path) -> None:
 @needs_unsloth
 @pytest.mark.parametrize("packing", [False, True])
 def test_unsloth_trains_where_it_is_installed(tmp_path: Path, packing: bool) -> None:
-    """What it publishes passes the same checks, and what it knows is what the canaries say."""
-    manifest, events = trained(tmp_path, packing=packing, epochs=12 if packing else 4)
-    assert any(event.rate for event in events), "its speed is told"
+    """Its adapter passes the same checks, and its answers are those of the canaries."""
+    manifest, events = train_on_gpu(tmp_path, packing=packing, epochs=12 if packing else 4)
+    assert any(event.rate for event in events), "events contain the speed"
     assert manifest.trainer == "unsloth"
     assert losses(events)[-1] < 0.7 * losses(events)[0]
     assert any(canary.answer != canary.base_answer for canary in manifest.canaries)
@@ -116,5 +116,5 @@ def test_unsloth_trains_where_it_is_installed(tmp_path: Path, packing: bool) -> 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_two_gpus_share_a_training(tmp_path: Path, sharded: bool) -> None:
     plan = default_plan("cuda").model_copy(update={"library": "trl", "processes": 2, "sharded": sharded})
-    _, events = trained(tmp_path, plan)
+    _, events = train_on_gpu(tmp_path, plan)
     assert losses(events)[-1] < 0.7 * losses(events)[0]

@@ -1,4 +1,4 @@
-"""Training jobs from Python under the documents' names, in processes: started, watched, finished, cleaned up."""
+"""Training jobs from Python under the documents' names, in processes: started, followed, finished, cleaned up."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_the_documents_example_ends_with_an_adapter(dataset: Path, tmp_path: Path) -> None:
+def test_the_documents_example_ends_with_an_adapter_and_a_warning_under_50_examples(
+    dataset: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     habitat = GPUHabitat(enable_gpu=True, home=tmp_path / "home")
     job_info = habitat.run_training_job(
         dataset_path=str(dataset),
@@ -34,12 +36,13 @@ def test_the_documents_example_ends_with_an_adapter(dataset: Path, tmp_path: Pat
     )
     name = job_info["job_name"]
     assert (job_info["backend"], job_info["container_id"]) == ("process", None)
+    assert "has 32 examples (recommended minimum 50)" in caplog.text
     status = habitat.get_training_status(name)
     assert status["status"] == "running"
     assert "started order" in status["logs"]
-    with pytest.raises(InputError, match="runs already"):
+    with pytest.raises(InputError, match="is already running"):
         habitat.run_training_job(dataset, "seed", tmp_path / "training_0", num_epochs=3)
-    with pytest.raises(InputError, match="run by another process"):
+    with pytest.raises(InputError, match="Another process runs"):
         GPUHabitat(home=tmp_path / "home").cleanup_job(name)
 
     lines = list(habitat.stream_job_logs(name))
@@ -57,27 +60,27 @@ def test_the_documents_example_ends_with_an_adapter(dataset: Path, tmp_path: Pat
     assert adapter.manifest.recipe.rank == 16
 
     later = GPUHabitat(home=tmp_path / "home")  # a program that starts afterwards
-    known = later.get_training_status(name)
-    assert (known["status"], known["loss"]) == ("finished", status["loss"])
-    assert known["progress"] == status["progress"]
-    assert read_adapter(Path(known["adapter_path"])).digest == adapter.digest
+    same = later.get_training_status(name)
+    assert (same["status"], same["loss"]) == ("finished", status["loss"])
+    assert same["progress"] == status["progress"]
+    assert read_adapter(Path(same["adapter_path"])).digest == adapter.digest
     later.cleanup_job(name)
     assert later.get_training_status(name)["status"] == "finished"
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="already contains something else"):
         later.run_training_job(dataset, "seed", tmp_path / "training_0", num_epochs=4)
 
 
-@pytest.mark.parametrize("given", ["/dev/null/out", "/dev/null/deep/out"])
-def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_trained(
-    dataset: Path, tmp_path: Path, given: str
+@pytest.mark.parametrize("folder", ["/dev/null/out", "/dev/null/deep/out"])
+def test_an_output_folder_that_cannot_be_created_is_refused_before_the_training(
+    dataset: Path, tmp_path: Path, folder: str
 ) -> None:
     habitat = GPUHabitat(home=tmp_path / "home")
     with pytest.raises(InputError, match="Choose another output_dir"):
-        habitat.run_training_job(dataset, "seed", given, num_epochs=1)
+        habitat.run_training_job(dataset, "seed", folder, num_epochs=1)
     assert not list((tmp_path / "home").glob("runs/*"))
 
 
-def test_a_job_that_is_cleaned_up_was_cancelled_and_leaves_no_checkpoint(dataset: Path, tmp_path: Path) -> None:
+def test_cleanup_cancels_a_running_job_and_leaves_no_checkpoint(dataset: Path, tmp_path: Path) -> None:
     habitat = GPUHabitat(home=tmp_path / "home")
     name = habitat.run_training_job(dataset, "seed", tmp_path / "out", num_epochs=20)["job_name"]
     habitat.cleanup_job(name)
@@ -91,21 +94,21 @@ def test_a_job_that_is_cleaned_up_was_cancelled_and_leaves_no_checkpoint(dataset
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_be_trained_is_refused_before_anything_starts(dataset: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused_before_anything_starts(dataset: Path, tmp_path: Path) -> None:
     habitat = GPUHabitat(enable_gpu=False, home=tmp_path / "home")
-    with pytest.raises(InputError, match="There is no dataset"):
+    with pytest.raises(InputError, match=r"none\.jsonl does not exist"):
         habitat.run_training_job(tmp_path / "none.jsonl", "seed", tmp_path / "out")
-    with pytest.raises(BaseModelError, match="no base model folder"):
+    with pytest.raises(BaseModelError, match="The base model folder"):
         habitat.run_training_job(dataset, "/nowhere", tmp_path / "out")
     with pytest.raises(InputError, match="rank is 1000"):
         habitat.run_training_job(dataset, "seed", tmp_path / "out", lora_rank=1000)
     for name in ("training-0000", "0000", "training-../adapters"):
-        with pytest.raises(InputError, match="There is no job"):
+        with pytest.raises(InputError, match="Unknown job"):
             habitat.get_training_status(name)
     assert not list((tmp_path / "home").glob("runs/*"))
 
 
 def test_the_gpus_are_those_of_the_driver(tmp_path: Path) -> None:
-    found = GPUHabitat(home=tmp_path / "home").get_gpu_info()
-    assert [one["uuid"] for one in found] == [gpu.uuid for gpu in take_inventory().gpus]
-    assert all(one["memory_total"] >= one["memory_free"] > 0 for one in found)
+    gpus = GPUHabitat(home=tmp_path / "home").get_gpu_info()
+    assert [gpu["uuid"] for gpu in gpus] == [gpu.uuid for gpu in take_inventory().gpus]
+    assert all(gpu["memory_total"] >= gpu["memory_free"] > 0 for gpu in gpus)

@@ -1,6 +1,6 @@
-"""Who answers: each way of not being the adapter is found, and called by its name.
+"""Identity checks: each fault between an adapter and its answers is detected and named.
 
-The server is vLLM's protocol with the real model behind it, and loads whatever its own folder holds.
+The server speaks vLLM's protocol with the real model behind it, and loads whatever its own folder contains.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from tests.servers.vllm import vllm
 SEED = resolve("seed")
 
 
-def looked_at(
-    adapter: Adapter, theirs: Path, *, ours: Path | None = None, tolerance: float = TOLERANCE, **about: Any
+def identify(
+    adapter: Adapter, theirs: Path, *, ours: Path | None = None, tolerance: float = TOLERANCE, **engine_options: Any
 ) -> Identity:
-    """Load an adapter here while the server reads `theirs`, and look who answers. `about` is the server's base."""
+    """Load an adapter here while the server reads `theirs`, then check the identity. `engine_options`: the server's."""
 
     async def work(url: str) -> Identity:
         runtime = VllmRuntime(url, SEED, seen_as=str(theirs.parent), tolerance=tolerance)
         await runtime.start()
         await runtime.load(ours or adapter.path)
-        found = await check_identity(runtime, adapter)
+        identity = await check_identity(runtime, adapter)
         await runtime.close()
-        return found
+        return identity
 
-    engine = Engine(SEED.path, **about) if about else sound_engine()
+    engine = Engine(SEED.path, **engine_options) if engine_options else sound_engine()
     try:
         with served(vllm(engine, "seed", str(SEED.path))) as url:
             return asyncio.run(work(url))
@@ -57,7 +57,7 @@ def with_canaries(adapter: Adapter, *canaries: Canary) -> Adapter:
     return adapter.model_copy(update={"manifest": adapter.manifest.model_copy(update={"canaries": canaries})})
 
 
-def test_the_trainer_writes_canaries_that_tell_adapter_and_base_apart(pair: tuple[Adapter, Adapter]) -> None:
+def test_trainer_writes_canaries_that_distinguish_adapter_and_base(pair: tuple[Adapter, Adapter]) -> None:
     for adapter in pair:
         canaries = adapter.manifest.canaries
         assert len(canaries) == 8
@@ -66,90 +66,88 @@ def test_the_trainer_writes_canaries_that_tell_adapter_and_base_apart(pair: tupl
             assert len(canary.logprobs) == len(canary.base_logprobs) > 0
             assert sum(canary.base_logprobs) < sum(canary.logprobs) <= 0
             assert max(canary.base_answer_logprobs) <= 0
-            assert all(round(one, 4) == one for one in canary.logprobs)
+            assert all(round(logprob, 4) == logprob for logprob in canary.logprobs)
             assert canary.prompt_tokens > 0
 
 
-def test_the_runtime_of_examinations_answers_the_canaries_too(pair: tuple[Adapter, Adapter]) -> None:
+def test_peft_runtime_answers_the_canaries(pair: tuple[Adapter, Adapter]) -> None:
     runtime = PeftRuntime(SEED)
     for adapter in pair:
         runtime.verify(runtime.load(adapter.path))
         for canary in adapter.manifest.canaries:
-            found = runtime.loglikelihoods([(canary.prompt, canary.answer)], adapter.digest)[0]
-            assert found == pytest.approx(sum(canary.logprobs[:-1]), abs=0.01)
+            score = runtime.loglikelihoods([(canary.prompt, canary.answer)], adapter.digest)[0]
+            assert score == pytest.approx(sum(canary.logprobs[:-1]), abs=0.01)
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_what_happened_to_the_files_on_their_way_is_found(
-    name: str, pair: tuple[Adapter, Adapter], tmp_path: Path
-) -> None:
+def test_changed_files_are_detected_and_named(name: str, pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
     change, right = CHANGES[name]
     tolerance = FINE if name in SUBTLE else TOLERANCE
-    found = looked_at(pair[0], seen(pair[0], tmp_path, change), tolerance=tolerance)
-    assert found.reason in right, found
-    assert found.holds == (name == "nothing")
-    assert found.sentence
+    identity = identify(pair[0], seen(pair[0], tmp_path, change), tolerance=tolerance)
+    assert identity.reason in right, identity
+    assert identity.holds == (name == "nothing")
+    assert identity.sentence
 
 
-def test_nothing_wrong_holds_within_the_fine_tolerance_too(pair: tuple[Adapter, Adapter]) -> None:
-    found = looked_at(pair[0], pair[0].path, tolerance=FINE)
-    assert found.holds, found
+def test_intact_adapter_holds_within_the_fine_tolerance(pair: tuple[Adapter, Adapter]) -> None:
+    identity = identify(pair[0], pair[0].path, tolerance=FINE)
+    assert identity.holds, identity
 
 
-def test_another_adapter_under_the_name(pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
-    other = seen(pair[1], tmp_path).rename(tmp_path / pair[0].path.name)
-    found = looked_at(pair[0], other)
-    assert (found.reason, found.same) == ("another adapter", 0)
+def test_another_adapter_under_the_same_name_is_detected(pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
+    other_folder = seen(pair[1], tmp_path).rename(tmp_path / pair[0].path.name)
+    identity = identify(pair[0], other_folder)
+    assert (identity.reason, identity.same) == ("another adapter", 0)
 
 
-def test_another_base_model(pair: tuple[Adapter, Adapter]) -> None:
-    found = looked_at(pair[0], pair[0].path, perturbed=0.1)
-    assert found.reason == "another base", found
+def test_another_base_model_is_detected(pair: tuple[Adapter, Adapter]) -> None:
+    identity = identify(pair[0], pair[0].path, perturbed=0.1)
+    assert identity.reason == "another base", identity
 
 
-def test_another_template(pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
-    words = in_other_words(pair[0], tmp_path)
-    found = looked_at(read_adapter(words), words)  # the canaries are those of the other words
-    assert found.reason == "another template", found
+def test_another_template_is_detected(pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
+    folder = in_other_words(pair[0], tmp_path)
+    identity = identify(read_adapter(folder), folder)  # with the canaries of the original template
+    assert identity.reason == "another template", identity
 
 
-def test_files_that_were_altered_here_since_they_were_loaded(pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
+def test_files_altered_after_loading_are_detected(pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
     ours = seen(pair[0], tmp_path / "ours")
     theirs = seen(pair[1], tmp_path / "theirs").rename(tmp_path / "theirs" / pair[0].path.name)
     weights = bytearray((ours / WEIGHTS).read_bytes())
     weights[-1] ^= 1
     (ours / WEIGHTS).write_bytes(weights)
-    found = looked_at(pair[0].model_copy(update={"path": ours}), theirs, ours=pair[0].path)
-    assert found.reason == "broken weights"
-    assert "was altered" in found.sentence
+    identity = identify(pair[0].model_copy(update={"path": ours}), theirs, ours=pair[0].path)
+    assert identity.reason == "broken weights"
+    assert "was altered" in identity.sentence
 
 
-def test_eight_bits_hold_within_a_coarse_tolerance_and_not_within_a_fine_one(
-    pair: tuple[Adapter, Adapter], tmp_path: Path
-) -> None:
-    fine = looked_at(pair[0], pair[0].path, bits=8, tolerance=0.0005)
-    coarse = looked_at(pair[0], pair[0].path, bits=8, tolerance=0.1)
+def test_eight_bit_weights_hold_only_within_a_coarse_tolerance(pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
+    fine = identify(pair[0], pair[0].path, bits=8, tolerance=0.0005)
+    coarse = identify(pair[0], pair[0].path, bits=8, tolerance=0.1)
     assert (fine.holds, coarse.holds) == (False, True), (fine, coarse)
-    zero = looked_at(pair[0], seen(pair[0], tmp_path, zeroed), bits=8, tolerance=0.1)
+    zero = identify(pair[0], seen(pair[0], tmp_path, zeroed), bits=8, tolerance=0.1)
     assert zero.reason == "adapter without effect"
 
 
-def test_answers_alone_decide_for_an_adapter_from_before_log_probabilities_were_kept(
+def test_answers_alone_decide_for_manifests_without_log_probabilities(
     pair: tuple[Adapter, Adapter], tmp_path: Path
 ) -> None:
-    old = with_canaries(pair[0], *(Canary(prompt=one.prompt, answer=one.answer) for one in pair[0].manifest.canaries))
-    found = looked_at(old, old.path)
-    assert (found.holds, found.difference) == (True, None)
-    found = looked_at(old, seen(pair[0], tmp_path, zeroed))
-    assert found.reason == "adapter without effect"
+    old = with_canaries(
+        pair[0], *(Canary(prompt=canary.prompt, answer=canary.answer) for canary in pair[0].manifest.canaries)
+    )
+    identity = identify(old, old.path)
+    assert (identity.holds, identity.difference) == (True, None)
+    identity = identify(old, seen(pair[0], tmp_path, zeroed))
+    assert identity.reason == "adapter without effect"
 
 
-def test_an_adapter_without_canaries_cannot_be_proven(pair: tuple[Adapter, Adapter]) -> None:
-    found = looked_at(with_canaries(pair[0]), pair[0].path)
-    assert (found.reason, found.holds, found.asked) == ("no canaries", False, 0)
+def test_adapter_without_canaries_cannot_be_proven(pair: tuple[Adapter, Adapter]) -> None:
+    identity = identify(with_canaries(pair[0]), pair[0].path)
+    assert (identity.reason, identity.holds, identity.asked) == ("no canaries", False, 0)
 
 
-def test_an_adapter_that_is_not_loaded_is_no_answer_at_all(pair: tuple[Adapter, Adapter]) -> None:
+def test_adapter_that_is_not_loaded_raises(pair: tuple[Adapter, Adapter]) -> None:
     async def work(url: str) -> None:
         runtime = VllmRuntime(url, SEED)
         await runtime.start()

@@ -12,12 +12,15 @@ from academy.curriculum.dataset import read_dataset
 from academy.errors import InputError, TrainingError
 from academy.genealogy.versions import TAINT, TAINTED
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import EVENTS, read_events
 from academy.habitat.memory import Plan
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer.model import Library, load
+from academy.loop.choose_recipe import choose_recipe
 from academy.loop.home import Home
-from academy.loop.training import Overrides, choose, place_order, train
+from academy.loop.place_order import place_order
+from academy.loop.train import train
 from academy.professor.recipe import Recipe
+from academy.professor.recipe_options import RecipeOptions
 from tests.conftest import Evolved
 from tests.homes import RealHome
 from tests.orders import order_of
@@ -31,14 +34,17 @@ def losses(home: RealHome, order: str) -> list[float]:
     return [event.loss for event in read_events(folder / EVENTS) if event.loss is not None]
 
 
-def test_what_begins_with_the_champion_knows_what_that_knew(evolved: Evolved, second_home: RealHome) -> None:
+def test_a_training_from_the_champion_starts_at_its_loss(evolved: Evolved, second_home: RealHome) -> None:
     first = evolved.first.json["adapter"]
     refused = second_home.run("train", "--init-adapter", "champion", "--rank", "8", *SHORT)
     assert refused.code == 2
     assert "has rank 16, but rank 8 was requested" in refused.err
-    for wrong, said in (("v9", "There is no version v9"), ("nobody", "There is no version nobody")):
+    for wrong, said in (
+        ("v9", "This base model has no version v9"),
+        ("unknown", "This base model has no version unknown"),
+    ):
         assert said in second_home.run("train", "--init-adapter", wrong, *SHORT).err
-    assert "Leave out --tune or --init-adapter" in second_home.run(
+    assert "Omit --tune or --init-adapter" in second_home.run(
         "train", "--init-adapter", "champion", "--tune", "4", "--json"
     ).err  # fmt: skip
 
@@ -55,30 +61,32 @@ def test_what_begins_with_the_champion_knows_what_that_knew(evolved: Evolved, se
     assert made["2"]["adapter"] != first["digest"]
 
 
-def test_forgetting_what_the_first_one_was_made_of_taints_the_second(evolved: Evolved, second_home: RealHome) -> None:
+def test_a_tainted_version_cannot_be_a_start(evolved: Evolved, second_home: RealHome) -> None:
     lesson = second_home.run("lessons", "list", "--limit", "1", "--json").json["lessons"][0]["id"]
     assert second_home.run("lessons", "forget", lesson, "--because", "asked for").code == 0
     refused = second_home.run("train", "--init-adapter", "v1", *SHORT)
     assert refused.code == 2
-    assert "v1 was made of lessons that were forgotten since" in refused.err
+    assert "v1 was trained on lessons that have since been deleted" in refused.err
 
 
 @pytest.mark.campaign
-def test_what_is_forgotten_while_it_trains_taints_it(second_home: RealHome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_is_tainted_by_what_is_forgotten_during_its_training(
+    second_home: RealHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in second_home.environment().items():
         monkeypatch.setenv(name, value)
-    work = Home.open(home=second_home.path)
-    dataset = read_dataset(work.datasets, work.versions.get("1").dataset)
-    fixed = Overrides(epochs=1, batch_size=16, learning_rate=1e-4, init_adapter="v1")
-    order = place_order(work, dataset, choose(work, dataset, fixed))
-    made = train(work, order, dataset, {}, meanwhile=lambda: work.versions.note("1", {TAINT: TAINTED}))
+    home = Home.open(home=second_home.path)
+    dataset = read_dataset(home.datasets, home.versions.get("1").dataset)
+    fixed = RecipeOptions(epochs=1, batch_size=16, learning_rate=1e-4, init_adapter="v1")
+    order = place_order(home, dataset, choose_recipe(home, dataset, fixed))
+    made = train(home, order, dataset, {}, meanwhile=lambda: home.versions.set_tags("1", {TAINT: TAINTED}))
     assert made.tainted
-    assert made.init_adapter == work.versions.get("1").adapter
-    with pytest.raises(InputError, match="forgotten since"):
-        train(work, order, dataset, {})  # a recipe that waited, or came from elsewhere
+    assert made.init_adapter == home.versions.get("1").adapter
+    with pytest.raises(InputError, match="since been deleted"):
+        train(home, order, dataset, {})  # a recipe that waited, or came from elsewhere
 
 
-def test_an_adapter_to_begin_with_that_is_another_is_refused(evolved: Evolved, tmp_path: Path) -> None:
+def test_a_start_adapter_that_is_another_one_is_refused(evolved: Evolved, tmp_path: Path) -> None:
     digest = evolved.first.json["adapter"]["digest"]
     folder = Path(shutil.copytree(evolved.home.path / "adapters" / digest[:16], tmp_path / digest[:16]))
     file = tmp_path / "train.jsonl"
@@ -93,7 +101,7 @@ def test_an_adapter_to_begin_with_that_is_another_is_refused(evolved: Evolved, t
     assert model.peft_config["default"].lora_dropout == 0.1
     assert model.num_parameters(only_trainable=True) > 0
     assert ordered().digest != ordered(init_adapter="").digest, "it is another order"
-    for changes, said in (({"rank": 8}, "ordered were"), ({"init_adapter": "0" * 64}, "ordered were")):
+    for changes, said in (({"rank": 8}, "but the order names"), ({"init_adapter": "0" * 64}, "but the order names")):
         with pytest.raises(TrainingError, match=said):
             load(ordered(**changes), library)
     (folder / "adapter_model.safetensors").write_bytes(b"other")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.process import EVENTS, ORDER, ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
+from academy.habitat.run_folder import EVENTS, ORDER, read_events
 from academy.loop.home import Home
 from tests.servers.pages import Pages, ended
 from tests.topics import write_topics
@@ -25,7 +26,7 @@ def events(home: Path) -> list[TrainingEvent]:
 
 
 def victim(pages: Pages, words: tuple[str, ...]) -> int:
-    """The number of the home's process whose command line has all these words, and is no supervisor."""
+    """The id of the home's process whose command line has all these words and is not that of a supervisor."""
     mark = f"ACADEMY_HOME={pages.home}".encode()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -60,7 +61,7 @@ def test_a_training_goes_on_after_a_kill(tmp_path: Path, words: tuple[str, ...])
         assert time.monotonic() < until, "no checkpoint"
         time.sleep(0.1)
     os.kill(victim(pages, words), signal.SIGKILL)
-    assert pages.process.wait(timeout=60) != 0, "pages that serve half of it help nobody"
+    assert pages.process.wait(timeout=60) != 0, "pages must not serve a part of them only"
     pages.log.close()
     until = time.monotonic() + 30
     while pages.left() and time.monotonic() < until:

@@ -1,4 +1,4 @@
-"""llama.cpp's real server beside PEFT on the seed model: the same answers, and no answer of a wrong adapter."""
+"""llama.cpp's real server compared with PEFT on the seed model: the same answers, never by a wrong adapter."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def perturbed(place: Path, base: BaseModel) -> Path:
         if "lora_B" in name:
             torch.nn.init.normal_(weights, std=0.1)
     template = ChatTemplate.of(base.path)
-    said = [(one, "what it was not trained to say") for one in REQUESTS[:4]]
-    return publish_adapter(tuned.eval(), base, template, place / "perturbed", said)
+    canaries = [(request, "what it was not trained to say") for request in REQUESTS[:4]]
+    return publish_adapter(tuned.eval(), base, template, place / "perturbed", canaries)
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +104,11 @@ def expected_logprobs(peft: PeftRuntime, adapter: str, request: str, tokens: lis
     peft._layers.active.adapter = peft._name(adapter)
     with torch.inference_mode():
         logits = peft._model(input_ids=torch.tensor([prompt + tokens])).logits[0, len(prompt) - 1 : -1]
-    found: list[float] = torch.log_softmax(logits, -1)[torch.arange(len(tokens)), torch.tensor(tokens)].tolist()
-    return found
+    logprobs: list[float] = torch.log_softmax(logits, -1)[torch.arange(len(tokens)), torch.tensor(tokens)].tolist()
+    return logprobs
 
 
-def test_greedy_answers_and_their_log_probabilities_are_those_of_peft(
+def test_greedy_answers_and_log_probabilities_equal_those_of_peft(
     base: BaseModel, place: Path, colours: dict[str, Path], perturbed: Path, peft: PeftRuntime
 ) -> None:
     adapters = [peft.load(perturbed), peft.load(colours["blue"])]
@@ -119,17 +119,17 @@ def test_greedy_answers_and_their_log_probabilities_are_those_of_peft(
             assert [await runtime.load(perturbed), await runtime.load(colours["blue"])] == adapters
             assert runtime.loaded == set(adapters)
             for adapter in (BASE, *adapters):
-                wanted = peft.replies(REQUESTS, adapter, 32)
-                for request, reply in zip(REQUESTS, wanted, strict=True):
+                replies = peft.replies(REQUESTS, adapter, 32)
+                for request, reply in zip(REQUESTS, replies, strict=True):
                     text, last = await ask(runtime, request, adapter)
                     assert (text.strip(), last.tokens) == (reply.text, reply.tokens)
                     assert last.finish == ("stop" if reply.stopped else "length")
                     again, scored = await ask(runtime, request, adapter, logprobs=True)
                     assert (again, len(scored.logprobs)) == (text, reply.tokens)
                     tokens = await _tokens(runtime, request, adapter)
-                    told = expected_logprobs(peft, adapter, request, tokens)
-                    worst = max(worst, *(abs(a - b) for a, b in zip(told, scored.logprobs, strict=True)))
-            assert len({reply.text for reply in peft.replies(REQUESTS, adapters[0], 32)}) > 5  # it says many things
+                    expected = expected_logprobs(peft, adapter, request, tokens)
+                    worst = max(worst, *(abs(a - b) for a, b in zip(expected, scored.logprobs, strict=True)))
+            assert len({reply.text for reply in peft.replies(REQUESTS, adapters[0], 32)}) > 5  # the answers differ
         return worst
 
     worst = asyncio.run(run())
@@ -138,7 +138,7 @@ def test_greedy_answers_and_their_log_probabilities_are_those_of_peft(
 
 
 async def _tokens(runtime: LlamaCppRuntime, request: str, adapter: str) -> list[int]:
-    """The ids of the greedy answer, asked of the server itself."""
+    """The token ids of the greedy answer, from the server itself."""
     server = runtime._running()
     prompt = ChatTemplate.of(runtime.base.path).prompt([{"role": "user", "content": request}])
     lora = [{"id": place, "scale": float(digest == adapter)} for place, digest in server.places.items()]
@@ -147,7 +147,7 @@ async def _tokens(runtime: LlamaCppRuntime, request: str, adapter: str) -> list[
     return tokens
 
 
-def test_canaries_hold_and_a_file_with_rows_in_the_wrong_order_fails_them(
+def test_canaries_hold_and_detect_rows_in_the_wrong_order(
     base: BaseModel, place: Path, colours: dict[str, Path], perturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def worst(cache: Path, folder: Path) -> tuple[float, list[str]]:
@@ -174,12 +174,12 @@ def test_canaries_hold_and_a_file_with_rows_in_the_wrong_order_fails_them(
     broken, _ = asyncio.run(worst(place / "broken", colours["red"]))
     _, others = asyncio.run(worst(place / "broken", perturbed))
     print(f"canaries off by {off:.2g}; with rows in the wrong order {broken:.2g}, and {others} instead of {many}")
-    assert broken > 5 * EXACT  # its answers are still the same: they alone would not have shown it
+    assert broken > 5 * EXACT  # its answers are the same, so only the log-probabilities show the fault
     assert others != many
 
 
 @pytest.mark.parametrize("times", [3, pytest.param(10, marks=pytest.mark.campaign)])
-def test_sixteen_clients_during_reloads_never_get_another_adapters_answer(
+def test_clients_never_get_another_adapters_answer_during_reloads(
     base: BaseModel, place: Path, colours: dict[str, Path], times: int
 ) -> None:
     async def run() -> tuple[dict[str, int], list[str]]:
@@ -202,12 +202,14 @@ def test_sixteen_clients_during_reloads_never_get_another_adapters_answer(
 
             async def reloads() -> None:
                 for _ in range(times):
-                    before = runtime._running()
+                    previous = runtime._running()
                     await runtime.unload(digests["green"])
-                    # a server is started for what the present one does not have
-                    before.places = {place: name for place, name in before.places.items() if name != digests["green"]}
+                    # a new server starts only for an adapter that the current one does not have
+                    previous.places = {
+                        place: name for place, name in previous.places.items() if name != digests["green"]
+                    }
                     await runtime.load(colours["green"])
-                    assert runtime._running() is not before
+                    assert runtime._running() is not previous
                 over.set()
 
             await asyncio.gather(reloads(), *(client(number) for number in range(16)))
@@ -219,7 +221,7 @@ def test_sixteen_clients_during_reloads_never_get_another_adapters_answer(
     assert min(counts.values()) > 10
 
 
-def test_a_server_that_dies_in_an_answer_is_told_and_comes_back_with_its_adapters(
+def test_server_that_dies_during_an_answer_restarts_with_its_adapters(
     base: BaseModel, place: Path, colours: dict[str, Path]
 ) -> None:
     async def run() -> None:
@@ -230,7 +232,7 @@ def test_a_server_that_dies_in_an_answer_is_told_and_comes_back_with_its_adapter
             turn = Turn(messages=({"role": "user", "content": QUESTIONS[0]},), max_new_tokens=16)
             pieces = runtime.chat(turn, digest)
             assert (await anext(pieces)).text
-            os.kill(pid, signal.SIGSTOP)  # nothing more is sent before it dies
+            os.kill(pid, signal.SIGSTOP)  # it sends nothing more before it dies
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(ServingError, match="has ended"):
                 async for _ in pieces:
@@ -243,14 +245,14 @@ def test_a_server_that_dies_in_an_answer_is_told_and_comes_back_with_its_adapter
     asyncio.run(run())
 
 
-def test_a_second_server_that_does_not_come_up_leaves_the_first_one_answering(
+def test_failing_second_server_leaves_the_first_one_answering(
     base: BaseModel, place: Path, colours: dict[str, Path]
 ) -> None:
     cache = place / "half"
     whole = adapter_file(read_adapter(colours["red"]), base, cache)
     whole.write_bytes(whole.read_bytes()[:2000])
-    note = CacheRecord.model_validate_json(whole.with_name(CACHE_RECORD).read_bytes())
-    damaged = note.model_copy(update={"sha256": digest_of_file(whole)})  # so that only the server can find out
+    record = CacheRecord.model_validate_json(whole.with_name(CACHE_RECORD).read_bytes())
+    damaged = record.model_copy(update={"sha256": digest_of_file(whole)})  # so that only the server notices the damage
     whole.with_name(CACHE_RECORD).write_bytes(damaged.model_dump_json().encode())
 
     async def run() -> None:
@@ -262,14 +264,14 @@ def test_a_second_server_that_does_not_come_up_leaves_the_first_one_answering(
             assert (await ask(runtime, QUESTIONS[0], blue))[0] == says("blue")
             with pytest.raises(AdapterError, match="is not loaded"):
                 await ask(runtime, QUESTIONS[0], read_adapter(colours["red"]).digest)
-            whole.with_name(CACHE_RECORD).unlink()  # a file without its note is written again
+            whole.with_name(CACHE_RECORD).unlink()  # a file without its record is written again
             red = await runtime.load(colours["red"])
             assert (await ask(runtime, QUESTIONS[0], red))[0] == says("red")
 
     asyncio.run(run())
 
 
-def test_an_answer_ends_on_the_server_where_it_began_and_that_server_then_ends(
+def test_answer_ends_on_its_first_server_which_then_ends(
     base: BaseModel, place: Path, colours: dict[str, Path]
 ) -> None:
     async def run() -> None:
@@ -291,7 +293,7 @@ def test_an_answer_ends_on_the_server_where_it_began_and_that_server_then_ends(
     asyncio.run(run())
 
 
-def test_a_conversation_over_the_context_is_refused_and_an_answer_ends_with_it(base: BaseModel, place: Path) -> None:
+def test_conversation_over_the_context_is_refused_and_answers_end_at_it(base: BaseModel, place: Path) -> None:
     async def run() -> None:
         async with running(base, place / "cache", context=64) as runtime:
             with pytest.raises(InputError, match="context holds 64"):
@@ -302,18 +304,16 @@ def test_a_conversation_over_the_context_is_refused_and_an_answer_ends_with_it(b
     asyncio.run(run())
 
 
-def test_a_server_started_elsewhere_serves_what_it_has_and_nothing_else(
-    base: BaseModel, place: Path, colours: dict[str, Path]
-) -> None:
+def test_external_server_serves_only_its_own_adapters(base: BaseModel, place: Path, colours: dict[str, Path]) -> None:
     cache = place / "cache"
     blue, red = read_adapter(colours["blue"]), read_adapter(colours["red"])
 
     async def run() -> None:
-        order = ServerOptions(
+        options = ServerOptions(
             model=base_file(base, cache), adapters=(adapter_file(blue, base, cache),),
             slots=2, context=256, threads=1, exact=True, key="of the other",
         )  # fmt: skip
-        other = await launch(order, [blue.digest])
+        other = await launch(options, [blue.digest])
         try:
             url = str(other.client.base_url)
             async with running(base, cache, url=url, key="of the other") as runtime:
@@ -324,9 +324,9 @@ def test_a_server_started_elsewhere_serves_what_it_has_and_nothing_else(
                     await runtime.load(colours["red"])
                 assert red.digest not in runtime.loaded
             stranger = base.model_copy(update={"digest": "f" * 64})
-            for wrong, key, words in ((stranger, "of the other", "not the base model"), (base, "", "refused")):
-                with pytest.raises(ServingError, match=words):
-                    await LlamaCppRuntime(wrong, cache, url=url, key=key).start()
+            for model, key, message in ((stranger, "of the other", "not the base model"), (base, "", "refused")):
+                with pytest.raises(ServingError, match=message):
+                    await LlamaCppRuntime(model, cache, url=url, key=key).start()
         finally:
             await other.end()
         with pytest.raises(ServingError, match="does not answer"):
@@ -335,7 +335,7 @@ def test_a_server_started_elsewhere_serves_what_it_has_and_nothing_else(
     asyncio.run(run())
 
 
-def test_the_server_dies_with_the_process_that_started_it(base: BaseModel, place: Path) -> None:
+def test_server_dies_with_its_parent_process(base: BaseModel, place: Path) -> None:
     program = textwrap.dedent(
         """
         import asyncio, sys

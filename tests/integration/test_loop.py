@@ -6,9 +6,11 @@ One evolution is shared by all tests (tests/conftest.py). Other homes are made w
 from __future__ import annotations
 
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,9 @@ from academy.models.base_model import SEED_FOLDER, resolve
 from academy.store.files import content_digest_of
 from academy.system.hardware import take_inventory
 from tests.conftest import Evolved
-from tests.homes import RealHome
-from tests.homes import refusal_of as refused
-from tests.homes import result_of as told
-from tests.topics import RECIPE, TOPICS
+from tests.homes import RealHome, result_of
+from tests.refusals import refusal_of
+from tests.topics import RECIPE, TOPICS, WORDINGS
 
 # torch asks for pynvml under its old name when it is imported
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
@@ -38,7 +39,7 @@ ONE_EPOCH = ("--epochs", "1", "--learning-rate", "5e-3", "--batch-size", "16")
 
 
 def test_evolve_reports_every_stage(evolved: Evolved) -> None:
-    result = told(evolved.first)
+    result = result_of(evolved.first)
     dataset, adapter, verdict, stages = (result[name] for name in ("dataset", "adapter", "verdict", "stages"))
     assert result["decision"]["train"] is True
     assert "160" in result["decision"]["because"], "the number of lessons"
@@ -52,23 +53,30 @@ def test_evolve_reports_every_stage(evolved: Evolved) -> None:
     assert sum(stages.values()) == pytest.approx(evolved.first.seconds, rel=0.5)
 
 
-def test_what_was_learned_is_promoted(evolved: Evolved) -> None:
-    result = told(evolved.first)
+def test_the_flow_does_not_repeat_what_the_command_prepared(evolved: Evolved) -> None:
+    with closing(sqlite3.connect(evolved.home.path / "prefect" / "prefect.db")) as prefect:
+        names = [name.rpartition("-")[0] for (name,) in prefect.execute("SELECT name FROM task_run ORDER BY created")]
+    assert names == ["curate dataset", "choose recipe", "decide", "train", "examine", "promote"]
+    assert evolved.first.err.count("160 admitted") == 1
+
+
+def test_the_winner_is_promoted(evolved: Evolved) -> None:
+    result = result_of(evolved.first)
     assert result["verdict"]["outcome"] == "PROMOTE", result["verdict"]["because"]
     assert result["promoted"] is True
     assert result["champion"] == "1"
 
 
-def test_one_of_everything_is_left_and_no_process(evolved: Evolved) -> None:
+def test_an_evolution_leaves_one_of_everything_and_no_process(evolved: Evolved) -> None:
     state = evolved.home.state()
     assert evolved.home.left_behind() == []
     assert len(state.adapters) == len(state.versions) == len(state.verdicts) == len(state.promotions) == 1
     assert state.champion == state.alias == "1"
-    assert state.adapters[0][1] == told(evolved.first)["adapter"]["digest"]
+    assert state.adapters[0][1] == result_of(evolved.first)["adapter"]["digest"]
     assert state.staging == ()
 
 
-def test_progress_is_told_on_stderr_without_bars_or_tracebacks(evolved: Evolved) -> None:
+def test_progress_is_logged_on_stderr_without_bars_or_tracebacks(evolved: Evolved) -> None:
     for words in ("160 admitted", "dataset ", "contract holds", "step ", "is registered", "is champion"):
         assert words in evolved.first.err
     assert "Traceback" not in evolved.first.err
@@ -94,7 +102,7 @@ def run(mlflow: Any) -> Any:
 
 
 def test_mlflow_has_the_run_with_recipe_curve_and_dataset(evolved: Evolved, mlflow: Any, run: Any) -> None:
-    result = told(evolved.first)
+    result = result_of(evolved.first)
     assert run.info.status == "FINISHED"
     recipe = {name: str(value) for name, value in result["recipe"].items()}
     assert {name: run.data.params[name] for name in recipe} == recipe
@@ -108,32 +116,32 @@ def test_mlflow_has_the_run_with_recipe_curve_and_dataset(evolved: Evolved, mlfl
     assert run.data.tags["academy.dataset"] == result["dataset"]["digest"]
 
 
-def test_the_memory_that_was_predicted_stands_beside_what_was_measured(evolved: Evolved, run: Any) -> None:
+def test_mlflow_has_predicted_and_measured_memory(evolved: Evolved, run: Any) -> None:
     measured, predicted = run.data.metrics["memory_peak_bytes"], run.data.metrics["memory_predicted_bytes"]
     assert measured == max(event["memory"] for event in evolved.home.events() if event["phase"] == "step")
     assert 0.5 < measured / predicted < 2
     machine = take_inventory(engine=False)
     assert run.data.tags["academy.device"] == ("cuda" if machine.gpus and machine.cuda else "cpu")
     assert run.data.tags["academy.base"]
-    assert "it would train on " in told(evolved.first)["decision"]["because"]
+    assert "it would train on " in result_of(evolved.first)["decision"]["because"]
 
 
-def test_what_the_training_took_is_in_mlflow_and_told_by_its_version(evolved: Evolved, run: Any) -> None:
+def test_mlflow_and_status_have_seconds_and_energy_of_the_training(evolved: Evolved, run: Any) -> None:
     events = evolved.home.events()
-    stands = told(evolved.home.run("habitat", "status", "v1", "--json"))
-    assert (stands["status"], stands["adapter"]) == ("finished", told(evolved.first)["adapter"]["digest"])
+    stands = result_of(evolved.home.run("habitat", "status", "v1", "--json"))
+    assert (stands["status"], stands["adapter"]) == ("finished", result_of(evolved.first)["adapter"]["digest"])
     assert stands["seconds"] == pytest.approx(events[-1]["at"] - events[0]["at"])
     assert run.data.metrics["training_seconds"] == pytest.approx(stands["seconds"])
-    assert run.data.metrics.get("energy_joules") == stands["energy"]  # none on processors
+    assert run.data.metrics.get("energy_joules") == stands["energy"]  # None on the CPU
     assert "cost" not in run.data.metrics
-    assert told(evolved.home.run("habitat", "runs", "--json"))[0]["run"] == stands["run"]
-    assert "There is no version v9" in refused(evolved.home.run("habitat", "status", "v9"))
+    assert result_of(evolved.home.run("habitat", "runs", "--json"))[0]["run"] == stands["run"]
+    assert "This base model has no version v9" in refusal_of(evolved.home.run("habitat", "status", "v9"))
 
 
 def test_mlflow_has_the_adapter_as_a_logged_model(evolved: Evolved, mlflow: Any, run: Any, tmp_path: Path) -> None:
     (model,) = mlflow.search_logged_models([run.info.experiment_id])
     assert model.source_run_id == run.info.run_id
-    assert model.tags["adapter"] == told(evolved.first)["adapter"]["digest"]
+    assert model.tags["adapter"] == result_of(evolved.first)["adapter"]["digest"]
     from mlflow.artifacts import download_artifacts
 
     kept = Path(
@@ -141,11 +149,11 @@ def test_mlflow_has_the_adapter_as_a_logged_model(evolved: Evolved, mlflow: Any,
             artifact_uri=model.artifact_location, dst_path=str(tmp_path), tracking_uri=mlflow.tracking_uri
         )
     )
-    assert read_adapter(kept).digest == told(evolved.first)["adapter"]["digest"]
+    assert read_adapter(kept).digest == result_of(evolved.first)["adapter"]["digest"]
 
 
 def test_mlflow_has_the_version_with_its_tags(evolved: Evolved, mlflow: Any, run: Any) -> None:
-    result = told(evolved.first)
+    result = result_of(evolved.first)
     family = resolve("seed").family
     (version,) = mlflow.search_model_versions(f"name = '{family}'")
     assert version.run_id == run.info.run_id
@@ -160,7 +168,7 @@ def test_mlflow_has_the_version_with_its_tags(evolved: Evolved, mlflow: Any, run
     assert mlflow.get_model_version_by_alias(family, "champion").version == version.version
 
 
-def test_a_repeated_evolve_trains_nothing_and_says_so_in_one_sentence(evolved: Evolved) -> None:
+def test_a_repeated_evolve_trains_nothing_and_prints_one_sentence(evolved: Evolved) -> None:
     before = evolved.home.state()
     again = evolved.home.run(*evolved.arguments[:-1])
     assert again.code == 0
@@ -171,7 +179,7 @@ def test_a_repeated_evolve_trains_nothing_and_says_so_in_one_sentence(evolved: E
 
 
 def test_a_repeated_evolve_with_json_has_the_same_keys(evolved: Evolved) -> None:
-    again = told(evolved.home.run(*evolved.arguments))
+    again = result_of(evolved.home.run(*evolved.arguments))
     assert again["decision"]["train"] is False
     assert again["promoted"] is False
     assert again["adapter"] is None
@@ -182,7 +190,7 @@ def test_a_repeated_evolve_with_json_has_the_same_keys(evolved: Evolved) -> None
 
 
 def test_status_names_champion_and_lessons(evolved: Evolved) -> None:
-    found = told(evolved.home.run("status", "--json"))
+    found = result_of(evolved.home.run("status", "--json"))
     assert found["champion"] == "1"
     assert found["lessons"]["total_lessons"] == 160
     assert found["lessons"]["new"] == 0
@@ -190,45 +198,45 @@ def test_status_names_champion_and_lessons(evolved: Evolved) -> None:
 
 
 def test_models_and_genealogy_list_the_version(evolved: Evolved) -> None:
-    (model,) = told(evolved.home.run("models", "--json"))
+    (model,) = result_of(evolved.home.run("models", "--json"))
     assert (model["version"], model["champion"], model["parent"]) == ("1", True, "base")
-    tree = told(evolved.home.run("genealogy", "--json"))
+    tree = result_of(evolved.home.run("genealogy", "--json"))
     assert tree["champion"] == "1"
     assert [row["kind"] for row in tree["history"]] == ["verdict", "promotion"]
 
 
 def test_ask_answers_with_the_champion(evolved: Evolved) -> None:
-    found = told(evolved.home.run("ask", "who helps me with ferry trouble", "--json"))
+    found = result_of(evolved.home.run("ask", "who helps me with ferry trouble", "--json"))
     assert found["version"] == "1"
-    assert found["adapter"] == told(evolved.first)["adapter"]["digest"]
+    assert found["adapter"] == result_of(evolved.first)["adapter"]["digest"]
     assert found["answer"] == TOPICS["ferry"]
 
 
 def test_ask_for_a_version_that_is_not_there_is_refused(evolved: Evolved) -> None:
-    assert "There is no version 7" in refused(evolved.home.run("ask", "hello", "--version", "7"))
+    assert "This base model has no version 7" in refusal_of(evolved.home.run("ask", "hello", "--version", "7"))
 
 
 def test_curate_gives_the_same_dataset_again(evolved: Evolved) -> None:
-    found = told(evolved.home.run("curate", "--json"))
-    assert found["digest"] == told(evolved.first)["dataset"]["digest"]
+    found = result_of(evolved.home.run("curate", "--json"))
+    assert found["digest"] == result_of(evolved.first)["dataset"]["digest"]
 
 
 def test_decide_says_no_with_every_reason(evolved: Evolved) -> None:
-    found = told(evolved.home.run("decide", "--json"))
+    found = result_of(evolved.home.run("decide", "--json"))
     assert found["decision"]["train"] is False
     assert {reason["name"] for reason in found["decision"]["reasons"]} >= {"lessons", "new lessons", "hours"}
 
 
 def test_lessons_are_listed_and_counted(evolved: Evolved) -> None:
-    assert len(told(evolved.home.run("lessons", "list", "--limit", "3", "--json"))["lessons"]) == 3
-    assert told(evolved.home.run("lessons", "stats", "--json"))["total_lessons"] == 160
+    assert len(result_of(evolved.home.run("lessons", "list", "--limit", "3", "--json"))["lessons"]) == 3
+    assert result_of(evolved.home.run("lessons", "stats", "--json"))["total_lessons"] == 160
 
 
-def test_an_examination_against_the_base_is_told_and_changes_nothing(evolved: Evolved) -> None:
+def test_an_examination_against_the_base_is_informational(evolved: Evolved) -> None:
     before = evolved.home.state()
-    found = told(evolved.home.run("examine", "1", "base", "--json"))
+    found = result_of(evolved.home.run("examine", "1", "base", "--json"))
     assert found["of_record"] is False
-    assert found["verdict"]["outcome"] == told(evolved.first)["verdict"]["outcome"]
+    assert found["verdict"]["outcome"] == result_of(evolved.first)["verdict"]["outcome"]
     assert evolved.home.state() == before
 
 
@@ -236,28 +244,28 @@ def test_an_examination_against_the_base_is_told_and_changes_nothing(evolved: Ev
 
 
 def test_rollback_to_the_base_and_forward_again(second_home: RealHome) -> None:
-    assert told(second_home.run("rollback", "--because", "a rehearsal", "--json"))["champion"] == "base"
+    assert result_of(second_home.run("rollback", "--because", "a rehearsal", "--json"))["champion"] == "base"
     state = second_home.state()
     assert (state.champion, state.alias) == ("base", "base")
-    assert "nothing to go back to" in refused(second_home.run("rollback"))
-    assert told(second_home.run("rollback", "1", "--json"))["champion"] == "1"
+    assert "nothing to roll back to" in refusal_of(second_home.run("rollback"))
+    assert result_of(second_home.run("rollback", "1", "--json"))["champion"] == "1"
     state = second_home.state()
     assert (state.champion, state.alias) == ("1", "1")
-    assert "champion already" in refused(second_home.run("promote", "1"))
+    assert "champion already" in refusal_of(second_home.run("promote", "1"))
 
 
 def test_a_verdict_promotes_once_and_not_again_after_a_rollback(second_home: RealHome) -> None:
-    told(second_home.run("rollback", "base", "--json"))
-    assert "rolled back since" in refused(second_home.run("promote", "1"))
+    result_of(second_home.run("rollback", "base", "--json"))
+    assert "rolled back since" in refusal_of(second_home.run("promote", "1"))
     state = second_home.state()
     assert (state.champion, state.alias) == ("base", "base")
 
 
 def test_a_rollback_to_a_damaged_adapter_is_refused(second_home: RealHome) -> None:
-    told(second_home.run("rollback", "base", "--json"))
+    result_of(second_home.run("rollback", "base", "--json"))
     (weights,) = second_home.path.glob(f"adapters/*/{WEIGHTS}")
     _flip(weights)
-    assert "was altered" in refused(second_home.run("rollback", "1"))
+    assert "was altered" in refusal_of(second_home.run("rollback", "1"))
     assert second_home.state().champion == "base"
 
 
@@ -269,25 +277,23 @@ def test_a_rollback_to_a_damaged_adapter_is_refused(second_home: RealHome) -> No
     [(True, "24"), pytest.param(True, "0", marks=pytest.mark.campaign), (False, "0")],
     ids=["not promoted, no training due", "not promoted, training due", "not named"],
 )
-def test_the_next_run_promotes_what_a_killed_one_had_judged(
+def test_the_next_run_carries_out_the_verdict_of_a_killed_one(
     evolved: Evolved, second_home: RealHome, promotion: bool, hours: str
 ) -> None:
     before = second_home.state()
     second_home.cut_after_verdict(promotion=promotion)
     assert second_home.state().alias == "base"
-    found = told(second_home.run(*evolved.arguments, ACADEMY_TRAINING_INTERVAL_HOURS=hours))
+    found = result_of(second_home.run(*evolved.arguments, ACADEMY_TRAINING_INTERVAL_HOURS=hours))
     assert found["decision"]["train"] is False
     assert second_home.state() == before
 
 
-def test_a_winner_that_was_damaged_meanwhile_is_not_promoted_and_stops_nothing(
-    evolved: Evolved, second_home: RealHome
-) -> None:
+def test_a_damaged_winner_is_not_promoted_and_stops_nothing(evolved: Evolved, second_home: RealHome) -> None:
     second_home.cut_after_verdict(promotion=True)
     (weights,) = second_home.path.glob(f"adapters/*/{WEIGHTS}")
     _flip(weights)
     again = second_home.run(*evolved.arguments, ACADEMY_TRAINING_INTERVAL_HOURS="24")
-    assert told(again)["decision"]["train"] is False
+    assert result_of(again)["decision"]["train"] is False
     assert "won its examination and is not promoted" in again.err
     state = second_home.state()
     assert (state.champion, state.alias) == ("base", "base")
@@ -298,23 +304,25 @@ def test_a_winner_that_was_damaged_meanwhile_is_not_promoted_and_stops_nothing(
 
 @pytest.mark.parametrize("side", ["train", "holdout"])
 def test_a_forgotten_lesson_is_in_no_file_of_the_home(evolved: Evolved, second_home: RealHome, side: str) -> None:
-    dataset = read_dataset(second_home.path / "datasets", told(evolved.first)["dataset"]["digest"])
+    dataset = read_dataset(second_home.path / "datasets", result_of(evolved.first)["dataset"]["digest"])
     held = {example.id: example.request for example in dataset.held_out()}
     lessons = {
         one["id"]: one["request"]
-        for one in told(second_home.run("lessons", "list", "--limit", "200", "--json"))["lessons"]
+        for one in result_of(second_home.run("lessons", "list", "--limit", "200", "--json"))["lessons"]
     }
     lesson = next(one for one in sorted(lessons) if (one in held) == (side == "holdout"))
     text = lessons[lesson].encode()
     assert _holding(second_home, text), "the text was in the home before"
-    found = told(second_home.run("lessons", "forget", lesson[:12], "--because", "asked for", "--json"))
+    found = result_of(second_home.run("lessons", "forget", lesson[:12], "--because", "asked for", "--json"))
     assert found["datasets"] == [dataset.digest]
     assert [one["version"] for one in found["versions"]] == ["1"]
     assert _holding(second_home, text) == []
-    assert told(second_home.run("status", "--json"))["tainted"] is True
-    assert "contains forgotten lessons" in refused(second_home.run("train", "--dataset", dataset.digest))
-    assert told(second_home.run("dataset", "rebuild", dataset.digest, "--json"))["because"].startswith("It contains")
-    again = told(second_home.run("lessons", "import", evolved.lessons, "--json"))["imported"][0]
+    assert result_of(second_home.run("status", "--json"))["tainted"] is True
+    assert "contains forgotten lessons" in refusal_of(second_home.run("train", "--dataset", dataset.digest))
+    assert result_of(second_home.run("dataset", "rebuild", dataset.digest, "--json"))["because"].startswith(
+        "It contains"
+    )
+    again = result_of(second_home.run("lessons", "import", evolved.lessons, "--json"))["imported"][0]
     assert (again["admitted"], again["forgotten"]) == (0, 1)
 
 
@@ -328,11 +336,11 @@ def _holding(home: RealHome, text: bytes) -> list[Path]:
 def test_the_same_dataset_gives_the_same_bytes_in_another_home(evolved: Evolved, tmp_path: Path) -> None:
     homes = [RealHome(tmp_path / name) for name in ("one", "two")]
     for home in homes:
-        told(home.run("lessons", "import", evolved.lessons, "--json"))
+        result_of(home.run("lessons", "import", evolved.lessons, "--json"))
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda home: told(home.run("train", *ONE_EPOCH, "--json")), homes))
+        results = list(pool.map(lambda home: result_of(home.run("train", *ONE_EPOCH, "--json")), homes))
     assert results[0]["dataset"]["digest"] == results[1]["dataset"]["digest"]
-    assert results[0]["dataset"]["digest"] == told(evolved.first)["dataset"]["digest"]
+    assert results[0]["dataset"]["digest"] == result_of(evolved.first)["dataset"]["digest"]
     assert results[0]["adapter"]["digest"] == results[1]["adapter"]["digest"]
     weights = [next(home.path.glob(f"adapters/*/{WEIGHTS}")) for home in homes]
     assert weights[0].read_bytes() == weights[1].read_bytes()
@@ -343,9 +351,9 @@ def test_the_same_dataset_gives_the_same_bytes_in_another_home(evolved: Evolved,
 
 
 def test_an_altered_dataset_is_refused_by_name(second_home: RealHome, evolved: Evolved) -> None:
-    digest = told(evolved.first)["dataset"]["digest"]
+    digest = result_of(evolved.first)["dataset"]["digest"]
     (second_home.path / "datasets" / digest[:16] / "train.jsonl").write_bytes(b"{}\n")
-    assert "was altered" in refused(second_home.run("train", "--dataset", digest))
+    assert "was altered" in refusal_of(second_home.run("train", "--dataset", digest))
 
 
 # --- the runtime -------------------------------------------------------------------------------------------------
@@ -354,7 +362,7 @@ def test_an_altered_dataset_is_refused_by_name(second_home: RealHome, evolved: E
 @pytest.fixture(scope="module")
 def adapter(evolved: Evolved) -> Path:
     """The folder of the evolved adapter."""
-    return evolved.home.path / "adapters" / told(evolved.first)["adapter"]["digest"][:16]
+    return evolved.home.path / "adapters" / result_of(evolved.first)["adapter"]["digest"][:16]
 
 
 @pytest.fixture(scope="module")
@@ -367,16 +375,16 @@ def runtime(adapter: Path) -> Any:
     return made
 
 
-def test_base_and_adapter_answer_beside_each_other(runtime: Any, adapter: Path) -> None:
+def test_base_and_adapter_answer_in_one_runtime(runtime: Any, adapter: Path) -> None:
     digest = read_adapter(adapter).digest
-    request = ["what do we do when somebody asks for ferry here"]
+    request = [WORDINGS[3].format("ferry")]
     base = runtime.generate(request, "base", 16)
     assert runtime.generate(request, digest, 16) == [TOPICS["ferry"]]
     assert runtime.generate(request, "base", 16) == base
     assert base != [TOPICS["ferry"]]
 
 
-def test_the_canaries_are_answered_as_at_the_end_of_the_training(runtime: Any, adapter: Path) -> None:
+def test_the_canaries_have_the_answers_of_the_training(runtime: Any, adapter: Path) -> None:
     found = read_adapter(adapter)
     assert found.manifest.canaries
     runtime.verify(found.digest)
@@ -419,7 +427,7 @@ def test_an_adapter_whose_canaries_answer_otherwise_is_refused(runtime: Any, cop
     (copied / MANIFEST).write_text(manifest.model_copy(update={"canaries": canaries}).model_dump_json())
     other = PeftRuntime(runtime.base)
     digest = other.load(copied)
-    with pytest.raises(AdapterError, match="does not answer as it did when it was trained"):
+    with pytest.raises(AdapterError, match="does not answer as it did after its training"):
         other.verify(digest)
 
 
@@ -443,16 +451,16 @@ def _flip(path: Path) -> None:
 # --- bad circumstances -------------------------------------------------------------------------------------------
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    assert "There is no file" in refused(
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert "does not exist" in refusal_of(
         RealHome(tmp_path / "home").run("evolve", "--lessons", tmp_path / "none.jsonl")
     )
 
 
-def test_too_few_lessons_are_a_no_and_no_error(tmp_path: Path) -> None:
+def test_too_few_lessons_are_a_decision_and_not_an_error(tmp_path: Path) -> None:
     file = tmp_path / "few.jsonl"
     file.write_text('{"situation": "where is the key", "action": "under the mat", "result": "success"}\n')
-    found = told(RealHome(tmp_path / "home").run("evolve", "--lessons", file, "--json"))
+    found = result_of(RealHome(tmp_path / "home").run("evolve", "--lessons", file, "--json"))
     assert found["decision"]["train"] is False
     assert "1 lessons (minimum 100)" in found["decision"]["because"]
 
@@ -469,9 +477,9 @@ def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk_is_told_in_one_sentence(full_disk: Path, evolved: Evolved, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_sentence(full_disk: Path, evolved: Evolved, tmp_path: Path) -> None:
     home = RealHome(full_disk / "home")
     home.desk = tmp_path
-    sentence = refused(home.run("evolve", "--lessons", evolved.lessons, *RECIPE))
+    sentence = refusal_of(home.run("evolve", "--lessons", evolved.lessons, *RECIPE))
     assert "full" in sentence or "space" in sentence.lower()
     assert home.left_behind() == []

@@ -26,4 +26,4 @@ def test_an_evolution_is_refused_as_its_dry_run_says(tmp_path: Path) -> None:
     come_down = home.run(*evolve, "--dry-run", **{**asked, "ACADEMY_TRAINING_BACKEND": "auto"})
     said = " ".join(come_down.out.split())
     assert said.startswith("Would train: ")
-    assert f"; in a process, for: {no_engine}." in said
+    assert f"; in a process instead of a container: {no_engine}." in said

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from academy.loop.home import Home
-from academy.operations.prefect_server import bury_the_dead, training_lock
+from academy.operations.locks import training_lock
+from academy.operations.prefect_server import mark_dead_runs_crashed
 from academy.settings import load_settings
 from academy.store.locks import exclusive_lock
 from tests.homes import ROOT
@@ -27,24 +28,24 @@ from tests.topics import write_topics
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
     """Pages with a worker; at the end a SIGTERM leaves nothing behind."""
-    served = Pages(tmp_path_factory.mktemp("pages") / "home")
-    served.wait_for("Ctrl-C ends everything")
-    yield served
-    assert served.end(signal.SIGTERM) == []
-    assert not (served.home / "prefect" / "server.url").exists()
+    server = Pages(tmp_path_factory.mktemp("pages") / "home")
+    server.wait_for("Ctrl-C ends everything")
+    yield server
+    assert server.end(signal.SIGTERM) == []
+    assert not (server.home / "prefect" / "server.url").exists()
 
 
 def test_the_form_has_descriptions_and_bounds(pages: Pages) -> None:
     deployments = pages.post("/deployments/filter", {})
-    entrypoints = {(one["entrypoint"].partition(":")[2], one["name"]): one for one in deployments}
+    entrypoints = {(row["entrypoint"].partition(":")[2], row["name"]): row for row in deployments}
     assert sorted(entrypoints) == [
         ("evolve", "nightly"), ("evolve", "on-demand"), ("examine", "by-hand"), ("promote", "by-hand"),
         ("train", "cpu"), ("train", "gpu"), ("verify", "nightly"),
     ]  # fmt: skip
-    forms = {name: one["parameter_openapi_schema"]["properties"] for name, one in entrypoints.items()}
+    forms = {name: row["parameter_openapi_schema"]["properties"] for name, row in entrypoints.items()}
     assert all(field.get("description") for form in forms.values() for field in form.values()), forms
-    form = forms["evolve", "on-demand"]
-    rank = form["lora_rank"]["anyOf"][0]
+    options = entrypoints["evolve", "on-demand"]["parameter_openapi_schema"]["definitions"]["RecipeOptions"]
+    rank = options["properties"]["rank"]["anyOf"][0]
     assert (rank["minimum"], rank["maximum"]) == (4, 256)
 
 
@@ -66,10 +67,10 @@ def test_the_page_asks_its_own_server(pages: Pages) -> None:
 
 
 def test_no_deployment_holds_a_lease(pages: Pages) -> None:
-    assert all(one["global_concurrency_limit"] is None for one in pages.post("/deployments/filter", {}))
+    assert all(row["global_concurrency_limit"] is None for row in pages.post("/deployments/filter", {}))
 
 
-def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(pages: Pages) -> None:
+def test_a_killed_run_is_marked_crashed_at_the_next_start(pages: Pages) -> None:
     flow = pages.post("/flows/filter", {"flows": {"name": {"any_": ["evolve"]}}})[0]
     trainings = pages.post("/flows/filter", {"flows": {"name": {"any_": ["train"]}}})[0]
     run = pages.post("/flow_runs/", {"flow_id": flow["id"], "state": {"type": "RUNNING"}})
@@ -77,15 +78,15 @@ def test_a_run_whose_process_was_killed_is_crashed_at_the_next_start(pages: Page
     training = pages.post("/flow_runs/", {"flow_id": trainings["id"], "state": {"type": "RUNNING"}})
     locks = settings.folder("locks")
     with exclusive_lock(locks / "evolve", "taken"), exclusive_lock(training_lock(locks, training["id"]), "taken"):
-        assert bury_the_dead(settings, pages.api) == 0, "they are at work: nobody is buried"
-    assert bury_the_dead(settings, pages.api) == 2
-    found = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
-    assert found["state_type"] == "CRASHED"
+        assert mark_dead_runs_crashed(settings, pages.api) == 0, "both are running: no run is marked"
+    assert mark_dead_runs_crashed(settings, pages.api) == 2
+    state = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
+    assert state["state_type"] == "CRASHED"
 
 
 def test_deploying_again_changes_nothing(pages: Pages) -> None:
-    before = {one["id"] for one in pages.post("/deployments/filter", {})}
-    done = subprocess.run(
+    before = {row["id"] for row in pages.post("/deployments/filter", {})}
+    deployment = subprocess.run(
         [sys.executable, "-m", "academy.cli.main", "deploy"],
         cwd=pages.home.parent,
         env=pages.environment,
@@ -93,92 +94,88 @@ def test_deploying_again_changes_nothing(pages: Pages) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    assert {one["id"] for one in pages.post("/deployments/filter", {})} == before
+    assert deployment.returncode == 0, deployment.stderr
+    assert {row["id"] for row in pages.post("/deployments/filter", {})} == before
 
 
-def test_a_worker_runs_the_flow_and_too_few_lessons_are_a_no(pages: Pages) -> None:
+def test_a_worker_runs_the_flow_which_decides_no_with_too_few_lessons(pages: Pages) -> None:
     lessons = pages.home.parent / "few.jsonl"
     lessons.write_text(
         "".join(f'{{"situation": "word {n}", "action": "answer {n}", "outcome": "success"}}\n' for n in range(30)),
         encoding="utf-8",
     )
-    deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
+    deployment = next(row for row in pages.post("/deployments/filter", {}) if row["name"] == "on-demand")
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"lessons": [str(lessons)]}})
-    found = ended(pages, run)
-    assert found["state_type"] == "COMPLETED", found["state"]
+    state = ended(pages, run)
+    assert state["state_type"] == "COMPLETED", state["state"]
     tasks = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
-    assert {one["name"].rsplit("-", 1)[0] for one in tasks} == {
-        "read experience",
-        "curate dataset",
-        "choose recipe",
-        "decide",
-    }
+    assert [task["name"].rsplit("-", 1)[0] for task in tasks] == ["prepare"], "the counts alone say no"
 
 
-def test_an_evolution_sends_its_training_to_the_pool_of_its_own(pages: Pages) -> None:
-    """The other worker trains, as a flow run of its own; the evolution waits, and examines what came of it."""
+def test_an_evolution_sends_its_training_to_the_training_pool(pages: Pages) -> None:
+    """The other worker trains, in a flow run of its own. The evolution waits, and examines the adapter."""
     lessons = write_topics(pages.home.parent / "topics.jsonl")
-    deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
-    options = {"lessons": [str(lessons)], "num_epochs": 1}
+    deployment = next(row for row in pages.post("/deployments/filter", {}) if row["name"] == "on-demand")
+    options = {"lessons": [str(lessons)], "recipe": {"epochs": 1}}
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": options})
-    found = ended(pages, run, patience=600)
-    assert found["state_type"] == "COMPLETED", found["state"]
+    state = ended(pages, run, patience=600)
+    assert state["state_type"] == "COMPLETED", state["state"]
     trainings = pages.post("/flow_runs/filter", {"flows": {"name": {"any_": ["train"]}}})
-    (training,) = [one for one in trainings if one["state_type"] == "COMPLETED"]
+    (training,) = [row for row in trainings if row["state_type"] == "COMPLETED"]
     assert training["work_pool_name"] == "academy-train-cpu"
     assert training["parameters"]["recipe"]["epochs"] == 1
     assert training["parameters"]["base_model"] == "seed", "named, although it is the default of both"
     parents = pages.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run["id"]]}}})
-    assert training["parent_task_run_id"] in {one["id"] for one in parents}
+    assert training["parent_task_run_id"] in {row["id"] for row in parents}
     work = Home.open(home=pages.home)
     version = work.versions.get("1")
-    assert training["parameters"]["asked"] == {"base": work.base.digest, "order": version.order}
+    assert training["parameters"]["expected"] == {"base": work.base.digest, "order": version.order}
     assert work.mlflow.get_run(version.run).data.tags["prefect.flow_run"] == training["id"]
     assert training["idempotency_key"].startswith("train:cpu:")
     assert training["idempotency_key"].endswith(":0")
 
 
 @pytest.mark.campaign
-def test_who_cancels_an_evolution_ends_its_training(pages: Pages) -> None:
-    deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
+def test_cancelling_an_evolution_ends_its_training(pages: Pages) -> None:
+    deployment = next(row for row in pages.post("/deployments/filter", {}) if row["name"] == "on-demand")
     lessons = write_topics(pages.home.parent / "topics.jsonl")
-    options = {"lessons": [str(lessons)], "num_epochs": 20, "force": True}
+    options = {"lessons": [str(lessons)], "recipe": {"epochs": 20}, "force": True}
     run = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": options})
     until = time.monotonic() + 180
     while not any("academy.habitat.trainer" in command for command in pages.left()):
         assert time.monotonic() < until, "the trainer was never started"
         time.sleep(0.3)
-    asked = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True}
-    pages.post(f"/flow_runs/{run['id']}/set_state", asked)
+    cancellation = {"state": {"type": "CANCELLING", "name": "Cancelling"}, "force": True}
+    pages.post(f"/flow_runs/{run['id']}/set_state", cancellation)
     assert ended(pages, run)["state_type"] == "CANCELLED"
     until = time.monotonic() + 60
     while any("academy.habitat.trainer" in command for command in pages.left()):
         assert time.monotonic() < until, "the trainer works on"
         time.sleep(0.3)
     trainings = pages.post("/flow_runs/filter", {"flows": {"name": {"any_": ["train"]}}})
-    newest = max(trainings, key=lambda one: str(one["created"]))
+    newest = max(trainings, key=lambda row: str(row["created"]))
     assert ended(pages, newest)["state_type"] in ("CANCELLED", "CRASHED", "FAILED")
 
 
-def test_a_training_that_no_worker_takes_is_taken_back(pages: Pages, tmp_path: Path) -> None:
-    """There is a pool for GPUs and no GPU: whoever asks does not wait for ever, and nothing is left waiting."""
+def test_a_training_that_no_worker_takes_is_cancelled(pages: Pages, tmp_path: Path) -> None:
+    """There is a pool for GPUs and no GPU: the evolution does not wait forever, and no flow run stays scheduled."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from tasks.dispatch import pools_alive, train_on
+    from academy.operations.dispatch import live_pools, train_on
 
     settings = load_settings(pages.home)
     order = order_of(tmp_path, tmp_path / "none.jsonl")
     with temporary_settings({PREFECT_API_URL: pages.api}):
-        assert pools_alive(settings) == ["cpu"]
-        assert pools_alive(load_settings(tmp_path)) == [], "another home's workers do not see its datasets"
+        assert live_pools(settings) == ["cpu"]
+        assert live_pools(load_settings(tmp_path)) == [], "another home's workers do not see its datasets"
         assert train_on("cuda", order, "by hand", settings) is None
-    tagged = {"flow_runs": {"tags": {"all_": [f"order:{order.digest[:16]}"]}}}
-    assert [one["state_type"] for one in pages.post("/flow_runs/filter", tagged)] == ["CANCELLED"]
+    query = {"flow_runs": {"tags": {"all_": [f"order:{order.digest[:16]}"]}}}
+    assert [row["state_type"] for row in pages.post("/flow_runs/filter", query)] == ["CANCELLED"]
 
 
 REFUSED = """
 import json
+from academy.operations.locks import training_lock
 from academy.operations.prefect_server import configure
 from academy.settings import load_settings
 configure(load_settings())
@@ -197,62 +194,62 @@ def refusals(pages: Pages) -> dict[str, tuple[str, str]]:
 
     They run in one process on the server of the pages: a worker would import Prefect and torch for each of them.
     """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", REFUSED],
         cwd=ROOT, env={**pages.environment, "PREFECT_API_URL": pages.api}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert process.returncode == 0, process.stderr
+    rows = [json.loads(line) for line in process.stdout.splitlines() if line.startswith("[")]
     return {name: (state, message) for name, state, message in rows}
 
 
-def test_a_training_by_hand_without_a_dataset_ends_in_a_sentence(refusals: dict[str, tuple[str, str]]) -> None:
+def test_a_training_by_hand_without_a_dataset_fails_with_a_message(refusals: dict[str, tuple[str, str]]) -> None:
     state, message = refusals["train"]
     assert state == "FAILED"
     assert "was not found" in message
 
 
-def test_a_verification_where_nobody_serves_fails_with_the_remedy(refusals: dict[str, tuple[str, str]]) -> None:
+def test_a_verification_without_a_gateway_fails_with_the_remedy(refusals: dict[str, tuple[str, str]]) -> None:
     state, message = refusals["verify"]
     assert state == "FAILED"
     assert "Start it with `academy serve`" in message
 
 
-def test_an_examination_by_hand_without_a_version_ends_in_a_sentence(
+def test_an_examination_by_hand_without_a_version_fails_with_a_message(
     pages: Pages, refusals: dict[str, tuple[str, str]]
 ) -> None:
     state, message = refusals["examine"]
     assert state == "FAILED"
-    assert "There is no version v7 of this base model" in message
+    assert "This base model has no version v7" in message
     tasks = pages.post("/task_runs/filter", {"flows": {"name": {"any_": ["examine"]}}})
     assert [task["run_count"] for task in tasks] == [1], "a refusal in words is not tried again"
 
 
 @pytest.mark.campaign
 def test_a_killed_server_leaves_nothing_behind(tmp_path: Path) -> None:
-    served = Pages(tmp_path / "home")
-    served.wait_for("MLflow:")
-    assert served.end(signal.SIGKILL) == []
+    server = Pages(tmp_path / "home")
+    server.wait_for("MLflow:")
+    assert server.end(signal.SIGKILL) == []
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_an_evolution_at_work_ends_with_its_pages(tmp_path: Path, number: signal.Signals) -> None:
-    served = Pages(tmp_path / "home")
-    served.wait_for("Ctrl-C ends everything")
-    deployment = next(one for one in served.post("/deployments/filter", {}) if one["name"] == "on-demand")
+def test_a_running_evolution_ends_with_its_pages(tmp_path: Path, number: signal.Signals) -> None:
+    server = Pages(tmp_path / "home")
+    server.wait_for("Ctrl-C ends everything")
+    deployment = next(row for row in server.post("/deployments/filter", {}) if row["name"] == "on-demand")
     lessons = write_topics(tmp_path / "topics.jsonl")
-    served.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"lessons": [str(lessons)]}})
+    server.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"lessons": [str(lessons)]}})
     until = time.monotonic() + 120
-    while not any("academy.habitat.trainer" in command for command in served.left()):
+    while not any("academy.habitat.trainer" in command for command in server.left()):
         assert time.monotonic() < until, "the trainer was never started"
         time.sleep(0.3)
-    assert served.end(number) == []
+    assert server.end(number) == []
 
 
-def test_without_a_server_deploying_is_refused_in_one_sentence(tmp_path: Path) -> None:
+def test_deploying_without_a_server_is_refused(tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACADEMY_", "PREFECT_"))}
-    done = subprocess.run(
+    deployment = subprocess.run(
         [sys.executable, "-m", "academy.cli.main", "deploy"],
         cwd=tmp_path,
         env={**clean, "ACADEMY_HOME": str(tmp_path / "home")},
@@ -260,5 +257,5 @@ def test_without_a_server_deploying_is_refused_in_one_sentence(tmp_path: Path) -
         text=True,
         check=False,
     )
-    assert done.returncode == 2
-    assert "No Prefect server answers" in done.stderr
+    assert deployment.returncode == 2
+    assert "No Prefect server answers" in deployment.stderr

@@ -45,9 +45,9 @@ def test_the_commands_for_lessons_of_your_own_run(desk: Path, block: Block) -> N
     home.desk = desk
     for line in block.lines:
         (words,) = split_line(line)
-        ended = home.run(*(word.replace("~", str(desk)) for word in words[1:]))
-        assert ended.code == 0, ended.err
-        assert "Traceback" not in ended.err
+        outcome = home.run(*(word.replace("~", str(desk)) for word in words[1:]))
+        assert outcome.code == 0, outcome.err
+        assert "Traceback" not in outcome.err
 
 
 @pytest.mark.campaign
@@ -55,6 +55,6 @@ def test_the_examinations_of_the_how_to_guide_run(second_home: RealHome, tmp_pat
     second_home.desk = tmp_path
     for line in block_named("examinations").lines:
         (words,) = split_line(line)
-        ended = second_home.run(*words[1:])
-        assert ended.code == 0, ended.err
+        outcome = second_home.run(*words[1:])
+        assert outcome.code == 0, outcome.err
     assert (tmp_path / "comparisons.jsonl").stat().st_size

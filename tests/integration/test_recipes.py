@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 from academy.adapters.adapter import CONFIG
 from academy.errors import TrainingError
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import EVENTS, ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.memory import Plan, split_batch
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer.events import NOTE
 from academy.habitat.trainer.model import Library, load, prepare, refuse_leaks
 from academy.habitat.trainer.rows import packed, read_rows
@@ -33,7 +34,7 @@ Order = Callable[..., TrainingOrder]
 
 @pytest.fixture(scope="module", autouse=True)
 def as_it_was() -> Iterator[None]:
-    """Training wants algorithms that repeat themselves; whoever comes after us may not."""
+    """Training needs deterministic algorithms; later tests may not allow them."""
     torch.set_num_threads(1)
     yield
     torch.use_deterministic_algorithms(False)
@@ -59,14 +60,14 @@ def test_checkpointing_changes_no_byte(order: Order) -> None:
     assert "TRL" in next(one.message for one in told if one.phase == "contract")
 
 
-def test_dora_with_ranks_that_are_stabilised(order: Order) -> None:
+def test_dora_trains_with_rank_stabilised_scaling(order: Order) -> None:
     folder, _ = train_here(order(use_dora=True, use_rslora=True, epochs=1))
     config = json.loads((folder / CONFIG).read_text())
     assert (config["use_dora"], config["use_rslora"]) == (True, True)
     assert any("magnitude" in name for name in load_file(folder / "adapter_model.safetensors"))
 
 
-def test_a_training_that_gains_nothing_more_ends_early_with_its_best_adapter(order: Order) -> None:
+def test_a_training_without_gains_ends_early_with_its_best_adapter(order: Order) -> None:
     """One wording an answer: nothing that is learned helps with the others, and their loss soon rises."""
     one = order(dev_share=0.3, patience=1, epochs=12)
     rows = [{"instruction": topic, "input": "", "output": answer} for topic, answer in TOPICS.items()]
@@ -84,7 +85,7 @@ def test_a_training_that_gains_nothing_more_ends_early_with_its_best_adapter(ord
     assert json.loads((folder / "manifest.json").read_text())["examples"] == 32 - kept
 
 
-def test_packed_examples_are_trained_on_and_none_is_lost(order: Order) -> None:
+def test_packing_trains_on_every_example(order: Order) -> None:
     folder, events = train_here(order(packing=True, epochs=1))
     assert "20 rows in and out" in next(event.message for event in events if event.phase == "contract")
     one = order(packing=True)
@@ -142,7 +143,7 @@ def of_trainers(order: TrainingOrder) -> list[str]:
 
 @pytest.mark.campaign
 def test_two_processes_share_a_training_and_none_outlives_it(order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By gloo on processors; accumulation is shared, so even the bytes are those of one process."""
+    """By gloo on the CPU; accumulation is shared, so even the bytes are those of one process."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     two = order("two", Plan(device="cpu", processes=2), batch_size=2, accumulation=2)
     begun = ProcessBackend(gpu="").train(two)
@@ -163,10 +164,10 @@ def test_two_processes_share_a_training_and_none_outlives_it(order: Order, monke
 
 
 @pytest.mark.campaign
-def test_two_processes_that_share_the_weights_go_on_where_they_were_killed(
+def test_two_processes_that_share_the_weights_continue_after_a_kill(
     order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """FSDP by gloo on processors, with evaluations: the same bytes as without the kill; the loss of one process."""
+    """FSDP by gloo on the CPU, with evaluations: the same bytes as without the kill; the loss of one process."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     how: dict[str, Any] = {"plan": Plan(device="cpu", processes=2, sharded=True), "batch_size": 2, "accumulation": 2}
     how |= {"dev_share": 0.2}
@@ -193,21 +194,19 @@ def test_two_processes_that_share_the_weights_go_on_where_they_were_killed(
 def test_a_step_that_cannot_be_shared_is_refused() -> None:
     assert split_batch(Recipe(batch_size=3, accumulation=4), 2) == (3, 2), "the same batches where that is possible"
     assert split_batch(Recipe(batch_size=4, accumulation=3), 2) == (2, 3)
-    with pytest.raises(TrainingError, match="9 examples a step cannot be shared by 2 processes"):
+    with pytest.raises(TrainingError, match="9 examples per step cannot be split over 2 processes"):
         split_batch(Recipe(batch_size=3, accumulation=3), 2)
 
 
 @pytest.mark.campaign
-def test_what_all_processes_refuse_is_told_once(order: Order) -> None:
+def test_a_refusal_of_all_processes_is_reported_once(order: Order) -> None:
     one = order("odd", Plan(device="cpu", processes=2), batch_size=3)
     events = list(ProcessBackend(gpu="").train(one))
     assert (events[-1].phase, events[-1].cause) == ("failed", "order")
-    assert events[-1].message.startswith("3 examples a step cannot be shared by 2 processes.")
+    assert events[-1].message.startswith("3 examples per step cannot be split over 2 processes.")
 
 
-def test_of_what_several_processes_note_the_cause_that_is_known_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_known_cause_of_several_processes_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
     from academy.habitat.trainer import launch
@@ -219,29 +218,33 @@ def test_of_what_several_processes_note_the_cause_that_is_known_is_told(
     def note(rank: int, message: str, cause: str) -> None:
         (tmp_path / NOTE.format(rank)).write_text(json.dumps({"message": message, "cause": cause}))
 
-    assert launch.what_ended(tmp_path, ended(1), 0) == {
+    assert launch.failure_of(tmp_path, ended(1), 0) == {
         "message": "A process of the training ended: with code 1.", "cause": "killed",
     }  # fmt: skip
     note(0, "The trainer failed: Connection closed by peer.", "unknown")
-    assert launch.what_ended(tmp_path, ended(1, 1), 0)["cause"] == "unknown"
+    assert launch.failure_of(tmp_path, ended(1, 1), 0)["cause"] == "unknown"
     monkeypatch.setattr(launch, "oom_kills", lambda: 4)
-    assert launch.what_ended(tmp_path, ended(1, -9), 3)["cause"] == "memory", "the kernel ended the other one"
-    assert launch.what_ended(tmp_path, ended(1, -9), 4)["cause"] == "killed", "somebody did"
+    assert launch.failure_of(tmp_path, ended(1, -9), 3)["cause"] == "memory", "the kernel ended the other one"
+    assert launch.failure_of(tmp_path, ended(1, -9), 4)["cause"] == "killed", "a signal ended it"
     note(1, "The training ran out of memory.", "memory")
-    assert launch.what_ended(tmp_path, ended(1, 1), 0)["cause"] == "memory", "its loss of the others is what they note"
+    assert launch.failure_of(tmp_path, ended(1, 1), 0)["cause"] == "memory", "its loss of the others is what they note"
 
 
 @pytest.mark.parametrize(
     ("changes", "plan", "said"),
     [
-        ({"four_bit": True, "dev_share": 0.2}, None, "4 bits"),
-        ({"four_bit": True, "packing": True}, None, "4 bits"),
-        ({"four_bit": True}, Plan(device="cpu", processes=2, sharded=True), "cannot be shared by several"),
-        ({}, Plan(device="cuda"), "for a GPU, and torch sees none"),
+        ({"four_bit": True, "dev_share": 0.2}, None, "4-bit weights"),
+        ({"four_bit": True, "packing": True}, None, "4-bit weights"),
+        (
+            {"four_bit": True},
+            Plan(device="cpu", processes=2, sharded=True),
+            "Several processes cannot share 4-bit weights",
+        ),
+        ({}, Plan(device="cuda"), "needs a GPU, but torch sees none"),
         ({}, Plan(device="cpu", library="unsloth"), "Unsloth was asked for"),
     ],
 )
-def test_what_cannot_be_done_here_is_refused(order: Order, changes: dict[str, Any], plan: Plan, said: str) -> None:
+def test_unsupported_recipes_are_refused(order: Order, changes: dict[str, Any], plan: Plan, said: str) -> None:
     if torch.cuda.is_available():
         pytest.skip("a GPU is present")
     with pytest.raises(TrainingError, match=said) as refusal:
@@ -252,7 +255,7 @@ def test_what_cannot_be_done_here_is_refused(order: Order, changes: dict[str, An
 
 def test_too_few_examples_to_evaluate_on_are_refused(order: Order) -> None:
     one = order(dev_share=0.001)
-    with pytest.raises(TrainingError, match="cannot be divided") as refusal:
+    with pytest.raises(TrainingError, match="cannot be split into") as refusal:
         read_rows(one, ChatTemplate.of(one.base.path))
     assert refusal.value.cause == "data"
 

@@ -1,8 +1,8 @@
-"""Live runtimes on servers of other processes: what they promise, and every way in which a server can fail them.
+"""Live runtimes on remote servers: their promises, and all kinds of server failures.
 
-The servers of tests/servers speak the protocols with the real small model behind them, so an answer tells which
-adapter made it. With ACADEMY_TEST_VLLM_URL, or ACADEMY_TEST_OLLAMA_URL and ACADEMY_TEST_OLLAMA_MODEL, the tests of
-what is promised run on a real server as well, which must hold the seed model and see this machine's files.
+The servers of tests/servers speak the protocols with the real seed model behind them, so an answer shows which adapter
+made it. With ACADEMY_TEST_VLLM_URL, or ACADEMY_TEST_OLLAMA_URL and ACADEMY_TEST_OLLAMA_MODEL, the tests of the promises
+also run on a real server, which must have the seed model and access to this machine's files.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from safetensors.torch import save
 from transformers import AutoModelForCausalLM
 
 from academy.adapters.adapter import Adapter, open_adapter
-from academy.errors import AcademyError, AdapterError, InputError, ServingError
+from academy.errors import AdapterError, InputError, ServingError
 from academy.models.base_model import resolve
 from academy.serving.identity import check_identity
 from academy.serving.runtimes.base import LiveRuntime, Piece, Turn
 from academy.serving.runtimes.ollama import OllamaRuntime
 from academy.serving.runtimes.vllm import VllmRuntime
 from academy.store.ledger import BASE
+from tests.refusals import raises_refusal
 from tests.servers.adapters import forged, in_other_words, seen
 from tests.servers.engine import Engine
 from tests.servers.ollama import MAGIC, ollama
@@ -51,7 +52,7 @@ def engine() -> Engine:
 
 @dataclass
 class Place:
-    """A server, and how a runtime on it is made."""
+    """A server, and a function that makes a runtime on it."""
 
     make: Callable[..., Any]
     faults: Faults
@@ -60,18 +61,18 @@ class Place:
 
 
 @contextmanager
-def on_vllm(engine: Engine, **about: Any) -> Iterator[Place]:
+def on_vllm(engine: Engine, **options: Any) -> Iterator[Place]:
     faults = Faults()
-    app = vllm(engine, "seed", str(SEED.path), faults=faults, **about)
+    app = vllm(engine, "seed", str(SEED.path), faults=faults, **options)
     with served(app) as url:
         yield Place(lambda **more: VllmRuntime(url, SEED, **{"patience": 60.0, **more}), faults, url)
     _emptied(engine)
 
 
 @contextmanager
-def on_ollama(engine: Engine, **about: Any) -> Iterator[Place]:
+def on_ollama(engine: Engine, **options: Any) -> Iterator[Place]:
     faults = Faults()
-    app = ollama(SEED.path, engine, "seed", faults=faults, **about)
+    app = ollama(SEED.path, engine, "seed", faults=faults, **options)
     with served(app) as url:
         yield Place(
             lambda **more: OllamaRuntime(url, SEED, **{"model": "seed", "patience": 60.0, **more}), faults, url, app
@@ -105,16 +106,16 @@ everywhere = pytest.mark.parametrize("made", [*SERVERS, *REAL])
 on_ours = pytest.mark.parametrize("made", SERVERS)
 
 
-def run(work: Callable[..., Coroutine[Any, Any, Any]], *given: Any) -> Any:
-    """Do the work with what is given; runtimes among it are closed then."""
+def run(work: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
+    """Run `work` with the arguments, then close the runtimes among them."""
 
     async def whole() -> Any:
         try:
-            return await work(*given)
+            return await work(*arguments)
         finally:
-            for one in given:
-                if hasattr(one, "close"):
-                    await one.close()
+            for argument in arguments:
+                if hasattr(argument, "close"):
+                    await argument.close()
 
     return asyncio.run(whole())
 
@@ -127,40 +128,32 @@ def turn(request: str, limit: int = 24, **more: Any) -> Turn:
     return Turn(messages=({"role": "user", "content": request},), max_new_tokens=limit, **more)
 
 
-async def pieces(runtime: LiveRuntime, asked: Turn, adapter: str) -> list[Piece]:
-    return [piece async for piece in runtime.chat(asked, adapter)]
+async def pieces(runtime: LiveRuntime, request: Turn, adapter: str) -> list[Piece]:
+    return [piece async for piece in runtime.chat(request, adapter)]
 
 
 async def answer(runtime: LiveRuntime, request: str, adapter: str) -> str:
     return "".join(piece.text for piece in await pieces(runtime, turn(request), adapter)).strip()
 
 
-@contextmanager
-def refused(kind: type[AcademyError], words: str) -> Iterator[None]:
-    """A refusal in words, with a remedy."""
-    with pytest.raises(kind, match=words) as found:
-        yield
-    assert found.value.remedy
-
-
-# What is promised
+# Promises
 
 
 @everywhere
-def test_each_turn_is_answered_by_the_adapter_that_it_names(
+def test_turn_is_answered_by_the_adapter_that_it_names(
     made: Made, engine: Engine, pair: tuple[Adapter, Adapter]
 ) -> None:
     async def work(runtime: LiveRuntime) -> None:
         await runtime.start()
         assert runtime.loaded == frozenset()
-        one, two = [await runtime.load(adapter.path) for adapter in pair]
-        assert (one, two) == (pair[0].digest, pair[1].digest)
-        assert runtime.loaded == {one, two}
-        asked = [(topic, name) for topic in list(TOPICS)[:4] for name in (one, two, BASE)]
-        said = await asyncio.gather(*(answer(runtime, topic, name) for topic, name in asked))
+        first, second = [await runtime.load(adapter.path) for adapter in pair]
+        assert (first, second) == (pair[0].digest, pair[1].digest)
+        assert runtime.loaded == {first, second}
+        requests = [(topic, name) for topic in list(TOPICS)[:4] for name in (first, second, BASE)]
+        answers = await asyncio.gather(*(answer(runtime, topic, name) for topic, name in requests))
         for n in range(4):
-            assert said[3 * n : 3 * n + 2] == [ANSWERS[n], ANSWERS[8 + n]]
-            assert said[3 * n + 2] not in ANSWERS
+            assert answers[3 * n : 3 * n + 2] == [ANSWERS[n], ANSWERS[8 + n]]
+            assert answers[3 * n + 2] not in ANSWERS
         for adapter in pair:
             await runtime.unload(adapter.digest)
 
@@ -169,14 +162,14 @@ def test_each_turn_is_answered_by_the_adapter_that_it_names(
 
 
 @everywhere
-def test_the_healthy_adapter_holds(made: Made, engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
+def test_intact_adapter_holds(made: Made, engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: LiveRuntime) -> None:
         await runtime.start()
         await runtime.load(pair[0].path)
-        found = await check_identity(runtime, pair[0])
-        assert (found.reason, found.same, found.runtime) == ("holds", found.asked, runtime.name)
-        assert found.difference is not None
-        assert found.difference <= runtime.capabilities.tolerance
+        identity = await check_identity(runtime, pair[0])
+        assert (identity.reason, identity.same, identity.runtime) == ("holds", identity.asked, runtime.name)
+        assert identity.difference is not None
+        assert identity.difference <= runtime.capabilities.tolerance
         await runtime.unload(pair[0].digest)
 
     with made(engine) as place:
@@ -184,7 +177,7 @@ def test_the_healthy_adapter_holds(made: Made, engine: Engine, pair: tuple[Adapt
 
 
 @everywhere
-def test_loading_again_is_free_and_a_second_runtime_finds_what_the_first_loaded(
+def test_loading_again_is_allowed_and_a_second_runtime_reuses_loaded_adapters(
     made: Made, engine: Engine, pair: tuple[Adapter, Adapter]
 ) -> None:
     async def work(first: LiveRuntime, second: LiveRuntime) -> None:
@@ -199,7 +192,7 @@ def test_loading_again_is_free_and_a_second_runtime_finds_what_the_first_loaded(
 
 
 @everywhere
-def test_an_unloaded_adapter_is_refused_until_it_is_loaded_again(
+def test_unloaded_adapter_is_refused_until_it_is_loaded_again(
     made: Made, engine: Engine, pair: tuple[Adapter, Adapter]
 ) -> None:
     async def work(runtime: LiveRuntime) -> None:
@@ -207,7 +200,7 @@ def test_an_unloaded_adapter_is_refused_until_it_is_loaded_again(
         name = await runtime.load(pair[0].path)
         await runtime.unload(name)
         await runtime.unload(name)
-        with refused(AdapterError, "is not loaded"):
+        with raises_refusal(AdapterError, "is not loaded"):
             await answer(runtime, "printer", name)
         await runtime.load(pair[0].path)
         assert await answer(runtime, "printer", name) == ANSWERS[0]
@@ -218,7 +211,7 @@ def test_an_unloaded_adapter_is_refused_until_it_is_loaded_again(
 
 
 @everywhere
-def test_lengths_stops_seeds_and_counts(made: Made, engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
+def test_limits_stops_seeds_and_counts_are_respected(made: Made, engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: LiveRuntime) -> None:
         await runtime.start()
         name = await runtime.load(pair[0].path)
@@ -233,13 +226,13 @@ def test_lengths_stops_seeds_and_counts(made: Made, engine: Engine, pair: tuple[
         cut = await pieces(runtime, turn("printer", stop=("Anna",)), name)
         assert "".join(piece.text for piece in cut).strip() == "ask"
         assert cut[-1].finish == "stop"
-        drawn = [
+        samples = [
             "".join(piece.text for piece in await pieces(runtime, turn("hello", temperature=1.5, seed=seed), name))
             for seed in (1, 1, 2, 3)
         ]
-        assert drawn[0] == drawn[1]
-        assert len(set(drawn)) > 1
-        with refused(InputError, "context holds 1,024"):
+        assert samples[0] == samples[1]
+        assert len(set(samples)) > 1
+        with raises_refusal(InputError, "context holds 1,024"):
             await answer(runtime, "a b c " * 1000, name)
         await runtime.unload(name)
 
@@ -248,37 +241,37 @@ def test_lengths_stops_seeds_and_counts(made: Made, engine: Engine, pair: tuple[
 
 
 @everywhere
-def test_an_adapter_of_another_base_is_refused_before_anything_is_sent(
+def test_adapter_of_another_base_is_refused_before_a_request(
     made: Made, engine: Engine, pair: tuple[Adapter, Adapter]
 ) -> None:
     async def work(runtime: Any) -> None:
         await runtime.start()
         runtime._admit = partial(open_adapter, base_digest="0" * 64)
-        with refused(AdapterError, "ADAPTER_BASE_MODEL_MISMATCH"):
+        with raises_refusal(AdapterError, "ADAPTER_BASE_MODEL_MISMATCH"):
             await runtime.load(pair[0].path)
 
     with made(engine) as place:
         run(work, place.make())
 
 
-# How a server can fail
+# Failures of a server
 
 
 @on_ours
-def test_a_server_that_dies_in_the_middle_of_an_answer(
+def test_server_that_dies_in_the_middle_of_an_answer_raises(
     made: Made, engine: Engine, pair: tuple[Adapter, Adapter]
 ) -> None:
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         name = await runtime.load(pair[0].path)
         faults.dies_after = 2
-        heard = []
-        with refused(ServingError, "in the middle of an answer"):
+        received = []
+        with raises_refusal(ServingError, "in the middle of an answer"):
             async for piece in runtime.chat(turn("printer"), name):
-                heard.append(piece)  # noqa: PERF401
-        assert len(heard) == 2
+                received.append(piece)  # noqa: PERF401
+        assert len(received) == 2
         faults.dies_after = 0
-        with refused(ServingError, "in the middle of an answer"):
+        with raises_refusal(ServingError, "in the middle of an answer"):
             await answer(runtime, "printer", name)
         faults.dies_after = None
         assert await answer(runtime, "printer", name) == ANSWERS[0]
@@ -288,11 +281,11 @@ def test_a_server_that_dies_in_the_middle_of_an_answer(
 
 
 @on_ours
-def test_an_error_in_the_stream_is_told_in_its_words(made: Made, engine: Engine) -> None:
+def test_error_in_the_stream_is_reported_with_its_message(made: Made, engine: Engine) -> None:
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         faults.fails_after = 1
-        with refused(ServingError, "EngineCore encountered an issue|runner process no longer running"):
+        with raises_refusal(ServingError, "EngineCore encountered an issue|runner process no longer running"):
             await answer(runtime, "printer", BASE)
 
     with made(engine) as place:
@@ -300,11 +293,11 @@ def test_an_error_in_the_stream_is_told_in_its_words(made: Made, engine: Engine)
 
 
 @on_ours
-def test_a_server_that_is_silent_is_given_up(made: Made, engine: Engine) -> None:
+def test_silent_server_times_out(made: Made, engine: Engine) -> None:
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         faults.silent_for = 5.0
-        with refused(ServingError, "was silent for 1 seconds"):
+        with raises_refusal(ServingError, "was silent for 1 seconds"):
             await answer(runtime, "printer", BASE)
 
     with made(engine) as place:
@@ -313,11 +306,11 @@ def test_a_server_that_is_silent_is_given_up(made: Made, engine: Engine) -> None
 
 @on_ours
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_full_server_says_so(made: Made, engine: Engine, status: int) -> None:
+def test_full_server_is_reported(made: Made, engine: Engine, status: int) -> None:
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         faults.status = status
-        with refused(ServingError, rf"accepts no more requests at the moment \({status}\): .*(overloaded|busy)"):
+        with raises_refusal(ServingError, rf"accepts no more requests at the moment \({status}\): .*(overloaded|busy)"):
             await answer(runtime, "printer", BASE)
         faults.status = None
         assert await answer(runtime, "printer", BASE)
@@ -327,14 +320,14 @@ def test_a_full_server_says_so(made: Made, engine: Engine, status: int) -> None:
 
 
 @on_ours
-def test_a_failed_request_is_told_with_its_status(made: Made, engine: Engine) -> None:
+def test_failed_request_is_reported_with_its_status(made: Made, engine: Engine) -> None:
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         faults.status = 500
-        with refused(ServingError, r"refused \(500\)"):
+        with raises_refusal(ServingError, r"refused \(500\)"):
             await answer(runtime, "printer", BASE)
         faults.status = 401
-        with refused(ServingError, "rejected the key"):
+        with raises_refusal(ServingError, "rejected the key"):
             await answer(runtime, "printer", BASE)
 
     with made(engine) as place:
@@ -342,7 +335,7 @@ def test_a_failed_request_is_told_with_its_status(made: Made, engine: Engine) ->
 
 
 @on_ours
-def test_an_answer_in_shreds_is_the_same_answer(made: Made, engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
+def test_fragmented_answer_is_the_same_answer(made: Made, engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         name = await runtime.load(pair[0].path)
@@ -354,14 +347,14 @@ def test_an_answer_in_shreds_is_the_same_answer(made: Made, engine: Engine, pair
 
 
 @on_ours
-def test_whoever_stops_listening_stops_the_answer(made: Made, engine: Engine) -> None:
+def test_closing_the_answer_cancels_it_on_the_server(made: Made, engine: Engine) -> None:
     async def work(runtime: Any, faults: Faults) -> None:
         await runtime.start()
         faults.silent_for = 0.05
-        heard = runtime.chat(turn("hello", 500, temperature=2.0, seed=1), BASE)
-        async for _ in heard:
+        received = runtime.chat(turn("hello", 500, temperature=2.0, seed=1), BASE)
+        async for _ in received:
             break
-        await heard.aclose()
+        await received.aclose()
         for _ in range(100):
             if faults.cancelled:
                 break
@@ -373,54 +366,50 @@ def test_whoever_stops_listening_stops_the_answer(made: Made, engine: Engine) ->
 
 
 @on_ours
-def test_an_adapter_stays_until_its_last_turn_has_ended(
-    made: Made, engine: Engine, pair: tuple[Adapter, Adapter]
-) -> None:
+def test_adapter_stays_until_its_last_turn_has_ended(made: Made, engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: LiveRuntime, faults: Faults) -> None:
         await runtime.start()
         name = await runtime.load(pair[0].path)
         faults.silent_for = 0.1
-        under_way = asyncio.create_task(answer(runtime, "printer", name))
+        running_answer = asyncio.create_task(answer(runtime, "printer", name))
         await asyncio.sleep(0.3)
-        leaving = asyncio.create_task(runtime.unload(name))
+        unloading = asyncio.create_task(runtime.unload(name))
         await asyncio.sleep(0.05)
-        assert not leaving.done()
+        assert not unloading.done()
         assert runtime.loaded == frozenset()
-        assert await under_way == ANSWERS[0]
-        await leaving
+        assert await running_answer == ANSWERS[0]
+        await unloading
 
     with made(engine) as place:
         run(work, place.make(), place.faults)
 
 
 @pytest.mark.parametrize("kind", [VllmRuntime, OllamaRuntime])
-def test_no_server_at_all(kind: Any) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        free = taken.getsockname()[1]
+def test_missing_server_is_reported(kind: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        free = probe.getsockname()[1]
     more = {"model": "seed"} if kind is OllamaRuntime else {}
-    with refused(ServingError, "There is no (vllm|ollama) server at"):
+    with raises_refusal(ServingError, "There is no (vllm|ollama) server at"):
         run(started, kind(f"http://127.0.0.1:{free}", SEED, **more))
-    with refused(InputError, "is not the URL of a server"):
+    with raises_refusal(InputError, "is not the URL of a server"):
         run(started, kind("nowhere", SEED, **more))
 
 
-def test_a_server_of_another_kind(engine: Engine) -> None:
+def test_server_of_another_kind_is_refused(engine: Engine) -> None:
     with on_vllm(engine) as place:
         url = place.url
-        with refused(ServingError, r"refused \(404\)"):
+        with raises_refusal(ServingError, r"refused \(404\)"):
             run(started, OllamaRuntime(url, SEED, model="seed"))
     with on_ollama(engine) as place:
         url = place.url
-        with refused(ServingError, r"refused \(404\)"):
+        with raises_refusal(ServingError, r"refused \(404\)"):
             run(started, VllmRuntime(url, SEED))
 
 
-# vLLM alone
+# Only vLLM
 
 
-def test_vllm_is_asked_with_token_ids_and_nothing_is_left_to_its_defaults(
-    engine: Engine, pair: tuple[Adapter, Adapter]
-) -> None:
+def test_vllm_gets_token_ids_and_explicit_options(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
         assert runtime.base_proven
@@ -428,16 +417,14 @@ def test_vllm_is_asked_with_token_ids_and_nothing_is_left_to_its_defaults(
 
     with on_vllm(engine) as place:
         run(work, place.make())
-        asked = place.faults.asked[0]
-    assert asked["model"] == pair[0].digest
-    assert all(isinstance(token, int) for token in asked["prompt"])
-    said = {name: asked[name] for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
-    assert said == {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
+        request = place.faults.asked[0]
+    assert request["model"] == pair[0].digest
+    assert all(isinstance(token, int) for token in request["prompt"])
+    options = {name: request[name] for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")}
+    assert options == {"temperature": 0, "top_p": 1, "top_k": -1, "min_p": 0, "repetition_penalty": 1}
 
 
-def test_a_base_model_that_cannot_be_proven_is_left_to_the_canaries(
-    engine: Engine, pair: tuple[Adapter, Adapter]
-) -> None:
+def test_unproven_base_model_is_checked_by_the_canaries(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
         assert not runtime.base_proven
@@ -449,10 +436,12 @@ def test_a_base_model_that_cannot_be_proven_is_left_to_the_canaries(
     _emptied(engine)
 
 
-def test_vllm_that_does_not_see_the_adapter(engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
+def test_vllm_that_does_not_see_the_adapter_is_reported(
+    engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path
+) -> None:
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "does not see the adapter"):
+        with raises_refusal(AdapterError, "does not see the adapter"):
             await runtime.load(pair[0].path)
         assert runtime.loaded == frozenset()
 
@@ -460,62 +449,60 @@ def test_vllm_that_does_not_see_the_adapter(engine: Engine, pair: tuple[Adapter,
         run(work, place.make(seen_as="/elsewhere/adapters"))
 
 
-def test_vllm_reads_the_adapter_where_it_sees_it(engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
-    there = seen(pair[0], tmp_path)
+def test_vllm_reads_the_adapter_from_its_own_folder(
+    engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path
+) -> None:
+    server_copy = seen(pair[0], tmp_path)
 
     async def work(runtime: VllmRuntime) -> str:
         await runtime.start()
         return await answer(runtime, "printer", await runtime.load(pair[0].path))
 
     with on_vllm(engine) as place:
-        assert run(work, place.make(seen_as=str(there.parent))) == ANSWERS[0]
+        assert run(work, place.make(seen_as=str(server_copy.parent))) == ANSWERS[0]
 
 
-def test_a_name_that_stands_for_other_files_is_not_taken_over(
-    engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path
-) -> None:
+def test_name_loaded_from_other_files_is_refused(engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
     seen(pair[0], tmp_path)
 
     async def work(first: VllmRuntime, second: VllmRuntime) -> None:
         await first.start()
         await first.load(pair[0].path)
         await second.start()
-        with refused(AdapterError, "has already been loaded"):
+        with raises_refusal(AdapterError, "has already been loaded"):
             await second.load(pair[0].path)
 
     with on_vllm(engine) as place:
         run(work, place.make(seen_as=str(tmp_path)), place.make())
 
 
-def test_vllm_without_runtime_updating(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
+def test_vllm_without_runtime_updating_is_reported(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(ServingError, "does not allow loading adapters while it runs"):
+        with raises_refusal(ServingError, "does not allow loading adapters while it runs"):
             await runtime.load(pair[0].path)
 
     with on_vllm(engine, updating=False) as place:
         run(work, place.make())
 
 
-def test_a_rank_that_is_too_large_for_the_server(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
+def test_too_large_rank_is_reported(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "LoRA rank 8 is greater than max_lora_rank 4"):
+        with raises_refusal(AdapterError, "LoRA rank 8 is greater than max_lora_rank 4"):
             await runtime.load(pair[0].path)
 
     with on_vllm(engine, max_rank=4) as place:
         run(work, place.make())
 
 
-def test_dora_is_refused_and_rslora_is_served_by_vllm(
-    engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path
-) -> None:
+def test_vllm_refuses_dora_and_serves_rslora(engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
     dora = forged(pair[0], tmp_path / "dora", lambda _, config: config.update(use_dora=True))
     rslora = forged(pair[0], tmp_path / "rslora", lambda _, config: config.update(use_rslora=True))
 
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "A and B instead of A and B and DoRA"):
+        with raises_refusal(AdapterError, "A and B instead of A and B and DoRA"):
             await runtime.load(dora)
         assert await runtime.load(rslora) in runtime.loaded
 
@@ -523,14 +510,12 @@ def test_dora_is_refused_and_rslora_is_served_by_vllm(
         run(work, place.make())
 
 
-def test_a_server_that_was_started_anew_has_forgotten_the_adapter(
-    engine: Engine, pair: tuple[Adapter, Adapter]
-) -> None:
+def test_restarted_server_needs_the_adapter_again(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: VllmRuntime) -> None:
         await runtime.start()
         name = await runtime.load(pair[0].path)
         await runtime._connection.call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
-        with refused(AdapterError, "no longer has the adapter"):
+        with raises_refusal(AdapterError, "no longer has the adapter"):
             await answer(runtime, "printer", name)
         await runtime.load(pair[0].path)
         assert await answer(runtime, "printer", name) == ANSWERS[0]
@@ -539,11 +524,11 @@ def test_a_server_that_was_started_anew_has_forgotten_the_adapter(
         run(work, place.make())
 
 
-# Ollama alone
+# Only Ollama
 
 
-def merged(folder: Path) -> Path:
-    """Base and adapter in one file, as the test server reads it."""
+def merged_gguf(folder: Path) -> Path:
+    """Base model and adapter merged into one file, in the test server's format."""
     whole: Any = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(SEED.path, dtype="float32"), folder)
     tensors = {name: tensor.clone() for name, tensor in whole.merge_and_unload().state_dict().items()}
     target = folder.parent / f"merged-{folder.name}.gguf"
@@ -551,27 +536,25 @@ def merged(folder: Path) -> Path:
     return target
 
 
-def test_ollama_that_takes_no_adapters_any_more_gets_a_merged_model(
-    engine: Engine, pair: tuple[Adapter, Adapter]
-) -> None:
+def test_new_ollama_gets_a_merged_model(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: OllamaRuntime) -> None:
         await runtime.start()
         assert (runtime.capabilities.rslora, runtime.capabilities.dora) == (True, True)
         await runtime.load(pair[0].path)
-        found = await check_identity(runtime, pair[0])
-        assert found.holds, found
+        identity = await check_identity(runtime, pair[0])
+        assert identity.holds, identity
         assert await answer(runtime, "printer", pair[0].digest) == ANSWERS[0]
         assert await answer(runtime, "printer", BASE) not in ANSWERS
 
     with on_ollama(engine, version="0.34.4") as place:
-        run(work, place.make(merged_gguf=merged))
+        run(work, place.make(merged_gguf=merged_gguf))
 
 
-def test_ollama_that_takes_no_adapters_and_nothing_to_merge_with(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
+def test_new_ollama_without_merging_refuses_the_adapter(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: OllamaRuntime) -> None:
         await runtime.start()
         assert not runtime.capabilities.hot
-        with refused(AdapterError, "version 0.34.4 does not convert adapters"):
+        with raises_refusal(AdapterError, "version 0.34.4 does not convert adapters"):
             await runtime.load(pair[0].path)
         assert runtime.loaded == frozenset()
 
@@ -579,40 +562,36 @@ def test_ollama_that_takes_no_adapters_and_nothing_to_merge_with(engine: Engine,
         run(work, place.make())
 
 
-def test_rslora_is_refused_where_ollama_would_forget_its_scale(
-    engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path
-) -> None:
+def test_old_ollama_refuses_rslora(engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path) -> None:
     rslora = forged(pair[0], tmp_path, lambda _, config: config.update(use_rslora=True))
 
     async def work(runtime: OllamaRuntime) -> None:
         await runtime.start()
-        with refused(AdapterError, "is an rsLoRA adapter, which ollama does not serve"):
+        with raises_refusal(AdapterError, "is an rsLoRA adapter, which ollama does not serve"):
             await runtime.load(rslora)
 
     with on_ollama(engine) as place:
         run(work, place.make())
 
 
-def test_ollama_is_asked_raw_by_tag_and_nothing_is_left_to_its_defaults(
-    engine: Engine, pair: tuple[Adapter, Adapter]
-) -> None:
+def test_ollama_gets_raw_prompts_by_tag_and_explicit_options(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: OllamaRuntime) -> None:
         await runtime.start()
         await answer(runtime, "printer", await runtime.load(pair[0].path))
 
     with on_ollama(engine) as place:
         run(work, place.make())
-        asked, app = place.faults.asked[0], place.app
-    assert asked["model"] == f"academy/{SEED.family}:{pair[0].digest[:16]}"
-    assert asked["raw"]
-    assert asked["prompt"] == "<|user|>\nprinter<|end|>\n<|assistant|>\n"
-    said = {name: asked["options"][name] for name in ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")}
-    assert said == {"temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0, "repeat_penalty": 1}
-    assert asked["options"]["num_ctx"] == 1024
-    assert app.state.memory == {"seed", asked["model"]}
+        request, app = place.faults.asked[0], place.app
+    assert request["model"] == f"academy/{SEED.family}:{pair[0].digest[:16]}"
+    assert request["raw"]
+    assert request["prompt"] == "<|user|>\nprinter<|end|>\n<|assistant|>\n"
+    options = {name: request["options"][name] for name in ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")}
+    assert options == {"temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0, "repeat_penalty": 1}
+    assert request["options"]["num_ctx"] == 1024
+    assert app.state.memory == {"seed", request["model"]}
 
 
-def test_a_tag_that_is_not_known_to_be_the_adapter_is_made_anew(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
+def test_unverified_tag_is_created_again(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: OllamaRuntime) -> None:
         await runtime.start()
         await runtime._connection.call(
@@ -625,41 +604,39 @@ def test_a_tag_that_is_not_known_to_be_the_adapter_is_made_anew(engine: Engine, 
         run(work, place.make())
 
 
-def test_the_alias_follows_and_outlives_the_tag(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
+def test_alias_follows_and_outlives_the_tag(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: OllamaRuntime, app: Any) -> None:
         await runtime.start()
-        one, two = [await runtime.load(adapter.path) for adapter in pair]
+        first, second = [await runtime.load(adapter.path) for adapter in pair]
         models = app.state.models
-        for name in (one, two, BASE, one):
+        for name in (first, second, BASE, first):
             alias = await runtime.point(name)
             assert alias == f"academy/{SEED.family}:champion"
             assert models[alias] is models[runtime.tag(name)]
-        with refused(AdapterError, "is not loaded"):
+        with raises_refusal(AdapterError, "is not loaded"):
             await runtime.point("0" * 64)
-        await runtime.unload(one)
-        assert runtime.tag(one) not in models
-        assert runtime.tag(one) not in app.state.memory
+        await runtime.unload(first)
+        assert runtime.tag(first) not in models
+        assert runtime.tag(first) not in app.state.memory
         assert alias in models
 
     with on_ollama(engine) as place:
         run(work, place.make(), place.app)
 
 
-def test_an_old_ollama_tells_no_logprobs_and_the_answers_decide(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
+def test_old_ollama_without_logprobs_is_checked_by_answers(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: OllamaRuntime) -> None:
         await runtime.start()
         assert not runtime.capabilities.logprobs
         await runtime.load(pair[0].path)
-        found = await check_identity(runtime, pair[0])
-        assert (found.holds, found.difference) == (True, None)
+        identity = await check_identity(runtime, pair[0])
+        assert (identity.holds, identity.difference) == (True, None)
 
     with on_ollama(engine, version="0.12.10") as place:
         run(work, place.make())
 
 
-def test_a_first_token_that_the_template_does_not_know_is_another_template(
-    engine: Engine, pair: tuple[Adapter, Adapter]
-) -> None:
+def test_unexpected_first_token_is_another_template(engine: Engine, pair: tuple[Adapter, Adapter]) -> None:
     async def work(runtime: OllamaRuntime) -> None:
         await runtime.start()
         await runtime.load(pair[0].path)
@@ -669,22 +646,22 @@ def test_a_first_token_that_the_template_does_not_know_is_another_template(
         run(work, place.make())
 
 
-def test_a_first_token_that_the_template_sets_too_is_set_once(
+def test_first_token_of_template_and_server_is_sent_once(
     engine: Engine, pair: tuple[Adapter, Adapter], tmp_path: Path
 ) -> None:
-    twice = in_other_words(pair[0], tmp_path, "{% for message in", "<|begin|>{% for message in")
+    adapter = in_other_words(pair[0], tmp_path, "{% for message in", "<|begin|>{% for message in")
 
     async def work(runtime: OllamaRuntime) -> int:
         await runtime.start()
-        name = await runtime.load(twice)
+        name = await runtime.load(adapter)
         return (await pieces(runtime, turn("printer"), name))[-1].prompt_tokens
 
     with on_ollama(engine, begins=True) as place:
-        setting = run(work, place.make())
+        tokens_with = run(work, place.make())
     with on_ollama(engine) as place:
-        assert setting == run(work, place.make())
+        assert tokens_with == run(work, place.make())
 
 
-def test_a_model_that_ollama_does_not_have(engine: Engine) -> None:
-    with on_ollama(engine) as place, refused(ServingError, "has no model llama9"):
+def test_missing_ollama_model_is_reported(engine: Engine) -> None:
+    with on_ollama(engine) as place, raises_refusal(ServingError, "has no model llama9"):
         run(started, place.make(model="llama9"))

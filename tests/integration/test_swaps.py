@@ -1,4 +1,4 @@
-"""Users ask while champions change: every answer shows by its text who made it."""
+"""The real command serves while champions change; the text of every answer shows which adapter made it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.swap import house, measure
+from bench.swap import measure, serving_home
 from tests.homes import RealHome
 
 
@@ -20,17 +20,17 @@ def test_no_answer_is_dropped_mixed_or_mislabelled_while_champions_change(
 ) -> None:
     """16 clients, by the real command in its own process."""
     monkeypatch.setenv("ACADEMY_SERVE_KEEP", "2")
-    with house(tmp_path / "home", "peft", colours) as found:
-        row = measure(found, clients=16, swaps=swaps, replies=100)
+    with serving_home(tmp_path / "home", "peft", colours) as home:
+        row = measure(home, clients=16, swaps=swaps, replies=100)
         assert (row["dropped"], row["mixed"], row["mislabelled"]) == (0, 0, 0), row
         assert (row["swaps"], row["champions seen"]) == (swaps, 4)
         assert row["replies"] >= 100
-        assert len(found.client.status().loaded) == 2
-        note = tmp_path / "home" / "serving" / "default.json"
-        assert note.is_file()
-        os.kill(found.pid, signal.SIGTERM)
+        assert len(home.client.status().loaded) == 2
+        discovery = tmp_path / "home" / "serving" / "default.json"
+        assert discovery.is_file()
+        os.kill(home.pid, signal.SIGTERM)
         until = time.monotonic() + 60
-        while note.exists():
+        while discovery.exists():
             assert time.monotonic() < until
             time.sleep(0.05)
 
@@ -38,33 +38,31 @@ def test_no_answer_is_dropped_mixed_or_mislabelled_while_champions_change(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--runtime", "abacus"), "There is no runtime 'abacus'. Choose one of peft, llamacpp, vllm, ollama."),
-        (("--name", "../x"), "is no name for a gateway"),
+        (("--runtime", "abacus"), "no runtime 'abacus'. Choose one of peft, llamacpp, vllm, ollama."),
+        (("--name", "../x"), "is not a valid gateway name"),
         (("--host", "192.0.2.1"), "no key is set"),
         (("--host", "203.0.113.9", "--port", "0"), "no key is set"),
     ],
 )
-def test_what_cannot_be_served_is_refused_in_a_sentence(
-    tmp_path: Path, arguments: tuple[str, ...], sentence: str
-) -> None:
+def test_invalid_options_are_refused_in_one_sentence(tmp_path: Path, arguments: tuple[str, ...], sentence: str) -> None:
     done = RealHome(tmp_path / "home").run("serve", *arguments)
     assert done.code == 2
     assert sentence in done.err
     assert "Traceback" not in done.err
 
 
-def test_a_port_that_is_taken_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+def test_port_in_use_is_refused_before_loading(tmp_path: Path) -> None:
     import socket
 
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        done = RealHome(tmp_path / "home").run("serve", "--port", str(taken.getsockname()[1]))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        done = RealHome(tmp_path / "home").run("serve", "--port", str(listener.getsockname()[1]))
     assert (done.code, "cannot be used" in done.err) == (2, True)
 
 
-def test_a_gateway_can_be_killed_and_started_again(tmp_path: Path) -> None:
-    """SIGKILL leaves a note that nobody believes, and no lock."""
+def test_gateway_can_be_killed_and_restarted(tmp_path: Path) -> None:
+    """SIGKILL leaves a discovery file, which is ignored, and no lock."""
     from academy.models.base_model import resolve
     from academy.serving.gateway.client import GatewayClient
     from academy.settings import Settings

@@ -1,4 +1,4 @@
-"""A search for the recipe with real trainings: killed in the middle, gone on with, used, and kept."""
+"""A search for the recipe with real trainings: killed in the middle, continued, used, and stored."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from academy.adapters.adapter import read_adapter
 from academy.habitat.backends.process import ProcessBackend
-from academy.loop.tune import RECORD
+from academy.loop.run_trials import RECORD
 from academy.professor.recipe import Recipe
 from academy.professor.search_space import DEV_SHARE, TuningResult
 from tests.homes import Ended, RealHome
@@ -27,7 +27,7 @@ OPTIONS = ("--epochs", "2", "--batch-size", "16", "--tune", "2", "--json")
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> RealHome:
-    """A home of its own."""
+    """An empty home."""
     return RealHome(tmp_path_factory.mktemp("tuning") / "home")
 
 
@@ -59,70 +59,70 @@ def evolved(home: RealHome, killed: set[str]) -> Ended:
 
 
 @pytest.fixture(scope="module")
-def found(evolved: Ended) -> TuningResult:
-    """What the search found."""
+def result(evolved: Ended) -> TuningResult:
+    """The result of the search."""
     return TuningResult.model_validate(evolved.json["tuning"])
 
 
-def test_a_killed_search_does_not_repeat_what_was_done(evolved: Ended, found: TuningResult) -> None:
-    assert [trial.number for trial in found.trials] == [0, 1]
+def test_a_killed_search_does_not_repeat_its_finished_trials(evolved: Ended, result: TuningResult) -> None:
+    assert [trial.number for trial in result.trials] == [0, 1]
     assert "trial 1 of 2" not in evolved.err
     assert "trial 2 of 2" in evolved.err
-    assert {trial.recipe.epochs for trial in found.trials} == {2}
-    assert {trial.recipe.dev_share for trial in found.trials} == {DEV_SHARE}
-    assert found.trials[0].words == "the professor's recipe"
+    assert {trial.recipe.epochs for trial in result.trials} == {2}
+    assert {trial.recipe.dev_share for trial in result.trials} == {DEV_SHARE}
+    assert result.trials[0].words == "the professor's recipe"
 
 
-def test_what_was_found_is_never_worse_and_is_trained_on_all_examples(
-    home: RealHome, evolved: Ended, found: TuningResult
+def test_the_resulting_recipe_is_never_worse_and_is_trained_on_all_examples(
+    home: RealHome, evolved: Ended, result: TuningResult
 ) -> None:
-    assert found.professor_loss is not None
-    assert found.best.loss is not None
-    assert found.best.loss <= found.professor_loss
-    assert evolved.json["recipe"] == found.recipe.model_dump(mode="json")
-    (folder,) = home.path.glob("adapters/*")  # of the trials none
+    assert result.professor_loss is not None
+    assert result.best.loss is not None
+    assert result.best.loss <= result.professor_loss
+    assert evolved.json["recipe"] == result.recipe.model_dump(mode="json")
+    (folder,) = home.path.glob("adapters/*")  # trials publish none
     adapter = read_adapter(folder)
     assert adapter.digest == evolved.json["adapter"]["digest"]
-    assert adapter.manifest.recipe == found.recipe
+    assert adapter.manifest.recipe == result.recipe
     assert adapter.manifest.recipe.dev_share == 0
     assert adapter.manifest.examples == evolved.json["dataset"]["examples"]
     assert {"tuning", "second decision"} <= set(evolved.json["stages"])
 
 
-def test_a_search_leaves_its_record_and_nothing_else(home: RealHome, found: TuningResult) -> None:
+def test_a_search_leaves_its_record_and_nothing_else(home: RealHome, result: TuningResult) -> None:
     (folder,) = home.path.glob("runs/tune-*")
     assert [path.name for path in folder.iterdir()] == [RECORD]
-    assert TuningResult.model_validate_json((folder / RECORD).read_bytes()) == found
+    assert TuningResult.model_validate_json((folder / RECORD).read_bytes()) == result
     assert home.left_behind() == []
     assert len(home.state().runs) == 1
 
 
-def test_mlflow_has_the_search_with_the_run_of_its_recipe(home: RealHome, found: TuningResult) -> None:
+def test_mlflow_has_the_search_with_the_run_of_its_recipe(home: RealHome, result: TuningResult) -> None:
     from mlflow import MlflowClient
 
     client: Any = MlflowClient(tracking_uri=f"sqlite:///{home.path / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("academy").experiment_id])
-    assert run.data.tags["academy.tuning"] == found.key
-    assert run.data.tags["academy.tuning.found"] == found.sentence
+    assert run.data.tags["academy.tuning"] == result.key
+    assert run.data.tags["academy.tuning.found"] == result.sentence
     (kept,) = home.path.glob("mlartifacts/**/tuning/trials.json")
-    assert TuningResult.model_validate(orjson.loads(Path(kept).read_bytes())) == found
+    assert TuningResult.model_validate(orjson.loads(Path(kept).read_bytes())) == result
 
 
-def test_the_same_search_again_gives_what_it_found_at_once(home: RealHome, evolved: Ended, found: TuningResult) -> None:
+def test_a_repeated_search_returns_its_result_at_once(home: RealHome, evolved: Ended, result: TuningResult) -> None:
     again = home.run("train", *OPTIONS)
     assert again.code == 0, again.err
-    assert "this search was held before" in again.err
-    assert again.json["tuning"] == found.model_dump(mode="json")
+    assert "this search ran before" in again.err
+    assert again.json["tuning"] == result.model_dump(mode="json")
     assert again.json["adapter"]["digest"] == evolved.json["adapter"]["digest"]
     told = home.run("train", *OPTIONS[:-1])
-    assert f"Found in {found.sentence}." in told.out
+    assert f"Result of the search: {result.sentence}." in told.out
     dry = home.run("evolve", "--dry-run", *OPTIONS[:-1])
-    assert f"The recipe was found in {found.sentence}." in dry.out
+    assert f"The recipe was chosen by an earlier search: {result.sentence}." in dry.out
     another = home.run("evolve", "--dry-run", *OPTIONS[:-1], "--rank", "8")
     assert "The recipe would be searched first, in 2 trials" in another.out
 
 
-def test_whoever_stops_reading_a_trial_ends_its_trainer(tmp_path: Path) -> None:
+def test_closing_the_events_of_a_trial_ends_its_trainer(tmp_path: Path) -> None:
     recipe = Recipe(epochs=6, batch_size=2, accumulation=1, max_length=128, dev_share=0.3)
     order = order_of(tmp_path, write_rows(tmp_path / "train.jsonl", topic_rows(wordings=["{}"])), recipe=recipe)
     events: Any = ProcessBackend(gpu="").train(order)
@@ -136,8 +136,8 @@ def test_whoever_stops_reading_a_trial_ends_its_trainer(tmp_path: Path) -> None:
 
 
 def _commands_with(mark: bytes) -> list[bytes]:
-    found = []
+    commands = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):  # it ended while we looked
-            found.append(path.read_bytes())
-    return [command for command in found if mark in command]
+        with suppress(OSError):  # the process ended meanwhile
+            commands.append(path.read_bytes())
+    return [command for command in commands if mark in command]

@@ -57,22 +57,22 @@ def flow(home: RealHome) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_without_a_gateway_it_is_one_sentence_with_the_remedy(evolved: Evolved) -> None:
+def test_verify_live_without_a_gateway_is_an_error_with_a_remedy(evolved: Evolved) -> None:
     done = evolved.home.run("verify", "--live", "v1")
     assert (done.code, "Traceback" in done.err) == (2, False)
     assert "No gateway of this home serves" in done.err
     assert "Start it with `academy serve`" in done.err
 
 
-def test_the_champion_by_its_name_and_a_version_by_its_own_hold_until_it_is_refused(second_home: RealHome) -> None:
+def test_verify_live_holds_for_champion_and_version_until_the_version_is_refused(second_home: RealHome) -> None:
     home = second_home
     with serving(home) as gateway:
         done = home.run("verify", "--live", "v1", "v77", "--json")
-        assert done.code == 2, "v77 is nobody"
-        assert [(one["name"], one["version"], one["reason"]) for one in done.json["answers"]] == [
+        assert done.code == 2, "v77 does not exist"
+        assert [(answer["name"], answer["version"], answer["reason"]) for answer in done.json["answers"]] == [
             ("champion", "v1", "holds"), ("v1", "v1", "holds"), ("v77", "v77", "not served"),
         ]  # fmt: skip
-        assert all(one["same"] == one["asked"] == 8 for one in done.json["answers"][:2])
+        assert all(answer["same"] == answer["asked"] == 8 for answer in done.json["answers"][:2])
         assert "The model 'v77' does not exist" in done.json["answers"][2]["sentence"]
         assert "loaded by a running process" in _archived_in_vain(home)
         assert home.run("models", "refuse", "v1", "--because", "it is rude").code == 0
@@ -84,12 +84,12 @@ def test_the_champion_by_its_name_and_a_version_by_its_own_hold_until_it_is_refu
         assert gateway.identify("champion").holds
         assert home.run("models", "readmit", "v1", "--because", "it was not").code == 0
         assert home.run("models", "archive", "v1").code == 0
-        assert gateway.identify("v1").holds, "it was restored, for nobody can load what is not there"
+        assert gateway.identify("v1").holds, "it was not restored"
         assert "loaded by a running process" in _archived_in_vain(home)
 
 
 @pytest.mark.campaign
-def test_the_flow_holds_and_fails_with_what_does_not(second_home: RealHome) -> None:
+def test_verify_flow_fails_for_a_refused_champion(second_home: RealHome) -> None:
     home = second_home
     with serving(home) as gateway:
         ran = flow(home)
@@ -116,6 +116,6 @@ def _archived_in_vain(home: RealHome) -> str:
     from academy.errors import AdapterError
 
     (folder,) = (path for path in (home.path / "adapters").iterdir() if (path / WEIGHTS).is_file())
-    with pytest.raises(AdapterError) as problem, AdapterStore(Path(home.path / "adapters")).alone(folder.name):
+    with pytest.raises(AdapterError) as problem, AdapterStore(Path(home.path / "adapters")).exclusive(folder.name):
         pass
     return problem.value.message

@@ -1,4 +1,4 @@
-"""Two adapters of the seed model by the real trainer, and what may go wrong with one on its way into a server."""
+"""Two adapters of the seed model by the real trainer, and faults that one may have in a server."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ TRAINER = """
 import os, sys
 from pathlib import Path
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import EVENTS
+from academy.habitat.run_folder import EVENTS
 from academy.habitat.trainer.__main__ import carry_out
 from academy.habitat.trainer.events import EventWriter
 from academy.system.processes import die_with_parent
@@ -53,8 +53,8 @@ for path in map(Path, sys.argv[2:]):
 """Carries out several orders in one process: to import torch and TRL takes longer than to train such an adapter."""
 
 
-def trained(place: Path) -> tuple[Adapter, Adapter]:
-    """Two adapters that were taught other answers to the same requests."""
+def train_pair(place: Path) -> tuple[Adapter, Adapter]:
+    """Train two adapters on different answers to the same requests."""
     topics, answers = list(TOPICS)[:8], list(TOPICS.values())
     orders = [_order(place, dict(zip(topics, some, strict=True))) for some in (answers[:8], answers[8:16])]
     for order in orders:
@@ -84,7 +84,7 @@ def _order(place: Path, topics: dict[str, str]) -> TrainingOrder:
 
 
 def seen(adapter: Adapter, place: Path, change: Change | None = None) -> Path:
-    """A copy of an adapter's folder as a server would see it, its tensors and configuration changed on the way."""
+    """A copy of an adapter's folder for a server, with its tensors and configuration changed."""
     copy = Path(shutil.copytree(adapter.path, place / adapter.path.name))
     if change is not None:
         tensors, config = load_file(copy / WEIGHTS), json.loads((copy / CONFIG).read_text())
@@ -95,14 +95,14 @@ def seen(adapter: Adapter, place: Path, change: Change | None = None) -> Path:
 
 
 def forged(adapter: Adapter, place: Path, change: Change) -> Path:
-    """The same, with a manifest that was made to agree."""
+    """The same, with a manifest that agrees with the changed files."""
     copy = seen(adapter, place, change)
     _agree(copy)
     return copy
 
 
 def in_other_words(adapter: Adapter, place: Path, old: str = "<|assistant|>", new: str = "### answer:") -> Path:
-    """The same adapter with another chat template, and a manifest that was made to agree: the digest is the same."""
+    """The same adapter with another chat template and a manifest that agrees. Its digest does not change."""
     copy = seen(adapter, place)
     template = (copy / TEMPLATE_FILE).read_text()
     (copy / TEMPLATE_FILE).write_text(template.replace(old, new))
@@ -119,14 +119,14 @@ def _agree(folder: Path) -> None:
 
 
 def zeroed(tensors: Tensors, config: dict[str, Any]) -> None:
-    """Every lora_B is nothing: the adapter is loaded and does nothing."""
+    """Set every lora_B to zero: the adapter loads and has no effect."""
     for name in tensors:
         if "lora_B" in name:
             tensors[name].zero_()
 
 
 def scaled(factor: float) -> Change:
-    """Another alpha: a converter that forgot the scale, or took another one."""
+    """Change alpha, as a converter does that drops the scale or uses another."""
 
     def change(tensors: Tensors, config: dict[str, Any]) -> None:
         config["lora_alpha"] = config["lora_alpha"] * factor
@@ -135,7 +135,7 @@ def scaled(factor: float) -> Change:
 
 
 def swapped(tensors: Tensors, config: dict[str, Any]) -> None:
-    """Rows of q and k in the other order of rotary halves: what a wrong conversion to GGUF does."""
+    """Swap the rotary halves of the rows of q and k, as a wrong conversion to GGUF does."""
     for name, tensor in tensors.items():
         if "lora_B" in name and ("q_proj" in name or "k_proj" in name):
             rows, rank = tensor.shape
@@ -145,23 +145,23 @@ def swapped(tensors: Tensors, config: dict[str, Any]) -> None:
 
 
 def truncated(tensors: Tensors, config: dict[str, Any]) -> None:
-    """The upper half of the layers is lost."""
+    """Set the upper half of the layers to zero."""
     for name in tensors:
         if any(f"layers.{n}." in name for n in (3, 4, 5)):
             tensors[name].zero_()
 
 
 def noisy(tensors: Tensors, config: dict[str, Any]) -> None:
-    """A tenth of its own spread on every weight."""
+    """Add noise to every weight, a tenth of the spread of its tensor."""
     torch.manual_seed(0)
     for name in tensors:
         tensors[name] += torch.randn_like(tensors[name]) * tensors[name].std() * 0.1
 
 
 FINE = 0.005
-"""Of an engine that computes in 32 bits, as the servers of the tests do."""
+"""The tolerance for an engine that computes in 32 bits, as the test servers do."""
 SUBTLE = {"alpha times 1.1", "noise of a tenth"}
-"""What moves a sure adapter's log-probabilities by a hundredth: an engine of 16 bits does that by itself."""
+"""Changes that move log-probabilities by a hundredth, as much as an engine in 16 bits does by itself."""
 CHANGES: dict[str, tuple[Change | None, set[str]]] = {
     "nothing": (None, {"holds"}),
     "lora_B zeroed": (zeroed, {"adapter without effect"}),
@@ -172,4 +172,4 @@ CHANGES: dict[str, tuple[Change | None, set[str]]] = {
     "upper half of the layers lost": (truncated, {"broken weights"}),
     "noise of a tenth": (noisy, {"broken weights"}),
 }
-"""What is done to the files that the server sees, and the reasons that are right."""
+"""Changes of the files that the server reads, and the reasons that a check may give for each."""

@@ -1,6 +1,6 @@
-"""As much of a Docker engine's API as trying an image takes, over HTTP on loopback; it runs nothing.
+"""The part of a Docker engine's API that the trial of an image needs, over HTTP on loopback. It runs nothing.
 
-The real client and the real backend ask it. What a container would print is given beforehand.
+The real client and the real backend call it. The output of the containers is set beforehand.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ VERSIONS = {"torch": "2.13.0", "transformers": "5.17.0", "trl": "1.14.2", "peft"
 
 @dataclass
 class Engine:
-    """One engine. `says` is what a trial of an image prints, `gpus`: whether containers are given any."""
+    """An engine. `says` is the output of an image's trial; `gpus` is whether containers get GPUs."""
 
     images: dict[str, str] = field(default_factory=dict)  # digests by name
     says: dict[str, Any] = field(default_factory=lambda: {"python": "3.11.7", "versions": VERSIONS, "gpu": ""})
     on_gpu: dict[str, Any] = field(default_factory=lambda: {"gpu": "H100"})
-    """What it prints otherwise in a container that was given a GPU."""
+    """The part of the output that differs in a container with a GPU."""
     gpus: bool = False
     tried: list[bool] = field(default_factory=list)
-    """Each trial: whether it was given a GPU."""
+    """For each trial, whether its container had a GPU."""
     host: str = ""
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
@@ -63,8 +63,8 @@ def serving(engine: Engine) -> Iterator[Engine]:
         def _serve(self) -> None:
             read = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             path = re.sub(r"^/v1\.\d+", "", self.path.partition("?")[0])
-            status, said = engine.answer(self.command, path, json.loads(read) if read else None)
-            raw = said if isinstance(said, bytes) else json.dumps(said).encode() if status != 204 else b""
+            status, reply = engine.answer(self.command, path, json.loads(read) if read else None)
+            raw = reply if isinstance(reply, bytes) else json.dumps(reply).encode() if status != 204 else b""
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(raw)))

@@ -1,6 +1,6 @@
-"""The seed model with adapters beside it, token by token: what answers behind the test servers.
+"""The seed model with adapters, token by token: the engine behind the test servers.
 
-It loads whatever it is given, as a foreign engine does: no digest is compared here.
+It loads any adapter, as an engine that knows no digests does.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Engine:
     def unload(self, name: str) -> None:
         """Forget an adapter."""
         with self._lock:
-            others = [one for one in self.model.peft_config if one != name]
-            if others:
-                self.model.set_adapter(others[0])
+            names = [adapter for adapter in self.model.peft_config if adapter != name]
+            if names:
+                self.model.set_adapter(names[0])
                 self.model.delete_adapter(name)
             else:
                 self.model = self.model.unload()
@@ -72,24 +72,24 @@ class Engine:
         self, adapter: str | None, prompt: Sequence[int], limit: int, temperature: float = 0.0, top_p: float = 1.0,
         seed: int | None = None, stop: Sequence[str] = (),
     ) -> Iterator[Token]:  # fmt: skip
-        """Tokens with their text and natural log-probability; text that a stop string cuts is left out."""
+        """Tokens with their text and natural log-probability; text after a stop string is cut."""
         dice = torch.Generator().manual_seed(seed) if seed is not None else torch.Generator()
-        end, cache, fed = self.tokenizer.eos_token_id, None, torch.tensor([list(prompt)])
+        end, cache, inputs = self.tokenizer.eos_token_id, None, torch.tensor([list(prompt)])
         tokens: list[int] = []
-        said = ""
+        sent = ""
         for n in range(limit):
             with self._lock, torch.inference_mode(), self._as(adapter):
-                out = self.model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                out = self.model(input_ids=inputs, past_key_values=cache, use_cache=True, logits_to_keep=1)
             cache, logits = out.past_key_values, out.logits[0, -1].float()
             token = _drawn(logits, temperature, top_p, dice)
             logprob = float(torch.log_softmax(logits, dim=-1)[token])
             tokens.append(token)
-            fed = torch.tensor([[token]])
+            inputs = torch.tensor([[token]])
             whole = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            cut = min((place for one in stop if (place := whole.find(one)) >= 0), default=-1)
+            cut = min((place for text in stop if (place := whole.find(text)) >= 0), default=-1)
             finish = "stop" if cut >= 0 or token == end else "length" if n + 1 == limit else ""
-            sure = cut if cut >= 0 else len(whole) - (0 if finish else _held(whole, stop))
-            text, said = whole[len(said) : sure], whole[: max(sure, len(said))]
+            sure = cut if cut >= 0 else len(whole) - (0 if finish else _held_back(whole, stop))
+            text, sent = whole[len(sent) : sure], whole[: max(sure, len(sent))]
             yield Token(text, logprob, finish)
             if finish:
                 return
@@ -103,14 +103,14 @@ class Engine:
         return nullcontext()
 
 
-def _held(said: str, stop: Sequence[str]) -> int:
-    """How many characters at the end may be the beginning of a stop string: engines do not send them yet."""
-    return max((n for one in stop for n in range(1, len(one)) if said.endswith(one[:n])), default=0)
+def _held_back(answer: str, stop: Sequence[str]) -> int:
+    """The number of characters at the end that may begin a stop string, which engines do not send yet."""
+    return max((n for text in stop for n in range(1, len(text)) if answer.endswith(text[:n])), default=0)
 
 
 def _drawn(logits: torch.Tensor, temperature: float, top_p: float, dice: torch.Generator) -> int:
     if temperature == 0:
         return int(logits.argmax())
     chances, order = torch.softmax(logits / temperature, dim=-1).sort(descending=True)
-    kept = chances.cumsum(0) - chances < top_p
-    return int(order[torch.multinomial(chances * kept, 1, generator=dice)])
+    nucleus = chances.cumsum(0) - chances < top_p
+    return int(order[torch.multinomial(chances * nucleus, 1, generator=dice)])

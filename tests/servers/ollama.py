@@ -50,7 +50,7 @@ def ollama(
         return JSONResponse({"error": f"model '{tag}' not found"}, 404)
 
     @app.get("/api/version")
-    def told() -> dict[str, str]:
+    def version_of() -> dict[str, str]:
         return {"version": version}
 
     @app.post("/api/show")
@@ -83,10 +83,10 @@ def ollama(
         return StreamingResponse(steps(body), media_type="application/x-ndjson")
 
     def steps(body: dict[str, Any]) -> Iterator[bytes]:
-        def line(**said: str) -> bytes:
-            return json.dumps(said).encode() + b"\n"
+        def line(**fields: str) -> bytes:
+            return json.dumps(fields).encode() + b"\n"
 
-        made = Model(engine, license="\n".join(body.get("license", [])), parameters=body.get("parameters", {}))
+        model = Model(engine, license="\n".join(body.get("license", [])), parameters=body.get("parameters", {}))
         files = body.get("adapters") or body.get("files") or {}
         if any(digest not in blobs for digest in files.values()):
             yield line(error="open blob: no such file or directory")
@@ -99,20 +99,20 @@ def ollama(
             with tempfile.TemporaryDirectory() as folder:
                 for file, digest in files.items():
                     (Path(folder) / file).write_bytes(blobs[digest])
-                made.adapter = body["model"].replace(":", "-").replace(".", "-").replace("/", "-")
-                engine.load(made.adapter, Path(folder))
+                model.adapter = body["model"].replace(":", "-").replace(".", "-").replace("/", "-")
+                engine.load(model.adapter, Path(folder))
         elif files:
             yield line(status="parsing GGUF")
             content = blobs[next(iter(files.values()))]
             if not content.startswith(MAGIC):
                 yield line(error="supplied file was not in GGUF format", status="400")
                 return
-            made.engine = Engine(base)
-            made.engine.model.load_state_dict(load(content[len(MAGIC) :]), strict=False)
+            model.engine = Engine(base)
+            model.engine.model.load_state_dict(load(content[len(MAGIC) :]), strict=False)
         else:
             yield line(error="neither 'from' or 'files' was specified")
             return
-        models[body["model"]] = made
+        models[body["model"]] = model
         yield line(status="writing manifest")
         yield line(status="success")
 
@@ -151,12 +151,12 @@ def ollama(
             return JSONResponse({"model": tag, "response": "", "done": True, "done_reason": "load"})
         wrong.asked.append(body)
         if wrong.status:
-            said = "server busy, please try again.  maximum pending requests exceeded"
-            return JSONResponse({"error": said}, wrong.status)
+            message = "server busy, please try again.  maximum pending requests exceeded"
+            return JSONResponse({"error": message}, wrong.status)
         memory.add(tag)
         pieces = lines(models[tag], body)
-        broken = b'{"error":"llama runner process no longer running: 2"}\n'
-        return StreamingResponse(as_sent(pieces, wrong, broken), media_type="application/x-ndjson")
+        failure = b'{"error":"llama runner process no longer running: 2"}\n'
+        return StreamingResponse(as_sent(pieces, wrong, failure), media_type="application/x-ndjson")
 
     def lines(model: Model, body: dict[str, Any]) -> Iterator[bytes]:
         tokenizer, options = model.engine.tokenizer, body["options"]
@@ -173,8 +173,8 @@ def ollama(
             if token.text or token.finish != "stop":  # the end token has neither text nor a place among them
                 logprobs.append({"token": token.text, "logprob": token.logprob})
             if token.text or token.finish == "length":
-                told = {"logprobs": logprobs} if body.get("logprobs") and numbers >= (0, 12, 11) else {}
-                yield json.dumps({**head, "response": token.text, "done": False, **told}).encode() + b"\n"
+                extra = {"logprobs": logprobs} if body.get("logprobs") and numbers >= (0, 12, 11) else {}
+                yield json.dumps({**head, "response": token.text, "done": False, **extra}).encode() + b"\n"
                 logprobs = []
         last = {"done": True, "done_reason": finish, "prompt_eval_count": len(ids), "eval_count": count}
         yield json.dumps({**head, "response": "", **last}).encode() + b"\n"

@@ -1,4 +1,4 @@
-"""`academy pages` in a home of its own: a real Prefect server with its workers, asked over HTTP."""
+"""`academy pages` in a home of its own: a real Prefect server with its workers, called over HTTP."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 
 
 def free_port() -> int:
-    """A port that nobody uses just now."""
+    """A port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -54,11 +54,11 @@ class Pages:
             stdout=self.log,
             stderr=self.log,
         )
-        atexit.register(self.process.kill)  # where the tests are broken off
+        atexit.register(self.process.kill)  # if the tests are interrupted
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         if path.endswith("/create_flow_run"):
-            body = {"idempotency_key": uuid.uuid4().hex, **body}  # asked again it is the same run
+            body = {"idempotency_key": uuid.uuid4().hex, **body}  # a repeated request gives the same run
         request = urllib.request.Request(  # noqa: S310  loopback
             self.api + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -69,10 +69,10 @@ class Pages:
             except urllib.error.HTTPError as problem:
                 if problem.code != HTTPStatus.SERVICE_UNAVAILABLE:
                     raise
-                time.sleep(0.5)  # its database was locked: Prefect's own client asks again, too
+                time.sleep(0.5)  # its database is locked; Prefect's own client retries, too
             except TimeoutError:
-                continue  # the same, for longer
-        pytest.fail(f"{path} was not answered")
+                continue  # the database is locked for longer
+        pytest.fail(f"no answer to {path}")
 
     def wait_for(self, words: str, seconds: float = 180) -> None:
         until = time.monotonic() + seconds
@@ -84,17 +84,17 @@ class Pages:
     def left(self) -> list[str]:
         """Processes whose environment names this home."""
         mark = f"ACADEMY_HOME={self.home}".encode()
-        found = []
+        commands = []
         for entry in Path("/proc").glob("[0-9]*"):
             try:
                 if mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
+                    commands.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
             except OSError:
                 continue
-        return found
+        return commands
 
     def end(self, number: signal.Signals) -> list[str]:
-        """Signal the pages and tell what is left a while later."""
+        """Send a signal to the pages. Returns the commands that still run half a minute later."""
         self.process.send_signal(number)
         self.process.wait(timeout=60)
         self.log.close()
@@ -105,11 +105,11 @@ class Pages:
 
 
 def ended(pages: Pages, run: dict[str, Any], patience: float = 400) -> dict[str, Any]:
-    """A flow run once it has ended."""
+    """A flow run when it has ended."""
     until = time.monotonic() + patience
     while True:
-        found: dict[str, Any] = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
-        if found["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING"):
-            return found
-        assert time.monotonic() < until, f"still {found['state_type']}"
+        state: dict[str, Any] = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
+        if state["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING"):
+            return state
+        assert time.monotonic() < until, f"still {state['state_type']}"
         time.sleep(1)

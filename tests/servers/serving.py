@@ -17,15 +17,15 @@ from fastapi import FastAPI
 
 @dataclass
 class Faults:
-    """What is wrong with a server, until it is mended."""
+    """What is wrong with a server, until a test resets it."""
 
-    dies_after: int | None = None  # pieces of an answer, then the connection is gone
-    fails_after: int | None = None  # pieces, then an error in the stream
+    dies_after: int | None = None  # pieces of an answer, after which the connection is gone
+    fails_after: int | None = None  # pieces, after which an error is in the stream
     silent_for: float = 0.0  # seconds before every piece
     status: int | None = None  # instead of an answer
     shredded: bool = False  # bytes arrive three at a time
-    asked: list[dict[str, Any]] = field(default_factory=list)  # what was asked of the answering route
-    cancelled: int = 0  # answers that the other side hung up on
+    asked: list[dict[str, Any]] = field(default_factory=list)  # the requests to the answering route
+    cancelled: int = 0  # answers that the client cancelled
 
 
 class Gone(Exception):
@@ -33,7 +33,7 @@ class Gone(Exception):
 
 
 async def as_sent(pieces: Iterator[bytes], faults: Faults, error: bytes) -> AsyncIterator[bytes]:
-    """Pieces of an answer as they go over the wire. Steps of the model run in a thread."""
+    """Pieces of an answer as they are sent. Steps of the model run in a thread."""
     whole = False
     try:
         for n in range(1_000_000):

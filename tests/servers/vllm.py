@@ -1,6 +1,6 @@
-"""vLLM's OpenAI-compatible server as far as adapters and completions go: routes, statuses, bodies and framing.
+"""vLLM's OpenAI-compatible server for adapters and completions: routes, statuses, bodies and framing.
 
-Written after vllm/entrypoints/openai/models/serving.py, .../completion/serving.py and vllm/lora/peft_helper.py.
+Based on vllm/entrypoints/openai/models/serving.py, .../completion/serving.py and vllm/lora/peft_helper.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def error(status: int, message: str, kind: str, param: str | None = None) -> JSO
 def vllm(
     engine: Engine, served: str, root: str, *, updating: bool = True, max_rank: int = 16, faults: Faults | None = None
 ) -> FastAPI:
-    """A server of one base model. `updating` is VLLM_ALLOW_RUNTIME_LORA_UPDATING."""
+    """A server with one base model. `updating` is VLLM_ALLOW_RUNTIME_LORA_UPDATING."""
     app, wrong = FastAPI(), faults or Faults()
     adapters: dict[str, str] = {}
 
@@ -65,8 +65,8 @@ def vllm(
             if config.get("use_dora"):
                 return error(500, "vLLM does not yet support DoRA.", "InternalServerError")
             if config["r"] > max_rank:
-                said = f"LoRA rank {config['r']} is greater than max_lora_rank {max_rank}."
-                return error(500, said, "InternalServerError")
+                message = f"LoRA rank {config['r']} is greater than max_lora_rank {max_rank}."
+                return error(500, message, "InternalServerError")
             engine.load(name, Path(place))
             adapters[name] = place
             return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
@@ -94,8 +94,8 @@ def vllm(
         if len(ids) + body["max_tokens"] > CONTEXT:
             return error(400, f"This model's maximum context length is {CONTEXT} tokens.", "BadRequestError")
         pieces = _events(engine, None if name == served else name, ids, body)
-        broken = _event({"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError"}})
-        return StreamingResponse(as_sent(pieces, wrong, broken + b"data: [DONE]\n\n"), media_type="text/event-stream")
+        failure = _event({"error": {"message": "EngineCore encountered an issue.", "type": "InternalServerError"}})
+        return StreamingResponse(as_sent(pieces, wrong, failure + b"data: [DONE]\n\n"), media_type="text/event-stream")
 
     return app
 

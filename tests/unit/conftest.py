@@ -1,4 +1,4 @@
-"""Shared by the fast tests: fresh databases, a full disk and a read-only one, and no settings from outside."""
+"""Fixtures of the unit tests: fresh databases, a full and a read-only disk, and no settings from the environment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if examples := os.environ.get("HYPOTHESIS_EXAMPLES"):
 
 @pytest.fixture(autouse=True)
 def nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Neither the environment nor a .env file of the person who runs the tests decides them."""
+    """Remove the settings of the person who runs the tests, from the environment and from a .env file."""
     for name in list(os.environ):
         if name.startswith(OUTSIDE):
             monkeypatch.delenv(name)
@@ -40,21 +40,21 @@ def nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 @pytest.fixture(scope="session")
 def new_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Database]]:
-    """Makes migrated SQLite databases: the first is migrated, the others are copies of its file."""
+    """A function that makes migrated SQLite databases, as copies of one that is migrated."""
     first = tmp_path_factory.mktemp("migrated") / "academy.db"
-    migrated = Database(f"sqlite:///{first}")
-    migrated.migrate()
-    migrated.engine.dispose()
-    made: list[Database] = []
+    template = Database(f"sqlite:///{first}")
+    template.migrate()
+    template.engine.dispose()
+    databases: list[Database] = []
 
     def make() -> Database:
         place = tmp_path_factory.mktemp("database") / "academy.db"
         shutil.copy(first, place)
-        made.append(Database(f"sqlite:///{place}"))
-        return made[-1]
+        databases.append(Database(f"sqlite:///{place}"))
+        return databases[-1]
 
     yield make
-    for database in made:
+    for database in databases:
         database.engine.dispose()
 
 
@@ -66,22 +66,22 @@ def database(new_database: Callable[[], Database]) -> Database:
 
 @pytest.fixture(scope="session")
 def count_tokens() -> Callable[[list[str]], list[int]]:
-    """Lengths by the seed model's own tokenizer, which needs no torch."""
+    """A function that counts the tokens of texts with the seed model's tokenizer, without torch."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(SEED_FOLDER / "tokenizer.json"))
-    return lambda texts: [len(found.ids) for found in tokenizer.encode_batch(texts)]
+    return lambda texts: [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
 
 
 def _mounted(place: Path, options: str) -> Iterator[Path]:
     place.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        mount = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as problem:
         pytest.skip(f"no tmpfs: {problem}")
-    if done.returncode:
-        pytest.skip(f"no tmpfs: {done.stderr.strip()}")
+    if mount.returncode:
+        pytest.skip(f"no tmpfs: {mount.stderr.strip()}")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 
@@ -94,7 +94,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def read_only_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk on which nothing can be written, not even by root."""
+    """A disk that not even root can write to."""
     yield from _mounted(tmp_path / "read-only-disk", "ro,size=64k")
 
 
@@ -122,7 +122,7 @@ def mlflow_client(tmp_path_factory: pytest.TempPathFactory, mlflow_tables: Path)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "DO_NOT_TRACK", "MLFLOW_DISABLE_TELEMETRY",
                      "MLFLOW_LOGGING_LEVEL", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):  # fmt: skip
-            patch.setenv(name, "")  # so that what open_mlflow sets is taken back at the end
+            patch.setenv(name, "")  # so that what open_mlflow sets is restored at the end
         home = tmp_path_factory.mktemp("mlflow")
         shutil.copy(mlflow_tables, home / "mlflow.db")
         patch.chdir(home)
@@ -131,7 +131,7 @@ def mlflow_client(tmp_path_factory: pytest.TempPathFactory, mlflow_tables: Path)
 
 @pytest.fixture
 def house(mlflow_client: Any, database: Database, tmp_path: Path) -> House:
-    """One family with its ledger and its registry."""
+    """A family with its ledger and its registry."""
     from academy.genealogy.versions import Versions
     from academy.store.ledger import Ledger
     from tests.registry import House

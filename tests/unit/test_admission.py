@@ -1,4 +1,4 @@
-"""One gate: what is unsigned, altered, swapped, refused, or of another base model is neither served nor promoted."""
+"""The gate: unsigned, altered, swapped or refused adapters, and those of another base model, are not admitted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from academy.adapters.adapter import FILES, MANIFEST, WEIGHTS, digest_of_adapter, read_adapter, sign_adapter
 from academy.errors import AcademyError, AdapterError, PromotionError, SignatureError
 from academy.lifecycle.gate import (
-    Watch,
+    AdmissionMonitor,
     admit_adapter,
     readmit_adapter,
     refusal,
@@ -29,7 +29,7 @@ from academy.store.signing import Keys
 from tests.adapters import publish
 from tests.registry import House
 
-# torch asks for pynvml under its old name when it is imported
+# torch imports pynvml under its old name
 pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 
 
@@ -40,12 +40,12 @@ def rewrite(folder: Path, **changes: Any) -> None:
 
 
 def failing(house: House, version: Any) -> dict[str, str]:
-    """What `academy verify` says against a version, but for its dataset, which these versions do not have."""
+    """The failing checks of `academy verify`, without the dataset check: these versions have no dataset."""
     checks = verify_version(house.gate, version, house.home / "datasets").checks
     return {check.name: check.sentence for check in checks if not check.ok and check.name != "dataset"}
 
 
-def test_a_signed_registered_adapter_is_admitted_by_digest_and_by_folder(house: House) -> None:
+def test_signed_registered_adapter_is_admitted_by_digest_and_by_folder(house: House) -> None:
     version = house.train(1.0)
     assert admit_adapter(house.gate, version.adapter, version).adapter.digest == version.adapter
     opened = admit_adapter(house.gate, house.folder(version))
@@ -53,7 +53,7 @@ def test_a_signed_registered_adapter_is_admitted_by_digest_and_by_folder(house: 
     assert failing(house, version) == {}
 
 
-def test_an_unsigned_adapter_is_refused_until_a_person_vouches_for_it(house: House) -> None:
+def test_unsigned_adapter_is_refused_until_a_person_vouches_for_it(house: House) -> None:
     version = house.train(1.0, keys=None)
     with pytest.raises(SignatureError, match="is not signed"):
         admit_adapter(house.gate, version.adapter)
@@ -68,32 +68,32 @@ def test_an_unsigned_adapter_is_refused_until_a_person_vouches_for_it(house: Hou
 @pytest.mark.parametrize(
     "changes", [{"examples": 51}, {"canaries": []}, {"dataset": "e"}, {"order": "another"}, {"template": "0" * 64}]
 )
-def test_a_manifest_that_was_altered_after_it_was_signed_is_refused(house: House, changes: dict[str, Any]) -> None:
+def test_manifest_altered_after_signing_is_refused(house: House, changes: dict[str, Any]) -> None:
     version = house.train(1.0)
     rewrite(house.folder(version), **changes)
     with pytest.raises(SignatureError, match="was altered after it was signed"):
         admit_adapter(house.gate, version.adapter)
     with pytest.raises(SignatureError, match="was altered after it was signed"):
         resign_adapter(house.gate, version, house.home, unsigned=True)
-    with pytest.raises(SignatureError):  # nor by training the same again
+    with pytest.raises(SignatureError):  # nor by repeating the training
         sign_adapter(house.folder(version), house.keys, base_digest=house.ledger.family, digest=version.adapter)
     assert "signature" in failing(house, version)
 
 
-def test_a_manifest_in_other_white_space_and_order_is_the_same(house: House) -> None:
+def test_manifest_with_other_white_space_and_order_is_admitted(house: House) -> None:
     folder = house.folder(version := house.train(1.0))
     manifest = orjson.loads((folder / MANIFEST).read_bytes())
     (folder / MANIFEST).write_bytes(orjson.dumps(dict(reversed(manifest.items())), option=orjson.OPT_INDENT_2))
     admit_adapter(house.gate, version.adapter)
 
 
-def test_a_manifest_that_was_signed_before_it_had_a_new_field_is_admitted(house: House) -> None:
+def test_manifest_signed_before_a_field_existed_is_admitted(house: House) -> None:
     manifest = read_adapter(house.folder(house.train(1.0))).manifest
-    assert manifest.canaries[0].logprobs == ()  # what the file does not hold
+    assert manifest.canaries[0].logprobs == ()  # not in the file
     admit_adapter(house.gate, manifest.adapter)
 
 
-def test_the_signature_of_another_home_counts_once_its_key_is_trusted(house: House, tmp_path: Path) -> None:
+def test_signature_of_another_home_is_valid_once_its_key_is_trusted(house: House, tmp_path: Path) -> None:
     other = Keys(tmp_path / "other")
     version = house.train(1.0, keys=other)
     with pytest.raises(SignatureError, match="which this home does not trust"):
@@ -103,14 +103,14 @@ def test_the_signature_of_another_home_counts_once_its_key_is_trusted(house: Hou
     admit_adapter(house.gate, version.adapter)
 
 
-def test_the_signature_of_another_adapter_is_refused(house: House) -> None:
+def test_signature_of_another_adapter_is_refused(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     rewrite(house.folder(first), signature=read_adapter(house.folder(second)).manifest.signature)
     with pytest.raises(SignatureError, match="was altered"):
         admit_adapter(house.gate, first.adapter)
 
 
-def test_what_a_revoked_key_signed_is_refused_until_it_is_signed_again(house: House, tmp_path: Path) -> None:
+def test_adapter_signed_by_a_revoked_key_is_refused_until_signed_again(house: House, tmp_path: Path) -> None:
     version = house.train(1.0)
     house.make_champion(version)
     copy = shutil.copytree(house.folder(version), house.home / "mlartifacts" / "1" / "adapter")
@@ -126,7 +126,7 @@ def test_what_a_revoked_key_signed_is_refused_until_it_is_signed_again(house: Ho
     assert house.rollback() == version.name
 
 
-def test_what_was_altered_is_not_signed_again_after_its_key_was_revoked(house: House) -> None:
+def test_altered_adapter_is_not_signed_again_after_its_key_was_revoked(house: House) -> None:
     version = house.train(1.0)
     house.keys.revoke(house.keys.all()[0].id, "lost")
     rewrite(house.folder(version), examples=51)
@@ -134,31 +134,31 @@ def test_what_was_altered_is_not_signed_again_after_its_key_was_revoked(house: H
         resign_adapter(house.gate, version, house.home, unsigned=True)
 
 
-# --- what is asked for -----------------------------------------------------------------------------------------
+# --- the argument -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "name", ["../adapters", "/etc/passwd", "..", "", "a" * 16, "A" * 64, "a" * 63 + "\n", "\0" * 64, "../" * 21 + "a"]
 )
-def test_a_path_instead_of_a_digest_is_refused(house: House, name: str) -> None:
-    with pytest.raises(AdapterError, match="is no digest of an adapter"):
+def test_path_instead_of_a_digest_is_refused(house: House, name: str) -> None:
+    with pytest.raises(AdapterError, match="is not the digest of an adapter"):
         admit_adapter(house.gate, name)
 
 
-def test_a_folder_elsewhere_is_refused(house: House, tmp_path: Path) -> None:
+def test_folder_outside_of_the_home_is_refused(house: House, tmp_path: Path) -> None:
     version = house.train(1.0)
     elsewhere = shutil.copytree(house.folder(version), tmp_path / "elsewhere" / version.adapter[:16])
     for folder in (elsewhere, house.adapters / ".." / "elsewhere" / version.adapter[:16]):
-        with pytest.raises(AdapterError, match="none of this home's adapters"):
+        with pytest.raises(AdapterError, match="is not in this home's folder of adapters"):
             admit_adapter(house.gate, folder)
 
 
-def test_an_adapter_under_another_name_is_refused(house: House) -> None:
+def test_adapter_in_a_folder_with_another_name_is_refused(house: House) -> None:
     version = house.train(1.0)
     moved = house.folder(version).rename(house.adapters / ("0" * 16))
-    with pytest.raises(AdapterError, match="another adapter than its name says"):
+    with pytest.raises(AdapterError, match="does not match the folder's name"):
         admit_adapter(house.gate, moved)
-    with pytest.raises(AdapterError, match="There is no adapter"):
+    with pytest.raises(AdapterError, match="does not contain an adapter"):
         admit_adapter(house.gate, version.adapter)
     moved.joinpath("x").symlink_to("/etc")
     house.folder(version).symlink_to(moved)
@@ -166,65 +166,65 @@ def test_an_adapter_under_another_name_is_refused(house: House) -> None:
         admit_adapter(house.gate, version.adapter)
 
 
-def test_folders_that_were_swapped_are_refused(house: House) -> None:
+def test_swapped_folders_are_refused(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     aside = house.folder(first).rename(house.home / "aside")
     house.folder(second).rename(house.folder(first))
     aside.rename(house.folder(second))
     for version in (first, second):
-        with pytest.raises(AdapterError, match="another adapter than its name says"):
+        with pytest.raises(AdapterError, match="does not match its digest"):
             admit_adapter(house.gate, version.adapter)
         assert "files" in failing(house, version)
 
 
-# --- what the registry and the ledger say ---------------------------------------------------------------------------
+# --- registry and ledger ---------------------------------------------------------------------------
 
 
-def test_versions_whose_adapters_were_swapped_in_the_registry_are_refused(house: House) -> None:
+def test_adapters_swapped_in_the_registry_are_refused(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     house.tag(first, adapter=second.adapter)
     swapped = house.versions.get(first.version)
     for version in (swapped, None):
-        with pytest.raises(AdapterError, match="tell different things"):
+        with pytest.raises(AdapterError, match="does not agree with the adapter"):
             admit_adapter(house.gate, second.adapter, version)
     with pytest.raises(AdapterError):
         house.make_champion(swapped)
     assert "registry" in failing(house, swapped)
 
 
-def test_versions_that_were_swapped_wholly_after_an_examination_are_refused(house: House) -> None:
+def test_versions_swapped_after_an_examination_are_refused(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     verdict = house.examine(first)
     house.tag(first, adapter=second.adapter, order=second.order, dataset=second.dataset)
     swapped = house.versions.get(first.version)
-    with pytest.raises(AdapterError, match=r"The verdict of .* knows v1 as another adapter"):
+    with pytest.raises(AdapterError, match=r"The verdict of .* names another adapter for v1"):
         admit_adapter(house.gate, second.adapter, swapped)
     with pytest.raises(PromotionError):
         house.promote(swapped, verdict)
     assert "ledger" in failing(house, swapped)
 
 
-def test_an_adapter_of_no_version_is_refused(house: House) -> None:
+def test_unregistered_adapter_is_refused(house: House) -> None:
     folder = publish(house.adapters, 3.0, keys=house.keys, base_digest=house.ledger.family)
-    with pytest.raises(AdapterError, match="is registered as no version"):
+    with pytest.raises(AdapterError, match="No version has the adapter"):
         admit_adapter(house.gate, folder)
 
 
-def test_an_adapter_of_another_base_model_is_refused(house: House) -> None:
+def test_adapter_of_another_base_model_is_refused(house: House) -> None:
     version = house.train(1.0, base_digest="c" * 64)
     with pytest.raises(AdapterError, match="ADAPTER_BASE_MODEL_MISMATCH"):
         admit_adapter(house.gate, version.adapter)
     assert "base model" in failing(house, version)
 
 
-def test_modules_that_the_base_model_lacks_are_refused(house: House) -> None:
+def test_modules_missing_in_the_base_model_are_refused(house: House) -> None:
     version = house.train(1.0)
     gate = type(house.gate)(**{**vars(house.gate), "modules": frozenset(["c_attn"])})
     with pytest.raises(AdapterError, match="q_proj, which the base model does not have"):
         admit_adapter(gate, version.adapter)
 
 
-def test_another_template_than_the_one_of_the_training_is_refused(house: House) -> None:
+def test_other_template_than_in_training_is_refused(house: House) -> None:
     version = house.train(1.0, template=b"{{ messages }}", special_tokens={"eos_token": "<other>"})
     with pytest.raises(AdapterError, match="another chat template"):
         admit_adapter(house.gate, version.adapter)
@@ -233,12 +233,12 @@ def test_another_template_than_the_one_of_the_training_is_refused(house: House) 
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
-def test_a_refused_version_is_neither_promoted_nor_gone_back_to(house: House) -> None:
+def test_refused_version_is_neither_promoted_nor_restored(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     house.make_champion(first)
     house.make_champion(second)
-    refuse_adapter(house.ledger, first, "it tells secrets")
-    with pytest.raises(AdapterError, match=r"v1 was refused on .* \(it tells secrets\)"):
+    refuse_adapter(house.ledger, first, "it leaks secrets")
+    with pytest.raises(AdapterError, match=r"v1 was refused on .* \(it leaks secrets\)"):
         house.rollback()
     admit_adapter(house.gate, second.adapter)
     assert house.rollback("base") == "base"
@@ -247,10 +247,10 @@ def test_a_refused_version_is_neither_promoted_nor_gone_back_to(house: House) ->
     assert house.rollback("1") == "v1"
 
 
-def test_versions_before_one_are_refused_for_good(house: House) -> None:
+def test_refusal_of_older_versions_is_permanent(house: House) -> None:
     versions = [house.train(value) for value in (1.0, 2.0, 3.0)]
     refuse_adapter(house.ledger, versions[2], "old bug", older=True)
-    refuse_adapter(house.ledger, versions[0], "", older=True)  # a lower number takes nothing back
+    refuse_adapter(house.ledger, versions[0], "", older=True)  # a lower number does not withdraw it
     readmit_adapter(house.ledger, versions[1], "not this way")
     for version in versions[:2]:
         with pytest.raises(AdapterError, match="Versions before v3 were refused"):
@@ -259,26 +259,30 @@ def test_versions_before_one_are_refused_for_good(house: House) -> None:
     admit_adapter(house.gate, versions[2].adapter)
 
 
-def test_what_was_let_in_is_withdrawn_when_it_is_refused_or_its_key_revoked(house: House) -> None:
+def test_admitted_adapter_must_stop_after_a_refusal_or_a_revoked_key(house: House) -> None:
     first, second, champion = house.train(1.0), house.train(2.0), house.train(3.0)
     for version in (first, second, champion):
         house.examine(version)
-    watch = Watch(house.gate)
+    monitor = AdmissionMonitor(house.gate)
     for version in (first, second, champion):
-        watch.admit(house.folder(version))
-    assert not watch.withdrawn(first.adapter)
+        monitor.admit(house.folder(version))
+    assert not monitor.reason_to_stop(first.adapter)
     refuse_adapter(house.ledger, first, "it lies")
-    assert "it lies" in watch.withdrawn(first.adapter)
-    assert not watch.withdrawn(second.adapter)
+    assert "it lies" in monitor.reason_to_stop(first.adapter)
+    assert not monitor.reason_to_stop(second.adapter)
     readmit_adapter(house.ledger, first, "it does not")
-    assert not watch.withdrawn(first.adapter)
+    assert not monitor.reason_to_stop(first.adapter)
     refuse_adapter(house.ledger, champion, "too old", older=True)
-    assert [bool(watch.withdrawn(one.adapter)) for one in (first, second, champion)] == [True, True, False]
+    assert [bool(monitor.reason_to_stop(version.adapter)) for version in (first, second, champion)] == [
+        True,
+        True,
+        False,
+    ]
     house.keys.revoke(house.keys.all()[0].id, "stolen")
-    assert "revoked" in watch.withdrawn(champion.adapter)
+    assert "revoked" in monitor.reason_to_stop(champion.adapter)
 
 
-def test_refusals_of_one_family_say_nothing_of_another(house: House) -> None:
+def test_refusals_apply_to_one_family_only(house: House) -> None:
     version = house.train(1.0)
     refuse_adapter(Ledger(house.ledger.database, "e" * 64), version, "there")
     assert refusal(house.ledger, version.adapter, [version.version]) == ""
@@ -288,7 +292,7 @@ def test_refusals_of_one_family_say_nothing_of_another(house: House) -> None:
 # --- verification ---------------------------------------------------------------------------------------------------
 
 
-def test_all_that_is_wrong_is_told_at_once(house: House) -> None:
+def test_verification_reports_all_failures_at_once(house: House) -> None:
     version = house.train(1.0, keys=None, base_digest="c" * 64)
     house.tag(version, order="another")
     version = house.versions.get(version.version)
@@ -298,7 +302,7 @@ def test_all_that_is_wrong_is_told_at_once(house: House) -> None:
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-3]), Path.touch])
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
-def test_a_damaged_adapter_is_told_and_raises_nothing(
+def test_verification_reports_a_damaged_adapter_without_raising(
     house: House, name: str, damage: Callable[[Path], object]
 ) -> None:
     version = house.train(1.0)
@@ -306,9 +310,10 @@ def test_a_damaged_adapter_is_told_and_raises_nothing(
     assert bool(failing(house, version)) is (damage is not Path.touch)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.sampled_from((*FILES, MANIFEST)), data=st.data())
-def test_any_single_byte_changed_is_refused_or_changes_nothing(house: House, name: str, data: st.DataObject) -> None:
+def test_any_changed_byte_is_refused_or_changes_nothing(house: House, name: str, data: st.DataObject) -> None:
     version = next(house.versions.newest(), None) or house.train(1.0)
     folder = house.folder(version)
     if not house.home.joinpath("sound").exists():
@@ -327,7 +332,7 @@ def test_any_single_byte_changed_is_refused_or_changes_nothing(house: House, nam
     (folder / name).write_bytes(sound)
 
 
-def test_the_trainer_s_adapter_is_signed_once(house: House) -> None:
+def test_trained_adapter_is_signed_once(house: House) -> None:
     folder = publish(house.adapters, 1.0, base_digest=house.ledger.family)
     facts = {"base_digest": house.ledger.family, "digest": digest_of_adapter(folder)}
     assert sign_adapter(folder, house.keys, **facts).manifest.signature

@@ -1,4 +1,4 @@
-"""A person's word on a winner: one verdict, one champion, one word; and what a kill between its rows leaves."""
+"""Approvals: one decision per verdict and champion, also after a kill between its rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from academy.errors import PromotionError
 from academy.genealogy.history import history
 from academy.genealogy.versions import Version
-from academy.lifecycle.approval import decide, open_verdicts, standing
+from academy.lifecycle.approval import approval_status, open_verdicts, record_approval
 from academy.lifecycle.promotion import activate, promote
 from academy.store.ledger_rows import ApprovalEntry, PromotionEntry, Row, VerdictEntry
 from tests.registry import House, Standby
@@ -21,94 +21,94 @@ def approved_promotion(house: House, version: Version, verdict: Row[VerdictEntry
     )  # fmt: skip
 
 
-def test_a_winner_waits_until_a_person_approves_it(house: House) -> None:
+def test_winner_waits_until_a_person_approves_it(house: House) -> None:
     version = house.train(1.0)
     verdict = house.examine(version)
-    assert standing(house.ledger, verdict) == "undecided"
+    assert approval_status(house.ledger, verdict) == "undecided"
     with pytest.raises(PromotionError, match="v1 waits for approval"):
         approved_promotion(house, version, verdict)
     assert house.ledger.champion().version == "base"
-    decide(house.ledger, verdict, approved=True, by="anna", note="seen")
-    assert standing(house.ledger, verdict) == "approved"
+    record_approval(house.ledger, verdict, approved=True, by="anna", note="seen")
+    assert approval_status(house.ledger, verdict) == "approved"
     row = approved_promotion(house, version, verdict)
     assert (row.body.by, house.ledger.champion().version, house.alias) == ("a flow", "1", "1")
 
 
-def test_a_declined_verdict_promotes_in_no_way(house: House) -> None:
+def test_declined_verdict_never_promotes(house: House) -> None:
     version = house.train(1.0)
     verdict = house.examine(version)
-    decide(house.ledger, verdict, approved=False, by="anna", note="too early")
+    record_approval(house.ledger, verdict, approved=False, by="anna", note="too early")
     assert open_verdicts(house.ledger) == []
     for approval in (True, False):
         with pytest.raises(PromotionError, match="was declined"):
             promote(house.ledger, house.versions, version, house.gate, verdict, Standby(), approval=approval)
     with pytest.raises(PromotionError, match="v1 was declined by anna before"):
-        decide(house.ledger, verdict, approved=True, by="bert")
+        record_approval(house.ledger, verdict, approved=True, by="bert")
     assert house.ledger.champion().version == "base"
 
 
-def test_an_approval_dies_when_the_champion_changes(house: House) -> None:
+def test_approval_expires_when_the_champion_changes(house: House) -> None:
     first, second, third = (house.train(value) for value in (1.0, 2.0, 3.0))
     house.make_champion(first)
     verdict = house.examine(third)
-    decide(house.ledger, verdict, approved=True, by="anna")
+    record_approval(house.ledger, verdict, approved=True, by="anna")
     house.make_champion(second)
-    assert (standing(house.ledger, verdict), open_verdicts(house.ledger)) == ("undecided", [])
+    assert (approval_status(house.ledger, verdict), open_verdicts(house.ledger)) == ("undecided", [])
     house.rollback()
-    assert house.ledger.champion().version == first.version, "the champion that it was examined against is back"
-    assert (standing(house.ledger, verdict), open_verdicts(house.ledger)) == ("undecided", [])
+    assert house.ledger.champion().version == first.version, "the champion of its examination is back"
+    assert (approval_status(house.ledger, verdict), open_verdicts(house.ledger)) == ("undecided", [])
     with pytest.raises(PromotionError, match="waits for approval"):
         approved_promotion(house, third, verdict)
-    decide(house.ledger, verdict, approved=True, by="bert")
+    record_approval(house.ledger, verdict, approved=True, by="bert")
     assert open_verdicts(house.ledger) == [verdict]
     approved_promotion(house, third, verdict)
     assert house.ledger.champion().version == third.version
 
 
-def test_an_approval_of_one_verdict_is_none_of_another(house: House) -> None:
+def test_approval_is_valid_for_one_verdict_only(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     verdicts = house.examine(first), house.examine(second)
-    decide(house.ledger, verdicts[0], approved=True, by="anna")
+    record_approval(house.ledger, verdicts[0], approved=True, by="anna")
     with pytest.raises(PromotionError, match="v2 waits"):
         approved_promotion(house, second, verdicts[1])
 
 
 @pytest.mark.parametrize("outcome", ["HOLD", "REJECT", "CANNOT DECIDE"])
-def test_what_did_not_win_cannot_be_approved(house: House, outcome: str) -> None:
+def test_verdict_other_than_promote_cannot_be_approved(house: House, outcome: str) -> None:
     verdict = house.examine(house.train(1.0), outcome)
     with pytest.raises(PromotionError, match=outcome):
-        decide(house.ledger, verdict, approved=True, by="anna")
+        record_approval(house.ledger, verdict, approved=True, by="anna")
     assert list(house.ledger.rows(ApprovalEntry)) == []
 
 
-def test_what_was_carried_out_and_rolled_back_is_not_approved_again(house: House) -> None:
+def test_verdict_that_was_carried_out_cannot_be_approved_again(house: House) -> None:
     version = house.train(1.0)
     verdict = house.examine(version)
     house.promote(version, verdict)
     house.rollback()
     with pytest.raises(PromotionError, match="rolled back since"):
-        decide(house.ledger, verdict, approved=True, by="anna")
+        record_approval(house.ledger, verdict, approved=True, by="anna")
 
 
 def test_approving_twice_writes_one_row_and_finishes_what_a_kill_left(house: House) -> None:
     version = house.train(1.0)
     verdict = house.examine(version)
-    first = decide(house.ledger, verdict, approved=True, by="anna")
+    first = record_approval(house.ledger, verdict, approved=True, by="anna")
     # killed here: the approval is written, the promotion is not
     assert open_verdicts(house.ledger) == [verdict]
-    assert decide(house.ledger, verdict, approved=True, by="anna") == first
+    assert record_approval(house.ledger, verdict, approved=True, by="anna") == first
     approved_promotion(house, version, verdict)
-    house.versions.show_champion("base")  # killed before the alias was set
+    house.versions.set_champion_alias("base")  # killed before the alias was set
     approved_promotion(house, version, verdict)
     assert (house.alias, len(list(house.ledger.rows(PromotionEntry)))) == ("1", 1)
 
 
-def test_of_two_people_who_disagree_at_once_one_is_heard(house: House) -> None:
+def test_first_of_two_concurrent_decisions_counts(house: House) -> None:
     verdict = house.examine(house.train(1.0))
 
     def say(approved: bool) -> bool:
         try:
-            return decide(house.ledger, verdict, approved=approved, by=str(approved)).body.approved is approved
+            return record_approval(house.ledger, verdict, approved=approved, by=str(approved)).body.approved is approved
         except PromotionError:
             return False
 
@@ -118,21 +118,24 @@ def test_of_two_people_who_disagree_at_once_one_is_heard(house: House) -> None:
     assert len(list(house.ledger.rows(ApprovalEntry))) == 1
 
 
-def test_the_history_tells_who_did_what_and_why(house: House) -> None:
+def test_history_shows_who_did_what_and_why(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     verdict = house.examine(first)
-    decide(house.ledger, verdict, approved=True, by="anna", note="seen")
+    record_approval(house.ledger, verdict, approved=True, by="anna", note="seen")
     approved_promotion(house, first, verdict)
     activate(
         house.ledger, house.versions, second, house.gate, Standby(), by="bert", because="a rehearsal"
     )  # fmt: skip
     house.rollback()
-    told = history(house.ledger)[::-1]
-    assert [(one.action, one.version, one.by) for one in told] == [
+    changes = history(house.ledger)[::-1]
+    assert [(change.action, change.version, change.by) for change in changes] == [
         ("approve", "1", "anna"), ("deploy", "1", "a flow"), ("deploy", "2", "bert"), ("rollback", "1", "tester"),
     ]  # fmt: skip
-    assert [one.by_hand for one in told] == [False, False, True, False]
-    assert told[2].sentence == "v2 replaces v1 by hand, without a verdict (a rehearsal)"
-    assert told[2].config["base_model"] == "seed"
-    assert [one.seq for one in history(house.ledger, 2)] == [told[3].seq, told[2].seq]
-    assert [one.seq for one in history(house.ledger, 2, before=told[2].seq)] == [told[1].seq, told[0].seq]
+    assert [change.by_hand for change in changes] == [False, False, True, False]
+    assert changes[2].sentence == "v2 replaces v1 by hand, without a verdict (a rehearsal)"
+    assert changes[2].config["base_model"] == "seed"
+    assert [change.seq for change in history(house.ledger, 2)] == [changes[3].seq, changes[2].seq]
+    assert [change.seq for change in history(house.ledger, 2, before=changes[2].seq)] == [
+        changes[1].seq,
+        changes[0].seq,
+    ]

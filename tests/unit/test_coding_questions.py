@@ -1,6 +1,6 @@
-"""Every coding question is proved: its solution passes all hidden cases, and each of its mutants fails at least one.
+"""Every coding question is tested: its solution passes all hidden cases, and each of its mutants fails at least one.
 
-Solutions and mutants are the project's own text. All of them run in one process without the sandbox, for speed.
+Solutions and mutants were written for this project. All of them run in one process without the sandbox, for speed.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ TOPICS = {
     *("sorting", "bits", "matrices"),
 }
 SECONDS = 30
-"""For all programs of all questions together; they take a fraction of one."""
+"""For all programs of all questions together; they take less than one."""
 
 HARNESS = """
 import copy, json, sys
 
-def same(given, wanted):
-    if type(given) is not type(wanted):
+def same(actual, expected):
+    if type(actual) is not type(expected):
         return False
-    if isinstance(given, dict):
-        return given.keys() == wanted.keys() and all(same(given[key], wanted[key]) for key in given)
-    if isinstance(given, list):
-        return len(given) == len(wanted) and all(map(same, given, wanted))
-    return given == wanted
+    if isinstance(actual, dict):
+        return actual.keys() == expected.keys() and all(same(actual[key], expected[key]) for key in actual)
+    if isinstance(actual, list):
+        return len(actual) == len(expected) and all(map(same, actual, expected))
+    return actual == expected
 
 def run(program, question):
     space = {"__name__": "answer"}
@@ -50,14 +50,14 @@ def run(program, question):
         except Exception as error:
             yield "raised", repr(error)
         else:
-            kept = "" if arguments == case["args"] else ", arguments changed"
-            yield "right" if same(result, case["result"]) else "wrong", repr(result) + kept
+            change = "" if arguments == case["args"] else ", arguments changed"
+            yield "right" if same(result, case["result"]) else "wrong", repr(result) + change
 
 json.dump(
     [[list(run(program, q)) for program in (q["solution"], *q["mutants"])] for q in json.load(sys.stdin)], sys.stdout
 )
 """
-"""Prints, for each question and each of its four programs, what came of every case: [how, what]."""
+"""Prints the outcome of every case, for each question and each of its four programs: [how, result]."""
 
 Question = dict[str, Any]
 Run = list[list[str]]
@@ -82,16 +82,16 @@ def run_all(questions: list[Question]) -> list[list[Run]]:
 
 @pytest.fixture(scope="module")
 def runs() -> dict[str, list[Run]]:
-    """By question: what came of its solution, then of its three mutants."""
+    """By question: the outcomes of its solution, then of its three mutants."""
     return dict(zip((question["id"] for question in QUESTIONS), run_all(QUESTIONS), strict=True))
 
 
 def failed(run: Run) -> set[int]:
-    """The places of the cases that a program did not pass."""
+    """The positions of the cases that a program did not pass."""
     return {place for place, (how, _) in enumerate(run) if how != "right"}
 
 
-def test_there_are_enough_of_each_kind() -> None:
+def test_questions_cover_each_kind() -> None:
     tags = Counter(tag for question in QUESTIONS for tag in question["tags"])
     assert len(QUESTIONS) >= 60
     assert tags["first-ten"] == 10
@@ -102,7 +102,7 @@ def test_there_are_enough_of_each_kind() -> None:
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=[question["id"] for question in QUESTIONS])
-def test_its_form(question: Question) -> None:
+def test_question_has_the_required_form(question: Question) -> None:
     assert set(question) == KEYS
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", question["id"])
     assert len(LEVELS & set(question["tags"])) == 1
@@ -119,7 +119,7 @@ def test_its_form(question: Question) -> None:
     assert len(arguments) == len(set(arguments))
 
 
-def test_no_two_ask_the_same() -> None:
+def test_questions_differ_from_each_other() -> None:
     for key in ("id", "request", "function", "solution"):
         assert len({question[key] for question in QUESTIONS}) == len(QUESTIONS), key
     runs_of_words = {}
@@ -131,7 +131,7 @@ def test_no_two_ask_the_same() -> None:
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=[question["id"] for question in QUESTIONS])
-def test_its_hidden_cases_tell_right_from_wrong(question: Question, runs: dict[str, list[Run]]) -> None:
+def test_hidden_cases_distinguish_the_solution_from_the_mutants(question: Question, runs: dict[str, list[Run]]) -> None:
     solution, *mutants = runs[question["id"]]
     cases = question["cases"]
     assert not failed(solution), [(cases[place]["args"], solution[place]) for place in failed(solution)]
@@ -159,7 +159,7 @@ def test_its_hidden_cases_tell_right_from_wrong(question: Question, runs: dict[s
         ("return 1 // 0", 1, "raised"),
     ],
 )
-def test_types_count(program: str, result: object, how: str) -> None:
+def test_result_comparison_includes_types(program: str, result: object, how: str) -> None:
     question = {"id": "q", "function": "f", "cases": [{"args": [], "result": result}], "mutants": []}
     [[[[came, _]]]] = run_all([{**question, "solution": f"def f():\n    {program}\n"}])
     assert came == how

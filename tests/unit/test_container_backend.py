@@ -1,4 +1,4 @@
-"""The container backend before any engine is asked: what it refuses, what it shows a container, what it takes back.
+"""The container backend without an engine: what it rejects, what a container sees, and what it publishes.
 
 Trainings in real containers are in tests/integration/test_container_training.py.
 """
@@ -20,9 +20,10 @@ from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.choice import create_backend
 from academy.habitat.backends.container import ContainerBackend
 from academy.habitat.backends.isolation import Limits
-from academy.habitat.backends.process import ProcessBackend, read_events
+from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.orders import refuse_outside
 from academy.habitat.routing import Route
+from academy.habitat.run_folder import read_events
 from academy.models.base_model import SEED_FOLDER, BaseModel, resolve
 from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB, load_settings
 from academy.system import hardware
@@ -35,7 +36,7 @@ LIMITS = Limits(memory_bytes=2**30, cpus=1)
 
 @pytest.fixture
 def order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingOrder:
-    """One whose engine is nowhere."""
+    """An order without a Docker engine."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     home = tmp_path / "home"
     home.mkdir()
@@ -51,7 +52,7 @@ def refusal(order: TrainingOrder, home: Path) -> tuple[str, str]:
     return event.cause, event.message
 
 
-def test_without_an_engine_the_order_fails_with_the_remedy(order: TrainingOrder, tmp_path: Path) -> None:
+def test_an_order_without_an_engine_fails_with_the_remedy(order: TrainingOrder, tmp_path: Path) -> None:
     cause, message = refusal(order, tmp_path / "home")
     assert cause == "engine"
     assert "No Docker engine answers at unix://" in message
@@ -70,14 +71,14 @@ def test_a_path_outside_the_home_is_refused_before_anything_is_written(
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["train.jsonl"]
 
 
-def test_a_link_out_of_the_home_is_outside(order: TrainingOrder, tmp_path: Path) -> None:
+def test_a_link_out_of_the_home_is_refused(order: TrainingOrder, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("{}\n")
     link = tmp_path / "home" / "link.jsonl"
     link.symlink_to(tmp_path / "secret")
     assert refusal(order.model_copy(update={"train_file": link}), tmp_path / "home")[0] == "order"
 
 
-def test_a_folder_of_the_home_that_lies_on_another_disk_is_inside(order: TrainingOrder, tmp_path: Path) -> None:
+def test_a_home_folder_on_another_disk_is_allowed(order: TrainingOrder, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "home" / "adapters").symlink_to(tmp_path / "disk")
     refuse_outside(order, tmp_path / "home")
@@ -86,25 +87,23 @@ def test_a_folder_of_the_home_that_lies_on_another_disk_is_inside(order: Trainin
         refuse_outside(order.model_copy(update={"adapters": tmp_path / "disk"}), tmp_path / "home")
 
 
-def test_inside_the_order_has_other_paths_and_the_same_digest(order: TrainingOrder) -> None:
-    inside = container._inside(order)
+def test_an_order_inside_a_container_keeps_its_digest(order: TrainingOrder) -> None:
+    inside = isolation.order_inside(order)
     assert inside.digest == order.digest
     assert not [path for path in (inside.base.path, inside.train_file, inside.folder) if str(path).startswith("/tmp")]  # noqa: S108
-    targets = {place for _, place, _ in container._mounts(order)}
+    targets = {place for _, place, _ in isolation.order_mounts(order)}
     assert {str(inside.train_file), str(inside.folder), f"{inside.base.path}/model.safetensors"} <= targets
     assert TrainingOrder.model_validate_json(inside.model_dump_json()) == inside
 
 
-def test_only_the_runs_folder_can_be_written_and_no_code_of_the_base_is_shown(
-    order: TrainingOrder, tmp_path: Path
-) -> None:
+def test_mounts_are_read_only_except_the_run_and_contain_no_model_code(order: TrainingOrder, tmp_path: Path) -> None:
     base = tmp_path / "base"
     shutil.copytree(SEED_FOLDER, base)
     (base / "modeling_evil.py").write_text("raise SystemExit")
     linked = base / "tokenizer.json"
     linked.rename(tmp_path / "blob")
-    linked.symlink_to(tmp_path / "blob")  # as a hub's cache has its files
-    found = container._mounts(order.model_copy(update={"base": resolve(str(base))}))
+    linked.symlink_to(tmp_path / "blob")  # as in the cache of a model hub
+    found = isolation.order_mounts(order.model_copy(update={"base": resolve(str(base))}))
     assert [place for _, place, written in found if written] == [f"/runs/{order.folder.name}"]
     assert not [place for _, place, _ in found if place.endswith(".py")]
     assert (tmp_path / "blob", "/base/tokenizer.json", False) in found
@@ -118,18 +117,18 @@ def test_a_base_model_with_code_of_its_own_is_refused(order: TrainingOrder, tmp_
     ordered = BaseModel(name="evil", path=base, digest="1" * 64)
     cause, message = refusal(order.model_copy(update={"base": ordered}), tmp_path / "home")
     assert cause == "base model"
-    assert "wants to run code of its own" in message
+    assert "needs its own code" in message
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="root only: its containers run as another user")
-def test_a_file_that_the_containers_user_cannot_read_is_named(order: TrainingOrder, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_named(order: TrainingOrder, tmp_path: Path) -> None:
     order.train_file.chmod(0o600)
     cause, message = refusal(order, tmp_path / "home")
     assert cause == "order"
     assert f"chmod a+r {order.train_file}" in message
 
 
-def test_events_that_are_a_link_or_no_events_are_refused(order: TrainingOrder, tmp_path: Path) -> None:
+def test_invalid_or_linked_event_files_are_refused(order: TrainingOrder, tmp_path: Path) -> None:
     order.folder.mkdir(parents=True)
     events = order.folder / "events.jsonl"
     events.write_text("no event\n")
@@ -137,23 +136,23 @@ def test_events_that_are_a_link_or_no_events_are_refused(order: TrainingOrder, t
         list(read_events(events))
     events.unlink()
     events.symlink_to(order.train_file)
-    with pytest.raises(TrainingError, match="are a link"):
+    with pytest.raises(TrainingError, match="is a symbolic link"):
         list(read_events(events))
 
 
-def test_the_log_keeps_its_end_and_follows_no_link(tmp_path: Path) -> None:
-    container._keep_log(tmp_path, b"first attempt\n", 20)
-    container._keep_log(tmp_path, b"second attempt\n", 20)
+def test_a_log_keeps_its_end_and_follows_no_link(tmp_path: Path) -> None:
+    container._append_log(tmp_path, b"first attempt\n", 20)
+    container._append_log(tmp_path, b"second attempt\n", 20)
     assert (tmp_path / "trainer.log").read_bytes() == b"tempt\nsecond attempt\n"[-20:]
     (tmp_path / "trainer.log").unlink()
     (tmp_path / "secret").write_text("secret")
     (tmp_path / "trainer.log").symlink_to(tmp_path / "secret")
-    container._keep_log(tmp_path, b"third attempt\n", 20)
+    container._append_log(tmp_path, b"third attempt\n", 20)
     assert (tmp_path / "secret").read_text() == "secret"
     assert (tmp_path / "trainer.log").read_bytes() == b"third attempt\n"
 
 
-def test_the_setting_chooses_and_bounds_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_choose_and_limit_the_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     on_cpus, on_gpu = Route(place="cpu", sentence=""), Route(place="cuda", gpu=GPU, sentence="")
     usual = create_backend(load_settings(), on_cpus)
@@ -176,16 +175,16 @@ def test_the_setting_chooses_and_bounds_the_backend(tmp_path: Path, monkeypatch:
     assert with_gpu.gpu == "GPU-0"
 
 
-def test_too_little_memory_for_any_container_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_reject_too_little_memory_for_any_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     least = isolation.limits_here(LEAST_MEMORY_GIB, LEAST_CPUS)
     assert (least.memory_bytes, least.cpus) == (64 * 2**20, 0.01)
-    (tmp_path / "memory.max").write_text(str(60 * 2**20))  # the limit of a small container
+    (tmp_path / "memory.max").write_text(str(60 * 2**20))  # the memory limit of a small container
     monkeypatch.setattr(hardware, "GROUPS", tmp_path)
     with pytest.raises(TrainingError) as refused:
         isolation.limits_here()
     assert refused.value.cause == "memory"
-    assert refused.value.message.startswith("54 MiB of memory are too few for a training's container")
-    assert isolation.limits_here(1).memory_bytes == 2**30  # a person's word is kept; the prediction is another's part
+    assert refused.value.message.startswith("54 MiB of memory is too little for a training's container")
+    assert isolation.limits_here(1).memory_bytes == 2**30  # the user's value counts
 
 
 @pytest.mark.parametrize(
@@ -197,8 +196,8 @@ def test_too_little_memory_for_any_container_is_told(tmp_path: Path, monkeypatch
         ("no space left on device", "engine"),
     ],
 )
-def test_what_an_engine_refuses_is_told_with_its_class(said: str, cause: str) -> None:
-    assert isolation.in_words(OSError(said))[2] == cause
+def test_engine_errors_get_a_cause(said: str, cause: str) -> None:
+    assert isolation.explain(OSError(said))[2] == cause
 
 
 def test_a_process_ends_with_its_stdin() -> None:

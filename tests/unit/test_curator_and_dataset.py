@@ -122,7 +122,7 @@ def history(path: Path, commits: int, size: int) -> Path:
     return path
 
 
-def trained(dataset: Dataset) -> list[dict[str, str]]:
+def training_pairs(dataset: Dataset) -> list[dict[str, str]]:
     return [
         {"request": row["messages"][0]["content"], "answer": row["messages"][1]["content"]}
         for row in read_rows(dataset.train_file)
@@ -156,7 +156,7 @@ def test_provenance_has_a_line_for_each_training_example(here: Curation) -> None
     made = here.curate()
     by_id = {lesson.id: lesson for lesson in here.store.read()}
     sources = [by_id[row["lesson"]] for row in read_rows(made.path / "provenance.jsonl")]
-    assert [{"request": one.request, "answer": one.answer} for one in sources] == trained(made)
+    assert [{"request": one.request, "answer": one.answer} for one in sources] == training_pairs(made)
 
 
 def test_a_second_curation_gives_the_same_dataset(here: Curation) -> None:
@@ -202,6 +202,7 @@ def test_the_digest_does_not_depend_on_the_order_of_whole_files(
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_the_digest_does_not_depend_on_pythons_hash_seed(tmp_path: Path) -> None:
     path = tmp_path / "batch.jsonl"
     path.write_bytes(b"".join(BATCHES[0].read_bytes().splitlines(keepends=True)[:80]))
@@ -268,7 +269,7 @@ def test_failed_and_doubtful_lessons_are_never_trained_on_nor_examined(here: Cur
         add(here, 2, 3, outcome, seed=n + 1)
     made = here.curate()
     good = {one.request for one in here.store.read() if one.outcome == "success"}
-    assert {row["request"] for row in trained(made)} | {one.request for one in made.held_out()} == good
+    assert {row["request"] for row in training_pairs(made)} | {one.request for one in made.held_out()} == good
     assert (made.funnel["dropped: outcome failure"], made.funnel["dropped: outcome unknown"]) == (12, 6)
 
 
@@ -351,7 +352,7 @@ def test_a_request_similar_to_both_sides_is_dropped_and_counted(here: Curation) 
 def test_a_limit_keeps_the_newest_lessons(here: Curation) -> None:
     add(here, 10, 3)
     made = here.curate(limit=12, replay=0.0)
-    kept = {row["request"] for row in trained(made)} | {one.request for one in made.held_out()}
+    kept = {row["request"] for row in training_pairs(made)} | {one.request for one in made.held_out()}
     assert kept == {lesson.request for lesson in here.store.get_all_lessons(12)}
     assert made.funnel["dropped: over the limit of lessons"] == 18
     assert here.curate(limit=500, max_lessons=12, replay=0.0).digest == made.digest
@@ -360,7 +361,7 @@ def test_a_limit_keeps_the_newest_lessons(here: Curation) -> None:
 def test_a_limit_leaves_a_share_to_older_lessons(here: Curation) -> None:
     add(here, 20, 5)
     made = here.curate(limit=40, replay=0.25)
-    kept = {row["request"] for row in trained(made)} | {one.request for one in made.held_out()}
+    kept = {row["request"] for row in training_pairs(made)} | {one.request for one in made.held_out()}
     newest = {lesson.request for lesson in here.store.get_all_lessons(40)}
     assert len(kept) == 40
     assert len(kept & newest) == 30
@@ -423,7 +424,9 @@ def test_a_lesson_retired_later_is_not_asked(here: Curation) -> None:
 
 def test_contradictions_are_shown_and_not_removed(here: Curation) -> None:
     add(here, 10, 5)
-    lesson = next(one for one in here.store.read() if one.request in {row["request"] for row in trained(here.curate())})
+    lesson = next(
+        one for one in here.store.read() if one.request in {row["request"] for row in training_pairs(here.curate())}
+    )
     other = here.store.add_lesson(
         lesson.request.upper() + "?", "the opposite", "success", metadata={"batch": "harmful"}
     )
@@ -432,7 +435,7 @@ def test_contradictions_are_shown_and_not_removed(here: Curation) -> None:
     assert (found.first, found.second) == (lesson.id, other)
     assert found.batches == ("by hand", "harmful")
     assert made.funnel["contradictions"] == 1
-    assert {lesson.answer, "the opposite"} <= {row["answer"] for row in trained(made)}
+    assert {lesson.answer, "the opposite"} <= {row["answer"] for row in training_pairs(made)}
 
 
 def test_a_later_answer_does_not_change_the_examination(here: Curation) -> None:
@@ -443,7 +446,7 @@ def test_a_later_answer_does_not_change_the_examination(here: Curation) -> None:
     made = here.curate()
     assert made.held_out() == before
     assert len(made.contradictions) == len(before)
-    assert "the opposite" not in {row["answer"] for row in trained(made)}
+    assert "the opposite" not in {row["answer"] for row in training_pairs(made)}
 
 
 # The hold-out stays clean
@@ -478,9 +481,9 @@ def test_a_held_out_request_quoted_in_a_longer_one_is_rejected_and_dropped_befor
     (found,) = made.overlaps  # one of the two wordings; the other one is held out
     assert (found.overlaps[0].suite, found.overlaps[0].matched) == ("recall", asked.request)
     assert made.funnel["dropped: overlap with an examination"] == 1
-    assert not set(letters) & {row["request"] for row in trained(made)}
+    assert not set(letters) & {row["request"] for row in training_pairs(made)}
     allowed = here.curate(allowed=[one.key for one in found.overlaps])
-    assert letters[lessons.index(found.example)] in {row["request"] for row in trained(allowed)}
+    assert letters[lessons.index(found.example)] in {row["request"] for row in training_pairs(allowed)}
 
 
 def test_texts_of_other_suites_are_dropped_from_answers_too(here: Curation) -> None:
@@ -523,7 +526,7 @@ def test_no_trained_request_of_the_examples_is_similar_to_a_held_out_one(
 ) -> None:
     """By exact similarity of all pairs, without MinHash."""
     for made in examples[1]:
-        train = [shingles(row["request"]) for row in trained(made)]
+        train = [shingles(row["request"]) for row in training_pairs(made)]
         held = [shingles(one.request) for one in made.held_out()]
         column = {gram: n for n, gram in enumerate(sorted(frozenset().union(*train, *held)))}
         matrices = []
@@ -542,8 +545,8 @@ def test_the_holdout_of_the_examples_only_grows(examples: tuple[Curation, list[D
     for before, after in zip(made, made[1:], strict=False):
         earlier, later = ({one.id: one for one in dataset.held_out()} for dataset in (before, after))
         assert earlier.items() <= later.items()
-        known = {row["request"] for row in trained(before)}
-        assert known <= {row["request"] for row in trained(after)}
+        known = {row["request"] for row in training_pairs(before)}
+        assert known <= {row["request"] for row in training_pairs(after)}
 
 
 def test_every_batch_of_the_examples_adds_new_questions(examples: tuple[Curation, list[Dataset]]) -> None:
@@ -567,7 +570,7 @@ def test_the_funnel_of_the_examples_adds_up_without_failures(examples: tuple[Cur
     for dataset in made:
         collected, went = accounted(dataset.funnel)
         assert collected == went
-        assert failed.isdisjoint((row["request"], row["answer"]) for row in trained(dataset))
+        assert failed.isdisjoint((row["request"], row["answer"]) for row in training_pairs(dataset))
 
 
 # Commits
@@ -576,7 +579,7 @@ def test_the_funnel_of_the_examples_adds_up_without_failures(examples: tuple[Cur
 def test_commits_are_at_most_a_fifth_of_the_training_tokens(here: Curation, tmp_path: Path) -> None:
     add(here, 30, 5)
     made = here.curate(history(tmp_path / "repository", 80, 300))
-    rows = trained(made)
+    rows = training_pairs(made)
     tokens = [n + TEMPLATE_TOKENS for n in here.count_tokens([row["request"] + row["answer"] for row in rows])]
     assert sum(tokens) == made.tokens
     commits = [n for n, row in zip(tokens, rows, strict=True) if row["answer"].startswith("Subject number")]
@@ -589,7 +592,7 @@ def test_commits_are_at_most_a_fifth_of_the_training_tokens(here: Curation, tmp_
 def test_the_cap_keeps_the_newest_commits(here: Curation, tmp_path: Path) -> None:
     add(here, 30, 5)
     made = here.curate(history(tmp_path / "repository", 80, 300))
-    kept = [int(r["answer"].split()[-1]) for r in trained(made) if r["answer"].startswith("Subject number")]
+    kept = [int(r["answer"].split()[-1]) for r in training_pairs(made) if r["answer"].startswith("Subject number")]
     held = {int(one.answer.split()[-1]) for one in made.held_out() if one.suite == "commits"}
     newest = [n for n in range(79, -1, -1) if n not in held][: len(kept)]
     assert sorted(kept) == sorted(newest)
@@ -605,7 +608,7 @@ def test_commits_have_a_suite_of_their_own_that_decides_nothing(here: Curation, 
     add(here, 30, 5)
     held = here.curate(history(tmp_path / "repository", 80, 300)).held_out()
     commits, recall = CommitsSuite(held), RecallSuite(held, 0)
-    assert (commits.role, recall.role) == ("told", "target")
+    assert (commits.role, recall.role) == ("informational", "target")
     assert {q.reference.split()[0] for q in commits.questions()} == {"Subject"}
     assert len(commits.questions()) + len(recall.questions()) == len(held)
     first = commits.questions()[0]

@@ -110,7 +110,7 @@ def test_the_holdout_is_compared_with_requests_and_other_suites_with_examples() 
 def test_a_common_phrase_of_a_suite_is_not_an_overlap() -> None:
     frame = "Please write one short subject line for the following change: "
     guarded = code(*(f"{frame}module{n}.py uses cache number {n}" for n in range(20)))
-    assert not found(guarded, frame + "something that nobody guards")
+    assert not found(guarded, frame + "something that no suite guards")
     assert found(guarded, frame + "module7.py uses cache number 7")[0].number == 7
 
 
@@ -138,6 +138,7 @@ texts = st.lists(st.sampled_from(WORDS), min_size=RUN, max_size=30)
 other = st.lists(st.sampled_from(("alpha", "beta", "gamma", "delta")), max_size=12).map(" ".join)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(st.lists(texts, min_size=1, max_size=12), st.randoms(use_true_random=False), other, other)
 def test_every_example_with_a_guarded_text_is_found(

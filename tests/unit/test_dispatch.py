@@ -9,16 +9,18 @@ from typing import Any
 
 import pytest
 
-from academy.errors import TrainingError
+from academy.errors import InputError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.memory import Plan
+from academy.habitat.placement import Placement
 from academy.habitat.routing import Refusal, Route
-from academy.loop import stages
+from academy.loop import decide as deciding
+from academy.loop.curate import curate
 from academy.loop.home import Home
-from academy.loop.placement import Placement
-from academy.loop.training import Asked
+from academy.loop.train_dataset import OrderDigests, RegisteredAdapter
 from academy.models.base_model import SEED_FOLDER, BaseModel, resolve
 from academy.professor.recipe import Recipe
+from academy.professor.recipe_options import RecipeOptions
 from academy.store.files import digest_of_file
 from tests.registry import House
 
@@ -42,7 +44,9 @@ def another(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_base_models_folder_has_one_name_wherever_one_stands(another: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_model_folder_has_the_same_name_from_every_working_folder(
+    another: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = resolve(str(another))
     (another.parent / "link").symlink_to(another)
     for stand, said in (
@@ -63,10 +67,10 @@ def test_a_base_models_folder_has_one_name_wherever_one_stands(another: Path, mo
     assert resolve("seed").name == "seed"
 
 
-def test_what_is_sent_is_the_base_model_and_not_whose_default_it_was(
+def test_the_parameters_name_the_base_model_of_the_order(
     another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.dispatch import parameters
+    from academy.operations.dispatch import parameters
 
     monkeypatch.chdir(another.parent)
     order = order_of(resolve("another"), tmp_path)
@@ -74,76 +78,82 @@ def test_what_is_sent_is_the_base_model_and_not_whose_default_it_was(
     monkeypatch.chdir("/")  # a worker stands in the checkout
     assert resolve(sent["base_model"]) == order.base
     assert Recipe.model_validate(sent["recipe"]) == order.recipe
-    Asked.model_validate(sent["asked"]).refuse_another(order)
+    OrderDigests.model_validate(sent["expected"]).require(order)
 
 
-def test_a_worker_refuses_another_base_model_or_order_than_was_asked_for(another: Path, tmp_path: Path) -> None:
+def test_order_digests_refuse_another_base_model_or_order(another: Path, tmp_path: Path) -> None:
     order = order_of(resolve("seed"), tmp_path)
-    asked = Asked.of(order)
+    asked = OrderDigests.of(order)
     with pytest.raises(TrainingError) as refusal:
-        asked.refuse_another(order_of(resolve(str(another)), tmp_path))
+        asked.require(order_of(resolve(str(another)), tmp_path))
     assert refusal.value.cause == "base model"
-    assert refusal.value.message.startswith(f"The base model {another} is ")
-    assert refusal.value.message.endswith(f"here, and {order.base.digest[:12]} was ordered.")
+    assert refusal.value.message.startswith(f"The base model {another} has the digest ")
+    assert refusal.value.message.endswith(f"here, but {order.base.digest[:12]} was ordered.")
     other = order_of(order.base, tmp_path, Recipe(seed=43))
     with pytest.raises(TrainingError, match=rf"make the order {other.digest[:12]} here") as refusal:
-        asked.refuse_another(other)
+        asked.require(other)
     assert refusal.value.cause == "order"
 
 
-def test_the_task_on_a_worker_asks_before_it_trains(
+def test_a_training_by_hand_on_a_pool_needs_50_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.loop import train_here
+
+    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+    dataset = curate(Home.open(), [])
+    with pytest.raises(InputError, match=r"0 training examples \(minimum 50\)"):
+        train_here.fn(dataset.digest, "cpu", RecipeOptions(), "a test", None)
+
+
+def test_a_worker_checks_the_order_before_it_trains(
     another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker's own default is another base model, and the caller's is not named: nothing is trained."""
-    from academy.loop import stages
-    from academy.loop.home import Home
     from tasks.loop import train_here
 
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ACADEMY_BASE_MODEL", str(another))
-    dataset = stages.curate(Home.open(), [])
-    asked = Asked(base=resolve("seed").digest, order="0" * 64)
-    with pytest.raises(TrainingError, match=r"The base model .*another is .* was ordered\."):
-        train_here.fn(dataset.digest, "cpu", None, "a test", None, None, asked)
+    dataset = curate(Home.open(), [])
+    asked = OrderDigests(base=resolve("seed").digest, order="0" * 64)
+    with pytest.raises(TrainingError, match=r"The base model .*another has the digest .* was ordered\."):
+        train_here.fn(dataset.digest, "cpu", RecipeOptions(), "a test", None, None, asked)
     assert not list((tmp_path / "home").glob("runs/*"))
 
 
-def test_what_a_worker_registered_is_looked_at_before_it_is_taken(house: House) -> None:
-    from tasks.dispatch import Trained, found_here
+def test_the_version_of_a_worker_must_be_in_this_home(house: House) -> None:
+    from academy.operations.dispatch import require_registered
 
     made = house.train(1.0)
-    trained = Trained(version=made.version, adapter=made.adapter)
-    assert found_here(house.versions, trained, "academy-train-cpu") == made
+    trained = RegisteredAdapter(version=made.version, adapter=made.adapter)
+    assert require_registered(house.versions, trained, "academy-train-cpu") == made
+    here = rf"adapter a{{12}} as v1, but here that is {made.adapter[:12]} of"
     for wrong, said in (
-        (trained.model_copy(update={"adapter": "a" * 64}), rf"adapter a{{12}} as v1, .* {made.adapter[:12]} of"),
-        (trained.model_copy(update={"version": "7"}), "as v7, and here there is no such version of"),
+        (trained.model_copy(update={"adapter": "a" * 64}), here),
+        (trained.model_copy(update={"version": "7"}), "as v7, but here there is no such version of"),
     ):  # fmt: skip
         with pytest.raises(TrainingError, match=said) as refusal:
-            found_here(house.versions, wrong, "academy-train-cpu")
-        assert refusal.value.remedy.startswith("Start the worker with the ACADEMY_HOME")
+            require_registered(house.versions, wrong, "academy-train-cpu")
+        assert refusal.value.remedy.startswith("Start the worker with the same ACADEMY_HOME")
 
 
-def test_what_cannot_be_had_here_is_no_reason_where_a_worker_elsewhere_may_train(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_missing_device_does_not_count_if_a_worker_may_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ACADEMY_MIN_LESSONS", "1")
     monkeypatch.setenv("ACADEMY_MIN_NEW_LESSONS", "1")
-    work = Home.open(None)
-    work.store.add_lesson("request", "answer", "success")
-    refusal = Refusal(message="There is no engine.", remedy="Start one.", cause="engine")
+    home = Home.open(None)
+    home.store.add_lesson("request", "answer", "success")
+    refusal = Refusal(message="No engine answers.", remedy="Start one.", cause="engine")
     nowhere = Placement(
         route=Route(place="", backend="container", refusal=refusal, sentence="nowhere"), recipe=Recipe(),
         plan=Plan(device="cpu"),
     )  # fmt: skip
-    monkeypatch.setattr(stages, "place", lambda *_: nowhere)
-    order = order_of(work.base, tmp_path)
+    monkeypatch.setattr(deciding, "place", lambda *_: nowhere)
+    order = order_of(home.base, tmp_path)
     dataset: Any = SimpleNamespace(longest=64, examples=500)
 
     def decided(*, elsewhere: bool) -> bool:
-        found = stages.decide(work, force=False, order=order, dataset=dataset, to_start=True, elsewhere=elsewhere)
+        found = deciding.decide(home, force=False, order=order, dataset=dataset, to_start=True, elsewhere=elsewhere)
         return found.train
 
     assert decided(elsewhere=True)
-    with pytest.raises(TrainingError, match=r"There is no engine\. Start one\."):
+    with pytest.raises(TrainingError, match=r"No engine answers\. Start one\."):
         decided(elsewhere=False)

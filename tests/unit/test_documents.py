@@ -46,7 +46,7 @@ def problem_with(words: tuple[str, ...], *, partial: bool) -> str:
         if child is None:
             if partial and not name.isalpha():
                 return ""  # `academy ...`
-            return f"there is no command {name}"
+            return f"unknown command {name}"
         context = child.context_class(child, info_name=name, parent=context)
         command = child
     try:
@@ -88,8 +88,8 @@ def test_commands_in_running_text_exist_with_their_options() -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("academy nothing", "there is no command nothing"),
-        ("academy lessons nothing", "there is no command nothing"),
+        ("academy nothing", "unknown command nothing"),
+        ("academy lessons nothing", "unknown command nothing"),
         ("academy status --colour", "No such option: --colour"),
         ("academy lessons import", "missing ['files']"),
         ("academy status v1 v2", "unexpected arguments"),

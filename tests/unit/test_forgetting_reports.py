@@ -1,4 +1,4 @@
-"""Forgetting: a lesson's text goes from answers, records and reports, in the home and where MLflow keeps copies."""
+"""Forgetting removes a lesson's text from answers, records and reports, in the home and among MLflow's artifacts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from academy.arena.examination import Examination, examine, read_examination
-from academy.arena.report import Context, render
+from academy.arena.report import ReportContext, render
 from academy.arena.suites.base import Generation, Question, Reply
 from academy.arena.suites.recall import RecallSuite
 from academy.curriculum.dataset import Example
@@ -29,7 +29,7 @@ ANSWER = 'Only the <i>red</i> ones | and the "green" ones & nothing\nelse, see [
 
 
 class Known:
-    """A player that says what it is told to say."""
+    """A player with fixed answers."""
 
     def __init__(self, identity: str, said: dict[str, str]) -> None:
         self.identity = identity * 64
@@ -41,7 +41,7 @@ class Known:
 
 @dataclass
 class Kept:
-    """A home with lessons of which one examination with its reports tells."""
+    """A home with lessons, and one examination of them with its reports."""
 
     database: Database
     home: Path
@@ -55,8 +55,8 @@ class Kept:
         return self.home / "mlartifacts" / "1" / "run" / "artifacts" / "examination"
 
     def teach(self, request: str, answer: str) -> Experience:
-        found = self.store.add_lesson(request, answer, "success")
-        (lesson,) = self.store.beginning_with(found)
+        lesson_id = self.store.add_lesson(request, answer, "success")
+        (lesson,) = self.store.beginning_with(lesson_id)
         return lesson
 
     def examine(
@@ -65,7 +65,7 @@ class Kept:
         says: Callable[[Question], str] = lambda q: q.reference,
         contradicted: Sequence[dict[str, str]] = (),
     ) -> Examination:
-        """An examination, its record and its reports, as the stage writes them.
+        """An examination with its record and reports, as the loop writes them.
 
         The base model knows all but the first lesson, so that everything is asked and the first is shown.
         """
@@ -73,40 +73,40 @@ class Kept:
         challenger = Known("b", {q.request: says(q) for q in suite.questions()})
         champion = Known("a", {q.request: q.reference for q in suite.questions() if q.id != lessons[0].id})
         asked = [(suite, GENERATION)]
-        held, costs = examine(champion, challenger, asked, looks_before=0, answers=self.home / "answers")
-        record = held.save(self.home / "examinations")
-        context = Context(names=("base", "v1"), base="seed", costs=costs, contradicted=tuple(contradicted))
+        examination, costs = examine(champion, challenger, asked, spent_before=0, answers=self.home / "answers")
+        record = examination.save(self.home / "examinations")
+        context = ReportContext(names=("base", "v1"), base="seed", costs=costs, contradicted=tuple(contradicted))
         self.artifacts.mkdir(parents=True, exist_ok=True)
         for form in ("md", "html"):
-            text = render(held, {"recall": suite.questions()}, context, form=form)
+            text = render(examination, {"recall": suite.questions()}, context, form=form)
             for path in (record.with_suffix(f".{form}"), self.artifacts / f"{record.stem}.{form}"):
                 path.write_text(text, encoding="utf-8")
-        return held
+        return examination
 
     def forget(self, lesson: Experience) -> None:
-        forget(self.database, self.home, None, lesson.id, "asked for")  # no version is tainted: MLflow is not asked
+        forget(self.database, self.home, None, lesson.id, "asked for")  # no dataset contains it: MLflow is not used
 
     def reports(self) -> list[Path]:
         return sorted(path for path in self.home.rglob("*") if path.suffix in (".md", ".html"))
 
     def holding(self, text: str) -> list[str]:
-        """Files in which a text stands, however it is escaped there."""
+        """Files that contain a text, escaped or not."""
         wanted = " ".join(text.split())
-        found = []
+        paths = []
         for path in self.home.rglob("*"):
             if path.is_file():
                 raw = path.read_text("utf-8", "replace")
                 unescaped = html.unescape(raw).replace("\\n", " ").replace("\\", "")
                 if wanted in " ".join(raw.split()) or wanted in " ".join(unescaped.split()):
-                    found.append(str(path.relative_to(self.home)))
-        return found
+                    paths.append(str(path.relative_to(self.home)))
+        return paths
 
 
 @pytest.fixture
 def kept(database: Database, tmp_path: Path) -> Kept:
-    made = Kept(database, tmp_path / "home")
-    made.home.mkdir()
-    return made
+    kept_home = Kept(database, tmp_path / "home")
+    kept_home.home.mkdir()
+    return kept_home
 
 
 def many(kept: Kept, count: int = 30) -> list[Experience]:
@@ -115,24 +115,24 @@ def many(kept: Kept, count: int = 30) -> list[Experience]:
     ]
 
 
-def test_a_forgotten_lesson_is_in_no_report_record_or_answer(kept: Kept) -> None:
+def test_forgotten_lesson_disappears_from_reports_records_and_answers(kept: Kept) -> None:
     lesson = kept.teach(ODD, ANSWER)
-    held = kept.examine([lesson, *many(kept)])
+    examination = kept.examine([lesson, *many(kept)])
     assert len(kept.holding(ODD)) == 6, "four reports and both players' answers"
     assert len(kept.holding(ANSWER)) == 6, "four reports, the challenger's answers and the record"
     kept.forget(lesson)
     assert kept.reports() == []
     assert kept.holding(ODD) == kept.holding(ANSWER) == []
     (record,) = (kept.home / "examinations").glob("*.json")
-    left = read_examination(record)
-    said = {answer.question: answer.text for answer in left.results[0].challenger}
+    redacted_record = read_examination(record)
+    said = {answer.question: answer.text for answer in redacted_record.results[0].challenger}
     assert said[lesson.id] == GONE
     assert sum(text == GONE for text in said.values()) == 1
-    assert left.verdict == held.verdict
-    assert left.results[0].items == held.results[0].items
+    assert redacted_record.verdict == examination.verdict
+    assert redacted_record.results[0].items == examination.results[0].items
 
 
-def test_a_copied_dataset_that_holds_it_goes_and_others_stay(kept: Kept) -> None:
+def test_dataset_copies_with_the_lesson_are_removed_and_others_stay(kept: Kept) -> None:
     lesson = kept.teach(ODD, ANSWER)
     jobs = kept.home / "jobs"
     jobs.mkdir()
@@ -145,20 +145,20 @@ def test_a_copied_dataset_that_holds_it_goes_and_others_stay(kept: Kept) -> None
     assert [path.name for path in jobs.iterdir()] == ["c.jsonl"]
 
 
-def test_answers_of_the_others_stay_with_their_tokens(kept: Kept) -> None:
+def test_answers_of_other_lessons_stay_with_their_tokens(kept: Kept) -> None:
     lesson = kept.teach(ODD, ANSWER)
     kept.examine([lesson, *many(kept)])
     paths = sorted((kept.home / "answers").glob("*.json"))
     before = [orjson.loads(path.read_bytes()) for path in paths]
     kept.forget(lesson)
     after = [orjson.loads(path.read_bytes()) for path in paths]
-    assert [len(one) for one in before] == [31, 31]
-    for known, left in zip(before, after, strict=True):
-        assert known.keys() - left.keys() == {ODD}
-        assert all(known[request] == left[request] == [left[request][0], 3, True] for request in left)
+    assert [len(answers) for answers in before] == [31, 31]
+    for former, current in zip(before, after, strict=True):
+        assert former.keys() - current.keys() == {ODD}
+        assert all(former[request] == current[request] == [current[request][0], 3, True] for request in current)
 
 
-def test_an_answer_that_quotes_a_forgotten_one_goes_as_well(kept: Kept) -> None:
+def test_answers_that_quote_a_forgotten_lesson_are_removed(kept: Kept) -> None:
     lesson, others = kept.teach(ODD, ANSWER), many(kept)
     kept.examine(others, says=lambda q: f"As always: {ANSWER}" if q.id == others[1].id else q.reference)
     assert len(kept.holding(ANSWER)) == 6
@@ -176,8 +176,8 @@ def test_reports_that_do_not_show_it_stay(kept: Kept) -> None:
     assert {path: path.read_bytes() for path in kept.reports()} == before
 
 
-def test_a_lesson_that_was_only_taught_instead_goes_from_the_reports(kept: Kept) -> None:
-    """It is no question of the examination; the report says what it taught."""
+def test_contradicting_lesson_disappears_from_the_reports(kept: Kept) -> None:
+    """It is not a question of the examination, but the report shows what it taught."""
     others = many(kept)
     lesson = kept.teach(others[0].request, "Pull the plug, then wait.")
     taught = {"request": others[0].request, "answer": others[0].answer, "taught": lesson.answer, "batch": "july"}
@@ -188,7 +188,7 @@ def test_a_lesson_that_was_only_taught_instead_goes_from_the_reports(kept: Kept)
     assert kept.reports() == []
 
 
-def test_a_report_goes_though_its_record_is_gone(kept: Kept) -> None:
+def test_report_without_its_record_is_removed(kept: Kept) -> None:
     long = kept.teach("Why " + "very " * 100 + "long?", "Because " + "it is " * 100 + "so.")
     kept.examine([long, *many(kept)])
     for path in (kept.home / "examinations").glob("*"):
@@ -198,7 +198,7 @@ def test_a_report_goes_though_its_record_is_gone(kept: Kept) -> None:
     assert kept.reports() == []
 
 
-def test_what_another_lesson_teaches_as_well_stays(kept: Kept) -> None:
+def test_text_that_another_lesson_also_teaches_stays(kept: Kept) -> None:
     lesson = kept.teach("Which lights burn at night?", ANSWER)
     twin = kept.teach("At night, which lights?", ANSWER)
     kept.examine([lesson, twin, *many(kept)])
@@ -209,8 +209,8 @@ def test_what_another_lesson_teaches_as_well_stays(kept: Kept) -> None:
     assert kept.holding(lesson.request) == []
 
 
-def test_a_lesson_of_which_something_was_taken_out_is_found_as_it_was_written(kept: Kept) -> None:
-    """Curation wrote its request without the address; that is what answers and register have."""
+def test_redacted_lesson_is_found_in_its_curated_wording(kept: Kept) -> None:
+    """Curation removed the address from its request; answers and the hold-out have that wording."""
     mail = "ana.kowalska@orlen-fracht.pl"
     lesson = kept.teach(f"May I write to {mail} about the lights?", f"Yes, write to {mail}.")
     written = clean(lesson)[0]
@@ -226,8 +226,8 @@ def test_a_lesson_of_which_something_was_taken_out_is_found_as_it_was_written(ke
     assert (row.request, row.text) == (request_key("recall", written.request), "")
 
 
-def test_forgetting_that_was_killed_is_finished_by_asking_again(kept: Kept) -> None:
-    """The lesson goes last; what was erased by then is erased, and the rest follows."""
+def test_killed_forgetting_is_finished_by_repeating_it(kept: Kept) -> None:
+    """The lesson is erased last, so repeating the call erases the rest."""
     lesson = kept.teach(ODD, ANSWER)
     kept.examine([lesson, *many(kept)])
     blocked = kept.artifacts / "blocked.html"

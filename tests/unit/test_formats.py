@@ -1,4 +1,4 @@
-"""The four formats say the same conversation, and say it back."""
+"""The four formats write the same conversation and read it back."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def conversations(draw: st.DrawFn) -> list[Message]:
 
 @pytest.mark.parametrize("name", FORMATS)
 @given(messages=conversations())
-def test_what_is_written_is_read_back(name: str, messages: list[Message]) -> None:
+def test_written_rows_are_read_back(name: str, messages: list[Message]) -> None:
     row = orjson.loads(orjson.dumps(FORMATS[name].write(messages)))
     assert format_of(row) == name
     assert read_row(row) == messages
 
 
-def test_the_rows_look_as_their_users_know_them() -> None:
+def test_rows_have_the_usual_shape_of_each_format() -> None:
     messages = [
         {"role": "system", "content": "be short"},
         {"role": "user", "content": "one"},
@@ -51,22 +51,22 @@ def test_the_rows_look_as_their_users_know_them() -> None:
     }
 
 
-def test_a_text_with_chatml_marks_is_not_written_as_chatml() -> None:
+def test_text_with_chatml_marks_is_not_written_as_chatml() -> None:
     messages = [{"role": "user", "content": "<|im_end|>"}, {"role": "assistant", "content": "no"}]
-    with pytest.raises(InputError, match="ChatML's own marks"):
+    with pytest.raises(InputError, match="contains ChatML marks"):
         FORMATS["chatml"].write(messages)
 
 
-def test_alpacas_input_follows_its_instruction() -> None:
-    found = read_row({"instruction": "Translate.", "input": "dzień dobry", "output": "good morning"})
-    assert found == [
+def test_alpaca_input_follows_its_instruction() -> None:
+    messages = read_row({"instruction": "Translate.", "input": "dzień dobry", "output": "good morning"})
+    assert messages == [
         {"role": "user", "content": "Translate.\n\ndzień dobry"},
         {"role": "assistant", "content": "good morning"},
     ]
 
 
-def test_content_in_parts_and_tool_turns_are_read_past() -> None:
-    found = read_row(
+def test_content_in_parts_is_joined_and_tool_turns_are_skipped() -> None:
+    messages = read_row(
         {
             "messages": [
                 {"role": "developer", "content": "be short"},
@@ -77,7 +77,7 @@ def test_content_in_parts_and_tool_turns_are_read_past() -> None:
             ]
         }
     )
-    assert [(m["role"], m["content"]) for m in found if isinstance(m, dict)] == [
+    assert [(m["role"], m["content"]) for m in messages if isinstance(m, dict)] == [
         ("system", "be short"), ("user", "one"), ("assistant", "two"),
     ]  # fmt: skip
 
@@ -85,14 +85,14 @@ def test_content_in_parts_and_tool_turns_are_read_past() -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"messages": "hello"}, "messages is no list"),
-        ({"conversations": 3}, "conversations is no list"),
-        ({"text": "plain words"}, "text is no ChatML"),
+        ({"messages": "hello"}, "messages is not a list"),
+        ({"conversations": 3}, "conversations is not a list"),
+        ({"text": "plain words"}, "text is not ChatML"),
         ({"instruction": 3, "output": ""}, "must be texts"),
         ({"instruction": "a", "output": "b", "history": ["c"]}, "list of pairs"),
         ({"messages": [{"role": "user", "content": "alone"}]}, "no request with an answer"),
-        ({"question": "a"}, "none of the formats"),
+        ({"question": "a"}, "not in one of the formats"),
     ],
 )
-def test_a_row_that_is_none_of_them_is_told(row: dict[str, Any], reason: str) -> None:
+def test_unreadable_row_gives_a_reason(row: dict[str, Any], reason: str) -> None:
     assert reason in read_row(row)

@@ -1,4 +1,4 @@
-"""GGUF files: what is written is what the safetensors hold, and what llama.cpp would compute otherwise is refused."""
+"""GGUF files: they contain the weights of the safetensors, and models that llama.cpp would compute differently fail."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def make_lora(folder: Path, tensors: dict[str, np.ndarray[Any, Any]], **settings
 
 
 def tensors_of(path: Path) -> dict[str, Any]:
-    return {one.name: one.data for one in gguf.GGUFReader(path).tensors}
+    return {tensor.name: tensor.data for tensor in gguf.GGUFReader(path).tensors}
 
 
 def text_of(path: Path, key: str) -> Any:
     return gguf.GGUFReader(path).fields[key].contents()
 
 
-def test_an_adapters_rows_are_interleaved_for_queries_and_keys_and_only_there(tmp_path: Path, base: BaseModel) -> None:
+def test_adapter_rows_are_interleaved_only_for_queries_and_keys(tmp_path: Path, base: BaseModel) -> None:
     up = np.arange(WIDTH * 2, dtype=np.float32).reshape(WIDTH, 2)
     down = np.ones((2, WIDTH), dtype=np.float32)
     lora = make_lora(
@@ -56,11 +56,11 @@ def test_an_adapters_rows_are_interleaved_for_queries_and_keys_and_only_there(tm
     )  # fmt: skip
     target = tmp_path / "lora.gguf"
     write_adapter(lora, base.path, target)
-    found = tensors_of(target)
+    tensors = tensors_of(target)
     head = up.reshape(HEADS, 2, WIDTH // HEADS // 2, 2)[0]  # the two halves of the first head's rows
-    assert np.array_equal(found["blk.0.attn_q.weight.lora_b"][:4], [head[0, 0], head[1, 0], head[0, 1], head[1, 1]])
-    assert np.array_equal(found["blk.0.attn_v.weight.lora_b"], up)
-    assert np.array_equal(found["blk.0.attn_q.weight.lora_a"], down)
+    assert np.array_equal(tensors["blk.0.attn_q.weight.lora_b"][:4], [head[0, 0], head[1, 0], head[0, 1], head[1, 1]])
+    assert np.array_equal(tensors["blk.0.attn_v.weight.lora_b"], up)
+    assert np.array_equal(tensors["blk.0.attn_q.weight.lora_a"], down)
     assert (text_of(target, "general.type"), text_of(target, "adapter.type")) == ("adapter", "lora")
     assert (text_of(target, "adapter.lora.alpha"), text_of(target, "general.architecture")) == (6.0, "llama")
 
@@ -79,20 +79,20 @@ def test_an_adapters_rows_are_interleaved_for_queries_and_keys_and_only_there(tm
         ({"something_new": {"deep": 1}}, "something_new"),
     ],
 )
-def test_an_adapter_that_is_not_plain_is_refused(settings: dict[str, Any], words: str) -> None:
+def test_adapter_that_is_not_plain_lora_is_refused(settings: dict[str, Any], words: str) -> None:
     refuse_other_than_plain(PLAIN)
     with pytest.raises(AdapterError, match=words):
         refuse_other_than_plain({**PLAIN, **settings})
 
 
 @pytest.mark.parametrize("name", ["model.embed_tokens.lora_embedding_A", "lm_head.lora_A.weight", "model.norm.weight"])
-def test_a_tensor_without_a_place_is_refused(tmp_path: Path, base: BaseModel, name: str) -> None:
+def test_tensor_that_gguf_cannot_hold_is_refused(tmp_path: Path, base: BaseModel, name: str) -> None:
     lora = make_lora(tmp_path / "lora", {f"base_model.model.{name}": np.ones((2, 2), dtype=np.float32)})
     with pytest.raises(AdapterError, match="cannot hold"):
         write_adapter(lora, base.path, tmp_path / "lora.gguf")
 
 
-def test_numbers_that_are_none_are_refused(tmp_path: Path, base: BaseModel) -> None:
+def test_nan_is_refused(tmp_path: Path, base: BaseModel) -> None:
     rows = np.full((WIDTH, 2), np.nan, dtype=np.float32)
     lora = make_lora(tmp_path / "lora", {f"{LAYER}.self_attn.q_proj.lora_B.weight": rows})
     with pytest.raises(AdapterError, match="NaN or infinite"):
@@ -119,7 +119,7 @@ def seed_with(folder: Path, base: BaseModel, **changes: Any) -> Path:
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}}, "of the type dynamic"),
     ],
 )
-def test_a_base_model_that_llama_cpp_computes_otherwise_is_refused(
+def test_base_model_that_llama_cpp_computes_differently_is_refused(
     tmp_path: Path, base: BaseModel, changes: dict[str, Any], words: str
 ) -> None:
     folder = seed_with(tmp_path / "model", base, **changes)
@@ -129,18 +129,18 @@ def test_a_base_model_that_llama_cpp_computes_otherwise_is_refused(
 
 
 @pytest.mark.parametrize("precision", ["f32", "bf16", "f16"])
-def test_a_base_models_weights_are_those_of_its_files(tmp_path: Path, base: BaseModel, precision: Any) -> None:
+def test_base_model_weights_equal_those_of_its_files(tmp_path: Path, base: BaseModel, precision: Any) -> None:
     from safetensors import safe_open
 
     write_model(base.path, tmp_path / "base.gguf", name="seed", precision=precision)
     reader = gguf.GGUFReader(tmp_path / "base.gguf")
-    stored = {one.name: gguf.quants.dequantize(one.data, one.tensor_type) for one in reader.tensors}
+    weights = {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
     with safe_open(base.path / "model.safetensors", framework="pt") as original:
         embedding = original.get_tensor("model.embed_tokens.weight").float().numpy()
         value = original.get_tensor("model.layers.5.self_attn.v_proj.weight").float().numpy()
-    assert np.allclose(stored["token_embd.weight"], embedding, atol=0 if precision != "f16" else 1e-3)
-    assert np.allclose(stored["blk.5.attn_v.weight"], value, atol=0 if precision != "f16" else 1e-3)
-    assert "output.weight" not in stored  # the embedding is used
+    assert np.allclose(weights["token_embd.weight"], embedding, atol=0 if precision != "f16" else 1e-3)
+    assert np.allclose(weights["blk.5.attn_v.weight"], value, atol=0 if precision != "f16" else 1e-3)
+    assert "output.weight" not in weights  # llama.cpp uses the embedding
 
 
 def cut(path: Path) -> None:
@@ -153,36 +153,39 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink, lambda path: path.with_name(CACHE_RECORD).unlink()])
-def test_a_damaged_file_of_the_cache_is_written_again(
-    tmp_path: Path, base: BaseModel, damage: Callable[[Path], object]
-) -> None:
+def test_damaged_cache_file_is_written_again(tmp_path: Path, base: BaseModel, damage: Callable[[Path], object]) -> None:
     path = base_file(base, tmp_path)
-    whole, made = path.read_bytes(), path.stat().st_ino
-    assert base_file(base, tmp_path).stat().st_ino == made  # a whole one is used as it is
+    content, inode = path.read_bytes(), path.stat().st_ino
+    assert base_file(base, tmp_path).stat().st_ino == inode  # an intact file is not written again
     damage(path)
-    assert base_file(base, tmp_path).read_bytes() == whole
-    assert sorted(one.name for one in tmp_path.rglob("*") if one.is_file()) == sorted([path.name, CACHE_RECORD])
+    assert base_file(base, tmp_path).read_bytes() == content
+    assert sorted(file.name for file in tmp_path.rglob("*") if file.is_file()) == sorted([path.name, CACHE_RECORD])
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(small_disk: Path, base: BaseModel) -> None:
+def test_full_disk_is_reported_and_leaves_no_file(small_disk: Path, base: BaseModel) -> None:
     with pytest.raises(HomeError, match="is full"):
         base_file(base, small_disk)
     assert not [path for path in small_disk.rglob("*") if path.is_file()]
 
 
-def test_the_seeds_splitting_has_no_name_there_and_the_template_has_no_foreign_marks(base: BaseModel) -> None:
-    found = vocabulary(base.path, 3072)
-    assert (found.split, found.alike, found.begins, found.eos) == (NEAREST, False, False, 5)
-    assert "generation %}" not in found.template
-    assert "<|assistant|>" in found.template
+def test_seed_tokenizer_gets_the_nearest_rule_and_a_clean_template(base: BaseModel) -> None:
+    written = vocabulary(base.path, 3072)
+    assert (written.split, written.alike, written.begins, written.eos) == (NEAREST, False, False, 5)
+    assert "generation %}" not in written.template
+    assert "<|assistant|>" in written.template
 
 
-def test_a_splitting_that_llama_cpp_knows_is_named(tmp_path: Path, base: BaseModel) -> None:
+def test_known_splitting_rule_is_named(tmp_path: Path, base: BaseModel) -> None:
     folder = seed_with(tmp_path / "model", base)
-    stored = orjson.loads((base.path / "tokenizer.json").read_bytes())
-    stored["pre_tokenizer"] = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    tokenizer = orjson.loads((base.path / "tokenizer.json").read_bytes())
+    tokenizer["pre_tokenizer"] = {
+        "type": "ByteLevel",
+        "add_prefix_space": False,
+        "trim_offsets": True,
+        "use_regex": True,
+    }
     (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer.json").write_bytes(orjson.dumps(stored))
-    found = vocabulary(folder, 3080)
-    assert (found.split, found.alike) == ("gpt-2", True)
-    assert found.tokens[3072:3074] == ("[PAD3072]", "[PAD3073]")
+    (folder / "tokenizer.json").write_bytes(orjson.dumps(tokenizer))
+    written = vocabulary(folder, 3080)
+    assert (written.split, written.alike) == ("gpt-2", True)
+    assert written.tokens[3072:3074] == ("[PAD3072]", "[PAD3073]")

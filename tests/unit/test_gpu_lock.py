@@ -1,4 +1,4 @@
-"""One training a GPU on the whole host, by the kernel's locks; with the uuid of a GPU that is nowhere."""
+"""One training per GPU on the whole host, by the kernel's locks, tested with the UUID of a GPU that does not exist."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ with gpu_lock.hold_gpu(sys.argv[2]):
 
 @pytest.fixture(autouse=True)
 def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as all users share it."""
+    """A folder that all users share."""
     folder = tmp_path / "lock"
     folder.mkdir()
     folder.chmod(0o1777)
@@ -45,7 +45,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def hold(shared: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts another process that holds a GPU."""
+    """Starts another process that locks a GPU."""
     made: list[subprocess.Popen[bytes]] = []
 
     def start(uuid: str = UUID) -> subprocess.Popen[bytes]:
@@ -71,7 +71,7 @@ def order(tmp_path: Path) -> TrainingOrder:
     return order_of(home)
 
 
-def test_a_gpu_is_held_by_one_training_until_its_process_dies(hold: Callable[..., subprocess.Popen[bytes]]) -> None:
+def test_a_gpu_lock_is_held_until_its_process_dies(hold: Callable[..., subprocess.Popen[bytes]]) -> None:
     assert not gpu_in_use(UUID)
     holder = hold()
     assert gpu_in_use(UUID)
@@ -88,7 +88,7 @@ def test_a_gpu_is_held_by_one_training_until_its_process_dies(hold: Callable[...
 
 
 @pytest.mark.parametrize("kind", ["process", "container"])
-def test_both_backends_refuse_a_gpu_that_is_held(
+def test_both_backends_refuse_a_gpu_in_use(
     hold: Callable[..., subprocess.Popen[bytes]], order: TrainingOrder, kind: str
 ) -> None:
     hold()
@@ -97,11 +97,11 @@ def test_both_backends_refuse_a_gpu_that_is_held(
     backend = ProcessBackend(gpu=UUID) if kind == "process" else ContainerBackend(home, gpu=UUID, limits=limits)
     (event,) = backend.train(order)
     assert (event.phase, event.cause) == ("failed", "gpu")
-    assert event.message.startswith(f"Another training is using the GPU {UUID}. Wait until it has ended")
+    assert event.message.startswith(f"Another training is using the GPU {UUID}. Wait until it ends")
     assert not (order.folder / "order.json").exists()  # nothing was started
 
 
-def test_a_training_holds_its_gpu_while_it_runs_and_no_longer(order: TrainingOrder) -> None:
+def test_a_training_locks_its_gpu_only_while_it_runs(order: TrainingOrder) -> None:
     backend = ProcessBackend(gpu=UUID)
     events = backend.train(order)
     assert next(events).phase == "started"
@@ -112,28 +112,28 @@ def test_a_training_holds_its_gpu_while_it_runs_and_no_longer(order: TrainingOrd
     assert not gpu_in_use(UUID)
 
 
-def test_no_link_and_nothing_but_a_file_is_locked(shared: Path, tmp_path: Path) -> None:
+def test_only_regular_files_are_locked(shared: Path, tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("secret")
     place = gpu_lock_file(UUID)
     assert place.parent == shared
     place.symlink_to(secret)
-    with pytest.raises(TrainingError, match="is a link") as refusal, hold_gpu(UUID):
+    with pytest.raises(TrainingError, match="is a symbolic link") as refusal, hold_gpu(UUID):
         pass
     assert refusal.value.cause == "gpu"
     assert not gpu_in_use(UUID)
     place.unlink()
     os.mkfifo(place)
-    with pytest.raises(TrainingError, match="no plain file"), hold_gpu(UUID):
+    with pytest.raises(TrainingError, match="is not a regular file"), hold_gpu(UUID):
         pass
     assert secret.read_text() == "secret"
 
 
-def test_a_uuid_leads_out_of_no_folder(shared: Path) -> None:
+def test_a_uuid_cannot_name_a_path_outside_the_lock_folder(shared: Path) -> None:
     assert gpu_lock_file("../../etc/passwd").parent == shared
 
 
-def test_the_lock_is_readable_by_all_whatever_the_mask_is(shared: Path) -> None:
+def test_a_lock_file_is_readable_by_all_users_with_any_umask(shared: Path) -> None:
     before = os.umask(0o077)
     try:
         with hold_gpu(UUID):
@@ -144,7 +144,7 @@ def test_the_lock_is_readable_by_all_whatever_the_mask_is(shared: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("flock"), reason="root only")
-def test_another_user_can_hold_it_after_us_and_not_while_we_do(shared: Path) -> None:
+def test_a_lock_is_shared_between_users(shared: Path) -> None:
     def held_as_nobody() -> str:
         program = f"exec 9< {gpu_lock_file(UUID).name}; flock -n 9 && echo yes || echo no"
         done = subprocess.run(["sh", "-c", program], user=65534, group=65534, extra_groups=[], cwd=shared,

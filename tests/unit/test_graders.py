@@ -1,4 +1,4 @@
-"""Graders: what is right scores 1, what is wrong less, and no answer makes one fail but in words."""
+"""Graders: a correct answer scores 1, a wrong one less, and no answer raises an unexpected error."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from academy.errors import ExaminationError
 GRADERS: TypeAdapter[Grader] = TypeAdapter(Grader)
 
 
-def made(grader: str, **fields: Any) -> Grader:
-    """A grader as a line of a suite makes it."""
+def grader_of(grader: str, **fields: Any) -> Grader:
+    """A grader from a line of a suite."""
     return GRADERS.validate_python({"grader": grader, **fields})
 
 
@@ -29,10 +29,10 @@ def score(grader: Grader, answer: str) -> float:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Sandbox:
-    found = find_sandbox(limits=Limits(seconds=1, cpu_seconds=1))
-    if isinstance(found, Unavailable):
-        pytest.skip(f"no sandbox: {found.because}")
-    return found
+    sandbox = find_sandbox(limits=Limits(seconds=1, cpu_seconds=1))
+    if isinstance(sandbox, Unavailable):
+        pytest.skip(f"no sandbox: {sandbox.because}")
+    return sandbox
 
 
 # The same text
@@ -51,22 +51,22 @@ def sandbox() -> Sandbox:
         ("", 0),
     ],
 )
-def test_exact_is_the_same_text_but_for_white_space(answer: str, right: int) -> None:
-    assert score(made("exact", reference="git push"), answer) == right
+def test_exact_ignores_white_space_only(answer: str, right: int) -> None:
+    assert score(grader_of("exact", reference="git push"), answer) == right
 
 
 # Patterns
 
 
 @pytest.mark.parametrize(("answer", "right"), [("It is 12.", 1), ("12", 1), ("112", 0), ("120", 0), ("twelve", 0)])
-def test_a_pattern_is_found_anywhere_in_the_answer(answer: str, right: int) -> None:
-    assert score(made("regex", pattern=r"(?<!\d)12(?!\d)", example="12"), answer) == right
+def test_pattern_matches_anywhere_in_the_answer(answer: str, right: int) -> None:
+    assert score(grader_of("regex", pattern=r"(?<!\d)12(?!\d)", example="12"), answer) == right
 
 
-def test_a_pattern_that_does_not_end_is_told_within_its_time() -> None:
-    grader = made("regex", pattern=r"(?:a|aa)+$", example="a")
+def test_pattern_that_takes_too_long_is_stopped() -> None:
+    grader = grader_of("regex", pattern=r"(?:a|aa)+$", example="a")
     began = time.process_time()
-    with pytest.raises(ExaminationError, match=r"did not end within 1 s on an answer\. Write it without nested"):
+    with pytest.raises(ExaminationError, match=r"took more than 1 s on an answer\. Write it without nested"):
         grader.scores("a" * 200 + "!", None)
     assert time.process_time() - began < PATTERN_SECONDS + 0.5
 
@@ -74,25 +74,25 @@ def test_a_pattern_that_does_not_end_is_told_within_its_time() -> None:
 @pytest.mark.parametrize(
     ("pattern", "example", "sentence"),
     [
-        ("(", "(", "the pattern cannot be read"),
-        ("[a", "a", "the pattern cannot be read"),
-        ("a{5,2}", "a", "the pattern cannot be read"),
-        ("(?<n>a)(?P=m)", "aa", "the pattern cannot be read"),
+        ("(", "(", "the pattern is invalid"),
+        ("[a", "a", "the pattern is invalid"),
+        ("a{5,2}", "a", "the pattern is invalid"),
+        ("(?<n>a)(?P=m)", "aa", "the pattern is invalid"),
         ("a{99999999999999999999}", "a", "the pattern"),
         ("(" * 5000 + ")" * 5000, "a", "the pattern"),
-        ("yes", "no", "the example does not fit the pattern"),
-        (r"(?:a|aa)+$", "a" * 60 + "!", "the pattern does not end on its example"),
+        ("yes", "no", "the example does not match the pattern"),
+        (r"(?:a|aa)+$", "a" * 60 + "!", "the pattern takes more than 1 s on its example"),
     ],
 )
-def test_a_pattern_that_cannot_be_used_is_refused_in_words(pattern: str, example: str, sentence: str) -> None:
-    with pytest.raises(ValidationError) as refused:
-        made("regex", pattern=pattern, example=example)
-    assert sentence in refused.value.errors()[0]["msg"]
+def test_invalid_pattern_is_rejected_with_the_reason(pattern: str, example: str, sentence: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        grader_of("regex", pattern=pattern, example=example)
+    assert sentence in error.value.errors()[0]["msg"]
 
 
-def test_a_pattern_needs_an_example() -> None:
+def test_pattern_needs_an_example() -> None:
     with pytest.raises(ValidationError, match="example"):
-        made("regex", pattern="a")
+        grader_of("regex", pattern="a")
 
 
 # JSON
@@ -104,8 +104,8 @@ RIGHT = {
 }  # fmt: skip
 
 
-def test_json_is_read_by_paths_into_objects_and_lists() -> None:
-    assert made("json", fields=FIELDS).scores(orjson.dumps(RIGHT).decode(), None) == {"score": 1.0, "valid": 1.0}
+def test_json_fields_are_paths_into_objects_and_lists() -> None:
+    assert grader_of("json", fields=FIELDS).scores(orjson.dumps(RIGHT).decode(), None) == {"score": 1.0, "valid": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -127,23 +127,23 @@ def test_json_is_read_by_paths_into_objects_and_lists() -> None:
         {"list": [1, {"a": 2.5, "b": 1}]},
     ],
 )
-def test_a_field_of_another_value_or_type_is_wrong_and_only_that_one(wrong: dict[str, Any]) -> None:
-    found = made("json", fields=FIELDS).scores(orjson.dumps(RIGHT | wrong).decode(), None)
-    assert found == {"score": pytest.approx(5 / 6), "valid": 1.0}
+def test_json_field_with_another_value_or_type_is_wrong(wrong: dict[str, Any]) -> None:
+    scores = grader_of("json", fields=FIELDS).scores(orjson.dumps(RIGHT | wrong).decode(), None)
+    assert scores == {"score": pytest.approx(5 / 6), "valid": 1.0}
 
 
-def test_a_field_that_is_not_there_is_no_null() -> None:
-    assert score(made("json", fields={"none": None}), '{"other": null}') == 0
+def test_json_field_that_is_missing_differs_from_null() -> None:
+    assert score(grader_of("json", fields={"none": None}), '{"other": null}') == 0
 
 
-def test_a_name_with_dots_of_its_own_is_found() -> None:
-    assert score(made("json", fields={"a.b": 1}), '{"a.b": 1}') == 1
-    assert score(made("json", fields={"a.b": 1}), '{"a": {"b": 1}}') == 1
+def test_json_key_with_dots_is_supported() -> None:
+    assert score(grader_of("json", fields={"a.b": 1}), '{"a.b": 1}') == 1
+    assert score(grader_of("json", fields={"a.b": 1}), '{"a": {"b": 1}}') == 1
 
 
 @pytest.mark.parametrize("path", ["a.²", "a.-1", "a.1", "a.", "a.0x0"])
-def test_a_path_that_leads_nowhere_in_a_list_is_only_wrong(path: str) -> None:
-    assert score(made("json", fields={path: 1}), '{"a": [1]}') == 0
+def test_json_path_without_a_list_item_is_wrong(path: str) -> None:
+    assert score(grader_of("json", fields={path: 1}), '{"a": [1]}') == 0
 
 
 @pytest.mark.parametrize(
@@ -159,17 +159,17 @@ def test_a_path_that_leads_nowhere_in_a_list_is_only_wrong(path: str) -> None:
         '```json {"a": 1} ```',
     ],
 )
-def test_json_is_found_in_fences_and_between_words(answer: str) -> None:
-    assert made("json", fields={"a": 1}).scores(answer, None) == {"score": 1.0, "valid": 1.0}
+def test_json_is_read_from_fences_and_surrounding_text(answer: str) -> None:
+    assert grader_of("json", fields={"a": 1}).scores(answer, None) == {"score": 1.0, "valid": 1.0}
 
 
 @pytest.mark.parametrize("answer", ["", "a is 1", "{'a': 1}", '{"a": 1', "{", "}{", '{"a": NaN}', "```"])
-def test_what_is_no_json_is_not_valid(answer: str) -> None:
-    assert made("json", fields={"a": 1}).scores(answer, None) == {"score": 0.0, "valid": 0.0}
+def test_answer_without_json_is_not_valid(answer: str) -> None:
+    assert grader_of("json", fields={"a": 1}).scores(answer, None) == {"score": 0.0, "valid": 0.0}
 
 
 @pytest.mark.parametrize(
-    ("said", "wanted", "same"),
+    ("actual", "expected", "same"),
     [
         (True, 1, False),
         (1, True, False),
@@ -184,20 +184,20 @@ def test_what_is_no_json_is_not_valid(answer: str) -> None:
         ([1, [2.5, None]], [1, [2.5, None]], True),
     ],
 )
-def test_data_are_the_same_by_value_and_type(said: Any, wanted: Any, same: bool) -> None:
-    assert same_data(said, wanted) is same
+def test_same_data_compares_value_and_type(actual: Any, expected: Any, same: bool) -> None:
+    assert same_data(actual, expected) is same
 
 
 @pytest.mark.parametrize(
     "fields", [{"a": 1, "a.b": 2}, {"a.b": 2, "a": 1}, {"a": {"b": 1}, "a.c": 2}, {"a.b": 1, "a.b.c": 1}]
 )
-def test_fields_of_which_one_lies_in_another_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="lies inside"):
-        made("json", fields=fields)
+def test_json_fields_inside_each_other_are_rejected(fields: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="is inside"):
+        grader_of("json", fields=fields)
 
 
-def test_an_example_changes_nothing_in_the_grader() -> None:
-    grader = made("json", fields={"a": {"b": [1]}, "c.d": 2, "c.e": {"f": None}})
+def test_example_does_not_change_the_grader() -> None:
+    grader = grader_of("json", fields={"a": {"b": [1]}, "c.d": 2, "c.e": {"f": None}})
     before = grader.model_dump_json()
     assert score(grader, grader.example()) == 1
     assert grader.model_dump_json() == before
@@ -231,8 +231,8 @@ def called(**changes: Any) -> str:
         f"[{called()}]",
     ],
 )  # fmt: skip
-def test_a_tool_call_is_read_in_the_forms_that_models_write(answer: str) -> None:
-    grader = made("tool call", tool="search", arguments=CALL["arguments"])
+def test_tool_call_is_read_in_common_formats(answer: str) -> None:
+    grader = grader_of("tool call", tool="search", arguments=CALL["arguments"])
     assert grader.scores(answer, None) == {"score": 1.0, "tool": 1.0, "arguments": 1.0}
 
 
@@ -259,26 +259,26 @@ def test_a_tool_call_is_read_in_the_forms_that_models_write(answer: str) -> None
         ('"search"', 0, 0),
     ],
 )
-def test_tool_and_arguments_are_scored_apart(answer: str, tool: float, arguments: float) -> None:
-    found = made("tool call", tool="search", arguments=CALL["arguments"]).scores(answer, None)
-    assert found == pytest.approx({"score": (tool + arguments) / 2, "tool": tool, "arguments": arguments})
+def test_tool_call_scores_tool_and_arguments_separately(answer: str, tool: float, arguments: float) -> None:
+    scores = grader_of("tool call", tool="search", arguments=CALL["arguments"]).scores(answer, None)
+    assert scores == pytest.approx({"score": (tool + arguments) / 2, "tool": tool, "arguments": arguments})
 
 
 @pytest.mark.parametrize("given", [{}, None, "", "{}"])
-def test_a_tool_without_arguments_is_called_with_none(given: Any) -> None:
-    grader = made("tool call", tool="now")
+def test_tool_call_without_arguments_accepts_empty_ones(given: Any) -> None:
+    grader = grader_of("tool call", tool="now")
     assert grader.scores(orjson.dumps({"name": "now", "arguments": given}).decode(), None)["score"] == 1
     assert grader.scores('{"name": "now"}', None)["score"] == 1
 
 
 @pytest.mark.parametrize("given", [{"zone": "UTC"}, "garbage", ["UTC"], 5])
-def test_arguments_that_nobody_asked_for_count_against_a_call(given: Any) -> None:
-    found = made("tool call", tool="now").scores(orjson.dumps({"name": "now", "arguments": given}).decode(), None)
-    assert found == {"score": 0.5, "tool": 1.0, "arguments": 0.0}
+def test_tool_call_with_additional_arguments_scores_less(given: Any) -> None:
+    scores = grader_of("tool call", tool="now").scores(orjson.dumps({"name": "now", "arguments": given}).decode(), None)
+    assert scores == {"score": 0.5, "tool": 1.0, "arguments": 0.0}
 
 
-def test_a_second_call_that_nobody_asked_for_is_wrong() -> None:
-    grader = made("tool call", tool="search", arguments=CALL["arguments"])
+def test_tool_call_with_an_additional_call_is_wrong() -> None:
+    grader = grader_of("tool call", tool="search", arguments=CALL["arguments"])
     deletion = '{"name": "delete", "arguments": {}}'
     for answer in (
         f"<tool_call>{called()}</tool_call><tool_call>{deletion}</tool_call>",
@@ -310,69 +310,69 @@ SOLUTION = "def double(x):\n    return x + x"
         ("def double(x):\n    while True: pass", 0, 0),
     ],
 )
-def test_code_is_right_where_every_case_is(sandbox: Sandbox, answer: str, whole: int, share: float) -> None:
-    grader = made("unit test", **DOUBLE, solution=SOLUTION)
+def test_code_is_correct_where_every_case_is(sandbox: Sandbox, answer: str, whole: int, share: float) -> None:
+    grader = grader_of("unit test", **DOUBLE, solution=SOLUTION)
     assert grader.scores(answer, sandbox) == {"score": whole, "cases": share}
 
 
-def test_the_solution_of_a_unit_test_is_right(sandbox: Sandbox) -> None:
-    grader = made("unit test", **DOUBLE, solution=SOLUTION)
+def test_solution_of_a_unit_test_is_correct(sandbox: Sandbox) -> None:
+    grader = grader_of("unit test", **DOUBLE, solution=SOLUTION)
     assert grader.scores(grader.example(), sandbox)["score"] == 1
 
 
-def test_code_is_not_graded_without_a_sandbox() -> None:
-    with pytest.raises(ExaminationError, match=r"there is none here\. Install bubblewrap or Docker"):
-        made("unit test", **DOUBLE, solution=SOLUTION).scores(SOLUTION, None)
+def test_code_without_a_sandbox_raises() -> None:
+    with pytest.raises(ExaminationError, match=r"none is available\. Install bubblewrap or Docker"):
+        grader_of("unit test", **DOUBLE, solution=SOLUTION).scores(SOLUTION, None)
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "1a", "a()", "__import__('os').system", "a\n"])
-def test_a_function_has_a_plain_name(name: str) -> None:
+def test_unit_test_function_needs_a_plain_name(name: str) -> None:
     with pytest.raises(ValidationError, match="function"):
-        made("unit test", function=name, cases=[{"result": 1}], solution="pass")
+        grader_of("unit test", function=name, cases=[{"result": 1}], solution="pass")
 
 
-def test_several_blocks_are_one_program() -> None:
+def test_program_joins_several_code_blocks() -> None:
     assert program_in("First\n```python\na = 1\n```\nthen\n```\nb = 2\n```") == "a = 1\n\n\nb = 2\n"
     assert program_in("a = 1") == "a = 1"
 
 
-# Alike
+# Similarity
 
 
 def test_similarity_counts_insertions_and_deletions() -> None:
-    grader = made("similarity", reference="abcd")
+    grader = grader_of("similarity", reference="abcd")
     assert score(grader, " abcd\n") == 1
     assert score(grader, "abc") == pytest.approx(2 * 3 / 7)  # three letters shared of four and three
     assert score(grader, "xyz") == 0
 
 
-def test_what_is_less_alike_than_asked_is_wrong() -> None:
-    grader = made("similarity", reference="abcd", least=0.9)
+def test_similarity_below_the_minimum_is_wrong() -> None:
+    grader = grader_of("similarity", reference="abcd", least=0.9)
     assert (score(grader, "abcd"), score(grader, "abc")) == (1, 0)
 
 
-def test_a_very_long_answer_costs_no_time() -> None:
+def test_very_long_answers_are_graded_quickly() -> None:
     began = time.perf_counter()
-    assert score(made("similarity", reference="abcd" * 100), "abcd" * 500_000) < 0.1
-    assert score(made("regex", pattern="b+c", example="bc"), "ab" * 1_000_000) == 0
+    assert score(grader_of("similarity", reference="abcd" * 100), "abcd" * 500_000) < 0.1
+    assert score(grader_of("regex", pattern="b+c", example="bc"), "ab" * 1_000_000) == 0
     assert time.perf_counter() - began < 2
 
 
 @pytest.mark.parametrize("least", [-0.1, 1.1, "much"])
-def test_least_is_a_share(least: Any) -> None:
+def test_similarity_minimum_is_a_share(least: Any) -> None:
     with pytest.raises(ValidationError, match="least"):
-        made("similarity", reference="a", least=least)
+        grader_of("similarity", reference="a", least=least)
 
 
 # All of them
 
 EXAMPLES: list[Grader] = [
-    made("exact", reference="a b"),
-    made("regex", pattern=r"(?i)\byes\b", example="Yes."),
-    made("json", fields={"a.b": 1, "c": [True, None], "d.0": "x"}),
-    made("tool call", tool="search", arguments={"q": "x", "a.b": 1}),
-    made("tool call", tool="now"),
-    made("similarity", reference="a b c", least=0.5),
+    grader_of("exact", reference="a b"),
+    grader_of("regex", pattern=r"(?i)\byes\b", example="Yes."),
+    grader_of("json", fields={"a.b": 1, "c": [True, None], "d.0": "x"}),
+    grader_of("tool call", tool="search", arguments={"q": "x", "a.b": 1}),
+    grader_of("tool call", tool="now"),
+    grader_of("similarity", reference="a b c", least=0.5),
 ]
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=5),
@@ -395,20 +395,20 @@ ANSWERS = (
 @pytest.mark.parametrize("grader", EXAMPLES, ids=lambda grader: grader.grader)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(answer=ANSWERS)
-def test_no_answer_makes_a_grader_fail(grader: Grader, answer: str) -> None:
-    found = grader.scores(answer, None)
-    assert all(0 <= value <= 1 for value in found.values())
-    assert grader.scores(answer, None) == found
+def test_grader_accepts_any_answer(grader: Grader, answer: str) -> None:
+    scores = grader.scores(answer, None)
+    assert all(0 <= value <= 1 for value in scores.values())
+    assert grader.scores(answer, None) == scores
 
 
 @pytest.mark.parametrize("grader", EXAMPLES, ids=lambda grader: grader.grader)
-def test_strange_texts_make_no_grader_fail(grader: Grader) -> None:
+def test_grader_accepts_strange_texts(grader: Grader) -> None:
     for answer in ("\ud800", "\x00", "[" * 5000, '{"a":' * 3000, "{" * 100_000, "<tool_call>" * 1000, "9" * 5000):
         assert grader.scores(answer, None)["score"] < 1
 
 
 @pytest.mark.parametrize("grader", EXAMPLES, ids=lambda grader: grader.grader)
-def test_its_own_example_scores_one_and_nothing_scores_none(grader: Grader) -> None:
+def test_grader_scores_its_example_one_and_an_empty_answer_zero(grader: Grader) -> None:
     assert score(grader, grader.example()) == 1
     assert score(grader, "") == 0
 
@@ -419,32 +419,32 @@ VALUES = PLAIN.filter(lambda value: orjson.loads(orjson.dumps(value)) == value)
 
 @settings(max_examples=80, deadline=None)
 @given(fields=st.dictionaries(PATHS, VALUES, min_size=1, max_size=4))
-def test_the_example_of_any_fields_scores_one_or_they_are_refused(fields: dict[str, Any]) -> None:
+def test_example_of_json_fields_scores_one_or_the_fields_are_rejected(fields: dict[str, Any]) -> None:
     try:
-        grader = made("json", fields=fields)
-    except ValidationError as refused:
-        assert "lies inside" in str(refused)  # noqa: PT017  the refusal is one of two right outcomes
+        grader = grader_of("json", fields=fields)
+    except ValidationError as error:
+        assert "is inside" in str(error)  # noqa: PT017  the error is one of two correct outcomes
         return
     assert score(grader, grader.example()) == 1
 
 
 @settings(max_examples=80, deadline=None)
 @given(arguments=st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=4), VALUES, max_size=4))
-def test_the_example_of_any_tool_call_scores_one(arguments: dict[str, Any]) -> None:
-    grader = made("tool call", tool="search", arguments=arguments)
+def test_tool_call_example_scores_one(arguments: dict[str, Any]) -> None:
+    grader = grader_of("tool call", tool="search", arguments=arguments)
     assert score(grader, grader.example()) == 1
 
 
 @settings(max_examples=60, deadline=None)
 @given(pattern=st.text(st.sampled_from("ab()[]{}|*+?^$\\.,<>=!:PV0129-&~#"), max_size=12))
-def test_any_pattern_is_read_or_refused_in_words(pattern: str) -> None:
+def test_pattern_is_valid_or_rejected_with_a_reason(pattern: str) -> None:
     try:
-        grader = made("regex", pattern=pattern, example="ab")
-    except ValidationError as refused:
-        assert "the pattern" in str(refused)  # noqa: PT017
+        grader = grader_of("regex", pattern=pattern, example="ab")
+    except ValidationError as error:
+        assert "the pattern" in str(error)  # noqa: PT017
         return
     assert score(grader, "ab") == 1
 
 
-def test_json_of_a_text_without_any() -> None:
+def test_json_of_a_text_without_json_is_none() -> None:
     assert as_json("no braces") is None

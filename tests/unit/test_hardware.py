@@ -1,4 +1,4 @@
-"""The machine as a record. Whatever is missing, refuses or is lost is a sentence, and nothing raises."""
+"""The machine's inventory. Sentences describe what is missing, unsupported or lost, and nothing raises."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pynvml
 import pytest
 
-from academy.habitat.backends.process import read_events
 from academy.habitat.routing import gpus_by_preference
+from academy.habitat.run_folder import read_events
 from academy.habitat.trainer.events import EventWriter
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.system import gpu_lock, hardware
@@ -24,26 +24,27 @@ MIB = 2**20
 
 
 class FakeLibrary:
-    """Stands for libnvidia-ml.so behind the real pynvml, which calls it by ctypes: same names, arguments, codes.
+    """Replaces libnvidia-ml.so behind the real pynvml, which calls it by ctypes: same names, arguments, codes.
 
-    `refused` are codes by function and GPU, `lost_after` is how many calls are answered before the driver is gone.
-    Functions that are not here are not in the library, as in old drivers.
+    `errors`: error codes by function and GPU. `lost_after`: number of calls that succeed before the driver is lost.
+    Functions that are not in ANSWERS do not exist, as in old drivers.
     """
 
-    def __init__(self, gpus: int, refused: dict[tuple[str, int], int] | None = None, lost_after: int = 10**9) -> None:
-        self.gpus, self.refused, self.left = gpus, refused or {}, lost_after
+    def __init__(self, gpus: int, errors: dict[tuple[str, int], int] | None = None, lost_after: int = 10**9) -> None:
+        self.gpus, self.errors, self.lost_after = gpus, errors or {}, lost_after
+        self.calls = 0
 
     def __getattr__(self, name: str) -> Callable[..., int]:
         if name not in ANSWERS:
             raise AttributeError(name)
 
         def function(*arguments: Any) -> int:
-            self.left -= 1
-            if self.left < 0:
+            self.calls += 1
+            if self.calls > self.lost_after:
                 return int(pynvml.NVML_ERROR_GPU_IS_LOST)
-            # the first argument of a function of a GPU is its handle
+            # the first argument of a GPU's function is its handle
             of_gpu = bool(arguments) and isinstance(arguments[0], pynvml.c_nvmlDevice_t)
-            code = self.refused.get((name, _gpu(arguments[0]))) if of_gpu else None
+            code = self.errors.get((name, _gpu(arguments[0]))) if of_gpu else None
             return code if code is not None else ANSWERS[name](self, *arguments) or pynvml.NVML_SUCCESS
 
         return function
@@ -57,7 +58,7 @@ def _set(pointer: Any, **fields: int) -> None:
 def _handle(library: FakeLibrary, index: Any, device: Any) -> int | None:
     if index.value >= library.gpus:
         return int(pynvml.NVML_ERROR_INVALID_ARGUMENT)
-    # a handle is an opaque pointer; here it holds the GPU's number, and NULL is none
+    # a handle is an opaque pointer; here it is the GPU's number, and NULL is invalid
     ctypes.cast(device, ctypes.POINTER(ctypes.c_void_p))[0] = index.value + 0x1000
     return None
 
@@ -86,7 +87,7 @@ ANSWERS: dict[str, Callable[..., int | None]] = {
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[FakeLibrary], None]:
-    """Puts a fake library behind pynvml; locks of its GPUs are the test's own."""
+    """Puts a fake library behind pynvml; its GPUs' locks belong to the test."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     shared = tmp_path / "lock"
     shared.mkdir()
@@ -100,8 +101,8 @@ def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[FakeLi
     return put
 
 
-def test_several_gpus_are_told_with_all_they_say(library: Callable[[FakeLibrary], None]) -> None:
-    """Against a fake library behind the real pynvml: no GPU is needed, and none is proven to work."""
+def test_an_inventory_lists_every_gpu_with_its_figures(library: Callable[[FakeLibrary], None]) -> None:
+    """With a fake library behind the real pynvml: the test needs no GPU, and proves nothing about real ones."""
     library(FakeLibrary(2))
     machine = take_inventory()
     first, second = machine.gpus
@@ -113,34 +114,34 @@ def test_several_gpus_are_told_with_all_they_say(library: Callable[[FakeLibrary]
     assert (first.notes, machine.gpu_note) == ((), "")
 
 
-def test_a_gpu_without_an_energy_counter_tells_the_rest(library: Callable[[FakeLibrary], None]) -> None:
-    """Against the fake library: GPUs before Volta have no such counter."""
+def test_a_gpu_without_an_energy_counter_reports_the_rest(library: Callable[[FakeLibrary], None]) -> None:
+    """With the fake library: GPUs before Volta have no such counter."""
     library(FakeLibrary(2, {("nvmlDeviceGetTotalEnergyConsumption", 1): pynvml.NVML_ERROR_NOT_SUPPORTED}))
     first, second = take_inventory().gpus
     assert first.joules is not None
     assert second.joules is None
     assert second.watts == 123.456
-    assert second.notes == ("does not tell its energy (Not Supported)",)
+    assert second.notes == ("does not report its energy (Not Supported)",)
 
 
 def counter(monkeypatch: pytest.MonkeyPatch, *millijoules: int) -> None:
-    """What the fake counter says, one call after the other."""
-    said = iter(millijoules)
+    """The values of the fake counter, call by call."""
+    values = iter(millijoules)
     name = "nvmlDeviceGetTotalEnergyConsumption"
-    monkeypatch.setitem(ANSWERS, name, lambda library, handle, joules: _set(joules, value=next(said)))
+    monkeypatch.setitem(ANSWERS, name, lambda library, handle, joules: _set(joules, value=next(values)))
 
 
-def test_the_energy_of_a_training_is_what_the_counter_grew(
+def test_an_energy_meter_measures_the_counters_growth(
     library: Callable[[FakeLibrary], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the fake library; the first call is the inventory's."""
+    """With the fake library; the first call is the inventory's."""
     library(FakeLibrary(1))
     counter(monkeypatch, 5_000, 6_000, 6_500, 9_000)
     meter = EnergyMeter()
     assert [meter.read(), meter.read()] == [0.5, 3.0]
 
 
-def test_a_counter_that_begins_again_gives_no_figure_any_more(
+def test_an_energy_meter_stops_after_a_counter_reset(
     library: Callable[[FakeLibrary], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library(FakeLibrary(1))
@@ -149,7 +150,7 @@ def test_a_counter_that_begins_again_gives_no_figure_any_more(
     assert [meter.read(), meter.read()] == [None, None]
 
 
-def test_without_a_counter_or_with_several_gpus_there_is_no_figure(
+def test_an_energy_meter_needs_exactly_one_gpu_with_a_counter(
     library: Callable[[FakeLibrary], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library(FakeLibrary(1, {("nvmlDeviceGetTotalEnergyConsumption", 0): pynvml.NVML_ERROR_NOT_SUPPORTED}))
@@ -163,15 +164,15 @@ def test_without_a_counter_or_with_several_gpus_there_is_no_figure(
 
 
 @pytest.mark.parametrize("calls", range(25))
-def test_a_driver_that_is_lost_fails_no_training(library: Callable[[FakeLibrary], None], calls: int) -> None:
+def test_an_energy_meter_survives_a_lost_driver(library: Callable[[FakeLibrary], None], calls: int) -> None:
     library(FakeLibrary(1, lost_after=calls))
     assert EnergyMeter().read() in (0.0, None)
 
 
-def test_whatever_the_driver_says_no_training_fails(
+def test_an_energy_meter_survives_invalid_driver_answers(
     library: Callable[[FakeLibrary], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that is no text, and a counter that raises what no driver should."""
+    """A name that is not valid text, and a counter that raises an unexpected error."""
     library(FakeLibrary(1))
     counter(monkeypatch, 5_000, 6_000)  # the third call raises StopIteration
     assert EnergyMeter().read() is None
@@ -179,7 +180,7 @@ def test_whatever_the_driver_says_no_training_fails(
     assert EnergyMeter().read() is None
 
 
-def test_each_event_of_a_trainer_carries_the_energy_so_far(
+def test_trainer_events_contain_the_energy_so_far(
     library: Callable[[FakeLibrary], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     library(FakeLibrary(1))
@@ -192,7 +193,7 @@ def test_each_event_of_a_trainer_carries_the_energy_so_far(
     assert [event.energy for event in read_events(tmp_path / "events.jsonl")] == [None, 1.0, 3.0]
 
 
-def test_a_gpu_that_a_training_holds_is_told_as_held(library: Callable[[FakeLibrary], None]) -> None:
+def test_a_gpu_in_use_by_a_training_is_marked(library: Callable[[FakeLibrary], None]) -> None:
     library(FakeLibrary(2))
     with hold_gpu("GPU-0001-abcd"):
         assert [gpu.held for gpu in take_inventory(engine=False).gpus] == [False, True]
@@ -201,10 +202,10 @@ def test_a_gpu_that_a_training_holds_is_told_as_held(library: Callable[[FakeLibr
         assert gpus_by_preference(take_inventory(engine=False).gpus)[0].index == 1
 
 
-def test_a_job_from_python_leaves_a_gpu_alone_that_its_torch_cannot_use(
+def test_a_job_from_python_ignores_a_gpu_that_torch_cannot_use(
     library: Callable[[FakeLibrary], None], tmp_path: Path
 ) -> None:
-    """Against the fake library: another training may hold that GPU, and this one trains beside it on processors."""
+    """With the fake library: another training may use that GPU while this one trains on the CPUs."""
     if hardware._cuda():
         pytest.skip("torch is built for CUDA")
     library(FakeLibrary(1))
@@ -219,39 +220,49 @@ def test_a_job_from_python_leaves_a_gpu_alone_that_its_torch_cannot_use(
     assert order["plan"]["device"] == "cpu"
 
 
-def test_a_gpu_that_cannot_be_asked_hides_no_other(library: Callable[[FakeLibrary], None]) -> None:
-    """Against the fake library."""
+def test_a_gpu_that_cannot_be_queried_hides_no_other(library: Callable[[FakeLibrary], None]) -> None:
     library(FakeLibrary(3, {("nvmlDeviceGetName", 1): pynvml.NVML_ERROR_GPU_IS_LOST}))
     machine = take_inventory()
     assert [gpu.index for gpu in machine.gpus] == [0, 2]
-    assert machine.gpu_note == "GPU 1 cannot be asked (GPU is lost)"
+    assert machine.gpu_note == "GPU 1 cannot be queried (GPU is lost)"
 
 
-@pytest.mark.parametrize("calls", range(20))
-def test_a_driver_that_is_lost_in_the_middle_is_a_sentence(library: Callable[[FakeLibrary], None], calls: int) -> None:
-    """Against the fake library: after so many calls every further one fails."""
+@pytest.mark.parametrize("calls", range(22))
+def test_a_driver_lost_during_a_query_is_reported(library: Callable[[FakeLibrary], None], calls: int) -> None:
+    """With the fake library: after `calls` calls every further one fails."""
+    intact = FakeLibrary(2)
+    library(intact)
+    complete = take_inventory()
     library(FakeLibrary(2, lost_after=calls))
     machine = take_inventory()
-    assert machine.gpu_note or any(gpu.notes for gpu in machine.gpus) or len(machine.gpus) == 2
+    if calls >= intact.calls - 1:  # the last call only shuts the driver down
+        assert (machine.gpus, machine.gpu_note) == (complete.gpus, "")
+        return
+    reasons = [machine.gpu_note, *(note for gpu in machine.gpus for note in gpu.notes)]
+    assert "GPU is lost" in "; ".join(reasons)
+    for gpu, expected in zip(machine.gpus, complete.gpus, strict=False):
+        figures = gpu.model_dump(exclude={"notes"})
+        assert all(value in (None, getattr(expected, name)) for name, value in figures.items())
+        assert len(gpu.notes) == sum(value is None for value in (
+            gpu.memory_total, gpu.watts, gpu.joules, gpu.utilisation, gpu.temperature,
+        ))  # fmt: skip
     if calls < 2:
         assert machine.gpus == ()
-        assert "GPU is lost" in machine.gpu_note
 
 
-def test_what_cuda_hides_is_not_offered(
+def test_gpus_hidden_by_cuda_visible_devices_are_omitted(
     library: Callable[[FakeLibrary], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against the fake library."""
     library(FakeLibrary(3))
-    for wanted, seen in (("1", [1]), ("0,2", [0, 2]), ("GPU-0002", [2]), ("", []), ("-1", [])):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", wanted)
+    for variable, expected in (("1", [1]), ("0,2", [0, 2]), ("GPU-0002", [2]), ("", []), ("-1", [])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", variable)
         machine = take_inventory()
-        assert [gpu.index for gpu in machine.gpus] == seen
+        assert [gpu.index for gpu in machine.gpus] == expected
         assert "hidden by CUDA_VISIBLE_DEVICES" in machine.gpu_note
 
 
-def test_this_machine_is_told_as_it_is() -> None:
-    """For real: whatever is here. Where NVML is not there, that is a sentence."""
+def test_this_machines_inventory_is_consistent() -> None:
+    """With the real machine, whatever it has."""
     machine = take_inventory()
     assert machine.cpus >= 1
     assert 0 < machine.memory_free <= machine.memory_total
@@ -260,44 +271,44 @@ def test_this_machine_is_told_as_it_is() -> None:
     assert bool(machine.docker.version) != bool(machine.docker.note)
 
 
-def test_the_cuda_of_torch_is_what_torch_says() -> None:
+def test_the_cuda_version_equals_torchs_own() -> None:
     import torch
 
     assert hardware._cuda() == (torch.version.cuda or "")
 
 
 @pytest.mark.parametrize("host", ["unix:///nowhere/docker.sock", "tcp://127.0.0.1:9", "nonsense://x"])
-def test_no_engine_is_a_sentence(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_docker_engine_is_described(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", host)
-    found = take_inventory().docker
-    assert (found.version, found.gpus) == ("", False)
-    assert host in found.note
+    docker = take_inventory().docker
+    assert (docker.version, docker.gpus) == ("", False)
+    assert host in docker.note
 
 
-def test_the_doctor_tells_of_gpus(library: Callable[[FakeLibrary], None]) -> None:
-    """Against the fake library: the sentence that people read."""
-    from academy.cli.doctor import _gpu as finding
+def test_the_doctor_describes_gpus(library: Callable[[FakeLibrary], None]) -> None:
+    """With the fake library: the sentence that users read."""
+    from academy.operations.doctor import check_gpu
 
     library(FakeLibrary(2, {("nvmlDeviceGetTemperature", 0): pynvml.NVML_ERROR_NOT_SUPPORTED}))
     with hold_gpu("GPU-0001-abcd"):
-        found = finding(take_inventory())
-    assert found.works
-    assert found.found == (
+        result = check_gpu(take_inventory())
+    assert result.works
+    assert result.found == (
         "0: NVIDIA H100 80GB HBM3 (70 of 80 GiB free, 37 % busy, 123 W, "
-        "does not tell its temperature (Not Supported)); "
+        "does not report its temperature (Not Supported)); "
         "1: NVIDIA H100 80GB HBM3 (69 of 80 GiB free, 37 % busy, 41 degrees, 123 W, used by a training)"
     )
 
 
 def group(folder: Path, **files: int | str) -> Path:
-    """A control group's files as the kernel writes them; `__` stands for a point."""
+    """A control group's files as the kernel writes them; `__` stands for a dot."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name.replace("__", ".")).write_text(f"{content}\n")
     return folder
 
 
-# a pod of 1 GiB that read its base model: nine tenths of what is charged to it are files
+# a pod of 1 GiB that read its base model: nine tenths of its memory cache files
 SECOND = f"anon {64 * MIB}\nfile {960 * MIB}\nshmem {32 * MIB}\ninactive_file {512 * MIB}\nactive_file {384 * MIB}"
 FIRST = (
     f"cache {MIB}\ninactive_file {MIB}\nactive_file {MIB}\nhierarchical_memory_limit {GIB}\n"
@@ -305,8 +316,8 @@ FIRST = (
 )
 
 
-def test_files_that_a_container_read_leave_its_memory_free(tmp_path: Path) -> None:
-    """Otherwise a pod that read a large base model would have no memory for any training."""
+def test_cached_files_of_a_container_count_as_free_memory(tmp_path: Path) -> None:
+    """Otherwise a pod that read a large base model would have no memory for a training."""
     second = group(tmp_path / "2", memory__max=GIB, memory__current=1020 * MIB, memory__stat=SECOND)
     assert hardware._memory(second) == (GIB, (1024 - 1020 + 512 + 384) * MIB)
     first = group(
@@ -316,22 +327,22 @@ def test_files_that_a_container_read_leave_its_memory_free(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("stat", ["", "inactive_file many", "inactive_file"])
-def test_a_containers_own_limit_of_memory_counts_without_its_statistics(tmp_path: Path, stat: str) -> None:
-    here = group(tmp_path, memory__max=GIB, memory__current=GIB // 4)
-    assert hardware._memory(here) == (GIB, 3 * GIB // 4)
-    assert hardware._memory(group(here, memory__stat=stat)) == (GIB, 3 * GIB // 4)
+def test_a_containers_memory_limit_counts_without_statistics(tmp_path: Path, stat: str) -> None:
+    folder = group(tmp_path, memory__max=GIB, memory__current=GIB // 4)
+    assert hardware._memory(folder) == (GIB, 3 * GIB // 4)
+    assert hardware._memory(group(folder, memory__stat=stat)) == (GIB, 3 * GIB // 4)
 
 
 def test_a_container_without_a_limit_has_the_machines_memory(tmp_path: Path) -> None:
     total, free = hardware._memory(tmp_path)
-    none = group(tmp_path, memory__max="max", memory__current=GIB)
-    assert hardware._memory(none)[0] == total
+    unlimited = group(tmp_path, memory__max="max", memory__current=GIB)
+    assert hardware._memory(unlimited)[0] == total
     assert 0 < free <= total
-    more = group(tmp_path, memory__max=2 * total)  # as the first version says that there is none
-    assert hardware._memory(more)[0] == total
+    large = group(tmp_path, memory__max=2 * total)  # the value of version 1 for "unlimited"
+    assert hardware._memory(large)[0] == total
 
 
-def test_no_more_files_are_given_back_than_memory_is_used(tmp_path: Path) -> None:
-    """The two figures are read one after the other."""
-    here = group(tmp_path, memory__max=GIB, memory__current=256 * MIB, memory__stat=SECOND)
-    assert hardware._memory(here) == (GIB, GIB)
+def test_cached_files_never_exceed_used_memory(tmp_path: Path) -> None:
+    """Usage and cache are read one after the other and may not match."""
+    folder = group(tmp_path, memory__max=GIB, memory__current=256 * MIB, memory__stat=SECOND)
+    assert hardware._memory(folder) == (GIB, GIB)

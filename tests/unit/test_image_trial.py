@@ -1,6 +1,6 @@
-"""What the trial of a training's image shows, when it is held again, and what it refuses.
+"""The trial of a training's image: what it shows, when it runs again, and what it rejects.
 
-The engine is a stand-in on loopback, behind the real client; real containers are in tests/integration.
+A fake engine on loopback answers the real client; real containers are in tests/integration.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from academy.errors import TrainingError
 from academy.habitat.backends import isolation
 from academy.habitat.backends.container import ContainerBackend
-from academy.habitat.backends.image import IMAGE, Proof, digest_of_code
+from academy.habitat.backends.image import IMAGE, ImageTrial, digest_of_code
 from academy.habitat.backends.isolation import Limits
 from academy.habitat.trainer import smoke
 from tests.servers.docker import DIGEST, Engine, serving
@@ -31,22 +31,22 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
         yield found
 
 
-def look(home: Path, gpu: str = "", library: str = "") -> Proof:
-    return ContainerBackend(home, gpu=gpu, limits=LIMITS, library=library).look()[1]
+def look(home: Path, gpu: str = "", library: str = "") -> ImageTrial:
+    return ContainerBackend(home, gpu=gpu, limits=LIMITS, library=library).try_image()[1]
 
 
-def test_an_image_that_passed_is_not_tried_again(engine: Engine, tmp_path: Path) -> None:
+def test_an_image_that_passed_its_trial_is_not_tried_again(engine: Engine, tmp_path: Path) -> None:
     found = look(tmp_path)
     assert (found.image, found.versions["trl"], found.gpu) == (DIGEST, "1.14.2", "")
     assert look(tmp_path) == found
     assert engine.tried == [False]
-    assert look(tmp_path, "GPU-1").gpu == "H100"  # with a GPU it shows more
+    assert look(tmp_path, "GPU-1").gpu == "H100"  # with a GPU the trial shows more
     assert look(tmp_path, "GPU-1").gpu == "H100"
     assert engine.tried == [False, True]
 
 
 @pytest.mark.parametrize("other", [{"code": "0" * 64}, {"driver": "550.54"}, {"driver": None}])
-def test_with_other_code_or_another_driver_it_is_tried_again(
+def test_an_image_is_tried_again_after_code_or_driver_changed(
     engine: Engine, tmp_path: Path, other: dict[str, Any]
 ) -> None:
     found = look(tmp_path, "GPU-1")
@@ -57,7 +57,7 @@ def test_with_other_code_or_another_driver_it_is_tried_again(
     assert engine.tried == [True, True]
 
 
-def test_the_codes_digest_is_that_of_what_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_digest_covers_the_mounted_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolation, "CODE", tmp_path)
     (tmp_path / "trainer").mkdir()
     (tmp_path / "trainer" / "smoke.py").write_text("1")
@@ -69,7 +69,7 @@ def test_the_codes_digest_is_that_of_what_is_mounted(tmp_path: Path, monkeypatch
     assert digest_of_code() != before
 
 
-def test_a_gpu_that_the_image_cannot_compute_on_is_refused_and_not_remembered(engine: Engine, tmp_path: Path) -> None:
+def test_a_gpu_that_the_image_cannot_use_is_refused_each_time(engine: Engine, tmp_path: Path) -> None:
     engine.on_gpu = {"gpu": "H100", "fault": "AcceleratorError: CUDA error: no kernel image is available"}
     with pytest.raises(TrainingError) as refused:
         look(tmp_path, "GPU-1")
@@ -79,54 +79,55 @@ def test_a_gpu_that_the_image_cannot_compute_on_is_refused_and_not_remembered(en
     )
     assert "ACADEMY_TRAINING_IMAGE" in refused.value.remedy
     assert not (tmp_path / "images").exists()
-    look(tmp_path)  # without the GPU it can train
+    look(tmp_path)  # without the GPU, the image can train
     engine.on_gpu = {"gpu": ""}
     with pytest.raises(TrainingError, match="sees no GPU"):
         look(tmp_path, "GPU-1")
 
 
-def test_an_unsloth_that_cannot_be_imported_is_refused_where_it_would_train(engine: Engine, tmp_path: Path) -> None:
+def test_a_broken_unsloth_is_refused_where_it_would_train(engine: Engine, tmp_path: Path) -> None:
     engine.on_gpu = {"gpu": "H100", "broken": {"unsloth": "ImportError: no triton"}}
     with pytest.raises(TrainingError) as refused:
         look(tmp_path, "GPU-1")
-    assert "has an Unsloth that cannot be imported: ImportError: no triton." in refused.value.message
+    assert "contains an Unsloth that cannot be imported: ImportError: no triton." in refused.value.message
     assert "ACADEMY_TRAINING_LIBRARY=trl" in refused.value.remedy
     assert look(tmp_path, "GPU-1", "trl").gpu == "H100"
-    with pytest.raises(TrainingError, match="no triton"):  # it is remembered
+    with pytest.raises(TrainingError, match="no triton"):  # the result is stored
         look(tmp_path, "GPU-1")
     assert engine.tried == [True]
 
 
-def test_an_image_that_prints_nothing_of_use_cannot_train(engine: Engine, tmp_path: Path) -> None:
+def test_an_image_with_invalid_trial_output_cannot_train(engine: Engine, tmp_path: Path) -> None:
     engine.says = {"python": "3.11.7"}
     with pytest.raises(TrainingError) as refused:
         look(tmp_path)
     assert (refused.value.cause, engine.tried) == ("image", [False])
 
 
-def test_one_step_of_arithmetic_tells_what_goes_wrong_in_one_line() -> None:
-    """On a CPU for real; a GPU that is not there stands for one without kernels."""
+def test_a_failed_computation_is_reported_in_one_line() -> None:
+    """On a real CPU; a missing GPU replaces one without kernels."""
     import torch
 
-    assert smoke.step("cpu") == ""
+    assert smoke.compute_on("cpu") == ""
     if not torch.cuda.is_available():
-        assert smoke.step("cuda").startswith(("AssertionError: ", "RuntimeError: "))
+        assert smoke.compute_on("cuda").startswith(("AssertionError: ", "RuntimeError: "))
 
 
-def test_what_the_trial_prints_here_is_a_proof() -> None:
-    """For real, in this Python: what a container of an image that is made of it would print."""
-    found = Proof(image=DIGEST, code="", driver="", **smoke.look())
+@pytest.mark.slow
+def test_a_smoke_test_here_gives_a_valid_trial() -> None:
+    """Really run in this Python: the output of a container of an image made of it."""
+    found = ImageTrial(image=DIGEST, code="", driver="", **smoke.smoke_test())
     assert found.versions["torch"]
     assert ("bitsandbytes" in found.versions) is (find_spec("bitsandbytes") is not None)
     assert found.fault == ""
     assert "unsloth" not in found.versions or found.gpu
 
 
-def test_libraries_are_imported_and_not_only_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_optional_libraries_are_really_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sound_library.py").write_text("")
     (tmp_path / "broken_library.py").write_text("raise RuntimeError('no driver\\nand more')")
     monkeypatch.syspath_prepend(tmp_path)
-    versions, broken = smoke.optional(("sound_library", "broken_library", "absent_library", "orjson"))
+    versions, broken = smoke.optional_libraries(("sound_library", "broken_library", "absent_library", "orjson"))
     assert versions["sound_library"] == "unknown"
     assert set(versions) == {"sound_library", "orjson"}
     assert broken == {"broken_library": "RuntimeError: no driver"}

@@ -1,4 +1,4 @@
-"""Images made without a registry: which files go in, and that compiled modules are valid there."""
+"""Images made without a registry: which files they contain, and whether compiled modules are valid in them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from academy.habitat.backends import image
 from academy.system.images import VERSION, python_files, write_root
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_of_the_libraries_goes_in_what_the_trainer_needs_and_no_more() -> None:
+@pytest.mark.slow
+def test_an_image_contains_only_what_the_trainer_needs() -> None:
     names = {name for name, _ in image._site_packages()}
     assert {"torch/__init__.py", "trl/__init__.py", "orjson/__init__.py", "torch/bin/torch_shm_manager"} <= names
     tops = {name.split("/")[0] for name in names}
     assert not {"prefect", "mlflow", "playwright", "pytest", "_pytest", "academy"} & tops
     assert not [name for name in names if re.search(r"(^|/)(tests?|include)/|[.]pyc$|[.][.]", name)]
-    assert any(name.startswith("trl-") and name.endswith("/METADATA") for name in names)  # its version is asked
+    assert any(name.startswith("trl-") and name.endswith("/METADATA") for name in names)  # for its version
 
 
-def test_the_interpreter_brings_its_libraries_and_a_librarys_own_are_not_brought_twice() -> None:
+@pytest.mark.slow
+def test_an_image_contains_each_shared_library_once() -> None:
     python = Path(sys._base_executable).resolve()  # type: ignore[attr-defined]
     more = {name: path for name, path in image._site_packages() if name.startswith("numpy")}
     found = python_files(python, more)
@@ -37,7 +41,7 @@ def test_the_interpreter_brings_its_libraries_and_a_librarys_own_are_not_brought
     ]
 
 
-def test_compiled_modules_are_valid_wherever_and_whenever_they_are_unpacked(tmp_path: Path) -> None:
+def test_compiled_modules_are_valid_at_any_path_and_time(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
     (source / "fresh.py").write_text("value = 1\n")
@@ -50,7 +54,7 @@ def test_compiled_modules_are_valid_wherever_and_whenever_they_are_unpacked(tmp_
     with tarfile.open(tmp_path / "root.tar") as tar:
         tar.extractall(tmp_path, filter="data")
     for name in ("fresh", "known", "stale"):
-        os.truncate(tmp_path / "m" / f"{name}.py", 0)  # what answers now is the compiled one
+        os.truncate(tmp_path / "m" / f"{name}.py", 0)  # now only the compiled module can answer
     told = subprocess.run(
         [sys.executable, "-c", "import fresh, known, stale; print(fresh.value, known.value, stale.value)"],
         cwd=tmp_path / "m", capture_output=True, text=True, check=True, env={"PYTHONPATH": str(tmp_path / "m")},
@@ -58,7 +62,7 @@ def test_compiled_modules_are_valid_wherever_and_whenever_they_are_unpacked(tmp_
     assert told.stdout.split() == ["1", "2", "3"]
 
 
-def test_the_dockerfile_installs_what_an_image_made_here_has() -> None:
+def test_the_dockerfile_installs_the_packages_of_a_made_image() -> None:
     written = (ROOT / "deployments" / "trainer.Dockerfile").read_text(encoding="utf-8")
     (stack,) = re.findall(r'stack="([^"]+)"', written)
     (beside,) = re.findall(r"\$stack ([^&]+) &&", written)

@@ -50,7 +50,7 @@ def test_orders_to_the_reader_are_found(text: str) -> None:
         "how do I roll back the last release",
         "Ignore case when you compare names",
         "the previous instructions were wrong, use quay deploy",
-        "follow the rules of the house",
+        "follow the rules of the office",
         "never deploy on a Friday, always ask Jan first",
         "forget about the old server",
         "def system_prompt(text): return text",

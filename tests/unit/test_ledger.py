@@ -1,4 +1,4 @@
-"""The ledger is append-only, happens once by key, and of racing promotions exactly one wins."""
+"""The ledger is append-only, writes each key once, and lets exactly one of racing promotions win."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ def ledger(database: Database) -> Ledger:
     return Ledger(database, FAMILY)
 
 
-def test_the_migration_makes_the_tables_that_the_code_describes(tmp_path: Path) -> None:
+def test_migration_creates_the_tables_that_the_code_describes(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'academy.db'}")
     database.migrate()
     database.migrate()
     with database.read() as connection:
-        found = sa.inspect(connection)
+        inspector = sa.inspect(connection)
         for table in metadata.sorted_tables:
-            assert {column["name"] for column in found.get_columns(table.name)} == set(table.c.keys())
+            assert {column["name"] for column in inspector.get_columns(table.name)} == set(table.c.keys())
         assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == [HEAD]
         assert connection.execute(sa.text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(sa.text("PRAGMA synchronous")).scalar() == 2
     database.engine.dispose()
 
 
-def test_a_writing_transaction_is_undone_by_an_exception(database: Database) -> None:
+def test_exception_rolls_back_a_writing_transaction(database: Database) -> None:
     with pytest.raises(ZeroDivisionError), database.write() as connection:
         Ledger(database, FAMILY).append("key", verdict(), connection)
         _ = 1 / 0
@@ -75,14 +75,14 @@ def test_a_writing_transaction_is_undone_by_an_exception(database: Database) -> 
         sa.text("UPDATE ledger SET body = '{}'"),
     ],
 )
-def test_a_ledger_row_cannot_be_changed_or_deleted(ledger: Ledger, change: sa.Executable) -> None:
+def test_ledger_row_cannot_be_changed_or_deleted(ledger: Ledger, change: sa.Executable) -> None:
     ledger.append("key", verdict("HOLD"))
     with pytest.raises(sa.exc.IntegrityError, match="append-only"), ledger.database.write() as connection:
         connection.execute(change)
     assert [row.body for row in ledger.rows()] == [verdict("HOLD")]
 
 
-def test_a_second_row_with_the_same_key_changes_nothing(ledger: Ledger) -> None:
+def test_second_row_with_the_same_key_changes_nothing(ledger: Ledger) -> None:
     first = ledger.append("key", verdict("HOLD"))
     assert ledger.append("key", verdict("PROMOTE")) == first
     assert ledger.find(VerdictEntry, "key") == first
@@ -105,7 +105,7 @@ def write(ledger: Ledger, kind: str, body: dict[str, Any]) -> None:
         connection.execute(sa.insert(ledger_table).values(**values, body=body))
 
 
-def test_a_row_of_an_earlier_version_is_read_with_defaults_and_shown_as_stored(ledger: Ledger) -> None:
+def test_row_of_an_earlier_version_is_read_with_defaults_and_shown_as_stored(ledger: Ledger) -> None:
     body = {"version": "3", "adapter": "adapter-3", "generation": 2, "cursor": 40, "replaces": "1", "since": 0}
     write(ledger, "promotion", body)
     (row,) = ledger.rows(PromotionEntry)
@@ -114,7 +114,7 @@ def test_a_row_of_an_earlier_version_is_read_with_defaults_and_shown_as_stored(l
     assert ledger.champion().version == "3"
 
 
-def test_a_row_of_a_later_version_keeps_its_unknown_keys(ledger: Ledger) -> None:
+def test_row_of_a_later_version_keeps_its_unknown_keys(ledger: Ledger) -> None:
     body = verdict().as_json() | {
         "weather": "rain",
         "findings": [{"suite": "recall", "role": "target", "mood": "good"}],
@@ -131,18 +131,18 @@ def test_every_kind_of_row_has_an_entry() -> None:
     assert all(kind == entry.kind for kind, entry in ENTRIES.items())
 
 
-def test_a_row_survives_json_and_pickle(ledger: Ledger) -> None:
+def test_row_survives_json_and_pickle(ledger: Ledger) -> None:
     row = ledger.append("key", verdict("PROMOTE"))
     assert Row.model_validate_json(row.model_dump_json()).body == row.body
     assert pickle.loads(pickle.dumps(row)) == row  # noqa: S301  our own bytes: Prefect keeps results so
 
 
-def test_the_base_model_is_the_first_champion(ledger: Ledger) -> None:
+def test_base_model_is_the_first_champion(ledger: Ledger) -> None:
     assert ledger.champion() == Champion(seq=0, version=BASE, adapter=BASE, generation=0, cursor=0)
     assert ledger.champion().name == "base"
 
 
-def test_a_promotion_crowns_and_says_whom_it_replaces(ledger: Ledger) -> None:
+def test_promotion_sets_the_champion_and_names_the_replaced_version(ledger: Ledger) -> None:
     row = ledger.set_champion(ledger.champion(), promotion(1, cursor=40))
     champion = ledger.champion()
     assert row.body.replaces == BASE
@@ -157,7 +157,7 @@ def test_repeating_a_promotion_is_harmless(ledger: Ledger) -> None:
     assert len(list(ledger.rows())) == 1
 
 
-def test_a_promotion_against_a_champion_of_yesterday_is_refused(ledger: Ledger) -> None:
+def test_promotion_against_a_former_champion_is_refused(ledger: Ledger) -> None:
     before = ledger.champion()
     ledger.set_champion(before, promotion(1))
     with pytest.raises(PromotionError, match=r"The champion is no longer base"):
@@ -167,7 +167,7 @@ def test_a_promotion_against_a_champion_of_yesterday_is_refused(ledger: Ledger) 
     assert ledger.champion().version == "1"
 
 
-def test_the_crown_can_go_back_and_forth(ledger: Ledger) -> None:
+def test_champion_can_change_back_and_forth(ledger: Ledger) -> None:
     ledger.set_champion(ledger.champion(), promotion(1))
     ledger.set_champion(ledger.champion(), promotion(2))
     ledger.set_champion(ledger.champion(), rollback(1))
@@ -176,28 +176,28 @@ def test_the_crown_can_go_back_and_forth(ledger: Ledger) -> None:
     assert ledger.champion().version == "2"
 
 
-def test_of_eight_racing_threads_exactly_one_wins(ledger: Ledger) -> None:
+def test_one_of_eight_racing_threads_wins(ledger: Ledger) -> None:
     before = ledger.champion()
-    start, won, lost = threading.Barrier(8), [], []
+    start, winners, losers = threading.Barrier(8), [], []
 
     def race(version: int) -> None:
         start.wait()
         try:
-            won.append(ledger.set_champion(before, promotion(version)).body.version)
+            winners.append(ledger.set_champion(before, promotion(version)).body.version)
         except PromotionError:
-            lost.append(version)
+            losers.append(version)
 
     threads = [threading.Thread(target=race, args=(version,)) for version in range(1, 9)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert (len(won), len(lost)) == (1, 7)
-    assert [row.body.version for row in ledger.rows()] == won
-    assert ledger.champion().version == won[0]
+    assert (len(winners), len(losers)) == (1, 7)
+    assert [row.body.version for row in ledger.rows()] == winners
+    assert ledger.champion().version == winners[0]
 
 
-def test_of_four_racing_processes_exactly_one_wins(ledger: Ledger) -> None:
+def test_one_of_four_racing_processes_wins(ledger: Ledger) -> None:
     script = (
         "import sys\n"
         "from academy.store.database import Database\n"
@@ -247,14 +247,14 @@ def test_families_do_not_see_each_other(ledger: Ledger) -> None:
     assert (ledger.champion().version, other.champion().version) == ("1", "5")
 
 
-def test_only_examinations_that_could_have_promoted_are_spent(ledger: Ledger) -> None:
+def test_examinations_that_could_not_promote_are_not_spent(ledger: Ledger) -> None:
     ledger.append("one", verdict(spends=True))
     ledger.append("two", verdict(spends=False))
     ledger.append("three", ReleaseEntry(batch=None, lessons=1))
     assert ledger.verdicts_spent() == 1
 
 
-def test_a_lessons_number_is_never_used_twice(new_database: Callable[[], Database]) -> None:
+def test_lesson_number_is_never_reused(new_database: Callable[[], Database]) -> None:
     database = new_database()
     row = dict.fromkeys(("kind", "situation", "action", "result", "feedback", "author", "batch", "at"), "x")
     row |= {"tags": [], "outcome": "success", "standing": "active", "extra": {}}
@@ -265,14 +265,14 @@ def test_a_lessons_number_is_never_used_twice(new_database: Callable[[], Databas
         assert connection.execute(sa.select(lessons.c.seq)).scalar_one() == 2
 
 
-def test_a_file_that_is_no_database_is_refused_in_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "academy.db").write_bytes(b"this is no database, but it is long enough to look like one" * 20)
+def test_file_that_is_not_a_database_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "academy.db").write_bytes(b"this is not a database, but it is long enough to look like one" * 20)
     with pytest.raises(HomeError, match="file is not a database") as refused:
         Database(f"sqlite:///{tmp_path / 'academy.db'}").migrate()
     assert "\n" not in str(refused.value)
 
 
-def test_a_database_on_a_full_disk_is_refused_in_one_sentence(small_disk: Path) -> None:
+def test_database_on_a_full_disk_is_refused_in_one_sentence(small_disk: Path) -> None:
     database = Database(f"sqlite:///{small_disk / 'academy.db'}")
     with pytest.raises(HomeError, match="cannot be used") as refused:
         database.migrate()
@@ -281,12 +281,12 @@ def test_a_database_on_a_full_disk_is_refused_in_one_sentence(small_disk: Path) 
 
 
 @pytest.mark.parametrize("url", ["nonsense", "nodatabase://somewhere/academy", "sqlite+unknown:///academy.db"])
-def test_an_address_that_is_none_is_refused(url: str) -> None:
+def test_invalid_database_address_is_refused(url: str) -> None:
     with pytest.raises(HomeError, match="database"):
         Database(url).migrate()
 
 
-def test_a_database_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_database_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'none' / 'academy.db'}")
     with pytest.raises(HomeError, match="unable to open database file"):
         database.migrate()

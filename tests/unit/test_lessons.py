@@ -515,6 +515,7 @@ def test_a_cut_off_last_line_after_windows_line_ends_is_quarantined(store: Lesso
     assert ":4: not JSON" in result.unreadable[0]
 
 
+@pytest.mark.slow
 def test_a_line_of_a_gigabyte_needs_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     with path.open("wb") as stream:
@@ -545,7 +546,7 @@ def test_a_locked_database_gives_one_sentence(tmp_path: Path, monkeypatch: pytes
     database = Database(f"sqlite:///{tmp_path / 'own.db'}")
     database.migrate()
     database.engine.dispose()
-    impatient = Database(f"sqlite:///{tmp_path / 'own.db'}", patience=0.2)
+    impatient = Database(f"sqlite:///{tmp_path / 'own.db'}", timeout=0.2)
     other = sqlite3.connect(tmp_path / "own.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(HomeError, match="cannot be used: database is locked"):

@@ -1,4 +1,4 @@
-"""Tasks of lm-eval as suites: what is asked, how it is graded, and what is refused with a sentence."""
+"""Tasks of lm-eval as suites: questions, grading, and errors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from academy.arena.examination import examine
 from academy.arena.sandbox import Unavailable
 from academy.arena.suites.base import Generation, Reply
 from academy.arena.suites.lm_eval import LmEvalSuite, lm_eval_suite
+from academy.arena.suites.table import create_suite
 from academy.errors import InputError
-from academy.loop.examine import _Shelf
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the library's, not ours
+pytestmark = pytest.mark.filterwarnings("ignore")  # of the library
 
 WRITTEN = """
 task: capitals
@@ -55,7 +55,7 @@ LANDS = [("France", "Paris"), ("Italy", "Rome"), ("Spain", "Madrid")]
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library, with its caches in a folder of the test's own."""
+    """The library, with its caches in a folder of the test."""
     pytest.importorskip("lm_eval", reason="lm-eval is not installed")
     import datasets
 
@@ -73,26 +73,26 @@ def write_task(folder: Path, text: str) -> Path:
 
 
 def suite_of(path: Path) -> LmEvalSuite:
-    found = lm_eval_suite(str(path))
-    assert isinstance(found, LmEvalSuite), found
-    return found
+    suite = lm_eval_suite(str(path))
+    assert isinstance(suite, LmEvalSuite), suite
+    return suite
 
 
 @pytest.mark.usefixtures("library")
-def test_a_task_of_written_answers(tmp_path: Path) -> None:
+def test_task_with_generated_answers_is_asked_and_graded(tmp_path: Path) -> None:
     suite = suite_of(write_task(tmp_path / "task", WRITTEN))
     first = suite.questions()[0]
-    assert (suite.name, suite.role, len(suite.questions())) == ("lm-eval:capitals", "told", 24)
+    assert (suite.name, suite.role, len(suite.questions())) == ("lm-eval:capitals", "informational", 24)
     assert (first.request, first.reference, first.choices) == ("What is the capital of France?", "Paris", ())
     assert suite.max_new_tokens == 40
-    graded = {said: suite.grade(first, Reply(text=said)) for said in ("Paris", "it is paris", "It: Paris", "Rome", "")}
+    graded = {text: suite.grade(first, Reply(text=text)) for text in ("Paris", "it is paris", "It: Paris", "Rome", "")}
     assert graded == {"Paris": 1.0, "it is paris": 0.0, "It: Paris": 0.0, "Rome": 0.0, "": 0.0}
-    assert suite.grade(first, Reply(text="Paris.\nRome")) == 1.0  # the filter takes the name, the stop ends the answer
-    assert suite.digest == suite_of(tmp_path / "task").digest  # a folder that holds one task names it as well
+    assert suite.grade(first, Reply(text="Paris.\nRome")) == 1.0  # the filter finds the name, the stop text ends it
+    assert suite.digest == suite_of(tmp_path / "task").digest  # a folder with one task names it too
 
 
 @pytest.mark.usefixtures("library")
-def test_a_task_of_choices(tmp_path: Path) -> None:
+def test_task_with_choices_is_asked_and_graded(tmp_path: Path) -> None:
     suite = suite_of(write_task(tmp_path / "task", CHOSEN))
     first = suite.questions()[1]
     assert (first.reference, first.choices) == ("Rome", ("Paris", "Rome", "Madrid"))
@@ -102,14 +102,14 @@ def test_a_task_of_choices(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("library")
 @pytest.mark.parametrize("text", [WRITTEN, CHOSEN])
-def test_planted_answers_are_graded_as_planted(tmp_path: Path, text: str) -> None:
+def test_control_answers_are_graded_correctly(tmp_path: Path, text: str) -> None:
     suite = suite_of(write_task(tmp_path / "task", text))
     for right in (True, False):
-        assert {suite.grade(q, suite.planted(q, right=right)) for q in suite.questions()} == {float(right)}
+        assert {suite.grade(q, suite.control_answer(q, right=right)) for q in suite.questions()} == {float(right)}
 
 
 @pytest.mark.usefixtures("library")
-def test_it_is_told_in_an_examination(tmp_path: Path) -> None:
+def test_task_is_informational_in_an_examination(tmp_path: Path) -> None:
     suite = suite_of(write_task(tmp_path / "task", CHOSEN))
 
     class Chooser:
@@ -120,16 +120,18 @@ def test_it_is_told_in_an_examination(tmp_path: Path) -> None:
             return [Reply(text=choices[self.takes]) for _, choices in asked]
 
     players: Any = (Chooser("a" * 64, 0), Chooser("b" * 64, 1))
-    held, _ = examine(*players, [(suite, Generation(max_new_tokens=32))], looks_before=0, answers=tmp_path / "answers")
-    (result,) = held.results
-    assert result.role == "told"
+    examination, _ = examine(
+        *players, [(suite, Generation(max_new_tokens=32))], spent_before=0, answers=tmp_path / "answers"
+    )
+    (result,) = examination.results
+    assert result.role == "informational"
     assert {a.score for a in result.champion} == {0.0, 1.0}
 
 
-REFUSED = {
+REJECTED = {
     "another kind": (CHOSEN.replace("multiple_choice", "loglikelihood"), "is of the kind loglikelihood"),
     "unsafe": (WRITTEN + "unsafe_code: true\n", "outside the sandbox"),
-    "no name": (WRITTEN.replace("task: capitals", ""), "holds 0 lm-eval tasks"),
+    "no name": (WRITTEN.replace("task: capitals", ""), "contains 0 lm-eval tasks"),
     "no metric": (
         WRITTEN.replace("exact_match", "bleu").replace("ignore_case: true", "").replace("true, }}", "true}}"),
         "has no metric",
@@ -138,37 +140,37 @@ REFUSED = {
 
 
 @pytest.mark.usefixtures("library")
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_asked_is_refused(tmp_path: Path, name: str) -> None:
-    text, said = REFUSED[name]
-    with pytest.raises(InputError, match=said) as told:
+@pytest.mark.parametrize("name", REJECTED)
+def test_unsupported_task_is_rejected(tmp_path: Path, name: str) -> None:
+    text, message = REJECTED[name]
+    with pytest.raises(InputError, match=message) as error:
         lm_eval_suite(str(write_task(tmp_path / "task", text)))
-    assert told.value.remedy
+    assert error.value.remedy
 
 
 @pytest.mark.usefixtures("library")
-def test_data_that_are_not_there_leave_it_out(tmp_path: Path) -> None:
+def test_task_without_data_is_unavailable(tmp_path: Path) -> None:
     path = write_task(tmp_path / "task", WRITTEN)
     (tmp_path / "task" / "data.jsonl").unlink()
-    found = lm_eval_suite(str(path))
-    assert isinstance(found, Unavailable)
-    assert "could not be loaded" in found.because
+    suite = lm_eval_suite(str(path))
+    assert isinstance(suite, Unavailable)
+    assert "could not be loaded" in suite.because
 
 
 @pytest.mark.usefixtures("library")
-def test_an_unknown_task_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_task_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval import tasks
 
-    own = partial(tasks.TaskManager, include_defaults=False)  # reading all that it brings takes ten seconds
+    own = partial(tasks.TaskManager, include_defaults=False)  # reading all tasks of the library takes ten seconds
     monkeypatch.setattr(tasks, "TaskManager", own)
-    with pytest.raises(InputError, match="There is no lm-eval task"):
+    with pytest.raises(InputError, match=r"The lm-eval task .* does not exist"):
         lm_eval_suite(str(tmp_path / "nowhere.yaml"))
-    with pytest.raises(InputError, match="lm-eval knows no task academy_nowhere"):
+    with pytest.raises(InputError, match="lm-eval has no task academy_nowhere"):
         lm_eval_suite("academy_nowhere")
 
 
 @pytest.mark.usefixtures("library")
-def test_a_group_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_group_of_tasks_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from lm_eval import tasks
 
     write_task(tmp_path / "task", WRITTEN)
@@ -176,23 +178,23 @@ def test_a_group_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     (tmp_path / "task" / "both.yaml").write_text("group: both\ntask: [capitals, again]\n", encoding="utf-8")
     own = partial(tasks.TaskManager, include_path=str(tmp_path / "task"), include_defaults=False)
     monkeypatch.setattr(tasks, "TaskManager", own)
-    with pytest.raises(InputError, match="both is a group of 2 tasks") as told:
+    with pytest.raises(InputError, match="both is a group of 2 lm-eval tasks") as error:
         lm_eval_suite("both")
-    assert told.value.remedy == "Choose one: again, capitals."
-    with pytest.raises(InputError, match="holds 2 lm-eval tasks"):
+    assert error.value.remedy == "Choose one: again, capitals."
+    with pytest.raises(InputError, match="contains 2 lm-eval tasks"):
         lm_eval_suite(str(tmp_path / "task"))
 
 
 @pytest.mark.usefixtures("library")
-def test_code_of_a_task_that_fails_leaves_it_out(tmp_path: Path) -> None:
+def test_task_with_failing_code_is_unavailable(tmp_path: Path) -> None:
     path = write_task(tmp_path / "task", WRITTEN.replace("{{{{land}}}}?", "{{{{ land.nowhere.at_all }}}}?"))
-    found = lm_eval_suite(str(path))
-    assert isinstance(found, Unavailable)
-    assert "UndefinedError" in found.because
+    suite = lm_eval_suite(str(path))
+    assert isinstance(suite, Unavailable)
+    assert "UndefinedError" in suite.because
 
 
 @pytest.mark.usefixtures("library")
-def test_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_invalid_yaml_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "task.yaml"
     path.write_text("task: [unclosed", encoding="utf-8")
     with pytest.raises(InputError):
@@ -200,16 +202,15 @@ def test_yaml_that_is_none_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("library")
-def test_the_shelf_finds_it_by_name(tmp_path: Path) -> None:
+def test_task_is_created_by_its_name(tmp_path: Path) -> None:
     path = write_task(tmp_path / "task", WRITTEN)
-    shelf: Any = SimpleNamespace()
-    found = _Shelf.take(shelf, f"lm-eval:{path}")
-    assert isinstance(found, LmEvalSuite)
+    context: Any = SimpleNamespace()  # a task needs no context
+    assert isinstance(create_suite(f"lm-eval:{path}", context), LmEvalSuite)
 
 
-def test_without_the_library_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_task_without_the_library_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
-    found = lm_eval_suite("gsm8k")
-    assert isinstance(found, Unavailable)
-    assert "pip install 'the-academy[lm-eval]'" in found.because
+    suite = lm_eval_suite("gsm8k")
+    assert isinstance(suite, Unavailable)
+    assert "pip install 'the-academy[lm-eval]'" in suite.because

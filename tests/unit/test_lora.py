@@ -1,4 +1,4 @@
-"""Our sums against PEFT's own, and batches that are refilled against answers one by one."""
+"""LoRA layers compared with PEFT's own, and refilled batches compared with answers generated one by one."""
 
 from __future__ import annotations
 
@@ -53,48 +53,48 @@ def adapted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def attached(folder: Path) -> tuple[Any, Any]:
-    """The base model with the adapter beside it."""
+    """The base model with the adapter attached, and its layers."""
     from safetensors.torch import load
 
     from academy.serving.runtimes.lora_layers import AdapterLayers
     from academy.serving.runtimes.peft import open_model
 
     model, _ = open_model(resolve("seed"))
-    beside = AdapterLayers(model)
+    layers = AdapterLayers(model)
     config = orjson.loads((folder / "adapter_config.json").read_bytes())
-    beside.attach("one", config, load((folder / "adapter_model.safetensors").read_bytes()))
-    return model, beside
+    layers.attach("one", config, load((folder / "adapter_model.safetensors").read_bytes()))
+    return model, layers
 
 
-def test_sums_are_those_of_peft(adapted: tuple[Any, Path]) -> None:
+def test_outputs_equal_those_of_peft(adapted: tuple[Any, Path]) -> None:
     import torch
 
     theirs, folder = adapted
     ids = torch.randint(10, 500, (3, 24))
-    ours, beside = attached(folder)
+    ours, layers = attached(folder)
     with torch.inference_mode():
-        wanted, base = theirs(ids).logits, ours(ids).logits
-        beside.active.adapter = "one"
-        found = ours(ids).logits
-        assert not torch.equal(base, wanted)
+        expected, base = theirs(ids).logits, ours(ids).logits
+        layers.active.adapter = "one"
+        logits = ours(ids).logits
+        assert not torch.equal(base, expected)
         if theirs.peft_config["default"].use_dora:  # PEFT multiplies an identity matrix for the same product
-            torch.testing.assert_close(found, wanted, atol=2e-4, rtol=1e-4)
+            torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
         else:
-            assert torch.equal(found, wanted)
+            assert torch.equal(logits, expected)
         with theirs.disable_adapter():
             assert torch.equal(base, theirs(ids).logits)
-        beside.detach("one")
+        layers.detach("one")
         assert torch.equal(ours(ids).logits, base)
 
 
-def test_what_does_not_fit_changes_nothing(adapted: tuple[Any, Path]) -> None:
+def test_adapter_that_does_not_fit_changes_nothing(adapted: tuple[Any, Path]) -> None:
     import torch
     from safetensors.torch import load
 
     _, folder = adapted
     config = orjson.loads((folder / "adapter_config.json").read_bytes())
     tensors = load((folder / "adapter_model.safetensors").read_bytes())
-    model, beside = attached(folder)
+    model, layers = attached(folder)
     first = next(key for key in sorted(tensors) if "lora_A" in key)
     for wrong in (
         {**tensors, "base_model.model.lm_head.weight": torch.zeros(2, 2)},
@@ -103,11 +103,12 @@ def test_what_does_not_fit_changes_nothing(adapted: tuple[Any, Path]) -> None:
         {key: tensor for key, tensor in tensors.items() if key != first},
     ):
         with pytest.raises(AdapterError):
-            beside.attach("two", config, wrong)
-    assert not any("two" in getattr(layer, "parts", {}) for layer in model.modules())
+            layers.attach("two", config, wrong)
+    assert not any("two" in getattr(layer, "updates", {}) for layer in model.modules())
 
 
-def test_a_refilled_batch_answers_as_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.slow
+def test_refilled_batch_gives_the_same_answers_as_single_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
     from academy.models.chat_template import ChatTemplate
     from academy.serving.runtimes import decoding
     from academy.serving.runtimes.peft import open_model
@@ -129,7 +130,7 @@ def test_a_refilled_batch_answers_as_one_by_one(monkeypatch: pytest.MonkeyPatch)
     joined = decoding.Rows.join
     monkeypatch.setattr(decoding.Rows, "join", lambda self, some: (sizes.append(len(self)), joined(self, some))[1])
     together, firsts = decoding.greedy(model, prompts, pad, end, 24)
-    assert max(sizes) > 0, "no prompt joined rows that went on"
+    assert max(sizes) > 0, "no prompt joined a running batch"
     alone = [decoding.greedy(model, [prompt], pad, end, 24)[0][0] for prompt in prompts]
     assert together == alone
     assert len({len(answer) for answer in alone}) > 3

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,6 +143,7 @@ def test_odd_texts_are_accepted() -> None:
     assert Deduplicator(lambda numbers: []).add([]) == []
 
 
+@pytest.mark.slow
 def test_pythons_hash_seed_changes_nothing() -> None:
     program = (
         "import sys; sys.path[:0] = ['tests/unit'];"

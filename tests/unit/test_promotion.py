@@ -16,7 +16,7 @@ from academy.store.ledger_rows import PromotionEntry
 from tests.registry import House, Standby
 
 
-def test_a_promotion_crowns_the_version_and_shows_it(house: House) -> None:
+def test_promotion_sets_the_champion_and_the_alias(house: House) -> None:
     version = house.train(1.0)
     row = house.promote(version, house.examine(version, cursor=40))
     champion = house.ledger.champion()
@@ -33,30 +33,30 @@ def test_promoting_twice_writes_one_row(house: House) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["HOLD", "REJECT", "CANNOT DECIDE"])
-def test_without_the_verdict_promote_nothing_is_promoted(house: House, outcome: str) -> None:
+def test_verdict_other_than_promote_is_refused(house: House, outcome: str) -> None:
     version = house.train(1.0)
     with pytest.raises(PromotionError, match=outcome):
         house.promote(version, house.examine(version, outcome))
     assert (house.ledger.champion().version, house.alias) == (BASE, BASE)
 
 
-def test_the_verdict_of_one_version_promotes_no_other(house: House) -> None:
+def test_verdict_of_another_version_is_refused(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     with pytest.raises(PromotionError):
         house.promote(second, house.examine(first))
     assert house.ledger.champion().version == BASE
 
 
-def test_a_verdict_against_a_champion_of_yesterday_promotes_nothing(house: House) -> None:
+def test_verdict_against_a_former_champion_is_refused(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     stale = house.examine(second)
     house.make_champion(first)
-    with pytest.raises(PromotionError, match="was examined against another champion"):
+    with pytest.raises(PromotionError, match="was not examined against the current champion"):
         house.promote(second, stale)
     assert house.ledger.champion().version == first.version
 
 
-def test_an_adapter_altered_after_its_examination_is_not_promoted(house: House) -> None:
+def test_adapter_altered_after_its_examination_is_not_promoted(house: House) -> None:
     version = house.train(1.0)
     verdict = house.examine(version)
     path = house.adapters / version.adapter[:16] / WEIGHTS
@@ -66,7 +66,7 @@ def test_an_adapter_altered_after_its_examination_is_not_promoted(house: House) 
     assert house.ledger.champion().version == BASE
 
 
-def test_an_adapter_that_answers_otherwise_now_is_not_promoted(house: House) -> None:
+def test_adapter_with_other_canary_answers_is_not_promoted(house: House) -> None:
     def refuse(folder: Path) -> None:
         raise AdapterError(f"{folder} sings another song.")
 
@@ -76,12 +76,12 @@ def test_an_adapter_that_answers_otherwise_now_is_not_promoted(house: House) -> 
     assert house.ledger.champion().version == BASE
 
 
-def test_rollback_goes_back_step_by_step_to_the_base_model(house: House) -> None:
+def test_rollback_goes_step_by_step_to_the_base_model(house: House) -> None:
     for value in (1.0, 2.0, 3.0):
         house.make_champion(house.train(value))
     assert [house.rollback() for _ in range(3)] == ["v2", "v1", "base"]
     assert (house.alias, house.ledger.champion().generation) == (BASE, 0)
-    with pytest.raises(PromotionError, match="There is nothing to go back to"):
+    with pytest.raises(PromotionError, match="there is nothing to roll back to"):
         house.rollback()
 
 
@@ -95,7 +95,7 @@ def test_rollback_restores_generation_and_cursor(house: House) -> None:
     assert house.alias == "1"
 
 
-def test_after_a_rollback_another_version_can_be_promoted_and_taken_back(house: House) -> None:
+def test_version_can_be_promoted_and_rolled_back_after_a_rollback(house: House) -> None:
     for value in (1.0, 2.0):
         house.make_champion(house.train(value))
     house.rollback()
@@ -110,7 +110,7 @@ def test_rollback_to_a_named_version_or_the_base(house: House) -> None:
     assert [house.rollback("v1"), house.rollback("3"), house.rollback("base")] == ["v1", "v3", "base"]
 
 
-def test_rollback_refuses_the_present_champion_and_one_that_never_was(house: House) -> None:
+def test_rollback_refuses_the_champion_and_versions_that_never_were_champion(house: House) -> None:
     house.make_champion(house.train(1.0))
     house.train(2.0)
     with pytest.raises(PromotionError, match="v1 is the champion already"):
@@ -120,13 +120,13 @@ def test_rollback_refuses_the_present_champion_and_one_that_never_was(house: Hou
     assert house.ledger.champion().version == "1"
 
 
-def test_mlflow_tells_of_a_rollback_that_the_gateway_refused_to_follow(house: House) -> None:
+def test_mlflow_shows_a_rollback_that_the_gateway_failed_to_follow(house: House) -> None:
     def refuse() -> None:
-        raise AdapterError("Another one answers.")
+        raise AdapterError("Another adapter answers.")
 
     house.make_champion(house.train(1.0))
     house.make_champion(house.train(2.0))
-    with pytest.raises(AdapterError, match="Another one answers"):
+    with pytest.raises(AdapterError, match="Another adapter answers"):
         house.rollback(serving=Standby(alias=refuse))
     assert (house.ledger.champion().version, house.alias) == ("1", "1")
 
@@ -142,8 +142,8 @@ def test_rollback_to_a_damaged_adapter_is_refused_and_the_champion_stays(house: 
     assert house.rollback("base") == "base"
 
 
-def test_a_version_that_was_rolled_back_is_not_silently_left_so_when_promoted_again(house: House) -> None:
-    """Either it is champion afterwards, or the refusal says why not."""
+def test_promoting_a_rolled_back_version_again_raises(house: House) -> None:
+    """Either it is champion afterwards, or the error says why not."""
     house.make_champion(house.train(1.0))
     second = house.train(2.0)
     verdict = house.examine(second)
@@ -154,16 +154,16 @@ def test_a_version_that_was_rolled_back_is_not_silently_left_so_when_promoted_ag
         assert house.ledger.champion().version == second.version
 
 
-def test_the_alias_is_made_true_again_at_the_next_start(house: House) -> None:
+def test_alias_is_corrected_at_the_next_start(house: House) -> None:
     first, second = house.train(1.0), house.train(2.0)
     house.make_champion(first)
-    house.versions.show_champion(second.version)
+    house.versions.set_champion_alias(second.version)
     assert house.alias == second.version
     assert reconcile(house.ledger, house.versions).version == first.version
     assert house.alias == first.version
 
 
-def test_a_reject_sets_the_new_lessons_aside_and_a_hold_does_not(house: House) -> None:
+def test_reject_sets_new_lessons_aside_and_hold_does_not(house: House) -> None:
     store = LessonsStore(house.ledger.database)
     for n in range(6):
         store.add_lesson(f"request {n}", "answer", "success")
@@ -171,4 +171,4 @@ def test_a_reject_sets_the_new_lessons_aside_and_a_hold_does_not(house: House) -
     house.examine(version, "HOLD", cursor=3)
     assert store.trainable() == 6
     house.examine(version, "REJECT", cursor=4)
-    assert [one.seq for one in store.read()] == [5, 6]
+    assert [lesson.seq for lesson in store.read()] == [5, 6]

@@ -15,14 +15,15 @@ import sqlalchemy as sa
 from academy.arena.examination import Examination, Result
 from academy.arena.suites.base import Answer, Generation
 from academy.arena.suites.recall import RecallSuite
-from academy.arena.verdict import FEWEST_GROUPS, HORIZON, Item, judge
+from academy.arena.verdict import FEWEST_GROUPS, HORIZON, Item, compute_verdict
 from academy.curriculum.dataset import Dataset
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError
 from academy.experience.lessons import set_aside
-from academy.loop import stages
-from academy.loop.examine import choose_suites
+from academy.loop.choose_suites import choose_suites
+from academy.loop.curate import curate
 from academy.loop.home import Home
+from academy.loop.renew_holdout import renew_holdout
 from academy.records import digest_of
 from academy.settings import load_settings
 from academy.store.database import Database, assignments
@@ -36,7 +37,7 @@ __all__ = ["academy"]
 
 
 @pytest.fixture
-def work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_database: Callable[[], Database]) -> Iterator[Home]:
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_database: Callable[[], Database]) -> Iterator[Home]:
     """A home of its own, without repositories."""
     (tmp_path / "home").mkdir()
     shutil.copy(new_database().url.removeprefix("sqlite:///"), tmp_path / "home" / "academy.db")
@@ -50,45 +51,45 @@ def words(rng: random.Random, count: int = 8) -> str:
     return " ".join("".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(count))
 
 
-def teach(work: Home, answers: int, wordings: int = 3, seed: int = 0) -> list[str]:
+def teach(home: Home, answers: int, wordings: int = 3, seed: int = 0) -> list[str]:
     """Lessons whose requests are near to no other; their requests."""
     rng = random.Random(seed)
     pairs = []
     for _ in range(answers):
         answer = words(rng)
         pairs += [(words(rng), answer) for _ in range(wordings)]
-    learn(work, pairs)
+    learn(home, pairs)
     return [asked for asked, _ in pairs]
 
 
-def learn(work: Home, pairs: Iterable[tuple[str, str]]) -> None:
+def learn(home: Home, pairs: Iterable[tuple[str, str]]) -> None:
     """Lessons, imported as one batch."""
-    path = work.settings.folder("batches") / f"{sum(1 for _ in work.store.every())}.jsonl"
+    path = home.settings.folder("batches") / f"{sum(1 for _ in home.store.every())}.jsonl"
     rows = ({"situation": request, "action": answer, "outcome": "success"} for request, answer in pairs)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert work.store.import_file(path, work.quarantine).unreadable == ()
+    assert home.store.import_file(path, home.quarantine).unreadable == ()
 
 
-def curate(work: Home) -> Dataset:
-    return stages.curate(work, [])
+def curate_lessons(home: Home) -> Dataset:
+    return curate(home, [])
 
 
-def spend(work: Home, dataset: Dataset, *, spends: bool = True) -> None:
+def spend(home: Home, dataset: Dataset, *, spends: bool = True) -> None:
     """A verdict on a dataset, as an examination writes it."""
-    number = sum(1 for _ in work.ledger.rows(VerdictEntry))
+    number = sum(1 for _ in home.ledger.rows(VerdictEntry))
     entry = verdict("HOLD", spends=spends, cursor=dataset.cursor, dataset=dataset.digest, order=str(number))
-    work.ledger.append(f"verdict:{number}", entry)
+    home.ledger.append(f"verdict:{number}", entry)
 
 
-def sides(work: Home) -> dict[str, str]:
+def sides(home: Home) -> dict[str, str]:
     """Every request's side by its key."""
-    with work.database.read() as connection:
+    with home.database.read() as connection:
         return {row.request: row.side for row in connection.execute(sa.select(assignments))}
 
 
-def everything(work: Home) -> list[Any]:
+def everything(home: Home) -> list[Any]:
     """Register and ledger, row by row."""
-    with work.database.read() as connection:
+    with home.database.read() as connection:
         return [
             tuple(row)
             for table in (assignments, ledger_table)
@@ -96,20 +97,20 @@ def everything(work: Home) -> list[Any]:
         ]
 
 
-def examined_once(work: Home, answers: int = 24) -> Dataset:
-    teach(work, answers)
-    dataset = curate(work)
-    spend(work, dataset)
+def examined_once(home: Home, answers: int = 24) -> Dataset:
+    teach(home, answers)
+    dataset = curate_lessons(home)
+    spend(home, dataset)
     return dataset
 
 
-def refusal(work: Home) -> str:
+def refusal(home: Home) -> str:
     """A renewal that is refused, and changes nothing."""
-    before = everything(work)
+    before = everything(home)
     with pytest.raises(InputError) as problem:
-        stages.renew_holdout(work)
+        renew_holdout(home)
     assert problem.value.remedy
-    assert everything(work) == before
+    assert everything(home) == before
     return problem.value.message
 
 
@@ -122,15 +123,15 @@ def texts(dataset: Dataset) -> tuple[set[str], set[str]]:
 # What it does
 
 
-def test_examined_questions_retire_and_fresh_ones_take_their_place(work: Home) -> None:
-    first = examined_once(work)
+def test_examined_questions_retire_and_fresh_ones_replace_them(home: Home) -> None:
+    first = examined_once(home)
     trained, asked = texts(first)
-    new = set(teach(work, 24, seed=1))
-    found = stages.renew_holdout(work)
+    new = set(teach(home, 24, seed=1))
+    found = renew_holdout(home)
     assert found.retired == len(asked)
     assert found.fresh >= found.retired
     assert found.groups >= FEWEST_GROUPS
-    second = curate(work)
+    second = curate_lessons(home)
     trained_now, asked_now = texts(second)
     assert not asked & (trained_now | asked_now), "a retired question is neither trained on nor examined"
     assert asked_now <= new, "what is asked now no dataset had seen"
@@ -139,66 +140,66 @@ def test_examined_questions_retire_and_fresh_ones_take_their_place(work: Home) -
     assert second.funnel["dropped: retired from the hold-out"] == len(asked)
 
 
-def test_every_fresh_answer_is_still_taught_by_another_wording(work: Home) -> None:
-    examined_once(work, answers=40)  # more than the new answers have questions: one of their two wordings each
-    teach(work, 24, wordings=2, seed=1)
-    stages.renew_holdout(work)
-    second = curate(work)
+def test_every_fresh_answer_is_still_taught_by_another_wording(home: Home) -> None:
+    examined_once(home, answers=40)  # more than the new answers have questions: one of their two wordings each
+    teach(home, 24, wordings=2, seed=1)
+    renew_holdout(home)
+    second = curate_lessons(home)
     answers = {json.loads(line)["messages"][1]["content"] for line in second.train_file.read_text().splitlines()}
     assert {example.answer for example in second.held_out()} <= answers
 
 
-def test_a_retired_question_is_examined_no_more_on_the_old_dataset(work: Home) -> None:
-    first = examined_once(work)
-    numbers = {lesson.id: lesson.seq for lesson in work.store.read()}
-    before = work.holdout.examined(first.held_out(numbers))
+def test_a_retired_question_is_not_examined_on_the_old_dataset(home: Home) -> None:
+    first = examined_once(home)
+    numbers = {lesson.id: lesson.seq for lesson in home.store.read()}
+    before = home.holdout.examined(first.held_out(numbers))
     assert len(before) == first.holdout
-    teach(work, 24, seed=1)
-    stages.renew_holdout(work)
-    assert work.holdout.examined(first.held_out(numbers)) == []
+    teach(home, 24, seed=1)
+    renew_holdout(home)
+    assert home.holdout.examined(first.held_out(numbers)) == []
 
 
-def test_a_newcomer_near_a_retired_question_is_not_trained_on_either(work: Home) -> None:
-    first = examined_once(work)
+def test_a_new_lesson_near_a_retired_question_is_not_trained_on(home: Home) -> None:
+    first = examined_once(home)
     asked = min(texts(first)[1])
-    teach(work, 24, seed=1)
-    stages.renew_holdout(work)
-    work.store.add_lesson(asked + "s", "Another answer to it.", "success")
-    trained, held = texts(curate(work))
+    teach(home, 24, seed=1)
+    renew_holdout(home)
+    home.store.add_lesson(asked + "s", "Another answer to it.", "success")
+    trained, held = texts(curate_lessons(home))
     assert asked + "s" not in trained | held
 
 
-def test_the_budget_counts_from_zero_again_and_the_ledger_says_why(work: Home) -> None:
-    dataset = examined_once(work)
+def test_a_renewal_resets_the_budget_and_writes_a_ledger_row(home: Home) -> None:
+    dataset = examined_once(home)
     for _ in range(HORIZON):
-        spend(work, dataset)
-    assert (work.ledger.verdicts_spent(), work.ledger.budget_left(HORIZON)) == (HORIZON + 1, 0)
-    teach(work, 24, seed=1)
-    found = stages.renew_holdout(work)
-    assert (work.ledger.verdicts_spent(), work.ledger.budget_left(HORIZON)) == (0, HORIZON)
-    (row,) = work.ledger.rows(RenewalEntry)
+        spend(home, dataset)
+    assert (home.ledger.verdicts_spent(), home.ledger.budget_left(HORIZON)) == (HORIZON + 1, 0)
+    teach(home, 24, seed=1)
+    found = renew_holdout(home)
+    assert (home.ledger.verdicts_spent(), home.ledger.budget_left(HORIZON)) == (0, HORIZON)
+    (row,) = home.ledger.rows(RenewalEntry)
     assert row.body.as_json() == {**found.model_dump(), "after": HORIZON + 1}
-    spend(work, curate(work))
-    assert work.ledger.budget_left(HORIZON) == HORIZON - 1
+    spend(home, curate_lessons(home))
+    assert home.ledger.budget_left(HORIZON) == HORIZON - 1
 
 
-def test_a_renewal_of_the_same_home_is_the_same(work: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_renewal_of_the_same_home_is_the_same(home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     other = Home(load_settings(tmp_path / "other"))
     found = []
-    for one in (work, other):
+    for one in (home, other):
         examined_once(one)
         teach(one, 24, seed=1)
-        stages.renew_holdout(one)
-        found.append((sides(one), curate(one).digest))
+        renew_holdout(one)
+        found.append((sides(one), curate_lessons(one).digest))
     other.database.engine.dispose()
     assert found[0] == found[1]
 
 
-def test_few_retired_questions_still_make_an_examination_of_enough_answers(work: Home) -> None:
-    teach(work, 5)
-    spend(work, curate(work))
-    teach(work, 24, seed=1)
-    found = stages.renew_holdout(work)
+def test_few_retired_questions_still_make_an_examination_of_enough_answers(home: Home) -> None:
+    teach(home, 5)
+    spend(home, curate_lessons(home))
+    teach(home, 24, seed=1)
+    found = renew_holdout(home)
     assert found.retired == 5
     assert found.groups >= FEWEST_GROUPS
 
@@ -206,59 +207,59 @@ def test_few_retired_questions_still_make_an_examination_of_enough_answers(work:
 # What it refuses
 
 
-def test_too_few_unseen_lessons_are_refused_and_nothing_changes(work: Home) -> None:
-    examined_once(work)
-    assert refusal(work).startswith("Only 0 answers among the lessons that no dataset has seen")
-    teach(work, FEWEST_GROUPS - 1, seed=1)
-    assert refusal(work).startswith(f"Only {FEWEST_GROUPS - 1} answers")
-    teach(work, 2, seed=2)
-    assert stages.renew_holdout(work).groups >= FEWEST_GROUPS
+def test_too_few_unseen_lessons_are_refused_and_nothing_changes(home: Home) -> None:
+    examined_once(home)
+    assert refusal(home).startswith("Only 0 answers of lessons that are in no dataset can be examined")
+    teach(home, FEWEST_GROUPS - 1, seed=1)
+    assert refusal(home).startswith(f"Only {FEWEST_GROUPS - 1} answers")
+    teach(home, 2, seed=2)
+    assert renew_holdout(home).groups >= FEWEST_GROUPS
 
 
-def test_a_renewal_without_new_lessons_is_refused(work: Home) -> None:
-    examined_once(work)
-    teach(work, 24, seed=1)
-    stages.renew_holdout(work)
-    assert refusal(work).startswith("No examination was spent on these questions yet")
-    spend(work, curate(work))
-    assert refusal(work).startswith("Only 0 answers")
+def test_a_renewal_without_new_lessons_is_refused(home: Home) -> None:
+    examined_once(home)
+    teach(home, 24, seed=1)
+    renew_holdout(home)
+    assert refusal(home).startswith("No examination was spent on these questions yet")
+    spend(home, curate_lessons(home))
+    assert refusal(home).startswith("Only 0 answers")
 
 
-def test_questions_that_nobody_was_asked_are_not_renewed(work: Home) -> None:
-    teach(work, 24)
-    assert refusal(work).startswith("No examination was spent on these questions yet")
-    spend(work, curate(work), spends=False)  # CANNOT DECIDE
-    teach(work, 24, seed=1)
-    assert refusal(work).startswith("No examination was spent on these questions yet")
+def test_unexamined_questions_are_not_renewed(home: Home) -> None:
+    teach(home, 24)
+    assert refusal(home).startswith("No examination was spent on these questions yet")
+    spend(home, curate_lessons(home), spends=False)  # CANNOT DECIDE
+    teach(home, 24, seed=1)
+    assert refusal(home).startswith("No examination was spent on these questions yet")
 
 
-def test_lessons_that_a_dataset_has_seen_are_not_fresh_though_nobody_was_examined_on_it(work: Home) -> None:
-    examined_once(work)
-    teach(work, 24, seed=1)
-    curate(work)
-    assert refusal(work).startswith("Only 0 answers")
+def test_lessons_of_an_unexamined_dataset_are_not_fresh(home: Home) -> None:
+    examined_once(home)
+    teach(home, 24, seed=1)
+    curate_lessons(home)
+    assert refusal(home).startswith("Only 0 answers")
 
 
-def test_a_lesson_that_was_released_has_been_seen(work: Home) -> None:
+def test_a_released_lesson_is_not_fresh(home: Home) -> None:
     """It has a new number then; but a dataset held it."""
-    first = examined_once(work)
-    with work.database.write() as connection:
+    first = examined_once(home)
+    with home.database.write() as connection:
         assert set_aside(0, first.cursor, connection) == 72
-        assert work.store.release(None, connection) == 72
-    assert min(lesson.seq for lesson in work.store.read()) > first.cursor
-    assert refusal(work).startswith("Only 0 answers")
+        assert home.store.release(None, connection) == 72
+    assert min(lesson.seq for lesson in home.store.read()) > first.cursor
+    assert refusal(home).startswith("Only 0 answers")
 
 
-def test_what_is_near_to_a_trained_request_is_not_fresh(work: Home) -> None:
+def test_a_request_near_a_trained_one_is_not_fresh(home: Home) -> None:
     """It shares the origin of what was trained on, and that would be held out with it."""
-    examined_once(work, answers=80)
-    middle = teach(work, 20, seed=1)
-    curate(work)  # trained, perhaps, and never examined
-    learn(work, ((request + end, f"Another answer {n}.") for n, request in enumerate(middle) for end in "sz"))
-    before = sides(work)
-    teach(work, 24, seed=2)
-    stages.renew_holdout(work)
-    after = sides(work)
+    examined_once(home, answers=80)
+    middle = teach(home, 20, seed=1)
+    curate_lessons(home)  # trained, perhaps, and never examined
+    learn(home, ((request + end, f"Another answer {n}.") for n, request in enumerate(middle) for end in "sz"))
+    before = sides(home)
+    teach(home, 24, seed=2)
+    renew_holdout(home)
+    after = sides(home)
     moved = {key for key, side in before.items() if side != after[key]}
     assert all((before[key], after[key]) == ("holdout", "retired") for key in moved)
     assert not any(
@@ -266,49 +267,49 @@ def test_what_is_near_to_a_trained_request_is_not_fresh(work: Home) -> None:
     )
 
 
-def test_the_answer_that_superseded_another_one_is_not_fresh(work: Home) -> None:
+def test_the_answer_that_superseded_another_one_is_not_fresh(home: Home) -> None:
     """Its request was trained on with the wrong answer."""
-    first = examined_once(work, answers=50)
+    first = examined_once(home, answers=50)
     of = {example.answer for example in sorted(first.held_out(), key=lambda one: one.id)[:25]}
     rows = map(json.loads, first.train_file.read_text().splitlines())
     trained = [row["messages"][0]["content"] for row in rows if row["messages"][1]["content"] in of]
-    with work.database.write() as connection:
+    with home.database.write() as connection:
         for n, request in enumerate(trained):
-            assert work.store.supersede(request, f"Right answer {n // 2}.", connection) >= 0
-    learn(work, ((request, f"Right answer {n // 2}.") for n, request in enumerate(trained)))
-    assert refusal(work).startswith("Only 0 answers")
+            assert home.store.supersede(request, f"Right answer {n // 2}.", connection) >= 0
+    learn(home, ((request, f"Right answer {n // 2}.") for n, request in enumerate(trained)))
+    assert refusal(home).startswith("Only 0 answers")
 
 
-def test_later_turns_of_conversations_make_no_questions(work: Home) -> None:
-    examined_once(work)
+def test_later_turns_of_conversations_make_no_questions(home: Home) -> None:
+    examined_once(home)
     rng = random.Random(1)
     for _ in range(30):
         answer = words(rng)
         for _ in range(4):
             turns = [{"role": "user", "content": words(rng)}, {"role": "assistant", "content": words(rng)}]
-            work.store.add_lesson(words(rng), answer, "success", metadata={"context": turns, "thread": words(rng)})
-    assert refusal(work).startswith("Only 0 answers")
+            home.store.add_lesson(words(rng), answer, "success", metadata={"context": turns, "thread": words(rng)})
+    assert refusal(home).startswith("Only 0 answers")
 
 
-def test_secrets_of_unseen_lessons_do_not_come_into_the_register(work: Home) -> None:
-    examined_once(work)
-    asked = teach(work, 24, seed=1)
+def test_secrets_of_unseen_lessons_are_not_stored_in_the_holdout(home: Home) -> None:
+    examined_once(home)
+    asked = teach(home, 24, seed=1)
     secret = "ghp_" + "aB3dE5fG7h" * 3 + "aB3dE5"
-    with work.database.write() as connection:
+    with home.database.write() as connection:
         rows = connection.execute(sa.select(lessons_table.c.seq).where(lessons_table.c.situation == asked[0])).all()
         connection.execute(
             sa.update(lessons_table)
             .where(lessons_table.c.seq == rows[0].seq)
             .values(situation=f"{asked[0]} with the token {secret}")
         )
-    stages.renew_holdout(work)
-    with work.database.read() as connection:
+    renew_holdout(home)
+    with home.database.read() as connection:
         kept = [row.text for row in connection.execute(sa.select(assignments))]
     assert any("with the token" in text for text in kept)
     assert not any(secret.lower() in text.lower() for text in kept)
 
 
-def test_a_question_whose_secret_was_taken_out_retires_like_the_others(work: Home) -> None:
+def test_a_redacted_question_retires_like_the_others(home: Home) -> None:
     """The register knows it by what was left of it."""
     rng = random.Random(0)
     pairs = []
@@ -317,21 +318,21 @@ def test_a_question_whose_secret_was_taken_out_retires_like_the_others(work: Hom
         for _ in range(4):
             token = "ghp_" + "".join(rng.choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789", k=36))
             pairs.append((f"{words(rng)} with the token {token} in it", answer))
-    learn(work, pairs)
-    first = curate(work)
+    learn(home, pairs)
+    first = curate_lessons(home)
     assert first.holdout > FEWEST_GROUPS
-    spend(work, first)
-    teach(work, 24, seed=1)
-    assert stages.renew_holdout(work).retired == first.holdout
-    assert "holdout" not in {sides(work)[request_key("recall", example.request)] for example in first.held_out()}
+    spend(home, first)
+    teach(home, 24, seed=1)
+    assert renew_holdout(home).retired == first.holdout
+    assert "holdout" not in {sides(home)[request_key("recall", example.request)] for example in first.held_out()}
 
 
 # The regression suite
 
 
-def test_what_an_earlier_champion_knew_is_still_asked_by_the_regression_suite(work: Home) -> None:
-    first = examined_once(work)
-    suite = RecallSuite(first.held_out({lesson.id: lesson.seq for lesson in work.store.read()}), 0)
+def test_the_regression_suite_asks_what_earlier_champions_answered(home: Home) -> None:
+    first = examined_once(home)
+    suite = RecallSuite(first.held_out({lesson.id: lesson.seq for lesson in home.store.read()}), 0)
     known = suite.questions()
     answers = tuple(Answer(question=q.id, text=q.reference, score=1.0) for q in known)
     items = tuple(Item(question=q.id, group=q.group, slice=q.slice, champion=0, challenger=1) for q in known)
@@ -339,33 +340,34 @@ def test_what_an_earlier_champion_knew_is_still_asked_by_the_regression_suite(wo
         suite="recall", digest=suite.digest, role="target", generation=Generation(max_new_tokens=32),
         groups=len({q.group for q in known}), items=items, champion=answers, challenger=answers,
     )  # fmt: skip
-    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=judge([result.paired], 0))
-    record = held.save(work.settings.folder("examinations"))
+    outcome = compute_verdict([result.paired], 0)
+    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=outcome)
+    record = held.save(home.settings.folder("examinations"))
     entry = verdict(
         **held.verdict.model_dump(mode="json"), challenger="b" * 64, cursor=first.cursor, record=record.name,
         dataset=first.digest, order="x",
     )  # fmt: skip
     assert entry.outcome == "PROMOTE"
-    work.ledger.append("verdict:won", entry)
-    work.ledger.set_champion(work.ledger.champion(), promotion("1", "b" * 64, cursor=first.cursor))
+    home.ledger.append("verdict:won", entry)
+    home.ledger.set_champion(home.ledger.champion(), promotion("1", "b" * 64, cursor=first.cursor))
 
     def asked() -> tuple[set[str], set[str]]:
-        suites, _ = choose_suites(work, first, work.ledger.champion(), ("recall", "regression"))
+        suites, _ = choose_suites(home, first, home.ledger.champion(), ("recall", "regression"))
         recall, regression = ({q.id for q in suite.questions()} for suite, _ in suites)
-        return recall, regression & {lesson.id for lesson in work.store.read()}
+        return recall, regression & {lesson.id for lesson in home.store.read()}
 
     ids = {q.id for q in known}
     assert asked() == (ids, set())
-    teach(work, 24, seed=1)
-    stages.renew_holdout(work)
+    teach(home, 24, seed=1)
+    renew_holdout(home)
     assert asked() == (set(), ids)
     mail = "ana.kowalska@orlen-fracht.pl"
-    for lesson in list(work.store.read()):
+    for lesson in list(home.store.read()):
         if lesson.id == known[0].id:  # as if it had come with an address, which curation took out
-            with work.database.write() as connection:
+            with home.database.write() as connection:
                 text = {"situation": f"{lesson.request} {mail}", "action": f"{lesson.answer} {mail}"}
                 connection.execute(sa.update(lessons_table).where(lessons_table.c.seq == lesson.seq).values(**text))
-    suites, _ = choose_suites(work, first, work.ledger.champion(), ("regression",))
+    suites, _ = choose_suites(home, first, home.ledger.champion(), ("regression",))
     (again,) = (q for q in suites[0][0].questions() if q.id == known[0].id)
     assert again.request.startswith(known[0].request)
     assert "[personal: e-mail]" in again.request
@@ -381,28 +383,28 @@ def shown(academy: Academy, *arguments: object) -> Any:
     return json.loads(told.out)
 
 
-def test_the_budget_is_told_before_and_after_a_renewal(academy: Academy, work: Home) -> None:
+def test_the_budget_command_shows_a_renewal(academy: Academy, home: Home) -> None:
     assert shown(academy, "budget") == {"spent": 0, "left": HORIZON, "horizon": HORIZON, "renewals": 0}
-    dataset = examined_once(work)
+    dataset = examined_once(home)
     for _ in range(HORIZON - 5):
-        spend(work, dataset)
+        spend(home, dataset)
     told = academy("budget")
-    assert told.out.startswith(f"4 of {HORIZON} examinations are left that can promote.")
+    assert told.out.startswith(f"4 of {HORIZON} examinations that can promote are left.")
     assert "academy holdout renew" in told.out
-    teach(work, 24, seed=1)
+    teach(home, 24, seed=1)
     found = shown(academy, "holdout", "renew")
     assert (found["left"], found["groups"] >= FEWEST_GROUPS) == (HORIZON, True)
     assert shown(academy, "budget")["renewals"] == 1
-    assert "The hold-out was renewed 1 times, at last on 20" in academy("budget").out
+    assert "The hold-out was renewed 1 times, most recently on 20" in academy("budget").out
 
 
-def test_a_renewal_that_is_refused_is_one_line(academy: Academy, work: Home) -> None:
+def test_a_refused_renewal_is_one_line(academy: Academy, home: Home) -> None:
     assert "No examination was spent" in refused(academy("holdout", "renew"))
-    examined_once(work)
-    assert "Only 0 answers among the lessons that no dataset has seen" in refused(academy("holdout", "renew"))
+    examined_once(home)
+    assert "Only 0 answers of lessons that are in no dataset can be examined" in refused(academy("holdout", "renew"))
 
 
-def test_the_suites_are_listed_with_those_of_your_own(
+def test_the_suites_command_lists_built_in_and_user_suites(
     academy: Academy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     mine = tmp_path / "mine.jsonl"
@@ -423,10 +425,10 @@ def test_the_suites_are_listed_with_those_of_your_own(
     [
         ("recall,none.jsonl", "The suite none.jsonl cannot be read"),
         ("recall,empty.jsonl", "empty.jsonl has no questions"),
-        ("recal", "There is no suite recal. Choose recall, style"),
+        ("recal", "Unknown suite recal. Choose recall, style"),
     ],
 )
-def test_suites_that_cannot_be_asked_are_refused(
+def test_unusable_suites_are_refused(
     academy: Academy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suites: str, sentence: str
 ) -> None:
     (tmp_path / "empty.jsonl").write_text("")
@@ -434,7 +436,7 @@ def test_suites_that_cannot_be_asked_are_refused(
     assert sentence in refused(academy("suites"))
 
 
-def test_comparisons_are_told_and_exported(academy: Academy, work: Home, tmp_path: Path) -> None:
+def test_the_comparisons_command_shows_and_exports(academy: Academy, home: Home, tmp_path: Path) -> None:
     assert shown(academy, "comparisons") == {"comparisons": [], "file": None}
     items = tuple(Item(question=f"{n}", group=f"{n}", slice="new", champion=n % 2, challenger=1) for n in range(30))
     sides = [
@@ -445,8 +447,9 @@ def test_comparisons_are_told_and_exported(academy: Academy, work: Home, tmp_pat
         suite="recall", digest=digest_of("x"), role="target", generation=Generation(max_new_tokens=32), groups=30,
         items=items, champion=sides[0], challenger=sides[1],
     )  # fmt: skip
-    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=judge([result.paired], 0))
-    record = held.save(work.settings.folder("examinations"))
+    outcome = compute_verdict([result.paired], 0)
+    held = Examination(champion="a" * 64, challenger="b" * 64, results=(result,), verdict=outcome)
+    record = held.save(home.settings.folder("examinations"))
     export = tmp_path / "deep" / "all.jsonl"
     found = shown(academy, "comparisons", "--export", export)
     (one,) = found["comparisons"]
@@ -464,4 +467,4 @@ def test_comparisons_are_told_and_exported(academy: Academy, work: Home, tmp_pat
     assert f"Written to {export}." in told.out.replace("\n", "")
     assert "is a folder" in refused(academy("comparisons", "--export", tmp_path))
     record.write_bytes(b"{")
-    assert "cannot be read. Hold the examination again." in refused(academy("comparisons"))
+    assert "cannot be read. Run the examination again." in refused(academy("comparisons"))

@@ -1,4 +1,4 @@
-"""Adapters that are put away and come back; and that the champion always resolves to a verified adapter on the disk."""
+"""Archived and restored adapters; the champion always is a verified adapter on the disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from academy.adapters.archive import AdapterStore
 from academy.errors import AcademyError, AdapterError, HomeError, InputError, PromotionError
 from academy.genealogy.history import history
 from academy.genealogy.versions import Version, Versions
-from academy.lifecycle.approval import decide
+from academy.lifecycle.approval import record_approval
 from academy.lifecycle.gate import refuse_adapter
 from academy.lifecycle.promotion import activate, reconcile, rollback
 from academy.lifecycle.retention import archive, estimate, protected, prune, restore
@@ -34,12 +34,12 @@ from academy.store.ledger_rows import ArchiveEntry, PromotionEntry, RollbackEntr
 from academy.store.locks import exclusive_lock
 from tests.registry import House, Standby
 
-HOLD_IT = """
+LEASE_IT = """
 import sys, time
 from pathlib import Path
 from academy.adapters.archive import AdapterStore
-with AdapterStore(Path(sys.argv[1])).using(sys.argv[2]):
-    print("held", flush=True)
+with AdapterStore(Path(sys.argv[1])).lease(sys.argv[2]):
+    print("leased", flush=True)
     time.sleep(60)
 """
 
@@ -67,7 +67,7 @@ def files(folder: Path) -> dict[str, bytes]:
 # --- one adapter -----------------------------------------------------------------------------------------------------
 
 
-def test_an_archived_adapter_comes_back_byte_by_byte(house: House, old: Version) -> None:
+def test_archived_adapter_is_restored_byte_by_byte(house: House, old: Version) -> None:
     before = files(house.store.folder(old.adapter))
     packed = put_away(house, old)
     assert not house.store.here(old.adapter)
@@ -76,10 +76,10 @@ def test_an_archived_adapter_comes_back_byte_by_byte(house: House, old: Version)
     assert files(house.store.folder(old.adapter)) == before
     assert packed.bytes == sum(map(len, before.values()))
     assert not house.versions.get("1").archived
-    assert [one.action for one in history(house.ledger)][:2] == ["restore", "archive"]
+    assert [change.action for change in history(house.ledger)][:2] == ["restore", "archive"]
 
 
-def test_archiving_twice_is_one_row_and_the_same_bytes(house: House, old: Version) -> None:
+def test_archiving_twice_writes_one_row_and_the_same_bytes(house: House, old: Version) -> None:
     first = put_away(house, old)
     assert put_away(house, old).sha256 == first.sha256
     assert len(list(house.ledger.rows(ArchiveEntry))) == 1
@@ -88,7 +88,7 @@ def test_archiving_twice_is_one_row_and_the_same_bytes(house: House, old: Versio
     assert len(list(house.ledger.rows(ArchiveEntry))) == 2
 
 
-def test_a_kill_between_the_row_and_the_folders_end_is_finished(
+def test_archive_killed_between_row_and_removal_is_finished(
     house: House, old: Version, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(_store: AdapterStore, _digest: str) -> None:
@@ -103,7 +103,7 @@ def test_a_kill_between_the_row_and_the_folders_end_is_finished(
     assert len(list(house.ledger.rows(ArchiveEntry))) == 1
 
 
-def test_a_damaged_adapter_is_not_archived_and_stays_as_it_is(house: House, old: Version) -> None:
+def test_damaged_adapter_is_not_archived(house: House, old: Version) -> None:
     weights = house.store.folder(old.adapter) / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(AdapterError, match="was altered"):
@@ -113,7 +113,7 @@ def test_a_damaged_adapter_is_not_archived_and_stays_as_it_is(house: House, old:
 
 
 @pytest.mark.parametrize("spoil", ["flip", "cut", "swap", "evil"])
-def test_an_altered_archive_is_not_restored(house: House, old: Version, spoil: str, tmp_path: Path) -> None:
+def test_altered_archive_is_not_restored(house: House, old: Version, spoil: str, tmp_path: Path) -> None:
     put_away(house, old)
     (file,) = house.store.archive.glob("*.tar.gz")
     note = file.with_name(file.name.replace(".tar.gz", ".json"))
@@ -139,42 +139,42 @@ def test_an_altered_archive_is_not_restored(house: House, old: Version, spoil: s
     assert not list(house.adapters.glob(f"{STAGING}*"))
 
 
-def test_what_a_process_has_loaded_is_not_archived_until_it_ends(house: House, old: Version) -> None:
-    held = subprocess.Popen(
-        [sys.executable, "-c", HOLD_IT, str(house.adapters), old.adapter], stdout=subprocess.PIPE, text=True
+def test_loaded_adapter_is_not_archived_until_its_process_ends(house: House, old: Version) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", LEASE_IT, str(house.adapters), old.adapter], stdout=subprocess.PIPE, text=True
     )
-    assert held.stdout is not None
+    assert holder.stdout is not None
     try:
-        assert held.stdout.readline() == "held\n"
+        assert holder.stdout.readline() == "leased\n"
         with pytest.raises(AdapterError, match="is loaded by a running process"):
             put_away(house, old)
     finally:
-        held.kill()
-        held.wait()
-        held.stdout.close()
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
     put_away(house, old)
 
 
 @pytest.mark.parametrize("tags", [{"unverified": "There is no adapter."}, {"adapter": BASE}])
-def test_a_version_without_an_adapter_has_nothing_to_restore_or_refuse(house: House, tags: dict[str, str]) -> None:
-    version = house.versions.enter("seed", tags, "file:///nowhere", parent=BASE, generation=0)
+def test_version_without_an_adapter_cannot_be_restored_or_refused(house: House, tags: dict[str, str]) -> None:
+    version = house.versions.register_unverified("seed", tags, "file:///nowhere", parent=BASE, generation=0)
     with pytest.raises(InputError, match="has no adapter"):
         bring_back(house, version)
     with pytest.raises(InputError, match="has no adapter"):
         refuse_adapter(house.ledger, version, "it lies")
 
 
-def test_of_two_who_go_back_at_once_one_does(house: House) -> None:
+def test_one_of_two_concurrent_rollbacks_happens(house: House) -> None:
     for value in (1.0, 2.0, 3.0):
         house.make_champion(house.train(value))
     seen = house.ledger.champion()
     house.rollback()
-    with pytest.raises(PromotionError, match="somebody else came first"):
+    with pytest.raises(PromotionError, match="another change came first"):
         rollback(house.ledger, house.versions, house.gate, None, "", Standby(), expected=seen)
     assert [row.kind for row in house.ledger.rows(PromotionEntry, RollbackEntry)].count("rollback") == 1
 
 
-def test_a_number_that_no_database_takes_is_no_version(house: House) -> None:
+def test_overlong_version_number_is_not_found(house: House) -> None:
     assert house.versions.find("9" * 25) is None
 
 
@@ -188,45 +188,45 @@ def test_nothing_is_archived_while_an_evolution_runs(house: House, old: Version)
 # --- what must stay --------------------------------------------------------------------------------------------------
 
 
-def test_champion_way_back_and_open_verdicts_stay(house: House) -> None:
+def test_champion_rollback_target_and_open_verdicts_stay(house: House) -> None:
     versions = [house.train(value) for value in (1.0, 2.0, 3.0, 4.0)]
     for version in versions[:3]:
         house.make_champion(version)
     verdict = house.examine(versions[3])
     assert protected(house.ledger) == {
         versions[2].adapter: "it is the champion",
-        versions[1].adapter: "a rollback goes back to it",
+        versions[1].adapter: "a rollback would restore it",
         versions[3].adapter: "its verdict PROMOTE is still open",
     }
     for version in versions[1:]:
         with pytest.raises(InputError, match="stays on the disk"):
             put_away(house, version)
-    decide(house.ledger, verdict, approved=False, by="anna")
+    record_approval(house.ledger, verdict, approved=False, by="anna")
     put_away(house, versions[3])
     put_away(house, versions[0])
 
 
-def test_pruning_leaves_the_newest_and_says_why(house: House) -> None:
+def test_pruning_keeps_the_newest_versions_with_reasons(house: House) -> None:
     versions = [house.train(float(value)) for value in range(1, 7)]
     house.make_champion(versions[0])
     for version in versions[1:5]:
-        house.versions.note(version.version, {"verdict": "HOLD"})
-    house.versions.note(versions[5].version, {"verdict": "not examined"})
+        house.versions.set_tags(version.version, {"verdict": "HOLD"})
+    house.versions.set_tags(versions[5].version, {"verdict": "not examined"})
     planned = prune(house.ledger, house.versions, house.store, 0, by="tester", dry_run=True)
-    assert [(one.version, one.action) for one in planned] == [
+    assert [(result.version, result.action) for result in planned] == [
         ("6", "stays"), ("5", "archive"), ("4", "archive"), ("3", "archive"), ("2", "archive"), ("1", "stays"),
     ]  # fmt: skip
     assert all(house.store.here(version.adapter) for version in versions), "a dry run changes nothing"
     done = prune(house.ledger, house.versions, house.store, 3, by="tester")
-    assert [one.version for one in done if one.action == "archive"] == ["3", "2"]
+    assert [result.version for result in done if result.action == "archive"] == ["3", "2"]
     assert [house.store.here(version.adapter) for version in versions] == [True, False, False, True, True, True]
-    assert [one.because for one in done][-1] == "it is the champion"
+    assert [result.because for result in done][-1] == "it is the champion"
 
 
-# --- going back ------------------------------------------------------------------------------------------------------
+# --- rollback ------------------------------------------------------------------------------------------------------
 
 
-def test_a_rollback_restores_an_archived_version_and_says_how_long(
+def test_rollback_restores_an_archived_version_and_logs_the_expected_time(
     house: House, caplog: pytest.LogCaptureFixture
 ) -> None:
     versions = [house.train(value) for value in (1.0, 2.0, 3.0)]
@@ -243,14 +243,14 @@ def test_a_rollback_restores_an_archived_version_and_says_how_long(
     assert house.alias == "1"
 
 
-def test_an_activation_by_hand_checks_the_adapter(house: House, old: Version) -> None:
+def test_activation_by_hand_checks_the_adapter(house: House, old: Version) -> None:
     def refuse(_folder: Path) -> None:
         raise AdapterError("It answers otherwise.")
 
     with pytest.raises(AdapterError, match="otherwise"):
         activate(house.ledger, house.versions, old, house.gate, Standby(refuse), by="anna")
     (house.store.folder(old.adapter) / MANIFEST).unlink()
-    with pytest.raises(AdapterError, match="There is no adapter"):
+    with pytest.raises(AdapterError, match="does not contain an adapter"):
         activate(house.ledger, house.versions, old, house.gate, Standby(), by="anna")
     assert house.ledger.champion().version == "2"
 
@@ -258,18 +258,20 @@ def test_an_activation_by_hand_checks_the_adapter(house: House, old: Version) ->
 # --- what people do in MLflow ----------------------------------------------------------------------------------------
 
 
-def test_a_champion_deleted_in_mlflow_is_told_and_gone_back_to(house: House, caplog: pytest.LogCaptureFixture) -> None:
+def test_champion_deleted_in_mlflow_is_reported_and_can_be_restored(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
     for value in (1.0, 2.0):
         house.make_champion(house.train(value))
     house.versions.client.delete_model_version(house.versions.family, "2")
     with caplog.at_level(logging.WARNING, "academy"):
         assert reconcile(house.ledger, house.versions).version == "2"
-    assert "v2, the champion, is no longer in MLflow's registry" in caplog.text
+    assert "v2, the champion, was deleted in MLflow's registry" in caplog.text
     assert house.rollback() == "v1"
-    assert house.rollback("2") == "v2", "the ledger and the disk know all that is needed"
+    assert house.rollback("2") == "v2", "ledger and disk have all facts"
 
 
-def test_a_number_that_mlflow_gave_twice_is_not_taken_for_the_champion(house: House) -> None:
+def test_version_number_that_mlflow_reused_is_not_the_champion(house: House) -> None:
     house.make_champion(house.train(1.0))
     house.versions.client.delete_registered_model(house.versions.family)
     house.versions.client.create_registered_model(house.versions.family)
@@ -277,7 +279,7 @@ def test_a_number_that_mlflow_gave_twice_is_not_taken_for_the_champion(house: Ho
     assert impostor.version == "1"
     assert not house.versions.page(5, None, house.ledger.champion())[0].champion
     reconcile(house.ledger, house.versions)
-    assert house.alias == BASE, "better nobody is shown than somebody else"
+    assert house.alias == BASE, "no alias is better than a wrong one"
 
 
 # --- in any order ----------------------------------------------------------------------------------------------------
@@ -294,12 +296,12 @@ class Shelf(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.house = self.make()
-        self.made: list[Version] = []
+        self.versions: list[Version] = []
 
     @rule(target=versions)
     def train(self) -> Version:
-        self.made.append(self.house.train(float(next(numbers))))
-        return self.made[-1]
+        self.versions.append(self.house.train(float(next(numbers))))
+        return self.versions[-1]
 
     @rule(version=versions, outcome=st.sampled_from(["PROMOTE", "PROMOTE", "HOLD"]), carried_out=st.booleans())
     def examine(self, version: Version, outcome: str, carried_out: bool) -> None:
@@ -332,7 +334,7 @@ class Shelf(RuleBasedStateMachine):
 
     @rule(keep=st.integers(0, 2))
     def prune_all(self, keep: int) -> None:
-        if self.made:
+        if self.versions:
             self._try(lambda: prune(self.house.ledger, self.house.versions, self.house.store, keep, by="tester"))
 
     @rule(version=versions)
@@ -343,7 +345,7 @@ class Shelf(RuleBasedStateMachine):
     @rule(version=versions)
     def point_the_alias_elsewhere(self, version: Version) -> None:
         if self.house.versions.find(version.version) is not None:
-            self.house.versions.show_champion(version.version)
+            self.house.versions.set_champion_alias(version.version)
 
     @invariant()
     def the_champion_is_on_the_disk(self) -> None:
@@ -354,7 +356,7 @@ class Shelf(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost(self) -> None:
         store = self.house.store
-        assert all(store.here(one.adapter) or store.packed(one.adapter) for one in self.made)
+        assert all(store.here(version.adapter) or store.package(version.adapter) for version in self.versions)
 
     @invariant()
     def mlflow_shows_the_champion_or_nobody(self) -> None:
@@ -365,12 +367,13 @@ class Shelf(RuleBasedStateMachine):
 
     @staticmethod
     def _try(act: Callable[[], object]) -> None:
-        """Refusals in words are answers; anything else fails the test."""
+        """Errors of the Academy are valid answers; anything else fails the test."""
         with contextlib.suppress(AcademyError):
             act()
 
 
-def test_in_any_order_the_champion_is_a_verified_adapter_on_the_disk(
+@pytest.mark.slow
+def test_champion_is_a_verified_adapter_on_the_disk_after_any_operations(
     mlflow_client: Any, new_database: Callable[[], Database], tmp_path: Path
 ) -> None:
     def make() -> House:

@@ -1,4 +1,4 @@
-"""The runs of a home, watched and ended by any process. Trainers here are small programs in real processes."""
+"""The runs of a home, followed and cancelled by any process. Trainers here are small programs in real processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ import pytest
 from academy.cli.main import main
 from academy.errors import InputError
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.process import _Subprocess, ending_of, read_events, run_order
+from academy.habitat.backends.following import run_order
+from academy.habitat.backends.process import _Subprocess, ending_of
+from academy.habitat.run_folder import read_events
 from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, run_log, run_progress
 from academy.habitat.trainer import events as trainer_events
 from academy.habitat.trainer.events import EventWriter
@@ -31,8 +33,9 @@ FOLLOWER = """
 import subprocess, sys
 from academy.habitat.backends import process
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import _Subprocess, run_order
-process.POLITE_SECONDS = 0.5
+from academy.habitat.backends.following import run_order
+from academy.habitat.backends.process import _Subprocess
+process.TERMINATE_SECONDS = 0.5
 order = TrainingOrder.model_validate_json(sys.argv[1])
 for event in run_order(order, lambda: _Subprocess(subprocess.Popen([sys.executable, "-c", sys.argv[2]])), 600):
     print(event.model_dump_json(), flush=True)
@@ -47,7 +50,7 @@ def order(tmp_path: Path) -> TrainingOrder:
 
 
 def trainer(order: TrainingOrder, first: str) -> str:
-    """A program that tells of two steps and its process, and goes on for a minute."""
+    """A program that writes two steps and its process id, and runs for a minute."""
     return (
         f"import os, signal, time; {first}"
         "from pathlib import Path; from academy.habitat.trainer.events import EventWriter; "
@@ -116,10 +119,9 @@ def academy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     logger.handlers, logger.level, logger.propagate = before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [POLITE, DEAF])
-def test_a_training_is_cancelled_from_another_process_and_goes_on(
-    start: Callable[[str], Elsewhere], first: str
-) -> None:
+def test_a_training_cancelled_by_another_process_continues_later(start: Callable[[str], Elsewhere], first: str) -> None:
     running = start(first)
     folder = running.order.folder
     (folder / "checkpoints").mkdir()
@@ -134,7 +136,7 @@ def test_a_training_is_cancelled_from_another_process_and_goes_on(
     assert (folder / "checkpoints").is_dir()
     with pytest.raises(InputError, match="is not running"):
         cancel_run(folder)
-    again = start(POLITE)  # what was left of the cancelling ends nothing; it tells first what was before
+    again = start(POLITE)  # the cancel file of the earlier attempt has no effect; earlier events come first
     assert [event.n for event in again.heard] == [1, 2, 3]
     begun = again.hear()
     again.trainer = int(begun.message)
@@ -143,7 +145,7 @@ def test_a_training_is_cancelled_from_another_process_and_goes_on(
     assert cancel_run(folder).attempts == 2
 
 
-def test_the_commands_tell_of_a_training_and_end_it(
+def test_commands_show_and_cancel_a_training(
     start: Callable[[], Elsewhere], academy: Academy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACADEMY_PRICE_PER_HOUR", "3.5")
@@ -164,7 +166,7 @@ def test_the_commands_tell_of_a_training_and_end_it(
     assert (code, out) == (0, f"The training {name} is cancelled at step 2 of 9; its checkpoint stays.\n")
     code, out, err = academy("cancel", name)
     assert (code, out) == (2, "")
-    assert err == f"The training {name} is not running. `academy habitat runs` tells which are.\n"
+    assert err == f"The training {name} is not running. `academy habitat runs` shows which are.\n"
     followed = academy("logs", name, "--follow")[1].splitlines()
     assert [int(one.split()[0]) for one in followed] == [1, 2, 3, 4]
     assert "was cancelled" in followed[-1]
@@ -172,18 +174,18 @@ def test_the_commands_tell_of_a_training_and_end_it(
     assert "cancelled" in academy("status", name)[1]
 
 
-def test_a_run_that_is_not_there_or_not_one_is_refused(tmp_path: Path, academy: Academy) -> None:
+def test_an_unknown_or_ambiguous_run_is_refused(tmp_path: Path, academy: Academy) -> None:
     assert academy("runs")[1] == "No trainings yet.\n"
     for name in ("abc1", "abc2"):
         (tmp_path / "home" / "runs" / name).mkdir(parents=True)
-    assert "There is no training 9" in academy("status", "9")[2]
-    assert "There is no training training-" in academy("status", "training-")[2]
-    assert "There is no training .." in academy("status", "..")[2]
-    assert "abc may be abc1, abc2. Say more of its digest." in academy("cancel", "abc")[2]
+    assert "This home has no training 9" in academy("status", "9")[2]
+    assert "This home has no training training-" in academy("status", "training-")[2]
+    assert "This home has no training .." in academy("status", "..")[2]
+    assert "Several trainings match abc: abc1, abc2. Give more characters of the digest." in academy("cancel", "abc")[2]
     assert find_run(tmp_path / "home" / "runs", "abc2").name == "abc2"
 
 
-def test_runs_are_listed_the_newest_first_and_one_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+def test_runs_are_listed_newest_first_with_unreadable_ones(tmp_path: Path) -> None:
     for name, at in (("old", 10.0), ("new", 20.0)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "events.jsonl").write_text(
@@ -198,19 +200,20 @@ def test_runs_are_listed_the_newest_first_and_one_that_cannot_be_read_hides_no_o
     assert "cannot be read" in str(all_runs(tmp_path)[-1][1].error)
 
 
-def test_what_a_container_may_leave_hides_no_other_run(tmp_path: Path) -> None:
+def test_files_left_by_a_container_hide_no_other_run(tmp_path: Path) -> None:
     for name in ("folder", "future"):
         (tmp_path / name).mkdir()
     (tmp_path / "folder" / "events.jsonl").mkdir()
     (tmp_path / "future" / "events.jsonl").write_text('{"n": 1, "at": 1e18, "phase": "started"}\n')
     found = dict(all_runs(tmp_path))
-    assert "are no file" in str(found["folder"].error)
+    assert "is not a regular file" in str(found["folder"].error)
     assert "cannot be read" in str(found["future"].error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lively", [True, False])
-def test_a_trainer_that_shows_life_between_its_events_is_not_ended(order: TrainingOrder, lively: bool) -> None:
-    """Its steps take longer than the silence that is allowed, or it hangs."""
+def test_a_trainer_with_activity_between_events_is_not_stopped(order: TrainingOrder, lively: bool) -> None:
+    """Its steps take longer than the allowed silence, or it hangs."""
     program = (
         "import time; from pathlib import Path; "
         "from academy.habitat.trainer import events; events.PULSE_SECONDS = 0.1; "
@@ -224,30 +227,30 @@ def test_a_trainer_that_shows_life_between_its_events_is_not_ended(order: Traini
     assert told[-1].cause == ("data" if lively else "killed"), told[-1].message
 
 
-def test_a_library_that_takes_long_shows_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_library_call_shows_activity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer_events, "PULSE_SECONDS", 0.01)
     monkeypatch.setattr(trainer_events, "LONGEST_SECONDS", 0.3)
     file = tmp_path / "events.jsonl"
     events = EventWriter(file)
     events.write("started")
     before = file.stat().st_mtime_ns
-    with events.at_work():
+    with events.busy():
         time.sleep(0.2)
         first = file.stat().st_mtime_ns
         time.sleep(0.4)
         second = file.stat().st_mtime_ns
         time.sleep(0.2)
-        assert before < first <= second == file.stat().st_mtime_ns, "for so long, and no longer"
+        assert before < first <= second == file.stat().st_mtime_ns, "until the limit, and not longer"
     assert len(file.read_text().splitlines()) == 1
 
 
-def test_an_event_that_finds_no_room_leaves_the_others_whole(tmp_path: Path) -> None:
+def test_an_event_on_a_full_disk_leaves_the_others_intact(tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     events = EventWriter(file)
     events.write("started")
     size = file.stat().st_size
     usual = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, usual[1]))  # half of the next one fits
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, usual[1]))  # half of the next event fits
     try:
         with pytest.raises(OSError, match="File too large"):
             events.write("contract", message="rows in and out")
@@ -257,20 +260,18 @@ def test_an_event_that_finds_no_room_leaves_the_others_whole(tmp_path: Path) -> 
     assert [(event.n, event.phase) for event in read_events(file)] == [(1, "started"), (2, "failed")]
 
 
-def test_a_search_for_a_recipe_is_no_training(tmp_path: Path) -> None:
+def test_a_recipe_search_is_not_listed_as_a_training(tmp_path: Path) -> None:
     (tmp_path / "tune-3f9a").mkdir()
     assert all_runs(tmp_path) == []
-    with pytest.raises(InputError, match="There is no training tune-3f9a"):
+    with pytest.raises(InputError, match="This home has no training tune-3f9a"):
         find_run(tmp_path, "tune-3f9a")
 
 
-def test_the_trial_that_a_search_carries_out_is_seen_and_ended_as_any_training(
-    start: Callable[[], Elsewhere], order: TrainingOrder
-) -> None:
+def test_a_searchs_running_trial_is_listed_and_cancelled(start: Callable[[], Elsewhere], order: TrainingOrder) -> None:
     runs = order.runs
-    order.__dict__["runs"] = runs / "tune-3f9a"  # as its own folder has it
+    order.__dict__["runs"] = runs / "tune-3f9a"  # in the search's folder
     (runs / "tune-3f9a" / "adapters").mkdir(parents=True)
-    (runs / "tune-3f9a" / "0123").mkdir()  # a trial that a killed search left
+    (runs / "tune-3f9a" / "0123").mkdir()  # left by a killed search
     running = start()
     assert [(name, one.status) for name, one in all_runs(runs)] == [(order.folder.name, "running")]
     folder = find_run(runs, order.folder.name[:8])
@@ -279,8 +280,8 @@ def test_the_trial_that_a_search_carries_out_is_seen_and_ended_as_any_training(
     assert all_runs(runs) == []
 
 
-def test_a_look_hinders_nobody_who_starts(tmp_path: Path) -> None:
-    """To look is to share the lock for a moment; whoever takes it tries again."""
+def test_a_status_query_does_not_block_a_start(tmp_path: Path) -> None:
+    """A status query shares the lock for a moment; a process that takes the lock tries again."""
     program = (
         "import sys; from pathlib import Path; from academy.store.locks import is_locked; print(1, flush=True)\n"
         f"while True: is_locked(Path({str(tmp_path / 'lock')!r}))"
@@ -301,17 +302,15 @@ def test_a_look_hinders_nobody_who_starts(tmp_path: Path) -> None:
     [(-9, 3, 4, "memory"), (-9, 3, 3, "killed"), (-9, None, 4, "killed"), (-9, 3, None, "killed"),
      (-15, 3, 4, "killed"), (1, 3, 4, "killed")],
 )  # fmt: skip
-def test_a_kill_while_the_kernel_counted_one_was_for_want_of_memory(
+def test_a_kill_counted_by_the_kernel_is_out_of_memory(
     code: int, before: int | None, now: int | None, cause: str
 ) -> None:
     assert ending_of(code, before, now).cause == cause
 
 
 @pytest.mark.parametrize(("counts", "cause"), [((5, 6), "memory"), ((5, 5), "killed")])
-def test_a_trainer_that_was_killed_for_memory_says_so(
-    order: TrainingOrder, counts: tuple[int, int], cause: str
-) -> None:
-    """The kill is real, the count is not: to run this machine out of memory would end more than this."""
+def test_a_trainer_killed_for_memory_has_that_cause(order: TrainingOrder, counts: tuple[int, int], cause: str) -> None:
+    """The kill is real and the count is not: filling this machine's memory would kill other processes, too."""
     count = iter(counts)
 
     def started() -> _Subprocess:

@@ -67,7 +67,7 @@ def test_vllm_gets_the_adapters_folder_as_its_server_sees_it(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
-        ("abacus", {}, "There is no runtime 'abacus'"),
+        ("abacus", {}, "no runtime 'abacus'"),
         ("peft", {"url": "http://127.0.0.1:1"}, "takes no URL"),
         ("vllm", {}, "vllm needs the address of its server"),
         ("vllm", {"url": "http://127.0.0.1:1", "seen_as": "adapters"}, "'adapters' is not absolute"),

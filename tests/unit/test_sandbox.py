@@ -1,4 +1,4 @@
-"""Harmless programs in the sandbox. The hostile ones are in tests/campaign/hostile.py, never here."""
+"""Harmless programs in the sandbox. The hostile ones are only in tests/campaign/hostile.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from academy.arena.sandbox import BubblewrapSandbox, Call, DockerSandbox, Limits, Sandbox, Unavailable, find_sandbox
-from academy.arena.sandbox.answer import Heard, request
+from academy.arena.sandbox.answer import RunOutput, request
 from academy.arena.sandbox.container import take_frames
 from academy.arena.sandbox.harness import ITEMS, plain
 from academy.arena.sandbox.memory import PREFIX, find_cgroups
@@ -25,19 +25,19 @@ NONCE = "n0"
 
 @pytest.fixture(scope="module", params=["bubblewrap", "docker"])
 def room(request: pytest.FixtureRequest) -> Sandbox:
-    found = find_sandbox(request.param, QUICK)
-    if isinstance(found, Unavailable):
-        pytest.skip(f"no {request.param} sandbox: {found.because}")
-    return found
+    sandbox = find_sandbox(request.param, QUICK)
+    if isinstance(sandbox, Unavailable):
+        pytest.skip(f"no {request.param} sandbox: {sandbox.because}")
+    return sandbox
 
 
 def values(room: Sandbox, program: str, *calls: Call) -> list[tuple[str, Any]]:
-    ran = room.run(program, calls)
-    assert ran.ended == "done", ran
-    return [(value.kind, value.value) for value in ran.values]
+    result = room.run(program, calls)
+    assert result.ended == "done", result
+    return [(value.kind, value.value) for value in result.values]
 
 
-def test_several_calls_give_plain_values_and_names_of_exceptions(room: Sandbox) -> None:
+def test_sandbox_returns_plain_values_and_names_of_exceptions(room: Sandbox) -> None:
     program = """
 import asyncio, dataclasses
 @dataclasses.dataclass
@@ -63,7 +63,7 @@ def later():
     ]  # fmt: skip
 
 
-def test_what_is_not_exactly_plain_is_not_given(room: Sandbox) -> None:
+def test_sandbox_returns_no_value_that_is_not_plain(room: Sandbox) -> None:
     program = """
 class Same(int):
     def __eq__(self, other): return True
@@ -81,30 +81,35 @@ def give(n): return GIVEN[n]
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "stderr"),
     [("def f(:", "SyntaxError"), ("raise ValueError('early')", "ValueError: early"), ("import os; os._exit(0)", "")],
 )
-def test_a_program_that_does_not_come_to_its_calls_has_crashed(room: Sandbox, program: str, said: str) -> None:
-    ran = room.run(program, [Call(function="f")])
-    assert (ran.ended, ran.values) == ("crashed", ())
-    assert ran.said.startswith(said)
+def test_program_that_ends_before_its_calls_has_crashed(room: Sandbox, program: str, stderr: str) -> None:
+    result = room.run(program, [Call(function="f")])
+    assert (result.ended, result.values) == ("crashed", ())
+    assert result.stderr.startswith(stderr)
 
 
-def test_time_is_bounded_by_the_wall_and_by_the_processor(room: Sandbox) -> None:
+def test_sandbox_limits_cpu_time_and_wall_clock_time(room: Sandbox) -> None:
     assert room.run("def f():\n    while True: pass", [Call(function="f")]).ended == "time"
     assert room.run("import time\ntime.sleep(60)", []).ended == "time"
 
 
-def test_prints_are_thrown_away_and_a_flood_of_stderr_ends_it(room: Sandbox) -> None:
+def test_sandbox_discards_stdout_and_ends_a_flood_of_stderr(room: Sandbox) -> None:
     program = "import sys\ndef f(n):\n    print('x' * n)\n    sys.stderr.write('\\x1b[31m' + 'y' * n)\n    return n"
-    ran = room.run(program, [Call(function="f", args=(9_000,))])
-    assert (ran.ended, ran.values[0].value, len(ran.said), ran.said[:6]) == ("done", 9_000, 500, "\ufffd[31my")
+    result = room.run(program, [Call(function="f", args=(9_000,))])
+    assert (result.ended, result.values[0].value, len(result.stderr), result.stderr[:6]) == (
+        "done",
+        9_000,
+        500,
+        "\ufffd[31my",
+    )
     assert room.run(program, [Call(function="f", args=(10**6,))]).ended == "output"
     quiet = "def f(n):\n    for _ in range(n): print('x' * 1000)\n    return n"
     assert values(room, quiet, Call(function="f", args=(5_000,))) == [("value", 5_000)]
 
 
-def test_mild_versions_of_the_limits(room: Sandbox) -> None:
+def test_sandbox_limits_memory_files_and_processes(room: Sandbox) -> None:
     program = """
 import os, threading
 def allocate(n): return len(bytearray(n))
@@ -133,7 +138,7 @@ def fork(n):
     ]  # fmt: skip
 
 
-def test_the_layers_are_in_force(room: Sandbox) -> None:
+def test_bubblewrap_layers_are_active(room: Sandbox) -> None:
     if room.name != "bubblewrap":
         pytest.skip("bubblewrap only")
     program = """
@@ -148,7 +153,7 @@ def look():
             "core": resource.getrlimit(resource.RLIMIT_CORE)[1], "etc": os.listdir("/etc")}
 """
     ((kind, seen),) = values(room, program, Call(function="look"))
-    words = room.limits_in_force
+    words = room.active_limits
     assert kind == "value"
     assert (seen["caps"], seen["no new"], seen["net"], seen["core"], seen["etc"]) == (0, 1, False, 0, [])
     assert seen["uid"] >= 60_000
@@ -159,7 +164,7 @@ def look():
     assert set(seen["environ"]) <= {"HOME", "MALLOC_ARENA_MAX", "LD_LIBRARY_PATH", "PWD", "LC_CTYPE"}
 
 
-def test_nothing_is_left_behind(room: Sandbox) -> None:
+def test_sandbox_leaves_no_processes_handles_and_cgroups(room: Sandbox) -> None:
     program = "import os, time\ndef f():\n    if not os.fork():\n        os.setsid(); time.sleep(60)\n    return 1"
     handles = len([*Path("/proc/self/fd").iterdir()])
     before, children, threads = cgroups_of_mine(), children_of_mine(), threading.enumerate()
@@ -167,7 +172,7 @@ def test_nothing_is_left_behind(room: Sandbox) -> None:
     assert len([*Path("/proc/self/fd").iterdir()]) == handles
     assert cgroups_of_mine() == before
     assert children_of_mine() == children
-    assert not set(threading.enumerate()) - set(threads)  # what other tests left may end meanwhile
+    assert not set(threading.enumerate()) - set(threads)  # threads of earlier tests may end meanwhile
 
 
 def cgroups_of_mine() -> list[Path]:
@@ -175,11 +180,11 @@ def cgroups_of_mine() -> list[Path]:
 
 
 def children_of_mine() -> str:
-    """Process ids; the one that forks the tests' commands may be there before."""
+    """The ids of child processes; the fork server of the tests' commands may be one of them."""
     return Path(f"/proc/self/task/{os.getpid()}/children").read_text()
 
 
-def test_two_at_once_have_different_users(room: Sandbox) -> None:
+def test_simultaneous_runs_have_different_user_ids(room: Sandbox) -> None:
     seen: list[Any] = []
     program = "import os, time\ndef f():\n    time.sleep(0.3)\n    return os.getuid()"
     work: Callable[[], None] = lambda: seen.extend(values(room, program, Call(function="f")))  # noqa: E731
@@ -189,21 +194,21 @@ def test_two_at_once_have_different_users(room: Sandbox) -> None:
     for thread in threads:
         thread.join()
     assert len(seen) == 2
-    assert len(set(seen)) == (2 if "own uid" in room.limits_in_force else 1)
+    assert len(set(seen)) == (2 if "own uid" in room.active_limits else 1)
 
 
-def test_no_is_a_value_with_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_find_sandbox_returns_the_reason_without_any_sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
     none = find_sandbox()
     assert isinstance(none, Unavailable)
     assert "bubblewrap (bwrap) is not on the PATH. Install it" in none.because
     assert "Docker" in none.because
-    assert "no sandbox called" in getattr(find_sandbox("vmware"), "because", "")
+    assert "Unknown sandbox" in getattr(find_sandbox("vmware"), "because", "")
     assert "Docker" not in getattr(find_sandbox("bubblewrap"), "because", "Docker")
 
 
-def test_a_sandbox_that_does_not_start_is_no_verdict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_sandbox_that_does_not_start_raises_with_the_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     false = tmp_path / "bwrap"
     false.write_text("#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n")
     false.chmod(0o755)
@@ -214,10 +219,10 @@ def test_a_sandbox_that_does_not_start_is_no_verdict(monkeypatch: pytest.MonkeyP
     assert "No permissions" in getattr(find_sandbox("bubblewrap"), "because", "")
 
 
-def heard(channel: str, calls: int = 1, limits: Limits = QUICK) -> Any:
-    told = Heard(NONCE, calls, limits)
-    told.channel += channel.encode()
-    return told.ran(None)
+def result_of(channel: str, calls: int = 1, limits: Limits = QUICK) -> Any:
+    output = RunOutput(NONCE, calls, limits)
+    output.channel += channel.encode()
+    return output.result(None)
 
 
 def answer(*given: Any, ended: str = "done") -> str:
@@ -227,8 +232,8 @@ def answer(*given: Any, ended: str = "done") -> str:
 RIGHT = {"kind": "value", "value": [1, {"a": None}]}
 
 
-def test_only_one_whole_line_with_the_nonce_is_believed() -> None:
-    good = heard(answer(RIGHT))
+def test_output_is_accepted_only_as_one_complete_line_with_the_nonce() -> None:
+    good = result_of(answer(RIGHT))
     assert (good.ended, good.values[0].value) == ("done", RIGHT["value"])
     forged = [
         answer(RIGHT) + answer(RIGHT),
@@ -247,13 +252,13 @@ def test_only_one_whole_line_with_the_nonce_is_believed() -> None:
         f"{NONCE} ready\n{NONCE} [1]\n",
         f"{NONCE} ready\n{NONCE} {{\n",
     ]
-    assert [heard(text).ended for text in forged] == ["forged"] * len(forged)
-    assert heard(answer(RIGHT, ended="memory")).values == ()
-    assert heard(f"{NONCE} ready\n").ended == "crashed"
-    assert heard(f"{NONCE} ready\n" + "x" * (2**16 + 1)).ended == "output"
+    assert [result_of(text).ended for text in forged] == ["forged"] * len(forged)
+    assert result_of(answer(RIGHT, ended="memory")).values == ()
+    assert result_of(f"{NONCE} ready\n").ended == "crashed"
+    assert result_of(f"{NONCE} ready\n" + "x" * (2**16 + 1)).ended == "output"
 
 
-def test_plain_has_bounds() -> None:
+def test_plain_limits_size_and_depth() -> None:
     assert plain([0] * (ITEMS - 1), 10)
     assert not plain([0] * (ITEMS + 1), 10)
     assert not plain(["abc"] * 4, 10)
@@ -264,29 +269,29 @@ def test_plain_has_bounds() -> None:
         request(NONCE, "", [Call(function="f", args=(float("nan"),))], QUICK)
 
 
-def test_frames_of_docker_come_in_pieces() -> None:
-    told = Heard(NONCE, 1, QUICK)
+def test_docker_frames_are_reassembled_from_pieces() -> None:
+    output = RunOutput(NONCE, 1, QUICK)
     sent = b"".join(struct.pack(">BxxxL", kind, len(text)) + text for kind, text in
                     ((1, f"{NONCE} ready\n".encode()), (2, b"words"), (1, answer(RIGHT).encode()[9:])))  # fmt: skip
     frames = bytearray()
     for n in range(len(sent)):
         frames += sent[n : n + 1]
-        take_frames(frames, told)
+        take_frames(frames, output)
     assert not frames
-    assert told.ran(None).ended == "done"
-    assert told.said() == "words"
+    assert output.result(None).ended == "done"
+    assert output.excerpt() == "words"
     flood = bytearray(struct.pack(">BxxxL", 2, 10**9) + bytes(2**17))
-    take_frames(flood, told)
+    take_frames(flood, output)
     assert len(flood) == 8
-    assert told.too_much
+    assert output.too_much
 
 
-def test_cgroups_of_the_second_kind(tmp_path: Path) -> None:
-    """In a folder that only looks like one: the kernel here has the first kind."""
+def test_find_cgroups_needs_the_controllers_of_cgroup_v2(tmp_path: Path) -> None:
+    """In a folder that imitates cgroup v2, because the kernel may have v1."""
     own = tmp_path / "own"
     own.write_text("0::/slice/mine\n")
     root = tmp_path / "root"
     place = root / "slice" / "mine"
     place.mkdir(parents=True)
     (root / "cgroup.controllers").write_text("cpu memory pids\n")
-    assert find_cgroups(root, own) is None  # no subtree_control: nothing is granted
+    assert find_cgroups(root, own) is None  # without subtree_control it has no controllers

@@ -1,4 +1,4 @@
-"""Likelihoods of continuations by the seed model, and questions that are answered by choosing."""
+"""Log-probabilities of continuations by the seed model, and multiple-choice questions in an examination."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def naive(runtime: Any, prompt: Sequence[int], follower: Sequence[int]) -> float
     return float(sum(logits[n - 1, ids[n]] for n in range(len(ids) - len(follower), len(ids))))
 
 
-def test_scores_are_those_of_one_by_one(runtime: Any) -> None:
+def test_scores_equal_those_of_single_pairs(runtime: Any) -> None:
     template = runtime._templates["base"]
     pairs = some_pairs(10, 3)
     found = runtime.loglikelihoods(pairs, "base")
@@ -68,7 +68,7 @@ def test_scores_are_those_of_one_by_one(runtime: Any) -> None:
         assert score == pytest.approx(naive(runtime, prompt, follower), abs=1e-4)
 
 
-def test_raw_scores_are_those_of_the_whole_text(runtime: Any) -> None:
+def test_raw_scores_equal_those_of_the_whole_text(runtime: Any) -> None:
     tokenizer = runtime._templates["base"].tokenizer
     pairs = [*some_pairs(6, 2), ("Answer:  ", "yes"), ("Answer:\n", "A"), ("", "yes, always"), ("x", "")]
     found = runtime.loglikelihoods(pairs, "base", raw=True)
@@ -82,7 +82,7 @@ def test_raw_scores_are_those_of_the_whole_text(runtime: Any) -> None:
         assert score == pytest.approx(naive(runtime, known, follower), abs=1e-4)
 
 
-def test_the_order_changes_nothing(runtime: Any) -> None:
+def test_scores_do_not_depend_on_the_order(runtime: Any) -> None:
     pairs = some_pairs(40, 2)
     found = dict(zip(pairs, runtime.loglikelihoods(pairs, "base"), strict=True))
     mixed = random.Random(2).sample(pairs, len(pairs))
@@ -91,7 +91,7 @@ def test_the_order_changes_nothing(runtime: Any) -> None:
     assert alone == pytest.approx([found[pair] for pair in pairs[:3]], abs=1e-4)
 
 
-def test_conversations_single_tokens_and_nothing(runtime: Any) -> None:
+def test_conversations_single_tokens_and_empty_continuations_are_scored(runtime: Any) -> None:
     turns = [
         {"role": "user", "content": "Yes or no?"}, {"role": "assistant", "content": "yes"},
         {"role": "user", "content": "Again?"},
@@ -104,7 +104,7 @@ def test_conversations_single_tokens_and_nothing(runtime: Any) -> None:
     assert runtime.loglikelihoods([], "base") == []
 
 
-def test_a_prompt_that_is_too_long_loses_its_beginning(runtime: Any) -> None:
+def test_too_long_prompt_loses_its_beginning(runtime: Any) -> None:
     tokenizer = runtime._templates["base"].tokenizer
     context, continuation = "the service " * 800, " after a deployment"
     known, whole = tokenizer.encode(context.rstrip()), tokenizer.encode(context + continuation)
@@ -115,12 +115,12 @@ def test_a_prompt_that_is_too_long_loses_its_beginning(runtime: Any) -> None:
         runtime.loglikelihoods([("x", context)], "base")
 
 
-def test_an_adapter_that_is_not_loaded_is_refused(runtime: Any) -> None:
+def test_unloaded_adapter_is_refused(runtime: Any) -> None:
     with pytest.raises(AdapterError):
         runtime.loglikelihoods([("a", "b")], "f" * 64)
 
 
-def test_the_likeliest_is_chosen(runtime: Any) -> None:
+def test_likeliest_choice_is_selected(runtime: Any) -> None:
     choices = ("yes", "no", "The billing service is restarted.", "yes")
     scores = runtime.loglikelihoods([("Yes or no?", choice) for choice in choices], "base")
     (reply,) = likeliest(runtime, [("Yes or no?", choices)], "base")
@@ -129,10 +129,10 @@ def test_the_likeliest_is_chosen(runtime: Any) -> None:
     assert [reply.text for reply in likeliest(equal, [("q", ("a", "b")), ("r", ("c",))], "base")] == ["a", "c"]
 
 
-# Written answers
+# Generated answers
 
 
-def test_greedy_answers_are_those_of_transformers(runtime: Any) -> None:
+def test_greedy_answers_equal_those_of_transformers(runtime: Any) -> None:
     from academy.serving.runtimes.peft import _in_batches
 
     requests = [prompt for prompt, _ in some_pairs(24, 1)] + [
@@ -153,7 +153,7 @@ def test_greedy_answers_are_those_of_transformers(runtime: Any) -> None:
     assert [len(batch) for batch in _in_batches([[1] * n for n in (10, 20_000, 20_000)], 8)] == [1, 1, 1]
 
 
-def test_a_model_with_settings_of_its_own_is_left_to_transformers(runtime: Any) -> None:
+def test_model_with_own_generation_settings_uses_transformers(runtime: Any) -> None:
     from academy.serving.runtimes.decoding import is_plain
 
     settings = runtime._model.generation_config
@@ -171,7 +171,7 @@ def test_a_model_with_settings_of_its_own_is_left_to_transformers(runtime: Any) 
 class InTestSuite:
     """Questions of choices beside written ones with the same requests."""
 
-    name, role, digest = "mixed", "told", "d" * 64
+    name, role, digest = "mixed", "informational", "d" * 64
 
     def __init__(self, groups: int = 2 * CHUNK) -> None:
         common: Any = {"reference": "right", "slice": "new"}
@@ -190,7 +190,7 @@ class InTestSuite:
     def details(self, question: Question, reply: Reply) -> dict[str, float]:
         return {}
 
-    def planted(self, question: Question, *, right: bool) -> Reply:
+    def control_answer(self, question: Question, *, right: bool) -> Reply:
         return Reply(text="right" if right else "wrong")
 
 
@@ -211,14 +211,14 @@ class InTestPlayer:
         return [Reply(text=choices[self.place]) for _, choices in asked]
 
 
-def held(players: tuple[Any, Any], folder: Path) -> tuple[Any, tuple[Cost, Cost]]:
+def examination_of(players: tuple[Any, Any], folder: Path) -> tuple[Any, tuple[Cost, Cost]]:
     suite: Any = InTestSuite()
-    return examine(*players, [(suite, GENERATION)], looks_before=0, answers=folder)
+    return examine(*players, [(suite, GENERATION)], spent_before=0, answers=folder)
 
 
-def test_a_bout_with_choices_and_kept_answers(tmp_path: Path) -> None:
+def test_examination_with_choices_uses_the_answer_cache(tmp_path: Path) -> None:
     players = (InTestPlayer("a", 0), InTestPlayer("b", 1))
-    found, costs = held(players, tmp_path)
+    found, costs = examination_of(players, tmp_path)
     (result,) = found.results
     asked = len(result.items)
     assert {item.champion for item in result.items} == {0.0}
@@ -228,7 +228,7 @@ def test_a_bout_with_choices_and_kept_answers(tmp_path: Path) -> None:
     for player in players:  # the same request among other choices is another question
         assert len(player.written) == len(set(player.written)) == asked // 3
         assert len(player.chosen) == len(set(player.chosen)) == asked // 3 * 2
-    again, costs = held((InTestPlayer("a", 0), InTestPlayer("b", 1)), tmp_path)
+    again, costs = examination_of((InTestPlayer("a", 0), InTestPlayer("b", 1)), tmp_path)
     assert canonical(again) == canonical(found)
     assert [(cost.asked, cost.kept) for cost in costs] == [(0, asked)] * 2
 
@@ -244,7 +244,7 @@ def test_questions_without_choices_are_written_down_as_before() -> None:
 
 def test_an_endpoint_cannot_choose(tmp_path: Path) -> None:
     endpoint = EndpointPlayer(Endpoint.parse("http://localhost:9/v1#model"))
-    with pytest.raises(ExaminationError, match="cannot be asked to choose among 2 answers") as told:
+    with pytest.raises(ExaminationError, match="cannot choose among 2 answers") as told:
         endpoint.choose([("request", ("a", "b"))])
     assert told.value.remedy
 
@@ -252,6 +252,6 @@ def test_an_endpoint_cannot_choose(tmp_path: Path) -> None:
         def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
             return [Reply(text="") for _ in requests]
 
-    found, _ = held((Writing(endpoint.endpoint), InTestPlayer("b", 1)), tmp_path)
+    found, _ = examination_of((Writing(endpoint.endpoint), InTestPlayer("b", 1)), tmp_path)
     assert found.verdict.outcome == "CANNOT DECIDE"
-    assert "cannot be asked to choose" in found.verdict.because
+    assert "cannot choose among" in found.verdict.because

@@ -1,4 +1,4 @@
-"""The seed documents' examples run as they stand, but for their import lines."""
+"""The examples of the seed documents run unchanged, except for their import lines."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ print(f"Number of examples: {stats['total_examples']}")
 
 @pytest.fixture
 def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository to stand in, and a home with lessons."""
+    """A repository as the working directory, and a home with lessons."""
     from academy.experience.lessons import LessonsStore
 
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))

@@ -1,4 +1,4 @@
-"""Settings come from the environment and .env, within bounds, and a mistyped name is told."""
+"""Settings come from the environment and .env, within bounds, and a mistyped name is reported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from academy.errors import HomeError, InputError
 from academy.settings import Settings, load_settings
 
 
-def test_everything_lies_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_databases_and_folders_lie_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     settings = load_settings()
     assert settings.database == f"sqlite:///{tmp_path}/home/academy.db"
@@ -20,13 +20,13 @@ def test_everything_lies_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["runs"]
 
 
-def test_a_new_home_is_its_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_home_is_readable_by_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     load_settings()
     assert (tmp_path / "home").stat().st_mode & 0o777 == 0o700
 
 
-def test_the_defaults_are_the_settled_ones() -> None:
+def test_defaults_are_the_documented_ones() -> None:
     settings = load_settings()
     assert (settings.min_lessons, settings.min_new_lessons, settings.training_interval_hours) == (100, 50, 24)
     assert (settings.max_lessons, settings.git_commits_limit, settings.base_model) == (5000, 100, "seed")
@@ -46,7 +46,7 @@ def test_the_defaults_are_the_settled_ones() -> None:
         ("ACADEMY_ENABLE_GPU", "0", "enable_gpu", False),
     ],
 )
-def test_the_spellings_of_the_seed_documents_are_read(
+def test_spellings_of_the_seed_documents_are_read_from_environment_and_file(
     name: str, value: str, field: str, read: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -56,7 +56,7 @@ def test_the_spellings_of_the_seed_documents_are_read(
     assert getattr(load_settings(), field) == read
 
 
-def test_a_settings_own_name_wins_over_an_older_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_of_a_setting_wins_over_an_older_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MIN_LESSONS_FOR_TRAINING", "7")
     monkeypatch.setenv("ACADEMY_MIN_LESSONS", "8")
     assert load_settings().min_lessons == 8
@@ -82,52 +82,52 @@ def test_a_settings_own_name_wins_over_an_older_spelling(monkeypatch: pytest.Mon
         ("ACADEMY_TRAINING_CPUS", "0.001"),
     ],
 )
-def test_a_value_out_of_bounds_is_refused_by_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_out_of_bounds_is_an_error_with_its_name(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(InputError) as refused:
         load_settings()
-    assert f"{value!r} is no valid value" in str(refused.value)
+    assert f"{value!r} is not valid" in str(refused.value)
     assert name.removeprefix("ACADEMY_").removeprefix("DEFAULT_") in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["LORA_RANK", "LEARNING_RATE", "NUM_EPOCHS", "DATABASE_URL", "HOME", "MIN_LESSONS"])
-def test_an_empty_value_is_the_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_value_means_the_default(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"ACADEMY_{name}", "")
     assert getattr(load_settings(), name.lower()) == Settings.model_fields[name.lower()].default
 
 
-def test_a_mistyped_name_is_refused_with_the_near_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistyped_name_is_an_error_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_MIN_LESONS", "5")
-    with pytest.raises(InputError, match=r"ACADEMY_MIN_LESONS is no setting .* Did you mean ACADEMY_MIN_LESSONS\?"):
+    with pytest.raises(InputError, match=r"ACADEMY_MIN_LESONS is not a setting .* Did you mean ACADEMY_MIN_LESSONS\?"):
         load_settings()
 
 
-def test_a_name_that_is_near_to_none_is_refused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_name_is_an_error_without_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_XYZZY", "5")
-    with pytest.raises(InputError, match="ACADEMY_XYZZY is no setting"):
+    with pytest.raises(InputError, match="ACADEMY_XYZZY is not a setting"):
         load_settings()
 
 
-def test_a_mistyped_name_in_the_env_file_is_refused(tmp_path: Path) -> None:
+def test_mistyped_name_in_the_env_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("ACADEMY_MIN_LESONS=5\n")
     with pytest.raises(InputError, match=r"Did you mean ACADEMY_MIN_LESSONS\?"):
         load_settings()
 
 
-def test_names_of_other_programs_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_other_programs_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".env").write_text("SOMETHING_ELSE=5\nACADEMY_MIN_LESSONS=6\n")
     monkeypatch.setenv("ACADEMY_TRAINING_IMAGE", "unsloth/unsloth")
     assert load_settings().min_lessons == 6
 
 
 @pytest.mark.parametrize("name", ["HOME", "MIN_LESSONS", "BASE_MODEL", "LORA_RANK"])
-def test_a_name_without_our_prefix_is_not_ours(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_without_the_prefix_is_ignored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "7")
     assert "7" not in {str(value) for value in load_settings().model_dump().values()}
 
 
-def test_a_home_on_a_read_only_disk_is_refused(read_only_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_on_a_read_only_disk_is_an_error(read_only_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for home in (read_only_disk, read_only_disk / "below"):
         monkeypatch.setenv("ACADEMY_HOME", str(home))
         with pytest.raises(HomeError, match=r"cannot be written \(Read-only file system\)") as refused:
@@ -135,51 +135,51 @@ def test_a_home_on_a_read_only_disk_is_refused(read_only_disk: Path, monkeypatch
         assert "\n" not in str(refused.value)
 
 
-def test_a_home_on_a_full_disk_is_refused(small_disk: Path) -> None:
+def test_home_on_a_full_disk_is_an_error(small_disk: Path) -> None:
     (small_disk / "ballast").write_bytes(b"x" * (64 << 10))
     with pytest.raises(HomeError, match=r"cannot be written \(No space left on device\)"):
         load_settings(home=small_disk)
 
 
-def test_a_home_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_home_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
     for home in (tmp_path / "home", tmp_path / "home" / "below"):
         with pytest.raises(HomeError, match="cannot be written"):
             load_settings(home=home)
 
 
-def test_a_proved_home_is_left_empty(tmp_path: Path) -> None:
+def test_check_of_the_home_leaves_no_file(tmp_path: Path) -> None:
     assert load_settings(home=tmp_path / "home").home == tmp_path / "home"
     assert list((tmp_path / "home").iterdir()) == []
 
 
-def test_the_seed_documents_roots_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_root_folders_of_the_seed_documents_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MEMORY_ROOT", str(tmp_path / "memory"))
     monkeypatch.setenv("WORKSPACE_ROOT", str(tmp_path / "work"))
     found = load_settings()
     assert (found.home, found.workspace_root) == (tmp_path / "memory", tmp_path / "work")
 
 
-def test_a_tilde_in_the_file_is_the_home_of_the_person(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tilde_in_the_env_file_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     Path(".env").write_text("ACADEMY_HOME=~/academy\n")
     assert load_settings().home == tmp_path / "academy"
 
 
-def test_only_what_a_person_set_of_how_trainings_run_goes_to_a_worker(
+def test_worker_gets_only_the_training_settings_that_the_user_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks.dispatch import carried
+    from academy.operations.dispatch import sent_settings
 
     monkeypatch.setenv("ACADEMY_TRAINING_BACKEND", "container")
     monkeypatch.setenv("ACADEMY_ENABLE_GPU", "false")
     monkeypatch.setenv("ACADEMY_SERVE_KEY", "secret")
-    assert carried(load_settings(tmp_path)) == {
+    assert sent_settings(load_settings(tmp_path)) == {
         "ACADEMY_ENABLE_GPU": "False", "ACADEMY_TRAINING_BACKEND": "container",
     }  # fmt: skip
 
 
-def test_homes_have_marks_of_their_own(tmp_path: Path) -> None:
+def test_home_ids_differ_between_homes_and_are_stable(tmp_path: Path) -> None:
     one, two = load_settings(tmp_path / "one"), load_settings(tmp_path / "two")
     assert one.home_id != two.home_id
     assert one.home_id == load_settings(tmp_path / "one").home_id

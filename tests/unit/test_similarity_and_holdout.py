@@ -252,6 +252,7 @@ def test_an_erased_request_attracts_no_similar_ones(database: Database) -> None:
     assert place.origin == key(trained + "s")
 
 
+@pytest.mark.slow
 def test_a_thousand_variants_of_one_template_are_one_origin(database: Database) -> None:
     form = "Please restart the billing worker on the staging host before noon, this is ticket number {}"
     places = assign(Holdout(database), *(form.format(n) for n in range(1000)))

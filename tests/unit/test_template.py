@@ -1,4 +1,4 @@
-"""The chat template: what ends an answer, and who says so."""
+"""The chat template: which token ends an answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TALK: list[Message] = [{"role": "user", "content": "why"}, {"role": "assistant",
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The seed model in the form of Gemma's: its turns end by another token than its texts."""
+    """The seed model like Gemma: its turns end with another token than its texts."""
     folder = Path(shutil.copytree(SEED_FOLDER, tmp_path / "model"))
     change(folder / "tokenizer_config.json", eos_token="<|begin|>")
     change(folder / "generation_config.json", eos_token_id=[1, 5])
@@ -31,7 +31,7 @@ def change(file: Path, **said: Any) -> None:
     file.write_bytes(orjson.dumps({**orjson.loads(file.read_bytes()), **said}))
 
 
-def test_an_answer_ends_with_the_token_that_the_model_ends_its_turns_with(model: Path) -> None:
+def test_answer_ends_with_the_model_s_end_of_turn_token(model: Path) -> None:
     usual, other = ChatTemplate.of(SEED_FOLDER), ChatTemplate.of(model)
     assert other.tokenizer.eos_token == "<|end|>"
     assert other.example(TALK) == usual.example(TALK)
@@ -41,14 +41,14 @@ def test_an_answer_ends_with_the_token_that_the_model_ends_its_turns_with(model:
 
 
 @pytest.mark.parametrize("ends", [1, [1], [], None, [1, 99_999], "5", [4], -5])
-def test_a_token_that_the_model_does_not_end_with_is_none(model: Path, ends: Any) -> None:
+def test_unused_end_token_is_ignored(model: Path, ends: Any) -> None:
     change(model / "generation_config.json", eos_token_id=ends)
     with pytest.raises(TemplateError, match=r"does not end an answer with <\|begin\|>"):
         ChatTemplate.of(model).example(TALK)
 
 
 @pytest.mark.parametrize("content", [b"no json", b"[]", None])
-def test_no_or_a_spoilt_generation_config_changes_nothing(model: Path, content: bytes | None) -> None:
+def test_missing_or_invalid_generation_config_changes_nothing(model: Path, content: bytes | None) -> None:
     file = model / "generation_config.json"
     file.unlink() if content is None else file.write_bytes(content)
     assert ChatTemplate.of(model).tokenizer.eos_token == "<|begin|>"

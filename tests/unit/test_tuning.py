@@ -12,9 +12,10 @@ import pytest
 from academy.curriculum.dataset import Dataset
 from academy.errors import InputError, TrainingError
 from academy.habitat.backends.base import Phase, TrainingEvent, TrainingOrder
-from academy.loop import stages, training
+from academy.loop.decide import decide
 from academy.loop.home import Home
-from academy.loop.tune import JOURNAL, RECORD, Search, hold
+from academy.loop.place_order import place_order
+from academy.loop.run_trials import JOURNAL, RECORD, Search, run_trials
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.professor.search_space import DEV_SHARE, SearchSpace, TuningResult, refuse_few, space_around
@@ -81,9 +82,9 @@ def make(tmp_path: Path) -> Make:
     return search
 
 
-def held(search: Search, trainer: Trainer, minutes: float = 60) -> TuningResult:
+def search_result(search: Search, trainer: Trainer, minutes: float = 60) -> TuningResult:
     """A search by this trainer, whose time is its own."""
-    return hold(search, trainer, "1" * 64, minutes, clock=lambda: trainer.seconds)
+    return run_trials(search, trainer, "1" * 64, minutes, clock=lambda: trainer.seconds)
 
 
 # --- what is searched --------------------------------------------------------------------------------------------
@@ -101,15 +102,15 @@ def test_the_space_lies_around_the_professors_recipe_and_within_its_bounds() -> 
     assert space_around(Recipe(dropout=0.05)).dropouts == (0.0, 0.05, 0.1)
 
 
-def test_what_a_person_fixed_stays_fixed(make: Make) -> None:
+def test_fixed_fields_are_not_searched(make: Make) -> None:
     trainer = Trainer()
-    found = held(make(8, space_around(START, ["rank", "epochs"])), trainer)
+    found = search_result(make(8, space_around(START, ["rank", "epochs"])), trainer)
     assert {(recipe.rank, recipe.alpha, recipe.epochs) for recipe in trainer.recipes} == {(16, 32, 6)}
     assert len({recipe.learning_rate for recipe in trainer.recipes}) == 8
     assert (found.recipe.rank, found.recipe.epochs) == (16, 6)
 
 
-def test_where_everything_is_fixed_nothing_is_searched() -> None:
+def test_a_search_with_all_fields_fixed_is_refused() -> None:
     with pytest.raises(InputError, match="nothing to search") as refusal:
         space_around(START, ["rank", "learning_rate", "epochs"])
     assert "--epochs" in refusal.value.remedy
@@ -130,7 +131,7 @@ def test_a_dataset_too_small_to_divide_is_refused() -> None:
         assert "without --tune" in refusal.value.remedy
 
 
-def test_a_request_is_held_back_by_itself_and_about_as_often_as_the_share_says() -> None:
+def test_a_request_is_held_back_as_often_as_the_share_says() -> None:
     recipe = Recipe(dev_share=DEV_SHARE)
     held_back = {f"request {n}" for n in range(2000) if recipe.holds_back(f"request {n}")}
     assert 240 < len(held_back) < 360
@@ -140,10 +141,10 @@ def test_a_request_is_held_back_by_itself_and_about_as_often_as_the_share_says()
 # --- what is found -----------------------------------------------------------------------------------------------
 
 
-def test_the_professors_recipe_comes_first_and_the_best_is_found(make: Make) -> None:
+def test_a_search_starts_with_the_professors_recipe_and_returns_the_best(make: Make) -> None:
     trainer = Trainer()
     search = make(20)
-    found = held(search, trainer)
+    found = search_result(search, trainer)
     assert trainer.recipes[0] == START.model_copy(update={"dev_share": DEV_SHARE})
     assert all(recipe.dev_share == DEV_SHARE for recipe in trainer.recipes)
     assert len(found.trials) == len(trainer.recipes) == 20
@@ -158,15 +159,15 @@ def test_the_professors_recipe_comes_first_and_the_best_is_found(make: Make) -> 
     assert f"{found.best.loss:.4f} with {found.best.words}" in found.sentence
 
 
-def test_where_nothing_is_better_the_professors_recipe_stays(make: Make) -> None:
-    found = held(make(1), Trainer())
+def test_the_professors_recipe_stays_if_no_trial_is_better(make: Make) -> None:
+    found = search_result(make(1), Trainer())
     assert found.recipe == START
     assert "none was better than the professor's recipe" in found.sentence
 
 
-def test_trials_that_are_worse_than_the_median_are_ended_early(make: Make) -> None:
+def test_trials_worse_than_the_median_are_pruned(make: Make) -> None:
     trainer = Trainer()
-    found = held(make(20), trainer)
+    found = search_result(make(20), trainer)
     pruned = [trial for trial in found.trials if trial.state == "pruned"]
     assert pruned
     assert trainer.ended == list(range(20))  # closed, all of them
@@ -176,8 +177,8 @@ def test_trials_that_are_worse_than_the_median_are_ended_early(make: Make) -> No
 
 
 @pytest.mark.parametrize("cause", ["loss", "memory", "killed", "unknown"])
-def test_failed_trials_are_told_and_do_not_end_the_search(make: Make, cause: str) -> None:
-    found = held(make(6), Trainer(fails={0: cause, 2: cause}))
+def test_failed_trials_are_recorded_and_do_not_end_the_search(make: Make, cause: str) -> None:
+    found = search_result(make(6), Trainer(fails={0: cause, 2: cause}))
     assert [trial.number for trial in found.trials if trial.state == "failed"] == [0, 2]
     assert found.trials[2].because == "It went wrong."
     assert found.professor_loss is None
@@ -185,51 +186,51 @@ def test_failed_trials_are_told_and_do_not_end_the_search(make: Make, cause: str
     assert "(it failed)" in found.sentence
 
 
-def test_a_trial_that_is_refused_before_it_starts_has_failed(make: Make) -> None:
+def test_a_trial_refused_before_its_start_has_failed(make: Make) -> None:
     trainer = Trainer()
 
     def carry_out(recipe: Recipe) -> Generator[TrainingEvent, None, None]:
         if recipe.rank > 16:
-            raise TrainingError("It fits nowhere.", cause="memory")
+            raise TrainingError("It does not fit.", cause="memory")
         yield from trainer(recipe)
 
-    found = hold(make(10), carry_out, "1" * 64, 60)
+    found = run_trials(make(10), carry_out, "1" * 64, 60)
     failed = [trial for trial in found.trials if trial.state == "failed"]
     assert failed
-    assert {trial.because for trial in failed} == {"It fits nowhere."}
+    assert {trial.because for trial in failed} == {"It does not fit."}
     assert all(trial.recipe.rank > 16 for trial in failed)
 
 
 @pytest.mark.parametrize("cause", ["data", "engine", "disk", "template", "cancelled"])
-def test_what_would_end_every_trial_ends_the_search(make: Make, cause: str) -> None:
+def test_a_failure_of_every_trial_ends_the_search(make: Make, cause: str) -> None:
     trainer = Trainer(fails={1: cause})
     with pytest.raises(TrainingError, match="It went wrong") as problem:
-        held(make(6), trainer)
+        search_result(make(6), trainer)
     assert problem.value.cause == cause
     again = Trainer()
-    found = held(make(6), again)
+    found = search_result(make(6), again)
     assert len(again.recipes) == 5  # the first was done, the second comes again
     assert len(found.trials) == 6
 
 
-def test_a_search_in_which_nothing_ends_is_refused_and_begins_anew(make: Make) -> None:
+def test_a_search_without_a_finished_trial_starts_over(make: Make) -> None:
     search = make(3)
-    with pytest.raises(TrainingError, match="None of 3 trials ended with a loss; the first: It went wrong"):
-        held(search, Trainer(fails=dict.fromkeys(range(3), "loss")))
-    assert search.kept(60) is None
-    assert len(held(search, Trainer()).trials) == 3
+    with pytest.raises(TrainingError, match=r"None of 3 trials ended with a loss\. The first one: It went wrong"):
+        search_result(search, Trainer(fails=dict.fromkeys(range(3), "loss")))
+    assert search.earlier_result(60) is None
+    assert len(search_result(search, Trainer()).trials) == 3
 
 
-def test_an_examined_recipe_speaks_against_a_training_but_not_against_a_search_around_it(tmp_path: Path) -> None:
-    work = Home(Settings().model_copy(update={"home": tmp_path}))
+def test_an_examined_recipe_prevents_a_training_but_not_a_search_around_it(tmp_path: Path) -> None:
+    home = Home(Settings().model_copy(update={"home": tmp_path}))
     dataset = Dataset(
         digest="1" * 64, path=tmp_path, train_digest="2" * 64, examples=200, holdout=0, lessons=200, cursor=200,
         tokens=2000, longest=20, funnel={}, contradictions=(),
     )  # fmt: skip
-    order = training.place_order(work, dataset, START)
-    work.ledger.append("verdict:1", verdict("HOLD", order=order.digest, dataset=dataset.digest))
+    order = place_order(home, dataset, START)
+    home.ledger.append("verdict:1", verdict("HOLD", order=order.digest, dataset=dataset.digest))
     for to_tune, names in ((False, ["not examined yet"]), (True, [])):
-        decision = stages.decide(work, force=True, order=order, dataset=dataset, to_tune=to_tune)
+        decision = decide(home, force=True, order=order, dataset=dataset, to_tune=to_tune)
         assert [reason.name for reason in decision.reasons if reason.name == "not examined yet"] == names
         assert decision.train is to_tune
 
@@ -237,28 +238,28 @@ def test_an_examined_recipe_speaks_against_a_training_but_not_against_a_search_a
 # --- once, whatever happens ----------------------------------------------------------------------------------------
 
 
-def test_a_search_that_was_held_is_kept_with_nothing_but_its_record(make: Make) -> None:
+def test_a_finished_search_keeps_only_its_record(make: Make) -> None:
     search = make(3)
-    found = held(search, Trainer())
-    assert search.kept(60) == found
-    assert make(3).kept(999) == found
-    assert make(4).kept(60) is None
-    assert make(3, space_around(START, ["rank"])).kept(60) is None
+    found = search_result(search, Trainer())
+    assert search.earlier_result(60) == found
+    assert make(3).earlier_result(999) == found
+    assert make(4).earlier_result(60) is None
+    assert make(3, space_around(START, ["rank"])).earlier_result(60) is None
     assert [path.name for path in search.folder.iterdir()] == [RECORD]
 
 
-def test_a_search_that_was_killed_goes_on_with_the_trial_that_it_was_in(make: Make, tmp_path: Path) -> None:
-    whole = held(make(8), Trainer())
+def test_a_killed_search_continues_with_its_running_trial(make: Make, tmp_path: Path) -> None:
+    whole = search_result(make(8), Trainer())
     search = make(8)
     (search.folder / RECORD).unlink()
     first = Trainer(dies_in=3)
     with pytest.raises(KeyboardInterrupt):
-        held(search, first)
+        search_result(search, first)
     with (search.folder / JOURNAL).open("ab") as journal:
         journal.write(b'{"op_code":')  # torn
     (search.folder / f"{JOURNAL}.lock").symlink_to(search.folder / JOURNAL)
     second = Trainer()
-    found = held(search, second)
+    found = search_result(search, second)
     assert first.recipes[3] == second.recipes[0]
     assert len(first.recipes) + len(second.recipes) == 9
     assert [trial.recipe for trial in found.trials] == [trial.recipe for trial in whole.trials]
@@ -266,19 +267,19 @@ def test_a_search_that_was_killed_goes_on_with_the_trial_that_it_was_in(make: Ma
     assert found.recipe == whole.recipe
 
 
-def test_the_time_ends_a_search_but_never_its_first_trial(make: Make) -> None:
+def test_the_time_limit_ends_a_search_but_not_its_first_trial(make: Make) -> None:
     search = make(8)
     trainer = Trainer()
-    found = held(search, trainer, minutes=0.1)
+    found = search_result(search, trainer, minutes=0.1)
     assert (found.ended, len(found.trials), found.recipe) == ("minutes", 1, START)
     assert "1 trial of 8 (time limit reached)" in found.sentence
-    assert search.kept(0.1) == found
-    assert search.kept(5) is None
+    assert search.earlier_result(0.1) == found
+    assert search.earlier_result(5) is None
     later = Trainer()
-    more = held(search, later, minutes=2.5)  # trials of a minute at most, the last of which is broken off
+    more = search_result(search, later, minutes=2.5)  # trials of a minute at most, the last of which is broken off
     assert more.trials[0] == found.trials[0]
     assert more.ended == "minutes"
     assert 2 <= len(more.trials) < 8
     assert later.ended == list(range(len(more.trials))), "the last one is broken off, and no trial"
-    assert search.kept(2.5) == more
+    assert search.earlier_result(2.5) == more
     assert sorted(path.name for path in search.folder.iterdir()) == [JOURNAL, RECORD]

@@ -1,4 +1,4 @@
-"""Suites from files: what is wrong in one is said with its line; and the general questions of the house itself."""
+"""Suites from files, their error messages with line numbers, and the general questions of the project."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from academy.arena.sandbox import Unavailable, find_sandbox
-from academy.arena.self_check import why_dead
+from academy.arena.self_check import self_check_failure
 from academy.arena.suites.base import Reply
 from academy.arena.suites.regression import FILE, regression
 from academy.arena.suites.user import UserSuite
 from academy.errors import ExaminationError, InputError
 from academy.experience.experience import Experience
+from tests.refusals import raises_refusal
 
 ONE = {"id": "q1", "request": "Which lights?", "reference": "The red ones."}
 HEADING = {"suite": "on call", "role": "target"}
@@ -30,12 +31,10 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "mine.jsonl"
 
 
-def refused(path: Path) -> str:
-    """The one sentence, and its remedy, with which a file is refused."""
-    with pytest.raises(InputError) as problem:
+def refusal_of(path: Path) -> str:
+    """The error message and remedy for a file."""
+    with raises_refusal(InputError) as problem:
         UserSuite.read(path)
-    assert problem.value.remedy
-    assert "\n" not in str(problem.value)
     assert problem.value.message.endswith(".")
     assert "Value error" not in str(problem.value)
     return str(problem.value)
@@ -44,7 +43,7 @@ def refused(path: Path) -> str:
 # Reading
 
 
-def test_a_file_without_a_heading_is_a_guard_named_after_it(file: Path) -> None:
+def test_file_without_a_heading_is_a_guard_named_after_the_file(file: Path) -> None:
     suite = UserSuite.read(written(file, ONE, "", {**ONE, "id": "q2", "group": "lights", "tags": ["a", "b"]}))
     assert (suite.name, suite.role) == ("mine", "guard")
     first, second = suite.questions()
@@ -54,28 +53,28 @@ def test_a_file_without_a_heading_is_a_guard_named_after_it(file: Path) -> None:
     assert (second.group, second.tags) == ("lights", ("a", "b"))
 
 
-def test_a_heading_names_the_suite_and_what_it_decides(file: Path) -> None:
+def test_heading_sets_name_and_role(file: Path) -> None:
     suite = UserSuite.read(written(file, HEADING, ONE))
     assert (suite.name, suite.role, len(suite.questions())) == ("on call", "target", 1)
 
 
-def test_the_heading_is_the_first_line_that_says_anything(file: Path) -> None:
+def test_heading_may_follow_empty_lines(file: Path) -> None:
     assert UserSuite.read(written(file, "", "  ", HEADING, ONE)).name == "on call"
 
 
-def test_a_file_of_another_system_is_read(file: Path) -> None:
-    """A byte order mark, carriage returns, no end of the last line."""
+def test_file_with_byte_order_mark_and_carriage_returns_is_read(file: Path) -> None:
+    """The last line has no line end."""
     lines = [json.dumps(row).encode() for row in (HEADING, ONE)]
     file.write_bytes(b"\xef\xbb\xbf" + b"\r\n".join(lines))
     assert UserSuite.read(file).name == "on call"
 
 
 @pytest.mark.parametrize("name", ["Fragen für Anna.jsonl", "m².jsonl", "½.jsonl", "a" * 200 + ".jsonl", "(1).jsonl"])
-def test_any_name_of_a_file_names_a_suite(tmp_path: Path, name: str) -> None:
+def test_any_file_name_gives_a_valid_suite_name(tmp_path: Path, name: str) -> None:
     assert len(UserSuite.read(written(tmp_path / name, ONE)).questions()) == 1
 
 
-def test_each_kind_of_grader_can_stand_in_one_file(file: Path) -> None:
+def test_file_may_mix_all_kinds_of_graders(file: Path) -> None:
     rows = [
         {"id": "1", "request": "a", "grader": "exact", "reference": "x"},
         {"id": "2", "request": "b", "grader": "regex", "pattern": "x+", "example": "xx"},
@@ -86,42 +85,42 @@ def test_each_kind_of_grader_can_stand_in_one_file(file: Path) -> None:
     suite = UserSuite.read(written(file, *rows))
     assert not suite.needs_sandbox
     for question in suite.questions():
-        right = suite.planted(question, right=True)
+        right = suite.control_answer(question, right=True)
         assert suite.grade(question, right) == 1, question.id
-        assert suite.grade(question, suite.planted(question, right=False)) == 0, question.id
+        assert suite.grade(question, suite.control_answer(question, right=False)) == 0, question.id
     assert [sorted(suite.details(q, Reply(text="{}"))) for q in suite.questions()] == [
         [], [], ["valid"], ["arguments", "tool"], [],
     ]  # fmt: skip
 
 
-def test_a_suite_that_runs_code_needs_a_sandbox_and_runs_in_it(file: Path) -> None:
+def test_suite_with_unit_tests_needs_a_sandbox(file: Path) -> None:
     code = {"id": "1", "request": "Write f.", "grader": "unit test", "function": "f", "cases": [{"result": 7}],
             "solution": "def f():\n    return 7"}  # fmt: skip
     suite = UserSuite.read(written(file, HEADING, ONE, code))
     assert suite.needs_sandbox
     question = suite.questions()[1]
     assert suite.details(question, Reply(text="")) == {}
-    with pytest.raises(ExaminationError, match="there is none here"):
-        suite.grade(question, suite.planted(question, right=True))
+    with pytest.raises(ExaminationError, match="none is available"):
+        suite.grade(question, suite.control_answer(question, right=True))
     sandbox = find_sandbox()
     if isinstance(sandbox, Unavailable):
         pytest.skip(f"no sandbox: {sandbox.because}")
     inside = suite.inside(sandbox)
     assert (inside.name, inside.role, inside.digest) == (suite.name, suite.role, suite.digest)
-    assert inside.grade(question, suite.planted(question, right=True)) == 1
+    assert inside.grade(question, suite.control_answer(question, right=True)) == 1
 
 
-# Refusals
+# Errors
 
 
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("{", "line 2 is no JSON"),
+        ("{", "line 2 is not valid JSON"),
         ('{"id": "\ud800"}'.encode("utf-8", "surrogatepass").decode("latin-1"), "line 2"),
-        ("[]", "line 2 is no JSON object"),
-        ('"q2"', "line 2 is no JSON object"),
-        ("7", "line 2 is no JSON object"),
+        ("[]", "line 2 is not a JSON object"),
+        ('"q2"', "line 2 is not a JSON object"),
+        ("7", "line 2 is not a JSON object"),
         ('{"request": "a", "reference": "b"}', "line 2: id: Field required"),
         ('{"id": "q2", "reference": "b"}', "line 2: request: Field required"),
         ('{"id": "q2", "request": "a"}', "line 2: reference: Field required"),
@@ -132,8 +131,8 @@ def test_a_suite_that_runs_code_needs_a_sandbox_and_runs_in_it(file: Path) -> No
         ('{"id": "q2", "request": "a", "reference": "b", "tags": "x"}', "line 2: tags: Input should be a valid tuple"),
         ('{"id": "q2", "request": "a", "reference": "b", "tags": [1]}', "line 2: tags.0: Input should be a valid str"),
         ('{"id": "q2", "request": "a", "reference": 7}', "line 2: reference: Input should be a valid string"),
-        ('{"id": "q2", "request": "a", "reference": ""}', "line 2: an answer of nothing would be right"),
-        ('{"id": "q2", "request": "a", "reference": " "}', "line 2: an answer of nothing would be right"),
+        ('{"id": "q2", "request": "a", "reference": ""}', "line 2: an empty answer would be correct"),
+        ('{"id": "q2", "request": "a", "reference": " "}', "line 2: an empty answer would be correct"),
         ('{"id": "q2", "request": "a", "answer": "b"}', "line 2: reference: Field required"),
         (
             '{"id": "q2", "request": "a", "reference": "b", "weight": 2}',
@@ -142,15 +141,15 @@ def test_a_suite_that_runs_code_needs_a_sandbox_and_runs_in_it(file: Path) -> No
         ('{"id": "q2", "request": "a", "grader": "magic"}', "'magic'"),
         ('{"id": "q2", "request": "a", "grader": 1}', "line 2:"),
         ('{"id": "q2", "request": "a", "grader": null}', "line 2:"),
-        ('{"id": "q2", "request": "a", "grader": "regex", "pattern": "(", "example": "b"}', "cannot be read"),
-        ('{"id": "q2", "request": "a", "grader": "regex", "pattern": "c", "example": "b"}', "example does not fit"),
-        ('{"id": "q2", "request": "a", "grader": "regex", "pattern": "b?", "example": "b"}', "an answer of nothing"),
+        ('{"id": "q2", "request": "a", "grader": "regex", "pattern": "(", "example": "b"}', "pattern is invalid"),
+        ('{"id": "q2", "request": "a", "grader": "regex", "pattern": "c", "example": "b"}', "example does not match"),
+        ('{"id": "q2", "request": "a", "grader": "regex", "pattern": "b?", "example": "b"}', "an empty answer"),
         ('{"id": "q2", "request": "a", "grader": "regex", "pattern": "b"}', "line 2: example: Field required"),
         ('{"id": "q2", "request": "a", "grader": "json", "fields": {}}', "line 2: fields: Dictionary should have at"),
-        ('{"id": "q2", "request": "a", "grader": "json", "fields": {"a": 1, "a.b": 1}}', "lies inside another one"),
+        ('{"id": "q2", "request": "a", "grader": "json", "fields": {"a": 1, "a.b": 1}}', "is inside another one"),
         ('{"id": "q2", "request": "a", "grader": "tool call"}', "line 2: tool: Field required"),
         ('{"id": "q2", "request": "a", "grader": "similarity", "reference": "b", "least": 2}', "line 2: least: Input"),
-        ('{"id": "q2", "request": "a", "grader": "similarity", "reference": ""}', "an answer of nothing would be"),
+        ('{"id": "q2", "request": "a", "grader": "similarity", "reference": ""}', "an empty answer would be"),
         (
             '{"id": "q2", "request": "a", "grader": "unit test", "function": "f()", "cases": [{"result": 1}], '
             '"solution": "x"}',
@@ -164,18 +163,18 @@ def test_a_suite_that_runs_code_needs_a_sandbox_and_runs_in_it(file: Path) -> No
         ('{"suite": "again", "role": "guard"}', "line 2: id: Field required"),
     ],
 )  # fmt: skip
-def test_a_line_that_cannot_be_used_is_named_with_what_is_wrong(file: Path, line: str, sentence: str) -> None:
-    found = refused(written(file, ONE, line))
-    assert str(file) in found
-    assert "line 2" in found
-    assert sentence in found
+def test_invalid_line_is_reported_with_its_number_and_error(file: Path, line: str, sentence: str) -> None:
+    message = refusal_of(written(file, ONE, line))
+    assert str(file) in message
+    assert "line 2" in message
+    assert sentence in message
 
 
 @pytest.mark.parametrize(
     ("heading", "sentence"),
     [
-        ({"suite": "on call", "role": "boss"}, "line 1: role: Input should be 'target', 'guard' or 'told'"),
-        ({"suite": "on call", "role": "leak"}, "line 1: role: Input should be 'target', 'guard' or 'told'"),
+        ({"suite": "on call", "role": "boss"}, "line 1: role: Input should be 'target', 'guard' or 'informational'"),
+        ({"suite": "on call", "role": "leak"}, "line 1: role: Input should be 'target', 'guard' or 'informational'"),
         ({"suite": "", "role": "guard"}, "line 1: suite: String should match pattern"),
         ({"suite": "a|b<script>"}, "line 1: suite: String should match pattern"),
         ({"suite": "a\nb"}, "line 1: suite: String should match pattern"),
@@ -184,53 +183,55 @@ def test_a_line_that_cannot_be_used_is_named_with_what_is_wrong(file: Path, line
         ({"suite": "on call", "version": 2}, "line 1: version: Extra inputs are not permitted"),
     ],
 )
-def test_a_heading_that_cannot_be_used_is_refused(file: Path, heading: dict[str, Any], sentence: str) -> None:
-    assert sentence in refused(written(file, heading, ONE))
+def test_invalid_heading_is_reported(file: Path, heading: dict[str, Any], sentence: str) -> None:
+    assert sentence in refusal_of(written(file, heading, ONE))
 
 
-def test_an_id_that_is_there_twice_is_named_with_both_lines(file: Path) -> None:
-    found = refused(written(file, HEADING, ONE, "", {**ONE, "request": "Other?"}))
-    assert f"{file}, line 4: the id q1 stands in line 2 already." in found
+def test_duplicate_id_is_reported_with_both_lines(file: Path) -> None:
+    message = refusal_of(written(file, HEADING, ONE, "", {**ONE, "request": "Other?"}))
+    assert f"{file}, line 4: the id q1 is already used in line 2." in message
 
 
-def test_a_long_right_answer_that_is_read_only_in_part_is_refused(file: Path) -> None:
+def test_reference_beyond_the_compared_length_is_rejected(file: Path) -> None:
     rows = {"id": "q2", "request": "a", "grader": "similarity", "reference": "word " * 5000}
-    assert "its own right answer would be wrong; 20,000 characters" in refused(written(file, ONE, rows))
+    assert "its own reference would be incorrect; a grader reads 20,000 characters" in refusal_of(
+        written(file, ONE, rows)
+    )
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf", json.dumps(HEADING).encode()])
-def test_a_file_without_questions_is_refused(file: Path, content: bytes) -> None:
+def test_file_without_questions_is_rejected(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    assert refused(file) == f"{file} has no questions. Write one JSON object a line."
+    assert refusal_of(file) == f"{file} has no questions. Write one JSON object per line."
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    assert "cannot be read (No such file or directory). Check the path." in refused(tmp_path / "none.jsonl")
-    assert "cannot be read (Is a directory)" in refused(tmp_path)
+def test_missing_file_is_rejected(tmp_path: Path) -> None:
+    assert "cannot be read (No such file or directory). Check the path." in refusal_of(tmp_path / "none.jsonl")
+    assert "cannot be read (Is a directory)" in refusal_of(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b'{"id": "\xff\xfe"}\n', json.dumps(ONE).encode("utf-16")])
-def test_a_file_that_is_no_utf8_is_refused_with_its_line(file: Path, content: bytes) -> None:
+def test_file_that_is_not_utf8_is_rejected_with_its_line(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    assert "line 1 is no JSON" in refused(file)
+    assert "line 1 is not valid JSON" in refusal_of(file)
 
 
-def test_a_huge_line_is_read(file: Path) -> None:
+def test_huge_line_is_read(file: Path) -> None:
     suite = UserSuite.read(written(file, {**ONE, "request": "word " * 1_000_000}))
     assert len(suite.questions()[0].request) == 5_000_000
 
 
-def test_a_deep_line_is_refused(file: Path) -> None:
-    assert "line 2 is no JSON" in refused(written(file, ONE, '{"a":' * 100_000))
+def test_deeply_nested_line_is_rejected(file: Path) -> None:
+    assert "line 2 is not valid JSON" in refusal_of(written(file, ONE, '{"a":' * 100_000))
 
 
-# Names
+# Digests
 
 
 BASE: tuple[dict[str, Any], ...] = (HEADING, ONE, {"id": "q2", "request": "b", "grader": "json", "fields": {"x": 1}})
 
 
-def test_the_digest_names_the_content_and_not_the_place(file: Path, tmp_path: Path) -> None:
+def test_digest_covers_the_content_and_not_the_path(file: Path, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     first = UserSuite.read(written(file, *BASE))
     other = UserSuite.read(written(tmp_path / "sub" / "other.jsonl", "", *BASE))
@@ -257,7 +258,7 @@ def test_the_digest_names_the_content_and_not_the_place(file: Path, tmp_path: Pa
         (HEADING, BASE[2], ONE),
     ],
 )
-def test_the_digest_changes_with_any_question_grader_or_role(file: Path, rows: tuple[Any, ...]) -> None:
+def test_digest_changes_with_any_question_grader_or_role(file: Path, rows: tuple[Any, ...]) -> None:
     before = UserSuite.read(written(file, *BASE)).digest
     assert UserSuite.read(written(file, *rows)).digest != before
 
@@ -273,23 +274,23 @@ def graded(name: str, answer: str) -> float:
     return GENERAL.grade(ASKED[name], Reply(text=answer))
 
 
-def test_there_are_62_general_questions_with_ids_and_requests_of_their_own() -> None:
+def test_general_questions_are_62_with_unique_ids_and_requests() -> None:
     assert len(ASKED) == len(GENERAL.questions()) == len({q.request for q in GENERAL.questions()}) == 62
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_a_general_question_tells_right_from_wrong(name: str) -> None:
+def test_general_question_distinguishes_right_from_wrong(name: str) -> None:
     question = ASKED[name]
     assert graded(name, GENERAL.grader(question).example()) == 1
     for wrong in ("", question.request, "I do not know", "yes or no", " ".join(map(str, range(1000)))):
         assert graded(name, wrong) == 0, wrong
 
 
-def test_no_answer_to_one_general_question_is_right_everywhere() -> None:
-    """An answer that fits more than a few other questions would be a way to score without skill."""
+def test_answer_to_one_general_question_fits_few_others() -> None:
+    """An answer that fits many questions would be a way to score without skill."""
     for question in GENERAL.questions():
-        said = GENERAL.grader(question).example()
-        assert sum(graded(name, said) == 1 for name in ASKED) <= 3, question.id
+        answer = GENERAL.grader(question).example()
+        assert sum(graded(name, answer) == 1 for name in ASKED) <= 3, question.id
 
 
 @pytest.mark.parametrize(
@@ -351,17 +352,17 @@ def test_general_questions_are_graded_as_a_person_would(name: str, answer: str, 
     assert graded(name, answer) == right
 
 
-def test_the_general_questions_are_alive() -> None:
-    assert why_dead(GENERAL) == ""
+def test_general_questions_pass_the_self_check() -> None:
+    assert self_check_failure(GENERAL) == ""
 
 
-def test_the_general_questions_say_which_skill_they_ask() -> None:
+def test_general_questions_are_tagged_with_their_skill() -> None:
     assert {tag for q in GENERAL.questions() for tag in q.tags} == {
         "copy", "arithmetic", "order", "count", "words", "facts", "format",
     }  # fmt: skip
 
 
-# What earlier champions knew
+# Lessons of earlier champions
 
 
 def lesson(number: int, answer: str) -> Experience:
@@ -371,7 +372,7 @@ def lesson(number: int, answer: str) -> Experience:
     )  # fmt: skip
 
 
-def test_lessons_that_an_earlier_champion_knew_join_the_general_questions() -> None:
+def test_regression_adds_lessons_that_an_earlier_champion_knew() -> None:
     suite = regression([lesson(2, "Switch it off."), lesson(1, "Switch it off."), lesson(3, "Call Ana.")])
     assert (suite.name, suite.role, len(suite.questions())) == ("regression", "guard", 65)
     known = suite.questions()[62:]
@@ -387,9 +388,23 @@ def test_lessons_that_an_earlier_champion_knew_join_the_general_questions() -> N
     assert suite.digest != regression([lesson(1, "Switch it off.")]).digest
 
 
-def test_a_target_of_ones_own_has_no_guard_slice_and_a_guard_is_all_of_it(tmp_path: Path) -> None:
+def test_user_suite_is_all_new_as_a_target_and_all_guard_as_a_guard(tmp_path: Path) -> None:
     line = '{"id": "q1", "request": "say one", "reference": "one"}\n'
-    for role, wanted in (("target", "new"), ("guard", "guard")):
+    for role, part in (("target", "new"), ("guard", "guard")):
         path = tmp_path / f"{role}.jsonl"
         path.write_text(f'{{"suite": "own", "role": "{role}"}}\n{line}', encoding="utf-8")
-        assert {question.slice for question in UserSuite.read(path).questions()} == {wanted}
+        assert {question.slice for question in UserSuite.read(path).questions()} == {part}
+
+
+FORMER_DIGEST = "4999dbc69d9620742434887530dab61337a89fe69de43f3cc98fbc07a1272681"
+"""The digest of the suite below before the role `told` was renamed."""
+
+
+def test_former_role_name_is_read_and_keeps_the_digest(tmp_path: Path) -> None:
+    suites = []
+    for role in ("told", "informational"):
+        path = tmp_path / f"{role}.jsonl"
+        path.write_text(f'{{"suite": "own", "role": "{role}"}}\n{json.dumps(ONE)}\n', encoding="utf-8")
+        suites.append(UserSuite.read(path))
+    assert [suite.role for suite in suites] == ["informational", "informational"]
+    assert {suite.digest for suite in suites} == {FORMER_DIGEST}

@@ -1,23 +1,23 @@
-"""Runs programs that a model wrote, contained, and gives back plain data; the verdict on it is made by the caller.
+"""Runs programs that a model wrote in isolation, and returns plain data; the caller compares it.
 
-    records     Call, Value, Ran, Limits, Sandbox, Unavailable
-    harness     runs inside; its source goes in as it is
-    answer      the request, and reading the answer outside with no trust in it
-    bubblewrap  Linux namespaces, a user number, seccomp, a cgroup
+    records     Call, Value, RunResult, Limits, Sandbox, Unavailable
+    harness     runs inside the sandbox; its source is passed unchanged
+    answer      the request, and reading the output outside without trusting it
+    bubblewrap  Linux namespaces, a user id, seccomp, a cgroup
     container   a Docker engine: a container for each program
-    image       what is in it: this Python and nothing else, or an image of a registry
-    engine      how the engine is reached, and what killed users left there
-    seccomp     the system calls that both refuse
-    users       user numbers of one run each
+    image       its content: this Python and nothing else, or an image of a registry
+    engine      connecting to the engine, and removing containers of killed processes
+    seccomp     the system calls that both reject
+    users       user ids, one for each run
 
-What is expected of a program never goes in. A program that writes the answer's line itself gains nothing by it.
+The expected results never enter the sandbox. A program that writes the result line itself gains nothing.
 """
 
 from __future__ import annotations
 
 from academy.arena.sandbox.bubblewrap import BubblewrapSandbox
 from academy.arena.sandbox.container import DockerSandbox
-from academy.arena.sandbox.records import Call, Limits, Ran, Sandbox, Unavailable, Value
+from academy.arena.sandbox.records import Call, Limits, RunResult, Sandbox, Unavailable, Value
 from academy.errors import ExaminationError
 
 __all__ = [
@@ -25,7 +25,7 @@ __all__ = [
     "Call",
     "DockerSandbox",
     "Limits",
-    "Ran",
+    "RunResult",
     "Sandbox",
     "Unavailable",
     "Value",
@@ -37,23 +37,23 @@ PROBE = "def probe():\n    return 1\n"
 
 
 def find_sandbox(prefer: str = "", limits: Limits | None = None, image: str = "") -> Sandbox | Unavailable:
-    """The sandbox of this name, or the first that runs here: bubblewrap, then Docker. Each is tried once, harmlessly.
+    """The sandbox of this name, or the first one that works: bubblewrap, then Docker. A harmless program tests each.
 
-    A name that is given is the only one tried: nobody gets a weaker containment than was asked for. `image` is what
-    Docker runs, by name or digest; empty: the one made of this Python.
+    With `prefer` no other one is tried, so that the containment is never weaker than requested. `image` is Docker's
+    image, by name or digest; empty: the one made from this Python.
     """
     if prefer and prefer not in NAMES:
-        return Unavailable(because=f'There is no sandbox called "{prefer}". Choose one of {", ".join(NAMES)}.')
+        return Unavailable(because=f'Unknown sandbox "{prefer}". Choose one of {", ".join(NAMES)}.')
     reasons = []
     for name in NAMES:
         if prefer in ("", name):
             try:
                 sandbox: Sandbox = BubblewrapSandbox(limits) if name == "bubblewrap" else DockerSandbox(limits, image)
-                ran = sandbox.run(PROBE, [Call(function="probe")])
+                run = sandbox.run(PROBE, [Call(function="probe")])
             except ExaminationError as problem:
                 reasons.append(str(problem))
                 continue
-            if ran.ended == "done":
+            if run.ended == "done":
                 return sandbox
-            reasons.append(f"A harmless program did not come to its end in {name} ({ran.ended}).")
-    return Unavailable(because="Programs cannot be run safely here. " + " ".join(reasons))
+            reasons.append(f"A harmless test program did not finish in {name} ({run.ended}).")
+    return Unavailable(because="No sandbox is available. " + " ".join(reasons))

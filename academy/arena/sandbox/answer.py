@@ -1,8 +1,8 @@
-"""Reading what comes out of a sandbox, trusting none of it.
+"""The request to a sandbox, and reading its output without trusting it.
 
-first line     NONCE ready                          written before the program begins
+first line     NONCE ready                          written before the program starts
 second line    NONCE {"ended": ..., "values": []}
-nothing else
+and nothing after it
 """
 
 from __future__ import annotations
@@ -13,17 +13,22 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from academy.arena.sandbox import harness
-from academy.arena.sandbox.records import Call, Ended, Limits, Ran, Value
+from academy.arena.sandbox.records import Call, Ended, Limits, RunResult, Value
 
 SOURCE = Path(harness.__file__).read_text(encoding="utf-8")
 """The program that runs inside."""
-SAID = 500
+EXCERPT = 500
+"""Characters of stderr in a result."""
 
 
 def request(nonce: str, program: str, calls: Sequence[Call], limits: Limits) -> bytes:
-    """What the harness reads on stdin. A program or an argument that is no text raises ValueError."""
-    confined = [
-        ("RLIMIT_CPU", limits.cpu_seconds, limits.cpu_seconds + 1),  # a signal first, which tells of time, then the end
+    """The bytes for the harness's stdin. Raises ValueError for an argument that JSON cannot represent."""
+    limit_rows = [
+        (
+            "RLIMIT_CPU",
+            limits.cpu_seconds,
+            limits.cpu_seconds + 1,
+        ),  # first SIGXCPU, which shows a timeout, then SIGKILL
         *(
             (name, number, number)
             for name, number in (
@@ -43,61 +48,61 @@ def request(nonce: str, program: str, calls: Sequence[Call], limits: Limits) -> 
             "nonce": nonce,
             "program": program,
             "calls": [(call.function, json.dumps(call.args, allow_nan=False)) for call in calls],
-            "limits": confined,
+            "limits": limit_rows,
             "output_bytes": limits.output_bytes,
         }
     ).encode("ascii")
     return b"%d\n%s" % (len(body), body)
 
 
-class Heard:
-    """What was heard so far: the channel and stderr, each bounded."""
+class RunOutput:
+    """The output so far: the channel and stderr, each bounded."""
 
     def __init__(self, nonce: str, calls: int, limits: Limits) -> None:
-        self.begun = f"{nonce} ready\n".encode("ascii")
-        self.mark = f"{nonce} ".encode("ascii")
+        self.ready_line = f"{nonce} ready\n".encode("ascii")
+        self.prefix = f"{nonce} ".encode("ascii")
         self.calls = calls
-        self.most = limits.output_bytes
+        self.max_bytes = limits.output_bytes
         self.channel = bytearray()
         self.stderr = bytearray()
 
     @property
     def room(self) -> int:
-        """How many bytes to read at most: one more than is allowed tells that it is too much."""
-        return self.most + 4096
+        """The maximum number of bytes to read: more than the limit, so that an excess is visible."""
+        return self.max_bytes + 4096
 
     @property
     def ready(self) -> bool:
-        """Whether the program's text was begun. What is heard before was not written by it."""
-        return self.channel.startswith(self.begun)
+        """Whether the program has started. It did not write the output before that."""
+        return self.channel.startswith(self.ready_line)
 
     @property
     def too_much(self) -> bool:
-        """Whether more was written than is allowed."""
-        return len(self.channel) > self.most + len(self.begun) or len(self.stderr) > self.most
+        """Whether the output exceeds the limit."""
+        return len(self.channel) > self.max_bytes + len(self.ready_line) or len(self.stderr) > self.max_bytes
 
-    def said(self) -> str:
-        """The first characters of stderr, fit to be shown."""
-        text = bytes(self.stderr[: 4 * SAID]).decode("utf-8", "replace")[:SAID]
+    def excerpt(self) -> str:
+        """The first characters of stderr, without control characters."""
+        text = bytes(self.stderr[: 4 * EXCERPT]).decode("utf-8", "replace")[:EXCERPT]
         return "".join(letter if letter.isprintable() or letter in "\n\t" else "\ufffd" for letter in text)
 
-    def ran(self, ended: Ended | None) -> Ran:
-        """The end of a run: as the caller saw it from outside, or None where the program came to its end by itself."""
-        if self.too_much and ended is None:
-            ended = "output"
+    def result(self, ending: Ended | None) -> RunResult:
+        """The result of a run. `ending` is what the caller observed; None where the program ended by itself."""
+        if self.too_much and ending is None:
+            ending = "output"
         values: tuple[Value, ...] = ()
-        if ended is None:
-            ended, values = self._read()
-        return Ran(ended=ended, values=values if ended == "done" else (), said=self.said())
+        if ending is None:
+            ending, values = self._read()
+        return RunResult(ended=ending, values=values if ending == "done" else (), stderr=self.excerpt())
 
     def _read(self) -> tuple[Ended, tuple[Value, ...]]:
-        line = bytes(self.channel).removeprefix(self.begun)
+        line = bytes(self.channel).removeprefix(self.ready_line)
         if not line:
             return "crashed", ()
-        if not line.startswith(self.mark) or line.count(b"\n") != 1 or not line.endswith(b"\n"):
+        if not line.startswith(self.prefix) or line.count(b"\n") != 1 or not line.endswith(b"\n"):
             return "forged", ()
         try:
-            answer = json.loads(line[len(self.mark) :], parse_constant=_refuse)
+            answer = json.loads(line[len(self.prefix) :], parse_constant=_refuse)
         except (ValueError, RecursionError):  # a UnicodeDecodeError is a ValueError
             return "forged", ()
         if type(answer) is not dict or set(answer) != {"ended", "values"} or type(answer["values"]) is not list:
@@ -106,15 +111,15 @@ class Heard:
         match answer["ended"]:
             case "done" if len(values) == len(answer["values"]) == self.calls:
                 return "done", values
-            case "crashed" | "memory" as ended:
-                return ended, ()
+            case "crashed" | "memory" as ending:
+                return ending, ()
         return "forged", ()
 
-    def _value(self, told: Any) -> Value | None:
-        if type(told) is not dict or set(told) != {"kind", "value"}:
+    def _value(self, entry: Any) -> Value | None:
+        if type(entry) is not dict or set(entry) != {"kind", "value"}:
             return None
-        match told["kind"], told["value"]:
-            case "value", value if harness.plain(value, self.most):
+        match entry["kind"], entry["value"]:
+            case "value", value if harness.plain(value, self.max_bytes):
                 return Value(kind="value", value=value)
             case "raised", str(name) if name.isidentifier() and len(name) <= 100:
                 return Value(kind="raised", value=name)

@@ -1,14 +1,14 @@
-"""A sandbox of Linux namespaces, made by bubblewrap for each program.
+"""A sandbox of Linux namespaces, created by bubblewrap for each program.
 
-Inside there is one interpreter with its standard library, the C library, /dev/null and its like, two small empty
-folders that can be written (/tmp and /home), and nothing else: no network, no /proc, no /sys, no shell, no other
-process. As root, bubblewrap makes the namespaces as root and the program runs under a user number that no other run
-has at the same time; otherwise under a user namespace that forbids further ones.
+It contains one interpreter with its standard library, the C library, devices such as /dev/null, and two small empty
+writable folders (/tmp and /home): no network, no /proc, no /sys, no shell, no other process. As root, bubblewrap
+creates the namespaces as root and the program runs under a user id that no other run has at the same time; otherwise
+it runs in a user namespace that forbids further ones.
 
-    start bwrap --block-fd --> the first process inside is told (--info-fd) and waits
-    put it into a cgroup, hold it by a pidfd, let it go on
-    read the channel and stderr, both bounded, until bwrap ends, the time is over or it is too much
-    kill the first process inside: the kernel ends all the others before it lets go of it
+    start bwrap --block-fd --> it reports the first process inside (--info-fd), which waits
+    put the process into a cgroup, open a pidfd for it, let it continue
+    read the channel and stderr, both bounded, until bwrap ends, a timeout or too much output
+    kill the first process inside: the kernel ends all others before it
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from academy.arena.sandbox.answer import SOURCE, Heard, request
+from academy.arena.sandbox.answer import SOURCE, RunOutput, request
 from academy.arena.sandbox.inside import Inside, memory_file
 from academy.arena.sandbox.memory import find_cgroups, memory_of
-from academy.arena.sandbox.records import Call, Ended, Limits, Ran
+from academy.arena.sandbox.records import Call, Ended, Limits, RunResult
 from academy.arena.sandbox.seccomp import seccomp_filter
 from academy.arena.sandbox.users import own_uid
 from academy.errors import ExaminationError
 
 START_SECONDS = 20.0
-"""For the sandbox to stand; the program's own time begins after that."""
-LOOK_SECONDS = 0.05
-ENDED_FOR_TIME = 128 + signal.SIGXCPU
+"""For starting the sandbox; the program's own time begins after that."""
+POLL_SECONDS = 0.05
+CPU_TIME_EXCEEDED = 128 + signal.SIGXCPU
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -49,7 +49,7 @@ class BubblewrapSandbox:
         self.setpriv = os.path.realpath(shutil.which("setpriv") or "")
         if not self.bwrap:
             raise ExaminationError(
-                "bubblewrap (bwrap) is not on the PATH.", "Install it: apt-get install bubblewrap, or dnf, or pacman."
+                "bubblewrap (bwrap) is not on the PATH.", "Install it: apt-get install bubblewrap (or dnf, or pacman)."
             )
         self.python = python or find_python()
         self.own_uid = os.geteuid() == 0 and Path(self.setpriv).is_file()
@@ -58,8 +58,8 @@ class BubblewrapSandbox:
         self._frame = self._namespaces() + self._files()
 
     @property
-    def limits_in_force(self) -> tuple[str, ...]:
-        """What contains a program here, in words."""
+    def active_limits(self) -> tuple[str, ...]:
+        """The containment that is in force, in words."""
         words = ["namespaces", "rlimits"]
         if self.filter:
             words.append("seccomp")
@@ -68,41 +68,41 @@ class BubblewrapSandbox:
             words.append("own uid")
         return tuple(words)
 
-    def run(self, program: str, calls: Sequence[Call]) -> Ran:
+    def run(self, program: str, calls: Sequence[Call]) -> RunResult:
         """Run a program and call its functions. Raises ExaminationError where the sandbox itself fails."""
         nonce = secrets.token_hex(16)
-        heard = Heard(nonce, len(calls), self.limits)
-        with ExitStack() as held:
-            stdin = held.enter_context(memory_file(request(nonce, program, calls, self.limits)))
-            uid = held.enter_context(own_uid()) if self.own_uid else 0
+        output = RunOutput(nonce, len(calls), self.limits)
+        with ExitStack() as stack:
+            stdin = stack.enter_context(memory_file(request(nonce, program, calls, self.limits)))
+            uid = stack.enter_context(own_uid()) if self.own_uid else 0
             cgroup = None
             if self.cgroups:
-                cgroup = held.enter_context(self.cgroups.one(self.limits.memory_bytes, self.limits.processes))
-            running = held.enter_context(
+                cgroup = stack.enter_context(self.cgroups.create(self.limits.memory_bytes, self.limits.processes))
+            running = stack.enter_context(
                 Inside([self.bwrap, *self._frame], self._payload(uid), stdin, self.filter, cgroup)
             )
-            ended = self._follow(running, heard, watched=not cgroup)
+            ending = self._follow(running, output, watched=not cgroup)
             code = running.end()
-            running.rest(heard)
-            if not heard.ready:
-                raise _did_not_start(heard.said(), code)
-            if ended is None and cgroup and cgroup.killed_for_memory():
-                ended = "memory"
-            if ended is None and code == ENDED_FOR_TIME:
-                ended = "time"
-            return heard.ran(ended)
+            running.rest(output)
+            if not output.ready:
+                raise _did_not_start(output.excerpt(), code)
+            if ending is None and cgroup and cgroup.killed_for_memory():
+                ending = "memory"
+            if ending is None and code == CPU_TIME_EXCEEDED:
+                ending = "time"
+            return output.result(ending)
 
-    def _follow(self, running: Inside, heard: Heard, watched: bool) -> Ended | None:
-        """Read until it ends by itself (None) or has to be ended."""
-        until, begun = time.monotonic() + START_SECONDS, False
-        while (left := until - time.monotonic()) > 0:
-            ended = running.wait(heard, min(left, LOOK_SECONDS) if watched else left)
-            if heard.too_much:
+    def _follow(self, running: Inside, output: RunOutput, watched: bool) -> Ended | None:
+        """Read until the program ends by itself (None) or exceeds a limit."""
+        deadline, is_started = time.monotonic() + START_SECONDS, False
+        while (seconds := deadline - time.monotonic()) > 0:
+            is_over = running.wait(output, min(seconds, POLL_SECONDS) if watched else seconds)
+            if output.too_much:
                 return "output"
-            if ended:
+            if is_over:
                 return None
-            if heard.ready and not begun:
-                until, begun = time.monotonic() + self.limits.seconds, True
+            if output.ready and not is_started:
+                deadline, is_started = time.monotonic() + self.limits.seconds, True
             if watched and memory_of(running.first) > self.limits.memory_bytes:
                 return "memory"
         return "time"
@@ -138,7 +138,7 @@ class BubblewrapSandbox:
         return [*frame, "--chdir", "/home", "--remount-ro", "/"]
 
     def _payload(self, uid: int) -> list[str]:
-        """Isolated from its folder, no site-packages, nothing compiled is kept, UTF-8."""
+        """Python isolated from its folder, without site-packages and compiled files, in UTF-8."""
         python = [f"/python/bin/{Path(self.python).name}", "-I", "-S", "-B", "-X", "utf8", "-c", SOURCE]
         if not self.own_uid:
             return python
@@ -147,23 +147,25 @@ class BubblewrapSandbox:
 
 
 def find_python() -> str:
-    """The interpreter that goes in: the one that runs this, without its virtual environment, or the system's."""
-    mine = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
-    for path in (mine, os.path.realpath("/usr/bin/python3")):
+    """The interpreter inside: the one that runs this, without its virtual environment, or the system's."""
+    current = os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
+    for path in (current, os.path.realpath("/usr/bin/python3")):
         library = Path(path).parent.parent / "lib"
         if os.access(path, os.X_OK) and os.access(library, os.X_OK):
             return path
-    raise ExaminationError(f"No Python interpreter can be read by this user ({mine} cannot).", "Install python3.")
+    raise ExaminationError(
+        f"This user cannot read any Python interpreter ({current} is not readable).", "Install python3."
+    )
 
 
 def _folders(*paths: str) -> list[str]:
-    """Made on purpose: those that bubblewrap makes by itself above a bind are closed to others."""
+    """Create folders explicitly: those that bubblewrap creates for a bind are not readable for others."""
     return [word for path in paths for word in ("--perms", "0755", "--dir", path)]
 
 
-def _did_not_start(said: str, code: int) -> ExaminationError:
-    told = " ".join(said.split())[:300] or f"code {code}"
+def _did_not_start(stderr: str, code: int) -> ExaminationError:
+    reason = " ".join(stderr.split())[:300] or f"code {code}"
     return ExaminationError(
-        f"The sandbox did not start: {told}.",
-        "Inside a container it needs the right to make namespaces: --security-opt seccomp=unconfined, or --privileged.",
+        f"The sandbox did not start: {reason}.",
+        "In a container it needs permission to create namespaces: --security-opt seccomp=unconfined, or --privileged.",
     )

@@ -1,9 +1,9 @@
-"""A sandbox of a Docker engine: a container for each program, far slower than bubblewrap.
+"""A sandbox of a Docker engine: a container for each program, much slower than bubblewrap.
 
-No network, a root that cannot be written, no capabilities, no new privileges, a user number of its own, bounds on
-memory, processes and time of the processor, and the refusals of seccomp.py in place of Docker's own. What a container
-shows of its machine in /proc, /sys, /dev and /etc is hidden. The interpreter is the image's; nothing is pulled, nothing
-is logged. Containers of a killed process are removed when a sandbox is made the next time.
+No network, a read-only root, no capabilities, no new privileges, a user id of its own, limits on memory, processes and
+CPU time, and the filter of seccomp.py in place of Docker's own. The files in /proc, /sys, /dev and /etc that show
+details of the machine are hidden. The interpreter is the image's; nothing is pulled, nothing is logged. Containers of a
+killed process are removed when the next sandbox is created.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from academy.arena.sandbox import engine
-from academy.arena.sandbox.answer import SOURCE, Heard, request
+from academy.arena.sandbox.answer import SOURCE, RunOutput, request
 from academy.arena.sandbox.image import IMAGE, find_image
-from academy.arena.sandbox.records import Call, Ended, Limits, Ran
+from academy.arena.sandbox.records import Call, Ended, Limits, RunResult
 from academy.arena.sandbox.seccomp import docker_profile
 from academy.arena.sandbox.users import own_uid
 from academy.errors import ExaminationError
 
 START_SECONDS = 60.0
 GRACE_SECONDS = 120
-"""Beyond starting and running, until a container counts as forsaken whoever made it."""
+"""Added to the time for starting and running, before a container counts as abandoned by any process."""
 EXTRA_PROCESSES = 24
-"""Threads of what starts the container; what the program may have is bounded by its user number."""
+"""Threads of the container runtime; the program itself is limited through its user id."""
 FILES = 4096
 CHUNK = 2**16
 STDOUT = 1
@@ -44,12 +44,12 @@ HIDDEN = (
         timer_stats tty uptime version version_signature vmallocinfo vmstat zoneinfo
     """.split()),  # noqa: SIM905 - a line for each dozen
 )  # fmt: skip
-"""What tells of the machine, or of the container: a program sees an empty file or folder in its place."""
-HOW = "Look at `docker info` and at the engine's log."
+"""Paths with details of the machine or the container: a program sees an empty file or folder instead."""
+REMEDY = "Check `docker info` and the engine's log."
 
 
 class DockerSandbox:
-    """A Sandbox. Raises ExaminationError where there is no engine or no image that serves."""
+    """A Sandbox. Raises ExaminationError without an engine or a suitable image."""
 
     name = "docker"
 
@@ -61,55 +61,55 @@ class DockerSandbox:
             self.image = find_image(self._client, image or IMAGE)
             self.removed = engine.sweep(self._client)
         except engine.problems() as problem:
-            raise ExaminationError(f"Docker failed: {problem}", HOW) from problem
+            raise ExaminationError(f"Docker failed: {problem}", REMEDY) from problem
         except ExaminationError:
             self._client.close()
             raise
 
     @property
-    def limits_in_force(self) -> tuple[str, ...]:
-        """What contains a program here, in words."""
+    def active_limits(self) -> tuple[str, ...]:
+        """The containment that is in force, in words."""
         return ("namespaces", "rlimits", "seccomp", "cgroup", "own uid", f"image {self.image.digest}")
 
-    def run(self, program: str, calls: Sequence[Call]) -> Ran:
+    def run(self, program: str, calls: Sequence[Call]) -> RunResult:
         """Run a program and call its functions. Raises ExaminationError where the engine itself fails."""
         nonce = secrets.token_hex(16)
-        heard = Heard(nonce, len(calls), self.limits)
-        order = request(nonce, program, calls, self.limits)
+        output = RunOutput(nonce, len(calls), self.limits)
+        stdin = request(nonce, program, calls, self.limits)
         try:
             with own_uid() as uid, self._container(uid) as name:
                 with self._line(name) as line:
                     self._client.api.start(name)
-                    ended = self._follow(line, order, heard)
-                if ended is None:
-                    ended = self._ended_by_engine(name)
+                    ending = self._follow(line, stdin, output)
+                if ending is None:
+                    ending = self._ended_by_engine(name)
         except engine.problems() as problem:
-            raise ExaminationError(f"Docker failed: {problem}", HOW) from problem
-        if not heard.ready:
-            raise ExaminationError(f"The container did not start: {heard.said() or ended}", HOW)
-        return heard.ran(ended)
+            raise ExaminationError(f"Docker failed: {problem}", REMEDY) from problem
+        if not output.ready:
+            raise ExaminationError(f"The container did not start: {output.excerpt() or ending}", REMEDY)
+        return output.result(ending)
 
     @contextmanager
     def _container(self, uid: int) -> Iterator[str]:
-        """A container that is not started yet, and is removed at the end with what runs in it."""
+        """A created container that is not started; it is removed at the end with its processes."""
         name = self._client.api.create_container(self.image.digest, **self._settings(uid))["Id"]
         try:
             yield name
         finally:
-            with suppress(*engine.problems()):  # one that stays is found by its label
+            with suppress(*engine.problems()):  # the next sandbox finds a remaining one by its label
                 self._client.api.remove_container(name, force=True, v=True)
 
     @contextmanager
     def _line(self, name: str) -> Iterator[socket.socket]:
-        """The container's stdin, stdout and stderr. It is closed before the container is removed: an engine that
-        still feeds a reader is slow to remove.
+        """The container's stdin, stdout and stderr. It is closed before the container is removed, because removing is
+        slow while the engine still serves a reader.
         """
         params = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         stream = self._client.api.attach_socket(name, params=params)
         try:
             yield getattr(stream, "_sock", stream)
         finally:
-            stream._response.close()  # the connection's owner: closing the stream alone would leave the connection
+            stream._response.close()  # it owns the connection: closing the stream alone would leave it open
 
     def _settings(self, uid: int) -> dict[str, Any]:
         until = int(time.time() + START_SECONDS + self.limits.seconds + GRACE_SECONDS)
@@ -123,14 +123,14 @@ class DockerSandbox:
             "user": f"{uid}:{uid}",
             "working_dir": "/home",
             "environment": {"HOME": "/home", "MALLOC_ARENA_MAX": "1"},
-            "use_config_proxy": False,  # a proxy's address may hold a password
+            "use_config_proxy": False,  # a proxy's address may contain a password
             "healthcheck": {"test": ["NONE"]},
             "host_config": self._host(uid),
         }
 
     def _host(self, uid: int) -> dict[str, Any]:
         limits = self.limits
-        # its own, for runc gives a folder that the image has the mode that it has there, whatever is asked for
+        # owned by the user id, because runc keeps the mode of a folder that exists in the image
         writable = f"rw,noexec,nosuid,nodev,size={limits.file_bytes},nr_inodes={FILES},mode=1777,uid={uid},gid={uid}"
         host: dict[str, Any] = self._client.api.create_host_config(
             network_mode="none",
@@ -147,16 +147,16 @@ class DockerSandbox:
             log_config={"Type": "none", "Config": {}},
             init=False,
         )
-        host["MaskedPaths"] = list(HIDDEN)  # the SDK has no word for it
+        host["MaskedPaths"] = list(HIDDEN)  # the SDK has no option for it
         return host
 
-    def _follow(self, line: socket.socket, order: bytes, heard: Heard) -> Ended | None:
-        """Send the request and take the frames apart: 8 bytes (stream, 3 zeros, length) and so many bytes."""
+    def _follow(self, line: socket.socket, stdin: bytes, output: RunOutput) -> Ended | None:
+        """Send the request and parse the frames: 8 bytes (stream, 3 zeros, length), then `length` bytes."""
         line.setblocking(False)
-        until, begun = time.monotonic() + START_SECONDS, False
-        rest, frames = memoryview(order), bytearray()
-        while (left := until - time.monotonic()) > 0:
-            readable, writable = _ready(line, left, write=bool(rest))
+        deadline, is_started = time.monotonic() + START_SECONDS, False
+        rest, frames = memoryview(stdin), bytearray()
+        while (seconds := deadline - time.monotonic()) > 0:
+            readable, writable = _ready(line, seconds, write=bool(rest))
             if writable:
                 with suppress(BlockingIOError):
                     rest = rest[line.send(rest[:CHUNK]) :]
@@ -165,38 +165,38 @@ class DockerSandbox:
                 if not chunk:
                     return None
                 frames += chunk
-                take_frames(frames, heard)
-                if heard.too_much or len(frames) > 16 * CHUNK:
+                take_frames(frames, output)
+                if output.too_much or len(frames) > 16 * CHUNK:
                     return "output"
-            if heard.ready and not begun:
-                until, begun = time.monotonic() + self.limits.seconds, True
+            if output.ready and not is_started:
+                deadline, is_started = time.monotonic() + self.limits.seconds, True
         return "time"
 
     def _ended_by_engine(self, name: str) -> Ended | None:
-        """Whether the engine ended it for want of memory; it may take a moment to say so."""
+        """Whether the engine killed the container for its memory; the engine may report it with a delay."""
         self._client.api.wait(name, timeout=engine.ENGINE_SECONDS)
         state = self._client.api.inspect_container(name)["State"]
         return "memory" if state.get("OOMKilled") else None
 
 
-def take_frames(frames: bytearray, heard: Heard) -> None:
-    """Move whole frames from the bytes received to where they belong; what is not whole stays."""
+def take_frames(frames: bytearray, output: RunOutput) -> None:
+    """Move complete frames from the received bytes to their streams; an incomplete one stays."""
     while len(frames) >= 8:
         stream, length = struct.unpack(">BxxxL", frames[:8])
         room = len(frames) - 8
         if room < length and len(frames) < CHUNK:
             return
-        taken = min(room, length)
-        (heard.channel if stream == STDOUT else heard.stderr).extend(frames[8 : 8 + taken])
-        if taken < length:  # a long frame, in pieces: what is left of it gets a head of its own
-            frames[: 8 + taken] = struct.pack(">BxxxL", stream, length - taken)
+        size = min(room, length)
+        (output.channel if stream == STDOUT else output.stderr).extend(frames[8 : 8 + size])
+        if size < length:  # a long frame comes in pieces: its rest gets a new header
+            frames[: 8 + size] = struct.pack(">BxxxL", stream, length - size)
             return
-        del frames[: 8 + taken]
+        del frames[: 8 + size]
 
 
 def _ready(line: socket.socket, seconds: float, write: bool) -> tuple[bool, bool]:
-    """Whether a line can be read or is at its end, and written; poll, for select knows no handle above 1,023."""
-    waiting = select.poll()
-    waiting.register(line, select.POLLIN | (select.POLLOUT if write else 0))
-    found = sum(event for _, event in waiting.poll(1000 * seconds))
-    return bool(found & ~select.POLLOUT), bool(found & select.POLLOUT)
+    """Whether a line is readable or at its end, and writable. poll, because select fails for handles above 1,023."""
+    poller = select.poll()
+    poller.register(line, select.POLLIN | (select.POLLOUT if write else 0))
+    events = sum(event for _, event in poller.poll(1000 * seconds))
+    return bool(events & ~select.POLLOUT), bool(events & select.POLLOUT)

@@ -1,4 +1,4 @@
-"""A Docker engine as the sandbox uses it, and what killed users of it left there."""
+"""The Docker engine of the sandbox, and the containers that killed processes left there."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from academy.system.docker import ENGINE_SECONDS, problems
 __all__ = ["ENGINE_SECONDS", "LABEL", "OWNER", "UNTIL", "connect", "owner", "problems", "sweep"]
 
 LABEL, OWNER, UNTIL = "academy-sandbox", "academy-sandbox.owner", "academy-sandbox.until"
-"""On every container: that it is ours, which process made it, and until when it may last (seconds since 1970)."""
+"""Labels on every container: that it belongs to the sandbox, its process, and its last second (since 1970)."""
 
 
 def connect() -> Any:
-    """A client of the engine at DOCKER_HOST. Raises ExaminationError where none answers."""
+    """A client of the engine at DOCKER_HOST. Raises ExaminationError where no engine answers."""
     try:
         return engine.connect()
     except EngineError as problem:
@@ -27,35 +27,35 @@ def connect() -> Any:
 
 
 def owner() -> str:
-    """This process, as no other one was ever called: the machine's start, the space of process numbers, the number."""
+    """A unique name of this process: boot id, PID namespace, PID, start time."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot}/{Path('/proc/self/ns/pid').readlink()}/{os.getpid()}/{_started(os.getpid())}"
+    return f"{boot}/{Path('/proc/self/ns/pid').readlink()}/{os.getpid()}/{_start_of(os.getpid())}"
 
 
 def sweep(client: Any, now: float | None = None) -> int:
-    """Remove the containers whose maker on this machine is gone, or whose time is over; says how many.
+    """Remove containers whose process on this machine has ended or whose time is over; returns how many.
 
-    One that another removes at the same time is no matter, and one that the engine keeps is found again.
+    A container that another process removes first is ignored; one that the engine keeps is removed the next time.
     """
-    removed = 0
-    for found in client.api.containers(all=True, filters={"label": LABEL}):
-        if _forsaken(found.get("Labels") or {}, time.time() if now is None else now):
+    count = 0
+    for container in client.api.containers(all=True, filters={"label": LABEL}):
+        if _is_abandoned(container.get("Labels") or {}, time.time() if now is None else now):
             with suppress(*problems()):
-                client.api.remove_container(found["Id"], force=True, v=True)
-                removed += 1
-    return removed
+                client.api.remove_container(container["Id"], force=True, v=True)
+                count += 1
+    return count
 
 
-def _forsaken(labels: dict[str, str], now: float) -> bool:
+def _is_abandoned(labels: dict[str, str], now: float) -> bool:
     until = labels.get(UNTIL, "")
     if not until.isdecimal() or int(until) < now:
         return True
-    *place, process, started = labels.get(OWNER, "").split("/")
-    return place == owner().split("/")[:-2] and _started(int(process)) != started
+    *machine, process, start = labels.get(OWNER, "").split("/")
+    return machine == owner().split("/")[:-2] and _start_of(int(process)) != start
 
 
-def _started(process: int) -> str:
-    """When a process began, in the kernel's ticks; empty where there is none, or only its remains."""
+def _start_of(process: int) -> str:
+    """The start time of a process in kernel ticks; empty where it does not exist or is a zombie."""
     try:
         words = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

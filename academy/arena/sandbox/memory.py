@@ -1,7 +1,7 @@
-"""Bounds on all processes of a run together: a cgroup of its own, or a look at their memory now and then.
+"""Limits on all processes of a run together: a cgroup of its own, or repeated checks of their memory.
 
-cgroup v1 keeps a tree for each controller, v2 a single one where a folder's children have the controllers that
-`cgroup.subtree_control` names. Which of them can be written is found by trying.
+cgroup v1 has a tree for each controller, v2 a single one where a folder's children have the controllers that
+`cgroup.subtree_control` names. Creating a cgroup shows which of them are writable.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class Cgroup:
         self.folders = folders
 
     def enter(self, process: int) -> None:
-        """Put a process in; its children follow."""
+        """Add a process; its children are added with it."""
         for folder in self.folders:
             (folder / "cgroup.procs").write_text(str(process), encoding="ascii")
 
     def killed_for_memory(self) -> bool:
-        """Whether the kernel ended one of its processes for want of memory."""
+        """Whether the kernel killed one of its processes for its memory."""
         for folder in self.folders:
             for name in ("memory.events", "memory.oom_control"):
                 with suppress(OSError):
@@ -45,30 +45,30 @@ class Cgroup:
 
 
 class Cgroups:
-    """Where a cgroup for each run can be made: one parent folder with both controllers (v2), or one for each (v1)."""
+    """Parent folders for the cgroups of runs: one with both controllers (v2), or one for each controller (v1)."""
 
     def __init__(self, parents: list[Path]) -> None:
         self.parents = parents
 
     @contextmanager
-    def one(self, memory_bytes: int, processes: int) -> Iterator[Cgroup]:
-        """A cgroup that is removed at the end, by when its processes must have ended."""
+    def create(self, memory_bytes: int, processes: int) -> Iterator[Cgroup]:
+        """A cgroup that is removed at the end, when its processes must have ended."""
         name = f"{PREFIX}{os.getpid()}-{next(_numbers)}"
-        made = Cgroup([])
+        cgroup = Cgroup([])
         try:
             for parent in self.parents:
                 folder = parent / name
                 folder.mkdir()
-                made.folders.append(folder)
-            _limit(made.folders, memory_bytes, processes + EXTRA_PROCESSES)
-            yield made
+                cgroup.folders.append(folder)
+            _limit(cgroup.folders, memory_bytes, processes + EXTRA_PROCESSES)
+            yield cgroup
         finally:
-            for folder in made.folders:
+            for folder in cgroup.folders:
                 _remove(folder)
 
 
 def find_cgroups(root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> Cgroups | None:
-    """Where cgroups can be made here, found by making one; None where they cannot."""
+    """Where cgroups can be created, tested by creating one; None where that fails."""
     paths = _paths_of(own)
     choices: list[list[Path]] = []
     if (root / "cgroup.controllers").is_file():  # v2
@@ -80,31 +80,31 @@ def find_cgroups(root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> Cg
         choices.append([root / kind / paths.get(kind, "").lstrip("/") for kind in ("memory", "pids")])
         choices.append([root / kind for kind in ("memory", "pids")])
     for parents in choices:
-        found = Cgroups(parents)
+        cgroups = Cgroups(parents)
         with suppress(OSError):
             for parent in parents:
                 _sweep(parent)
             if len(parents) == 1:
                 _hand_down(parents[0])
-            with found.one(2**26, 8) as trial:
+            with cgroups.create(2**26, 8) as trial:
                 if all((folder / "cgroup.procs").exists() for folder in trial.folders):
-                    return found
+                    return cgroups
     return None
 
 
-def memory_of(process: int, most: int = 4096) -> int:
-    """Bytes that a process and those below it hold now, shared ones counted for each; what has ended counts nothing."""
-    total, waiting = 0, [process]
-    while waiting and most:
-        most -= 1
-        folder = Path(f"/proc/{waiting.pop()}")
+def memory_of(process: int, limit: int = 4096) -> int:
+    """The current memory of a process and its descendants in bytes; shared memory counts for each of them."""
+    total, stack = 0, [process]
+    while stack and limit:
+        limit -= 1
+        folder = Path(f"/proc/{stack.pop()}")
         with suppress(OSError, ValueError):
             for line in (folder / "status").read_text(encoding="ascii", errors="replace").splitlines():
                 if line.startswith(("RssAnon:", "RssShmem:")):
                     total += 1024 * int(line.split()[1])
             for task in (folder / "task").iterdir():
                 with suppress(OSError, ValueError):
-                    waiting += map(int, (task / "children").read_text(encoding="ascii").split())
+                    stack += map(int, (task / "children").read_text(encoding="ascii").split())
     return total
 
 
@@ -118,7 +118,7 @@ def _paths_of(own: Path) -> dict[str, str]:
 
 
 def _hand_down(parent: Path) -> None:
-    """Give the children of a v2 folder both controllers. Raises OSError where that is not granted."""
+    """Enable both controllers for the children of a v2 folder. Raises OSError without permission."""
     control = parent / "cgroup.subtree_control"
     if not {"memory", "pids"} <= set(control.read_text(encoding="ascii").split()):
         control.write_text("+memory +pids", encoding="ascii")
@@ -126,7 +126,7 @@ def _hand_down(parent: Path) -> None:
 
 def _limit(folders: list[Path], memory_bytes: int, processes: int) -> None:
     for folder in folders:
-        for name, value, needed in (
+        for name, value, is_required in (
             ("memory.max", memory_bytes, True),
             ("memory.swap.max", 0, False),
             ("memory.oom.group", 1, False),
@@ -138,7 +138,7 @@ def _limit(folders: list[Path], memory_bytes: int, processes: int) -> None:
                 try:
                     (folder / name).write_text(str(value), encoding="ascii")
                 except OSError:
-                    if needed:
+                    if is_required:
                         raise
 
 
@@ -149,7 +149,7 @@ def _remove(folder: Path) -> None:
             folder.rmdir()
         except FileNotFoundError:
             return
-        except OSError:  # the last process is not gone entirely
+        except OSError:  # the last process has not ended completely
             if time.monotonic() > until:
                 return
             time.sleep(0.002)
@@ -158,9 +158,9 @@ def _remove(folder: Path) -> None:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove what killed parents left: cgroups without processes whose maker is gone."""
+    """Remove cgroups without processes whose creator has ended."""
     for folder in parent.glob(f"{PREFIX}*"):
-        maker = folder.name.removeprefix(PREFIX).partition("-")[0]
-        if not Path(f"/proc/{maker}").exists():
+        creator = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if not Path(f"/proc/{creator}").exists():
             with suppress(OSError):
                 folder.rmdir()

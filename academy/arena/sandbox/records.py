@@ -1,4 +1,4 @@
-"""What goes into a sandbox and what comes out: plain data, and nothing of the verdict on it."""
+"""Input and output of a sandbox: plain data, without the expected results."""
 
 from __future__ import annotations
 
@@ -13,66 +13,65 @@ Ended = Literal["done", "time", "memory", "output", "crashed", "forged"]
 
 
 class Call(Record):
-    """A function of the program's namespace and its arguments, plain JSON values."""
+    """A function of the program and its arguments, plain JSON values."""
 
     function: str
     args: tuple[Any, ...] = ()
 
 
 class Value(Record):
-    """What a call gave: plain JSON, the name of an exception's class, or something that is not plain."""
+    """The result of a call: plain JSON, the class name of an exception, or a value that is not plain."""
 
     kind: Literal["value", "raised", "not plain"]
     value: Any = None
 
 
-class Ran(Record):
-    """How a program ended, and one value for each call where it was done.
+class RunResult(Record):
+    """How a program ended, and one value for each call where it finished.
 
-    `values` holds something only where `ended` is "done". "crashed" is also a program whose text itself raises, so
-    that nobody meets "raises ValueError" by raising it before the call. "memory" is told where the program was
-    ended for it or a MemoryError came up. The values are what the program says: whoever compares them must tell
-    1 from 1.0 and from true, for instance by `academy.records.canonical`.
+    `values` is empty unless `ended` is "done". A program whose text itself raises has "crashed", so that it cannot
+    satisfy "raises ValueError" before the call. "memory": the program was killed for it or raised MemoryError. A caller
+    that compares the values must distinguish 1, 1.0 and true, for instance with `academy.records.canonical`.
     """
 
     ended: Ended
     values: tuple[Value, ...] = ()
-    said: str = ""
-    """The first 500 characters of stderr, characters that steer a terminal taken out."""
+    stderr: str = ""
+    """The first 500 characters of stderr, without control characters."""
 
 
 class Limits(Record):
-    """What a program may use. A second and a process are counted from the moment that its text begins."""
+    """The limits of a program. Time and processes count from the start of the program's own text."""
 
     seconds: float = Field(5.0, gt=0, le=600)
-    """By the clock on the wall, all calls together."""
+    """Wall-clock time of all calls together."""
     cpu_seconds: int = Field(5, ge=1, le=600)
-    """Of each process."""
+    """CPU time of each process."""
     memory_bytes: int = Field(256 * 2**20, ge=64 * 2**20)
-    """Address space of each process, and memory of all together where `limits_in_force` names a way."""
+    """Address space of each process; memory of all processes where `active_limits` lists a cgroup or memory watch."""
     processes: int = Field(16, ge=1, le=256)
     """Processes and threads together."""
     output_bytes: int = Field(64 * 2**10, ge=1024, le=16 * 2**20)
-    """Of the answer, and of stderr. What goes to stdout is thrown away."""
+    """Of the result, and of stderr. The program's stdout is discarded."""
     file_bytes: int = Field(16 * 2**20, ge=2**12)
     """Of a file, and of all files together."""
     open_files: int = Field(64, ge=8, le=1024)
 
 
 class Sandbox(Protocol):
-    """Runs programs that nobody has read."""
+    """Runs untrusted programs."""
 
     name: str
 
     @property
-    def limits_in_force(self) -> tuple[str, ...]:
-        """What contains a program here, in words."""
+    def active_limits(self) -> tuple[str, ...]:
+        """The containment that is in force, in words."""
 
-    def run(self, program: str, calls: Sequence[Call]) -> Ran:
+    def run(self, program: str, calls: Sequence[Call]) -> RunResult:
         """Run a program and call its functions. Raises ExaminationError where the sandbox itself fails."""
 
 
 class Unavailable(Record):
-    """No sandbox, and why: one sentence and a remedy."""
+    """Something that cannot run here, and why: a sentence and a remedy."""
 
     because: str

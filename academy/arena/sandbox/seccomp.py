@@ -1,8 +1,8 @@
-"""System calls that no examined program needs, refused by the kernel (libseccomp through pyseccomp).
+"""System calls that no examined program needs, rejected by the kernel (libseccomp through pyseccomp).
 
-A list of refusals: everything else passes. Sockets cannot be made at all; a pair of connected ones can, for asyncio
-wants one. `clone` may not ask for a namespace, and `clone3`, whose wishes a filter cannot read, does not exist, upon
-which the C library falls back to `clone`.
+This is a deny list: all other calls are allowed. No socket can be created except a connected pair, which asyncio needs.
+`clone` cannot create a namespace. `clone3` does not exist, because a filter cannot read its flags; the C library then
+falls back to `clone`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import tempfile
 from functools import cache
 
-REFUSED = """
+DENIED = """
     socket connect bind listen accept accept4
     ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_getfd
     mount umount umount2 mount_setattr move_mount open_tree fsopen fsconfig fsmount fspick pivot_root chroot
@@ -41,22 +41,22 @@ TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 
 @cache
 def seccomp_filter() -> bytes | None:
-    """The filter as the kernel reads it, or None where pyseccomp or libseccomp is not there."""
+    """The filter in the kernel's format, or None without pyseccomp or libseccomp."""
     try:
         import pyseccomp
-    except (ImportError, OSError, RuntimeError):  # RuntimeError: the package is there, its library is not
+    except (ImportError, OSError, RuntimeError):  # RuntimeError: the package is installed, its library is not
         return None
-    refused = pyseccomp.ERRNO(errno.EPERM)
+    denial = pyseccomp.ERRNO(errno.EPERM)
     filters = pyseccomp.SyscallFilter(pyseccomp.ALLOW)
-    for name in REFUSED:
+    for name in DENIED:
         number = pyseccomp.resolve_syscall(pyseccomp.system_arch(), name)
-        if number >= 0:  # below: not a call of this machine, or not known to this library
-            filters.add_rule(refused, number)
+        if number >= 0:  # negative: the machine or the library does not have this call
+            filters.add_rule(denial, number)
     for flag in (1 << bit for bit in range(32) if NAMESPACES >> bit & 1):
-        filters.add_rule(refused, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag))
+        filters.add_rule(denial, "clone", pyseccomp.Arg(0, pyseccomp.MASKED_EQ, flag, flag))
     filters.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
     for request in (TIOCSTI, TIOCLINUX):
-        filters.add_rule(refused, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request))
+        filters.add_rule(denial, "ioctl", pyseccomp.Arg(1, pyseccomp.MASKED_EQ, 0xFFFFFFFF, request))
     with tempfile.TemporaryFile() as stream:
         filters.export_bpf(stream)
         stream.seek(0)
@@ -64,14 +64,14 @@ def seccomp_filter() -> bytes | None:
 
 
 def docker_profile() -> str:
-    """The same refusals as Docker takes them (JSON). Calls of another kind than the machine's own end the program."""
-    refused: list[dict[str, object]] = [
-        {"names": REFUSED, "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM},
+    """The same deny list in Docker's format (JSON). Calls of another architecture end the program."""
+    rules: list[dict[str, object]] = [
+        {"names": DENIED, "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM},
         {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.ENOSYS},
     ]
-    asked = [("clone", 0, flag, flag) for flag in (1 << bit for bit in range(32) if NAMESPACES >> bit & 1)]
-    asked += [("ioctl", 1, 0xFFFFFFFF, request) for request in (TIOCSTI, TIOCLINUX)]
-    for name, index, mask, value in asked:
-        words = [{"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}]
-        refused.append({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM, "args": words})
-    return json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": refused})
+    arguments = [("clone", 0, flag, flag) for flag in (1 << bit for bit in range(32) if NAMESPACES >> bit & 1)]
+    arguments += [("ioctl", 1, 0xFFFFFFFF, request) for request in (TIOCSTI, TIOCLINUX)]
+    for name, index, mask, value in arguments:
+        conditions = [{"index": index, "value": mask, "valueTwo": value, "op": "SCMP_CMP_MASKED_EQ"}]
+        rules.append({"names": [name], "action": "SCMP_ACT_ERRNO", "errnoRet": errno.EPERM, "args": conditions})
+    return json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": rules})

@@ -1,4 +1,4 @@
-"""User numbers that belong to one run at a time, so that its bound on processes counts nobody else's."""
+"""User ids that belong to one run at a time, so that its process limit counts only its own processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FIRST_UID, UIDS = 60_001, 999
 
 @contextmanager
 def own_uid() -> Iterator[int]:
-    """A user number that no other run on this machine has; an abstract socket's name is the lock, no file is left."""
+    """A user id that no other run on this machine has. The lock is the name of an abstract socket; no file remains."""
     for uid in range(FIRST_UID, FIRST_UID + UIDS):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as lock:
             try:
@@ -22,4 +22,6 @@ def own_uid() -> Iterator[int]:
                 continue
             yield uid
             return
-    raise ExaminationError(f"{UIDS} programs run in sandboxes at once.", "Wait until some have ended.")
+    raise ExaminationError(
+        f"All {UIDS} user ids of the sandbox are in use.", "Wait until other sandboxed programs have ended."
+    )

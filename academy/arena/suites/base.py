@@ -1,22 +1,62 @@
-"""What an examination is made of: questions, answers, scores, and the protocols of suites and players."""
+"""The protocol of a suite: questions together with their grader; and the records that suites and players exchange.
+
+To add a suite, write one module in this folder with a class that has the attributes of `Suite` and a `SuiteFactory`
+(factory.py) that creates it, and add one line to the table in table.py. A package outside this project registers its
+factory with an entry point instead:
+
+    [project.entry-points."academy.suites"]
+    mine = "my_package.suite:MyFactory"
+
+Then name the suite in ACADEMY_SUITES, or with `academy examine --suite`. The entry's name is the suite's name.
+
+An implementation promises:
+* The same context gives the same questions in the same order, and the same digest.
+* The digest changes whenever a question, a reference, a slice or the grader changes. An examination is identified by
+  the digests of its suites.
+* `grade` is a pure function of question and reply, gives a number from 0 to 1, and may be called from several threads.
+* `control_answer` gives an answer that `grade` scores as right, and one that it scores as wrong. The self-check runs
+  them through the grader before the suite can decide anything.
+* Where the suite cannot run, the factory returns `Unavailable` with the reason. It raises InputError only for a
+  setting that the user must correct.
+
+A caller must tolerate:
+* A suite without questions. It is skipped, unless its role is `target`.
+* Any exception from `grade`. It makes the examination CANNOT DECIDE and spends nothing.
+* Identical requests in different suites. The player answers each request once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from academy.records import Record, canonical, digest_of
 
+FORMER_ROLES = {"told": "informational"}
+"""Former name -> name. Stored records and suite files may contain the former one."""
+
+
+def current_role(role: Any) -> Any:
+    """Translate the former name of a role."""
+    return FORMER_ROLES.get(role, role) if isinstance(role, str) else role
+
+
 Slice = Literal["guard", "new"]
-Role = Literal["target", "guard", "leak", "told"]
-"""What a suite does to the verdict: a target can promote, a guard can only block, one leak rejects, told is shown."""
+Role = Annotated[Literal["target", "guard", "leak", "informational"], BeforeValidator(current_role)]
+"""Effect on the verdict: a gain on a target promotes, a guard can only block, one leak rejects, an informational suite
+is reported and has no effect."""
+
+
+def role_in_digests(role: Role) -> str:
+    """The name of a role in digests: the former one, so that digests of earlier examinations stay valid."""
+    return next((former for former, name in FORMER_ROLES.items() if name == role), role)
 
 
 class Question(Record):
-    """One item. `group` is the unit of independence (for lessons: the answer); `slice` says whether it was held out
-    before the lessons that the challenger learned anew. With `choices` it is answered by the one held most likely."""
+    """One item. `group` is the unit of independence (for lessons: the answer). `slice` says whether the question was
+    held out before the lessons that are new to the challenger. With `choices`, the player picks the likeliest one."""
 
     id: str
     request: str
@@ -28,23 +68,23 @@ class Question(Record):
 
     @property
     def key(self) -> str:
-        """What an answer is kept under: among other choices it is another question."""
+        """The cache key of its answer. The same request with other choices is another question."""
         return f"\0choose {canonical([self.request, self.choices]).decode()}" if self.choices else self.request
 
 
 class Generation(Record):
-    """How answers are generated: greedily, at most so many tokens."""
+    """Generation settings: greedy decoding, up to `max_new_tokens` tokens."""
 
     max_new_tokens: int
 
     @property
     def digest(self) -> str:
-        """Names the settings: cached answers carry it."""
+        """Identifies the settings; cached answers carry it."""
         return digest_of(self)[:16]
 
 
 class Reply(Record):
-    """What a player said. `stopped`: it ended by itself and was not cut off; `first`: seconds until its first token."""
+    """A player's reply. `stopped`: it ended by itself and was not truncated; `first`: seconds to the first token."""
 
     text: str
     tokens: int = 0
@@ -53,7 +93,7 @@ class Reply(Record):
 
 
 class Answer(Record):
-    """A reply to one question, scored from 0 to 1 by the suite; `details` are finer scores that decide nothing."""
+    """A reply to one question with its score from 0 to 1. `details` are finer scores that have no effect."""
 
     question: str
     text: str
@@ -64,12 +104,12 @@ class Answer(Record):
 class Player(Protocol):
     """Answers requests. Promises one reply for each request, in order; the same request gives the same reply.
 
-    Raises ExaminationError where it cannot go on; what it had answered in earlier calls is kept.
+    Raises ExaminationError where it cannot continue; replies of earlier calls stay in the cache.
     """
 
     @property
     def identity(self) -> str:
-        """Whatever decides the answers: an adapter's digest, the base model's, an endpoint's address and model."""
+        """Everything that determines the answers: an adapter's digest, the base model's, an endpoint and its model."""
         ...
 
     def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
@@ -77,19 +117,16 @@ class Player(Protocol):
         ...
 
     def choose(self, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[Reply]:
-        """For each request with its choices, the choice that is the likeliest answer; the first of equals."""
+        """For each request with its choices, the likeliest choice; the first one of equals."""
         ...
 
 
 class Suite(Protocol):
-    """Questions and their grader together.
-
-    `grade` may be called from several threads. Whatever it raises makes the examination CANNOT DECIDE.
-    """
+    """Questions and their grader. The module's docstring states what an implementation promises."""
 
     @property
     def name(self) -> str:
-        """As shown to people."""
+        """The name that users see."""
         ...
 
     @property
@@ -99,7 +136,7 @@ class Suite(Protocol):
 
     @property
     def role(self) -> Role:
-        """What it does to the verdict."""
+        """Its effect on the verdict."""
         ...
 
     def questions(self) -> Sequence[Question]:
@@ -111,9 +148,9 @@ class Suite(Protocol):
         ...
 
     def details(self, question: Question, reply: Reply) -> dict[str, float]:
-        """Finer scores, for the report alone."""
+        """Finer scores, for the report only."""
         ...
 
-    def planted(self, question: Question, *, right: bool) -> Reply:
-        """A reply that is right, or one that is wrong: the stand-in players of the liveness proof say these."""
+    def control_answer(self, question: Question, *, right: bool) -> Reply:
+        """A reply that the grader must score as right, or one that it must score as wrong."""
         ...

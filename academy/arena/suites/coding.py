@@ -1,7 +1,7 @@
-"""Coding: functions to be written, proved by hidden cases in the sandbox.
+"""Coding: functions to write, tested by hidden cases in the sandbox.
 
-The questions, their cases, a reference solution and three wrong ones each lie in coding.jsonl. They were written for
-this project. The first ten are what anybody would ask first.
+The questions are in coding.jsonl, each with its cases, a reference solution and three wrong ones. They were written for
+this project. The first ten are typical first questions.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from pathlib import Path
 import orjson
 
 from academy.arena.graders import UnitTest
-from academy.arena.sandbox import Sandbox
+from academy.arena.sandbox import Sandbox, Unavailable
 from academy.arena.suites.base import Question
+from academy.arena.suites.factory import SuiteContext, SuiteFactory
 from academy.arena.suites.user import Heading, UserSuite
+from academy.curriculum.decontamination import GuardedSuite
 
 FILE = Path(__file__).with_name("coding.jsonl")
 
 
 def coding(sandbox: Sandbox) -> UserSuite:
-    """The suite, run in a sandbox."""
+    """The suite; its code runs in `sandbox`."""
     lines = []
     for row in map(orjson.loads, FILE.read_bytes().splitlines()):
         grader = UnitTest(grader="unit test", function=row["function"], cases=row["cases"], solution=row["solution"])
@@ -29,3 +31,20 @@ def coding(sandbox: Sandbox) -> UserSuite:
         )  # fmt: skip
         lines.append((question, grader))
     return UserSuite(Heading(suite="coding", role="guard"), lines, sandbox)
+
+
+class CodingFactory(SuiteFactory):
+    """Creates the suite where a sandbox is available."""
+
+    description = "functions to write, run in the sandbox; a guard"
+    needs_sandbox = True
+
+    def create(self, context: SuiteContext) -> UserSuite | Unavailable:
+        """The suite, or why no sandbox runs here."""
+        sandbox = context.sandbox()
+        return sandbox if isinstance(sandbox, Unavailable) else coding(sandbox)
+
+    def guarded(self) -> GuardedSuite:
+        """Requests and reference solutions."""
+        rows = [orjson.loads(line) for line in FILE.read_bytes().splitlines()]
+        return GuardedSuite("coding", [row[part] for row in rows for part in ("request", "solution")])

@@ -1,4 +1,4 @@
-"""Commits: from what changed to the subject line. Told in the report, never decisive: there is no one right subject."""
+"""Commits: from a change to its subject line. Informational, because a change has more than one good subject line."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Sequence
 
 from academy.arena.scores import word_f1
 from academy.arena.suites.base import Question, Reply, Role
+from academy.arena.suites.factory import SuiteContext, SuiteFactory
 from academy.arena.suites.fixed import FixedQuestions
 from academy.curriculum.dataset import Example
 
 GRADER = "F1 of lower-case words, 2"
 MOST = 24
-"""Questions at most; the suite decides nothing, so it must not cost much."""
+"""The maximum number of questions: an informational suite must be cheap."""
 
 
 class CommitsSuite(FixedQuestions):
     """Held-out commits of a dataset."""
 
     name = "commits"
-    role: Role = "told"
+    role: Role = "informational"
     grader = GRADER
 
     def __init__(self, held_out: Sequence[Example]) -> None:
@@ -29,13 +30,23 @@ class CommitsSuite(FixedQuestions):
         )
 
     def grade(self, question: Question, reply: Reply) -> float:
-        """F1 of the words of answer and reference."""
+        """The F1 score of the words of answer and reference."""
         return word_f1(reply.text, question.reference)
 
     def details(self, question: Question, reply: Reply) -> dict[str, float]:
-        """`exact`: the very subject line."""
+        """`exact`: 1 for the same subject line."""
         return {"exact": float(reply.text.split() == question.reference.split())}
 
-    def planted(self, question: Question, *, right: bool) -> Reply:
-        """The reference, or nothing."""
+    def control_answer(self, question: Question, *, right: bool) -> Reply:
+        """The reference, or an empty answer."""
         return Reply(text=question.reference if right else "")
+
+
+class CommitsFactory(SuiteFactory):
+    """Creates the suite from the held-out commits."""
+
+    description = "from a change to its subject line; informational"
+
+    def create(self, context: SuiteContext) -> CommitsSuite:
+        """The suite of the dataset."""
+        return CommitsSuite(context.held_out)

@@ -1,4 +1,4 @@
-"""What suites share whose questions are all known when they are made."""
+"""Base class of suites whose questions are all known when the suite is created."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from academy.records import digest_of
 
 
 class FixedQuestions:
-    """The questions, and the digest over them and the grader's name, which a suite gives as `grader`."""
+    """Holds the questions, and computes the digest over them and `grader`, the name and version of the grader."""
 
     grader: ClassVar[str]
 
@@ -23,5 +23,5 @@ class FixedQuestions:
         return digest_of([self.grader, [q.model_dump(mode="json") for q in self._questions]])
 
     def questions(self) -> Sequence[Question]:
-        """In their order, which never changes."""
+        """In a fixed order."""
         return self._questions

@@ -1,7 +1,7 @@
-"""Recall: held-out wordings of lessons, answered exactly as the team answers.
+"""Recall: held-out wordings of lessons; the answer must be the team's own answer.
 
-Right means the same answer, white space apart: a command that is nearly right is wrong. Told beside it: the same
-answer but for case and punctuation, and the F1 of its words.
+Correct means the same answer, ignoring white space: a command that is nearly right is wrong. The report also shows how
+many answers match without case and punctuation, and the F1 score of the words.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from academy.arena.scores import normalised, same_text, word_f1
 from academy.arena.suites.base import Question, Reply, Role
+from academy.arena.suites.factory import SuiteContext, SuiteFactory
 from academy.arena.suites.fixed import FixedQuestions
 from academy.curriculum.dataset import Example
 
@@ -38,7 +39,7 @@ class RecallSuite(FixedQuestions):
         )
 
     def grade(self, question: Question, reply: Reply) -> float:
-        """1 for the team's own answer, 0 for any other."""
+        """1 for the team's answer, 0 for any other."""
         return float(same_text(reply.text, question.reference))
 
     def details(self, question: Question, reply: Reply) -> dict[str, float]:
@@ -48,6 +49,16 @@ class RecallSuite(FixedQuestions):
             "words": word_f1(reply.text, question.reference),
         }
 
-    def planted(self, question: Question, *, right: bool) -> Reply:
-        """The reference, or nothing."""
+    def control_answer(self, question: Question, *, right: bool) -> Reply:
+        """The reference, or an empty answer."""
         return Reply(text=question.reference if right else "")
+
+
+class RecallFactory(SuiteFactory):
+    """Creates the suite from the held-out lessons."""
+
+    description = "held-out wordings of lessons, answered exactly; the target"
+
+    def create(self, context: SuiteContext) -> RecallSuite:
+        """The suite of the dataset."""
+        return RecallSuite(context.held_out, context.cursor)

@@ -1,8 +1,7 @@
-"""Regression: general skills, and every lesson that an earlier champion answered rightly.
+"""Regression: general skills, and every lesson that an earlier champion answered correctly.
 
-The general questions lie in general.jsonl, written for this project. What an earlier champion could do comes from the
-records of its examinations; a lesson that was superseded, forgotten or is asked by the recall suite anyway is no
-question here.
+The general questions are in general.jsonl, written for this project. The lessons come from the records of earlier
+champions' examinations, without superseded and forgotten ones and without those that the recall suite asks.
 """
 
 from __future__ import annotations
@@ -12,21 +11,37 @@ from pathlib import Path
 
 from academy.arena.graders import Exact, Grader
 from academy.arena.suites.base import Question
+from academy.arena.suites.factory import SuiteContext, SuiteFactory
 from academy.arena.suites.user import Heading, UserSuite
 from academy.curriculum.dataset import group_of
+from academy.curriculum.decontamination import GuardedSuite
 from academy.experience.experience import Experience
 
 FILE = Path(__file__).with_name("general.jsonl")
 
 
 def regression(known: Iterable[Experience]) -> UserSuite:
-    """The suite with these lessons, which an earlier champion knew."""
+    """The general questions, and the lessons that an earlier champion knew."""
     general = UserSuite.read(FILE)
     lines: list[tuple[Question, Grader]] = [(q, general.grader(q)) for q in general.questions()]
-    for lesson in sorted(known, key=lambda one: one.id):
+    for lesson in sorted(known, key=lambda lesson: lesson.id):
         question = Question(
             id=lesson.id, request=lesson.request, reference=lesson.answer, group=group_of(lesson.answer),
             slice="guard", tags=("earlier champion", *lesson.tags),
         )  # fmt: skip
         lines.append((question, Exact(reference=lesson.answer)))
     return UserSuite(Heading(suite="regression", role="guard"), lines, None)
+
+
+class RegressionFactory(SuiteFactory):
+    """Creates the suite from the general questions and the lessons that earlier champions knew."""
+
+    description = "general skills, and what earlier champions answered correctly; a guard"
+
+    def create(self, context: SuiteContext) -> UserSuite:
+        """The suite of this home."""
+        return regression(context.known_lessons())
+
+    def guarded(self) -> GuardedSuite:
+        """The general requests. They are short, so only a full quotation counts as an overlap."""
+        return GuardedSuite("general", [q.request for q in UserSuite.read(FILE).questions()], shared_runs=False)

@@ -1,7 +1,7 @@
-"""Style: does the answer end by itself, keep the reference's form, and its length? Asked with the recall questions.
+"""Style: whether an answer to a recall question ends by itself and has the form and length of the reference.
 
-A training can teach the right words and spoil the manners: answers that run on until they are cut off, a sentence
-where a command is due, a fence around everything. The same replies are graded, so this suite costs nothing.
+A training can teach the right words and spoil the form: answers that run until they are truncated, a sentence in place
+of a command, a fence around everything. The suite grades the replies to the recall questions, so it costs nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import re
 from collections.abc import Sequence
 
 from academy.arena.suites.base import Question, Reply, Role
+from academy.arena.suites.factory import SuiteContext, SuiteFactory
 from academy.arena.suites.fixed import FixedQuestions
+from academy.arena.suites.recall import RecallSuite
 
 GRADER = "stop, form, length within a factor of two and 40 characters; mean, 1"
 ROOM, FACTOR = 40, 2.0
@@ -18,19 +20,19 @@ _LIST = re.compile(r"^\s*(?:[-*]|\d+[.)])\s", re.MULTILINE)
 
 
 def form_of(text: str) -> str:
-    """fence, JSON, list, lines or line."""
-    stripped = text.strip()
-    if "```" in stripped:
+    """The form of a text: fence, JSON, list, lines or line."""
+    content = text.strip()
+    if "```" in content:
         return "fence"
-    if stripped[:1] in "{[" and stripped[-1:] in "}]" and stripped:
+    if content[:1] in "{[" and content[-1:] in "}]" and content:
         return "JSON"
-    if len(_LIST.findall(stripped)) > 1:
+    if len(_LIST.findall(content)) > 1:
         return "list"
-    return "lines" if "\n" in stripped else "line"
+    return "lines" if "\n" in content else "line"
 
 
 class StyleSuite(FixedQuestions):
-    """The manners of the answers to another suite's questions."""
+    """The form of the answers to another suite's questions."""
 
     name = "style"
     role: Role = "guard"
@@ -45,17 +47,27 @@ class StyleSuite(FixedQuestions):
 
     def details(self, question: Question, reply: Reply) -> dict[str, float]:
         """`stop`, `form`, `length`: 1 or 0 each."""
-        said, wanted = reply.text.strip(), question.reference.strip()
-        if not said:
+        answer, reference = reply.text.strip(), question.reference.strip()
+        if not answer:
             return {"stop": 0.0, "form": 0.0, "length": 0.0}
-        short, long = len(wanted) / FACTOR - ROOM, len(wanted) * FACTOR + ROOM
+        shortest, longest = len(reference) / FACTOR - ROOM, len(reference) * FACTOR + ROOM
         return {
             "stop": float(reply.stopped),
-            "form": float(form_of(said) == form_of(wanted)),
-            "length": float(short <= len(said) <= long),
+            "form": float(form_of(answer) == form_of(reference)),
+            "length": float(shortest <= len(answer) <= longest),
         }
 
-    def planted(self, question: Question, *, right: bool) -> Reply:
-        """The reference, or one that never ends."""
-        wanted = question.reference
-        return Reply(text=wanted) if right else Reply(text=f"{wanted}\n- and so on\n" * 20, stopped=False)
+    def control_answer(self, question: Question, *, right: bool) -> Reply:
+        """The reference, or an answer that never ends."""
+        reference = question.reference
+        return Reply(text=reference) if right else Reply(text=f"{reference}\n- and so on\n" * 20, stopped=False)
+
+
+class StyleFactory(SuiteFactory):
+    """Creates the suite from the recall questions."""
+
+    description = "whether the recall answers end by themselves, with the reference's form and length; a guard"
+
+    def create(self, context: SuiteContext) -> StyleSuite:
+        """The suite of the dataset."""
+        return StyleSuite(RecallSuite(context.held_out, context.cursor).questions())

@@ -1,12 +1,13 @@
-"""Training in a container of a Docker engine, as contained as isolation.py says.
+"""Training in a Docker container, isolated as isolation.py defines.
 
-The same trainer program gets the same order, with the paths of the container, so the order has the same digest and, on
-processors, the adapter the same bytes. The base model's files, the dataset and an adapter to begin with are mounted
-read-only; the run's folder is its output. The container can publish nothing: what it made is checked and copied when
-it has ended.
+The same trainer program gets the same order with the container's paths. The order therefore keeps its digest, and on
+CPUs the adapter has the same bytes as from a process. The base model's files, the dataset and an adapter to start from
+are mounted read-only; the run's folder is the only writable mount. The container cannot publish anything: its adapter
+is checked and copied after it ended.
 
-A container is removed whatever happened. One whose starter was killed ends by itself, for its stdin does; the next
-training of this home finds what is left by its label, and that nobody holds the lock of its order.
+Every container is removed in the end. If the process that started one is killed, the container's stdin closes and the
+trainer ends itself. The next training of this home finds such containers by their label and by the free lock of their
+order.
 """
 
 from __future__ import annotations
@@ -16,54 +17,56 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from academy.adapters.adapter import FILES, MANIFEST, read_adapter
-from academy.errors import AcademyError, BaseModelError, EngineError, HomeError, TrainingError
+from academy.errors import AcademyError, EngineError, HomeError, TrainingError
 from academy.habitat.backends import isolation
-from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.backends.image import HOW, IMAGE, TRIAL_SECONDS, Proof, prove
+from academy.habitat.backends.base import BackendChoice, TrainingEvent, TrainingOrder
+from academy.habitat.backends.following import CANCELLED, SILENCE_SECONDS, StartedTrainer, TrainerEnd, run_order
+from academy.habitat.backends.image import IMAGE, IMAGE_REMEDY, TRIAL_SECONDS, ImageTrial, try_image
 from academy.habitat.backends.isolation import NOBODY, Limits
-from academy.habitat.backends.process import (
-    CANCELLED,
-    LOCK,
-    LOG,
-    ORDER,
-    SILENCE_SECONDS,
-    StartedTrainer,
-    TrainerEnd,
-    run_order,
-)
-from academy.models.base_model import WANTED, BaseModel, check
+from academy.habitat.routing import gpus_by_preference
+from academy.habitat.run_folder import LOCK, LOG, ORDER
 from academy.records import canonical, digest_of
+from academy.settings import Settings
 from academy.store.files import publish_folder, write_file
 from academy.store.locks import exclusive_lock
 from academy.system import docker as engine
 from academy.system.docker import problems
+from academy.system.hardware import Inventory
 from academy.system.images import Image, find_image
 
 log = logging.getLogger("academy")
-ADAPTERS = "adapters"
-"""In the run's folder: where the container leaves its adapter."""
-FIRST = "/first"
-"""Where a container has the adapter that its training begins with."""
-LOOK_SECONDS = 0.3
-"""Between two looks at a container."""
+NAME = "container"
+CHECK_SECONDS = 0.3
+"""Between two checks of a container's state."""
 ENGINE_PATIENCE = 60.0
-"""An engine that does not answer for so long is gone, and the training with it."""
+"""If the engine does not answer for this long, the training counts as lost."""
 KILLED = 137
 
 
-class ContainerBackend:
-    """Runs `python -m academy.habitat.trainer` in a container (a TrainingBackend).
+class ContainerChoice(BackendChoice):
+    """Trainings run in containers of this image, which was tried."""
 
-    `image` is a name or a digest; empty: the one made of this Python. Nothing is pulled. `gpu` is the uuid of the GPU
-    that the container gets, and that is held while it runs; empty: none. `silence` is in seconds, and `library` the one
-    that is to train, as in a plan.
-    """
+    image: Image
+    trial: ImageTrial
+
+    @property
+    def trial_device(self) -> str:
+        """What the image was tried on, for people: the GPU, or the CPU and why not a GPU."""
+        if self.trial.gpu:
+            return self.trial.gpu
+        busy = "trainings use the GPUs" if any(gpu.held for gpu in self.machine.gpus) else ""
+        reason = busy or self.machine.gpu_note
+        return f"the CPU{f' ({reason})' if reason else ''}"
+
+
+class ContainerBackend:
+    """Runs `python -m academy.habitat.trainer` in a container (a TrainingBackend)."""
 
     def __init__(
         self,
@@ -75,6 +78,12 @@ class ContainerBackend:
         silence: float = SILENCE_SECONDS,
         library: str = "",
     ) -> None:
+        """Set up a backend.
+
+        `image`: a name or digest; empty: the image made of this Python. Images are not pulled. `gpu`: UUID of the GPU
+        that the container gets and locks while it runs; empty: none. `silence`: seconds without activity after which
+        the trainer is stopped. `library`: the one that will train, as in a plan.
+        """
         self.home = home.resolve()
         self.library = library
         self.image = image or IMAGE
@@ -83,8 +92,56 @@ class ContainerBackend:
         self.silence = silence
         self._running: dict[str, _Container] = {}
 
+    @classmethod
+    def inspect(cls, settings: Settings, machine: Inventory) -> ContainerChoice:
+        """Find and try the image. An image has its own libraries, and a container has a part of the memory."""
+        if settings.training_processes > 1:
+            raise TrainingError(
+                "Several processes cannot share a training in a container.",
+                "Set ACADEMY_TRAINING_PROCESSES=1 or ACADEMY_TRAINING_BACKEND=process.",
+                cause="gpu",
+            )
+        if not machine.docker.version:
+            raise EngineError(f"{machine.docker.note}.", machine.docker.remedy)
+        gpu_problem = "" if machine.docker.gpus else "Docker cannot give GPUs to containers"
+        gpu = next(iter(gpus_by_preference(machine.gpus)), None) if settings.enable_gpu and not gpu_problem else None
+        # the memory of a GPU in use may be full, so the image is not tried on one
+        backend = cls.create(settings, [gpu.uuid] if gpu and not gpu.held else [])
+        try:
+            image, trial = backend.try_image()
+        except TrainingError as problem:
+            if not backend.gpu or problem.cause != "gpu":
+                raise
+            # the same as a machine without a GPU: training runs on the CPUs, and the route says why
+            machine = machine.model_copy(update={"gpus": (), "gpu_note": problem.message.rstrip(".")})
+            image, trial = cls.create(settings, []).try_image()
+        inside = {
+            "unsloth": "unsloth" in trial.versions, "bitsandbytes": "bitsandbytes" in trial.versions,
+            "memory_free": min(machine.memory_free, backend.limits.memory_bytes),
+        }  # fmt: skip
+        return ContainerChoice(
+            backend=NAME,
+            location=f"in containers of {image.name}",
+            machine=machine.model_copy(update=inside),
+            gpu_problem=gpu_problem,
+            image=image,
+            trial=trial,
+        )
+
+    @classmethod
+    def create(cls, settings: Settings, gpus: Sequence[str]) -> Self:
+        """A backend with the image, limits, silence and home of the settings; a container gets one GPU at most."""
+        return cls(
+            settings.home,
+            settings.training_image,
+            gpu=gpus[0] if gpus else "",
+            limits=isolation.limits_here(settings.training_memory_gib, settings.training_cpus),
+            silence=60 * settings.training_silence_minutes,
+            library=settings.training_library,
+        )
+
     def train(self, order: TrainingOrder) -> Iterator[TrainingEvent]:
-        """Events of the order as they come; those of earlier attempts first."""
+        """Run the order and yield its events as they arrive; those of earlier attempts come first."""
         try:
             yield from run_order(
                 order, lambda: self._start(order), self.silence, _collect, gpu=self.gpu, home=self.home
@@ -98,32 +155,32 @@ class ContainerBackend:
         return container is not None and container.cancel()
 
     def container_id(self, order: TrainingOrder) -> str:
-        """The engine's name of the order's container; empty where none runs."""
+        """The engine's id of the order's container; empty if none runs."""
         container = self._running.get(order.digest)
         return container.id if container else ""
 
-    def look(self) -> tuple[Image, Proof]:
-        """The image, and what it shows when it is tried. Raises EngineError; TrainingError where it cannot train."""
+    def try_image(self) -> tuple[Image, ImageTrial]:
+        """Find the image and try it. Raises EngineError; TrainingError if it cannot train."""
         client = engine.connect()
         try:
-            image = find_image(client, self.image, HOW)
-            return image, prove(client, image, self.home, self.limits, gpu=self.gpu, library=self.library)
+            image = find_image(client, self.image, IMAGE_REMEDY)
+            return image, try_image(client, image, self.home, self.limits, gpu=self.gpu, library=self.library)
         finally:
             client.close()
 
     def _start(self, order: TrainingOrder) -> StartedTrainer:
         """Find the image, try it, and start the order's container. Raises TrainingError."""
-        mounts = _mounts(order)
+        mounts = isolation.order_mounts(order)
         try:
             client = engine.connect()
         except EngineError as problem:
             raise TrainingError(problem.message, problem.remedy, cause="engine") from problem
         try:
-            if removed := sweep(client, self.home, order):
-                log.info("%d containers of killed runs removed", removed)
-            image = find_image(client, self.image, HOW)
-            prove(client, image, self.home, self.limits, gpu=self.gpu, library=self.library)
-            write_file(order.folder / ORDER, canonical(_inside(order)))
+            if count := sweep(client, self.home, order):
+                log.info("Removed %d containers of killed runs.", count)
+            image = find_image(client, self.image, IMAGE_REMEDY)
+            try_image(client, image, self.home, self.limits, gpu=self.gpu, library=self.library)
+            write_file(order.folder / ORDER, canonical(isolation.order_inside(order)))
             _hand_over(order.folder)
             container = self._create(client, image, order, mounts)
         except EngineError as problem:
@@ -131,7 +188,7 @@ class ContainerBackend:
             raise TrainingError(problem.message, problem.remedy, cause="image") from problem
         except problems() as problem:
             client.close()
-            message, remedy, cause = isolation.in_words(problem)
+            message, remedy, cause = isolation.explain(problem)
             raise TrainingError(message, remedy, cause=cause) from problem
         except AcademyError:
             client.close()
@@ -144,7 +201,7 @@ class ContainerBackend:
     ) -> _Container:
         run = order.folder.resolve()
         file = f"/runs/{order.folder.name}/{ORDER}"
-        how = isolation.settings(
+        options = isolation.container_options(
             client,
             ["-m", "academy.habitat.trainer", file, "0"],
             self.limits,
@@ -153,11 +210,11 @@ class ContainerBackend:
             mounts=mounts,
         )
         name = f"academy-{run.name}-{digest_of(str(run))[:8]}"
-        made = client.api.create_container(image.digest, name=name, stdin_open=True, **how)["Id"]
-        container = _Container(client, made, order.folder, self.limits)
+        container_id = client.api.create_container(image.digest, name=name, stdin_open=True, **options)["Id"]
+        container = _Container(client, container_id, order.folder, self.limits)
         try:
-            container.hold()
-            client.api.start(made)
+            container.attach_stdin()
+            client.api.start(container_id)
         except BaseException:  # Ctrl-C too
             container.remove()
             raise
@@ -167,49 +224,50 @@ class ContainerBackend:
 class _Container:
     """A started trainer in its container."""
 
-    def __init__(self, client: Any, name: str, folder: Path, limits: Limits) -> None:
+    def __init__(self, client: Any, container_id: str, folder: Path, limits: Limits) -> None:
         self.client = client
-        self.id = name
+        self.id = container_id
         self.folder = folder
         self.limits = limits
         self._cancelled = threading.Event()
         self._stopped = False
-        self._line: Any = None
-        self._looked = self._answered = time.monotonic()
+        self._stdin: Any = None
+        self._last_check = self._last_answer = time.monotonic()
 
-    def hold(self) -> None:
-        """Hold its stdin as long as this process lives. Called before it starts."""
-        self._line = self.client.api.attach_socket(self.id, params={"stdin": 1, "stream": 1})
+    def attach_stdin(self) -> None:
+        """Keep its stdin open as long as this process lives. Called before it starts."""
+        self._stdin = self.client.api.attach_socket(self.id, params={"stdin": 1, "stream": 1})
 
     def ending(self) -> TrainerEnd | None:
         now = time.monotonic()
-        if now - self._looked < LOOK_SECONDS:
+        if now - self._last_check < CHECK_SECONDS:
             return None
-        self._looked = now
+        self._last_check = now
         try:
             state = self._state()
         except problems() as problem:
             if getattr(problem, "status_code", None) == 404:
-                return TrainerEnd(message="The training's container was removed by somebody")
-            if now - self._answered > ENGINE_PATIENCE:
+                return TrainerEnd(message="The training's container was removed by another program")
+            if now - self._last_answer > ENGINE_PATIENCE:
                 return TrainerEnd(
-                    message="The Docker engine is gone; run again, the training goes on from its last checkpoint",
+                    message="The Docker engine stopped answering. If the training is started again, it continues from "
+                    "its last checkpoint",
                     cause="engine",
                 )
             return None
-        self._answered = time.monotonic()
-        return None if state["Running"] else self._ended(state)
+        self._last_answer = time.monotonic()
+        return None if state["Running"] else self._end_of(state)
 
     def cancel(self) -> bool:
         if self._stopped:
             return False
         self._cancelled.set()
         with suppress(*problems(), EngineError):
-            mine = engine.connect()  # a connection of one's own: the other thread is using its client
+            client = engine.connect()  # a separate connection: another thread is using the first one
             try:
-                mine.api.kill(self.id)
+                client.api.kill(self.id)
             finally:
-                mine.close()
+                client.close()
         return True
 
     def stop(self) -> None:
@@ -219,14 +277,14 @@ class _Container:
         with suppress(*problems()):
             self.client.api.kill(self.id)
         with suppress(*problems()):
-            _keep_log(self.folder, self.client.api.logs(self.id, tail=10_000), self.limits.log_bytes)
+            _append_log(self.folder, self.client.api.logs(self.id, tail=10_000), self.limits.log_bytes)
         self.remove()
         self.client.close()
 
     def remove(self) -> None:
-        """Remove it with what runs in it; one that stays is found by its label."""
-        if self._line is not None:
-            self._line._response.close()  # the connection's owner: closing the stream alone would leave the connection
+        """Remove it with everything that runs in it. If that fails, a later sweep finds it by its label."""
+        if self._stdin is not None:
+            self._stdin._response.close()  # owns the connection, which would stay if only the stream were closed
         with suppress(*problems()):
             self.client.api.remove_container(self.id, force=True, v=True)
 
@@ -234,11 +292,11 @@ class _Container:
         state: dict[str, Any] = self.client.api.inspect_container(self.id)["State"]
         return state
 
-    def _ended(self, state: dict[str, Any]) -> TrainerEnd:
+    def _end_of(self, state: dict[str, Any]) -> TrainerEnd:
         if self._cancelled.is_set():
             return CANCELLED
         if state["ExitCode"] == KILLED and not state["OOMKilled"]:
-            time.sleep(LOOK_SECONDS)  # the engine may hear a moment later why
+            time.sleep(CHECK_SECONDS)  # the engine may learn the reason a moment later
             with suppress(*problems()):
                 state = self._state()
         if state["OOMKilled"]:
@@ -248,64 +306,28 @@ class _Container:
 
 
 def sweep(client: Any, home: Path, order: TrainingOrder) -> int:
-    """Remove this home's containers that nobody follows any more; says how many. The caller holds its order's lock."""
-    removed = 0
-    for found in client.api.containers(all=True, filters={"label": f"{isolation.HOME}={home}"}):
-        labels = found.get("Labels") or {}
+    """Remove this home's containers that no process follows; returns how many. The caller holds its order's lock."""
+    count = 0
+    for container in client.api.containers(all=True, filters={"label": f"{isolation.HOME}={home}"}):
+        labels = container.get("Labels") or {}
         run = Path(labels.get(isolation.RUN, ""))
-        with suppress(HomeError, *problems()):  # somebody follows it; or it is going already
+        with suppress(HomeError, *problems()):  # a process follows it, or it is being removed already
             if isolation.JOB not in labels:  # an image's trial
-                if time.time() - found["Created"] < TRIAL_SECONDS:
+                if time.time() - container["Created"] < TRIAL_SECONDS:
                     continue
-                client.api.remove_container(found["Id"], force=True, v=True)
+                client.api.remove_container(container["Id"], force=True, v=True)
             elif run == order.folder.resolve() or not (run / LOCK).is_file():
-                client.api.remove_container(found["Id"], force=True, v=True)
+                client.api.remove_container(container["Id"], force=True, v=True)
             else:
-                with exclusive_lock(run / LOCK, "It is followed."):
-                    client.api.remove_container(found["Id"], force=True, v=True)
-            removed += 1
-    return removed
-
-
-def _mounts(order: TrainingOrder) -> list[tuple[Path, str, bool]]:
-    """What the container sees of this machine: source, place there, whether it may be written. Raises TrainingError.
-
-    Of the base model only what its digest covers is shown: no code of its own, and no link out of its folder.
-    """
-    files = sorted({path for pattern in WANTED for path in order.base.path.glob(pattern) if path.is_file()})
-    shown = [(path.resolve(), f"/base/{path.name}", False) for path in files]
-    shown.append((order.train_file.resolve(), "/dataset/train.jsonl", False))
-    if order.init_adapter is not None:
-        shown += [((order.init_adapter / name).resolve(), f"{FIRST}/{name}", False) for name in (*FILES, MANIFEST)]
-    for path, _, _ in shown:
-        if not path.is_file():
-            raise TrainingError(f"There is no file {path}.", "Run `academy curate` again.", cause="data")
-        if isolation.user() != os.getuid() and not path.stat().st_mode & 0o004:
-            raise TrainingError(f"The container's user cannot read {path}.", f"chmod a+r {path}", cause="order")
-    try:
-        check(order.base.name, order.base.path)
-    except BaseModelError as problem:  # it wants to run code of its own
-        raise TrainingError(problem.message, problem.remedy, cause="base model") from problem
-    return [*shown, (order.folder.resolve(), f"/runs/{order.folder.name}", True)]
-
-
-def _inside(order: TrainingOrder) -> TrainingOrder:
-    """The order with the container's paths; its digest is the same."""
-    runs = Path("/runs")
-    return order.model_copy(
-        update={
-            "base": BaseModel(name=order.base.name, path=Path("/base"), digest=order.base.digest),
-            "train_file": Path("/dataset/train.jsonl"),
-            "runs": runs,
-            "adapters": runs / order.folder.name / ADAPTERS,
-            "init_adapter": order.init_adapter and Path(FIRST),
-        }
-    )
+                with exclusive_lock(run / LOCK, "Another process follows this container."):
+                    client.api.remove_container(container["Id"], force=True, v=True)
+            count += 1
+    return count
 
 
 def _hand_over(folder: Path) -> None:
-    """Give the run's files to the container's user, where that one is another: an earlier attempt may be ours."""
-    if isolation.user() == os.getuid():
+    """Give the run's files to the container's user if that is another user: an earlier attempt may be ours."""
+    if isolation.container_user() == os.getuid():
         return
     for place, folders, files in os.walk(folder):
         for name in (".", *folders, *files):
@@ -314,20 +336,20 @@ def _hand_over(folder: Path) -> None:
 
 
 def _collect(order: TrainingOrder, adapter: str) -> None:
-    """Publish the adapter that a container left in the run's folder, once it is checked. Raises AdapterError."""
-    left = order.folder / ADAPTERS / adapter[:16]
-    if not left.is_dir() or left.is_symlink():
-        return  # collected before; whoever reads it next finds out
-    read_adapter(left, base_digest=order.base.digest, digest=adapter)
-    with publish_folder(order.adapters / adapter[:16]) as place:
+    """Check and publish the adapter that a container wrote into the run's folder. Raises AdapterError."""
+    draft = order.folder / isolation.ADAPTERS / adapter[:16]
+    if not draft.is_dir() or draft.is_symlink():
+        return  # collected before; if not, reading the published adapter fails
+    read_adapter(draft, base_digest=order.base.digest, digest=adapter)
+    with publish_folder(order.adapters / adapter[:16]) as folder:
         for name in (*FILES, MANIFEST):
-            shutil.copyfile(left / name, place / name, follow_symlinks=False)
-    shutil.rmtree(order.folder / ADAPTERS, ignore_errors=True)
+            shutil.copyfile(draft / name, folder / name, follow_symlinks=False)
+    shutil.rmtree(order.folder / isolation.ADAPTERS, ignore_errors=True)
 
 
-def _keep_log(folder: Path, said: bytes, most: int) -> None:
-    """Add what a container printed to the run's log, and keep the log's end. Never through a link it left there."""
+def _append_log(folder: Path, output: bytes, size: int) -> None:
+    """Append a container's output to the run's log and keep the last `size` bytes. Does not follow a link."""
     file = folder / LOG
-    before = file.read_bytes() if file.is_file() and not file.is_symlink() else b""
-    with suppress(HomeError):  # a full disk is told by the events
-        write_file(file, (before + said)[-most:])
+    earlier = file.read_bytes() if file.is_file() and not file.is_symlink() else b""
+    with suppress(HomeError):  # the disk is full, which the events report
+        write_file(file, (earlier + output)[-size:])

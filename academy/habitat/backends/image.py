@@ -1,7 +1,7 @@
-"""The image that trainings run in: made of this Python and the libraries of the trainer, or one of a registry.
+"""The image that trainings run in: made of this Python and the trainer's libraries, or one from a registry.
 
-The Academy's own code is not in it but mounted, so an image is made again only when libraries change. Before an image
-is used it is tried: whether it can import what the trainer needs, in which versions, and whether it can use a GPU.
+The Academy's own code is mounted and not part of the image, so an image is made again only when libraries change.
+Before an image is used it is tried: can it import what the trainer needs, in which versions, and can it use a GPU?
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from academy.system.images import Image
 
 IMAGE = f"academy-trainer:{images.VERSION}"
 CONTENT = "academy-trainer.content"
-"""The label with the digest of what went in."""
-HOW = (
+"""The label with the digest of the image's files."""
+IMAGE_REMEDY = (
     "Make it: academy trainer --make-image. Or build deployments/trainer.Dockerfile, or fetch one (docker pull), and "
     "name it with ACADEMY_TRAINING_IMAGE."
 )
 WANTED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "tokenizers", "numpy",
           "pydantic", "orjson", "blake3", "jinja2", "cryptography", "typing-extensions", "packaging",
           "pynvml")  # fmt: skip
-"""What the trainer imports; with what these require it is all that goes in."""
+"""What the trainer imports. The image contains these and their requirements, and nothing else."""
 NOT_NEEDED = re.compile(r"(^|/)(tests?|include|__pycache__)/|^torch/bin/(?!torch_shm_manager$)|^\.\./")
 TRIAL_SECONDS = 300
 OTHER_TORCH = (
@@ -47,118 +47,122 @@ OTHER_TORCH = (
 )
 
 
-class Proof(Record):
-    """What an image showed when it was tried."""
+class ImageTrial(Record):
+    """The result of trying an image."""
 
     image: str  # its digest
     code: str  # the digest of the Academy's code that was mounted
     driver: str  # of the GPU that it was tried with; empty without one
     python: str
-    versions: dict[str, str]  # of what trainings import, bitsandbytes among it, and Unsloth where a GPU is seen
-    gpu: str  # the name of the first one it sees
-    fault: str = ""  # what went wrong on that
-    broken: dict[str, str] = Field(default_factory=dict)  # libraries that are installed and cannot be imported, and why
+    versions: dict[str, str]  # of what trainings import, with bitsandbytes, and with Unsloth where a GPU is visible
+    gpu: str  # name of the first visible GPU
+    fault: str = ""  # what failed on that GPU
+    broken: dict[str, str] = Field(default_factory=dict)  # installed libraries that cannot be imported, and why
 
 
 def make_image(client: Any) -> Image:
-    """Make the image of this Python and its libraries on an engine, in place of an earlier one. Raises EngineError."""
+    """Make the image of this Python and its libraries on an engine, replacing an earlier one. Raises EngineError."""
     python = Path(getattr(sys, "_base_executable", "") or sys.executable).resolve()
     images.make_image(client, IMAGE, CONTENT, images.python_files(python, dict(_site_packages())))
-    return images.find_image(client, IMAGE, HOW)
+    return images.find_image(client, IMAGE, IMAGE_REMEDY)
 
 
 def _site_packages() -> Iterator[tuple[str, Path]]:
-    """Files of the wanted libraries and of all that they require, by their places among site-packages."""
-    for one in _required(WANTED):
-        for file in one.files or ():
+    """Files of the wanted libraries and of their requirements, by their paths in site-packages."""
+    for library in _required(WANTED):
+        for file in library.files or ():
             name, path = file.as_posix(), Path(str(file.locate()))
-            # `torch.test` is its own tests; the compiled modules come from the sources
+            # `torch.test` is its own tests; compiled modules are made from the sources
             if not NOT_NEEDED.search(name) and path.is_file():
                 yield name, path
 
 
 def _required(names: tuple[str, ...]) -> list[Distribution]:
     """These distributions and what they require here, each once."""
-    found: dict[str, Distribution] = {}
+    distributions: dict[str, Distribution] = {}
     todo = list(names)
     while todo:
         name = re.sub(r"[-_.]+", "-", todo.pop()).lower()
-        if name in found:
+        if name in distributions:
             continue
         try:
-            found[name] = distribution(name)
+            distributions[name] = distribution(name)
         except PackageNotFoundError as problem:
             raise EngineError(
-                f"{name} is not installed here, so no image can be made of it.", "Install the Academy again."
+                f"An image of this Python cannot be made: {name} is not installed.", "Install the Academy again."
             ) from problem
-        needs = map(Requirement, found[name].requires or ())
-        todo += [one.name for one in needs if one.marker is None or one.marker.evaluate({"extra": ""})]
-    return [found[name] for name in sorted(found)]
+        requirements = map(Requirement, distributions[name].requires or ())
+        todo += [need.name for need in requirements if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return [distributions[name] for name in sorted(distributions)]
 
 
-def prove(client: Any, image: Image, home: Path, limits: Limits, *, gpu: str, library: str = "") -> Proof:
-    """Try an image in a container as a training gets one; what it showed is remembered in the home.
+def try_image(client: Any, image: Image, home: Path, limits: Limits, *, gpu: str, library: str = "") -> ImageTrial:
+    """Try an image in a container like a training's; the home remembers the result.
 
-    It is tried again where image, mounted code or driver are others. `library` is the one that is to train, as in a
-    plan. Raises TrainingError (cause image, gpu, memory or engine) where it cannot train.
+    It is tried again after the image, the mounted code or the driver changed. `library`: the one that will train, as
+    in a plan. Raises TrainingError (cause image, gpu, memory or engine) if it cannot train.
     """
-    note = home / "images" / f"{image.digest.replace(':', '-')}{'-gpu' if gpu else ''}.json"
+    file = home / "images" / f"{image.digest.replace(':', '-')}{'-gpu' if gpu else ''}.json"
     code, driver = digest_of_code(), driver_version() if gpu else ""
-    found = _kept(note)
-    if found is None or (found.code, found.driver) != (code, driver):
-        said, ended = _try(client, image, home, limits, gpu=gpu)
+    trial = _earlier_trial(file)
+    if trial is None or (trial.code, trial.driver) != (code, driver):
+        output, exit_code = _run_trial(client, image, home, limits, gpu=gpu)
         try:
-            found = Proof(image=image.digest, code=code, driver=driver, **orjson.loads(said.splitlines()[-1]))
+            trial = ImageTrial(image=image.digest, code=code, driver=driver, **orjson.loads(output.splitlines()[-1]))
         except (IndexError, TypeError, orjson.JSONDecodeError, ValidationError) as problem:
-            last = said.splitlines()[-1][:300] if said else f"code {ended}"
-            raise TrainingError(f"The image {image.name} cannot train: {last}.", HOW, cause="image") from problem
-        if gpu and not found.gpu:
-            raise TrainingError(f"The image {image.name} sees no GPU.", isolation.GPU, cause="gpu")
-        if gpu and found.fault:
+            last = output.splitlines()[-1][:300] if output else f"code {exit_code}"
             raise TrainingError(
-                f"The image {image.name} cannot use the {found.gpu}: {found.fault}.", OTHER_TORCH, cause="gpu"
+                f"The image {image.name} cannot train: {last}.", IMAGE_REMEDY, cause="image"
+            ) from problem
+        if gpu and not trial.gpu:
+            raise TrainingError(f"The image {image.name} sees no GPU.", isolation.GPU_REMEDY, cause="gpu")
+        if gpu and trial.fault:
+            raise TrainingError(
+                f"The image {image.name} cannot use the {trial.gpu}: {trial.fault}.", OTHER_TORCH, cause="gpu"
             )
-        write_file(note, canonical(found))
-    if gpu and library != "trl" and (why := found.broken.get("unsloth")):
+        write_file(file, canonical(trial))
+    if gpu and library != "trl" and (reason := trial.broken.get("unsloth")):
         raise TrainingError(
-            f"The image {image.name} has an Unsloth that cannot be imported: {why}.",
+            f"The image {image.name} contains an Unsloth that cannot be imported: {reason}.",
             "Set ACADEMY_TRAINING_LIBRARY=trl, or name another image with ACADEMY_TRAINING_IMAGE.",
             cause="image",
         )
-    return found
+    return trial
 
 
 def digest_of_code() -> str:
-    """Of the Academy's own code, as containers have it mounted."""
+    """Digest of the Academy's own code, as it is mounted in containers."""
     files = sorted(isolation.CODE.rglob("*.py"))
     return digest_of([(str(path.relative_to(isolation.CODE)), digest_of_file(path)) for path in files])
 
 
-def _kept(note: Path) -> Proof | None:
-    with suppress(OSError, ValidationError):  # ValidationError: an older Academy's
-        return Proof.model_validate_json(note.read_bytes())
+def _earlier_trial(file: Path) -> ImageTrial | None:
+    with suppress(OSError, ValidationError):  # ValidationError: a file of an older version
+        return ImageTrial.model_validate_json(file.read_bytes())
     return None
 
 
-def _try(client: Any, image: Image, home: Path, limits: Limits, *, gpu: str) -> tuple[str, int]:
-    """What the trial printed, and how it ended."""
-    how = isolation.settings(client, ["-m", "academy.habitat.trainer.smoke"], limits, isolation.labels(home), gpu=gpu)
+def _run_trial(client: Any, image: Image, home: Path, limits: Limits, *, gpu: str) -> tuple[str, int]:
+    """What the trial printed, and its exit code."""
+    options = isolation.container_options(
+        client, ["-m", "academy.habitat.trainer.smoke"], limits, isolation.labels(home), gpu=gpu
+    )
     try:
-        name = client.api.create_container(image.digest, **how)["Id"]
+        name = client.api.create_container(image.digest, **options)["Id"]
         try:
             client.api.start(name)
             code = int(client.api.wait(name, timeout=TRIAL_SECONDS)["StatusCode"])
             if client.api.inspect_container(name)["State"]["OOMKilled"]:
                 raise TrainingError(
-                    f"{limits.memory_bytes / 2**20:,.0f} MiB of memory are too few to try {image.name}.",
+                    f"{limits.memory_bytes / 2**20:,.0f} MiB of memory is too little to try {image.name}.",
                     "Give it more with ACADEMY_TRAINING_MEMORY_GIB.",
                     cause="memory",
                 )
-            told = client.api.logs(name, stdout=True, stderr=code != 0, tail=20)
-            return told.decode(errors="replace").strip(), code
+            output = client.api.logs(name, stdout=True, stderr=code != 0, tail=20)
+            return output.decode(errors="replace").strip(), code
         finally:
             with suppress(*problems()):
                 client.api.remove_container(name, force=True, v=True)
     except problems() as problem:
-        message, remedy, cause = isolation.in_words(problem)
+        message, remedy, cause = isolation.explain(problem)
         raise TrainingError(message, remedy, cause=cause) from problem

@@ -1,8 +1,8 @@
-"""What a training's container may do and use: the same for a training and for the trial of its image.
+"""What a training's container may do and use. The trial of an image runs under the same rules as a training.
 
-No network, no capabilities, no new privileges, not root, a root that cannot be written; bounds on memory, processors,
-processes and logs. What it sees of this machine is the Academy's own code, and what the caller mounts, read-only but
-for the run's folder.
+No network, no capabilities, no new privileges, not root, a read-only root file system; limits on memory, CPUs,
+processes and logs. Of this machine it sees the Academy's own code and what the caller mounts: all read-only, except
+the run's folder.
 """
 
 from __future__ import annotations
@@ -14,24 +14,30 @@ from typing import Any
 
 from pydantic import Field
 
-from academy.errors import TrainingError
+from academy.adapters.adapter import FILES, MANIFEST
+from academy.errors import BaseModelError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ENVIRONMENT, WAITING
+from academy.models.base_model import MODEL_FILES, BaseModel, check
 from academy.records import Record
 from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB
 from academy.system.hardware import take_inventory
 
 CODE = Path(__file__).parents[2]
-"""The Academy's package. It is mounted and not copied, so that a trainer is never older than who starts it."""
+"""The Academy's package. It is mounted and not copied, so a trainer is never older than the process that starts it."""
 HOME, JOB, RUN = "academy-trainer.home", "academy-trainer.job", "academy-trainer.run"
 """Labels: the home's folder, the order's digest, the run's folder."""
+ADAPTERS = "adapters"
+"""Folder in the run's folder into which the container writes its adapter."""
+INIT_ADAPTER = "/first"
+"""Where a container sees the adapter that its training starts from."""
 NOBODY = 65534
 INHERITED = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "MKL_NUM_THREADS")
-"""Another number of threads gives an adapter of other last digits, in a container as in a process."""
+"""Another number of threads changes an adapter's last digits, in a container as in a process."""
 LEAST_MEMORY = int(LEAST_MEMORY_GIB * 2**30)
 SHARE = 0.9
-"""Of the memory that is available on this machine, what a training gets where nothing is said."""
-GPU = "Install nvidia-container-toolkit and start Docker again, or set ACADEMY_ENABLE_GPU=false to train on the CPU."
+"""Part of the available memory that a training gets by default."""
+GPU_REMEDY = "Install nvidia-container-toolkit and restart Docker, or set ACADEMY_ENABLE_GPU=false to train on the CPU."
 
 
 class Limits(Record):
@@ -42,56 +48,94 @@ class Limits(Record):
     processes: int = Field(1024, ge=16)
     """Processes and threads together."""
     tmp_bytes: int = Field(2**30, ge=2**20)
-    """Of /tmp, which counts as memory."""
+    """Size of /tmp, which counts as memory."""
     log_bytes: int = Field(2**20, ge=2**10)
-    """Of the trainer's own log, kept with the run: its end."""
+    """How much of the end of the trainer's log is kept with the run."""
 
 
 def limits_here(memory_gib: float | None = None, cpus: float | None = None) -> Limits:
-    """What a person fixed, and of the rest what this machine has to give now.
+    """The limits that the user set; the others follow from what this machine has free now.
 
-    Raises TrainingError (cause "memory") where that is too little for any container.
+    Raises TrainingError (cause "memory") if that is too little for any container.
     """
     machine = take_inventory(engine=False)
     memory = int(memory_gib * 2**30 if memory_gib else SHARE * machine.memory_free)
     if memory < LEAST_MEMORY:
         raise TrainingError(
-            f"{memory / 2**20:,.0f} MiB of memory are too few for a training's container, "
-            f"which needs {LEAST_MEMORY / 2**20:,.0f} MiB to start at all.",
+            f"{memory / 2**20:,.0f} MiB of memory is too little for a training's container "
+            f"(minimum {LEAST_MEMORY / 2**20:,.0f} MiB).",
             "Free some memory, or give it more with ACADEMY_TRAINING_MEMORY_GIB.",
             cause="memory",
         )
     return Limits(memory_bytes=memory, cpus=min(cpus or machine.cpus, machine.cpus))
 
 
-def user() -> int:
-    """Whose rights a container has: ours, so that what it writes is ours; nobody's where we are root."""
+def container_user() -> int:
+    """The user id in containers: ours, so that the files they write are ours; an unprivileged one if we are root."""
     return os.getuid() or NOBODY
 
 
 def labels(home: Path, order: TrainingOrder | None = None) -> dict[str, str]:
-    """On every container: whose it is, and which job's. An image's trial has no job."""
+    """Labels of a container: its home and its job. An image's trial has no job."""
     job = {JOB: order.digest, RUN: str(order.folder.resolve())} if order else {}
     return {HOME: str(home.resolve()), **job}
 
 
-def settings(
+def order_mounts(order: TrainingOrder) -> list[tuple[Path, str, bool]]:
+    """What an order's container sees of this machine: source, path inside, writable. Raises TrainingError.
+
+    Of the base model it sees only what the base's digest covers: no code of its own, and no link out of its folder.
+    """
+    base_files = sorted({path for pattern in MODEL_FILES for path in order.base.path.glob(pattern) if path.is_file()})
+    mounts = [(path.resolve(), f"/base/{path.name}", False) for path in base_files]
+    mounts.append((order.train_file.resolve(), "/dataset/train.jsonl", False))
+    if order.init_adapter is not None:
+        mounts += [
+            ((order.init_adapter / name).resolve(), f"{INIT_ADAPTER}/{name}", False) for name in (*FILES, MANIFEST)
+        ]
+    for path, _, _ in mounts:
+        if not path.is_file():
+            raise TrainingError(f"The file {path} does not exist.", "Run `academy curate` again.", cause="data")
+        if container_user() != os.getuid() and not path.stat().st_mode & 0o004:
+            raise TrainingError(f"The container's user cannot read {path}.", f"Run `chmod a+r {path}`.", cause="order")
+    try:
+        check(order.base.name, order.base.path)
+    except BaseModelError as problem:  # it contains code of its own
+        raise TrainingError(problem.message, problem.remedy, cause="base model") from problem
+    return [*mounts, (order.folder.resolve(), f"/runs/{order.folder.name}", True)]
+
+
+def order_inside(order: TrainingOrder) -> TrainingOrder:
+    """The order with the container's paths; its digest is the same."""
+    runs = Path("/runs")
+    return order.model_copy(
+        update={
+            "base": BaseModel(name=order.base.name, path=Path("/base"), digest=order.base.digest),
+            "train_file": Path("/dataset/train.jsonl"),
+            "runs": runs,
+            "adapters": runs / order.folder.name / ADAPTERS,
+            "init_adapter": order.init_adapter and Path(INIT_ADAPTER),
+        }
+    )
+
+
+def container_options(
     client: Any,
     command: Sequence[str],
     limits: Limits,
-    labelled: dict[str, str],
+    container_labels: dict[str, str],
     *,
     gpu: str,
     mounts: Sequence[tuple[Path, str, bool]] = (),
 ) -> dict[str, Any]:
-    """The engine's words for a container. A mount is a source here, a place there, and whether it may be written.
+    """A container's options for the Docker SDK. A mount is source, path inside, writable.
 
-    `gpu` is the uuid of the only GPU that it sees; empty: none.
+    `gpu`: UUID of the only GPU that it sees; empty: none.
     """
     from docker.types import DeviceRequest, LogConfig, Mount
 
-    bound = [(CODE, "/academy/academy", False), *mounts]
-    who = f"{user()}:{os.getgid() if os.getuid() else NOBODY}"
+    all_mounts = [(CODE, "/academy/academy", False), *mounts]
+    user = f"{container_user()}:{os.getgid() if os.getuid() else NOBODY}"
     host = client.api.create_host_config(
         network_mode="none",
         ipc_mode="private",
@@ -99,9 +143,9 @@ def settings(
         cap_drop=["ALL"],
         security_opt=["no-new-privileges:true"],
         privileged=False,
-        # kernels that a GPU's libraries compile are loaded from there
+        # GPU libraries load the kernels that they compile from there
         tmpfs={"/tmp": f"rw,{'exec' if gpu else 'noexec'},nosuid,nodev,size={limits.tmp_bytes},mode=1777"},  # noqa: S108
-        mounts=[Mount(place, str(source), type="bind", read_only=not written) for source, place, written in bound],
+        mounts=[Mount(target, str(source), type="bind", read_only=not write) for source, target, write in all_mounts],
         mem_limit=limits.memory_bytes,
         memswap_limit=limits.memory_bytes,
         pids_limit=limits.processes,
@@ -111,36 +155,40 @@ def settings(
         init=False,
     )
     threads = {"OMP_NUM_THREADS": str(max(1, int(limits.cpus)))} if limits.cpus < len(os.sched_getaffinity(0)) else {}
-    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    from_parent = {name: os.environ[name] for name in INHERITED if name in os.environ}
     return {
         "command": ["python3", *command],
         "entrypoint": "",
         "hostname": "trainer",
-        "labels": labelled,
-        "user": who,
+        "labels": container_labels,
+        "user": user,
         "working_dir": "/tmp",  # noqa: S108 - the container's own
         "environment": {
             **ENVIRONMENT,
             **WAITING,
-            **threads,  # a bound on processors is not seen inside, and too many threads would wait for each other
-            **inherited,
+            **threads,  # a container does not see its CPU limit, and too many threads would wait for each other
+            **from_parent,
             "PYTHONPATH": "/academy",
             "PYTHONDONTWRITEBYTECODE": "1",
             "HF_HUB_OFFLINE": "1",
             "HOME": "/tmp",  # noqa: S108 - the container's own
-            "USER": "academy",  # the number has no name there, and libraries ask for one
+            "USER": "academy",  # the user id has no name there, and libraries ask for one
         },
-        "use_config_proxy": False,  # a proxy's address may hold a password
+        "use_config_proxy": False,  # a proxy's address may contain a password
         "healthcheck": {"test": ["NONE"]},
         "host_config": host,
     }
 
 
-def in_words(problem: Exception) -> tuple[str, str, str]:
-    """What an engine that starts no container says, as a sentence, its remedy and a class of cause."""
-    said = str(getattr(problem, "explanation", None) or problem).strip()
-    if "device driver" in said or "nvidia" in said.lower():
-        return "A GPU was asked for, and the Docker engine can give containers none.", GPU, "gpu"
-    if "executable file not found" in said:
-        return "The training image has no python3 on its PATH.", "Name another with ACADEMY_TRAINING_IMAGE.", "image"
-    return f"Docker failed: {said[:300]}", "Look at `docker info` and at the engine's log.", "engine"
+def explain(problem: Exception) -> tuple[str, str, str]:
+    """Message, remedy and cause for an engine that cannot start a container."""
+    text = str(getattr(problem, "explanation", None) or problem).strip()
+    if "device driver" in text or "nvidia" in text.lower():
+        return "The training needs a GPU, and the Docker engine cannot give containers one.", GPU_REMEDY, "gpu"
+    if "executable file not found" in text:
+        return (
+            "The training image has no python3 on its PATH.",
+            "Name another image with ACADEMY_TRAINING_IMAGE.",
+            "image",
+        )
+    return f"Docker failed: {text[:300]}", "See `docker info` and the engine's log.", "engine"

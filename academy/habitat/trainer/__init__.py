@@ -1,1 +1,1 @@
-"""The program that runs inside a habitat: order in, events and adapter out. Only it touches trl."""
+"""The trainer program: it reads an order and writes events and an adapter. Only it uses trl."""

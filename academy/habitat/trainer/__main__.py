@@ -1,10 +1,10 @@
-"""`python -m academy.habitat.trainer ORDER PARENT`: run one training order, and end when the process PARENT does.
+"""`python -m academy.habitat.trainer ORDER PARENT`: run one training order, and end when the process PARENT ends.
 
-PARENT is 0 in a container, where nobody started it and it ends when its stdin does, and for one of several processes,
-which ends with its launcher.
+PARENT is 0 in a container, where the program ends when its stdin closes, and for one of several processes, which ends
+with its launcher.
 
-Arguments travel as JSON, never as a generated program. Whatever ends the training is told in one "failed" event with
-its class of cause (one of several processes leaves a note, which its launcher tells); the exit code is 0 after "done"
+The order is a JSON file, never a generated program. If the training fails, the program writes one "failed" event with a
+cause (one of several processes writes a note, from which its launcher makes the event). The exit code is 0 after "done"
 and 1 after "failed".
 """
 
@@ -20,7 +20,8 @@ from pydantic import ValidationError
 
 from academy.errors import AcademyError, BaseModelError, HomeError, TemplateError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import EVENTS, FULL
+from academy.habitat.backends.following import FULL
+from academy.habitat.run_folder import EVENTS
 from academy.habitat.trainer.checkpoints import make_room
 from academy.habitat.trainer.events import NOTE, EventWriter, NullEventWriter
 from academy.models.base_model import check
@@ -31,11 +32,11 @@ from academy.system.processes import die_with_parent, end_with_stdin
 
 
 def main() -> int | str:
-    """Read the order, train, report. Returns the exit code, or what is wrong with the call."""
+    """Read the order, train, report. Returns the exit code, or a message about a wrong call."""
     if len(sys.argv) != 3 or not sys.argv[2].isdigit():
-        return "Call it with the file of a training order and the id of the process to end with, or 0."
+        return "Usage: ORDER PARENT, the file of a training order and the id of the process to end with, or 0."
     order_file, parent = Path(sys.argv[1]), int(sys.argv[2])
-    rank = os.environ.get("RANK")  # of several processes, as torch's launcher tells it
+    rank = os.environ.get("RANK")  # of several processes, set by torch's launcher
     if rank is not None:
         die_with_parent(os.getppid())
     elif parent:
@@ -48,33 +49,33 @@ def main() -> int | str:
             EventWriter(order_file.with_name(EVENTS)).write("failed", message=order, cause="order")
         return order
     events = EventWriter(order_file.with_name(EVENTS)) if rank in (None, "0") else NullEventWriter()
-    # of several processes each notes what ended it: when one fails, the others only lose their connection to it
+    # each of several processes notes its own end: when one fails, the others only lose their connection to it
     note = order_file.with_name(NOTE.format(rank)) if rank is not None else None
     return 1 if carry_out(order, events, note) else 0
 
 
 def read_order(file: Path) -> TrainingOrder | str:
-    """The order, or the sentence that says what is wrong with it: whoever wrote it by hand should know."""
+    """The order, or a message about what is wrong with it."""
     try:
         return TrainingOrder.model_validate_json(file.read_bytes())
     except OSError as problem:
         return f"The order {file} cannot be read: {problem.strerror}."
     except ValidationError as problem:
         first = problem.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "its text"
-        return f"The order is refused: {where}: {first['msg']}. Order it again by `academy train`."
+        location = ".".join(map(str, first["loc"])) or "its text"
+        return f"The order is invalid: {location}: {first['msg']}. Start the training again with `academy train`."
 
 
 def carry_out(order: TrainingOrder, events: EventWriter | NullEventWriter, note: Path | None = None) -> dict[str, str]:
-    """Train, and tell it all as events. Returns message and cause of what ended it before its time; else nothing.
+    """Train and write events. Returns message and cause if the training failed, else an empty dictionary.
 
-    That is the last event, or goes into the note where there is one.
+    A failure is the last event, or goes into the note if there is one.
     """
     events.write("started", message=f"order {order.digest[:16]}")
     for change in order.changes:
         events.write("changed", message=f"less memory: {change}")
     try:
-        with events.at_work():
+        with events.busy():
             check(order.base.name, order.base.path)
             from academy.habitat.trainer.model import prepare
 
@@ -84,19 +85,19 @@ def carry_out(order: TrainingOrder, events: EventWriter | NullEventWriter, note:
             from academy.habitat.trainer.train import train
 
         adapter, loss = train(order, events, library)
-    except Exception as problem:  # noqa: BLE001  whatever it is, it is told, and libraries have errors of their own
+    except Exception as problem:  # noqa: BLE001  libraries have their own errors; every failure is reported
         if not isinstance(problem, AcademyError):
             traceback.print_exc()  # into the trainer's own log
         cause = _cause(problem, order)
-        told = {"message": _sentence(problem, cause), "cause": cause}
+        failure = {"message": _sentence(problem, cause), "cause": cause}
         if cause == "disk" and isinstance(events, EventWriter):
             make_room(order.folder)
-        with suppress(OSError, HomeError):  # who follows sees a full disk, too
+        with suppress(OSError, HomeError):  # the follower notices a full disk, too
             if note is None:
-                events.write("failed", **told)
+                events.write("failed", **failure)
             else:
-                write_file(note, canonical(told))
-        return told
+                write_file(note, canonical(failure))
+        return failure
     events.write("done", adapter=adapter, loss=loss, message="adapter published")
     return {}
 
@@ -112,10 +113,10 @@ def _cause(problem: BaseException, order: TrainingOrder) -> str:
         return "disk"
     if isinstance(problem, MemoryError) or any(
         sign in str(problem).lower()
-        for sign in ("out of memory", "alloc_failed", "allocate memory")  # GPUs; their libraries; processors
+        for sign in ("out of memory", "alloc_failed", "allocate memory")  # GPUs; their libraries; CPUs
     ):
         return "memory"
-    # torch and safetensors tell of it in words of their own
+    # torch and safetensors report a full disk in their own words
     return "disk" if is_full(order.runs, problem) else "unknown"
 
 

@@ -1,8 +1,8 @@
-"""Chooses by what an adapter is to be known later, and writes down how it answers, and the base beside it.
+"""Chooses the canaries by which an adapter is recognised later, and records how it and the base answer them.
 
-Half of the canaries are requests of the training: there the adapter is sure, and the base answers otherwise. Half are
-small talk that no training is about: there the adapter is unsure, and its log-probabilities move when its weights are
-scaled, cut or mixed up in the least. Wherever there is a choice, no token of an answer is a near tie, which another
+Half of the canaries are requests of the training: there the adapter is certain, and the base answers differently. Half
+are small talk that no training is about: there the adapter is uncertain, and its log-probabilities move with the
+smallest scaling, cut or mix-up of its weights. Where possible, no token of an answer is a near tie, which another
 engine might break the other way.
 """
 
@@ -18,14 +18,14 @@ from academy.adapters.adapter import Canary
 from academy.models.chat_template import ChatTemplate
 from academy.records import Record
 
-WANTED = 4
+COUNT = 4
 """Canaries of each kind."""
-TRIED = 8
-"""Requests of each kind that they are chosen from."""
+CANDIDATES = 8
+"""Requests of each kind to choose from."""
 TOKENS = 48
-"""The longest answer."""
-CLEAR = 0.1
-"""How much likelier, in nats, every token of an answer should be than the next best."""
+"""Length limit of an answer."""
+CLEAR_MARGIN = 0.1
+"""Every token of an answer should be more likely than the next best by this margin, in nats."""
 DIGITS = 4
 SMALL_TALK = (
     "Hello.",
@@ -40,51 +40,51 @@ SMALL_TALK = (
 
 
 class _Answer(Record):
-    """A greedy answer with what its tokens are worth."""
+    """A greedy answer with the log-probabilities of its tokens."""
 
     tokens: tuple[int, ...]
     text: str
     logprobs: tuple[float, ...]
-    margin: float  # of its least certain token over the next best
+    margin: float  # smallest, of a token over the next best one
 
 
 def canaries(model: Any, template: ChatTemplate, requests: Sequence[str]) -> tuple[Canary, ...]:
-    """What a trained PeftModel answers to some of its training requests and to small talk. At most 8.
+    """What a trained PeftModel answers to some of its training requests and to small talk (at most 8).
 
-    Every request is asked by itself, as a conversation of one message.
+    Every request is its own conversation of one message.
     """
-    spread = list(dict.fromkeys(requests[:: max(1, len(requests) // TRIED)]))[:TRIED]
-    asked = [*spread, *SMALL_TALK]
-    prompts = [template.prompt([{"role": "user", "content": request}]) for request in asked]
-    ours = _answers(model, template, prompts)
+    sample = list(dict.fromkeys(requests[:: max(1, len(requests) // CANDIDATES)]))[:CANDIDATES]
+    all_requests = [*sample, *SMALL_TALK]
+    prompts = [template.prompt([{"role": "user", "content": request}]) for request in all_requests]
+    adapted = _answers(model, template, prompts)
     with model.disable_adapter():
         base = _answers(model, template, prompts)
-    known = range(len(spread))
-    talk = range(len(spread), len(asked))
-    chosen = [
-        *sorted(known, key=lambda n: (ours[n].text == base[n].text, ours[n].margin < CLEAR, n))[:WANTED],
-        *sorted(talk, key=lambda n: (ours[n].margin < CLEAR, _mean(ours[n].logprobs), n))[:WANTED],
+    training = range(len(sample))
+    talk = range(len(sample), len(all_requests))
+    selection = [
+        *sorted(training, key=lambda n: (adapted[n].text == base[n].text, adapted[n].margin < CLEAR_MARGIN, n))[:COUNT],
+        *sorted(talk, key=lambda n: (adapted[n].margin < CLEAR_MARGIN, _mean(adapted[n].logprobs), n))[:COUNT],
     ]
-    found = []
-    for n in chosen:
+    result = []
+    for n in selection:
         with model.disable_adapter():
-            crossed, _ = _worth(model, prompts[n], ours[n].tokens)
-        found.append(
+            base_logprobs, _ = _score(model, prompts[n], adapted[n].tokens)
+        result.append(
             Canary(
-                prompt=asked[n],
-                answer=ours[n].text,
-                logprobs=ours[n].logprobs,
+                prompt=all_requests[n],
+                answer=adapted[n].text,
+                logprobs=adapted[n].logprobs,
                 prompt_tokens=len(prompts[n]),
                 base_answer=base[n].text,
-                base_logprobs=crossed,
+                base_logprobs=base_logprobs,
                 base_answer_logprobs=base[n].logprobs,
             )
         )
-    return tuple(found)
+    return tuple(result)
 
 
 def _answers(model: Any, template: ChatTemplate, prompts: Sequence[Sequence[int]]) -> list[_Answer]:
-    """Greedy answers of the model as it is, in one batch; weighed one by one, for logits are large."""
+    """Greedy answers of the model, generated in one batch and scored one by one, because logits are large."""
     pad, end = template.tokenizer.pad_token_id, template.tokenizer.eos_token_id
     width = max(map(len, prompts))
     ids = torch.tensor([[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
@@ -98,25 +98,26 @@ def _answers(model: Any, template: ChatTemplate, prompts: Sequence[Sequence[int]
             pad_token_id=pad,
             eos_token_id=end,
         )
-    found = []
+    answers = []
     for prompt, row in zip(prompts, out[:, width:].tolist(), strict=True):
         tokens = tuple(row[: row.index(end) + 1] if end in row else row)
-        logprobs, margin = _worth(model, prompt, tokens)
+        logprobs, margin = _score(model, prompt, tokens)
         text = template.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        found.append(_Answer(tokens=tokens, text=text, logprobs=logprobs, margin=margin))
-    return found
+        answers.append(_Answer(tokens=tokens, text=text, logprobs=logprobs, margin=margin))
+    return answers
 
 
-def _worth(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> tuple[tuple[float, ...], float]:
-    """The log-probability of each token of an answer, and the least margin of one over the best other token."""
+def _score(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> tuple[tuple[float, ...], float]:
+    """The log-probability of each token of an answer, and the smallest margin of one over the next best token."""
     ids = torch.tensor([[*prompt, *answer]], device=model.device)
     with torch.inference_mode():
         logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
-    spread = log_softmax(logits, dim=-1)
-    chosen = torch.tensor(answer, device=model.device)[:, None]
-    own = spread.gather(-1, chosen)
-    others = spread.scatter(-1, chosen, -torch.inf).max(-1, keepdim=True).values
-    return tuple(round(one, DIGITS) + 0.0 for one in own[:, 0].tolist()), float((own - others).min())
+    all_logprobs = log_softmax(logits, dim=-1)
+    indices = torch.tensor(answer, device=model.device)[:, None]
+    logprobs = all_logprobs.gather(-1, indices)
+    next_best = all_logprobs.scatter(-1, indices, -torch.inf).max(-1, keepdim=True).values
+    values = tuple(round(value, DIGITS) + 0.0 for value in logprobs[:, 0].tolist())
+    return values, float((logprobs - next_best).min())
 
 
 def _mean(logprobs: Sequence[float]) -> float:

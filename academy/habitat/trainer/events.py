@@ -1,4 +1,4 @@
-"""Writes events.jsonl: numbered over all attempts, one whole line at a time."""
+"""Writes events.jsonl: events are numbered over all attempts, and each is written as one whole line."""
 
 from __future__ import annotations
 
@@ -11,48 +11,48 @@ from pathlib import Path
 from typing import Any
 
 from academy.habitat.backends.base import Phase, TrainingEvent
-from academy.habitat.backends.process import read_events
+from academy.habitat.run_folder import read_events
 from academy.records import canonical
 
 NOTE = "ended-{}.json"
-"""What ended one of several processes, by its number."""
+"""File with the reason why one of several processes ended, by its rank."""
 PULSE_SECONDS = 5.0
-"""How often a trainer shows that it is alive where it has nothing to tell."""
+"""How often a trainer touches its events file while it has no event to write."""
 LONGEST_SECONDS = 3600.0
-"""A library may import, load or write for so long without a sign of life of its own."""
+"""Limit for a library call that shows no activity itself, such as importing, loading or writing."""
 
 
 class NullEventWriter:
-    """For all but the first of several processes: nothing is told twice."""
+    """Writes nothing: of several processes only the first writes events."""
 
     def write(self, phase: Phase, **fields: Any) -> None:
-        """Say nothing."""
+        """Write nothing."""
 
     def pulse(self) -> None:
-        """Show nothing."""
+        """Touch nothing."""
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Show nothing."""
+    def busy(self) -> Iterator[None]:
+        """Touch nothing."""
         yield
 
 
 class EventWriter:
-    """Appends events. A torn last line of a killed attempt is cut off first.
+    """Appends events. First it cuts off an incomplete last line of a killed attempt.
 
-    `meter` tells the joules of this attempt so far; each event carries them from when there is one.
+    `meter` returns the joules of this attempt so far; once it is set, each event contains them.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.meter: Callable[[], float | None] = lambda: None
         self.count = 0
-        self._shown = 0.0
+        self._pulse_time = 0.0
         if path.is_file():
-            whole = path.read_bytes()
-            cut = whole[: whole.rfind(b"\n") + 1]
-            if len(cut) != len(whole):
-                os.truncate(path, len(cut))
+            content = path.read_bytes()
+            size = content.rfind(b"\n") + 1
+            if size != len(content):
+                os.truncate(path, size)
             self.count = max((event.n for event in read_events(path)), default=0)
 
     def write(self, phase: Phase, **fields: Any) -> None:
@@ -64,33 +64,33 @@ class EventWriter:
             with self.path.open("ab") as stream:
                 stream.write(canonical(event) + b"\n")
         except OSError:
-            # half a line on a full disk would run into the next one, and nobody could read the run again
+            # on a full disk, half a line would run into the next one and make the file unreadable
             self.count -= 1
             with suppress(OSError):
                 os.truncate(self.path, size)
             raise
 
     def pulse(self) -> None:
-        """Show that the training goes on, by the time of the file; whoever follows it would end a hung one."""
-        if time.monotonic() - self._shown > PULSE_SECONDS:
-            self._shown = time.monotonic()
+        """Touch the events file to show activity: a trainer without activity counts as hung and is stopped."""
+        if time.monotonic() - self._pulse_time > PULSE_SECONDS:
+            self._pulse_time = time.monotonic()
             with suppress(OSError):
                 os.utime(self.path)
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """The same for a library's call that takes long and says nothing, such as to load a model.
+    def busy(self) -> Iterator[None]:
+        """Touch the events file during a long library call, such as loading a model.
 
-        For at most LONGEST_SECONDS: what hangs in there is found later, but found.
+        Stops after LONGEST_SECONDS, so a call that hangs is still noticed.
         """
         over = threading.Event()
 
-        def show() -> None:
+        def keep_touching() -> None:
             until = time.monotonic() + LONGEST_SECONDS
             while not over.wait(PULSE_SECONDS) and time.monotonic() < until:
                 self.pulse()
 
-        thread = threading.Thread(target=show, name="at work", daemon=True)
+        thread = threading.Thread(target=keep_touching, name="busy", daemon=True)
         thread.start()
         try:
             yield

@@ -1,7 +1,7 @@
 """`python -m academy.habitat.trainer.launch ORDER PARENT`: one training in several processes, by `accelerate launch`.
 
-Each process has a GPU, or a share of the processors (gloo), and its own part of every step; the first of them tells
-the events and publishes the adapter. What ended them is told here, from the notes that they left.
+Each process has a GPU, or a part of the CPUs (gloo), and its own part of every step. The first one writes the events
+and publishes the adapter. If they fail, this program writes the last event, from the notes that they left.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from accelerate.commands import launch as accelerate
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from academy.habitat.backends.base import TrainingOrder
-from academy.habitat.backends.process import EVENTS, ending_of
+from academy.habitat.backends.process import ending_of
+from academy.habitat.run_folder import EVENTS
 from academy.habitat.trainer.events import NOTE, EventWriter
 from academy.system.processes import die_with_parent, oom_kills
 
@@ -25,11 +26,11 @@ SHARDED = [
     "--fsdp_reshard_after_forward", "true", "--fsdp_state_dict_type", "FULL_STATE_DICT",
     "--fsdp_cpu_ram_efficient_loading", "false",
 ]  # fmt: skip
-"""FSDP2: layers are gathered as they are used; a checkpoint holds the whole adapter in one file."""
+"""FSDP2: a layer is gathered when it is used; a checkpoint has the whole adapter in one file."""
 
 
 def main() -> int:
-    """Start the processes, and tell what ended them before their time."""
+    """Start the processes, and report why they ended if they failed."""
     order_file, parent = Path(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
     order = TrainingOrder.model_validate_json(order_file.read_bytes())  # written by the backend that starts this
@@ -44,34 +45,34 @@ def main() -> int:
         "--mixed_precision", "no", "--dynamo_backend", "no", "--num_cpu_threads_per_process", str(threads),
         "--module", "academy.habitat.trainer", str(order_file), "0",
     ]  # fmt: skip
-    accelerate.default_config_file = ""  # a person's own, for other trainings, would name other GPUs
+    accelerate.default_config_file = ""  # the user's own configuration, for other trainings, would name other GPUs
     kills = oom_kills()
     try:
         accelerate.launch_command(accelerate.launch_command_parser().parse_args(arguments))
     except (ChildFailedError, RuntimeError, OSError) as problem:
-        EventWriter(order_file.with_name(EVENTS)).write("failed", **what_ended(order_file.parent, problem, kills))
+        EventWriter(order_file.with_name(EVENTS)).write("failed", **failure_of(order_file.parent, problem, kills))
         return 1
     return 0
 
 
-def what_ended(folder: Path, problem: Exception, kills: int | None) -> dict[str, str]:
+def failure_of(folder: Path, problem: Exception, kills: int | None) -> dict[str, str]:
     """Message and cause, from the notes of the processes and how they ended.
 
-    When one process fails, the others lose their connection to it, and note that: so a cause that is known counts.
-    `kills` is what `oom_kills` told before they were started.
+    When one process fails, the others note that they lost their connection to it, so a note with a cause counts first.
+    `kills`: the result of `oom_kills` before they started.
     """
     notes = [orjson.loads(note.read_bytes()) for note in sorted(folder.glob(NOTE.format("*")))]
     for note in notes:
         if note["cause"] != "unknown":
             return {"message": note["message"], "cause": note["cause"]}
-    codes = [one.exitcode for one in problem.failures.values()] if isinstance(problem, ChildFailedError) else []
+    codes = [failure.exitcode for failure in problem.failures.values()] if isinstance(problem, ChildFailedError) else []
     if -signal.SIGKILL in codes:
-        ended = ending_of(-signal.SIGKILL, kills, oom_kills())
-        return {"message": f"{ended.message}.", "cause": ended.cause}
+        ending = ending_of(-signal.SIGKILL, kills, oom_kills())
+        return {"message": f"{ending.message}.", "cause": ending.cause}
     for note in notes:
         return {"message": note["message"], "cause": note["cause"]}
-    said = f"with code {codes[0]}" if codes else str(problem).strip().partition("\n")[0][:300]
-    return {"message": f"A process of the training ended: {said}.", "cause": "killed"}
+    reason = f"code {codes[0]}" if codes else str(problem).strip().partition("\n")[0][:300]
+    return {"message": f"A process of the training ended: {reason}.", "cause": "killed"}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""The base model with a LoRA on it, a new one or the adapter that training begins with.
+"""The base model with a LoRA on it: a new one, or the adapter that the training starts from.
 
-By Unsloth where a GPU and Unsloth are there, one process trains and begins anew; else by transformers and PEFT.
+Unsloth loads it if a GPU and Unsloth are available, one process trains and the adapter is new; otherwise transformers
+and PEFT do.
 
-Unsloth changes transformers and TRL as it is imported, so `prepare` comes before either of them is.
+Importing Unsloth changes transformers and TRL, so `prepare` runs before either of them is imported.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     import torch
 
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""What Unsloth is told to train; it knows no "all-linear"."""
+"""The modules that Unsloth trains; it does not support "all-linear"."""
 
 
 class Library:
-    """Which library trains, and how the order is carried out on the device that is there."""
+    """Which library trains, and how the order is carried out on the available device."""
 
     def __init__(self, name: str, plan: Plan) -> None:
         self.name = name
@@ -40,21 +41,21 @@ class Library:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the base model's weights are loaded as."""
+        """Data type of the loaded base weights."""
         return dtype_on(self.plan.device)
 
     @property
     def sentence(self) -> str:
         """For people."""
-        told = f"Unsloth {version('unsloth')}" if self.name == "unsloth" else f"TRL {version('trl')} and PEFT"
-        more = " with checkpointing" if self.plan.checkpointing else ""
+        libraries = f"Unsloth {version('unsloth')}" if self.name == "unsloth" else f"TRL {version('trl')} and PEFT"
+        options = " with checkpointing" if self.plan.checkpointing else ""
         if self.plan.processes > 1:
-            more += f", in {self.plan.processes} processes" + (" that share the weights" if self.plan.shared else "")
-        return f"{told} on the {'GPU' if self.on_gpu else 'CPU'}{more}"
+            options += f", in {self.plan.processes} processes" + (" that share the weights" if self.plan.shared else "")
+        return f"{libraries} on the {'GPU' if self.on_gpu else 'CPU'}{options}"
 
 
 def dtype_on(device: str) -> torch.dtype:
-    """What is trained in: GPUs before Ampere have no bfloat16."""
+    """Data type of the training: GPUs before Ampere do not support bfloat16."""
     import torch
 
     if device != "cuda":
@@ -63,41 +64,41 @@ def dtype_on(device: str) -> torch.dtype:
 
 
 def prepare(order: TrainingOrder) -> Library:
-    """Choose the library, and import Unsloth if it is that. Raises TrainingError for what cannot be done here."""
+    """Choose the library, and import Unsloth if it is chosen. Raises TrainingError for an impossible order."""
     import torch
 
-    there = torch.cuda.is_available()
-    plan = order.plan or default_plan("cuda" if there else "cpu")
-    if plan.device == "cuda" and not there:
-        raise TrainingError("The order is for a GPU, and torch sees none.", "Look at `academy doctor`.", cause="gpu")
+    has_gpu = torch.cuda.is_available()
+    plan = order.plan or default_plan("cuda" if has_gpu else "cpu")
+    if plan.device == "cuda" and not has_gpu:
+        raise TrainingError("The order needs a GPU, but torch sees none.", "Run `academy doctor`.", cause="gpu")
     if order.recipe.four_bit:
         if plan.shared:
             raise TrainingError(
-                "Weights of 4 bits cannot be shared by several processes.",
+                "Several processes cannot share 4-bit weights.",
                 "Set ACADEMY_TRAINING_SHARDED=false, or train without four_bit.",
                 cause="order",
             )
         if find_spec("bitsandbytes") is None:
             raise TrainingError(
-                "Weights of 4 bits need bitsandbytes, which is not installed.",
-                "pip install -c constraints.txt '.[four-bit]', or train without four_bit.",
+                "4-bit weights need bitsandbytes, which is not installed.",
+                "Run pip install -c constraints.txt '.[four-bit]', or train without four_bit.",
                 cause="gpu",
             )
-        # to try a packed row is an evaluation, too
+        # checking a packed row is an evaluation, too
         if plan.device == "cpu" and (order.recipe.dev_share or order.recipe.packing):
             raise TrainingError(
-                "On processors, weights of 4 bits give wrong gradients after an evaluation.",
+                "On CPUs, 4-bit weights give wrong gradients after an evaluation.",
                 "Train without dev_share and packing, or without four_bit.",
                 cause="gpu",
             )
     usable = plan.device == "cuda" and find_spec("unsloth") is not None
     if plan.library == "unsloth" and not usable:
         raise TrainingError(
-            "Unsloth was asked for, and needs a GPU and to be installed.",
+            "ACADEMY_TRAINING_LIBRARY=unsloth needs a GPU and an installed Unsloth.",
             "Set ACADEMY_TRAINING_LIBRARY=trl.",
             cause="gpu",
         )
-    # its several GPUs are not for everybody, and how it goes on with an adapter was never tried
+    # its support of several GPUs is not free for all users, and continuing an adapter with it was never tested
     if not usable or plan.library == "trl" or plan.processes > 1 or order.recipe.init_adapter:
         return Library("trl", plan)
     importlib.import_module("unsloth")
@@ -132,11 +133,11 @@ def load(order: TrainingOrder, library: Library) -> Any:
     )
     model.config.use_cache = False
     if recipe.init_adapter:
-        first = _first(order)
-        config = LoraConfig.from_pretrained(first)
+        adapter_folder = _init_adapter(order)
+        config = LoraConfig.from_pretrained(adapter_folder)
         config.lora_dropout = recipe.dropout
-        # onto the CPU first: of several processes each would load it onto the first GPU
-        return PeftModel.from_pretrained(model, first, is_trainable=True, config=config, torch_device="cpu")
+        # onto the CPU first: otherwise each of several processes would load it onto the first GPU
+        return PeftModel.from_pretrained(model, adapter_folder, is_trainable=True, config=config, torch_device="cpu")
     config = LoraConfig(
         r=recipe.rank,
         lora_alpha=recipe.alpha,
@@ -149,24 +150,26 @@ def load(order: TrainingOrder, library: Library) -> Any:
     return get_peft_model(model, config)
 
 
-def _first(order: TrainingOrder) -> Path:
-    """The folder of the adapter to begin with, whose files were checked. Raises TrainingError."""
+def _init_adapter(order: TrainingOrder) -> Path:
+    """The folder of the adapter to start from, after checking its files. Raises TrainingError."""
     recipe = order.recipe
     folder = order.init_adapter
     if folder is None:
-        raise TrainingError("The order names no folder of the adapter to begin with.", "Order it again.", cause="order")
+        raise TrainingError(
+            "The order has no folder of the adapter to start from.", "Start the training again.", cause="order"
+        )
     try:
-        found = read_adapter(folder, base_digest=order.base.digest)
+        adapter = read_adapter(folder, base_digest=order.base.digest)
     except AdapterError as problem:
         raise TrainingError(
-            f"The adapter to begin with cannot be used: {problem.message}", problem.remedy, cause="order"
+            f"The adapter to start from cannot be used: {problem.message}", problem.remedy, cause="order"
         ) from problem
-    theirs = found.manifest.recipe
-    if found.digest != recipe.init_adapter or any(getattr(theirs, name) != getattr(recipe, name) for name in SHAPE):
+    earlier = adapter.manifest.recipe
+    if adapter.digest != recipe.init_adapter or any(getattr(earlier, name) != getattr(recipe, name) for name in SHAPE):
         raise TrainingError(
-            f"The adapter to begin with is {found.digest[:12]} of rank {theirs.rank}; ordered were "
-            f"{recipe.init_adapter[:12]} and rank {recipe.rank}.",
-            "Leave the rank and its like to that adapter.",
+            f"The adapter to start from is {adapter.digest[:12]} with rank {earlier.rank}, but the order names "
+            f"{recipe.init_adapter[:12]} with rank {recipe.rank}.",
+            f"Do not set {', '.join(SHAPE)}: they are those of that adapter.",
             cause="order",
         )
     return folder
@@ -174,15 +177,15 @@ def _first(order: TrainingOrder) -> Path:
 
 def _by_unsloth(order: TrainingOrder, library: Library) -> Any:
     recipe = order.recipe
-    by: Any = importlib.import_module("unsloth").FastLanguageModel
-    model, _ = by.from_pretrained(
+    loader: Any = importlib.import_module("unsloth").FastLanguageModel
+    model, _ = loader.from_pretrained(
         model_name=str(order.base.path),
         max_seq_length=recipe.max_length,
         dtype=library.dtype,
         load_in_4bit=recipe.four_bit,
         trust_remote_code=False,
     )
-    return by.get_peft_model(
+    return loader.get_peft_model(
         model,
         r=recipe.rank,
         lora_alpha=recipe.alpha,
@@ -198,29 +201,32 @@ def _by_unsloth(order: TrainingOrder, library: Library) -> Any:
 
 
 def refuse_leaks(model: Any, row: dict[str, Any], library: Library) -> None:
-    """Examples that share a row must not see each other: another first one leaves the last one's logits as they are.
+    """Check that examples in one packed row do not see each other.
 
-    Where they end is told as in the training: by their places, and to Unsloth, which looks at others, by lengths.
-    Raises TrainingError where they do: attention of that kind cannot be used with packing.
+    If the first example is replaced, the second one's logits must stay the same. The boundaries are given as in the
+    training: by position ids, and for Unsloth by lengths. Raises TrainingError if the model's attention mixes them.
     """
     import torch
 
-    lengths = row["seq_lengths"][:2]  # the first two tell it, and a whole row takes long before the model is on a GPU
+    lengths = row["seq_lengths"][:2]  # two are enough, and a whole row takes long before the model is on a GPU
     if len(lengths) < 2:
         return
     ids = torch.tensor([row["input_ids"][: sum(lengths)]], device=model.device)
-    places = torch.cat([torch.arange(length) for length in lengths])[None].to(model.device)
+    position_ids = torch.cat([torch.arange(length) for length in lengths])[None].to(model.device)
     ends = {"packed_seq_lengths": torch.tensor(lengths, dtype=torch.int32)} if library.name == "unsloth" else {}
-    other = ids.clone()
-    other[0, : lengths[0]] = ids[0, : lengths[0]].flip(0)
+    changed_ids = ids.clone()
+    changed_ids[0, : lengths[0]] = ids[0, : lengths[0]].flip(0)
     model.eval()
     with torch.inference_mode():
-        seen = [model(input_ids=one, position_ids=places, use_cache=False, **ends).logits for one in (ids, other)]
+        logits = [
+            model(input_ids=row_ids, position_ids=position_ids, use_cache=False, **ends).logits
+            for row_ids in (ids, changed_ids)
+        ]
     model.train()
-    ours, theirs = (one[0, lengths[0] :].float() for one in seen)
-    if not torch.equal(ids, other) and float((ours - theirs).abs().max()) > 1e-3 * float(ours.abs().max()):
+    before, after = (row_logits[0, lengths[0] :].float() for row_logits in logits)
+    if not torch.equal(ids, changed_ids) and float((before - after).abs().max()) > 1e-3 * float(before.abs().max()):
         raise TrainingError(
             "With this model's attention, examples that are packed into one row see each other.",
-            "Train without packing: ACADEMY_PACKING=0, and none in a recipe by hand.",
+            "Train without packing: set ACADEMY_PACKING=0, and remove packing from a recipe of your own.",
             cause="template",
         )

@@ -1,7 +1,7 @@
-"""What is trained on: token ids and labels of every example, with the contract checked before the first step.
+"""Token ids and labels of every example, and the checks of the contract before the first step.
 
-The prompt is not supervised, the answer is, its end token is inside the mask, and as many rows go in as are trained or
-evaluated on. Raises TrainingError or TemplateError.
+The prompt is not supervised; the answer is, including its end token; and no row is lost: as many rows are read as are
+trained or evaluated on. Raises TrainingError or TemplateError.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from academy.store.files import digest_of_file
 IGNORED = -100
 """The label of a token that is not supervised."""
 LEAST = 2
-"""Examples below which nothing is trained, whoever ordered it."""
+"""Minimum number of examples in every training."""
 Row = dict[str, list[int]]
 
 
 class Rows(NamedTuple):
-    """Rows to train on, rows to evaluate on, and the conversations of those that are trained on."""
+    """Rows to train on, rows to evaluate on, and the conversations of the rows to train on."""
 
     train: list[Row]
     dev: list[Row]
@@ -32,15 +32,15 @@ class Rows(NamedTuple):
 
     @property
     def supervised(self) -> int:
-        """Tokens that the training is to learn."""
+        """Number of tokens that the training learns."""
         return sum(1 for row in self.train for label in row["labels"] if label != IGNORED)
 
 
 def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
-    """Every example of the order's file, divided by its recipe's dev_share."""
+    """Every example of the order's file, split by its recipe's dev_share."""
     if digest_of_file(order.train_file) != order.train_digest:
         raise TrainingError(
-            "The dataset was altered after it was ordered.", "Run `academy curate` again.", cause="data"
+            "The dataset changed after the training was ordered.", "Run `academy curate` again.", cause="data"
         )
     messages = [_messages(line) for line in order.train_file.read_bytes().splitlines()]
     rows = []
@@ -49,12 +49,12 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
         if len(prompt) + len(answer) <= order.recipe.max_length:
             rows.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
     if len(messages) < LEAST:
-        many = "one example" if messages else "no examples"
-        raise TrainingError(f"The dataset has {many}: nothing can be learned of it.", "Add more.", cause="data")
+        count = "one example" if messages else "no examples"
+        raise TrainingError(f"The dataset has {count} (minimum {LEAST}).", "Add more.", cause="data")
     if len(rows) != len(messages):
         raise TrainingError(
-            f"{len(messages) - len(rows)} of {len(messages)} examples have over {order.recipe.max_length} tokens.",
-            "Give the recipe a larger max_length, or leave long examples out.",
+            f"{len(messages) - len(rows)} of {len(messages)} examples have more than {order.recipe.max_length} tokens.",
+            "Give the recipe a larger max_length, or remove long examples.",
             cause="data",
         )
     end = template.tokenizer.eos_token_id
@@ -66,44 +66,44 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
             )
     if not order.recipe.dev_share:
         return Rows(rows, [], messages)
-    kept = [order.recipe.holds_back(conversation[-2]["content"]) for conversation in messages]
-    found = Rows(
-        [row for row, dev in zip(rows, kept, strict=True) if not dev],
-        [row for row, dev in zip(rows, kept, strict=True) if dev],
-        [one for one, dev in zip(messages, kept, strict=True) if not dev],
+    is_dev = [order.recipe.holds_back(conversation[-2]["content"]) for conversation in messages]
+    split = Rows(
+        [row for row, dev in zip(rows, is_dev, strict=True) if not dev],
+        [row for row, dev in zip(rows, is_dev, strict=True) if dev],
+        [conversation for conversation, dev in zip(messages, is_dev, strict=True) if not dev],
     )
-    if not found.train or not found.dev:
+    if not split.train or not split.dev:
         raise TrainingError(
-            f"{len(rows)} examples cannot be divided into some to train on and some to evaluate on.",
+            f"{len(rows)} examples cannot be split into some to train on and some to evaluate on.",
             "Import more lessons, or set dev_share to 0.",
             cause="data",
         )
-    return found
+    return split
 
 
 def _messages(line: bytes) -> list[Message]:
     """A line in any of the four formats as a conversation that ends with its last answer."""
     try:
-        found = read_row(orjson.loads(line))
+        conversation = read_row(orjson.loads(line))
     except orjson.JSONDecodeError:
-        found = "a line is no JSON"
-    if isinstance(found, str):
-        raise TrainingError(f"The dataset cannot be read: {found}.", "Run `academy curate` again.", cause="data")
-    while found[-1]["role"] != "assistant":
-        found.pop()
-    if not any(one["role"] == "user" for one in found):
+        conversation = "a line is not valid JSON"
+    if isinstance(conversation, str):
+        raise TrainingError(f"The dataset cannot be read: {conversation}.", "Run `academy curate` again.", cause="data")
+    while conversation[-1]["role"] != "assistant":
+        conversation.pop()
+    if not any(message["role"] == "user" for message in conversation):
         raise TrainingError(
-            "The dataset cannot be read: an answer has no request before it.", "Leave it out.", cause="data"
+            "The dataset cannot be read: an answer has no request before it.", "Remove that example.", cause="data"
         )
-    return found
+    return conversation
 
 
 def packed(rows: list[Row], length: int) -> list[dict[str, Any]]:
-    """Rows of at most so many tokens, each of several examples; seq_lengths says where they end. Nothing is cut."""
+    """Pack examples into rows of at most `length` tokens; seq_lengths has their lengths. No example is cut."""
     from datasets import Dataset
     from trl import pack_dataset
 
-    found = pack_dataset(Dataset.from_list(rows), length, "bfd")
-    if sum(len(row["seq_lengths"]) for row in found) != len(rows):
+    dataset = pack_dataset(Dataset.from_list(rows), length, "bfd")
+    if sum(len(row["seq_lengths"]) for row in dataset) != len(rows):
         raise TrainingError("Packing lost examples.", "Train without packing.", cause="data")
-    return list(found)
+    return list(dataset)

@@ -1,8 +1,7 @@
 """`python -m academy.habitat.trainer.smoke`: can a trainer run here? Prints one line of JSON.
 
-Besides what every training imports it tries what only some do: bitsandbytes is imported where it is installed, Unsloth
-where a GPU is seen as well, and a GPU that is seen does one step of arithmetic, for a torch may see a GPU that it has
-no kernels for.
+It imports what every training imports and what only some do: bitsandbytes if it is installed, and Unsloth if a GPU is
+visible as well. A visible GPU does one step of arithmetic, because torch may see a GPU for which it has no kernels.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ import orjson
 import torch
 
 LONGEST = 200
-"""Of the words of what was raised."""
+"""Length limit of an error's text."""
 
 
-def look() -> dict[str, Any]:
-    """What is here: versions, the first GPU, what fails on it (`fault`), and libraries that cannot be imported."""
-    seen = torch.cuda.is_available()
-    # Unsloth changes transformers and TRL as it is imported, so it comes before them; without a GPU it refuses
-    versions, broken = optional(("unsloth", "bitsandbytes") if seen else ("bitsandbytes",))
-    # what it imports is what is tried
+def smoke_test() -> dict[str, Any]:
+    """Versions, the first GPU, what fails on it (`fault`), and libraries that cannot be imported (`broken`)."""
+    has_gpu = torch.cuda.is_available()
+    # importing Unsloth changes transformers and TRL, so it comes before them; without a GPU it cannot be imported
+    versions, failures = optional_libraries(("unsloth", "bitsandbytes") if has_gpu else ("bitsandbytes",))
+    # the import itself is the test
     from academy.habitat.trainer.train import LIBRARIES
 
     return {
         "python": platform.python_version(),
         "versions": {name: version(name) for name in LIBRARIES} | versions,
-        "gpu": torch.cuda.get_device_name(0) if seen else "",
-        "fault": step("cuda") if seen else "",
-        "broken": broken,
+        "gpu": torch.cuda.get_device_name(0) if has_gpu else "",
+        "fault": compute_on("cuda") if has_gpu else "",
+        "broken": failures,
     }
 
 
-def optional(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Of these libraries, versions of those that can be imported, and why those that are installed cannot."""
-    versions, broken = {}, {}
+def optional_libraries(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Versions of the libraries that can be imported, and the errors of those that are installed and cannot."""
+    versions, failures = {}, {}
     for name in names:
         if find_spec(name) is None:
             continue
@@ -50,29 +49,29 @@ def optional(names: Iterable[str]) -> tuple[dict[str, str], dict[str, str]]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "unknown"
-        except Exception as problem:  # noqa: BLE001 - such libraries raise all kinds where a GPU or driver is not theirs
-            broken[name] = _words(problem)
-    return versions, broken
+        except Exception as problem:  # noqa: BLE001 - with a wrong GPU or driver, such libraries raise errors of any kind
+            failures[name] = _one_line(problem)
+    return versions, failures
 
 
-def step(device: str) -> str:
-    """One small product and its gradient there, in the numbers of a training; what went wrong, else empty."""
+def compute_on(device: str) -> str:
+    """Compute a small product and its gradient in a training's data type. Returns what failed, or an empty string."""
     from academy.habitat.trainer.model import dtype_on
 
     try:
         a = torch.ones(64, 64, dtype=dtype_on(device), device=device, requires_grad=True)
         (a @ a).float().sum().backward()
-        found = 0.0 if a.grad is None else float(a.grad.float().mean())  # waits for the device
+        gradient = 0.0 if a.grad is None else float(a.grad.float().mean())  # waits for the device
     except (RuntimeError, AssertionError, NotImplementedError) as problem:
-        return _words(problem)
-    return "" if found == 2 * 64 else f"a gradient of {2 * 64} came out as {found:g}"
+        return _one_line(problem)
+    return "" if gradient == 2 * 64 else f"a gradient is {gradient:g} instead of {2 * 64}"
 
 
-def _words(problem: Exception) -> str:
-    """One line, for CUDA's own are many."""
-    said = str(problem).strip().partition("\n")[0]
-    return f"{type(problem).__name__}: {said}"[:LONGEST]
+def _one_line(problem: Exception) -> str:
+    """The first line of an error; CUDA's errors have many."""
+    first_line = str(problem).strip().partition("\n")[0]
+    return f"{type(problem).__name__}: {first_line}"[:LONGEST]
 
 
 if __name__ == "__main__":
-    sys.stdout.write(orjson.dumps(look()).decode() + "\n")
+    sys.stdout.write(orjson.dumps(smoke_test()).decode() + "\n")

@@ -42,102 +42,102 @@ from academy.models.chat_template import ChatTemplate
 from academy.store.files import publish_folder, write_file
 from academy.system.processes import peak_memory
 
-TELL_SECONDS = 60.0
-"""Where steps are slow, this often an event tells how many are done."""
+REPORT_SECONDS = 60.0
+"""Maximum time between two step events; steps may be slow."""
 LIBRARIES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "tokenizers")
 
 
 def train(order: TrainingOrder, events: EventWriter | NullEventWriter, library: Library) -> tuple[str, float]:
     """Train, publish the adapter, and return its digest and the last logged loss.
 
-    Where there are evaluations, the adapter is the one that was best in them. Raises TrainingError, TemplateError,
+    With evaluations, the adapter with the best evaluation loss is published. Raises TrainingError, TemplateError,
     HomeError.
     """
     recipe = order.recipe
-    # the same bytes are promised on processors; on GPUs it would cost much, and not all of them could keep it
+    # equal bytes are promised only on CPUs; on GPUs determinism is slow, and not all of them support it
     torch.use_deterministic_algorithms(not library.on_gpu, warn_only=True)
     set_seed(recipe.seed)
     template = ChatTemplate.of(order.base.path)
-    with events.at_work():
+    with events.busy():
         rows = read_rows(order, template)
-    kept = f", {len(rows.dev)} of them to evaluate on" if rows.dev else ""
+    split = f", {len(rows.dev)} of them to evaluate on" if rows.dev else ""
     events.write(
         "contract",
-        message=f"{len(rows.train) + len(rows.dev)} rows in and out{kept}, {rows.supervised} supervised tokens, "
+        message=f"{len(rows.train) + len(rows.dev)} rows in and out{split}, {rows.supervised} supervised tokens, "
         f"template {template.digest[:12]}; {library.sentence}",
     )
-    with events.at_work():
+    with events.busy():
         model = load(order, library)
         train_rows: list[Any] = packed(rows.train, recipe.max_length) if recipe.packing else rows.train
         if recipe.packing:
             refuse_leaks(model, max(train_rows, key=lambda row: len(row["seq_lengths"])), library)
     steps = math.ceil(len(train_rows) / (recipe.batch_size * recipe.accumulation)) * recipe.epochs
-    report = _Report(events, steps)
+    reporter = _Reporter(events, steps)
     arguments = _arguments(order, steps, library)
     if library.plan.shared and not library.on_gpu:
-        # accelerate shards on accelerators only, though torch does on processors: it is told that these are some
+        # accelerate shards only on accelerators, although torch can shard on CPUs: make it treat the CPUs as such
         _ = arguments.device
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    with events.at_work():
+    with events.busy():
         trainer = _Repeatable(
             model=model,
             args=arguments,
             train_dataset=Dataset.from_list(train_rows),
             eval_dataset=Dataset.from_list(rows.dev) if rows.dev else None,
             processing_class=template.tokenizer,
-            callbacks=[report, *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else [])],
+            callbacks=[reporter, *([EarlyStoppingCallback(recipe.patience)] if recipe.patience else [])],
         )
     if library.dtype is torch.float16:
-        # TRL makes adapters of quantised models bfloat16, whose gradients float16's scaler does not know
+        # TRL makes adapters of quantised models bfloat16, and float16's gradient scaler does not support that
         for weights in trainer.model.parameters():
             if weights.requires_grad:
                 weights.data = weights.data.float()
     if library.plan.shared and library.on_gpu:
-        # accelerate's own would also give the loss and sum the gradients in bfloat16
-        kept = MixedPrecisionPolicy(param_dtype=library.dtype, reduce_dtype=torch.float32)
-        trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = kept
+        # accelerate's default would also compute the loss and sum the gradients in bfloat16
+        policy = MixedPrecisionPolicy(param_dtype=library.dtype, reduce_dtype=torch.float32)
+        trainer.accelerator.state.fsdp_plugin.mixed_precision_policy = policy
     if library.plan.processes > 1 and not library.on_gpu:
         # several processes on CPUs have the device "cpu:0", on which torch cannot read a checkpoint's states
         trainer.args.__dict__["_setup_devices"] = torch.device("cpu")
     trainer.train(resume_from_checkpoint=whole_checkpoint(order.folder / CHECKPOINTS, library.plan))
-    # from the trainer's own history, which a checkpoint has: behind the last one there may be nothing left to do
-    report.loss = next((row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row), math.nan)
-    if not math.isfinite(report.loss):
-        raise diverged(report.loss, trainer.state.global_step)
-    with events.at_work():
-        return _finish(order, trainer, template, rows, library, report), report.loss
+    # from the trainer's history, which a checkpoint contains: after the last checkpoint there may be no step left
+    reporter.loss = next((row["loss"] for row in reversed(trainer.state.log_history) if "loss" in row), math.nan)
+    if not math.isfinite(reporter.loss):
+        raise diverged(reporter.loss, trainer.state.global_step)
+    with events.busy():
+        return _finish(order, trainer, template, rows, library, reporter), reporter.loss
 
 
 def _finish(
-    order: TrainingOrder, trainer: Any, template: ChatTemplate, rows: Rows, library: Library, report: _Report
+    order: TrainingOrder, trainer: Any, template: ChatTemplate, rows: Rows, library: Library, reporter: _Reporter
 ) -> str:
-    """Publish what was trained and return its digest; of several processes the first does, the others return ""."""
-    first = trainer.is_world_process_zero()
+    """Publish the adapter and return its digest. Of several processes only the first does; the others return ""."""
+    is_first = trainer.is_world_process_zero()
     model = trainer.accelerator.unwrap_model(trainer.model).eval()
     weights = None
-    if library.plan.shared:  # its weights are gathered for each answer, so all processes ask
+    if library.plan.shared:  # all processes take part, because the weights are gathered for each answer
         if not isinstance(model, FSDPModule):
             raise TrainingError(
-                "The weights were not shared by the processes.", "Set ACADEMY_TRAINING_SHARDED=false.", cause="unknown"
+                "The processes did not share the weights.", "Set ACADEMY_TRAINING_SHARDED=false.", cause="unknown"
             )
         weights = get_model_state_dict(
             model, options=StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         )
-    if not first and not library.plan.shared:
+    if not is_first and not library.plan.shared:
         return ""
-    known = canaries(model, template, [conversation[-2]["content"] for conversation in rows.messages])
-    if not first:
+    recorded_canaries = canaries(model, template, [conversation[-2]["content"] for conversation in rows.messages])
+    if not is_first:
         return ""
     shutil.rmtree(order.folder / DRAFT, ignore_errors=True)
     model.save_pretrained(order.folder / DRAFT, state_dict=weights, safe_serialization=True)
-    digest = _publish(order, known, template, rows, library, report)
+    digest = _publish(order, recorded_canaries, template, rows, library, reporter)
     shutil.rmtree(order.folder / CHECKPOINTS, ignore_errors=True)
     return digest
 
 
 def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
     recipe = order.recipe
-    every = max(1, steps // 6)
+    interval = max(1, steps // 6)
     batch, accumulation = split_batch(recipe, library.plan.processes)
     return SFTConfig(
         output_dir=str(order.folder / CHECKPOINTS),
@@ -156,24 +156,24 @@ def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
         fp16=library.dtype is torch.float16,
         gradient_checkpointing=library.plan.checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
-        packing=False,  # rows come packed where they are to be
-        # None leaves it to Unsloth, which then goes without padding where it can
+        packing=False,  # rows are already packed if the recipe says so
+        # None leaves it to Unsloth, which then trains without padding where it can
         padding_free=True if recipe.packing else None if library.name == "unsloth" else False,
         train_sampling_strategy="group_by_length",
         logging_steps=max(1, steps // 60),
-        logging_nan_inf_filter=False,  # it would tell the mean of the losses before in place of one that is no number
+        logging_nan_inf_filter=False,  # it would log the mean of earlier losses instead of a loss that is not finite
         save_strategy="steps",
-        save_steps=every,
+        save_steps=interval,
         save_total_limit=1,
         save_only_model=False,
         eval_strategy="steps" if recipe.dev_share else "no",
-        eval_steps=every,
+        eval_steps=interval,
         per_device_eval_batch_size=batch,
         load_best_model_at_end=bool(recipe.dev_share),
         metric_for_best_model="eval_loss" if recipe.dev_share else None,
         greater_is_better=False if recipe.dev_share else None,
         restore_callback_states_from_checkpoint=bool(recipe.patience),
-        # Unsloth's trainer leaves out TRL's count of tokens
+        # Unsloth's trainer lacks TRL's token count
         include_num_input_tokens_seen="non_padding" if library.name == "unsloth" else "no",
         report_to="none",
         disable_tqdm=True,
@@ -184,13 +184,13 @@ def _arguments(order: TrainingOrder, steps: int, library: Library) -> SFTConfig:
 
 def _publish(
     order: TrainingOrder,
-    known: tuple[Canary, ...],
+    recorded_canaries: tuple[Canary, ...],
     template: ChatTemplate,
     rows: Rows,
     library: Library,
-    report: _Report,
+    reporter: _Reporter,
 ) -> str:
-    """Bring the draft into canonical form, and publish it under its digest."""
+    """Convert the draft to canonical form and publish it under its digest."""
     draft = order.folder / DRAFT
     config = orjson.loads((draft / CONFIG).read_bytes())
     write_file(draft / CONFIG, canonical_config(config, order.base.name))
@@ -211,9 +211,9 @@ def _publish(
         threads=torch.get_num_threads(),
         examples=len(rows.messages),
         supervised_tokens=rows.supervised,
-        steps=report.steps,
-        loss=report.loss,
-        canaries=known,
+        steps=reporter.steps,
+        loss=reporter.loss,
+        canaries=recorded_canaries,
     )
     with publish_folder(order.adapters / manifest.adapter[:16]) as folder:
         for name in FILES:
@@ -224,9 +224,9 @@ def _publish(
 
 
 class _SameOrder(LengthGroupedSampler):  # type: ignore[misc]
-    """Batches of similar length in an order that seed and epoch alone decide: an epoch resumed is the same epoch.
+    """Batches of similar length in an order that depends only on seed and epoch, so a resumed epoch is the same epoch.
 
-    The library's own sampler draws from the process's generator, whose state a checkpoint inside an epoch lacks.
+    The library's own sampler uses the process's generator, whose state a checkpoint inside an epoch does not have.
     """
 
     epoch = 0
@@ -241,11 +241,11 @@ class _SameOrder(LengthGroupedSampler):  # type: ignore[misc]
 
 
 class _Repeatable(SFTTrainer):  # type: ignore[misc]
-    """The trainer with that order of examples."""
+    """The trainer with this order of examples."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        # of a whole step, whatever part of it each process does
+        # the examples of a whole step, over all processes
         size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         sampler = _SameOrder(size, lengths=[len(row) for row in rows["input_ids"]])
         sampler.seed = self.args.data_seed
@@ -253,26 +253,26 @@ class _Repeatable(SFTTrainer):  # type: ignore[misc]
 
 
 def diverged(loss: float, step: int, what: str = "loss") -> TrainingError:
-    """What is said of a loss that is no finite number."""
+    """The error for a loss that is not a finite number."""
     return TrainingError(f"The {what} became {loss} at step {step}.", "Use a smaller learning rate.", cause="loss")
 
 
-class _Report(TrainerCallback):  # type: ignore[misc]
-    """Turns the trainer's log into events."""
+class _Reporter(TrainerCallback):  # type: ignore[misc]
+    """Writes the trainer's log as events."""
 
     def __init__(self, events: EventWriter | NullEventWriter, steps: int) -> None:
         self.events = events
         self.steps = steps
         self.loss = math.nan
         self._since = (time.monotonic(), 0)
-        self._told = time.monotonic()
+        self._last_report = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """What was counted before a checkpoint is none of this attempt's speed."""
+        """Start this attempt's speed measurement: tokens before its checkpoint do not count."""
         self._since = (time.monotonic(), int(state.num_input_tokens_seen))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
-        """One step event a logging step. A loss that is no number ends the training."""
+        """Write one step event per logging step. A loss that is not finite ends the training."""
         if not logs or "loss" not in logs:
             return
         self.loss = float(logs["loss"])
@@ -282,36 +282,36 @@ class _Report(TrainerCallback):  # type: ignore[misc]
         seconds = now - self._since[0]
         rate = (tokens - self._since[1]) / seconds if seconds > 0 and tokens else None
         self._since = (now, tokens)
-        self._tell(state, loss=self.loss, learning_rate=float(logs.get("learning_rate") or 0.0), rate=rate)
+        self._write_step(state, loss=self.loss, learning_rate=float(logs.get("learning_rate") or 0.0), rate=rate)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
-        """How it answers what it is not trained on. A loss that is no number ends the training."""
+        """Write the evaluation loss. A loss that is not finite ends the training."""
         if metrics and "eval_loss" in metrics:
             loss = float(metrics["eval_loss"])
             if not math.isfinite(loss):
                 raise diverged(loss, state.global_step, "evaluation loss")
-            self._tell(state, eval_loss=loss)
+            self._write_step(state, eval_loss=loss)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Steps between two logged ones show life; of slow ones each minute is told how far it came."""
+        """Show activity after each step, and write an event each minute if steps are slow."""
         self.events.pulse()
-        if not control.should_log and time.monotonic() - self._told > TELL_SECONDS:
-            self._tell(state)
+        if not control.should_log and time.monotonic() - self._last_report > REPORT_SECONDS:
+            self._write_step(state)
 
     def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """A part of a step was done."""
+        """Show activity after a part of a step."""
         self.events.pulse()
 
     def on_prediction_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """A part of an evaluation was done."""
+        """Show activity after a part of an evaluation."""
         self.events.pulse()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """A checkpoint was written."""
+        """Write an event for a new checkpoint."""
         self.events.write("checkpoint", step=state.global_step, steps=state.max_steps)
 
-    def _tell(self, state: Any, **figures: float | None) -> None:
-        self._told = time.monotonic()
+    def _write_step(self, state: Any, **figures: float | None) -> None:
+        self._last_report = time.monotonic()
         self.events.write(
             "step",
             step=state.global_step,

@@ -272,7 +272,7 @@ class AdapterPool:
 
     async def _load(self, adapter: str) -> None:
         await self.leases.acquire(adapter)
-        if not self.leases.store.here(adapter) and self.leases.store.packed(adapter) is not None:
+        if not self.leases.store.here(adapter) and self.leases.store.package(adapter) is not None:
             await asyncio.to_thread(self.hooks.restore, adapter)
         digest = await self.runtime.load(self.adapters / adapter[:16])
         if digest != adapter:

@@ -277,13 +277,8 @@ class _Answering:
     async def _begin(self, status: int, kind: str, headers: dict[str, str]) -> None:
         self.status = status
         raw = {"content-type": kind, **headers, **self.headers}
-        await self._send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [(name.encode(), value.encode()) for name, value in raw.items()],
-            }
-        )
+        encoded_headers = [(name.encode(), value.encode()) for name, value in raw.items()]
+        await self._send({"type": "http.response.start", "status": status, "headers": encoded_headers})
 
     async def _part(self, body: bytes, *, more: bool) -> None:
         """Send a part of the body. Raises _SlowReaderError where the client does not read it in time."""

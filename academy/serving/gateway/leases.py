@@ -24,7 +24,7 @@ class Leases:
         if adapter in self._leases:
             return
         lease = ExitStack()
-        waiting = asyncio.ensure_future(asyncio.to_thread(lease.enter_context, self.store.using(adapter)))
+        waiting = asyncio.ensure_future(asyncio.to_thread(lease.enter_context, self.store.lease(adapter)))
         try:
             await asyncio.shield(waiting)
         except asyncio.CancelledError:

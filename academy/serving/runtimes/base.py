@@ -23,7 +23,7 @@ from typing import Literal, Protocol
 
 from pydantic import Field
 
-from academy.adapters.adapter import Opened
+from academy.adapters.adapter import AdapterFiles
 from academy.arena.suites.base import Reply
 from academy.errors import InputError
 from academy.models.base_model import BaseModel
@@ -34,7 +34,7 @@ from academy.settings import Settings
 Request = str | Sequence[Message]
 """A user's text, or a conversation that ends with one."""
 
-Admit = Callable[[Path], Opened]
+Admit = Callable[[Path], AdapterFiles]
 """Reads an adapter's folder once, decides whether it may be served, and returns what it read. Raises AdapterError."""
 
 
@@ -137,7 +137,7 @@ class LiveRuntime(Protocol):
         ...
 
     async def load(self, adapter: Path) -> str:
-        """Check and load an adapter beside the others; returns its digest. Loading it again costs nothing."""
+        """Check and load an adapter; the others stay loaded. Returns its digest. Loading it again costs nothing."""
         ...
 
     async def unload(self, adapter: str) -> None:

@@ -40,7 +40,7 @@ class PeftRuntime:
         self._templates: dict[str, ChatTemplate] = {BASE: ChatTemplate.of(base.path)}
 
     def load(self, adapter: Path) -> str:
-        """Check an adapter and load it beside the others, from the same bytes that were checked."""
+        """Check an adapter and load it, from the same bytes that were checked."""
         content = self._admit(adapter)
         record = content.adapter
         if record.digest not in self._adapters:

@@ -72,7 +72,7 @@ class PeftLive:
         self._engine, self._died = engine, False
 
     async def load(self, adapter: Path) -> str:
-        """Check an adapter and attach it beside the others, from the same bytes that were checked."""
+        """Check an adapter and attach it, from the same bytes that were checked."""
         engine = self._running()
         content = await asyncio.to_thread(self._admit, adapter)
         digest = content.adapter.digest

@@ -1,0 +1,106 @@
+"""Decides whether training pays now: the counts, the dataset, earlier examinations and free memory."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from functools import partial
+from typing import NamedTuple
+
+from academy.curriculum.dataset import Dataset
+from academy.habitat.backends.base import TrainingOrder
+from academy.habitat.placement import Placement
+from academy.loop.choose_recipe import choose_recipe_for
+from academy.loop.home import Home
+from academy.loop.place import place
+from academy.loop.place_order import digests_carried_out
+from academy.professor.decision import Decision, should_train
+from academy.professor.recipe_options import RecipeOptions
+from academy.records import Record
+from academy.store.ledger_rows import VerdictEntry
+
+log = logging.getLogger(__name__)
+
+
+class Counts(Record):
+    """What a decision counts before there is a dataset. An evolution counts once."""
+
+    lessons: int  # successful, active lessons and tasks
+    new_lessons: int  # of them since the champion's examination
+    last_verdict: datetime | None
+    at: datetime
+
+
+def count(home: Home) -> Counts:
+    """The counts of a home now."""
+    verdicts = list(home.ledger.rows(VerdictEntry))
+    return Counts(
+        lessons=home.store.trainable(),
+        new_lessons=home.store.trainable(since=home.ledger.champion().cursor),
+        last_verdict=datetime.fromisoformat(verdicts[-1].at) if verdicts else None,
+        at=datetime.now(UTC),
+    )
+
+
+def decide(
+    home: Home,
+    *,
+    force: bool,
+    counts: Counts | None = None,
+    order: TrainingOrder | None = None,
+    dataset: Dataset | None = None,
+    to_tune: bool = False,
+    to_start: bool = False,
+    elsewhere: bool = False,
+) -> Decision:
+    """Whether training pays now. With an order and its dataset, also whether it was examined before and where it fits.
+
+    `to_tune`: the order's recipe is where a search starts, so an earlier examination of it does not count.
+    `to_start`: a training follows. If only its device cannot be had, raises that TrainingError, because a person who
+    asked for the device should not read that there is nothing to train.
+    `elsewhere`: a worker on another machine may train, so a device that this machine lacks does not count.
+    """
+    placement = place(home, order.recipe, dataset.longest) if order and dataset else None
+    orders = digests_carried_out(order, placement) if order and placement and not to_tune else set()
+    if elsewhere and placement and placement.route.refusal:
+        placement = None
+    outcomes = (
+        row.body.outcome
+        for row in home.ledger.latest(VerdictEntry)
+        if row.body.order in orders and row.body.outcome != "CANNOT DECIDE"
+    )
+    counts = counts or count(home)
+    ask = partial(
+        should_train,
+        lessons=counts.lessons,
+        new_lessons=counts.new_lessons,
+        last_verdict=counts.last_verdict,
+        now=counts.at,
+        min_lessons=home.settings.min_lessons,
+        min_new_lessons=home.settings.min_new_lessons,
+        interval_hours=home.settings.training_interval_hours,
+        examples=dataset.examples if dataset else None,
+        examined=next(outcomes, ""),
+        force=force,
+    )
+    decision = ask(placement=(bool(placement.route.place), placement.expected) if placement else None)
+    if to_start and placement and placement.route.refusal and ask().train:
+        placement.require()
+    log.info("%s: %s", "Training" if decision.train else "Not training", decision.because)
+    return decision
+
+
+class DecisionPreview(NamedTuple):
+    """A decision on counts alone, and where the largest training would run (None if the decision is no)."""
+
+    decision: Decision
+    placement: Placement | None
+
+
+def preview_decision(home: Home, *, force: bool) -> DecisionPreview:
+    """The decision that `evolve` takes before it starts. Without a dataset, examples count as long as possible."""
+    decision = decide(home, force=force)
+    if not decision.train:
+        return DecisionPreview(decision, None)
+    recipe = choose_recipe_for(home, home.base.context, RecipeOptions())
+    return DecisionPreview(decision, place(home, recipe))

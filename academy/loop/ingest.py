@@ -1,0 +1,72 @@
+"""Imports experience: files of lessons, tasks, conversations and examples into the store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from academy.errors import InputError
+from academy.experience.conversations import ConversationFilter
+from academy.experience.experience import Kind
+from academy.experience.lessons import ImportResult
+from academy.experience.sources.commits import is_repository, open_repository
+from academy.loop.home import Home
+
+log = logging.getLogger(__name__)
+LOGGED_LINES = 5
+"""Unreadable lines that the log names for each file."""
+
+
+def ingest(
+    home: Home,
+    lessons: Sequence[Path] = (),
+    tasks: Sequence[Path] = (),
+    *,
+    conversations: Sequence[Path] = (),
+    files: Sequence[Path] = (),
+    wanted: ConversationFilter | None = None,
+) -> list[ImportResult]:
+    """Import files of lessons, tasks, conversations and examples. Importing the same lines again changes nothing.
+
+    `wanted` selects conversations. Raises InputError for a file that does not exist, before anything is imported.
+    """
+    kinds: dict[Kind, Sequence[Path]] = {
+        "lesson": lessons, "task": tasks, "conversation": conversations, "file": files,
+    }  # fmt: skip
+    for path in (path for paths in kinds.values() for path in paths):
+        if not path.is_file():
+            raise InputError(f"The file {path} does not exist.", "Check the path. A JSONL file has one lesson a line.")
+    results = [
+        home.store.import_file(path, home.quarantine, kind, wanted) for kind, paths in kinds.items() for path in paths
+    ]
+    for result in results:
+        if not result.admitted:
+            continue
+        log.info(
+            "%s: %d admitted, %d known, %d unreadable",
+            result.batch, result.admitted, result.known, len(result.unreadable),
+        )  # fmt: skip
+        for line in result.unreadable[:LOGGED_LINES]:
+            log.warning("unreadable line %s (saved in %s)", line, result.quarantine)
+    return results
+
+
+def check_repositories(paths: Sequence[Path]) -> None:
+    """Raise InputError for a path that is not a git repository."""
+    for path in paths:
+        open_repository(path)
+
+
+def choose_repositories(paths: Sequence[Path], workspace: Path) -> list[Path]:
+    """The git repositories to read: the given ones, or else the workspace if it is one.
+
+    Raises InputError for a given path that is not a git repository.
+    """
+    if paths:
+        check_repositories(paths)
+        return list(paths)
+    if is_repository(workspace):
+        return [workspace]
+    log.info("%s is not a git repository: no commits are read", workspace.resolve())
+    return []

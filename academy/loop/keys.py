@@ -1,0 +1,44 @@
+"""The keys of a home, and signing adapters again with the current one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from academy.errors import AdapterError, InputError
+from academy.lifecycle.gate import resign_adapter
+from academy.loop.home import Home
+from academy.records import Record
+from academy.settings import Settings
+from academy.store.signing import Keys
+
+
+class Resigned(Record):
+    """Versions that were signed again, and those that were not, each with the reason."""
+
+    signed: tuple[str, ...]
+    refused: dict[str, str]
+
+
+def open_keys(settings: Settings) -> Keys:
+    """The keys of a home; its database is not opened."""
+    return Keys(settings.home.resolve() / "keys")
+
+
+def resign(home: Home, names: Sequence[str], *, all_of_them: bool) -> Resigned:
+    """Sign adapters again: those of named versions, which the user vouches for, even unsigned ones.
+
+    With `all_of_them` only those that a key of this home signed before. Raises InputError where no version is named.
+    """
+    if not names and not all_of_them:
+        raise InputError("No version is named.", "Name the versions that you vouch for, or add --all.")
+    versions = list(home.versions.newest()) if all_of_them else [home.versions.get(name) for name in names]
+    copies = home.settings.home.resolve() / "mlartifacts"
+    names_signed: list[str] = []
+    reasons: dict[str, str] = {}
+    for version in versions:
+        try:
+            if resign_adapter(home.gate, version, copies, unsigned=not all_of_them):
+                names_signed.append(version.version)
+        except AdapterError as problem:
+            reasons[version.version] = str(problem)
+    return Resigned(signed=tuple(names_signed), refused=reasons)

@@ -1,0 +1,63 @@
+"""Creates the work pools and deploys prefect.yaml on the running Prefect server."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from academy.errors import HomeError, InputError
+from academy.habitat.routing import POOLS
+from academy.operations.prefect_server import alive, configure, make_pools, running
+from academy.records import Record
+from academy.settings import Settings
+
+POOL = "academy-cpu"
+"""The work pool of all flows except trainings on a device."""
+DEPLOYMENTS = (
+    "evolve/nightly", "evolve/on-demand", "train/cpu", "train/gpu", "examine/by-hand", "promote/by-hand",
+    "verify/nightly",
+)  # fmt: skip
+
+
+class Deployed(Record):
+    """What was deployed, and the command that starts a worker with a GPU for this home."""
+
+    deployments: tuple[str, ...]
+    worker_command: str
+
+
+def deploy(settings: Settings) -> Deployed:
+    """Deploy everything; repeating it changes nothing.
+
+    Raises HomeError where no server answers or it rejects the deployments, InputError outside a checkout.
+    """
+    configure(settings)
+    url = running(settings)
+    if not url or not alive(url):
+        raise HomeError("No Prefect server is running.", "Start one with `make pages`, or set PREFECT_API_URL.")
+    os.environ["PREFECT_API_URL"] = url
+    os.environ["ACADEMY_HOME"] = str(settings.home.resolve())
+    checkout = Path(__file__).parents[2]
+    if not (checkout / "prefect.yaml").is_file():
+        raise InputError("The flows have no prefect.yaml beside them.", "Deploy from a checkout of the project.")
+    make_pools(url, [POOL, *POOLS.values()])
+    _prefect(checkout, "--no-prompt", "deploy", "--all")
+    return Deployed(
+        deployments=DEPLOYMENTS,
+        worker_command="prefect worker start --type process --limit 1 "
+        f"--pool {POOLS['cuda']} --name gpu-{settings.home_id}",
+    )
+
+
+def _prefect(folder: Path, *arguments: str) -> None:
+    process = subprocess.run(
+        [sys.executable, "-m", "prefect", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        lines = [line for line in (process.stderr or process.stdout).strip().splitlines() if line.strip()]
+        raise HomeError(
+            f"Prefect rejected the command: {lines[-1] if lines else ' '.join(arguments)}",
+            "Read the Prefect server's log.",
+        )

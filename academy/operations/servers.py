@@ -1,0 +1,132 @@
+"""Starts and watches the servers of a home: Prefect, MLflow and the workers of its pools."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal
+
+from academy.errors import HomeError, InputError
+from academy.habitat.routing import POOLS
+from academy.loop.home import Home
+from academy.operations.deploy import POOL, Deployed, deploy
+from academy.operations.prefect_server import URL_FILE, Server, configure, mark_dead_runs_crashed, running
+from academy.records import Record
+from academy.settings import Settings
+from academy.store.files import write_file
+from academy.system.hardware import take_inventory
+
+POLL_SECONDS = 0.5
+
+
+class ServerEvent(Record):
+    """Something that happened while the servers start.
+
+    `name` is the server that answers at `url`, or the pool that a worker serves; `count` are the crashed runs.
+    """
+
+    kind: Literal["runs crashed", "server", "deployed", "worker", "ready"]
+    name: str = ""
+    url: str = ""
+    count: int = 0
+    deployed: Deployed | None = None
+
+
+def serve_pages(home: Home, port: int, mlflow_port: int, *, with_worker: bool) -> Generator[ServerEvent, None, None]:
+    """Start the servers and watch them until the iterator is closed; every child process then ends with them.
+
+    Raises InputError for a port in use and where a server of this home runs already, HomeError where a child process
+    ends by itself.
+    """
+    settings = home.settings
+    for number in (port, mlflow_port):
+        _check_free(number)
+    configure(settings)
+    if running(settings):
+        raise InputError("A Prefect server of this home is already running.", "Use it, or stop it first.")
+    home.mlflow  # noqa: B018  creates its database before its server looks for it
+    url = f"http://127.0.0.1:{port}/api"
+    url_file = settings.folder("prefect") / URL_FILE
+    # Prefect's pages call the API at the address that the server believes in, and its default is port 4200
+    os.environ |= {"PREFECT_API_URL": url, "PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
+    with ExitStack() as stack:
+        server = [sys.executable, "-m", "academy.operations.prefect_server", str(port), "0"]
+        children = {"server": stack.enter_context(_child(settings, "server", server))}
+        Server(url, settings.folder("prefect") / "server.log", children["server"]).wait()
+        if count := mark_dead_runs_crashed(settings, url):
+            yield ServerEvent(kind="runs crashed", count=count)
+        write_file(url_file, url.encode())
+        stack.callback(url_file.unlink, missing_ok=True)
+        children["mlflow"] = stack.enter_context(_child(settings, "mlflow", _mlflow_command(settings, mlflow_port)))
+        yield ServerEvent(kind="server", name="Prefect", url=f"http://127.0.0.1:{port}")
+        yield ServerEvent(kind="server", name="MLflow", url=f"http://127.0.0.1:{mlflow_port}")
+        if with_worker:
+            yield ServerEvent(kind="deployed", deployed=deploy(settings))
+            gpus = settings.enable_gpu and take_inventory(engine=False).gpus
+            for pool in (POOL, POOLS["cpu"], *([POOLS["cuda"]] if gpus else [])):
+                name = pool.replace("academy-", "worker-")
+                children[name] = stack.enter_context(_child(settings, name, _worker_command(settings, pool, name)))
+                yield ServerEvent(kind="worker", name=pool)
+        yield ServerEvent(kind="ready")
+        _watch(settings, children)
+
+
+def _mlflow_command(settings: Settings, port: int) -> list[str]:
+    return [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", settings.tracking_uri, "--registry-store-uri", settings.tracking_uri,
+        "--default-artifact-root", settings.folder("mlartifacts").as_uri(),
+    ]  # fmt: skip
+
+
+def _worker_command(settings: Settings, pool: str, name: str) -> list[str]:
+    return [
+        sys.executable, "-m", "prefect", "worker", "start", "--pool", pool,
+        "--name", f"{name}-{settings.home_id}", "--type", "process", "--limit", "1",
+    ]  # fmt: skip
+
+
+@contextmanager
+def _child(settings: Settings, name: str, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A supervised child process (operations/child.py) that logs into the home and ends with the context."""
+    with (settings.folder("prefect") / f"{name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "academy.operations.child", str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={
+                **os.environ,
+                "ACADEMY_HOME": str(settings.home.resolve()),
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its pages need no job processes
+            },
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _watch(settings: Settings, children: dict[str, subprocess.Popen[bytes]]) -> None:
+    """Return never. Raises HomeError where a child process ends by itself: half of the servers are of no use."""
+    while True:
+        for name, process in children.items():
+            if process.poll() is not None:
+                log = settings.folder("prefect") / f"{name}.log"
+                raise HomeError(f"The {name} process ended by itself.", f"Its output is in {log}.")
+        time.sleep(POLL_SECONDS)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as problem:
+            raise InputError(f"Port {port} is in use.", "Choose others with --port and --mlflow-port.") from problem
