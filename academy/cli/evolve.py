@@ -43,7 +43,9 @@ def evolve(
     tasks: Annotated[list[Path] | None, typer.Option("--tasks", help="A JSONL task history; repeatable.")] = None,
     base_model: Base = None,
     force: Annotated[bool, typer.Option("--force", help="Train even if the conditions are not met.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be trained.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Import and curate, then only show what would be trained.")
+    ] = False,
     rank: Rank = None,
     learning_rate: LearningRate = None,
     epochs: Epochs = None,

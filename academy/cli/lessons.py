@@ -75,6 +75,8 @@ def import_files(
             say(f"  {batch.forgotten:,} were forgotten earlier and stay forgotten.")
         for line in batch.unreadable[:10]:
             say(f"  {line}")
+        if len(batch.unreadable) > 10:
+            say(f"  and {len(batch.unreadable) - 10:,} more")
         if batch.unreadable:
             say(f"  The unreadable lines are kept in {batch.quarantine}.")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Base = Annotated[
     str | None, typer.Option("--base-model", help="'seed', a folder or a Hugging Face name (ACADEMY_BASE_MODEL).")
 ]

@@ -136,6 +136,8 @@ def verify_version(gate: Gate, version: Version, datasets: Path) -> Verification
     """Run all checks of a version that do not need the model."""
     checks: list[Check] = []
     try:
+        if version.unverified:
+            raise AdapterError(f"{version.name} is unverified: {version.unverified}")
         if not DIGEST.fullmatch(version.adapter):
             raise AdapterError(f"{version.name} does not name its adapter by a digest.", "The registry was altered.")
         files = AdapterFiles(gate.adapters / version.adapter[:FOLDER_DIGITS])

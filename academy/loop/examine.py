@@ -134,7 +134,10 @@ def _newest_dataset(home: Home) -> str:
     for version in home.versions.newest():
         if version.dataset:  # the base model under a name has none
             return version.dataset
-    raise ExaminationError("This home has no dataset to examine with.", "Run `academy evolve` first.")
+    raise ExaminationError(
+        "No version of this base model was trained on a dataset, so there are no questions.",
+        "Run `academy evolve` first.",
+    )
 
 
 def _write_report(

@@ -36,12 +36,13 @@ def ingest(
     }  # fmt: skip
     for path in (path for paths in kinds.values() for path in paths):
         if not path.is_file():
-            raise InputError(f"The file {path} does not exist.", "Check the path. A JSONL file has one lesson a line.")
+            problem = "is not a file" if path.exists() else "does not exist"
+            raise InputError(f"{path} {problem}.", "Check the path. A JSONL file has one lesson on each line.")
     results = [
         home.store.import_file(path, home.quarantine, kind, wanted) for kind, paths in kinds.items() for path in paths
     ]
     for result in results:
-        if not result.admitted:
+        if not result.admitted and (result.known or not result.unreadable):
             continue
         log.info(
             "%s: %d admitted, %d known, %d unreadable",

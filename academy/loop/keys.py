@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from academy.errors import AdapterError, InputError
-from academy.lifecycle.gate import resign_adapter
+from academy.lifecycle.gate import DIGEST, resign_adapter
 from academy.loop.home import Home
 from academy.records import Record
 from academy.settings import Settings
@@ -31,7 +31,10 @@ def resign(home: Home, names: Sequence[str], *, all_of_them: bool) -> Resigned:
     """
     if not names and not all_of_them:
         raise InputError("No version is named.", "Name the versions that you vouch for, or add --all.")
-    versions = list(home.versions.newest()) if all_of_them else [home.versions.get(name) for name in names]
+    if all_of_them:  # without the base model under a name, and unverified versions
+        versions = [version for version in home.versions.newest() if DIGEST.fullmatch(version.adapter)]
+    else:
+        versions = [home.versions.get(name) for name in names]
     copies = home.settings.home.resolve() / "mlartifacts"
     names_signed: list[str] = []
     reasons: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from academy.arena.sandbox import Unavailable, find_sandbox
 from academy.arena.suites.coding import FILE as CODING
+from academy.arena.suites.lm_eval import PREFIX, missing_library
 from academy.arena.suites.table import describe_suites
 from academy.records import Record
 from academy.settings import Settings
@@ -33,7 +34,7 @@ def list_suites(settings: Settings) -> SuiteList:
     suites = [
         SuiteStatus(
             suite=suite.name, asked=suite.selected, what=suite.description,
-            left_out=problem if suite.needs_sandbox else "",
+            left_out=problem if suite.needs_sandbox else missing_library() if suite.name.startswith(PREFIX) else "",
         )
         for suite in describe_suites(settings.suites)
     ]  # fmt: skip

@@ -84,7 +84,7 @@ class TrainingJobs:
             raise InputError(f"The job {name} is already running.", "Wait until it ends.")
         output = Path(output_dir).resolve() / ADAPTER
         _refuse_other_adapter(output, order)
-        _warn_if_small(train_file)
+        _warn_if_small(Path(dataset_path))
         # chosen now: another training may hold the GPU that was free before
         route = find_route(self.settings, select_backend(self.settings), UNKNOWN)
         if not route.place and not route.refusal:

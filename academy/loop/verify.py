@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from academy.errors import AcademyError, AdapterError, InputError, ServingError
+from academy.genealogy.versions import Version
 from academy.lifecycle.gate import Verification, verify_version
 from academy.loop.home import Home
 from academy.records import Record
@@ -47,11 +48,11 @@ class ServingVerification(Record):
 def verify_files(home: Home, names: Sequence[str], *, all_of_them: bool = False) -> tuple[Verification, ...]:
     """Verify versions without a network or a server; the champion if no name is given.
 
-    Raises InputError if the champion is the base model.
+    `all_of_them` omits the base model under a name, which has no files. Raises InputError for the base model otherwise.
     """
     champion = home.ledger.champion()
     if all_of_them:
-        versions = list(home.versions.newest(champion))[::-1]
+        versions = [version for version in home.versions.newest(champion) if not _is_base(version)][::-1]
     elif names:
         versions = [home.versions.get(name) for name in names]
     elif champion.version != BASE:
@@ -61,7 +62,17 @@ def verify_files(home: Home, names: Sequence[str], *, all_of_them: bool = False)
             "The champion is the base model, which has no files to verify.",
             "Name a version; `academy models` lists them.",
         )
+    if (named := next(filter(_is_base, versions), None)) is not None:
+        raise InputError(
+            f"{named.name} is the base model under a name, which has no files to verify.",
+            "Name a version with an adapter; `academy models` lists them.",
+        )
     return tuple(verify_version(home.gate, version, home.datasets) for version in versions)
+
+
+def _is_base(version: Version) -> bool:
+    """Whether it is the base model under a name. A version that a training made has a run, which no tag can hide."""
+    return version.adapter == BASE and not version.run
 
 
 def verify_answers(home: Home, names: Sequence[str]) -> tuple[IdentityReport, ...]:

@@ -14,7 +14,9 @@ import pytest
 from academy.adapters.adapter import FILES, MANIFEST, WEIGHTS
 from academy.errors import AdapterError, InputError, PromotionError
 from academy.loop.home import Home
+from academy.loop.keys import resign
 from academy.loop.named_versions import per_cent
+from academy.loop.verify import verify_files
 from academy.sdk.model_manager import ModelManager
 from academy.store.ledger import BASE
 from tests.registry import House
@@ -45,6 +47,21 @@ def test_the_base_model_can_have_a_name_and_is_activated_as_the_base(manager: Mo
     assert manager.get_active_adapter_info() is None
     assert manager.deactivate_adapter() is False
     assert list(manager.home.ledger.rows()) == []
+
+
+def test_the_base_model_under_a_name_has_nothing_to_verify_or_to_sign(manager: ModelManager) -> None:
+    number = manager.register_version("plain", "phi3:latest").version
+    assert number not in {verification.version for verification in verify_files(manager.home, (), all_of_them=True)}
+    with pytest.raises(InputError, match=f"v{number} is the base model under a name"):
+        verify_files(manager.home, ("plain",))
+    assert number not in resign(manager.home, (), all_of_them=True).refused
+
+
+def test_an_unverified_version_is_not_verified_for_its_reason(manager: ModelManager, tmp_path: Path) -> None:
+    manager.register_version("hollow", adapter_path=tmp_path)
+    (verification,) = verify_files(manager.home, ("hollow",))
+    assert not verification.ok
+    assert "is unverified" in verification.checks[0].sentence
 
 
 def test_an_adapter_from_elsewhere_is_copied_and_registered_once(manager: ModelManager, house: House) -> None:

@@ -14,6 +14,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,11 @@ def lm_eval_suite(task: str, role: Role = "informational", most: int = MOST) -> 
             raise
         except Exception as problem:  # noqa: BLE001 - a task is third-party code, and its data may be anywhere
             return Unavailable(because=f"The lm-eval task {task} could not be loaded ({_line(problem)}).")
+
+
+def missing_library() -> str:
+    """Why no task of lm-eval can run here; empty if the library is installed. It is not imported."""
+    return "" if find_spec("lm_eval") else f"lm-eval is not installed. {INSTALL}"
 
 
 class LmEvalSuite:

@@ -88,7 +88,11 @@ def _messages(line: bytes) -> list[Message]:
     except orjson.JSONDecodeError:
         conversation = "a line is not valid JSON"
     if isinstance(conversation, str):
-        raise TrainingError(f"The dataset cannot be read: {conversation}.", "Run `academy curate` again.", cause="data")
+        raise TrainingError(
+            f"The dataset cannot be read: {conversation}.",
+            "Correct the file, or run `academy curate` again.",
+            cause="data",
+        )
     while conversation[-1]["role"] != "assistant":
         conversation.pop()
     if not any(message["role"] == "user" for message in conversation):
