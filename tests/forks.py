@@ -27,7 +27,7 @@ import orjson
 from academy.system.processes import die_with_parent
 
 PRELOADED = (
-    "typer", "academy.cli.main", "academy.cli.training", "academy.loop.ask", "academy.loop.examine_player",
+    "typer", "academy.cli.evolve", "academy.cli.training", "academy.loop.ask", "academy.loop.examine_player",
     "academy.loop.genealogy", "academy.loop.keys", "academy.loop.promote", "academy.loop.refuse", "academy.loop.verify",
     "academy.serving.export.export", "academy.genealogy.tracking",
     "academy.genealogy.versions", "academy.serving.runtimes.peft", "academy.serving.runtimes.table",

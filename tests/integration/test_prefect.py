@@ -258,4 +258,4 @@ def test_deploying_without_a_server_is_refused(tmp_path: Path) -> None:
         check=False,
     )
     assert deployment.returncode == 2
-    assert "No Prefect server answers" in deployment.stderr
+    assert "No Prefect server is running" in deployment.stderr

@@ -12,6 +12,7 @@ A source inside this package is a file in this folder and a row in `table.py`.
 Choose a source for experience that lives elsewhere and is read again for each dataset, as commits are. Import
 experience into the store instead (`academy lessons import`) if users may ask to forget it, to supersede it or to undo
 its batch, or if it must count as "new lessons" when the professor decides whether to train: only the store does that.
+Likewise `academy holdout renew` retires only questions from the store, and the leak suite asks only about its lessons.
 """
 
 from __future__ import annotations
