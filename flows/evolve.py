@@ -14,7 +14,7 @@ from academy.loop.evolve import EvolutionRequest, EvolutionResult, Stopwatch
 from academy.loop.tune import Minutes, Trials
 from academy.operations.locks import one_evolution
 from academy.professor.recipe_options import RecipeOptions
-from tasks import loop
+from tasks import stages
 
 
 @flow(name="evolve", persist_result=True, validate_parameters=True)
@@ -50,30 +50,30 @@ def evolve(
     with one_evolution():
         preparation = None
         if counts is None:
-            preparation = loop.prepare(request)
+            preparation = stages.prepare(request)
             counts = preparation.counts
             watch.lap("experience")
             if not preparation.decision.train:
                 return EvolutionResult.at_decision(preparation.decision, watch.laps, preparation)
-        dataset = loop.curate_dataset(repositories_read, base_model)
+        dataset = stages.curate_dataset(repositories_read, base_model)
         watch.lap("dataset")
-        training_recipe = loop.choose_recipe(dataset, recipe, base_model)
-        decision = loop.decide(dataset, training_recipe, counts, base_model, force=force, to_tune=bool(tune))
+        training_recipe = stages.choose_recipe(dataset, recipe, base_model)
+        decision = stages.decide(dataset, training_recipe, counts, base_model, force=force, to_tune=bool(tune))
         watch.lap("decision")
         tuning = None
         if tune and decision.train:
-            tuning = loop.tune_recipe(dataset, recipe, tune, tune_minutes, base_model)
+            tuning = stages.tune_recipe(dataset, recipe, tune, tune_minutes, base_model)
             training_recipe = tuning.recipe
             watch.lap("tuning")
-            decision = loop.decide(dataset, training_recipe, counts, base_model, force=force)
+            decision = stages.decide(dataset, training_recipe, counts, base_model, force=force)
             watch.lap("second decision")
         result = EvolutionResult.at_decision(decision, watch.laps, preparation, dataset, training_recipe, tuning)
         if not decision.train:
             return result
-        challenger = loop.train_challenger(dataset, training_recipe, decision, base_model, tuning)
+        challenger = stages.train_challenger(dataset, training_recipe, decision, base_model, tuning)
         watch.lap("training")
-        verdict = loop.examine_challenger(challenger, decision, base_model)
+        verdict = stages.examine_challenger(challenger, decision, base_model)
         watch.lap("arena")
-        outcome = loop.carry_out_verdict(challenger, verdict, base_model)
+        outcome = stages.carry_out_verdict(challenger, verdict, base_model)
         watch.lap("promotion")
     return result.trained(challenger, verdict, outcome, watch.laps)

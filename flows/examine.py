@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks import loop
+from tasks import stages
 
 
 @flow(name="examine", persist_result=True, validate_parameters=True)
@@ -24,4 +24,4 @@ def examine(
         suites: Names of suites or .jsonl files. If empty, ACADEMY_SUITES; against the champion this is official.
         base_model: 'seed', a folder or a Hugging Face name. If empty, ACADEMY_BASE_MODEL.
     """
-    return loop.examine_players(challenger, champion, suites, base_model)
+    return stages.examine_players(challenger, champion, suites, base_model)

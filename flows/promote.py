@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks import loop
+from tasks import stages
 
 
 @flow(name="promote", persist_result=True, validate_parameters=True)
@@ -19,5 +19,5 @@ def promote(version: str, approved_by: str = "", note: str = "", base_model: str
         note: Why. The ledger records it.
         base_model: 'seed', a folder or a Hugging Face name. If empty, ACADEMY_BASE_MODEL.
     """
-    champion = loop.promote_approved(version, approved_by, note, base_model)
+    champion = stages.promote_approved(version, approved_by, note, base_model)
     return {"champion": champion.version, "adapter": champion.adapter, "generation": champion.generation}

@@ -12,7 +12,7 @@ from academy.loop.train_dataset import OrderDigests, RegisteredAdapter
 from academy.operations.locks import one_training
 from academy.professor.recipe_options import RecipeOptions
 from academy.professor.search_space import TuningResult
-from tasks import loop
+from tasks import stages
 
 
 @flow(name="train", persist_result=True, validate_parameters=True)
@@ -37,4 +37,4 @@ def train(
         expected: Leave empty. An evolution passes the digests of its order, and any other order is refused.
     """
     with one_training(str(flow_run.get_id())):
-        return loop.train_here(dataset, device, recipe, decision, base_model, tuning, expected)
+        return stages.train_here(dataset, device, recipe, decision, base_model, tuning, expected)

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks import loop
+from tasks import stages
 
 
 @flow(name="verify", persist_result=True, validate_parameters=True)
@@ -22,4 +22,4 @@ def verify(
         live: Ask the running gateway as well. The flow fails if none runs.
         base_model: 'seed', a folder or a Hugging Face name. If empty, ACADEMY_BASE_MODEL.
     """
-    return loop.verify_serving(versions, base_model, live=live).model_dump(mode="json")
+    return stages.verify_serving(versions, base_model, live=live).model_dump(mode="json")

@@ -27,7 +27,7 @@ import orjson
 from academy.system.processes import die_with_parent
 
 PRELOADED = (
-    "typer", "academy.cli.main", "academy.cli.training", "academy.loop.ask", "academy.loop.examine_player",
+    "typer", "academy.cli.evolve", "academy.cli.training", "academy.loop.ask", "academy.loop.examine_player",
     "academy.loop.genealogy", "academy.loop.keys", "academy.loop.promote", "academy.loop.refuse", "academy.loop.verify",
     "academy.serving.export.export", "academy.genealogy.tracking",
     "academy.genealogy.versions", "academy.serving.runtimes.peft", "academy.serving.runtimes.table",
@@ -136,6 +136,7 @@ if __name__ == "__main__":
     os.chdir(todo["folder"])
     sys.argv[1:] = todo["arguments"]
     code = 0
+    sys.modules.pop("academy.cli.main", None)  # runpy warns about a module that is imported already
     try:
         runpy.run_module("academy.cli.main", run_name="__main__", alter_sys=True)
     except SystemExit as ended:

@@ -28,6 +28,6 @@ def settings() -> Settings:
 
 def user() -> str:
     """The login name of the user who runs the command; ledger rows keep it."""
-    from academy.system.processes import person
+    from academy.loop.home import current_user
 
-    return person()
+    return current_user()

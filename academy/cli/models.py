@@ -121,11 +121,11 @@ def register(
     json: Json = False,
 ) -> None:
     """Give a name and figures to an adapter or to the base model."""
-    from academy.sdk.model_manager import ModelManager
+    from academy.loop.named_versions import register_version
 
     listen()
     metrics = _metrics(metric or [])
-    version = ModelManager(open_home(base_model)).register_version(name, base_model, adapter, metrics)
+    version = register_version(open_home(base_model), name, base_model, adapter, metrics)
     if json:
         emit(version.model_dump(mode="json"))
     elif version.unverified:
@@ -143,18 +143,17 @@ def activate(
     json: Json = False,
 ) -> None:
     """Make a version champion by hand, without a verdict. Its adapter is still checked."""
-    from academy.sdk.model_manager import ModelManager
+    from academy.loop.named_versions import activate_adapter, activate_version, active_adapter
 
     listen()
     home = open_home(base_model)
     before = home.ledger.champion()
-    manager = ModelManager(home)
     if adapter is not None:
-        champion = manager.activate_adapter(version, adapter, base_model, because)
+        champion = activate_adapter(home, version, adapter, base_model, because, by=user())
     else:
-        champion = manager.activate_version(version, because)
+        champion = activate_version(home, version, because, by=user())
     if json:
-        emit({"champion": champion.version, "before": before.version, "info": manager.get_active_adapter_info()})
+        emit({"champion": champion.version, "before": before.version, "info": active_adapter(home)})
     elif champion.seq == before.seq:
         say(f"{champion.name} is already the champion.")
     else:
@@ -164,11 +163,11 @@ def activate(
 @app.command()
 def deactivate(because: Because = "", base_model: Base = None, json: Json = False) -> None:
     """Roll back to the base model."""
-    from academy.sdk.model_manager import ModelManager
+    from academy.loop.named_versions import deactivate_adapter
 
     home = open_home(base_model)
     before = home.ledger.champion()
-    is_changed = ModelManager(home).deactivate_adapter(because)
+    is_changed = deactivate_adapter(home, because, by=user())
     if json:
         emit({"champion": home.ledger.champion().version, "before": before.version, "changed": is_changed})
     elif is_changed:
@@ -185,9 +184,9 @@ def compare(
     json: Json = False,
 ) -> None:
     """Compare the figures of two versions."""
-    from academy.sdk.model_manager import ModelManager
+    from academy.loop.named_versions import compare_versions
 
-    comparison = ModelManager(open_home(base_model)).compare_versions(first, second)
+    comparison = compare_versions(open_home(base_model), first, second)
     if json:
         emit(comparison)
         return

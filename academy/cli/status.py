@@ -33,7 +33,7 @@ def status(base_model: Base = None, json: Json = False) -> None:
     if verdict := summary.last_verdict:
         say(f"Last verdict ({verdict.at}): v{verdict.version} {verdict.outcome}: {verdict.because}")
     for version in summary.waiting:
-        say(f"v{version} is waiting for approval: academy approve v{version}")
+        say(f"v{version} waits for approval: academy approve v{version}")
     budget = summary.budget
     say(f"Examinations spent: {budget.spent} of {budget.horizon}.")
     if budget.low:

@@ -156,3 +156,10 @@ class Home:
     def quarantine(self) -> Path:
         """The folder that keeps unreadable lines."""
         return self.settings.folder("quarantine")
+
+
+def current_user() -> str:
+    """The login name of the user of this process; ledger rows keep it."""
+    from academy.system.processes import person
+
+    return person()

@@ -19,7 +19,7 @@ def promote(home: Home, name: str, *, by: str) -> Change:
     version, verdict = winner(home, name)
     if carry_out(home, version, verdict, by=by).waiting:
         raise PromotionError(
-            f"{version.name} is waiting for approval: every promotion in this home needs one.",
+            f"{version.name} waits for approval: every promotion in this home needs one.",
             f"Approve it with `academy approve {version.name}`.",
         )
     champion = home.ledger.champion()

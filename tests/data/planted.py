@@ -2,7 +2,7 @@
 
 Everything is made by a seeded generator and put together at run time: nothing here is or was a real secret, and no
 scanner finds one in this file. Telephone numbers come from ranges kept free for fiction where a country has one.
-Written without sight of the detection rules; anyone who writes rules does not read it: the recall on it is the proof.
+Written without sight of the detection rules; the author of the rules does not read it, so the recall on it is a proof.
 """
 # ruff: noqa: E501, S608, SIM905  the tables read best with one kind a line; no database is asked anything
 

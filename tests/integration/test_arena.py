@@ -28,7 +28,7 @@ from academy.loop.examine import examine
 from academy.loop.home import Home
 from academy.loop.place_order import place_order
 from academy.store.ledger import BASE
-from tasks import loop
+from tasks import stages
 from tests.conftest import Evolved
 from tests.homes import RealHome
 
@@ -151,11 +151,11 @@ def test_broken_examination_never_changes_the_champion(
     name: str, unexamined: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     BROKEN[name](monkeypatch)
-    monkeypatch.setattr(loop, "create_markdown_artifact", lambda *_args, **_kwargs: None)  # without a server
+    monkeypatch.setattr(stages, "create_markdown_artifact", lambda *_args, **_kwargs: None)  # without a server
     version = unexamined.versions.get("1")
-    row = loop.examine_challenger.fn(version, None, None)  # type: ignore[arg-type]
+    row = stages.examine_challenger.fn(version, None, None)  # type: ignore[arg-type]
     assert (row.body.outcome, row.body.spends) == ("CANNOT DECIDE", False)
-    assert loop.carry_out_verdict.fn(version, row, None).promoted is False
+    assert stages.carry_out_verdict.fn(version, row, None).promoted is False
     assert unexamined.ledger.champion().version == BASE
     assert unexamined.ledger.verdicts_spent() == 0
     monkeypatch.undo()

@@ -161,7 +161,7 @@ def test_a_training_that_no_worker_takes_is_cancelled(pages: Pages, tmp_path: Pa
     """There is a pool for GPUs and no GPU: the evolution does not wait forever, and no flow run stays scheduled."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from academy.operations.dispatch import live_pools, train_on
+    from academy.operations.work_pools import live_pools, train_on
 
     settings = load_settings(pages.home)
     order = order_of(tmp_path, tmp_path / "none.jsonl")
@@ -258,4 +258,4 @@ def test_deploying_without_a_server_is_refused(tmp_path: Path) -> None:
         check=False,
     )
     assert deployment.returncode == 2
-    assert "No Prefect server answers" in deployment.stderr
+    assert "No Prefect server is running" in deployment.stderr

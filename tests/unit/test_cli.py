@@ -23,15 +23,15 @@ HEAVY = ("torch", "prefect", "mlflow", "transformers")
 
 
 @dataclass
-class Told:
-    """What a command printed, and its exit code."""
+class Output:
+    """The exit code of a command, and what it printed."""
 
     code: int
     out: str
     err: str
 
 
-Academy = Callable[..., Told]
+Academy = Callable[..., Output]
 
 
 @pytest.fixture
@@ -42,24 +42,24 @@ def academy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     logger = logging.getLogger("academy")
     before = (logger.handlers[:], logger.level, logger.propagate)
 
-    def run(*arguments: object) -> Told:
+    def run(*arguments: object) -> Output:
         monkeypatch.setattr(sys, "argv", ["academy", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             main()
-        found = capsys.readouterr()
-        return Told(int(ended.value.code or 0), found.out, found.err)
+        printed = capsys.readouterr()
+        return Output(int(ended.value.code or 0), printed.out, printed.err)
 
     yield run
     logger.handlers, logger.level, logger.propagate = before
 
 
-def refused(told: Told) -> str:
-    """The one line of a refusal."""
-    assert told.code == 2, told
-    assert told.err.count("\n") == 1, told
-    assert told.err.endswith((".\n", "?\n"))
-    assert "Traceback" not in told.err
-    return told.err
+def refusal_of(output: Output) -> str:
+    """The one line of an error."""
+    assert output.code == 2, output
+    assert output.err.count("\n") == 1, output
+    assert output.err.endswith((".\n", "?\n"))
+    assert "Traceback" not in output.err
+    return output.err
 
 
 def process(*arguments: str, python: tuple[str, ...] = (), **environment: str) -> subprocess.CompletedProcess[str]:
@@ -107,9 +107,9 @@ def test_every_command_has_a_help_text(academy: Academy) -> None:
         "status",
     ):
         assert name in listed
-        told = academy(name, "--help")
-        assert told.code == 0
-        assert re.match(rf"Usage: .* {name} (\[OPTIONS\]|COMMAND)", told.out)
+        output = academy(name, "--help")
+        assert output.code == 0
+        assert re.match(rf"Usage: .* {name} (\[OPTIONS\]|COMMAND)", output.out)
 
 
 # A recipe by hand
@@ -132,7 +132,7 @@ def test_recipe_file_is_checked_before_the_home_is_created(
 ) -> None:
     if content is not None:
         (tmp_path / "recipe.json").write_text(content)
-    assert sentence in refused(academy(command, "--recipe", "recipe.json"))
+    assert sentence in refusal_of(academy(command, "--recipe", "recipe.json"))
     assert not (tmp_path / "home").exists()
 
 
@@ -143,8 +143,8 @@ def test_dry_run_shows_the_recipe_file_and_single_options_override_it(academy: A
     assert json.loads(academy(*options, "--json").out)["recipe"] == usual | {
         "epochs": 3, "rank": 8, "alpha": 16, "use_dora": True, "patience": 2, "dev_share": 0.1,
     }  # fmt: skip
-    told = academy(*options).out
-    assert "Recipe options: rank 8, epochs 3, use_dora True, dev_share 0.1, patience 2.\n" in told
+    output = academy(*options).out
+    assert "Recipe options: rank 8, epochs 3, use_dora True, dev_share 0.1, patience 2.\n" in output
     fits = json.loads(
         academy("habitat", "fit", "--recipe", tmp_path / "recipe.json", "--batch-size", "3", "--json").out
     )
@@ -155,12 +155,12 @@ def test_dry_run_shows_the_recipe_file_and_single_options_override_it(academy: A
 
 
 def test_status_of_an_empty_home_shows_the_base_model_and_the_whole_budget(academy: Academy) -> None:
-    told = academy("status", "--json")
-    found = json.loads(told.out)
-    assert (told.code, told.err) == (0, "")
-    assert (found["champion"], found["generation"], found["adapter"]) == ("base", 0, "base")
-    assert (found["lessons"]["total_lessons"], found["last_verdict"]) == (0, None)
-    assert found["budget"] == {"spent": 0, "left": 26, "horizon": 26}
+    output = academy("status", "--json")
+    summary = json.loads(output.out)
+    assert (output.code, output.err) == (0, "")
+    assert (summary["champion"], summary["generation"], summary["adapter"]) == ("base", 0, "base")
+    assert (summary["lessons"]["total_lessons"], summary["last_verdict"]) == (0, None)
+    assert summary["budget"] == {"spent": 0, "left": 26, "horizon": 26}
     assert academy("status").out.startswith("Champion: base (generation 0)")
 
 
@@ -172,28 +172,28 @@ def test_lessons_of_an_empty_home_are_listed_and_counted_as_none(academy: Academ
 
 
 def test_decision_of_an_empty_home_is_not_to_train(academy: Academy) -> None:
-    found = json.loads(academy("decide", "--json").out)["decision"]
-    assert not found["train"]
-    assert "0 lessons (minimum 100)" in found["because"]
+    decision = json.loads(academy("decide", "--json").out)["decision"]
+    assert not decision["train"]
+    assert "0 lessons (minimum 100)" in decision["because"]
     assert json.loads(academy("decide", "--force", "--json").out)["decision"]["forced"]
     assert academy("decide").out.startswith("Training does not pay now.\n")
 
 
 def test_dataset_of_an_empty_home_is_empty(academy: Academy) -> None:
-    found = json.loads(academy("curate", "--json").out)
-    assert (found["examples"], found["holdout"]) == (0, 0)
+    dataset = json.loads(academy("curate", "--json").out)
+    assert (dataset["examples"], dataset["holdout"]) == (0, 0)
 
 
 # Lessons by hand and by file
 
 
 def test_lesson_is_added_once_and_listed(academy: Academy) -> None:
-    kept = json.loads(academy("lessons", "add", "how?", "so [it] goes", "--tag", "a", "--author", "Ana", "--json").out)
-    again = json.loads(academy("lessons", "add", "how?", "so [it] goes", "--json").out)
-    assert kept == again
-    assert kept["lessons"] == 1
-    (found,) = json.loads(academy("lessons", "list", "--tag", "a", "--json").out)["lessons"]
-    assert (found["id"], found["request"], found["author"]) == (kept["id"], "how?", "Ana")
+    first = json.loads(academy("lessons", "add", "how?", "so [it] goes", "--tag", "a", "--author", "Ana", "--json").out)
+    second = json.loads(academy("lessons", "add", "how?", "so [it] goes", "--json").out)
+    assert first == second
+    assert first["lessons"] == 1
+    (lesson,) = json.loads(academy("lessons", "list", "--tag", "a", "--json").out)["lessons"]
+    assert (lesson["id"], lesson["request"], lesson["author"]) == (first["id"], "how?", "Ana")
     assert "so [it] goes" in academy("lessons", "list").out
 
 
@@ -204,16 +204,16 @@ def test_import_counts_admitted_known_and_unreadable_lines(academy: Academy, tmp
     assert (first["batch"], first["admitted"], first["known"]) == ("july", 1, 0)
     assert first["unreadable"][0].startswith(f"{path}:2: not JSON")
     assert Path(first["quarantine"]).is_file()
-    told = academy("lessons", "import", path)
-    assert "july: 0 imported, 1 already known, 1 unreadable." in told.out
-    assert f"{path}:2: not JSON" in told.out
+    output = academy("lessons", "import", path)
+    assert "july: 0 imported, 1 already known, 1 unreadable." in output.out
+    assert f"{path}:2: not JSON" in output.out
 
 
 def test_supersede_retires_lessons_with_another_answer_once(academy: Academy) -> None:
     academy("lessons", "add", "where do we deploy?", "to the old cluster")
-    told = academy("lessons", "supersede", "Where do we deploy", "to the new cluster", "--json")
-    assert json.loads(told.out) == {"retired": 1}
-    assert "No active lesson" in refused(academy("lessons", "supersede", "Where do we deploy", "to the new cluster"))
+    output = academy("lessons", "supersede", "Where do we deploy", "to the new cluster", "--json")
+    assert json.loads(output.out) == {"retired": 1}
+    assert "No active lesson" in refusal_of(academy("lessons", "supersede", "Where do we deploy", "to the new cluster"))
 
 
 # Refusals
@@ -245,10 +245,10 @@ def test_supersede_retires_lessons_with_another_answer_once(academy: Academy) ->
     ],
 )
 def test_error_is_one_line_and_exit_code_two(academy: Academy, arguments: tuple[str, ...], sentence: str) -> None:
-    told = academy(*arguments)
-    lines = [line for line in told.err.splitlines(keepends=True) if not line.startswith("  ")]  # progress is indented
-    assert sentence in refused(Told(told.code, told.out, "".join(lines)))
-    assert told.out == ""
+    output = academy(*arguments)
+    lines = [line for line in output.err.splitlines(keepends=True) if not line.startswith("  ")]  # progress is indented
+    assert sentence in refusal_of(Output(output.code, output.out, "".join(lines)))
+    assert output.out == ""
 
 
 @pytest.mark.parametrize(
@@ -274,11 +274,11 @@ def test_unknown_command_or_option_out_of_bounds_is_a_usage_error(
     academy: Academy, arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACADEMY_MIN_LESSONS", "1000000")  # so that nothing is trained where nothing is refused
-    told = academy(*arguments)
-    assert told.code == 2
-    assert "Traceback" not in told.err
-    assert "Error" in told.err
-    assert told.out == ""
+    output = academy(*arguments)
+    assert output.code == 2
+    assert "Traceback" not in output.err
+    assert "Error" in output.err
+    assert output.out == ""
 
 
 @pytest.mark.parametrize(
@@ -295,10 +295,10 @@ def test_invalid_setting_is_one_line_and_exit_code_two(
     academy: Academy, monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv(name, value)
-    told = academy("status")
-    assert told.code == 2
-    assert sentence in told.err
-    assert told.err.count("\n") == 1
+    output = academy("status")
+    assert output.code == 2
+    assert sentence in output.err
+    assert output.err.count("\n") == 1
 
 
 def test_read_only_home_is_an_error_of_every_command(
@@ -306,24 +306,24 @@ def test_read_only_home_is_an_error_of_every_command(
 ) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(read_only_disk))
     for arguments in (("status",), ("lessons", "add", "a", "b"), ("decide", "--json")):
-        assert "cannot be written (Read-only file system)" in refused(academy(*arguments))
+        assert "cannot be written (Read-only file system)" in refusal_of(academy(*arguments))
 
 
 def test_full_disk_is_an_error_in_one_line(academy: Academy, monkeypatch: pytest.MonkeyPatch, small_disk: Path) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(small_disk))
-    assert "No space left" in refused(academy("lessons", "add", "a request", "an answer"))
+    assert "No space left" in refusal_of(academy("lessons", "add", "a request", "an answer"))
 
 
 def test_home_that_is_a_file_is_an_error(academy: Academy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "file"))
-    assert "cannot be written" in refused(academy("status"))
+    assert "cannot be written" in refusal_of(academy("status"))
 
 
 def test_damaged_database_is_an_error_in_one_line(academy: Academy, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "academy.db").write_bytes(b"this is not a database, but it is long enough" * 30)
-    assert "file is not a database" in refused(academy("lessons", "stats"))
+    assert "file is not a database" in refusal_of(academy("lessons", "stats"))
 
 
 @pytest.mark.parametrize(
@@ -340,20 +340,20 @@ def test_base_model_with_code_or_pickled_weights_is_rejected(
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(config)
     (tmp_path / "model" / weights).write_bytes(b"")
-    assert sentence in refused(academy("status", "--base-model", tmp_path / "model"))
+    assert sentence in refusal_of(academy("status", "--base-model", tmp_path / "model"))
 
 
 def test_error_with_json_is_one_object_and_the_same_line(academy: Academy) -> None:
-    told = academy("lessons", "import", "none.jsonl", "--json")
-    error = json.loads(told.out)["error"]
+    output = academy("lessons", "import", "none.jsonl", "--json")
+    error = json.loads(output.out)["error"]
     assert error["kind"] == "InputError"
-    assert f"{error['message']} {error['remedy']}\n" == refused(told)
+    assert f"{error['message']} {error['remedy']}\n" == refusal_of(output)
 
 
 def test_import_with_a_missing_file_imports_nothing(academy: Academy, tmp_path: Path) -> None:
     path = tmp_path / "july.jsonl"
     path.write_text('{"situation": "a b", "action": "c", "outcome": "success"}\n', encoding="utf-8")
-    refused(academy("lessons", "import", path, tmp_path / "none.jsonl"))
+    refusal_of(academy("lessons", "import", path, tmp_path / "none.jsonl"))
     assert json.loads(academy("lessons", "stats", "--json").out)["total_lessons"] == 0
 
 
@@ -370,28 +370,28 @@ def test_evolve_with_too_few_lessons_starts_no_server(tmp_path: Path) -> None:
     done = process(
         "evolve", "--lessons", "july.jsonl", "--json", python=("-X", "importtime"), ACADEMY_HOME=str(tmp_path / "home")
     )
-    found = json.loads(done.stdout)
-    assert (done.returncode, found["adapter"], found["promoted"]) == (0, None, False)
-    assert "1 lessons (minimum 100)" in found["decision"]["because"]
+    result = json.loads(done.stdout)
+    assert (done.returncode, result["adapter"], result["promoted"]) == (0, None, False)
+    assert "1 lessons (minimum 100)" in result["decision"]["because"]
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert imported.isdisjoint(HEAVY)
 
 
 def test_argument_with_invalid_utf8_is_an_error(academy: Academy) -> None:
     """Bytes that are no UTF-8 reach Python as lone surrogates."""
-    refused(academy("lessons", "add", "caf\udce9", "an answer"))
+    refusal_of(academy("lessons", "add", "caf\udce9", "an answer"))
 
 
 def test_unknown_hub_model_is_an_error_without_a_network(tmp_path: Path) -> None:
     done = process(
-        "status", "--base-model", "unknown/has-this-model",
+        "status", "--base-model", "example/no-such-model",
         ACADEMY_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hf"),
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.startswith("The base model 'unknown/has-this-model' could not be found")
+    assert done.stderr.startswith("The base model 'example/no-such-model' could not be found")
     assert done.stderr.count("\n") == 1
 
 
 def test_curate_with_workers_needs_ray(academy: Academy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    assert "Ray is not installed" in refused(academy("curate", "--workers", "2"))
+    assert "Ray is not installed" in refusal_of(academy("curate", "--workers", "2"))

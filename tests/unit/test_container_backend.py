@@ -21,7 +21,7 @@ from academy.habitat.backends.choice import create_backend
 from academy.habitat.backends.container import ContainerBackend
 from academy.habitat.backends.isolation import Limits
 from academy.habitat.backends.process import ProcessBackend
-from academy.habitat.orders import refuse_outside
+from academy.habitat.order_paths import refuse_outside
 from academy.habitat.routing import Route
 from academy.habitat.run_folder import read_events
 from academy.models.base_model import SEED_FOLDER, BaseModel, resolve

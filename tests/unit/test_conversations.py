@@ -1,4 +1,4 @@
-"""Conversations: rated answers are experience, unrated answers are kept and not trained on."""
+"""Rated answers of conversations become experience; conversations without feedback are stored and not trained on."""
 
 from __future__ import annotations
 
@@ -26,19 +26,23 @@ def store(database: Database) -> LessonsStore:
     return LessonsStore(database)
 
 
-def read(store: LessonsStore, folder: Path, *lines: Any, wanted: ConversationFilter | None = None) -> list[Experience]:
+def read(store: LessonsStore, folder: Path, *lines: Any, only: ConversationFilter | None = None) -> list[Experience]:
     path = folder / "talks.jsonl"
     path.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
-    found = store.import_file(path, folder / "quarantine", "conversation", wanted)
-    assert found.unreadable == ()
+    result = store.import_file(path, folder / "quarantine", "conversation", only)
+    assert result.unreadable == ()
     return list(store.read())
 
 
-def test_an_unrated_conversation_is_kept_and_not_trained_on(store: LessonsStore, tmp_path: Path) -> None:
-    (one,) = read(store, tmp_path, {"id": "c1", "messages": TURNS})
-    assert (one.kind, one.request, one.answer) == ("conversation", "and by two steps", "quay rollback --steps 2")
-    assert (one.outcome, one.model_made, one.thread) == ("unknown", True, "c1")
-    assert [turn.content for turn in one.context] == ["how do I roll back", "quay rollback"]
+def test_an_unrated_conversation_is_stored_and_not_trained_on(store: LessonsStore, tmp_path: Path) -> None:
+    (experience,) = read(store, tmp_path, {"id": "c1", "messages": TURNS})
+    assert (experience.kind, experience.request, experience.answer) == (
+        "conversation",
+        "and by two steps",
+        "quay rollback --steps 2",
+    )
+    assert (experience.outcome, experience.model_made, experience.thread) == ("unknown", True, "c1")
+    assert [turn.content for turn in experience.context] == ["how do I roll back", "quay rollback"]
     assert store.trainable() == 0
 
 
@@ -53,12 +57,12 @@ def test_an_unrated_conversation_is_kept_and_not_trained_on(store: LessonsStore,
 def test_feedback_decides_the_outcome(
     store: LessonsStore, tmp_path: Path, feedback: dict[str, Any], outcome: str
 ) -> None:
-    (one,) = read(store, tmp_path, {"messages": TURNS, "feedback": feedback})
-    assert one.outcome == outcome
-    assert one.model_made is (outcome != "success")
+    (experience,) = read(store, tmp_path, {"messages": TURNS, "feedback": feedback})
+    assert experience.outcome == outcome
+    assert experience.model_made is (outcome != "success")
 
 
-def test_every_rated_answer_is_an_experience_of_its_own(store: LessonsStore, tmp_path: Path) -> None:
+def test_every_rated_answer_becomes_an_experience(store: LessonsStore, tmp_path: Path) -> None:
     turns = [dict(turn) for turn in TURNS]
     turns[1]["feedback"] = {"thumbs": "up"}  # type: ignore[assignment]
     turns[3]["feedback"] = {"rating": 1}  # type: ignore[assignment]
@@ -69,11 +73,13 @@ def test_every_rated_answer_is_an_experience_of_its_own(store: LessonsStore, tmp
 
 
 def test_a_correction_replaces_the_answer(store: LessonsStore, tmp_path: Path) -> None:
-    (one,) = read(store, tmp_path, {"messages": TURNS, "feedback": {"thumbs": "down", "correction": "quay back 2"}})
-    assert (one.answer, one.outcome, one.model_made) == ("quay back 2", "success", False)
+    (experience,) = read(
+        store, tmp_path, {"messages": TURNS, "feedback": {"thumbs": "down", "correction": "quay back 2"}}
+    )
+    assert (experience.answer, experience.outcome, experience.model_made) == ("quay back 2", "success", False)
 
 
-def test_the_other_forms_say_the_same(store: LessonsStore, tmp_path: Path) -> None:
+def test_the_formats_give_the_same_experience(store: LessonsStore, tmp_path: Path) -> None:
     words = ["how do I roll back", "quay rollback"]
     read(
         store,
@@ -82,32 +88,39 @@ def test_the_other_forms_say_the_same(store: LessonsStore, tmp_path: Path) -> No
         {"text": f"<|im_start|>user\n{words[0]}<|im_end|>\n<|im_start|>assistant\n{words[1]}<|im_end|>\n", "id": "b"},
         {"messages": TURNS[:2], "id": "c"},
     )
-    (one,) = store.read()  # one content, so one lesson
-    assert (one.request, one.answer) == tuple(words)
+    (experience,) = store.read()  # one content, so one lesson
+    assert (experience.request, experience.answer) == tuple(words)
 
 
-def test_only_what_is_wanted_is_read(store: LessonsStore, tmp_path: Path) -> None:
-    def line(name: str, **more: Any) -> dict[str, Any]:
+def test_a_filter_skips_other_conversations(store: LessonsStore, tmp_path: Path) -> None:
+    def line(name: str, **changes: Any) -> dict[str, Any]:
         turns = [{"role": "user", "content": name}, {"role": "assistant", "content": "yes"}]
-        return {"messages": turns, "user": "ana", "domain": "ops", "type": "howto", "feedback": {"gold": True}, **more}
+        return {
+            "messages": turns,
+            "user": "ana",
+            "domain": "ops",
+            "type": "howto",
+            "feedback": {"gold": True},
+            **changes,
+        }
 
-    wanted = ConversationFilter(users=("ana",), domains=("ops",), types=("howto",), gold_only=True)
-    found = read(
+    only = ConversationFilter(users=("ana",), domains=("ops",), types=("howto",), gold_only=True)
+    experiences = read(
         store, tmp_path, line("wanted"), line("user", user="bo"), line("domain", domain="art"),
-        line("type", type="chat"), line("gold", feedback={"rating": 5}), wanted=wanted,
+        line("type", type="chat"), line("gold", feedback={"rating": 5}), only=only,
     )  # fmt: skip
-    assert [one.request for one in found] == ["wanted"]
-    assert found[0].author == "ana"
-    assert found[0].tags == ("domain:ops", "type:howto")
+    assert [experience.request for experience in experiences] == ["wanted"]
+    assert experiences[0].author == "ana"
+    assert experiences[0].tags == ("domain:ops", "type:howto")
 
 
-def test_a_file_of_examples_is_taken_as_it_is(store: LessonsStore, tmp_path: Path) -> None:
+def test_a_file_of_examples_is_imported_as_successful(store: LessonsStore, tmp_path: Path) -> None:
     path = tmp_path / "alpaca.jsonl"
     path.write_bytes(orjson.dumps({"instruction": "Say yes.", "input": "", "output": "yes"}) + b"\nno json\n")
-    found = store.import_file(path, tmp_path / "quarantine", "file")
-    assert (found.admitted, len(found.unreadable)) == (1, 1)
-    (one,) = store.read()
-    assert (one.kind, one.request, one.answer, one.outcome, one.model_made) == (
+    result = store.import_file(path, tmp_path / "quarantine", "file")
+    assert (result.admitted, len(result.unreadable)) == (1, 1)
+    (experience,) = store.read()
+    assert (experience.kind, experience.request, experience.answer, experience.outcome, experience.model_made) == (
         "file",
         "Say yes.",
         "yes",
@@ -117,8 +130,8 @@ def test_a_file_of_examples_is_taken_as_it_is(store: LessonsStore, tmp_path: Pat
 
 
 @pytest.mark.parametrize("feedback", [[], {"rating": 9}, {"rating": "good"}])
-def test_feedback_that_cannot_be_read_is_set_aside(store: LessonsStore, tmp_path: Path, feedback: Any) -> None:
+def test_unreadable_feedback_is_quarantined(store: LessonsStore, tmp_path: Path, feedback: Any) -> None:
     path = tmp_path / "talks.jsonl"
     path.write_bytes(orjson.dumps({"messages": TURNS, "feedback": feedback or ["x"]}) + b"\n")
-    found = store.import_file(path, tmp_path / "quarantine", "conversation")
-    assert (found.admitted, len(found.unreadable)) == (0, 1)
+    result = store.import_file(path, tmp_path / "quarantine", "conversation")
+    assert (result.admitted, len(result.unreadable)) == (0, 1)

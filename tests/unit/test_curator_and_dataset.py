@@ -1,4 +1,4 @@
-"""Datasets: what is trained on, what is held out, and that neither depends on order or on chance."""
+"""Datasets: the training side and the hold-out depend neither on the order nor on chance."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BATCHES = sorted((ROOT / "examples" / "lessons").glob("0[123]-*.jsonl"))
 
 @dataclass
 class Curation:
-    """A store with its register and the folder that datasets are written to."""
+    """A store with its hold-out and the folder that datasets are written to."""
 
     database: Database
     folder: Path
@@ -142,7 +142,7 @@ def accounted(funnel: dict[str, int]) -> tuple[int, int]:
 # The dataset's name and content
 
 
-def test_a_written_dataset_is_found_by_its_digest_as_it_was(here: Curation) -> None:
+def test_a_dataset_is_read_by_its_digest_unchanged(here: Curation) -> None:
     add(here, 10, 5)
     made = here.curate()
     assert read_dataset(here.folder / "datasets", made.digest) == made
@@ -151,7 +151,7 @@ def test_a_written_dataset_is_found_by_its_digest_as_it_was(here: Curation) -> N
     assert made.path.name == made.digest[:16]
 
 
-def test_provenance_goes_line_by_line_with_the_training_examples(here: Curation) -> None:
+def test_provenance_has_a_line_for_each_training_example(here: Curation) -> None:
     add(here, 10, 5)
     made = here.curate()
     by_id = {lesson.id: lesson for lesson in here.store.read()}
@@ -159,7 +159,7 @@ def test_provenance_goes_line_by_line_with_the_training_examples(here: Curation)
     assert [{"request": one.request, "answer": one.answer} for one in sources] == training_pairs(made)
 
 
-def test_curating_again_gives_the_same_dataset(here: Curation) -> None:
+def test_a_second_curation_gives_the_same_dataset(here: Curation) -> None:
     add(here, 10, 5)
     first = here.curate()
     before = {path: path.read_bytes() for path in first.path.iterdir()}
@@ -231,7 +231,7 @@ def test_the_digest_does_not_depend_on_pythons_hash_seed(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "holdout.jsonl"])
-def test_an_altered_dataset_is_refused(here: Curation, name: str) -> None:
+def test_an_altered_dataset_is_rejected(here: Curation, name: str) -> None:
     add(here, 10, 5)
     made = here.curate()
     content = (made.path / name).read_bytes()
@@ -241,7 +241,7 @@ def test_an_altered_dataset_is_refused(here: Curation, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["train.jsonl", "holdout.jsonl", "manifest.json"])
-def test_a_dataset_with_a_broken_or_missing_file_is_refused(here: Curation, name: str) -> None:
+def test_a_dataset_with_a_broken_or_missing_file_is_rejected(here: Curation, name: str) -> None:
     add(here, 10, 5)
     made = here.curate()
     (made.path / name).write_bytes((made.path / name).read_bytes()[:-20])
@@ -253,7 +253,7 @@ def test_a_dataset_with_a_broken_or_missing_file_is_refused(here: Curation, name
 
 
 @pytest.mark.parametrize("digest", ["", "0" * 64, "*", "?" * 16, "../datasets"])
-def test_a_dataset_that_is_not_there_is_refused(here: Curation, digest: str) -> None:
+def test_a_missing_dataset_is_rejected(here: Curation, digest: str) -> None:
     add(here, 10, 5)
     here.curate()
     with pytest.raises(InputError, match="was not found"):
@@ -273,7 +273,7 @@ def test_failed_and_doubtful_lessons_are_never_trained_on_nor_examined(here: Cur
     assert (made.funnel["dropped: outcome failure"], made.funnel["dropped: outcome unknown"]) == (12, 6)
 
 
-def test_what_was_set_aside_is_left_out(here: Curation) -> None:
+def test_lessons_set_aside_are_not_collected(here: Curation) -> None:
     add(here, 10, 5)
     with here.database.write() as connection:
         here.store.supersede(next(here.store.read()).request, "another answer", connection)
@@ -305,7 +305,7 @@ def test_what_was_set_aside_is_left_out(here: Curation) -> None:
         ("a request", "an answer", ""),
     ],
 )
-def test_the_filters_say_why(request_text: str, answer: str, reason: str) -> None:
+def test_a_dropped_lesson_has_a_reason(request_text: str, answer: str, reason: str) -> None:
     one = Experience(id="x", kind="lesson", request=request_text, answer=answer, outcome="success", provenance={})
     assert reason_to_drop(one) == reason
 
@@ -337,7 +337,7 @@ def test_the_funnel_adds_up_over_everything_that_can_happen(here: Curation, tmp_
     assert made.funnel["dropped: outcome failure"] == 6
 
 
-def test_a_request_near_both_sides_is_left_out_and_counted(here: Curation) -> None:
+def test_a_request_similar_to_both_sides_is_dropped_and_counted(here: Curation) -> None:
     stem = random_text(random.Random(4))
     left, right = "0246813579", "9753186420"
     here.store.add_lesson(left + stem, "one answer", "success")
@@ -349,7 +349,7 @@ def test_a_request_near_both_sides_is_left_out_and_counted(here: Curation) -> No
     assert made.funnel["dropped: near both a trained and a held-out request"] == 1
 
 
-def test_the_newest_lessons_are_kept_under_a_limit(here: Curation) -> None:
+def test_a_limit_keeps_the_newest_lessons(here: Curation) -> None:
     add(here, 10, 3)
     made = here.curate(limit=12, replay=0.0)
     kept = {row["request"] for row in training_pairs(made)} | {one.request for one in made.held_out()}
@@ -358,7 +358,7 @@ def test_the_newest_lessons_are_kept_under_a_limit(here: Curation) -> None:
     assert here.curate(limit=500, max_lessons=12, replay=0.0).digest == made.digest
 
 
-def test_under_a_limit_a_share_of_the_places_goes_to_older_lessons(here: Curation) -> None:
+def test_a_limit_leaves_a_share_to_older_lessons(here: Curation) -> None:
     add(here, 20, 5)
     made = here.curate(limit=40, replay=0.25)
     kept = {row["request"] for row in training_pairs(made)} | {one.request for one in made.held_out()}
@@ -369,13 +369,13 @@ def test_under_a_limit_a_share_of_the_places_goes_to_older_lessons(here: Curatio
     assert here.curate(limit=40, replay=0.25).digest == made.digest
 
 
-def test_lessons_can_be_collected_by_tag(here: Curation) -> None:
+def test_lessons_are_collected_by_tag(here: Curation) -> None:
     here.store.add_lesson("with the tag", "an answer", "success", tags=["a"])
     here.store.add_lesson("without it", "an answer", "success", tags=["b"])
     assert here.curator().collect_from_lessons(tags=["a"]) == 1
 
 
-def test_a_lesson_that_comes_in_while_curating_waits_for_the_next_time(here: Curation) -> None:
+def test_a_lesson_added_during_curation_is_not_collected(here: Curation) -> None:
     add(here, 10, 5)
     curator = here.curator()
     here.store.add_lesson("a lesson that came late", "an answer", "success")
@@ -386,7 +386,7 @@ def test_a_lesson_that_comes_in_while_curating_waits_for_the_next_time(here: Cur
     assert made.examples + made.holdout == 50
 
 
-def test_the_statistics_use_the_names_of_the_seed_documents(here: Curation) -> None:
+def test_statistics_have_the_names_of_the_seed_documents(here: Curation) -> None:
     here.store.add_lesson("four", "sixsix", "success")
     here.store.add_lesson("broken", "an answer", "failed")
     curator = here.curator()
@@ -408,7 +408,7 @@ def test_an_empty_store_makes_an_empty_dataset(here: Curation) -> None:
     assert (made.examples, made.holdout, made.tokens, made.longest, made.cursor) == (0, 0, 0, 0, 0)
 
 
-def test_a_lesson_that_was_retired_since_asks_nothing_any_more(here: Curation) -> None:
+def test_a_lesson_retired_later_is_not_asked(here: Curation) -> None:
     add(here, 10, 5)
     made = here.curate()
     retired = made.held_out(here.numbers)[0]
@@ -422,7 +422,7 @@ def test_a_lesson_that_was_retired_since_asks_nothing_any_more(here: Curation) -
 # Contradictions
 
 
-def test_contradictions_are_found_and_shown_and_not_removed(here: Curation) -> None:
+def test_contradictions_are_shown_and_not_removed(here: Curation) -> None:
     add(here, 10, 5)
     lesson = next(
         one for one in here.store.read() if one.request in {row["request"] for row in training_pairs(here.curate())}
@@ -452,7 +452,7 @@ def test_a_later_answer_does_not_change_the_examination(here: Curation) -> None:
 # The hold-out stays clean
 
 
-def test_overlap_between_training_and_holdout_is_refused_with_the_pair() -> None:
+def test_an_overlap_of_training_and_holdout_is_rejected_with_the_pair() -> None:
     held = examples_of("how do we deploy the booking service", "who signs an invoice")
     refuse_overlap(examples_of("how do we rotate the password", "who pays"), held)
     refuse_overlap(examples_of("the same twice", "the same twice"), examples_of("another"))
@@ -462,7 +462,7 @@ def test_overlap_between_training_and_holdout_is_refused_with_the_pair() -> None
         refuse_overlap(examples_of("something else", "How do we deploy the booking service?"), held)
 
 
-def test_a_held_out_request_quoted_in_a_longer_one_is_refused_and_left_out_before(here: Curation) -> None:
+def test_a_held_out_request_quoted_in_a_longer_one_is_rejected_and_dropped_before(here: Curation) -> None:
     rng = random.Random(3)
     for _ in range(5):
         words = " ".join(random_text(rng, 5) for _ in range(8))
@@ -486,7 +486,7 @@ def test_a_held_out_request_quoted_in_a_longer_one_is_refused_and_left_out_befor
     assert letters[lessons.index(found.example)] in {row["request"] for row in training_pairs(allowed)}
 
 
-def test_texts_of_other_suites_stay_out_of_answers_too(here: Curation) -> None:
+def test_texts_of_other_suites_are_dropped_from_answers_too(here: Curation) -> None:
     task = "Write a function that returns the longest palindrome in a string without using recursion"
     add(here, 10, 5)
     here.store.add_lesson("what did the exam ask", f"It said:\n+    {task}", "success")
@@ -504,8 +504,8 @@ def examples_of(*requests: str) -> list[Example]:
     ]  # fmt: skip
 
 
-def test_a_register_that_was_tampered_with_stops_the_dataset(here: Curation) -> None:
-    """The register says train for a wording and holdout for the same one with an s: the last gate sees it."""
+def test_a_tampered_holdout_stops_the_dataset(here: Curation) -> None:
+    """The hold-out assigns a request to train and the same one with an s to holdout: the last check detects it."""
     text = random_text(random.Random(1))
     origin = {"suite": "recall", "origin": "x"}
     rows = [
@@ -521,7 +521,7 @@ def test_a_register_that_was_tampered_with_stops_the_dataset(here: Curation) -> 
     assert not (here.folder / "datasets").exists()
 
 
-def test_on_the_examples_no_trained_request_is_near_a_held_out_one(
+def test_no_trained_request_of_the_examples_is_similar_to_a_held_out_one(
     examples: tuple[Curation, list[Dataset]],
 ) -> None:
     """By exact similarity of all pairs, without MinHash."""
@@ -540,7 +540,7 @@ def test_on_the_examples_no_trained_request_is_near_a_held_out_one(
         assert (shared / union).max() < NEAR
 
 
-def test_on_the_examples_the_hold_out_only_grows(examples: tuple[Curation, list[Dataset]]) -> None:
+def test_the_holdout_of_the_examples_only_grows(examples: tuple[Curation, list[Dataset]]) -> None:
     _, made = examples
     for before, after in zip(made, made[1:], strict=False):
         earlier, later = ({one.id: one for one in dataset.held_out()} for dataset in (before, after))
@@ -549,7 +549,7 @@ def test_on_the_examples_the_hold_out_only_grows(examples: tuple[Curation, list[
         assert known <= {row["request"] for row in training_pairs(after)}
 
 
-def test_on_the_examples_every_batch_adds_new_questions(examples: tuple[Curation, list[Dataset]]) -> None:
+def test_every_batch_of_the_examples_adds_new_questions(examples: tuple[Curation, list[Dataset]]) -> None:
     here, made = examples
     numbers = {lesson.id: lesson.seq for lesson in here.store.read()}
     assert [dataset.cursor for dataset in made] == sorted({dataset.cursor for dataset in made})
@@ -563,7 +563,7 @@ def test_on_the_examples_every_batch_adds_new_questions(examples: tuple[Curation
     assert made[-1].examples >= 1000
 
 
-def test_on_the_examples_the_funnel_adds_up_and_failures_stay_out(examples: tuple[Curation, list[Dataset]]) -> None:
+def test_the_funnel_of_the_examples_adds_up_without_failures(examples: tuple[Curation, list[Dataset]]) -> None:
     curation, made = examples
     failed = {(one.request, one.answer) for one in curation.store.read() if one.outcome != "success"}
     assert failed
@@ -589,7 +589,7 @@ def test_commits_are_at_most_a_fifth_of_the_training_tokens(here: Curation, tmp_
     assert {one.suite for one in made.held_out()} == {"recall", "commits"}
 
 
-def test_of_too_many_commits_the_newest_are_kept(here: Curation, tmp_path: Path) -> None:
+def test_the_cap_keeps_the_newest_commits(here: Curation, tmp_path: Path) -> None:
     add(here, 30, 5)
     made = here.curate(history(tmp_path / "repository", 80, 300))
     kept = [int(r["answer"].split()[-1]) for r in training_pairs(made) if r["answer"].startswith("Subject number")]
@@ -598,7 +598,7 @@ def test_of_too_many_commits_the_newest_are_kept(here: Curation, tmp_path: Path)
     assert sorted(kept) == sorted(newest)
 
 
-def test_without_lessons_no_commit_is_trained_on(here: Curation, tmp_path: Path) -> None:
+def test_commits_without_lessons_are_not_trained_on(here: Curation, tmp_path: Path) -> None:
     made = here.curate(history(tmp_path / "repository", 10, 100))
     assert made.examples == 0
     assert made.funnel["dropped: over the share of commits"] > 0
@@ -616,7 +616,7 @@ def test_commits_have_a_suite_of_their_own_that_decides_nothing(here: Curation, 
     assert [commits.grade(first, reply) for reply in said] == [1.0, 0.0]
 
 
-def test_an_exact_answer_is_right_and_a_near_one_wrong(here: Curation) -> None:
+def test_an_exact_answer_is_right_and_a_similar_one_wrong(here: Curation) -> None:
     add(here, 10, 5)
     numbers = {lesson.id: lesson.seq for lesson in here.store.read()}
     suite = RecallSuite(here.curate().held_out(numbers), cursor=25)
@@ -628,7 +628,7 @@ def test_an_exact_answer_is_right_and_a_near_one_wrong(here: Curation) -> None:
     assert suite.digest != RecallSuite(here.curate().held_out(numbers), cursor=0).digest
 
 
-def test_the_manifest_can_be_read_by_anybody(here: Curation) -> None:
+def test_the_manifest_is_plain_json(here: Curation) -> None:
     add(here, 10, 5)
     made = here.curate()
     manifest = json.loads((made.path / "manifest.json").read_text(encoding="utf-8"))
@@ -638,7 +638,7 @@ def test_the_manifest_can_be_read_by_anybody(here: Curation) -> None:
     assert [turn["role"] for turn in first["messages"]] == ["user", "assistant"]
 
 
-def test_a_request_is_assigned_once_for_all_curations(here: Curation) -> None:
+def test_a_request_keeps_its_assignment_in_every_curation(here: Curation) -> None:
     add(here, 10, 5)
     made = here.curate()
     asked = [GroupedRequest(text=one.request, suite="recall", group=one.group) for one in made.held_out()]

@@ -1,4 +1,4 @@
-"""What is examined is found in what would be trained on, however it was quoted."""
+"""Examined texts are found in training examples, however they are quoted."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def code(*texts: str, **options: bool) -> OverlapIndex:
         ("Explain:\n" + "\n".join(TEXT.splitlines()[:3]), "n-gram"),
     ],
 )
-def test_it_is_told_how_a_text_came_in(example: str, how: str) -> None:
+def test_an_overlap_has_its_kind_of_match(example: str, how: str) -> None:
     (overlap,) = found(code("something else " * 6, TEXT), example)
     assert (overlap.suite, overlap.number, overlap.how) == ("coding", 1, how)
 
@@ -63,12 +63,12 @@ def test_the_file_after_a_change_is_read_with_the_lines_that_stayed() -> None:
     assert found(code(TEXT), "\n".join(["@@ -1,5 +1,5 @@", *lines]))[0].how == "quoted in a diff"
 
 
-def test_a_quotation_is_read_without_the_replies_between() -> None:
+def test_a_quote_is_read_without_the_replies_between() -> None:
     mail = "\n".join(f"> {line}\nI do not follow line {n}." for n, line in enumerate(TEXT.splitlines()))
     assert found(code(TEXT), mail)[0].number == 0
 
 
-def test_what_cannot_be_seen_hides_nothing() -> None:
+def test_invisible_characters_hide_nothing() -> None:
     assert found(code(SENTENCE), SENTENCE.replace("i", "i\u200b").replace("port", "ｐｏｒｔ"))
 
 
@@ -78,11 +78,11 @@ def test_a_shared_run_is_shown_as_long_as_it_is() -> None:
     assert overlap.matched == "which port does the billing service listen on in the"
 
 
-def test_seven_shared_words_are_no_overlap() -> None:
+def test_seven_shared_words_are_not_an_overlap() -> None:
     assert not found(code(SENTENCE), "Which port does the billing service listen to?")
 
 
-def test_a_suite_may_look_at_whole_texts_only() -> None:
+def test_a_suite_can_guard_only_whole_texts() -> None:
     guarded = code(SENTENCE, shared_runs=False)
     assert not found(guarded, "I ask: which port does the billing service listen on in the end?")
     assert found(guarded, "I ask: " + SENTENCE.lower())
@@ -97,7 +97,7 @@ def test_a_short_text_counts_only_where_it_fills_lines() -> None:
     assert not found(guarded, "Is it up?\nyes")
 
 
-def test_the_hold_out_looks_at_requests_and_other_suites_at_whole_examples() -> None:
+def test_the_holdout_is_compared_with_requests_and_other_suites_with_examples() -> None:
     guarded = OverlapIndex([GuardedSuite("recall", [SENTENCE], requests_only=True), GuardedSuite("coding", [TEXT])])
     assert [o.suite for o in found(guarded, SENTENCE, "8080")] == ["recall"]
     assert not found(guarded, "What do people ask?", SENTENCE)
@@ -107,21 +107,21 @@ def test_the_hold_out_looks_at_requests_and_other_suites_at_whole_examples() -> 
     assert [o.suite for o in found(guarded, begin, end)] == ["coding"]
 
 
-def test_the_phrases_of_a_suite_betray_none_of_its_texts() -> None:
+def test_a_common_phrase_of_a_suite_is_not_an_overlap() -> None:
     frame = "Please write one short subject line for the following change: "
     guarded = code(*(f"{frame}module{n}.py uses cache number {n}" for n in range(20)))
     assert not found(guarded, frame + "something that no suite guards")
     assert found(guarded, frame + "module7.py uses cache number 7")[0].number == 7
 
 
-def test_a_phrase_of_our_own_is_cut_out_before_comparing() -> None:
+def test_boilerplate_is_removed_before_comparing() -> None:
     frame = "Please write one short subject line for the following change: "
     guarded = OverlapIndex([GuardedSuite("commits", [frame + "alpha beta"])], boilerplate=[frame])
     assert not found(guarded, frame + "gamma")
     assert found(guarded, frame + "alpha beta")
 
 
-def test_a_person_may_allow_a_shared_run_but_not_all_that_comes_after() -> None:
+def test_a_user_can_allow_one_shared_run() -> None:
     example = "I ask: which port does the billing service listen on in the end?"
     (overlap,) = code(SENTENCE).overlaps(example)
     guarded = OverlapIndex([GuardedSuite("coding", [SENTENCE])], allowed=[overlap.key])
@@ -141,7 +141,7 @@ other = st.lists(st.sampled_from(("alpha", "beta", "gamma", "delta")), max_size=
 @pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(st.lists(texts, min_size=1, max_size=12), st.randoms(use_true_random=False), other, other)
-def test_whatever_contains_a_guarded_text_is_found(
+def test_every_example_with_a_guarded_text_is_found(
     many: list[list[str]], chance: random.Random, before: str, after: str
 ) -> None:
     guarded = code(*(textwrap.fill(" ".join(words), chance.randrange(20, 60)) for words in many))
@@ -156,7 +156,7 @@ def test_whatever_contains_a_guarded_text_is_found(
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(texts, min_size=1, max_size=6), texts, st.integers(0, 20))
-def test_what_shares_no_run_is_not_named(many: list[list[str]], asked: list[str], cut: int) -> None:
+def test_an_example_without_a_shared_run_is_not_found(many: list[list[str]], asked: list[str], cut: int) -> None:
     """Against a plain scan that compares every run with every other."""
     folded = [[word.casefold() for word in words] for words in many]
     mine = [word.casefold() for word in asked]
@@ -168,19 +168,19 @@ def test_what_shares_no_run_is_not_named(many: list[list[str]], asked: list[str]
     assert {overlap.number for overlap in found(code(*map(" ".join, many)), " ".join(asked))} == expected
 
 
-def test_another_process_finds_the_same() -> None:
+def test_another_process_finds_the_same_overlaps() -> None:
     guarded = OverlapIndex([GuardedSuite("coding", [TEXT])], allowed=["a"], boilerplate=["b"])
     again = pickle.loads(pickle.dumps(guarded))  # noqa: S301
     assert again.overlaps(TEXT) == guarded.overlaps(TEXT)
     assert (again.allowed, again.boilerplate, len(again)) == (guarded.allowed, guarded.boilerplate, 1)
 
 
-def test_nothing_guarded_finds_nothing() -> None:
+def test_an_empty_index_finds_nothing() -> None:
     assert not found(OverlapIndex([]), TEXT)
     assert not found(code(), "")
     assert not found(code("", "?!"), "")
 
 
-def test_overlaps_are_count_overlaps_by_suite_and_way() -> None:
+def test_count_overlaps_counts_by_suite_and_kind() -> None:
     guarded = code(TEXT)
     assert count_overlaps([guarded.overlaps(TEXT), guarded.overlaps(TEXT), ()]) == {"overlaps with coding (exact)": 2}

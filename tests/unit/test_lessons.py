@@ -1,4 +1,4 @@
-"""Lessons are admitted once, what cannot be read is kept aside by file and line, and nothing is lost."""
+"""The lessons store admits each lesson once, quarantines unreadable lines by file and line, and loses nothing."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def store(database: Database) -> LessonsStore:
     return LessonsStore(database)
 
 
-def lesson(n: int, **more: Any) -> dict[str, Any]:
-    return {"situation": f"request {n}", "action": f"answer {n}", "outcome": "success", **more}
+def make_line(n: int, **changes: Any) -> dict[str, Any]:
+    return {"situation": f"request {n}", "action": f"answer {n}", "outcome": "success", **changes}
 
 
 def write_lines(path: Path, *lines: dict[str, Any] | bytes) -> Path:
@@ -36,14 +36,14 @@ def write_lines(path: Path, *lines: dict[str, Any] | bytes) -> Path:
     return path
 
 
-def test_a_lesson_added_by_hand_is_there(store: LessonsStore) -> None:
-    found = store.add_lesson(
+def test_a_lesson_added_by_hand_is_stored(store: LessonsStore) -> None:
+    id_ = store.add_lesson(
         "how?", "so", "success", "good", ["b", "a", "a"], {"author": "Ana", "batch": "July", "ticket": 7}
     )
-    (kept,) = store.read()
-    assert (kept.id, kept.kind, kept.request, kept.answer) == (found, "lesson", "how?", "so")
-    assert (kept.outcome, kept.author, kept.batch, kept.tags) == ("success", "Ana", "July", ("a", "b"))
-    assert kept.provenance == {"lesson": found, "batch": "July"}
+    (lesson,) = store.read()
+    assert (lesson.id, lesson.kind, lesson.request, lesson.answer) == (id_, "lesson", "how?", "so")
+    assert (lesson.outcome, lesson.author, lesson.batch, lesson.tags) == ("success", "Ana", "July", ("a", "b"))
+    assert lesson.provenance == {"lesson": id_, "batch": "July"}
 
 
 def test_adding_the_same_lesson_again_changes_nothing(store: LessonsStore) -> None:
@@ -54,25 +54,25 @@ def test_adding_the_same_lesson_again_changes_nothing(store: LessonsStore) -> No
 
 
 def test_importing_a_file_again_changes_nothing(store: LessonsStore, tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "july.jsonl", lesson(1), lesson(2), lesson(1))
+    path = write_lines(tmp_path / "july.jsonl", make_line(1), make_line(2), make_line(1))
     first = store.import_file(path, tmp_path / "quarantine")
-    again = store.import_file(path, tmp_path / "quarantine")
+    second = store.import_file(path, tmp_path / "quarantine")
     assert (first.batch, first.admitted, first.known, first.unreadable, first.quarantine) == ("july", 2, 1, (), "")
-    assert (again.admitted, again.known) == (0, 3)
-    assert [one.request for one in store.read()] == ["request 1", "request 2"]
+    assert (second.admitted, second.known) == (0, 3)
+    assert [lesson.request for lesson in store.read()] == ["request 1", "request 2"]
     assert not (tmp_path / "quarantine").exists()
 
 
 def test_a_lesson_known_from_another_file_keeps_its_first_batch(store: LessonsStore, tmp_path: Path) -> None:
-    store.import_file(write_lines(tmp_path / "july.jsonl", lesson(1)), tmp_path)
-    store.import_file(write_lines(tmp_path / "august.jsonl", lesson(1), lesson(2)), tmp_path)
-    assert [(one.batch, one.seq) for one in store.read()] == [("july", 1), ("august", 2)]
+    store.import_file(write_lines(tmp_path / "july.jsonl", make_line(1)), tmp_path)
+    store.import_file(write_lines(tmp_path / "august.jsonl", make_line(1), make_line(2)), tmp_path)
+    assert [(lesson.batch, lesson.seq) for lesson in store.read()] == [("july", 1), ("august", 2)]
 
 
-def test_malformed_lines_are_kept_aside_by_file_and_line(store: LessonsStore, tmp_path: Path) -> None:
+def test_malformed_lines_are_quarantined_with_file_and_line(store: LessonsStore, tmp_path: Path) -> None:
     path = write_lines(
         tmp_path / "mixed.jsonl",
-        lesson(1),
+        make_line(1),
         b'{"situation": "not closed',
         b'["a list"]',
         {"action": "answer without request", "outcome": "success"},
@@ -80,22 +80,22 @@ def test_malformed_lines_are_kept_aside_by_file_and_line(store: LessonsStore, tm
         b'{"situation": "bad \xff byte", "action": "x"}',
         b"",
         {"situation": "   ", "action": "blank request"},
-        lesson(2, metadata=["no object"]),
-        lesson(3, tags="no list"),
+        make_line(2, metadata=["no object"]),
+        make_line(3, tags="no list"),
         {"situation": "x" * 2_000_000, "action": "long"},
         b'{"situation": "nan", "action": NaN}',
-        lesson(4),
+        make_line(4),
     )
     with path.open("ab") as stream:
         stream.write(b'{"situation": "truncated", "act')
-    found = store.import_file(path, tmp_path / "quarantine")
-    assert (found.admitted, found.known) == (2, 0)
-    assert [one.request for one in store.read()] == ["request 1", "request 4"]
+    result = store.import_file(path, tmp_path / "quarantine")
+    assert (result.admitted, result.known) == (2, 0)
+    assert [lesson.request for lesson in store.read()] == ["request 1", "request 4"]
     numbers = [2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 14]
-    assert [line.split(": ")[0] for line in found.unreadable] == [f"{path}:{number}" for number in numbers]
-    kept = [json.loads(line) for line in Path(found.quarantine).read_text(encoding="utf-8").splitlines()]
-    assert [(one["file"], one["line"]) for one in kept] == [("mixed.jsonl", number) for number in numbers]
-    reasons = [one["because"] for one in kept]
+    assert [line.split(": ")[0] for line in result.unreadable] == [f"{path}:{number}" for number in numbers]
+    lines = [json.loads(line) for line in Path(result.quarantine).read_text(encoding="utf-8").splitlines()]
+    assert [(line["file"], line["line"]) for line in lines] == [("mixed.jsonl", number) for number in numbers]
+    reasons = [line["because"] for line in lines]
     assert [reasons[n].split(" (")[0] for n in (0, 1, 2, 3)] == [
         "not JSON",
         "not a JSON object",
@@ -104,43 +104,43 @@ def test_malformed_lines_are_kept_aside_by_file_and_line(store: LessonsStore, tm
     ]
     assert reasons[4].startswith("not JSON")
     assert reasons[8] == f"longer than {LONGEST_LINE:,} bytes"
-    assert len(kept[8]["text"]) <= LONGEST_LINE + 1
-    assert kept[10]["text"] == '{"situation": "truncated", "act'
+    assert len(lines[8]["text"]) <= LONGEST_LINE + 1
+    assert lines[10]["text"] == '{"situation": "truncated", "act'
 
 
-def test_a_file_with_windows_line_ends_is_read_like_any_other(store: LessonsStore, tmp_path: Path) -> None:
+def test_a_file_with_windows_line_ends_is_imported(store: LessonsStore, tmp_path: Path) -> None:
     unix, windows = tmp_path / "unix.jsonl", tmp_path / "windows.jsonl"
-    write_lines(unix, lesson(1), lesson(2))
+    write_lines(unix, make_line(1), make_line(2))
     windows.write_bytes(unix.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
     assert store.import_file(unix, tmp_path).admitted == 2
-    found = store.import_file(windows, tmp_path)
-    assert (found.admitted, found.known, found.unreadable) == (0, 2, ())
+    result = store.import_file(windows, tmp_path)
+    assert (result.admitted, result.known, result.unreadable) == (0, 2, ())
 
 
-def test_a_byte_order_mark_does_not_cost_the_first_lesson(store: LessonsStore, tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "marked.jsonl", b"\xef\xbb\xbf" + orjson.dumps(lesson(1)), lesson(2))
+def test_a_byte_order_mark_does_not_lose_the_first_lesson(store: LessonsStore, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "marked.jsonl", b"\xef\xbb\xbf" + orjson.dumps(make_line(1)), make_line(2))
     assert store.import_file(path, tmp_path / "quarantine").admitted == 2
 
 
 def test_a_long_first_line_behind_a_byte_order_mark_is_one_line(store: LessonsStore, tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "marked.jsonl", b"\xef\xbb\xbf" + b"x" * 2_000_000, lesson(1))
-    found = store.import_file(path, tmp_path / "quarantine")
-    assert found.unreadable == (f"{path}:1: longer than {LONGEST_LINE:,} bytes",)
-    assert found.admitted == 1
+    path = write_lines(tmp_path / "marked.jsonl", b"\xef\xbb\xbf" + b"x" * 2_000_000, make_line(1))
+    result = store.import_file(path, tmp_path / "quarantine")
+    assert result.unreadable == (f"{path}:1: longer than {LONGEST_LINE:,} bytes",)
+    assert result.admitted == 1
 
 
-def test_a_last_line_without_its_end_counts_when_it_is_whole(store: LessonsStore, tmp_path: Path) -> None:
+def test_a_complete_last_line_without_a_line_end_is_imported(store: LessonsStore, tmp_path: Path) -> None:
     path = tmp_path / "july.jsonl"
-    path.write_bytes(orjson.dumps(lesson(1)))
+    path.write_bytes(orjson.dumps(make_line(1)))
     assert store.import_file(path, tmp_path).admitted == 1
 
 
 def test_a_line_after_a_very_long_one_keeps_its_number(store: LessonsStore, tmp_path: Path) -> None:
     long = b"x" * (2 * (LONGEST_LINE + 1))
-    path = write_lines(tmp_path / "long.jsonl", long, b"bad", long[:-1], long + b"x", b"bad", lesson(1))
-    found = store.import_file(path, tmp_path / "quarantine")
-    assert [line.split(": ")[0].rpartition(":")[2] for line in found.unreadable] == ["1", "2", "3", "4", "5"]
-    assert found.admitted == 1
+    path = write_lines(tmp_path / "long.jsonl", long, b"bad", long[:-1], long + b"x", b"bad", make_line(1))
+    result = store.import_file(path, tmp_path / "quarantine")
+    assert [line.split(": ")[0].rpartition(":")[2] for line in result.unreadable] == ["1", "2", "3", "4", "5"]
+    assert result.admitted == 1
 
 
 def test_unreadable_lines_of_two_files_with_one_name_are_both_kept(store: LessonsStore, tmp_path: Path) -> None:
@@ -149,27 +149,29 @@ def test_unreadable_lines_of_two_files_with_one_name_are_both_kept(store: Lesson
         (tmp_path / folder).mkdir()
         path = write_lines(tmp_path / folder / "july.jsonl", f"bad line of the {folder} file".encode())
         store.import_file(path, tmp_path / "quarantine")
-    for kept in (tmp_path / "quarantine").iterdir():
-        texts += [json.loads(line)["text"].strip() for line in kept.read_text(encoding="utf-8").splitlines()]
+    for file in (tmp_path / "quarantine").iterdir():
+        texts += [json.loads(line)["text"].strip() for line in file.read_text(encoding="utf-8").splitlines()]
     assert sorted(texts) == ["bad line of the first file", "bad line of the second file"]
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "."])
-def test_a_file_that_is_not_there_is_refused(store: LessonsStore, tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_rejected(store: LessonsStore, tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="does not exist"):
         store.import_file(tmp_path / name, tmp_path)
 
 
 @given(st.lists(st.binary(max_size=60).filter(lambda line: b"\n" not in line), max_size=6))
-def test_no_bytes_make_an_import_fail(new_database: Any, tmp_path_factory: pytest.TempPathFactory, lines: Any) -> None:
+def test_an_import_survives_arbitrary_bytes(
+    new_database: Any, tmp_path_factory: pytest.TempPathFactory, lines: Any
+) -> None:
     folder = tmp_path_factory.mktemp("bytes")
     path = write_lines(folder / "any.jsonl", *lines)
     assume(not any(path.read_bytes().startswith(mark) for mark in ARCHIVES))  # refused as a whole, see below
     store = LessonsStore(_shared(new_database))
-    found = store.import_file(path, folder / "quarantine")
-    filled = [line.removeprefix(b"\xef\xbb\xbf") if not n else line for n, line in enumerate(lines)]
-    filled = [line for line in filled if line.strip()]
-    assert found.admitted + found.known + len(found.unreadable) == len(filled)
+    result = store.import_file(path, folder / "quarantine")
+    non_empty = [line.removeprefix(b"\xef\xbb\xbf") if not n else line for n, line in enumerate(lines)]
+    non_empty = [line for line in non_empty if line.strip()]
+    assert result.admitted + result.known + len(result.unreadable) == len(non_empty)
 
 
 def _shared(new_database: Any, made: list[Database] = []) -> Database:  # noqa: B006  one database for all examples
@@ -203,17 +205,17 @@ def _shared(new_database: Any, made: list[Database] = []) -> Database:  # noqa: 
         ((None, "successfully built nothing"), "unknown"),
     ],
 )
-def test_legacy_marks_are_read_as_what_they_are(texts: tuple[object, ...], outcome: str) -> None:
+def test_legacy_marks_are_read_as_outcomes(texts: tuple[object, ...], outcome: str) -> None:
     assert read_outcome(*texts) == outcome
 
 
 @pytest.mark.parametrize("text", ["not successful", "no success", "not ok"])
-def test_a_negated_success_is_no_success(text: str) -> None:
+def test_a_negated_success_is_not_a_success(text: str) -> None:
     assert read_outcome(text) != "success"
     assert read_outcome(text, "success") != "success"
 
 
-def test_outcomes_come_from_the_legacy_result_where_none_is_given(store: LessonsStore, tmp_path: Path) -> None:
+def test_the_outcome_comes_from_the_legacy_result_if_it_is_missing(store: LessonsStore, tmp_path: Path) -> None:
     path = write_lines(
         tmp_path / "old.jsonl",
         *(
@@ -222,7 +224,7 @@ def test_outcomes_come_from_the_legacy_result_where_none_is_given(store: Lessons
         ),
     )
     store.import_file(path, tmp_path)
-    assert [one.outcome for one in store.read()] == ["success", "success", "success", "failure", "unknown"]
+    assert [lesson.outcome for lesson in store.read()] == ["success", "success", "success", "failure", "unknown"]
     assert store.trainable() == 3
 
 
@@ -246,20 +248,20 @@ def test_tasks_count_when_completed_and_successful(store: LessonsStore, tmp_path
         *({"task_id": f"T-{n}", "request": f"request {n}", "response": "answer", **t} for n, t in enumerate(tasks)),
     )
     assert store.import_file(path, tmp_path, "task").admitted == 6
-    found = list(store.read())
-    assert {one.kind for one in found} == {"task"}
-    assert [one.outcome for one in found] == ["success", "success", "failure", "failure", "failure", "failure"]
+    stored_tasks = list(store.read())
+    assert {task.kind for task in stored_tasks} == {"task"}
+    assert [task.outcome for task in stored_tasks] == ["success", "success", "failure", "failure", "failure", "failure"]
 
 
-def test_the_example_tasks_are_read_without_a_loss(store: LessonsStore, tmp_path: Path) -> None:
+def test_the_example_tasks_are_all_imported(store: LessonsStore, tmp_path: Path) -> None:
     path = ROOT / "examples" / "tasks.jsonl"
-    found = store.import_file(path, tmp_path, "task")
-    assert found.unreadable == ()
-    assert found.admitted == len(path.read_text(encoding="utf-8").splitlines())
-    assert 0 < store.trainable() < found.admitted
+    result = store.import_file(path, tmp_path, "task")
+    assert result.unreadable == ()
+    assert result.admitted == len(path.read_text(encoding="utf-8").splitlines())
+    assert 0 < store.trainable() < result.admitted
 
 
-def test_four_processes_that_open_a_new_home_and_add_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_a_new_home_opened_by_four_processes_at_once_loses_no_lesson(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from academy.store.database import Database\n"
@@ -287,33 +289,33 @@ def test_four_processes_that_open_a_new_home_and_add_at_once_lose_nothing(tmp_pa
         assert writer.stdin is not None
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    told = [writer.communicate(timeout=120)[1] for writer in writers]
-    assert [writer.returncode for writer in writers] == [0, 0, 0, 0], told
+    errors = [writer.communicate(timeout=120)[1] for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0, 0, 0], errors
     database = Database(url)
-    found = [one.request for one in LessonsStore(database).read()]
+    result = [lesson.request for lesson in LessonsStore(database).read()]
     database.engine.dispose()
-    assert sorted(found) == sorted([f"{w} {n}" for w in (0, 1, 2, 3, "shared") for n in range(25)])
+    assert sorted(result) == sorted([f"{w} {n}" for w in (0, 1, 2, 3, "shared") for n in range(25)])
 
 
-def test_what_is_set_aside_counts_again_under_new_numbers_when_released(store: LessonsStore) -> None:
+def test_released_lessons_have_new_numbers(store: LessonsStore) -> None:
     for n in range(4):
         store.add_lesson(f"request {n}", "answer", "success", metadata={"batch": "july" if n < 2 else "august"})
     with store.database.write() as connection:
         assert set_aside(1, 3, connection) == 2
-    assert [one.seq for one in store.read()] == [1, 4]
+    assert [lesson.seq for lesson in store.read()] == [1, 4]
     assert (store.trainable(), store.get_statistics()["standings"]) == (2, {"active": 2, "set aside": 2})
     with store.database.write() as connection:
         assert store.release("august", connection) == 1
         assert store.release("september", connection) == 0
-    assert [(one.request, one.seq) for one in store.read(since=4)] == [("request 2", 5)]
+    assert [(lesson.request, lesson.seq) for lesson in store.read(since=4)] == [("request 2", 5)]
     with store.database.write() as connection:
         assert store.release(None, connection) == 1
-    assert [(one.request, one.seq) for one in store.read(since=4)] == [("request 2", 5), ("request 1", 6)]
+    assert [(lesson.request, lesson.seq) for lesson in store.read(since=4)] == [("request 2", 5), ("request 1", 6)]
     assert store.newest() == 6
 
 
-def test_what_is_set_aside_stays_aside_when_it_is_imported_again(store: LessonsStore, tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "july.jsonl", lesson(1))
+def test_lessons_set_aside_stay_so_when_imported_again(store: LessonsStore, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "july.jsonl", make_line(1))
     store.import_file(path, tmp_path)
     with store.database.write() as connection:
         set_aside(0, 1, connection)
@@ -321,30 +323,30 @@ def test_what_is_set_aside_stays_aside_when_it_is_imported_again(store: LessonsS
     assert list(store.read()) == []
 
 
-def test_superseding_retires_other_answers_to_the_request_and_keeps_the_right_one(store: LessonsStore) -> None:
+def test_supersede_retires_other_answers_and_keeps_the_right_one(store: LessonsStore) -> None:
     store.add_lesson("Where do we deploy?", "to the old cluster", "success")
     store.add_lesson("where do we deploy", "to the new cluster", "success")
     store.add_lesson("Who signs?", "Bram signs", "success")
     with store.database.write() as connection:
         assert store.supersede("where do we  deploy ?", "to the new cluster", connection) == 1
-    assert [one.answer for one in store.read()] == ["to the new cluster", "Bram signs"]
+    assert [lesson.answer for lesson in store.read()] == ["to the new cluster", "Bram signs"]
     assert store.get_statistics()["standings"] == {"superseded": 1, "active": 2}
     with store.database.write() as connection:
         assert store.supersede("where do we deploy", "to the new cluster", connection) == 0
 
 
-def test_superseding_takes_the_other_wordings_of_the_wrong_answer_along(store: LessonsStore) -> None:
+def test_supersede_retires_other_wordings_with_the_wrong_answer(store: LessonsStore) -> None:
     for request in ("Where do we deploy?", "Deploying goes where?", "What is our cluster?"):
         store.add_lesson(request, "to the old cluster", "success")
     with store.database.write() as connection:
         assert store.supersede("where do we deploy", "to the new cluster", connection) == 3
 
 
-def test_lessons_are_found_by_tag_and_newest_first(store: LessonsStore) -> None:
+def test_lessons_by_tag_come_newest_first(store: LessonsStore) -> None:
     for n, tags in enumerate((["a"], ["b"], ["a", "c"])):
         store.add_lesson(f"request {n}", "answer", "failed" if n else "success", tags=tags)
-    assert [one.request for one in store.get_all_lessons(2)] == ["request 2", "request 1"]
-    assert [one.request for one in store.get_lessons_by_tags(["a", "x"])] == ["request 2", "request 0"]
+    assert [lesson.request for lesson in store.get_all_lessons(2)] == ["request 2", "request 1"]
+    assert [lesson.request for lesson in store.get_lessons_by_tags(["a", "x"])] == ["request 2", "request 0"]
     statistics = store.get_statistics()
     assert (statistics["total_lessons"], statistics["newest"]) == (3, 3)
     assert statistics["outcomes"] == {"success": 1, "failure": 2}
@@ -358,7 +360,7 @@ def test_trainable_counts_between_two_numbers(store: LessonsStore) -> None:
 
 
 @given(st.text())
-def test_normalising_twice_changes_nothing_more(text: str) -> None:
+def test_normalised_is_idempotent(text: str) -> None:
     assert normalised(normalised(text)) == normalised(text)
     assert normalised(f"  {text}\n!") == normalised(text)
 
@@ -366,15 +368,15 @@ def test_normalising_twice_changes_nothing_more(text: str) -> None:
 # --- ratings, conversations, export --------------------------------------------------------------------------------
 
 
-def test_ratings_stars_and_earlier_turns_are_kept(store: LessonsStore) -> None:
+def test_ratings_stars_and_earlier_turns_are_stored(store: LessonsStore) -> None:
     before = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good morning"}]
     store.add_lesson("how?", "so", "success", metadata={"rating": 4, "gold": True, "thread": "t1", "context": before})
-    (kept,) = store.read()
-    assert (kept.rating, kept.gold, kept.thread, kept.model_made) == (4, True, "t1", False)
-    assert [(turn.role, turn.content) for turn in kept.context] == [("user", "hello"), ("assistant", "good morning")]
+    (lesson,) = store.read()
+    assert (lesson.rating, lesson.gold, lesson.thread, lesson.model_made) == (4, True, "t1", False)
+    assert [(turn.role, turn.content) for turn in lesson.context] == [("user", "hello"), ("assistant", "good morning")]
 
 
-def test_the_same_words_after_another_beginning_are_another_lesson(store: LessonsStore) -> None:
+def test_equal_texts_with_different_context_are_different_lessons(store: LessonsStore) -> None:
     first = store.add_lesson("how?", "so", "success")
     second = store.add_lesson("how?", "so", "success", metadata={"context": [{"role": "user", "content": "hello"}]})
     assert first != second
@@ -383,7 +385,7 @@ def test_the_same_words_after_another_beginning_are_another_lesson(store: Lesson
 @pytest.mark.parametrize(
     "extra", [{"rating": 6}, {"rating": "many"}, {"context": "hello"}, {"context": [{"role": "x"}]}]
 )
-def test_a_rating_or_context_that_is_none_is_refused(store: LessonsStore, extra: dict[str, Any]) -> None:
+def test_an_invalid_rating_or_context_is_rejected(store: LessonsStore, extra: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="metadata is invalid"):
         store.add_lesson("how?", "so", "success", metadata=extra)
     assert store.get_statistics()["total_lessons"] == 0
@@ -405,7 +407,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40
         max_size=5,
     )
 )
-def test_what_is_exported_comes_back_as_the_same_lessons(
+def test_exported_lessons_are_imported_with_the_same_ids(
     new_database: Any, tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
 ) -> None:
     folder = tmp_path_factory.mktemp("export")
@@ -413,11 +415,13 @@ def test_what_is_exported_comes_back_as_the_same_lessons(
     for row in rows:
         first.add_lesson(**row)
     count = first.export(folder / "all.jsonl")
-    found = second.import_file(folder / "all.jsonl", folder)
-    assert (found.unreadable, found.forgotten) == ((), 0)
-    assert found.admitted + found.known == count
-    mine, back = ({one.id: one.model_copy(update={"seq": 0}) for one in s.get_all_lessons()} for s in (first, second))
-    assert mine == back
+    result = second.import_file(folder / "all.jsonl", folder)
+    assert (result.unreadable, result.forgotten) == ((), 0)
+    assert result.admitted + result.known == count
+    exported, imported = (
+        {lesson.id: lesson.model_copy(update={"seq": 0}) for lesson in s.get_all_lessons()} for s in (first, second)
+    )
+    assert exported == imported
 
 
 EXPORTED: list[Database] = []
@@ -427,44 +431,46 @@ BACK: list[Database] = []
 # --- batches that are undone, lessons that are forgotten -----------------------------------------------------------
 
 
-def test_a_batch_is_undone_and_put_back_as_a_whole(store: LessonsStore) -> None:
+def test_a_batch_is_undone_and_restored_as_a_whole(store: LessonsStore) -> None:
     for n in range(4):
         store.add_lesson(f"request {n}", "so", "success", metadata={"batch": "bad" if n % 2 else "good"})
     with store.database.write() as connection:
         assert store.undo("bad", connection) == 2
-    assert [one.request for one in store.read()] == ["request 0", "request 2"]
+    assert [lesson.request for lesson in store.read()] == ["request 0", "request 2"]
     with store.database.write() as connection:
         assert store.undo("bad", connection, restore=True) == 2
-    assert [one.request for one in store.read()] == ["request 0", "request 2", "request 1", "request 3"]
+    assert [lesson.request for lesson in store.read()] == ["request 0", "request 2", "request 1", "request 3"]
 
 
-def test_a_forgotten_lesson_is_in_no_file_and_does_not_come_back(tmp_path: Path) -> None:
+def test_a_forgotten_lesson_is_in_no_file_and_cannot_be_imported(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path / 'own.db'}")
     database.migrate()
     store = LessonsStore(database)
     text = "the very private sentence"
-    path = write_lines(tmp_path / "batch.jsonl", lesson(1), lesson(2, action=text), {"situation": text, "rating": 9})
+    path = write_lines(
+        tmp_path / "batch.jsonl", make_line(1), make_line(2, action=text), {"situation": text, "rating": 9}
+    )
     store.import_file(path, tmp_path / "quarantine")
-    gone = next(one for one in store.read() if one.answer == text)
+    lesson = next(lesson for lesson in store.read() if lesson.answer == text)
     with database.write() as connection:
-        store.forget(gone.id, "asked for", connection)
-    store.scrub(gone, tmp_path / "quarantine")
+        store.forget(lesson.id, "asked for", connection)
+    store.scrub(lesson, tmp_path / "quarantine")
     for file in [*tmp_path.glob("own.db*"), *(tmp_path / "quarantine").iterdir()]:
         assert text.encode() not in file.read_bytes(), file
-    again = store.import_file(path, tmp_path / "quarantine")
-    assert (again.admitted, again.known, again.forgotten) == (0, 1, 1)
+    second = store.import_file(path, tmp_path / "quarantine")
+    assert (second.admitted, second.known, second.forgotten) == (0, 1, 1)
     with pytest.raises(InputError, match="was forgotten"):
         store.add_lesson("request 2", text, "")
 
 
 @pytest.mark.parametrize(("mark", "name"), [(b"\x1f\x8b", "gzip"), (b"PK\x03\x04", "zip")])
-def test_a_packed_file_is_refused_unread(store: LessonsStore, tmp_path: Path, mark: bytes, name: str) -> None:
+def test_a_compressed_file_is_rejected_unread(store: LessonsStore, tmp_path: Path, mark: bytes, name: str) -> None:
     (tmp_path / "bomb.jsonl").write_bytes(mark + bytes(1000))
     with pytest.raises(InputError, match=rf"is compressed \({name}\)"):
         store.import_file(tmp_path / "bomb.jsonl", tmp_path)
 
 
-def test_a_home_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> None:
+def test_a_home_of_an_earlier_version_is_migrated(tmp_path: Path) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -482,40 +488,40 @@ def test_a_home_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path) -> N
             "'{}')"
         )
     database.migrate()
-    (kept,) = LessonsStore(database).read()
-    assert (kept.request, kept.rating, kept.gold, kept.context) == ("how?", 0, False, ())
+    (lesson,) = LessonsStore(database).read()
+    assert (lesson.request, lesson.rating, lesson.gold, lesson.context) == ("how?", 0, False, ())
 
 
 # --- bad circumstances ---------------------------------------------------------------------------------------------
 
 
-def test_a_lesson_of_ten_megabytes_is_refused_by_hand_and_set_aside_in_a_file(
+def test_a_lesson_of_ten_megabytes_is_rejected_by_hand_and_quarantined_in_a_file(
     store: LessonsStore, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=r"too long: 10,000,0.. characters"):
         store.add_lesson("how?", "a" * 10_000_000, "success")
-    found = store.import_file(
-        write_lines(tmp_path / "big.jsonl", lesson(1), lesson(2, action="a" * 10_000_000)), tmp_path
+    result = store.import_file(
+        write_lines(tmp_path / "big.jsonl", make_line(1), make_line(2, action="a" * 10_000_000)), tmp_path
     )
-    assert (found.admitted, len(found.unreadable)) == (1, 1)
-    assert "longer than" in found.unreadable[0]
+    assert (result.admitted, len(result.unreadable)) == (1, 1)
+    assert "longer than" in result.unreadable[0]
 
 
-def test_windows_line_ends_and_a_cut_off_last_line(store: LessonsStore, tmp_path: Path) -> None:
+def test_a_cut_off_last_line_after_windows_line_ends_is_quarantined(store: LessonsStore, tmp_path: Path) -> None:
     path = tmp_path / "windows.jsonl"
-    path.write_bytes(b"\r\n".join(orjson.dumps(lesson(n)) for n in range(3)) + b'\r\n{"situation": "cut o')
-    found = store.import_file(path, tmp_path / "quarantine")
-    assert (found.admitted, len(found.unreadable)) == (3, 1)
-    assert ":4: not JSON" in found.unreadable[0]
+    path.write_bytes(b"\r\n".join(orjson.dumps(make_line(n)) for n in range(3)) + b'\r\n{"situation": "cut o')
+    result = store.import_file(path, tmp_path / "quarantine")
+    assert (result.admitted, len(result.unreadable)) == (3, 1)
+    assert ":4: not JSON" in result.unreadable[0]
 
 
 @pytest.mark.slow
 def test_a_line_of_a_gigabyte_needs_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     with path.open("wb") as stream:
-        stream.write(orjson.dumps(lesson(1)) + b"\n")
+        stream.write(orjson.dumps(make_line(1)) + b"\n")
         stream.seek(1_000_000_000, os.SEEK_CUR)  # a hole: no disk is used
-        stream.write(b"\n" + orjson.dumps(lesson(2)) + b"\n")
+        stream.write(b"\n" + orjson.dumps(make_line(2)) + b"\n")
     script = (
         "import sys; from pathlib import Path\n"
         "from academy.store.database import Database; from academy.experience.lessons import LessonsStore\n"
@@ -524,15 +530,15 @@ def test_a_line_of_a_gigabyte_needs_little_memory(tmp_path: Path) -> None:
         "peak = next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1]\n"
         "print(found.admitted, len(found.unreadable), int(peak) // 1024)\n"
     )
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script, str(path), str(tmp_path / "own.db")], capture_output=True, text=True, check=True
     )
-    admitted, unreadable, megabytes = map(int, done.stdout.split())
+    admitted, unreadable, megabytes = map(int, process.stdout.split())
     assert (admitted, unreadable) == (2, 1)
     assert megabytes < 200
 
 
-def test_a_database_that_is_locked_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_database_gives_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sqlite3
 
     from academy.errors import HomeError
@@ -550,7 +556,7 @@ def test_a_database_that_is_locked_is_told_in_one_sentence(tmp_path: Path, monke
     assert LessonsStore(impatient).add_lesson("how?", "so", "success")
 
 
-def test_a_database_on_a_read_only_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
+def test_a_read_only_database_gives_one_sentence(tmp_path: Path) -> None:
     from academy.errors import HomeError
 
     path = tmp_path / "own.db"

@@ -14,7 +14,8 @@ import pytest
 from academy.adapters.adapter import FILES, MANIFEST, WEIGHTS
 from academy.errors import AdapterError, InputError, PromotionError
 from academy.loop.home import Home
-from academy.sdk.model_manager import ModelManager, per_cent
+from academy.loop.named_versions import per_cent
+from academy.sdk.model_manager import ModelManager
 from academy.store.ledger import BASE
 from tests.registry import House
 

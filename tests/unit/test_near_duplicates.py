@@ -52,7 +52,7 @@ def told(deduplicator: Deduplicator, texts: list[str]) -> list[tuple[int, int]]:
 
 @settings(deadline=None)
 @given(st.lists(words.map(" ".join), max_size=14))
-def test_nearness_is_exact_and_near_duplicates_are_all_found(texts: list[str]) -> None:
+def test_similarity_is_exact_and_all_near_duplicates_are_found(texts: list[str]) -> None:
     found = {(i, j): similarity for i, j, similarity in near_duplicates(texts)}
     assert list(found) == sorted(found, key=lambda pair: (pair[1], pair[0]))
     for i, j in itertools.combinations(range(len(texts)), 2):
@@ -61,7 +61,7 @@ def test_nearness_is_exact_and_near_duplicates_are_all_found(texts: list[str]) -
         assert found.get((i, j), similarity) == similarity
 
 
-def test_most_pairs_at_the_very_threshold_are_found() -> None:
+def test_most_pairs_at_the_threshold_are_found() -> None:
     texts = families(300, 4)
     grams = [shingles(text) for text in texts]
     expected = {
@@ -95,7 +95,7 @@ def test_the_first_of_a_family_stays_wherever_the_chunks_end() -> None:
     assert len(pieces.index) == len(texts) - len(found)
 
 
-def test_old_texts_are_fetched_only_where_they_may_be_near() -> None:
+def test_earlier_texts_are_fetched_only_for_candidates() -> None:
     texts = families(1500, 0)
     asked: list[int] = []
 
@@ -109,18 +109,18 @@ def test_old_texts_are_fetched_only_where_they_may_be_near() -> None:
     assert set(asked) == {3}
 
 
-def test_the_same_question_with_another_answer_is_no_duplicate() -> None:
+def test_the_same_question_with_another_answer_is_not_a_duplicate() -> None:
     question = "Which port does the billing service listen on in the staging environment of the second data centre?"
     texts = [example_text(question, "8080"), example_text(question, "8081"), example_text(question + " ", "8080.")]
     assert [(i, j) for i, j, _ in near_duplicates(texts)] == [(0, 2)]
 
 
-def test_request_and_answer_do_not_run_into_each_other() -> None:
+def test_request_and_answer_are_compared_separately() -> None:
     assert near_duplicates([example_text("a b", "c"), example_text("a", "b c")]) == []
     assert len(near_duplicates([example_text("a \x1f b", "c"), example_text("a b", "c")])) == 1
 
 
-def test_an_index_holds_little_and_no_text() -> None:
+def test_an_index_is_small_and_holds_no_text() -> None:
     index = Index()
     for n in range(8):
         index.add(np.arange(n * 500, n * 500 + 500), *signatures(families(500, 0, seed=n)))
@@ -136,7 +136,7 @@ def test_a_thousand_copies_are_one_example() -> None:
     assert len(found) > 2400
 
 
-def test_odd_texts_are_no_fault() -> None:
+def test_odd_texts_are_accepted() -> None:
     texts = ["", " ", "?", "a", "ab", "\ud800 broken", "\U0010ffff", "🙂🙂🙂🙂🙂", "\0"]
     assert {(i, j) for i, j, _ in near_duplicates(texts)} == {(0, 1), (0, 2), (1, 2)}
     assert list(near_pairs([])) == []
@@ -144,7 +144,7 @@ def test_odd_texts_are_no_fault() -> None:
 
 
 @pytest.mark.slow
-def test_the_hash_seed_of_python_changes_nothing() -> None:
+def test_pythons_hash_seed_changes_nothing() -> None:
     program = (
         "import sys; sys.path[:0] = ['tests/unit'];"
         "from academy.records import digest_of; from academy.curriculum.similarity import near_duplicates;"

@@ -1,4 +1,4 @@
-"""Nobody fills more of a set than its share, and one-sidedness is said."""
+"""Sources and authors keep their quotas, and a one-sided set raises alarms."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def share(name: str, at: str = "", **more: object) -> QuotaEntry:
 
 
 @given(records, st.integers(0, 10), st.integers(0, 10), st.floats(0, 1), st.randoms(use_true_random=False))
-def test_quotas_and_the_cap_hold_whatever_the_order(
+def test_quotas_and_the_cap_hold_in_any_order(
     shares: list[QuotaEntry], source: int, author: int, cap: float, chance: random.Random
 ) -> None:
     found = drops(shares, per_source=source, per_author=author, model_made=cap)
@@ -53,7 +53,7 @@ def test_quotas_and_the_cap_hold_whatever_the_order(
     assert drops(shares, per_source=source, per_author=author, model_made=cap) == found
 
 
-def test_the_newest_stay_and_of_equally_old_ones_the_smaller_id() -> None:
+def test_the_newest_entries_stay_and_of_equal_ones_the_smaller_id() -> None:
     shares = [share("b", "2026-02"), share("c", "2026-01"), share("a", "2026-02"), share("d", "2026-02")]
     assert drops(shares, per_source=2) == {
         "c": "over the quota of source lessons",
@@ -61,13 +61,13 @@ def test_the_newest_stay_and_of_equally_old_ones_the_smaller_id() -> None:
     }
 
 
-def test_a_quota_may_be_given_by_name() -> None:
+def test_a_quota_can_be_set_by_name() -> None:
     shares = [share(f"{author}{n}", author=author) for author in ("ana", "bo") for n in range(3)]
     found = drops(shares, per_author={"ana": 1})
     assert Counter(found.values()) == {"over the quota of author ana": 2}
 
 
-def test_nobody_is_no_author() -> None:
+def test_an_empty_author_has_no_quota() -> None:
     assert drops([share(str(n)) for n in range(9)], per_author=1) == {}
 
 
@@ -81,7 +81,7 @@ def test_an_example_has_one_reason() -> None:
     }
 
 
-def test_model_made_examples_fill_their_share_and_no_more() -> None:
+def test_model_made_examples_fill_at_most_their_share() -> None:
     shares = [share(f"p{n}", tokens=7) for n in range(10)] + [share(f"m{n}", model_made=True) for n in range(100)]
     assert len(drops(shares)) == 70
     assert drops(shares, model_made=1) == {}
@@ -89,25 +89,25 @@ def test_model_made_examples_fill_their_share_and_no_more() -> None:
     assert len(over_share(only)) == 3
 
 
-def test_a_long_one_that_does_not_fit_leaves_room_for_a_short_one() -> None:
+def test_a_long_example_that_does_not_fit_leaves_room_for_a_short_one() -> None:
     shares = [share("p", tokens=10), share("long", "2", model_made=True, tokens=9), share("m", "1", model_made=True)]
     assert list(drops(shares)) == ["long"]
 
 
-def test_the_effective_number_of_answers_is_what_it_says() -> None:
+def test_the_effective_number_of_answers_is_exact_for_equal_shares() -> None:
     assert diversity("abcd", "wxyz", []).answers == pytest.approx(4)
     assert diversity("aaaa", "wxyz", []).answers == pytest.approx(1)
     assert 1 < diversity("aaab", "wxyz", []).answers < 2
     assert diversity([], [], []).examples == 0
 
 
-def test_nearness_is_to_the_nearest_other_text() -> None:
+def test_mean_nearest_compares_with_the_nearest_other_text() -> None:
     assert mean_nearest(["restart the worker", "restart the worker"]) == 1
     assert mean_nearest(["restart the worker", "zażółć gęślą jaźń"]) == 0
     assert mean_nearest(["alone"]) == 0
 
 
-def test_a_many_sided_set_rings_no_alarm_and_a_one_sided_one_rings_all() -> None:
+def test_a_diverse_set_raises_no_alarm_and_a_one_sided_one_raises_all() -> None:
     chance = random.Random(0)
     texts = ["".join(chance.choices("abcdefghijklmnop", k=40)) for _ in range(100)]
     assert alarms(diversity(texts, map(first_words, texts), texts[:50])) == ()
@@ -117,12 +117,12 @@ def test_a_many_sided_set_rings_no_alarm_and_a_one_sided_one_rings_all() -> None
     assert "One answer makes 50%" in said[0]
 
 
-def test_a_handful_is_too_little_to_be_called_one_sided() -> None:
+def test_a_small_set_raises_no_alarm() -> None:
     found = Diversity(examples=3, answers=1, most_frequent_answer=1, most_frequent_opening=1, nearest=1)
     assert alarms(found) == ()
 
 
-def test_the_sample_does_not_depend_on_order() -> None:
+def test_the_sample_does_not_depend_on_the_order() -> None:
     names = [str(n) for n in range(5000)]
     first = sample_ids(names)
     random.Random(1).shuffle(names)

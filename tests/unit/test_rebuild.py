@@ -1,4 +1,4 @@
-"""A dataset can be made again from what it was made of, whatever happened since."""
+"""A dataset is rebuilt from its references, whatever happened since."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_dataset_is_rebuilt_byte_for_byte(here: Curation, tmp_path: Path) -> N
     assert found.because == "70 lessons and commits gave the same bytes."
 
 
-def test_what_came_later_changes_nothing(here: Curation, tmp_path: Path) -> None:
+def test_a_rebuild_ignores_later_lessons(here: Curation, tmp_path: Path) -> None:
     add(here, 10, 5)
     repository = history(tmp_path / "repo", 20, 60)
     made = here.curate(repository)
@@ -43,7 +43,7 @@ def test_what_came_later_changes_nothing(here: Curation, tmp_path: Path) -> None
     assert again(here, made).same
 
 
-def test_a_lesson_that_is_gone_is_told(here: Curation) -> None:
+def test_a_missing_lesson_is_reported(here: Curation) -> None:
     add(here, 10, 5)
     made = here.curate()
     with here.database.write() as connection:
@@ -53,7 +53,7 @@ def test_a_lesson_that_is_gone_is_told(here: Curation) -> None:
     assert found.because == "It contains forgotten lessons: 1 of 50 lessons and commits are missing."
 
 
-def test_a_repository_that_is_gone_is_refused(here: Curation, tmp_path: Path) -> None:
+def test_a_missing_repository_is_rejected(here: Curation, tmp_path: Path) -> None:
     add(here, 10, 5)
     repository = history(tmp_path / "repo", 20, 60)
     made = here.curate(repository)
@@ -62,7 +62,7 @@ def test_a_repository_that_is_gone_is_refused(here: Curation, tmp_path: Path) ->
         again(here, made)
 
 
-def test_a_dataset_that_does_not_say_what_it_was_made_of_is_refused(here: Curation) -> None:
+def test_a_dataset_without_references_is_rejected(here: Curation) -> None:
     add(here, 10, 5)
     made = here.curate()
     (made.path / INPUTS).unlink()
@@ -70,7 +70,7 @@ def test_a_dataset_that_does_not_say_what_it_was_made_of_is_refused(here: Curati
         again(here, find_dataset(here.folder / "datasets", made.digest))
 
 
-def test_the_difference_of_two_datasets_is_told_by_side(here: Curation) -> None:
+def test_the_difference_of_two_datasets_is_given_by_side(here: Curation) -> None:
     add(here, 10, 5)
     first = here.curate()
     other = here.store.add_lesson("a request that is near to none of them", "an answer of its own", "success")

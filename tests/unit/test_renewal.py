@@ -31,7 +31,7 @@ from academy.store.database import ledger as ledger_table
 from academy.store.database import lessons as lessons_table
 from academy.store.ledger_rows import RenewalEntry, VerdictEntry
 from tests.ledger_entries import promotion, verdict
-from tests.unit.test_cli import Academy, academy, refused
+from tests.unit.test_cli import Academy, academy, refusal_of
 
 __all__ = ["academy"]
 
@@ -399,9 +399,9 @@ def test_the_budget_command_shows_a_renewal(academy: Academy, home: Home) -> Non
 
 
 def test_a_refused_renewal_is_one_line(academy: Academy, home: Home) -> None:
-    assert "No examination was spent" in refused(academy("holdout", "renew"))
+    assert "No examination was spent" in refusal_of(academy("holdout", "renew"))
     examined_once(home)
-    assert "Only 0 answers of lessons that are in no dataset can be examined" in refused(academy("holdout", "renew"))
+    assert "Only 0 answers of lessons that are in no dataset can be examined" in refusal_of(academy("holdout", "renew"))
 
 
 def test_the_suites_command_lists_built_in_and_user_suites(
@@ -433,7 +433,7 @@ def test_unusable_suites_are_refused(
 ) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     monkeypatch.setenv("ACADEMY_SUITES", suites)
-    assert sentence in refused(academy("suites"))
+    assert sentence in refusal_of(academy("suites"))
 
 
 def test_the_comparisons_command_shows_and_exports(academy: Academy, home: Home, tmp_path: Path) -> None:
@@ -465,6 +465,6 @@ def test_the_comparisons_command_shows_and_exports(academy: Academy, home: Home,
     told = academy("comparisons", "--export", export)
     assert "100%" in told.out
     assert f"Written to {export}." in told.out.replace("\n", "")
-    assert "is a folder" in refused(academy("comparisons", "--export", tmp_path))
+    assert "is a folder" in refusal_of(academy("comparisons", "--export", tmp_path))
     record.write_bytes(b"{")
-    assert "cannot be read. Run the examination again." in refused(academy("comparisons"))
+    assert "cannot be read. Run the examination again." in refusal_of(academy("comparisons"))

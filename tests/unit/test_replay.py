@@ -1,4 +1,4 @@
-"""What earlier generations learned is learned again in part: chosen by hash, spread over answers, never the exam."""
+"""Replay draws earlier examples by hash, spread over answers, and never from the examination."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def examples(groups: int, each: int) -> list[EarlierExample]:
 
 
 @given(st.integers(0, 10_000), st.floats(0, MAX_SHARE))
-def test_the_replayed_make_their_share_of_the_whole_set(new: int, share: float) -> None:
+def test_replayed_examples_have_their_share_of_the_set(new: int, share: float) -> None:
     assert replay_count(new, share) == pytest.approx(share * (new + replay_count(new, share)), abs=1)
 
 
-def test_a_share_that_cannot_be_is_refused() -> None:
+def test_a_share_out_of_range_is_rejected() -> None:
     for share in (-0.1, MAX_SHARE + 0.01, float("nan")):
         with pytest.raises(InputError, match="replay share"):
             replay_count(100, share)
 
 
-def test_the_choice_does_not_depend_on_order() -> None:
+def test_the_draw_does_not_depend_on_the_order() -> None:
     earlier = examples(300, 20)
     first = draw_replay(earlier, 400, seed="generation 3")
     for n in range(3):
@@ -51,7 +51,7 @@ def test_answers_take_turns() -> None:
     assert len({name.partition("/")[0] for name in spread}) == 100
 
 
-def test_forgetting_most_of_what_is_read_changes_nothing() -> None:
+def test_discarding_candidates_early_changes_nothing() -> None:
     """The pool is cut while reading; what is left is what sorting everything would give."""
     earlier = examples(40, 300) + examples(3000, 1)
     whole = draw_replay(earlier, 800, 0.2)
@@ -59,19 +59,19 @@ def test_forgetting_most_of_what_is_read_changes_nothing() -> None:
     assert set(draw_replay(earlier, 400, 0.2)) < set(whole), "a smaller draw is the beginning of a larger one"
 
 
-def test_nothing_held_out_and_nothing_new_is_drawn() -> None:
+def test_held_out_and_new_examples_are_never_drawn() -> None:
     earlier = examples(10, 4)
     held = {"0/0", "o1/1"}
     chosen = draw_replay(earlier, 400, 0.5, new_ids={"2/2"}, held_out=held)
     assert set(chosen) == {one.id for one in earlier} - {"0/0", "1/1", "2/2"}
 
 
-def test_no_earlier_generation_is_no_fault() -> None:
+def test_an_empty_history_gives_no_replay() -> None:
     assert draw_replay([], 100) == ()
     assert draw_replay(examples(3, 3), 0) == ()
 
 
-def test_the_share_rises_when_the_guard_slice_falls_and_sinks_slowly() -> None:
+def test_the_share_rises_after_a_fall_of_the_guard_and_sinks_slowly() -> None:
     assert share_after(SHARE, None, None) == SHARE
     assert share_after(SHARE, 0.02, -0.01) == SHARE
     assert share_after(SHARE, -0.01, -0.05) == pytest.approx(0.3)
@@ -81,7 +81,7 @@ def test_the_share_rises_when_the_guard_slice_falls_and_sinks_slowly() -> None:
 
 
 @given(st.floats(0, 1), st.none() | st.floats(-1, 1), st.none() | st.floats(-1, 1), st.floats(0, MAX_SHARE))
-def test_the_share_stays_in_its_bounds(
+def test_the_share_stays_within_its_bounds(
     previous: float, difference: float | None, low: float | None, normal: float
 ) -> None:
     share = share_after(previous, difference, low, normal=normal)

@@ -169,7 +169,7 @@ def test_tilde_in_the_env_file_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_worker_gets_only_the_training_settings_that_the_user_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from academy.operations.dispatch import sent_settings
+    from academy.operations.work_pools import sent_settings
 
     monkeypatch.setenv("ACADEMY_TRAINING_BACKEND", "container")
     monkeypatch.setenv("ACADEMY_ENABLE_GPU", "false")

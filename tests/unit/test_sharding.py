@@ -1,7 +1,8 @@
-"""The same dataset in any number of shards, in any process."""
+"""A dataset is the same in any number of shards and with any runner."""
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,14 +62,14 @@ def curated(store: LessonsStore, place: Path, shards: int = 1, run: ShardRunner 
 
 
 @given(st.lists(st.integers()), st.integers(1, 12))
-def test_shards_are_of_one_size_and_merge_to_the_same(work: list[int], count: int) -> None:
+def test_shards_have_equal_sizes_and_merge_to_the_original(work: list[int], count: int) -> None:
     parts = shard(work, count)
     assert merge(parts) == work
     assert len(parts) == count
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_no_shards_are_refused() -> None:
+def test_zero_shards_are_rejected() -> None:
     with pytest.raises(InputError, match="0 shards"):
         shard([1], 0)
 
@@ -84,18 +85,19 @@ def test_the_number_of_shards_changes_nothing(store: LessonsStore, tmp_path: Pat
         assert (again.digest, again.funnel, again.overlaps) == (first.digest, first.funnel, first.overlaps)
 
 
-def test_each_shard_is_one_call_that_another_process_could_take(store: LessonsStore, tmp_path: Path) -> None:
+def test_each_shard_is_one_call_that_can_be_pickled(store: LessonsStore, tmp_path: Path) -> None:
     sizes: list[int] = []
 
-    def watched(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def pickling(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         sizes.append(len(calls))
+        function, calls = pickle.loads(pickle.dumps((function, calls)))  # noqa: S301  our own bytes
         return in_process(function, calls)
 
-    curated(store, tmp_path, 4, watched)
+    assert curated(store, tmp_path, 4, pickling).digest == curated(store, tmp_path).digest
     assert sizes == [4, 4, 4]
 
 
-def test_shards_find_the_duplicates_that_one_stream_finds(store: LessonsStore) -> None:
+def test_shards_find_the_same_duplicates_as_one_stream(store: LessonsStore) -> None:
     texts = [example_text(one.request, one.answer) for one in store.read()]
     one_stream = Deduplicator(lambda numbers: [texts[n] for n in numbers]).add(texts)
     assert near_duplicates(texts, shards=3) == one_stream

@@ -1,4 +1,4 @@
-"""An origin never straddles, and the first assignment is permanent."""
+"""An origin is on one side only, and the first assignment is permanent."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def held_and_trained(holdout: Holdout) -> tuple[str, str]:
     return held, next(text for text in texts if places[key(text)].side == "train")
 
 
-def test_nearness_is_of_the_normalised_text() -> None:
+def test_similarity_compares_normalised_texts() -> None:
     assert shingles("  How DO we deploy?? ") == shingles("how do we deploy")
     assert jaccard(shingles("abc"), shingles("abc")) == 1
     assert jaccard(shingles("abc"), shingles("abd")) == 0
@@ -72,7 +72,7 @@ def test_nearness_is_of_the_normalised_text() -> None:
 
 
 @given(st.lists(wordings, max_size=12))
-def test_every_near_pair_is_found_and_no_other(texts: list[str]) -> None:
+def test_all_similar_pairs_are_found_and_no_others(texts: list[str]) -> None:
     """MinHash alone may miss a pair at the edge once in thousands; near duplicates it must find."""
     found = {(i, j): similarity for i, j, similarity in near_pairs(texts)}
     for i, j in itertools.combinations(range(len(texts)), 2):
@@ -83,25 +83,25 @@ def test_every_near_pair_is_found_and_no_other(texts: list[str]) -> None:
             assert (i, j) not in found
 
 
-def test_only_pairs_with_a_newcomer_are_told() -> None:
+def test_only_pairs_with_a_new_text_are_given() -> None:
     texts = ["deploy to staging", "deploy to staging!", "deploy to staging?"]
     assert [(i, j) for i, j, _ in near_pairs(texts, new_from=2)] == [(0, 2), (1, 2)]
 
 
 @given(st.lists(wordings, max_size=8), st.lists(wordings, max_size=8))
-def test_pairs_between_two_lists_are_those_of_the_whole_list(first: list[str], second: list[str]) -> None:
+def test_pairs_between_two_lists_equal_those_of_the_joined_list(first: list[str], second: list[str]) -> None:
     whole = [(i, j - len(first), n) for i, j, n in near_pairs([*first, *second], len(first)) if i < len(first)]
     assert list(near_between(first, second)) == whole
 
 
-def test_a_request_is_known_by_its_normalised_text_and_its_suite() -> None:
+def test_a_request_key_covers_normalised_text_and_suite() -> None:
     assert key("How do we deploy?") == key("how  do we deploy")
     assert request_key("recall", "x y") != request_key("commits", "x y")
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(wordings, min_size=1, max_size=24), st.lists(st.integers(0, 24), max_size=3))
-def test_an_origin_never_straddles_however_the_batches_come(
+def test_an_origin_is_on_one_side_however_the_batches_come(
     new_database: NewDatabase, texts: list[str], cuts: list[int]
 ) -> None:
     holdout = Holdout(new_database())
@@ -132,7 +132,7 @@ def test_the_first_assignment_stands_when_more_comes(
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(wordings, min_size=1, max_size=24).map(one_each), st.randoms(use_true_random=False))
-def test_the_same_requests_in_any_order_get_the_same_places(
+def test_assignments_do_not_depend_on_the_order_of_requests(
     new_database: NewDatabase, texts: list[str], chance: random.Random
 ) -> None:
     found = []
@@ -144,7 +144,7 @@ def test_the_same_requests_in_any_order_get_the_same_places(
     assert found[0] == found[1]
 
 
-def test_a_request_with_two_answers_gets_the_same_place_whichever_comes_first(new_database: NewDatabase) -> None:
+def test_a_request_with_two_answers_is_assigned_independently_of_their_order(new_database: NewDatabase) -> None:
     for seed in range(10):
         asked = [GroupedRequest(text=text, suite="recall", group="one") for text in dissimilar(4, seed)]
         asked += [GroupedRequest(text=text, suite="recall", group="other") for text in dissimilar(4, seed + 100)]
@@ -177,7 +177,7 @@ def test_about_a_fifth_of_answers_with_one_wording_is_held_out(database: Databas
     assert 170 < sum(place.side == "holdout" for place in places.values()) < 270
 
 
-def test_which_wordings_are_held_out_is_no_matter_of_order(database: Database) -> None:
+def test_the_held_out_wordings_do_not_depend_on_the_order(database: Database) -> None:
     texts = dissimilar(200)
     places = Holdout(database).assign(GroupedRequest(text=text, suite="recall", group="one") for text in texts)
     held = [n for n, text in enumerate(texts) if places[key(text)].side == "holdout"]
@@ -185,14 +185,14 @@ def test_which_wordings_are_held_out_is_no_matter_of_order(database: Database) -
     assert 60 < sum(held) / len(held) < 140
 
 
-def test_a_newcomer_near_a_known_request_joins_its_side_and_origin(database: Database) -> None:
+def test_a_new_request_joins_the_side_and_origin_of_a_similar_one(database: Database) -> None:
     holdout = Holdout(database)
     for known in held_and_trained(holdout):
         before = assign(holdout, known)[key(known)]
         assert assign(holdout, known + "s")[key(known + "s")] == before
 
 
-def test_a_newcomer_near_both_sides_goes_to_neither(database: Database) -> None:
+def test_a_new_request_similar_to_both_sides_joins_neither(database: Database) -> None:
     holdout = Holdout(database)
     for seed in range(20):
         stem = dissimilar(1, seed + 50)[0]
@@ -212,7 +212,7 @@ def test_a_newcomer_near_both_sides_goes_to_neither(database: Database) -> None:
         assert assign(holdout, between)[key(between)].side == "neither"
 
 
-def test_two_newcomers_that_tie_both_sides_together_go_to_neither(database: Database) -> None:
+def test_two_new_requests_that_link_both_sides_join_neither(database: Database) -> None:
     holdout = Holdout(database)
     stem = dissimilar(1, 99)[0]
     known = [GroupedRequest(text=text, suite="recall", group=stem) for text in (LEFT + stem, stem + RIGHT)]
@@ -223,7 +223,7 @@ def test_two_newcomers_that_tie_both_sides_together_go_to_neither(database: Data
     assert [place.side for place in assign(holdout, *chain).values()] == ["neither", "neither"]
 
 
-def test_suites_have_registers_of_their_own(database: Database) -> None:
+def test_suites_are_assigned_separately(database: Database) -> None:
     holdout = Holdout(database)
     held, trained = held_and_trained(holdout)
     places = holdout.assign(GroupedRequest(text=text, suite="commits", group=text) for text in (held, trained))
@@ -232,7 +232,7 @@ def test_suites_have_registers_of_their_own(database: Database) -> None:
     assert origins.isdisjoint({place.origin for place in assign(holdout, held, trained).values()})
 
 
-def test_a_register_sees_what_another_one_stored_meanwhile(database: Database) -> None:
+def test_a_holdout_sees_requests_that_another_one_stored(database: Database) -> None:
     mine, other = Holdout(database), Holdout(database)
     held, trained = held_and_trained(mine)
     before = assign(mine, held, trained)
@@ -242,7 +242,7 @@ def test_a_register_sees_what_another_one_stored_meanwhile(database: Database) -
     assert theirs[key(held + "s")] == before[key(held)]
 
 
-def test_a_request_that_was_erased_draws_nobody_to_its_side(database: Database) -> None:
+def test_an_erased_request_attracts_no_similar_ones(database: Database) -> None:
     holder = Holdout(database)
     held, trained = held_and_trained(holder)
     assign(holder, held + "s")
@@ -253,11 +253,11 @@ def test_a_request_that_was_erased_draws_nobody_to_its_side(database: Database) 
 
 
 @pytest.mark.slow
-def test_a_form_filled_in_a_thousand_ways_is_one_origin_and_takes_no_minutes(database: Database) -> None:
+def test_a_thousand_variants_of_one_template_are_one_origin(database: Database) -> None:
     form = "Please restart the billing worker on the staging host before noon, this is ticket number {}"
     places = assign(Holdout(database), *(form.format(n) for n in range(1000)))
     assert len(set(places.values())) == 1
 
 
-def test_nothing_to_assign_is_no_fault(database: Database) -> None:
+def test_an_empty_list_is_assigned_without_error(database: Database) -> None:
     assert Holdout(database).assign([]) == {}

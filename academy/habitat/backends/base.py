@@ -1,9 +1,9 @@
 """Training orders, training events, and the protocol of a training backend.
 
 A backend decides where the trainer program runs. `process.py` starts a subprocess on this machine, `container.py` a
-Docker container. `choice.py` finds a backend by the name in ACADEMY_TRAINING_BACKEND.
+Docker container. `table.py` finds a backend by the name in ACADEMY_TRAINING_BACKEND.
 
-To add a backend, write a class with the methods of `TrainingBackend` and name it in BACKENDS of `choice.py`. A package
+To add a backend, write a class with the methods of `TrainingBackend` and name it in BACKENDS of `table.py`. A package
 of your own adds one by an entry point instead:
 
     [project.entry-points."academy.backends"]

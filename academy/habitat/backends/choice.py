@@ -8,19 +8,11 @@ from __future__ import annotations
 
 from academy.errors import EngineError, InputError, TrainingError
 from academy.habitat.backends.base import BackendChoice, TrainingBackend
+from academy.habitat.backends.table import AUTO, CONTAINER, PROCESS, find_backend
 from academy.habitat.memory import Device, Plan, default_plan
 from academy.habitat.routing import Need, Refusal, Route, route
 from academy.settings import Settings
 from academy.system.hardware import Inventory, take_inventory
-from academy.system.plugins import Group, load_plugin, plugin_names
-
-GROUP: Group = "academy.backends"
-AUTO, PROCESS, CONTAINER = "auto", "process", "container"
-BACKENDS = {
-    PROCESS: "academy.habitat.backends.process:ProcessBackend",
-    CONTAINER: "academy.habitat.backends.container:ContainerBackend",
-}
-"""Our own implementations of TrainingBackend. Installed packages add more by entry points."""
 
 
 def select_backend(settings: Settings, machine: Inventory | None = None) -> BackendChoice:
@@ -70,7 +62,7 @@ def create_backend(settings: Settings, way: Route) -> TrainingBackend:
     if way.refusal:
         raise way.refusal.error
     gpus = [gpu.uuid for gpu in (way.gpu, *way.more) if gpu]
-    return _implementation(way.backend).create(settings, gpus)
+    return find_backend(way.backend).create(settings, gpus)
 
 
 def configured_plan(settings: Settings, device: Device) -> Plan:
@@ -84,18 +76,6 @@ def configured_plan(settings: Settings, device: Device) -> Plan:
 
 def _inspect(name: str, settings: Settings, machine: Inventory) -> BackendChoice:
     """Raises EngineError, InputError or TrainingError if this backend cannot train now."""
-    choice = _implementation(name).inspect(settings, machine)
+    choice = find_backend(name).inspect(settings, machine)
     # a subclass may give the name of its parent
     return choice.model_copy(update={"backend": name, "location": choice.location or f"in the backend {name}"})
-
-
-def _implementation(name: str) -> type[TrainingBackend]:
-    """Raises InputError for an unknown name, and for a package that cannot be imported."""
-    names = plugin_names(GROUP, BACKENDS)
-    if name not in names:
-        raise InputError(
-            f"ACADEMY_TRAINING_BACKEND={name} is not a training backend.",
-            f"Set it to {', '.join((AUTO, *names[:-1]))} or {names[-1]}, or install the package that adds {name}.",
-        )
-    implementation: type[TrainingBackend] = load_plugin(GROUP, name, BACKENDS)
-    return implementation

@@ -18,7 +18,7 @@ from typing import Protocol
 from academy.adapters.adapter import read_adapter
 from academy.errors import AdapterError, HomeError, TrainingError
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
-from academy.habitat.orders import refuse_outside
+from academy.habitat.order_paths import refuse_outside
 from academy.habitat.run_folder import CANCEL, ENDED, EVENTS, LOCK, LOG, POLL_SECONDS, read_events, read_events_from
 from academy.records import Record, canonical
 from academy.store.files import STAGING, is_full, write_file

@@ -70,7 +70,7 @@ def test_a_base_model_folder_has_the_same_name_from_every_working_folder(
 def test_the_parameters_name_the_base_model_of_the_order(
     another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from academy.operations.dispatch import parameters
+    from academy.operations.work_pools import parameters
 
     monkeypatch.chdir(another.parent)
     order = order_of(resolve("another"), tmp_path)
@@ -96,7 +96,7 @@ def test_order_digests_refuse_another_base_model_or_order(another: Path, tmp_pat
 
 
 def test_a_training_by_hand_on_a_pool_needs_50_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tasks.loop import train_here
+    from tasks.stages import train_here
 
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     dataset = curate(Home.open(), [])
@@ -108,7 +108,7 @@ def test_a_worker_checks_the_order_before_it_trains(
     another: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker's own default is another base model, and the caller's is not named: nothing is trained."""
-    from tasks.loop import train_here
+    from tasks.stages import train_here
 
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("ACADEMY_BASE_MODEL", str(another))
@@ -120,7 +120,7 @@ def test_a_worker_checks_the_order_before_it_trains(
 
 
 def test_the_version_of_a_worker_must_be_in_this_home(house: House) -> None:
-    from academy.operations.dispatch import require_registered
+    from academy.operations.work_pools import require_registered
 
     made = house.train(1.0)
     trained = RegisteredAdapter(version=made.version, adapter=made.adapter)

@@ -28,7 +28,7 @@ from academy.loop.place_order import place_order
 from academy.loop.publish_verdict import brief_report
 from academy.loop.train_dataset import OrderDigests, RegisteredAdapter
 from academy.loop.verify import ServingVerification
-from academy.operations import dispatch
+from academy.operations import work_pools
 from academy.operations.homes import open_home
 from academy.professor.decision import Decision
 from academy.professor.recipe import Recipe
@@ -81,7 +81,7 @@ def decide(
     home = open_home(base_model)
     return decide_on(
         home, force=force, counts=counts, order=place_order(home, dataset, recipe), dataset=dataset, to_tune=to_tune,
-        to_start=True, elsewhere=bool(dispatch.live_pools(home.settings)),
+        to_start=True, elsewhere=bool(work_pools.live_pools(home.settings)),
     )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def train_challenger(
     dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None, tuning: TuningResult | None = None
 ) -> Version:
     """Train on a work pool with a live worker, or else here, and register the adapter as a version."""
-    return dispatch.train_challenger(
+    return work_pools.train_challenger(
         open_home(base_model), dataset, recipe, decision.because, _tags(decision.because), tuning
     )
 
