@@ -73,7 +73,8 @@ def test_the_dockerfile_installs_the_packages_of_a_made_image() -> None:
 def test_the_trainer_imports_nothing_that_its_image_lacks() -> None:
     program = (
         "import sys, academy.habitat.trainer.__main__, academy.habitat.trainer.launch, academy.habitat.trainer.smoke;"
-        "print(*{name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names))"
+        "files = {name.partition('.')[0] for name, module in sys.modules.items() if getattr(module, '__file__', None)};"
+        "print(*files - set(sys.stdlib_module_names))"
     )
     run = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
     libraries = {canonical(library.metadata["Name"]) for library in image._required(image.WANTED)}
