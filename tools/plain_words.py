@@ -42,7 +42,7 @@ WORDS = {
     r"\b[Ll]eave(?:s)? out\b|\b[Ll]eft out\b": "omit, skip",
     r"\b[Pp]rocessors\b": "CPUs",
     r"\b(?:a|the|better|worse) stand-ins?\b": "simulated player",
-    r"\bis (?:not )?alive\b": "passes the self-test, is running",
+    r"\bis (?:not )?alive\b": "passes the self-check, is running",
     r"\b(?:rung|ladder)s?\b": "fallback step",
     r"\bsuccession\b": "carry out (a verdict)",
     r"\bworkplace\b": "home",

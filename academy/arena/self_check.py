@@ -27,12 +27,12 @@ def self_check_failure(suite: Suite) -> str:
         # The wrong answers come first: this detects a grader that accepts the first answer that it sees.
         wrong, right = (_control_scores(suite, questions, right=right) for right in (False, True))
     except ExaminationError as problem:
-        return f"Self-test failed for suite {suite.name}: a control answer could not be graded. {problem}"
+        return f"Self-check failed for suite {suite.name}: a control answer could not be graded. {problem}"
     if suite.role == "leak":
         errors = sum(1 for score in wrong if score >= 1) + sum(1 for score in right if score < 1)
         if errors:
             return (
-                f"Self-test failed for suite {suite.name}: {errors} of {2 * len(questions)} control answers "
+                f"Self-check failed for suite {suite.name}: {errors} of {2 * len(questions)} control answers "
                 "were graded incorrectly."
             )
         return ""
@@ -48,7 +48,7 @@ def self_check_failure(suite: Suite) -> str:
         if outcome != due:
             groups = len({q.group for q in questions})
             return (
-                f"Self-test failed for suite {suite.name}: a simulated {skill} model got {outcome} "
+                f"Self-check failed for suite {suite.name}: a simulated {skill} model got {outcome} "
                 f"instead of {due} ({len(questions)} questions in {groups} groups)."
             )
     return ""

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from academy.errors import BaseModelError, TrainingError
 from academy.habitat.backends.base import BackendChoice
-from academy.habitat.backends.choice import configured_plan, find_route, select_backend
-from academy.habitat.memory import Device, Plan, Prediction, Shape, predict, read_shape, without_checkpointing
+from academy.habitat.backends.choice import configured_plan, find_route
+from academy.habitat.memory import Device, Plan, Prediction, Shape, predict, without_checkpointing
 from academy.habitat.routing import FallbackStep, Need, Route, gpus_by_preference, next_fallback
 from academy.professor.recipe import Recipe
 from academy.records import Record
 from academy.settings import Settings
 from academy.system.gpu_lock import REMEDY
-from academy.system.hardware import Inventory
 
 
 class Fallback(Record):
@@ -78,12 +76,13 @@ class Placement(Record):
 
 
 class Site(NamedTuple):
-    """What decides where a training runs, beside its recipe."""
+    """What decides where a training runs, beside its recipe: values that were measured or read before."""
 
     settings: Settings
-    model: Path  # folder of the base model
+    choice: BackendChoice  # the backend, and the inventory of its machine
+    shape: Shape | None  # of the base model; None if its memory cannot be predicted
+    unknown: str = ""  # why there is no shape
     ratios: Mapping[Device, Sequence[float]] = {}  # measured peak / predicted peak of earlier trainings
-    machine: Inventory | None = None  # this machine if None
 
 
 def place(
@@ -103,7 +102,7 @@ def place(
     if planner.shape is None:
         unknown = Need(cuda=None, cpu=None, reason=planner.unknown)
         return Placement(route=planner.route(unknown), recipe=recipe, plan=planner.usual(planner.first))
-    plans = {device: planner.usual(device) if cautious else planner.roomy(recipe, device) for device in _DEVICES}
+    plans = {device: planner.usual(device) if cautious else planner.roomy(recipe, device) for device in DEVICES}
     predictions = {device: planner.forecast(recipe, plan) for device, plan in plans.items()}
     fallbacks = tuple(planner.fallbacks(recipe, plans[planner.first]))
     need = Need(cuda=planner.total(predictions["cuda"]), cpu=planner.total(predictions["cpu"]))
@@ -138,12 +137,8 @@ def fall_back(
     return None
 
 
-def first_device(settings: Settings, machine: Inventory | None = None) -> Device:
+def first_device(settings: Settings, choice: BackendChoice) -> Device:
     """The device that a training tries first: a GPU if there is one that it may use."""
-    return _first(settings, select_backend(settings, machine))
-
-
-def _first(settings: Settings, choice: BackendChoice) -> Device:
     return "cuda" if choice.machine.gpus and choice.can_use_gpus and settings.enable_gpu else "cpu"
 
 
@@ -152,20 +147,14 @@ class _Planner:
 
     def __init__(self, site: Site, longest: int | None, only: Device | None) -> None:
         self.settings = site.settings
-        # for the CPU alone no image is tried with a GPU
-        cpu_settings = site.settings.model_copy(update={"enable_gpu": False})
-        self.choice = select_backend(cpu_settings if only == "cpu" else site.settings, site.machine)
-        self.machine = self.choice.machine
+        self.choice = site.choice
+        self.machine = site.choice.machine
         self.longest = longest
         self.only = only
-        self.first: Device = "cpu" if only == "cpu" else _first(site.settings, self.choice)
-        self.ratios = {device: list(site.ratios.get(device, ())) for device in _DEVICES}
-        self.shape: Shape | None = None
-        self.unknown = ""
-        try:
-            self.shape = read_shape(site.model)
-        except BaseModelError as problem:
-            self.unknown = problem.message.rstrip(".")
+        self.first: Device = "cpu" if only == "cpu" else first_device(site.settings, site.choice)
+        self.ratios = {device: list(site.ratios.get(device, ())) for device in DEVICES}
+        self.shape = site.shape
+        self.unknown = site.unknown
 
     def forecast(self, recipe: Recipe, plan: Plan) -> Prediction:
         if self.shape is None:
@@ -210,4 +199,4 @@ class _Planner:
             yield Fallback(step=step, need=need, fits=fits)
 
 
-_DEVICES: tuple[Device, ...] = ("cuda", "cpu")
+DEVICES: tuple[Device, ...] = ("cuda", "cpu")

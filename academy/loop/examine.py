@@ -135,7 +135,7 @@ def _newest_dataset(home: Home) -> str:
         if version.dataset:  # the base model under a name has none
             return version.dataset
     raise ExaminationError(
-        "No version of this base model was trained on a dataset, so there are no questions.",
+        "No version of this base model was trained on a dataset, so questions are missing.",
         "Run `academy evolve` first.",
     )
 

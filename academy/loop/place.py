@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from academy.errors import BaseModelError
 from academy.habitat import placement as placements
-from academy.habitat.memory import Device
-from academy.habitat.placement import Placement, Site
+from academy.habitat.backends.choice import select_backend
+from academy.habitat.memory import Device, read_shape
+from academy.habitat.placement import DEVICES, Placement, Site
 from academy.loop.home import Home
 from academy.professor.recipe import Recipe
 from academy.system.hardware import Inventory
 
-DEVICES: tuple[Device, ...] = ("cuda", "cpu")
 
-
-def site_of(home: Home, machine: Inventory | None = None) -> Site:
-    """What decides where a training of this home runs, beside its recipe."""
-    ratios = {device: measured_ratios(home, device) for device in DEVICES}
-    return Site(settings=home.settings, model=home.base.path, ratios=ratios, machine=machine)
+def site_of(home: Home, machine: Inventory | None = None, only: Device | None = None) -> Site:
+    """What decides where a training of this home runs, beside its recipe. Inspects this machine without `machine`."""
+    shape, unknown = None, ""
+    try:
+        shape = read_shape(home.base.path)
+    except BaseModelError as problem:
+        unknown = problem.message.rstrip(".")
+    # for the CPU alone no image is tried with a GPU
+    settings = home.settings.model_copy(update={"enable_gpu": False}) if only == "cpu" else home.settings
+    ratios = {device: measured_ratios(home, device) for device in DEVICES} if shape else {}
+    return Site(home.settings, select_backend(settings, machine), shape, unknown, ratios)
 
 
 def place(
@@ -28,7 +35,7 @@ def place(
     cautious: bool = False,
 ) -> Placement:
     """Where a training of this home would run. Arguments as in `academy.habitat.placement.place`."""
-    return placements.place(site_of(home, machine), recipe, longest, only, cautious=cautious)
+    return placements.place(site_of(home, machine, only), recipe, longest, only, cautious=cautious)
 
 
 def fall_back(
@@ -39,12 +46,12 @@ def fall_back(
     only: Device | None = None,
 ) -> Placement | None:
     """Where a training continues that ran out of memory; None if no fallback step is left."""
-    return placements.fall_back(site_of(home, machine), placement, longest, only)
+    return placements.fall_back(site_of(home, machine, only), placement, longest, only)
 
 
 def first_device(home: Home, machine: Inventory | None = None) -> Device:
     """The device that a training of this home tries first."""
-    return placements.first_device(home.settings, machine)
+    return placements.first_device(home.settings, select_backend(home.settings, machine))
 
 
 def measured_ratios(home: Home, device: Device) -> list[float]:

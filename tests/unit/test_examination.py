@@ -150,7 +150,7 @@ def test_broken_suite_decides_nothing_and_spends_nothing(name: str, tmp_path: Pa
     make, reason = BROKEN[name]
     verdict = best_verdict(make(), tmp_path)
     assert (verdict.outcome, verdict.spends) == ("CANNOT DECIDE", False)
-    assert verdict.because.startswith(f"Self-test failed for suite test: a simulated {reason} (")
+    assert verdict.because.startswith(f"Self-check failed for suite test: a simulated {reason} (")
     assert not list(tmp_path.iterdir()), "no player was asked"
 
 
@@ -163,7 +163,7 @@ def test_empty_suite_decides_nothing_and_spends_nothing(tmp_path: Path) -> None:
 def test_grader_that_depends_on_the_order_fails_the_self_check(tmp_path: Path) -> None:
     verdict = best_verdict(InTestSuite(grade=alternating()), tmp_path)
     assert (verdict.outcome, verdict.spends) == ("CANNOT DECIDE", False)
-    assert verdict.because.startswith("Self-test failed for suite test: a simulated ")
+    assert verdict.because.startswith("Self-check failed for suite test: a simulated ")
 
 
 def test_grader_that_raises_cannot_decide(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_informative_guard_that_fails_the_self_check_cannot_decide(tmp_path: Pat
     examination, _ = examined(champion, challenger, [suite, blind], tmp_path)
     assert (examination.verdict.outcome, examination.verdict.spends) == ("CANNOT DECIDE", False)
     assert examination.verdict.because.startswith(
-        "Self-test failed for suite blind: a simulated better model got HOLD instead of PROMOTE"
+        "Self-check failed for suite blind: a simulated better model got HOLD instead of PROMOTE"
     )
 
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,25 @@ def test_the_dockerfile_installs_the_packages_of_a_made_image() -> None:
     (stack,) = re.findall(r'stack="([^"]+)"', written)
     (beside,) = re.findall(r"\$stack ([^&]+) &&", written)
     assert (*stack.split(), *beside.split()) == image.WANTED
+
+
+def test_the_trainer_imports_nothing_that_its_image_lacks() -> None:
+    program = (
+        "import sys, academy.habitat.trainer.__main__, academy.habitat.trainer.launch, academy.habitat.trainer.smoke;"
+        "files = {name.partition('.')[0] for name, module in sys.modules.items() if getattr(module, '__file__', None)};"
+        "print(*files - set(sys.stdlib_module_names))"
+    )
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    libraries = {canonical(library.metadata["Name"]) for library in image._required(image.WANTED)}
+    owners = packages_distributions()
+    missing = {
+        name
+        for name in run.stdout.split()
+        if name in owners and not libraries & {canonical(owner) for owner in owners[name]} and name != "academy"
+    }
+    assert missing == set()
+
+
+def canonical(name: str) -> str:
+    """A distribution's name as packages compare it."""
+    return re.sub(r"[-_.]+", "-", name).lower()

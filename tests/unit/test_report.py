@@ -267,7 +267,7 @@ def test_report_of_an_undecided_examination_shows_the_reason(tmp_path: Path, for
     )
     assert found.verdict.outcome == "CANNOT DECIDE"
     assert "CANNOT DECIDE" in page
-    assert "Self-test failed for suite few: a simulated better model got HOLD instead of PROMOTE" in page
+    assert "Self-check failed for suite few: a simulated better model got HOLD instead of PROMOTE" in page
     assert "This examination was not counted against the error budget." in page
     assert {"html": "target; 0 questions asked", "md": "| few | target | 0 | 3 |"}[form] in page
 

@@ -10,8 +10,9 @@ import pytest
 
 from academy.errors import InputError
 from academy.models.base_model import resolve
-from academy.serving.runtimes.table import make_runtime, runtime_names
+from academy.serving.runtimes.table import GROUP, RUNTIMES, make_runtime
 from academy.settings import Settings
+from academy.system.plugins import plugin_names
 from tests.gateways import running
 from tests.plugins import install_plugin
 
@@ -95,7 +96,7 @@ def test_a_runtime_of_an_installed_package_answers_through_the_gateway(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_plugin(tmp_path, monkeypatch, "academy.runtimes", "shouting", OUTSIDE_RUNTIME, "Shouting")
-    assert runtime_names() == ["peft", "llamacpp", "vllm", "ollama", "shouting"]
+    assert plugin_names(GROUP, RUNTIMES) == ["peft", "llamacpp", "vllm", "ollama", "shouting"]
     with running(tmp_path / "home", make(tmp_path, "shouting")) as gateway:
         answer = gateway.ask("good morning")
         assert answer.parse().choices[0].message.content == "GOOD MORNING"

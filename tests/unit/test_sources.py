@@ -18,7 +18,7 @@ from academy.records import digest_of
 from academy.store.database import Database
 from tests.plugins import install_plugin
 from tests.unit.histories import history
-from tests.unit.test_cli import Academy, academy, refused
+from tests.unit.test_cli import Academy, academy, refusal_of
 
 __all__ = ["academy"]
 
@@ -171,4 +171,4 @@ def test_an_installed_source_is_examined_and_rebuilt(
 
 def test_a_source_that_is_not_installed_is_refused(academy: Academy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_SOURCES", "lesson,nope")
-    assert "There is no source 'nope'. Choose one of lesson, task, commit" in refused(academy("curate", "--json"))
+    assert "There is no source 'nope'. Choose one of lesson, task, commit" in refusal_of(academy("curate", "--json"))

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from pydantic import Field
 
@@ -27,8 +27,10 @@ from academy.habitat.routing import Refusal
 from academy.models.base_model import BaseModel
 from academy.professor.recipe import Recipe
 from academy.records import Record, digest_of
-from academy.settings import Settings
 from academy.system.hardware import Inventory
+
+if TYPE_CHECKING:
+    from academy.settings import Settings  # the trainer imports this module where pydantic-settings is not installed
 
 LATEST = 32_503_680_000.0
 """The year 3000. Later times are invalid: calendars cannot show them."""

@@ -9,16 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from academy.habitat.backends.base import BackendChoice, TrainingEvent, TrainingOrder
 from academy.habitat.backends.following import CANCELLED, SILENCE_SECONDS, StartedTrainer, TrainerEnd, run_order
 from academy.habitat.run_folder import LOG, ORDER
 from academy.records import canonical
-from academy.settings import Settings
 from academy.store.files import explain_disk_errors, write_file
 from academy.system.hardware import Inventory
 from academy.system.processes import oom_kills
+
+if TYPE_CHECKING:
+    from academy.settings import Settings  # the trainer imports this module where pydantic-settings is not installed
 
 NAME = "process"
 TERMINATE_SECONDS = 5.0

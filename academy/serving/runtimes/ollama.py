@@ -252,7 +252,7 @@ class OllamaRuntime:
                 f"The Ollama server at {self._connection.url} rejected the adapter {adapter.digest[:12]}: {refusal}.",
                 "Check its log."
                 if self._merged_gguf
-                else "Install the extra `gguf`; the adapter is then merged into the base model.",
+                else "Install the extra `llamacpp`; the adapter is then merged into the base model.",
             )
 
     async def _refusal_of(self, body: dict[str, Any]) -> str:

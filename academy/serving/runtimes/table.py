@@ -8,7 +8,7 @@ from pathlib import Path
 from academy.models.base_model import BaseModel
 from academy.serving.runtimes.base import Admit, LiveRuntime, RuntimeContext, RuntimeFactory
 from academy.settings import Settings
-from academy.system.plugins import Group, load_plugin, plugin_names
+from academy.system.plugins import Group, load_plugin
 
 GROUP: Group = "academy.runtimes"
 RUNTIMES: Mapping[str, str] = {
@@ -18,11 +18,6 @@ RUNTIMES: Mapping[str, str] = {
     "ollama": "academy.serving.runtimes.ollama:make",
 }
 """Name -> "module:factory". A module is imported only when its runtime is asked for."""
-
-
-def runtime_names() -> list[str]:
-    """All names that `academy serve --runtime` accepts."""
-    return plugin_names(GROUP, RUNTIMES)
 
 
 def make_runtime(
