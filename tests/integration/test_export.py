@@ -95,7 +95,9 @@ def test_exported_adapter_loads_with_peft_alone(tmp_path: Path, base: BaseModel,
     result = export(adapter, base, tmp_path / "out", export_request("adapter", None))
     again = read_adapter(result.folder, base_digest=base.digest, beside=BESIDE)
     assert again == adapter.model_copy(update={"path": result.folder})
-    with pytest.raises(AdapterError, match="no part of an adapter"):  # a home allows no other files in the folder
+    with pytest.raises(
+        AdapterError, match="does not belong to an adapter"
+    ):  # a home allows no other files in the folder
         read_adapter(result.folder)
     model = PeftModel.from_pretrained(
         AutoModelForCausalLM.from_pretrained(base.path, dtype="float32"), str(result.folder)

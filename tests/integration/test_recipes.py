@@ -219,7 +219,7 @@ def test_the_known_cause_of_several_processes_is_reported(tmp_path: Path, monkey
         (tmp_path / NOTE.format(rank)).write_text(json.dumps({"message": message, "cause": cause}))
 
     assert launch.failure_of(tmp_path, ended(1), 0) == {
-        "message": "A process of the training ended: with code 1.", "cause": "killed",
+        "message": "A process of the training ended: code 1.", "cause": "killed",
     }  # fmt: skip
     note(0, "The trainer failed: Connection closed by peer.", "unknown")
     assert launch.failure_of(tmp_path, ended(1, 1), 0)["cause"] == "unknown"
