@@ -135,7 +135,7 @@ def _newest_dataset(home: Home) -> str:
         if version.dataset:  # the base model under a name has none
             return version.dataset
     raise ExaminationError(
-        "No version of this base model was trained on a dataset, so questions are missing.",
+        "No version of this base model has a dataset to examine with.",
         "Run `academy evolve` first.",
     )
 

@@ -36,8 +36,8 @@ def ingest(
     }  # fmt: skip
     for path in (path for paths in kinds.values() for path in paths):
         if not path.is_file():
-            problem = "is not a file" if path.exists() else "does not exist"
-            raise InputError(f"{path} {problem}.", "Check the path. A JSONL file has one lesson on each line.")
+            problem = f"{path} is not a file." if path.exists() else f"The file {path} does not exist."
+            raise InputError(problem, "Check the path. A JSONL file has one lesson on each line.")
     results = [
         home.store.import_file(path, home.quarantine, kind, wanted) for kind, paths in kinds.items() for path in paths
     ]

@@ -223,7 +223,7 @@ def test_supersede_retires_lessons_with_another_answer_once(academy: Academy) ->
     ("arguments", "sentence"),
     [
         (("lessons", "import", "none.jsonl"), "The file none.jsonl does not exist"),
-        (("lessons", "import", "."), "The file . does not exist"),
+        (("lessons", "import", "."), ". is not a file"),
         (("lessons", "add", "", "an answer"), "A lesson needs a request and an answer"),
         (("lessons", "add", "a request", "  "), "A lesson needs a request and an answer"),
         (("lessons", "release"), "No lessons are set aside"),
@@ -395,3 +395,13 @@ def test_unknown_hub_model_is_an_error_without_a_network(tmp_path: Path) -> None
 def test_curate_with_workers_needs_ray(academy: Academy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     assert "Ray is not installed" in refusal_of(academy("curate", "--workers", "2"))
+
+
+def test_a_file_without_a_readable_line_is_reported_by_the_loop(
+    academy: Academy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "damaged.jsonl"
+    file.write_text("not JSON\n" * 12)
+    output = academy("lessons", "import", str(file))
+    assert f"unreadable line {file}:1" in caplog.text
+    assert "  and 2 more\n" in output.out

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from academy.errors import InputError
@@ -394,6 +394,7 @@ def test_an_invalid_rating_or_context_is_rejected(store: LessonsStore, extra: di
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).filter(lambda text: text.strip())
 
 
+@settings(deadline=None)  # each example opens a database
 @given(
     st.lists(
         st.fixed_dictionaries(
