@@ -11,6 +11,7 @@ from typing import Any
 from academy.curriculum.dataset import Dataset
 from academy.experience.lessons import ImportResult
 from academy.genealogy.versions import Version
+from academy.loop.ask_judge import configured_judge
 from academy.loop.carry_out import Outcome
 from academy.loop.decide import Counts, count, decide
 from academy.loop.explain_contradictions import ContradictionText, explain_verdict, verdict_as_json
@@ -112,12 +113,13 @@ class EvolutionResult(Record):
 def prepare(home: Home, request: EvolutionRequest) -> Preparation:
     """Finish what a killed evolution left open, import the files, count the lessons and decide on the counts.
 
-    Raises BaseModelError, and InputError for a request that contradicts itself, before anything is changed; and
-    InputError for a file that does not exist, before any file is imported.
+    Raises BaseModelError, and InputError for a request that contradicts itself or an invalid judge, before anything is
+    changed; and InputError for a file that does not exist, before any file is imported.
     """
     home.base  # noqa: B018  resolves the base model first
     check_repositories(request.repositories_read)
     request.search.check(home, request.recipe)
+    configured_judge(home)
     finish_interrupted(home)
     imports = tuple(ingest(home, request.lessons, request.tasks))
     counts = count(home)

@@ -103,3 +103,12 @@ def test_the_home_of_a_process_is_opened_once_for_its_settings_and_base_model(
     assert open_home("seed") is not home
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "other"))
     assert open_home().settings.home == tmp_path / "other"
+
+
+def test_an_invalid_judge_is_refused_before_anything_is_imported(home: Home, lessons: Path) -> None:
+    stages = Stages()
+    home.settings = home.settings.model_copy(update={"judge": "nonsense"})
+    with pytest.raises(InputError, match="nonsense"):
+        evolve(home, EvolutionRequest(lessons=(lessons,)), stages)
+    assert stages.calls == []
+    assert home.store.get_statistics()["total_lessons"] == 0

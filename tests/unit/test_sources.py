@@ -172,3 +172,8 @@ def test_an_installed_source_is_examined_and_rebuilt(
 def test_a_source_that_is_not_installed_is_refused(academy: Academy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_SOURCES", "lesson,nope")
     assert "There is no source 'nope'. Choose one of lesson, task, commit" in refusal_of(academy("curate", "--json"))
+
+
+def test_settings_without_a_source_are_refused(academy: Academy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACADEMY_SOURCES", ",,")
+    assert "ACADEMY_SOURCES names no source. Choose from lesson, task, commit" in refusal_of(academy("curate"))

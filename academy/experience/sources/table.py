@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
 from academy.experience.sources.base import ExperienceSource, Reference, SourceContext
 from academy.system.plugins import load_plugin
@@ -20,7 +21,9 @@ OpenSources = Callable[[SourceContext], Sequence[ExperienceSource]]
 
 
 def open_sources(names: Sequence[str], context: SourceContext) -> Iterator[ExperienceSource]:
-    """The sources of these names, in this order. Raises InputError for an unknown name."""
+    """The sources of these names, in this order. Raises InputError for an unknown name, and for no name."""
+    if not names:
+        raise InputError("ACADEMY_SOURCES names no source.", f"Choose from {', '.join(SOURCES)}, or leave it unset.")
     openers: list[OpenSources] = [load_plugin("academy.sources", name, SOURCES) for name in dict.fromkeys(names)]
     for open_source in openers:
         yield from open_source(context)
