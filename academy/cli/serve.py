@@ -11,7 +11,7 @@ from academy.cli.options import Base, Json
 from academy.cli.output import console, emit, listen, say, version_name
 
 if TYPE_CHECKING:
-    from academy.loop.serve import Started
+    from academy.loop.serve import ServingGateway
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -60,6 +60,6 @@ def serve(
     )  # fmt: skip
 
 
-def _print_started(gateway: Started) -> None:
+def _print_started(gateway: ServingGateway) -> None:
     say(f"{gateway.champion} of {gateway.family} answers at {gateway.url}/v1 (any OpenAI client; model: champion).")
     say("Ctrl-C ends it.")

@@ -19,7 +19,7 @@ from academy.serving.runtimes.remote import is_loopback
 from academy.serving.runtimes.table import make_runtime
 
 
-class Started(Record):
+class ServingGateway(Record):
     """A gateway that answers: whose answers, and where."""
 
     champion: str
@@ -37,7 +37,7 @@ def serve(
     runtime_url: str,
     seen_as: str,
     by: str,
-    started: Callable[[Started], None],
+    started: Callable[[ServingGateway], None],
 ) -> None:
     """Serve until SIGTERM or Ctrl-C; `started` is called once the port is open.
 
@@ -69,6 +69,6 @@ def serve(
     serve_gateway(
         home.settings, home.base, home.ledger, home.store, engine, hooks, name=name, host=host, port=port,
         on_ready=lambda gateway, url: started(
-            Started(champion=gateway.pool.champion.name, family=gateway.base.family, url=url)
+            ServingGateway(champion=gateway.pool.champion.name, family=gateway.base.family, url=url)
         ),
     )  # fmt: skip
