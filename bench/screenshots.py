@@ -51,7 +51,7 @@ def _prefect_pages(server: str) -> Iterator[tuple[str, str, list[str]]]:
     """The form of evolve/on-demand, the deployments, and the newest completed evolution."""
     for deployment in _ask(f"{server}/api/deployments/filter", {"deployments": {"name": {"any_": ["on-demand"]}}})[:1]:
         form = f"{server}/deployments/deployment/{deployment['id']}/run"
-        yield "prefect-run-form", form, ["batch_size", "Train although the conditions are not met"]
+        yield "prefect-run-form", form, ["Batch Size", "Train although the conditions are not met"]
     yield "prefect-deployments", f"{server}/deployments", ["nightly", "on-demand"]
     query = {
         "flows": {"name": {"any_": ["evolve"]}},

@@ -225,7 +225,12 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
     """Yield (line, text) of what people read in a file: strings and comments of code, lines of prose."""
     content = path.read_text(encoding="utf-8")
     if path.suffix != ".py":
-        yield from enumerate(content.splitlines(), start=1)
+        in_output = False
+        for number, line in enumerate(content.splitlines(), start=1):
+            if line.startswith("```"):
+                in_output = line == "```console"
+            if not in_output:  # what a command printed may quote a lesson
+                yield number, line
         return
     for token in tokenize.generate_tokens(io.StringIO(content).readline):
         if token.type in (tokenize.STRING, tokenize.COMMENT):
