@@ -46,6 +46,7 @@ def text_of(path: Path, key: str) -> Any:
     return gguf.GGUFReader(path).fields[key].contents()
 
 
+@pytest.mark.slow
 def test_adapter_rows_are_interleaved_only_for_queries_and_keys(tmp_path: Path, base: BaseModel) -> None:
     up = np.arange(WIDTH * 2, dtype=np.float32).reshape(WIDTH, 2)
     down = np.ones((2, WIDTH), dtype=np.float32)

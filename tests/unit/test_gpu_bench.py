@@ -135,6 +135,7 @@ def test_an_unknown_shape_or_way_is_refused(given: list[str], capsys: pytest.Cap
     assert " is not one of " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_rows_have_the_requested_number_of_tokens() -> None:
     base = resolve("seed")
     found = rows_of(base, [64, 200, 1000])

@@ -70,6 +70,7 @@ def test_the_dockerfile_installs_the_packages_of_a_made_image() -> None:
     assert (*stack.split(), *beside.split()) == image.WANTED
 
 
+@pytest.mark.slow
 def test_the_trainer_imports_nothing_that_its_image_lacks() -> None:
     program = (
         "import sys, academy.habitat.trainer.__main__, academy.habitat.trainer.launch, academy.habitat.trainer.smoke;"

@@ -261,6 +261,7 @@ def test_the_example_tasks_are_all_imported(store: LessonsStore, tmp_path: Path)
     assert 0 < store.trainable() < result.admitted
 
 
+@pytest.mark.slow
 def test_a_new_home_opened_by_four_processes_at_once_loses_no_lesson(tmp_path: Path) -> None:
     script = (
         "import sys\n"
