@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-DROPPED = "dropped: "
-"""Beginning of the funnel's lines that count what was dropped."""
+from academy.curriculum.statistics import DROPPED
+
 SHOWN = 3
 WORDS = {
     "outcome unknown": "{:,} without a known outcome (give each an outcome or a rating)",

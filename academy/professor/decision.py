@@ -55,7 +55,8 @@ def should_train(
     `lessons` and `new_lessons` count successful, active lessons and tasks: all, and those since the champion was
     examined. `examples` is the size of the training side, if it is known. `examined` is the verdict on the same order,
     if there is one. `placement` is whether the training can run, and where. `not_counted` says in words which lessons
-    do not count; it is shown where lessons are missing. `force` overrides every condition except three: the smallest dataset, a training that cannot run on any device, and a repeated examination of the same order,
+    do not count; it is shown where lessons are missing. `force` overrides every condition except three: the smallest
+    dataset, a training that cannot run on any device, and a repeated examination of the same order,
     because a second attempt at the same questions could pass by chance.
     """
     enough = lessons >= min_lessons
