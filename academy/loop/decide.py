@@ -7,11 +7,14 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
+from pydantic import Field
+
 from academy.curriculum.dataset import Dataset
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.placement import Placement
 from academy.loop.choose_recipe import choose_recipe_for
 from academy.loop.home import Home
+from academy.loop.not_counted import in_words
 from academy.loop.place import place
 from academy.loop.place_order import digests_carried_out
 from academy.professor.decision import Decision, should_train
@@ -29,6 +32,7 @@ class Counts(Record):
     new_lessons: int  # of them since the champion's examination
     last_verdict: datetime | None
     at: datetime
+    not_counted: dict[str, int] = Field(default_factory=dict)  # lessons and tasks that are not trained on, by reason
 
 
 def count(home: Home) -> Counts:
@@ -39,6 +43,7 @@ def count(home: Home) -> Counts:
         new_lessons=home.store.trainable(since=home.ledger.champion().cursor),
         last_verdict=datetime.fromisoformat(verdicts[-1].at) if verdicts else None,
         at=datetime.now(UTC),
+        not_counted=home.store.not_counted(),
     )
 
 
@@ -81,6 +86,7 @@ def decide(
         interval_hours=home.settings.training_interval_hours,
         examples=dataset.examples if dataset else None,
         examined=next(outcomes, ""),
+        not_counted=in_words(counts.not_counted),
         force=force,
     )
     decision = ask(placement=(bool(placement.route.place), placement.expected) if placement else None)

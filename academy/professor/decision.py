@@ -47,18 +47,22 @@ def should_train(
     examples: int | None = None,
     examined: str = "",
     placement: tuple[bool, str] | None = None,
+    not_counted: str = "",
     force: bool = False,
 ) -> Decision:
     """Decide whether a training starts.
 
     `lessons` and `new_lessons` count successful, active lessons and tasks: all, and those since the champion was
     examined. `examples` is the size of the training side, if it is known. `examined` is the verdict on the same order,
-    if there is one. `placement` is whether the training can run, and where. `force` overrides every condition except
-    three: the smallest dataset, a training that cannot run on any device, and a repeated examination of the same order,
+    if there is one. `placement` is whether the training can run, and where. `not_counted` says in words which lessons
+    do not count; it is shown where lessons are missing. `force` overrides every condition except three: the smallest
+    dataset, a training that cannot run on any device, and a repeated examination of the same order,
     because a second attempt at the same questions could pass by chance.
     """
+    enough = lessons >= min_lessons
+    missing = f", not counted: {not_counted}" if not_counted and not enough else ""
     reasons = [
-        Reason(name="lessons", met=lessons >= min_lessons, sentence=f"{lessons:,} lessons (minimum {min_lessons:,})"),
+        Reason(name="lessons", met=enough, sentence=f"{lessons:,} lessons (minimum {min_lessons:,}){missing}"),
         Reason(
             name="new lessons",
             met=new_lessons >= min_new_lessons,
