@@ -20,6 +20,7 @@ from academy.settings import Settings
 from academy.store.files import digest_of_file
 from academy.system.docker import ENGINE_REMEDY
 from academy.system.hardware import Gpu, Inventory, take_inventory
+from academy.system.installation import install_remedy
 
 SCARCE_BYTES = 2 << 30
 
@@ -158,15 +159,15 @@ def _cuda(machine: Inventory) -> Finding:
         return Finding(name="CUDA", works=True, needed=False, found=f"torch is built for CUDA {machine.cuda}")
     return Finding(
         name="CUDA", works=False, needed=False, found="torch is built for CPUs",
-        remedy="Trainings do not use the GPU: run pip install --force-reinstall torch, from the index for its CUDA."
-        if machine.gpus else "",
+        remedy=f"Trainings do not use the GPU. Run: {sys.executable} -m pip install --force-reinstall torch, from an "
+        "index that has torch for the CUDA of your driver." if machine.gpus else "",
     )  # fmt: skip
 
 
 def _library(name: str, without: str, *, installed: bool) -> Finding:
     return Finding(
         name=name, works=installed, needed=False, found="installed" if installed else f"not installed: {without}",
-        remedy="" if installed else "On a GPU host: pip install -c constraints.txt '.[gpu]'",
+        remedy="" if installed else f"On a GPU host: {install_remedy('gpu')}",
     )  # fmt: skip
 
 
