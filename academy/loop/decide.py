@@ -17,6 +17,7 @@ from academy.loop.place_order import digests_carried_out
 from academy.professor.decision import Decision, should_train
 from academy.professor.recipe_options import RecipeOptions
 from academy.records import Record
+from academy.settings import DISABLED
 from academy.store.ledger_rows import VerdictEntry
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def decide(
         examples=dataset.examples if dataset else None,
         examined=next(outcomes, ""),
         force=force,
+        disabled="" if home.settings.enabled else DISABLED,
     )
     decision = ask(placement=(bool(placement.route.place), placement.expected) if placement else None)
     if to_start and placement and placement.route.refusal and ask().train:
