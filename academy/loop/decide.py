@@ -20,6 +20,7 @@ from academy.loop.place_order import digests_carried_out
 from academy.professor.decision import Decision, should_train
 from academy.professor.recipe_options import RecipeOptions
 from academy.records import Record
+from academy.settings import DISABLED
 from academy.store.ledger_rows import VerdictEntry
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ def decide(
         examined=next(outcomes, ""),
         not_counted=in_words(counts.not_counted),
         force=force,
+        disabled="" if home.settings.enabled else DISABLED,
     )
     decision = ask(placement=(bool(placement.route.place), placement.expected) if placement else None)
     if to_start and placement and placement.route.refusal and ask().train:

@@ -25,7 +25,7 @@ from academy.habitat.run_folder import EVENTS
 from academy.habitat.trainer.checkpoints import make_room
 from academy.habitat.trainer.events import NOTE, EventWriter, NullEventWriter
 from academy.models.base_model import check
-from academy.records import canonical
+from academy.records import canonical, expectation
 from academy.store.files import is_full, write_file
 from academy.system.hardware import EnergyMeter
 from academy.system.processes import die_with_parent, end_with_stdin
@@ -78,7 +78,7 @@ def read_order(file: Path) -> TrainingOrder | str:
     except ValidationError as problem:
         first = problem.errors()[0]
         location = ".".join(map(str, first["loc"])) or "its text"
-        return f"The order is invalid: {location}: {first['msg']}. Start the training again with `academy train`."
+        return f"The order is invalid: {location}: {expectation(first)}. Start the training again with `academy train`."
 
 
 def carry_out(order: TrainingOrder, events: EventWriter | NullEventWriter, note: Path | None = None) -> dict[str, str]:
