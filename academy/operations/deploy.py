@@ -9,7 +9,7 @@ from pathlib import Path
 
 from academy.errors import HomeError, InputError
 from academy.habitat.routing import POOLS
-from academy.operations.prefect_server import alive, configure, make_pools, running
+from academy.operations.prefect_server import alive, configure, make_pools, running, use_own_server
 from academy.records import Record
 from academy.settings import Settings
 
@@ -37,7 +37,8 @@ def deploy(settings: Settings) -> Deployed:
     url = running(settings)
     if not url or not alive(url):
         raise HomeError("No Prefect server is running.", "Start one with `make pages`, or set PREFECT_API_URL.")
-    os.environ["PREFECT_API_URL"] = url
+    if "PREFECT_API_URL" not in os.environ:
+        use_own_server(settings, url)
     os.environ["ACADEMY_HOME"] = str(settings.home.resolve())
     checkout = Path(__file__).parents[2]
     if not (checkout / "prefect.yaml").is_file():

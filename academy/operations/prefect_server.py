@@ -1,7 +1,7 @@
 """A Prefect server for a flow that runs in this process: the running one, or one that ends with this process.
 
 Prefect's own ephemeral server survives a killed process. This one asks the kernel to end it with its parent.
-`python -m academy.operations.prefect_server PORT PARENT` is that child process.
+`python -m academy.operations.prefect_server PORT PARENT HOME` is that child process.
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from academy.access.layer import ROOT
+from academy.access.peers import listener_account
+from academy.access.secret import owner_of
 from academy.errors import HomeError
 from academy.operations.locks import evolution_lock, training_lock
-from academy.settings import Settings
+from academy.operations.prefect_app import CLIENT_AUTH, auth_string, make_app
+from academy.settings import Settings, load_settings
 from academy.store.locks import exclusive_lock
 from academy.system.processes import die_with_parent
 
@@ -80,10 +85,11 @@ class OwnServer(Server):
 
     def __init__(self, settings: Settings) -> None:
         self._port = _free_port()
+        self._home = settings.home.resolve()
         self._over = threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
         super().__init__(f"http://127.0.0.1:{self._port}/api", settings.folder("prefect") / "server.log")
-        os.environ["PREFECT_API_URL"] = self.url
+        use_own_server(settings, self.url)
         self.process = self._start()
 
     def wait(self) -> None:
@@ -107,7 +113,10 @@ class OwnServer(Server):
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "academy.operations.prefect_server", str(self._port), str(os.getpid())],
+                [
+                    sys.executable, "-m", "academy.operations.prefect_server",
+                    str(self._port), str(os.getpid()), str(self._home),
+                ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env={**os.environ, **_QUIET},
             )  # fmt: skip
@@ -126,7 +135,8 @@ class OwnServer(Server):
 def prefect_server(settings: Settings) -> Iterator[Server]:
     """The running server, or a new one. A new one may still be starting: call `wait`."""
     if url := running(settings):
-        os.environ["PREFECT_API_URL"] = url
+        if "PREFECT_API_URL" not in os.environ:
+            use_own_server(settings, url)
         yield Server(url, settings.folder("prefect") / "server.log")
         return
     server = OwnServer(settings)
@@ -135,7 +145,13 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
     finally:
         _drain()
         del os.environ["PREFECT_API_URL"]
+        os.environ.pop(CLIENT_AUTH, None)
         server.end()
+
+
+def use_own_server(settings: Settings, url: str) -> None:
+    """Make this process and its children use a server of this home. No other server gets the home's auth string."""
+    os.environ |= {"PREFECT_API_URL": url, CLIENT_AUTH: auth_string(settings)}
 
 
 def _drain() -> None:
@@ -158,12 +174,21 @@ def alive(url: str) -> bool:
 
 
 def running(settings: Settings) -> str:
-    """The URL of the server in PREFECT_API_URL, or of this home's server if it answers; empty if there is none."""
+    """The URL of the server in PREFECT_API_URL, or of this home's server if it answers; empty if there is none.
+
+    A server that another account runs on the port of a server that was killed is not this home's.
+    """
     if configured := os.environ.get("PREFECT_API_URL"):
         return configured
     file = settings.folder("prefect") / URL_FILE
     url = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
-    return url if url and alive(url) else ""
+    return url if url and _is_ours(settings, url) and alive(url) else ""
+
+
+def _is_ours(settings: Settings, url: str) -> bool:
+    address = urlsplit(url)
+    account = listener_account((address.hostname or "", address.port or 0))
+    return account in (ROOT, owner_of(settings))
 
 
 def mark_dead_runs_crashed(settings: Settings, url: str) -> int:
@@ -225,13 +250,13 @@ def _free_port() -> int:
 
 def main() -> None:
     """Serve until the parent ends; with parent 0 a supervisor ends this process."""
-    port, parent = int(sys.argv[1]), int(sys.argv[2])
+    port, parent, home = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     if parent:
         die_with_parent(parent)
     import uvicorn
 
     uvicorn.run(
-        "prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port,
+        make_app(load_settings(home), port), host="127.0.0.1", port=port, proxy_headers=False,
         log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=5,
     )  # fmt: skip
 

@@ -15,7 +15,14 @@ from academy.errors import HomeError, InputError
 from academy.habitat.routing import POOLS
 from academy.loop.home import Home
 from academy.operations.deploy import POOL, Deployed, deploy
-from academy.operations.prefect_server import URL_FILE, Server, configure, mark_dead_runs_crashed, running
+from academy.operations.prefect_server import (
+    URL_FILE,
+    Server,
+    configure,
+    mark_dead_runs_crashed,
+    running,
+    use_own_server,
+)
 from academy.records import Record
 from academy.settings import Settings
 from academy.store.files import write_file
@@ -53,16 +60,19 @@ def serve_pages(home: Home, port: int, mlflow_port: int, *, with_worker: bool) -
     url = f"http://127.0.0.1:{port}/api"
     url_file = settings.folder("prefect") / URL_FILE
     # Prefect's pages call the API at the address that the server believes in, and its default is port 4200
-    os.environ |= {"PREFECT_API_URL": url, "PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
+    os.environ |= {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
+    use_own_server(settings, url)
+    home_folder = str(settings.home.resolve())
     with ExitStack() as stack:
-        server = [sys.executable, "-m", "academy.operations.prefect_server", str(port), "0"]
+        server = [sys.executable, "-m", "academy.operations.prefect_server", str(port), "0", home_folder]
         children = {"server": stack.enter_context(_child(settings, "server", server))}
         Server(url, settings.folder("prefect") / "server.log", children["server"]).wait()
         if count := mark_dead_runs_crashed(settings, url):
             yield ServerEvent(kind="runs crashed", count=count)
         write_file(url_file, url.encode())
         stack.callback(url_file.unlink, missing_ok=True)
-        children["mlflow"] = stack.enter_context(_child(settings, "mlflow", _mlflow_command(settings, mlflow_port)))
+        mlflow = [sys.executable, "-m", "academy.operations.mlflow_server", str(mlflow_port), home_folder]
+        children["mlflow"] = stack.enter_context(_child(settings, "mlflow", mlflow))
         yield ServerEvent(kind="server", name="Prefect", url=f"http://127.0.0.1:{port}")
         yield ServerEvent(kind="server", name="MLflow", url=f"http://127.0.0.1:{mlflow_port}")
         if with_worker:
@@ -74,14 +84,6 @@ def serve_pages(home: Home, port: int, mlflow_port: int, *, with_worker: bool) -
                 yield ServerEvent(kind="worker", name=pool)
         yield ServerEvent(kind="ready")
         _watch(settings, children)
-
-
-def _mlflow_command(settings: Settings, port: int) -> list[str]:
-    return [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", settings.tracking_uri, "--registry-store-uri", settings.tracking_uri,
-        "--default-artifact-root", settings.folder("mlartifacts").as_uri(),
-    ]  # fmt: skip
 
 
 def _worker_command(settings: Settings, pool: str, name: str) -> list[str]:
@@ -103,7 +105,6 @@ def _child(settings: Settings, name: str, command: list[str]) -> Iterator[subpro
             env={
                 **os.environ,
                 "ACADEMY_HOME": str(settings.home.resolve()),
-                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # its pages need no job processes
             },
         )
     try:

@@ -30,9 +30,10 @@ def free_port() -> int:
 class Pages:
     """`academy pages` in a home of its own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *arguments: str) -> None:
         self.home = home
         self.port = free_port()
+        self.mlflow_port = free_port()
         self.api = f"http://127.0.0.1:{self.port}/api"
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("ACADEMY_", "PREFECT_"))}
         self.environment = {**clean, "ACADEMY_HOME": str(home), "OMP_NUM_THREADS": "1"}
@@ -47,7 +48,8 @@ class Pages:
                 "--port",
                 str(self.port),
                 "--mlflow-port",
-                str(free_port()),
+                str(self.mlflow_port),
+                *arguments,
             ],
             cwd=home.parent,
             env=self.environment,
