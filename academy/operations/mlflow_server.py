@@ -128,12 +128,13 @@ def _restrict(flask_app: Any, roots: tuple[str, ...]) -> None:
 
     def check_location() -> Any:
         content = flask.request.get_json(force=True, silent=True) if flask.request.method != "GET" else None
-        for name in LOCATIONS if isinstance(content, dict) else ():
-            location = content.get(name)
-            if location and not _is_own(str(location), roots):
-                detail = "Artifacts may only be below the home's folder for artifacts or the configured store."
-                return flask.jsonify(error_code="PERMISSION_DENIED", message=detail), 403
-        return None
+        if not isinstance(content, dict):
+            return None
+        locations = [str(content[name]) for name in LOCATIONS if content.get(name)]
+        if all(_is_own(location, roots) for location in locations):
+            return None
+        detail = "Artifacts may only be below the home's folder for artifacts or the configured store."
+        return flask.jsonify(error_code="PERMISSION_DENIED", message=detail), 403
 
     flask_app.before_request(check_location)
 

@@ -18,6 +18,7 @@ import openai
 import orjson
 import pytest
 
+from academy.access.secret import home_secret
 from academy.errors import AdapterError, HomeError, ServingError, SignatureError
 from academy.serving.gateway.client import GatewayClient
 from academy.serving.gateway.discovery import DiscoveryFile
@@ -26,6 +27,7 @@ from academy.store.ledger import BASE
 from academy.store.locks import exclusive_lock
 from tests.gateways import PATIENCE, Obedient, Running, fake_digest, running
 from tests.ledger_entries import promotion
+from tests.strangers import AS_ROOT, request_bytes, send_as_stranger
 
 A, B, C, D = (fake_digest(letter) for letter in "abcd")
 LIMITS = Limits(concurrency=2, queue=2, first_token=1.0, total=20.0, slow_reader=0.5, drain=1.0)
@@ -195,7 +197,28 @@ def test_incomplete_body_times_out(server: Running) -> None:
 
 
 def test_foreign_host_name_is_refused(server: Running) -> None:
-    assert post(server, chat_body(), headers={"host": "evil.example"}).status_code == 400
+    assert post(server, chat_body(), headers={"host": "evil.example"}).status_code == 403
+
+
+def test_a_page_of_another_origin_is_refused(server: Running) -> None:
+    response = post(server, chat_body(), headers={"origin": "http://evil.example"})
+    assert response.status_code == 403
+    assert response.json()["error"]["code"] == "not_allowed"
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="root only: another account")
+def test_another_account_of_this_machine_needs_the_homes_secret(server: Running) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    body = json.dumps(chat_body()).encode()
+    options: dict[str, Any] = {"method": "POST", "body": body, "content_type": "application/json"}
+    answer = send_as_stranger(host, int(port), request_bytes("/v1/chat/completions", **options))
+    assert answer.startswith(b"HTTP/1.1 401"), answer
+    assert b'"code":"invalid_api_key"' in answer
+    assert send_as_stranger(host, int(port), request_bytes("/v1/models")).startswith(b"HTTP/1.1 401")
+    assert send_as_stranger(host, int(port), request_bytes("/healthz")).startswith(b"HTTP/1.1 200")
+    secret = f"Bearer {home_secret(server.settings)}"
+    answer = send_as_stranger(host, int(port), request_bytes("/v1/chat/completions", authorization=secret, **options))
+    assert answer.startswith(b"HTTP/1.1 200"), answer
 
 
 def test_disconnecting_client_frees_its_slot(server: Running, runtime: Obedient) -> None:

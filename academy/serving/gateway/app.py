@@ -1,5 +1,7 @@
 """The gateway's HTTP application: OpenAI's API for users, and a small admin API.
 
+The access layer stands before it: on loopback the home's owner needs no key, other accounts need the home's secret.
+
 /v1/chat/completions  /v1/models  /v1/feedback           users; with a bearer token where ACADEMY_SERVE_KEY is set
 /admin/load  /admin/follow  /admin/verify  /admin/status this machine only, with the token of the discovery file
 /healthz                                                 public: readiness and counts, no texts
@@ -18,7 +20,6 @@ from typing import Any
 import orjson
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -46,17 +47,15 @@ Route_ = Callable[[Request], Awaitable[Response]]
 
 
 class Access(Record):
-    """The credentials and host names that the gateway accepts."""
+    """The credentials that the gateway accepts from requests that the access layer admitted."""
 
     key: str = ""  # of users; empty: no key is needed
     token: str  # of the admin API
-    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "::1", "[::1]")  # accepted host names; `*`: any
 
 
 def make_app(gateway: Gateway, access_rules: Access) -> FastAPI:
     """The application. Its routes raise RequestError, which becomes OpenAI's error object."""
     app = FastAPI(title="The Academy's gateway", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(access_rules.hosts), www_redirect=False)
     app.add_exception_handler(HTTPException, _as_error)
     app.add_exception_handler(Exception, _as_error)
 

@@ -24,6 +24,8 @@ import orjson
 import uvicorn
 from fastapi import FastAPI
 
+from academy.access.layer import AccessLayer, home_rules
+from academy.access.rules import AccessRules, Refusal
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
 from academy.models.base_model import BaseModel
@@ -33,6 +35,7 @@ from academy.serving.gateway.conversation_log import ConversationLog
 from academy.serving.gateway.discovery import FOLDER, DiscoveryFile
 from academy.serving.gateway.follower import ChampionFollower
 from academy.serving.gateway.gateway import Gateway
+from academy.serving.gateway.openai_protocol import RequestError
 from academy.serving.gateway.slots import Limits
 from academy.serving.runtimes.base import LiveRuntime
 from academy.settings import Settings
@@ -126,13 +129,12 @@ def serve(
             name=name, url=_url(listener), token=secrets.token_urlsafe(32), pid=os.getpid(), family=ledger.family
         )
         key = settings.serve_key.get_secret_value()
-        access_rules = (
-            Access(key=key, token=discovery.token) if not key else Access(key=key, token=discovery.token, hosts=("*",))
-        )
+        access_rules = Access(key=key, token=discovery.token)
+        rules = home_rules(settings, tokens=(key, discovery.token), public=("/healthz",))
         place = folder / f"{name}.json"
         place.unlink(missing_ok=True)  # left by a killed gateway
         try:
-            asyncio.run(_serve(gateway, access_rules, listener, discovery, place, on_ready))
+            asyncio.run(_serve(gateway, access_rules, rules, listener, discovery, place, on_ready))
         finally:
             place.unlink(missing_ok=True)
 
@@ -140,6 +142,7 @@ def serve(
 async def _serve(
     gateway: Gateway,
     access_rules: Access,
+    rules: AccessRules,
     listener: socket.socket,
     discovery: DiscoveryFile,
     place: Path,
@@ -156,7 +159,8 @@ async def _serve(
         app = make_app(gateway, access_rules)
         app.router.lifespan_context = _following(gateway)
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, proxy_headers=False, server_header=False, backlog=BACKLOG,
+            _closed(app, gateway, rules), log_config=None, access_log=False, proxy_headers=False, server_header=False,
+            backlog=BACKLOG,
             timeout_graceful_shutdown=LAST_WORDS, lifespan="on", ws="none",
         )  # fmt: skip
         await _Server(config, gateway, ready).serve(sockets=[listener])
@@ -164,6 +168,17 @@ async def _serve(
         await gateway.conversations.close()
         await gateway.pool.runtime.close()
         gateway.pool.close()
+
+
+def _closed(app: FastAPI, gateway: Gateway, rules: AccessRules) -> AccessLayer:
+    """The application behind the access layer, whose refusals are OpenAI's error objects."""
+
+    def refuse(refusal: Refusal) -> tuple[str, bytes]:
+        gateway.counts[f"refused {refusal.status}"] += 1
+        code = "invalid_api_key" if refusal.status == 401 else "not_allowed"
+        return "application/json", orjson.dumps(RequestError(refusal.status, refusal.sentence, code=code).body)
+
+    return AccessLayer(app, rules, challenge="Bearer", body=refuse)
 
 
 def _following(gateway: Gateway) -> Callable[[FastAPI], Any]:
