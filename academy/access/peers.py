@@ -57,6 +57,8 @@ def _account(local: Address, remote: Address | None, state: bytes) -> int | None
         for line in lines:
             fields = line.split()
             if fields[1] in local_names and (remote_names is None or fields[2] in remote_names):
+                if remote_names is None and fields[3] != state:
+                    continue  # a connection to the listener
                 if fields[3] != state or fields[9] == b"0":
                     return None
                 accounts.add(int(fields[7]))

@@ -307,8 +307,10 @@ def test_the_account_that_listens_is_known() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        assert listener_account(listener.getsockname()) == os.getuid()
         address = listener.getsockname()
+        assert listener_account(address) == os.getuid()
+        with socket.create_connection(address), listener.accept()[0]:
+            assert listener_account(address) == os.getuid(), "with a connection open"
     assert listener_account(address) is None
 
 
