@@ -1,4 +1,4 @@
-"""An approval by hand, as its own flow: the version whose verdict waits becomes champion."""
+"""A promotion that somebody asks for, as its own flow. Where a person must approve it, the version waits."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from tasks import stages
 
 
 @flow(name="promote", persist_result=True, validate_parameters=True)
-def promote(version: str, approved_by: str = "", note: str = "", base_model: str | None = None) -> dict[str, Any]:
-    """Approve a version's verdict PROMOTE and make it champion.
+def promote(version: str, base_model: str | None = None) -> dict[str, Any]:
+    """Ask for the promotion of a version with the verdict PROMOTE.
+
+    With ACADEMY_PROMOTION=approval it waits for `academy approve`: a form does not know who fills it in.
 
     Args:
         version: A version (2, v2 or its name) whose last verdict against the present champion is PROMOTE.
-        approved_by: Who approves it. The ledger records the name with this run's id.
-        note: Why. The ledger records it.
         base_model: 'seed', a folder or a Hugging Face name. If empty, ACADEMY_BASE_MODEL.
     """
-    champion = stages.promote_approved(version, approved_by, note, base_model)
-    return {"champion": champion.version, "adapter": champion.adapter, "generation": champion.generation}
+    return stages.request_promotion(version, base_model).model_dump(mode="json")

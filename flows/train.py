@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from academy.loop.train_by_hand import BY_HAND
-from academy.loop.train_dataset import OrderDigests, RegisteredAdapter
+from academy.loop.train_dataset import OrderDigests, RegisteredAdapter, TrainingLimits
 from academy.operations.locks import one_training
 from academy.professor.recipe_options import RecipeOptions
 from academy.professor.search_space import TuningResult
@@ -24,6 +24,7 @@ def train(
     base_model: str | None = None,
     tuning: TuningResult | None = None,
     expected: OrderDigests | None = None,
+    limits: TrainingLimits = TrainingLimits(),  # noqa: B008  a frozen record
 ) -> RegisteredAdapter:
     """Train on a dataset without asking whether it pays, and register the adapter as a version.
 
@@ -35,6 +36,7 @@ def train(
         base_model: 'seed', a folder or a Hugging Face name. If empty, ACADEMY_BASE_MODEL.
         tuning: Leave empty. An evolution passes the search that chose the recipe.
         expected: Leave empty. An evolution passes the digests of its order, and any other order is refused.
+        limits: Settings of this training that differ from the worker's.
     """
     with one_training(str(flow_run.get_id())):
-        return stages.train_here(dataset, device, recipe, decision, base_model, tuning, expected)
+        return stages.train_here(dataset, device, recipe, decision, base_model, tuning, expected, limits)

@@ -14,8 +14,8 @@ from academy.curriculum.dataset import Dataset
 from academy.errors import AcademyError
 from academy.genealogy.versions import Version
 from academy.habitat.memory import Device
-from academy.loop import evolve, examine, train_dataset, tune, verify
-from academy.loop.carry_out import Outcome, approve, carry_out
+from academy.loop import evolve, examine, promote, train_dataset, tune, verify
+from academy.loop.carry_out import Outcome, carry_out
 from academy.loop.choose_recipe import choose_recipe as recipe_for
 from academy.loop.curate import curate
 from academy.loop.decide import Counts
@@ -26,7 +26,7 @@ from academy.loop.home import Home
 from academy.loop.ingest import choose_repositories
 from academy.loop.place_order import place_order
 from academy.loop.publish_verdict import brief_report
-from academy.loop.train_dataset import OrderDigests, RegisteredAdapter
+from academy.loop.train_dataset import OrderDigests, RegisteredAdapter, TrainingLimits
 from academy.loop.verify import ServingVerification
 from academy.operations import work_pools
 from academy.operations.homes import open_home
@@ -34,7 +34,6 @@ from academy.professor.decision import Decision
 from academy.professor.recipe import Recipe
 from academy.professor.recipe_options import RecipeOptions
 from academy.professor.search_space import TuningResult
-from academy.store.ledger import Champion
 from academy.store.ledger_rows import Row, VerdictEntry
 
 
@@ -113,9 +112,10 @@ def train_here(
     base_model: str | None,
     tuning: TuningResult | None = None,
     expected: OrderDigests | None = None,
+    limits: TrainingLimits = TrainingLimits(),  # noqa: B008  a frozen record
 ) -> RegisteredAdapter:
     """Train on this pool's kind of device, and on no other."""
-    home = open_home(base_model)
+    home = open_home(base_model, limits.apply)
     return train_dataset.train_dataset(home, dataset, recipe, _tags(decision), device, tuning, expected)
 
 
@@ -158,11 +158,10 @@ def carry_out_verdict(challenger: Version, verdict: Row[VerdictEntry], base_mode
     return carry_out(open_home(base_model), challenger, verdict, by=_this_run())
 
 
-@task(name="promote approved", timeout_seconds=1800, persist_result=True, **_retries)
-def promote_approved(version: str, approved_by: str, note: str, base_model: str | None) -> Champion:
-    """Record a person's approval of a version's verdict, and promote it."""
-    by = f"{approved_by}, {_this_run()}" if approved_by else _this_run()
-    return approve(open_home(base_model), version, by=by, note=note)
+@task(name="request promotion", timeout_seconds=1800, persist_result=True, **_retries)
+def request_promotion(version: str, base_model: str | None) -> Outcome:
+    """Promote a version on its verdict, unless a person must approve it first."""
+    return promote.request_promotion(open_home(base_model), version, by=_this_run())
 
 
 @task(name="verify", timeout_seconds=3600, persist_result=True, **_retries)

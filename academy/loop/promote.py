@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from academy.errors import PromotionError
 from academy.genealogy.history import Deployment, to_deployment
-from academy.loop.carry_out import carry_out, winner
+from academy.loop.carry_out import Outcome, carry_out, winner
 from academy.loop.carry_out import decline as decline_version
 from academy.loop.home import Home
 from academy.loop.rollback import Change
@@ -29,6 +29,12 @@ def promote(home: Home, name: str, *, by: str) -> Change:
             f"To make it champion without a verdict, run `academy models activate {version.name}`.",
         )
     return Change(before=before, champion=champion)
+
+
+def request_promotion(home: Home, name: str, *, by: str) -> Outcome:
+    """Carry out a version's last verdict. It waits where a person must approve it: asking is not approving."""
+    version, verdict = winner(home, name)
+    return carry_out(home, version, verdict, by=by)
 
 
 def decline(home: Home, name: str, *, by: str, because: str) -> Deployment:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import Field
+
 from academy.curriculum.dataset import read_dataset
 from academy.errors import TrainingError
 from academy.genealogy.versions import Version
@@ -14,6 +18,7 @@ from academy.loop.train import require_enough_examples, train
 from academy.professor.recipe_options import RecipeOptions
 from academy.professor.search_space import TuningResult
 from academy.records import Record
+from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB, Settings
 
 
 class OrderDigests(Record):
@@ -42,6 +47,28 @@ class OrderDigests(Record):
                 "Run the same version of the Academy on both machines.",
                 cause="order",
             )
+
+
+class TrainingLimits(Record):
+    """Settings of trainings that an evolution may send to a worker. Fields that are not set are the worker's own.
+
+    None decides an adapter's bytes, and none names a program, an image or a folder: those are the worker's. Recipe and
+    base model are sent by themselves. The worker keeps its own home and databases, whose settings may hold passwords.
+    """
+
+    enable_gpu: bool | None = None
+    price_per_hour: float | None = Field(None, ge=0)
+    training_backend: str | None = Field(None, pattern=r"^[a-z0-9_-]{1,40}$")  # the name of an installed backend
+    training_library: Literal["", "trl", "unsloth"] | None = None
+    training_processes: int | None = Field(None, ge=1, le=64)
+    training_sharded: bool | None = None
+    training_memory_gib: float | None = Field(None, ge=LEAST_MEMORY_GIB)
+    training_cpus: float | None = Field(None, ge=LEAST_CPUS)
+    training_silence_minutes: float | None = Field(None, gt=0, le=10_080)
+
+    def apply(self, settings: Settings) -> Settings:
+        """The settings with these limits."""
+        return settings.model_copy(update=self.model_dump(exclude_none=True))
 
 
 class RegisteredAdapter(Record):

@@ -24,6 +24,7 @@ from academy.access.layer import ROOT
 from academy.access.peers import listener_account
 from academy.access.secret import owner_of
 from academy.errors import HomeError
+from academy.operations.job_template import JOB_TEMPLATE
 from academy.operations.locks import evolution_lock, training_lock
 from academy.operations.prefect_app import CLIENT_AUTH, auth_string, make_app
 from academy.settings import Settings, load_settings
@@ -220,16 +221,16 @@ _DEAD = "Its process ended unexpectedly; detected at the next start."
 
 
 def make_pools(url: str, names: Iterable[str]) -> None:
-    """Create the missing work pools of type process. Existing pools keep what a person changed."""
-    from prefect.client.schemas.actions import WorkPoolCreate
+    """Create the missing work pools of type process, and give existing ones their constants. They keep their limits."""
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectAlreadyExists
-    from prefect.workers.process import ProcessWorker
 
-    template = ProcessWorker.get_default_base_job_template()
     with _client(url) as client:
         for pool in names:
-            with suppress(ObjectAlreadyExists):
-                client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=template))
+            try:
+                client.create_work_pool(WorkPoolCreate(name=pool, type="process", base_job_template=JOB_TEMPLATE))
+            except ObjectAlreadyExists:
+                client.update_work_pool(pool, WorkPoolUpdate(base_job_template=JOB_TEMPLATE))
 
 
 @contextmanager

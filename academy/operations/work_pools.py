@@ -30,7 +30,7 @@ from academy.loop.home import Home
 from academy.loop.place_order import place_order
 from academy.loop.refuse_overlap import refuse_overlap
 from academy.loop.train import RETRY, train
-from academy.loop.train_dataset import OrderDigests, RegisteredAdapter
+from academy.loop.train_dataset import OrderDigests, RegisteredAdapter, TrainingLimits
 from academy.professor.recipe import Recipe
 from academy.professor.search_space import TuningResult
 from academy.settings import Settings
@@ -38,13 +38,6 @@ from academy.settings import Settings
 log = logging.getLogger(__name__)
 DEPLOYMENTS: dict[Device, str] = {"cuda": "train/gpu", "cpu": "train/cpu"}
 POLL_SECONDS = 1.0
-SENT = ("enable_gpu", "price_per_hour")
-"""Settings that a worker's training takes from the sender, beside those that begin with training_.
-
-No other setting decides an adapter's bytes: rank, learning rate, epochs, packing and seed are in the recipe, and the
-base model is sent by name. The worker keeps its own home, databases and threads: their settings may contain passwords,
-which Prefect would show. `require_registered` checks that the worker trained for the same home.
-"""
 
 
 def train_challenger(
@@ -114,10 +107,9 @@ def train_on(
     tag = f"order:{order.digest[:16]}"
     run = cast("FlowRun", run_deployment(
         DEPLOYMENTS[device],
-        parameters=parameters(order, decision, tuning),
+        parameters={**parameters(order, decision, tuning), "limits": sent_limits(settings).model_dump(mode="json")},
         idempotency_key=f"train:{device}:{order.digest}:{_ended_runs(tag)}",
         tags=["academy", tag],
-        job_variables={"env": sent_settings(settings)},
         timeout=0,
     ))  # fmt: skip
     state = _wait(run, device, settings)
@@ -162,11 +154,10 @@ def require_registered(versions: Versions, adapter: RegisteredAdapter, pool: str
     return version
 
 
-def sent_settings(settings: Settings) -> dict[str, str]:
-    """The settings of trainings that a person set, as environment variables for the worker's run."""
-    names = [name for name in settings.model_fields_set if name in SENT or name.startswith("training_")]
-    values = {name: getattr(settings, name) for name in names}
-    return {f"ACADEMY_{name.upper()}": str(value) for name, value in sorted(values.items()) if value is not None}
+def sent_limits(settings: Settings) -> TrainingLimits:
+    """The limits of trainings that a person set, for the worker's run."""
+    names = settings.model_fields_set & set(TrainingLimits.model_fields)
+    return TrainingLimits.model_validate({name: getattr(settings, name) for name in names})
 
 
 def _wait(run: FlowRun, device: Device, settings: Settings) -> Any:

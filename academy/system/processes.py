@@ -6,8 +6,8 @@ A killed process leaves its children running unless they asked the kernel for a 
 from __future__ import annotations
 
 import ctypes
-import getpass
 import os
+import pwd
 import signal
 import sys
 import threading
@@ -66,8 +66,11 @@ def oom_kills() -> int | None:
 
 
 def person() -> str:
-    """The user of this process, for the ledger: the login name, or `uid N` if the system has no name."""
+    """The account of this process, for the ledger: its login name, or `uid N` if the system has none.
+
+    Variables such as LOGNAME and USER do not count: anybody may set them.
+    """
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user has no entry in /etc/passwd
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user has no entry in /etc/passwd
         return f"uid {os.getuid()}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -67,7 +69,7 @@ configure(settings)
 with prefect_server(settings) as server:
     from flows.promote import promote
     server.wait()
-    print(promote("1", approved_by="anna", note="seen")["champion"])
+    print(promote("1"))
 """
 
 
@@ -127,12 +129,23 @@ def test_declined_winner_is_never_promoted(evolved: Evolved, second_home: RealHo
     assert (state.champion, state.alias) == ("base", "base")
 
 
-def test_promote_flow_promotes_and_the_history_names_its_run(second_home: RealHome) -> None:
+def test_promote_flow_asks_and_only_an_account_approves(second_home: RealHome) -> None:
     second_home.cut_after_verdict(promotion=True)
     done = python(second_home, FLOW, **APPROVAL)
-    assert done.stdout.strip().endswith("1"), done.stderr
-    told_by = [one["by"] for one in result_of(second_home.run("history", "--json"))]
-    assert all(by.startswith("anna, flow run ") and len(by) == len("anna, flow run ") + 36 for by in told_by)
+    assert done.stdout.strip().endswith("{'promoted': False, 'waiting': True}"), done.stdout + done.stderr
+    assert result_of(second_home.run("history", "--json")) == []
+    names = {"LOGNAME": "anna", "USER": "anna"}
+    assert result_of(second_home.run("approve", "1", "--json", **APPROVAL, **names))["champion"] == "1"
+    account = pwd.getpwuid(os.getuid()).pw_name
+    assert {row["by"] for row in result_of(second_home.run("history", "--json"))} == {account}
+
+
+def test_promote_flow_promotes_where_no_approval_is_needed(second_home: RealHome) -> None:
+    second_home.cut_after_verdict(promotion=True)
+    done = python(second_home, FLOW, ACADEMY_TRAINING_INTERVAL_HOURS="24")
+    assert done.stdout.strip().endswith("{'promoted': True, 'waiting': False}"), done.stdout + done.stderr
+    (row,) = result_of(second_home.run("history", "--json"))
+    assert row["by"].startswith("flow run ")
     assert second_home.left_behind() == []
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,25 @@ def test_a_killed_run_is_marked_crashed_at_the_next_start(pages: Pages) -> None:
     assert mark_dead_runs_crashed(settings, pages.api) == 2
     state = pages.post("/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})[0]
     assert state["state_type"] == "CRASHED"
+
+
+@pytest.mark.parametrize("name", ["command", "env", "working_dir", "image", "volumes", "privileged", "env.PYTHONPATH"])
+def test_a_run_cannot_set_constants_of_its_pool(pages: Pages, tmp_path: Path, name: str) -> None:
+    marker = tmp_path / "marker"
+    value: object = {"PYTHONSTARTUP": str(marker)} if name == "env" else f"touch {marker}"
+    deployment = next(row for row in pages.post("/deployments/filter", {}) if row["name"] == "on-demand")
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"job_variables": {name: value}})
+    with refusal.value:  # closes its answer
+        assert refusal.value.code in (409, 422)
+    assert not marker.exists()
+
+
+def test_the_pools_take_sizes_and_nothing_else(pages: Pages) -> None:
+    for pool in pages.post("/work_pools/filter", {}):
+        template = pool["base_job_template"]
+        assert sorted(template["variables"]["properties"]) == ["cpu", "gpu", "memory", "queue"]
+        assert template["job_configuration"] == {"stream_output": True}
 
 
 def test_deploying_again_changes_nothing(pages: Pages) -> None:

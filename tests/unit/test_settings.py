@@ -169,14 +169,17 @@ def test_tilde_in_the_env_file_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_worker_gets_only_the_training_settings_that_the_user_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from academy.operations.work_pools import sent_settings
+    from academy.operations.work_pools import sent_limits
 
     monkeypatch.setenv("ACADEMY_TRAINING_BACKEND", "container")
     monkeypatch.setenv("ACADEMY_ENABLE_GPU", "false")
     monkeypatch.setenv("ACADEMY_SERVE_KEY", "secret")
-    assert sent_settings(load_settings(tmp_path)) == {
-        "ACADEMY_ENABLE_GPU": "False", "ACADEMY_TRAINING_BACKEND": "container",
-    }  # fmt: skip
+    monkeypatch.setenv("ACADEMY_TRAINING_IMAGE", "theirs:latest")
+    limits = sent_limits(load_settings(tmp_path))
+    assert limits.model_dump(exclude_none=True) == {"enable_gpu": False, "training_backend": "container"}
+    monkeypatch.undo()
+    changed = limits.apply(load_settings(tmp_path))
+    assert (changed.enable_gpu, changed.training_backend, changed.training_image) == (False, "container", "")
 
 
 def test_home_ids_differ_between_homes_and_are_stable(tmp_path: Path) -> None:
