@@ -14,7 +14,7 @@ SMALLEST_DATASET = 50
 class Reason(Record):
     """A condition, whether it is met, and a sentence with its numbers."""
 
-    name: Literal["lessons", "new lessons", "hours", "examples", "not examined yet", "memory"]
+    name: Literal["lessons", "new lessons", "hours", "examples", "not examined yet", "memory", "enabled"]
     met: bool
     sentence: str
 
@@ -47,18 +47,24 @@ def should_train(
     examples: int | None = None,
     examined: str = "",
     placement: tuple[bool, str] | None = None,
+    not_counted: str = "",
     force: bool = False,
+    disabled: str = "",
 ) -> Decision:
     """Decide whether a training starts.
 
     `lessons` and `new_lessons` count successful, active lessons and tasks: all, and those since the champion was
     examined. `examples` is the size of the training side, if it is known. `examined` is the verdict on the same order,
-    if there is one. `placement` is whether the training can run, and where. `force` overrides every condition except
-    three: the smallest dataset, a training that cannot run on any device, and a repeated examination of the same order,
-    because a second attempt at the same questions could pass by chance.
+    if there is one. `placement` is whether the training can run, and where. `not_counted` says in words which lessons
+    do not count; it is shown where lessons are missing. `disabled` says that the user allows no training at all.
+    `force` overrides every condition except four: that one, the smallest dataset, a training that cannot run on any
+    device, and a repeated examination of the same order, because a second attempt at the same questions could pass by
+    chance.
     """
+    enough = lessons >= min_lessons
+    missing = f", not counted: {not_counted}" if not_counted and not enough else ""
     reasons = [
-        Reason(name="lessons", met=lessons >= min_lessons, sentence=f"{lessons:,} lessons (minimum {min_lessons:,})"),
+        Reason(name="lessons", met=enough, sentence=f"{lessons:,} lessons (minimum {min_lessons:,}){missing}"),
         Reason(
             name="new lessons",
             met=new_lessons >= min_new_lessons,
@@ -77,6 +83,8 @@ def should_train(
             )
         )
     not_overridable: list[Reason] = []
+    if disabled:
+        not_overridable.append(Reason(name="enabled", met=False, sentence=disabled))
     if examples is not None:
         not_overridable.append(
             Reason(
