@@ -22,7 +22,6 @@ from academy.experience.lines import read_line
 from academy.experience.reading import (
     LONGEST_LINE,
     make_row,
-    normalised,
     now,
     numbered_lines,
     read_feedback,
@@ -30,6 +29,7 @@ from academy.experience.reading import (
     row_to_experience,
     row_to_line,
 )
+from academy.experience.wording import wording
 from academy.records import Record, digest_of
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
@@ -321,11 +321,11 @@ class LessonsStore:
 
     def supersede(self, situation: str, action: str, connection: sa.Connection) -> int:
         """Retire active lessons that answer this request otherwise. Returns how many."""
-        request = normalised(situation)
+        request = wording(situation.lower())
         rows = connection.execute(
             sa.select(lessons.c.seq, lessons.c.situation, lessons.c.action).where(lessons.c.standing == "active")
         ).all()
-        wrong = {row.action for row in rows if normalised(row.situation) == request and row.action != action}
+        wrong = {row.action for row in rows if wording(row.situation.lower()) == request and row.action != action}
         numbers = [row.seq for row in rows if row.action in wrong]
         if numbers:
             connection.execute(sa.update(lessons).where(lessons.c.seq.in_(numbers)).values(standing="superseded"))
