@@ -53,7 +53,7 @@ _FUNCTION = _words(
 carries meaning: that keeps two examples, or makes two origins of one answer's wordings one, which are both harmless."""
 _NEGATIONS = _words(
     """
-    not no never none nothing nobody neither nor without cannot
+    not no never none nothing neither nor without cannot
     nicht nie niemals nichts niemand weder ohne kein keine keinen keinem keiner keines
     nigdy żaden żadna żadne żadnego nic nikt bez
     ne pas jamais sans aucun aucune rien sin nunca jamás ningún ninguna nada non mai senza nessuno

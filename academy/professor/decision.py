@@ -14,7 +14,7 @@ SMALLEST_DATASET = 50
 class Reason(Record):
     """A condition, whether it is met, and a sentence with its numbers."""
 
-    name: Literal["lessons", "new lessons", "hours", "examples", "not examined yet", "memory"]
+    name: Literal["lessons", "new lessons", "hours", "held-out questions", "examples", "not examined yet", "memory"]
     met: bool
     sentence: str
 
@@ -44,6 +44,7 @@ def should_train(
     min_lessons: int,
     min_new_lessons: int,
     interval_hours: float,
+    held_out: tuple[int, str] | None = None,
     examples: int | None = None,
     examined: str = "",
     placement: tuple[bool, str] | None = None,
@@ -52,8 +53,9 @@ def should_train(
     """Decide whether a training starts.
 
     `lessons` and `new_lessons` count successful, active lessons and tasks: all, and those since the champion was
-    examined. `examples` is the size of the training side, if it is known. `examined` is the verdict on the same order,
-    if there is one. `placement` is whether the training can run, and where. `force` overrides every condition except
+    examined. `held_out` is the number of held-out questions, and why no verdict on them could promote a challenger
+    (empty where one could). `examples` is the size of the training side, if it is known. `examined` is the verdict on
+    the same order, if there is one. `placement` is whether the training can run, and where. `force` overrides every condition except
     three: the smallest dataset, a training that cannot run on any device, and a repeated examination of the same order,
     because a second attempt at the same questions could pass by chance.
     """
@@ -76,6 +78,11 @@ def should_train(
                 sentence=f"{hours:.1f} hours since the last verdict (minimum {interval_hours:g})",
             )
         )
+    if held_out is not None:
+        number, problem = held_out
+        possible = f"{number:,} held-out questions"
+        sentence = f"no challenger could be promoted: {problem}" if problem else possible
+        reasons.append(Reason(name="held-out questions", met=not problem, sentence=sentence))
     not_overridable: list[Reason] = []
     if examples is not None:
         not_overridable.append(
