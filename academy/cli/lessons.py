@@ -18,7 +18,9 @@ app = typer.Typer(help="Add, import and manage lessons.", no_args_is_help=True, 
 def add(
     situation: Annotated[str, typer.Argument(help="The request.")],
     action: Annotated[str, typer.Argument(help="The answer.")],
-    result: Annotated[str, typer.Option(help="The outcome: success or failure.")] = "success",
+    result: Annotated[
+        str, typer.Option(help="What came of it, in words. It is a success unless this says it failed.")
+    ] = "success",
     feedback: Annotated[str, typer.Option(help="What a user said about the answer.")] = "",
     tag: Annotated[list[str] | None, typer.Option(help="A tag; repeatable.")] = None,
     author: Annotated[str, typer.Option(help="The author's name or address.")] = "",
@@ -103,11 +105,15 @@ def list_lessons(
 @app.command()
 def stats(json: Json = False) -> None:
     """Count lessons by outcome, standing, batch and tag."""
+    from academy.loop.not_counted import in_words
+
     statistics = open_home().store.get_statistics()
     if json:
         emit(statistics)
         return
     say(f"{statistics['total_lessons']:,} lessons and tasks.")
+    if statistics["not_counted"]:
+        say(f"Not trained on: {in_words(statistics['not_counted'])}.")
     for name in ("outcomes", "standings", "batches"):
         say(f"{name}: " + ", ".join(f"{key} {count:,}" for key, count in statistics[name].items()))
     say("tags: " + ", ".join(f"{tag} {count}" for tag, count in list(statistics["tag_distribution"].items())[:20]))

@@ -43,12 +43,16 @@ CountTokens = Callable[[list[str]], list[int]]
 
 
 class DatasetCurator:
-    """Call in this order, once: collect (any number of sources), filter_low_quality, save."""
+    """Call in this order: collect (any number of sources), filter_low_quality, save.
+
+    Each may be called again: what was collected before is not collected twice, and a second `save` writes the same
+    dataset.
+    """
 
     def __init__(
         self,
         lessons_store: LessonsStore,
-        count_tokens: CountTokens | None = None,
+        count_tokens: CountTokens,
         *,
         context: int = 2048,
         max_lessons: int = 5000,
@@ -66,7 +70,7 @@ class DatasetCurator:
         `per_author`: quotas in examples.
         """
         self.store = lessons_store
-        self.count_tokens = count_tokens or _base_model_tokens()
+        self.count_tokens = count_tokens
         self.context = min(context, 2048)
         self.max_lessons = max_lessons
         self.replay = replay
@@ -85,12 +89,22 @@ class DatasetCurator:
         self._references: list[Reference] = []
         self._experience: list[Experience] = []
         self._examples: list[tuple[Example, Assignment, int]] = []  # with their tokens
+        self._counted: dict[tuple[str, str], int] = {}  # what a source counted in its last collection
+        self._skipped: set[tuple[str, str, str]] = set()
+        self._funnel_before_save: Counter[str] | None = None
+
+    @property
+    def remaining(self) -> Sequence[Experience]:
+        """What was collected and not dropped."""
+        return tuple(self._experience)
 
     def collect(self, source: ExperienceSource, limit: int | None = None) -> int:
         """Collect a source, at most `limit` experiences of a limited one. Returns how many were collected."""
         if not source.limited:
             return self._add(source, list(source.read()))
-        return self._add(source, self._newest(source, min(limit or self.max_lessons, self.max_lessons)))
+        return self._add(
+            source, self._newest(source, self.max_lessons if limit is None else min(limit, self.max_lessons))
+        )
 
     def collect_from_lessons(self, limit: int | None = None, tags: Sequence[str] = ()) -> int:
         """Collect active lessons, conversations and files of the store. Returns how many."""
@@ -114,6 +128,7 @@ class DatasetCurator:
 
     def filter_low_quality(self) -> int:
         """Drop what the filters reject, duplicates, and what is over the quotas. Returns how many were dropped."""
+        self._undo_save()
         before = len(self._experience)
         by_seq = sorted(self._experience, key=lambda experience: experience.seq)  # commits (0) keep their order
         judgements = merge(self.run(judge, [(part,) for part in shard(by_seq, self.shards)]))
@@ -135,18 +150,13 @@ class DatasetCurator:
         self._drop(self._over_quotas())
         return before - len(self._experience)
 
-    def save_dataset(self, format: str = "openai") -> Path:  # noqa: A002  the seed documents' name
-        """Write the dataset into the settings' home, in a format of models/formats.py; returns the training file."""
-        from academy.settings import load_settings
-
-        dataset = self.save(load_settings().folder("datasets"), Holdout(self.store.database))
-        return dataset.train_file if format == "openai" else dataset.export(format)
-
     def save(self, folder: Path, holdout: Holdout) -> Dataset:
         """Split by the hold-out, decontaminate, cap the commits, and write.
 
         Raises ExaminationError if a training request is still too similar to a held-out one.
         """
+        self._undo_save()
+        self._funnel_before_save = self.funnel.copy()
         self._split(holdout)
         train = [(example, tokens) for example, assignment, tokens in self._examples if assignment.side == "train"]
         held_out = [example for example, assignment, _ in self._examples if assignment.side == "holdout"]
@@ -176,19 +186,6 @@ class DatasetCurator:
             version=__version__,
         )
 
-    def get_statistics(self) -> dict[str, Any]:
-        """Counts and average lengths in characters, under the seed documents' names."""
-        remaining = self._experience
-        return {
-            "total_examples": len(remaining),
-            "lessons_collected": self.funnel["collected: lesson"],
-            "tasks_collected": self.funnel["collected: task"],
-            "git_commits_collected": self.funnel["collected: commit"],
-            "removed_low_quality": sum(n for name, n in self.funnel.items() if name.startswith("dropped: ")),
-            "avg_input_length": round(sum(len(e.request) for e in remaining) / len(remaining)) if remaining else 0,
-            "avg_output_length": round(sum(len(e.answer) for e in remaining) / len(remaining)) if remaining else 0,
-        }
-
     def _newest(self, source: ExperienceSource, limit: int) -> list[Experience | Skipped]:
         """The newest experiences of a source. If there are too many, older ones have a share of the limit (replay).
 
@@ -213,21 +210,24 @@ class DatasetCurator:
                     yield EarlierExample(id=earlier.id, group=group_of(earlier.answer))
 
         ids = draw_replay(older(), limit - round(limit * self.replay), self.replay)
-        self._count("over the limit of lessons", passed_over)
+        self._recount(source, "dropped: over the limit of lessons", passed_over)
+        self._recount(source, "replayed", len(ids))
         if not ids:
             return [*skips, *newest]
-        self.funnel["replayed"] += len(ids)
         older_ones = list(source.read_again([refer(source, id_) for id_ in ids]))
         return [*skips, *older_ones, *list(newest)[len(newest) - limit + len(older_ones) :]]
 
     def _add(self, source: ExperienceSource, items: Sequence[Experience | Skipped]) -> int:
-        experiences = [item for item in items if isinstance(item, Experience)]
+        self._undo_save()
+        collected = {reference.id for reference in self._references}
+        experiences = [item for item in items if isinstance(item, Experience) and item.id not in collected]
         self._references += [
             refer(source, experience.id, experience.seq, experience.provenance.get("commit", ""))
             for experience in experiences
         ]
         for item in items:
-            if isinstance(item, Skipped):
+            if isinstance(item, Skipped) and (key := (source.name, source.location, item.what)) not in self._skipped:
+                self._skipped.add(key)
                 self._count(f"{source.name}: {item.because}", 1)
         self._experience += experiences
         self.funnel[f"collected: {source.name}"] += len(experiences)
@@ -236,6 +236,19 @@ class DatasetCurator:
     def _count(self, reason: str, number: int) -> None:
         if number:
             self.funnel[f"dropped: {reason}"] += number
+
+    def _recount(self, source: ExperienceSource, name: str, number: int) -> None:
+        """Count what one collection of a source did, in place of what its collection before did."""
+        self.funnel[name] += number - self._counted.get((source.name, name), 0)
+        self._counted[source.name, name] = number
+        if not self.funnel[name]:
+            del self.funnel[name]
+
+    def _undo_save(self) -> None:
+        """Go back to before the last `save`, so that saving again counts nothing twice."""
+        if self._funnel_before_save is not None:
+            self.funnel, self._funnel_before_save = self._funnel_before_save, None
+            self._examples, self.alarms, self.overlaps = [], [], []
 
     def _drop(self, reasons: Mapping[str, str]) -> None:
         """Drop the experiences (ids) that have a reason."""
@@ -342,12 +355,13 @@ class DatasetCurator:
         for experience in sorted(self._experience, key=lambda experience: (experience.seq, experience.id)):
             words = wording(experience.request.lower())
             by_request[experience.kind == "commit", experience.context, words].append(experience)
-        for first, *others in by_request.values():
-            self.contradictions += [
-                Contradiction(first=first.id, second=later.id, batches=(first.batch, later.batch))
-                for later in others
-                if contradict(first.answer, later.answer)
-            ]
+        self.contradictions = [
+            Contradiction(first=first.id, second=later.id, batches=(first.batch, later.batch))
+            for first, *others in by_request.values()
+            for later in others
+            if contradict(first.answer, later.answer)
+        ]
+        self.funnel.pop("contradictions", None)
         if self.contradictions:
             self.funnel["contradictions"] = len(self.contradictions)
 
@@ -360,14 +374,6 @@ def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict
         experience, redactions = (raw, Counter[str]()) if reason else clean(raw)
         judgements.append((experience, reason, dict(redactions)))
     return judgements
-
-
-def _base_model_tokens() -> CountTokens:
-    """Counts tokens with the base model of the settings."""
-    from academy.models.base_model import resolve
-    from academy.settings import load_settings
-
-    return resolve(load_settings().base_model).count_tokens
 
 
 def _first_of_each_request(examples: list[Example]) -> list[Example]:

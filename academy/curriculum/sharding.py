@@ -21,6 +21,7 @@ from academy.curriculum.carrying import example_salt, opposed
 from academy.curriculum.decontamination import Overlap, OverlapIndex
 from academy.curriculum.similarity import SAME, Array, Deduplicator, Duplicate, signatures
 from academy.errors import InputError
+from academy.system.installation import install_remedy
 
 T = TypeVar("T")
 ShardRunner = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], list[Any]]
@@ -75,7 +76,7 @@ def on_ray(address: str | None = None, workers: int = 2) -> Iterator[ShardRunner
     try:
         import ray  # type: ignore[import-not-found,unused-ignore]
     except ModuleNotFoundError as problem:
-        raise InputError("Ray is not installed.", "Install the extra `ray`, or curate in one process.") from problem
+        raise InputError("Ray is not installed.", f"{install_remedy('ray')} Or curate in one process.") from problem
 
     def run(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         remote = ray.remote(function)

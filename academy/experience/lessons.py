@@ -8,7 +8,7 @@ forgotten lesson is deleted; only its id stays, so that it cannot be imported ag
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter
 from academy.experience.experience import Experience, Kind
 from academy.experience.lines import read_line
+from academy.experience.outcomes import outcome_of_lesson, refuse_invalid
 from academy.experience.reading import (
     LONGEST_LINE,
     make_row,
     now,
     numbered_lines,
     read_feedback,
-    read_outcome,
     row_to_experience,
     row_to_line,
 )
@@ -75,26 +75,31 @@ class LessonsStore:
         self,
         situation: str,
         action: str,
-        result: str,
+        result: str = "",
         feedback: str = "",
-        tags: Sequence[str] = (),
-        metadata: dict[str, Any] | None = None,
+        tags: Sequence[str] | None = (),
+        metadata: Mapping[str, Any] | None = None,
     ) -> str:
         """Add a lesson and return its id. Adding the same lesson again changes nothing.
 
+        It counts as a success unless `result` clearly says that it failed, or `metadata` has another outcome.
         `metadata` may have outcome, author, batch, at, rating (1 to 5), gold, model_made, thread and context; other
         keys are stored as they are. Raises InputError for an invalid lesson and for one that was forgotten.
         """
-        try:
-            "".join((situation, action, result, feedback, *tags)).encode()
-        except UnicodeEncodeError as problem:
-            raise InputError("The lesson is not valid text.", "Encode it in UTF-8.") from problem
+        tags = (tags,) if isinstance(tags, str) else tuple(tags or ())  # one tag, not its letters
+        refuse_invalid(
+            {"situation": situation, "action": action, "result": result, "feedback": feedback}, tags, metadata
+        )
         if (size := sum(map(len, (situation, action, result, feedback)))) > LONGEST_LINE:
             raise InputError(
                 f"The lesson is too long: {size:,} characters (maximum {LONGEST_LINE:,}).",
                 "Shorten it to what was learned.",
             )
         extra = dict(metadata or {})
+        outcome = outcome_of_lesson(result, extra)
+        extra.pop("outcome", None)
+        if outcome == "success" and not action.strip():
+            raise InputError("A lesson needs an action: the answer.", "Pass it as text.")
         feedback_fields = read_feedback(extra)
         if isinstance(feedback_fields, str):
             raise InputError(f"The lesson's metadata is invalid: {feedback_fields}.", "Correct the metadata.")
@@ -107,7 +112,7 @@ class LessonsStore:
             result=result,
             feedback=feedback,
             tags=tags,
-            outcome=read_outcome(extra.pop("outcome", None), result),
+            outcome=outcome,
             author=str(extra.pop("author", "")),
             batch=str(extra.pop("batch", "by hand")),
             at=str(extra.pop("at", "")) or now(),
@@ -247,7 +252,23 @@ class LessonsStore:
             "batches": dict(sorted(batches.items())),
             "tag_distribution": dict(sorted(tags.items(), key=lambda pair: (-pair[1], pair[0]))),
             "newest": self.newest(),
+            "not_counted": self.not_counted(),
         }
+
+    def not_counted(self) -> dict[str, int]:
+        """Numbers of the lessons and tasks that are not trained on, by reason: their standing, or else their outcome.
+
+        Reasons are "set aside", "superseded", "undone", "outcome unknown" and "outcome failure".
+        """
+        query = sa.select(lessons.c.standing, lessons.c.outcome, sa.func.count()).group_by(
+            lessons.c.standing, lessons.c.outcome
+        )
+        counts: Counter[str] = Counter()
+        with self.database.read() as connection:
+            for standing, outcome, count in connection.execute(query).tuples():
+                if (standing, outcome) != ("active", "success"):
+                    counts[f"outcome {outcome}" if standing == "active" else standing] += count
+        return dict(sorted(counts.items()))
 
     def trainable(self, since: int = 0, until: int | None = None) -> int:
         """Number of active, successful lessons and tasks with numbers in (since, until]."""

@@ -5,7 +5,7 @@
     hold-out                   the assignment stays, the text is erased
     answers, examinations      requests and answers are erased unless another lesson has them
     reports                    reports of such an examination are removed, in MLflow as well; the scores stay
-    jobs                       copies of datasets for trainings from Python are removed if they contain it
+    jobs, training             copies of datasets for Python programs are removed if they contain it
     adapters                   canaries that quote it are removed, and the manifest is signed again
     registry                   versions that were trained on it are tainted
 
@@ -115,7 +115,7 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
     _forget_reports(home, text)  # before the records, which show what the reports contain
     for path in (home / "examinations").glob("*.json"):
         _forget_examination(path, text)
-    for path in (home / "jobs").glob("*.jsonl"):
+    for path in (path for folder in ("jobs", "training") for path in (home / folder).glob("*.jsonl")):
         if any(text.stands_in_row(line) for line in path.read_bytes().splitlines()):
             path.unlink()  # it is a copy; one without the line would be another training order
     for folder in ("adapters", "mlartifacts"):

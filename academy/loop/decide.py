@@ -7,17 +7,21 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
+from pydantic import Field
+
 from academy.curriculum.dataset import Dataset, all_datasets
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.placement import Placement
 from academy.loop.choose_recipe import choose_recipe_for
 from academy.loop.choose_suites import undecidable
 from academy.loop.home import Home
+from academy.loop.not_counted import in_words
 from academy.loop.place import place
 from academy.loop.place_order import digests_carried_out
 from academy.professor.decision import Decision, should_train
 from academy.professor.recipe_options import RecipeOptions
 from academy.records import Record
+from academy.settings import DISABLED
 from academy.store.ledger_rows import VerdictEntry
 
 log = logging.getLogger(__name__)
@@ -30,6 +34,7 @@ class Counts(Record):
     new_lessons: int  # of them since the champion's examination
     last_verdict: datetime | None
     at: datetime
+    not_counted: dict[str, int] = Field(default_factory=dict)  # lessons and tasks that are not trained on, by reason
 
 
 def count(home: Home) -> Counts:
@@ -40,6 +45,7 @@ def count(home: Home) -> Counts:
         new_lessons=home.store.trainable(since=home.ledger.champion().cursor),
         last_verdict=datetime.fromisoformat(verdicts[-1].at) if verdicts else None,
         at=datetime.now(UTC),
+        not_counted=home.store.not_counted(),
     )
 
 
@@ -83,7 +89,9 @@ def decide(
         held_out=(dataset.holdout, undecidable(home, dataset)) if dataset else None,
         examples=dataset.examples if dataset else None,
         examined=next(outcomes, ""),
+        not_counted=in_words(counts.not_counted),
         force=force,
+        disabled="" if home.settings.enabled else DISABLED,
     )
     decision = ask(placement=(bool(placement.route.place), placement.expected) if placement else None)
     if to_start and placement and placement.route.refusal and ask().train:

@@ -22,6 +22,7 @@ from academy.habitat.run_folder import EVENTS, ORDER, read_events
 from academy.lifecycle.gate import admit_adapter
 from academy.loop.choose_recipe import refuse_tainted
 from academy.loop.home import Home
+from academy.loop.not_counted import main_reasons
 from academy.loop.place import fall_back, place
 from academy.loop.place_order import change_order
 from academy.loop.refuse_overlap import refuse_overlap
@@ -51,6 +52,7 @@ def train(
     record goes into the MLflow run. Raises ExaminationError if the dataset overlaps with what is examined, and
     TrainingError: before anything starts if the training cannot run here.
     """
+    home.settings.require_enabled()
     refuse_overlap(home, dataset)
     placement = place(home, order.recipe, dataset.longest, only=only)
     placement.require()
@@ -76,8 +78,10 @@ def train(
 def require_enough_examples(dataset: Dataset) -> None:
     """Raise InputError for a dataset that is too small to train on."""
     if dataset.examples < SMALLEST_DATASET:
+        dropped = main_reasons(dataset.funnel)
         raise InputError(
-            f"The dataset has {dataset.examples} training examples (minimum {SMALLEST_DATASET}).",
+            f"The dataset has {dataset.examples} training examples (minimum {SMALLEST_DATASET})"
+            f"{f'; dropped: {dropped}' if dropped else ''}.",
             "Import more lessons.",
         )
 

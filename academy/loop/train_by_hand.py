@@ -47,6 +47,7 @@ def train_by_hand(home: Home, request: TrainingRequest) -> TrainingResult:
 
     Raises InputError for contradicting options and for a dataset that is too small.
     """
+    home.settings.require_enabled()
     request.search.check(home, request.recipe)
     dataset = _dataset(home, request.dataset, request.repositories)
     require_enough_examples(dataset)

@@ -69,6 +69,7 @@ class TrainingJobs:
         The dataset is a JSONL file in Alpaca, ShareGPT, ChatML or OpenAI format; fewer than 50 examples are trained
         with a warning. Raises InputError, BaseModelError, and TrainingError if the training cannot start.
         """
+        self.settings.require_enabled()
         recipe = validate_recipe({
             "rank": lora_rank, "alpha": 2 * lora_rank, "learning_rate": learning_rate, "epochs": num_epochs,
             "batch_size": batch_size, "max_length": max_seq_length,

@@ -93,7 +93,7 @@ class Database:
         except (sa.exc.ArgumentError, ModuleNotFoundError) as problem:
             raise HomeError(
                 f"The database type '{url.partition('://')[0]}' is not supported here.",
-                "Correct ACADEMY_DATABASE_URL. PostgreSQL needs the extra `postgres`.",
+                "Correct ACADEMY_DATABASE_URL. For PostgreSQL run: pip install 'psycopg[binary]>=3.2,<4' 'asyncpg<1'",
             ) from problem
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _on_connect)

@@ -151,8 +151,8 @@ def test_a_missing_device_does_not_count_if_a_worker_may_train(tmp_path: Path, m
     order = order_of(home.base, tmp_path)
     questions = [
         Example(
-            id=str(n), suite="recall", request=f"request {n}", answer=f"answer {n}", origin=str(n), group=str(n), tags=(),
-            author="", batch="", provenance={},
+            id=str(n), suite="recall", request=f"request {n}", answer=f"answer {n}", origin=str(n), group=str(n),
+            tags=(), author="", batch="", provenance={},
         )
         for n in range(40)
     ]  # fmt: skip

@@ -27,7 +27,7 @@ from academy.experience.conversations import ConversationFilter, conversation_ro
 from academy.experience.lessons import LessonsStore
 from academy.experience.reading import now
 from academy.models.chat_template import Message
-from academy.records import stable_fraction
+from academy.records import expectation, stable_fraction
 from academy.serving.gateway.adapter_pool import ServedVersion
 from academy.serving.gateway.openai_protocol import RequestError
 
@@ -84,7 +84,9 @@ def read_feedback(body: bytes) -> FeedbackRequest:
     except ValidationError as problem:
         first = problem.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise RequestError(400, f"'{name}' is not valid: {first['msg']}.", param=name, code="invalid_value") from None
+        raise RequestError(
+            400, f"'{name}' is not valid: {expectation(first)}.", param=name, code="invalid_value"
+        ) from None
     if not request.values:
         raise RequestError(400, "The feedback is empty: set thumb, rating, gold_star, correction or comment.")
     return request
