@@ -339,11 +339,11 @@ def test_the_funnel_adds_up_over_everything_that_can_happen(here: Curation, tmp_
 
 def test_a_request_similar_to_both_sides_is_dropped_and_counted(here: Curation) -> None:
     stem = random_text(random.Random(4))
-    left, right = "0246813579", "9753186420"
+    left, right = "acegibdfhj", "jhfdbigeca"
     here.store.add_lesson(left + stem, "one answer", "success")
     here.store.add_lesson(stem + right, "one answer", "success")
     assert (here.curate().examples, here.curate().holdout) == (1, 1)
-    here.store.add_lesson(left[-5:] + stem + right[:5], "quite another thing", "success")
+    here.store.add_lesson(left[-5:] + stem + right[:5], "one answer", "success")
     made = here.curate()
     assert (made.examples, made.holdout) == (1, 1)
     assert made.funnel["dropped: near both a trained and a held-out request"] == 1
