@@ -32,7 +32,7 @@ from academy.errors import InputError, SignatureError
 from academy.experience.experience import Experience
 from academy.experience.lessons import LessonsStore
 from academy.experience.reading import normalised
-from academy.genealogy.versions import Tainted, taint
+from academy.genealogy.taint import Tainted, taint
 from academy.models.formats import read_row
 from academy.records import Record
 from academy.store.database import Database, assignments
