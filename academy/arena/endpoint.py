@@ -19,6 +19,7 @@ from academy.arena.suites.base import Generation, Prompt, Question, Reply, as_me
 from academy.errors import ExaminationError, InputError
 from academy.models.chat_template import Message
 from academy.records import Record, digest_of
+from academy.system.connections import check_connections, is_loopback
 
 AT_ONCE = 8
 TRIES = 3
@@ -104,9 +105,13 @@ class Endpoint(Record):
     def _client(self) -> Any:
         import openai
 
+        is_here = is_loopback(urlsplit(self.url).hostname or "")
+        if not is_here:
+            check_connections()
         return openai.OpenAI(
-            base_url=self.url, api_key=self.key or "none", max_retries=self.tries, timeout=self.seconds
-        )
+            base_url=self.url, api_key=self.key or "none", max_retries=self.tries, timeout=self.seconds,
+            http_client=openai.DefaultHttpxClient(trust_env=not is_here),
+        )  # fmt: skip
 
 
 class EndpointPlayer:
