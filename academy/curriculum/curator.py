@@ -37,6 +37,8 @@ TEMPLATE_TOKENS = 16
 """Tokens reserved for the marks that a chat template sets around a request and an answer."""
 
 CountTokens = Callable[[list[str]], list[int]]
+Rejects = Callable[[Sequence[Mapping[str, str]]], str]
+"""Why the base model's chat template rejects a conversation; empty if it does not."""
 
 
 class DatasetCurator:
@@ -57,10 +59,11 @@ class DatasetCurator:
         run: ShardRunner = in_process,
         per_source: int | None = None,
         per_author: int | None = None,
+        rejects: Rejects | None = None,
     ) -> None:
         """`context`: tokens that an example may have. `replay`: share of older lessons. `base`: the base model's
         digest. `guarded`: texts of other suites. `allowed`: keys of overlaps that a user allows. `per_source` and
-        `per_author`: quotas in examples.
+        `per_author`: quotas in examples. `rejects` tries the base model's chat template.
         """
         self.store = lessons_store
         self.count_tokens = count_tokens or _base_model_tokens()
@@ -74,6 +77,7 @@ class DatasetCurator:
         self.run = run
         self.per_source = per_source
         self.per_author = per_author
+        self.rejects = rejects
         self.overlaps: list[OverlappingExample] = []
         self.cursor = lessons_store.newest()
         self.funnel: Counter[str] = Counter()
@@ -288,7 +292,7 @@ class DatasetCurator:
         self.alarms += alarms(figures)
 
     def _split(self, holdout: Holdout) -> None:
-        examples = [Example.of(experience, origin="") for experience in self._experience]
+        examples = self._renderable([Example.of(experience, origin="") for experience in self._experience])
         assignments = holdout.assign(GroupedRequest(text=e.opening, suite=e.suite, group=e.group) for e in examples)
         lengths = self.count_tokens(["".join(m["content"] for m in e.messages) for e in examples])
         for example, length in zip(examples, lengths, strict=True):
@@ -305,6 +309,15 @@ class DatasetCurator:
             else:
                 with_origin = example.model_copy(update={"origin": assignment.origin})
                 self._examples.append((with_origin, assignment, length + TEMPLATE_TOKENS))
+
+    def _renderable(self, examples: list[Example]) -> list[Example]:
+        """Examples without those that the base model's chat template rejects: their training would fail."""
+        if self.rejects is None:
+            return examples
+        reasons = [self.rejects(example.messages) for example in examples]
+        for reason in filter(None, reasons):
+            self._count(reason, 1)
+        return [example for example, reason in zip(examples, reasons, strict=True) if not reason]
 
     def _cap_commits(self, train: list[tuple[Example, int]]) -> list[tuple[Example, int]]:
         """The training side with the newest commits up to their share of the tokens; none without lessons."""

@@ -45,6 +45,7 @@ def curate(
         run=run,
         per_source=home.settings.max_per_source,
         per_author=home.settings.max_per_author,
+        rejects=home.base.rejects,
     )
     context = SourceContext(
         store=home.store,
@@ -53,6 +54,8 @@ def curate(
         trusted_authors=home.settings.trusted_authors,
         cache=home.settings.folder("git"),
     )
+    if note := home.base.template_note:
+        log.warning("%s", note)
     for source in open_sources(home.settings.sources, context):
         curator.collect(source, lessons_limit)
     curator.filter_low_quality()
