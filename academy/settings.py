@@ -336,12 +336,10 @@ def load_settings(home: Path | None = None) -> Settings:
         first = problem.errors()[0]
         name = next((str(part) for part in first["loc"]), "a setting")
         name = name if name.isupper() else PREFIX + name.upper()
-        spellings = next((spellings for spellings in _spellings() if name in spellings), [name])
+        spellings = next((spellings for spellings in _spellings() if name in spellings), [])
         name = next((spelling for spelling in spellings if spelling in names), name)
-        raise InputError(
-            f"{name}={first.get('input')!r} is not valid: {expectation(first)}.",
-            "Correct it in the environment or .env.",
-        ) from None
+        sentence = f"{name}={first.get('input')!r} is not valid: {expectation(first)}."
+        raise InputError(sentence, "Correct it in the environment or .env.") from None
     if home is not None:
         settings = settings.model_copy(update={"home": home})
     _check_writable(settings)
@@ -349,7 +347,6 @@ def load_settings(home: Path | None = None) -> Settings:
 
 
 def _spellings() -> list[list[str]]:
-    """The names of each setting."""
     aliases = [field.validation_alias for field in Settings.model_fields.values()]
     return [[str(choice) for choice in alias.choices] for alias in aliases if isinstance(alias, AliasChoices)]
 
