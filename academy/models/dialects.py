@@ -314,4 +314,7 @@ def _reasons(row: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(row.get("text"), str):
         mark = next((mark for mark in _RENDERED if mark in row["text"]), "")
         yield f"text is not ChatML (a rendered prompt with {mark})" if mark else "text is not ChatML"
+    for key, value in row.items():
+        if isinstance(value, list) and value and all(isinstance(inner, Mapping) for inner in value):
+            yield f"rows under {str(key)[:30]!r}: write one row per line"
     yield f"no known format (keys: {', '.join(str(key)[:30] for key in list(row)[:8]) or 'none'})"
