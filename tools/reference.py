@@ -175,7 +175,8 @@ def formats_page() -> str:
             "votes": code(VOTES), "role_keys": code(ROLE_KEYS), "content_keys": code(CONTENT_KEYS),
             "pair_keys": code(PAIR_KEYS), "roles": "\n".join(role_rows()), "weights": code(WEIGHTS),
             "feedback": "\n".join(f"| {code(names)} | {FEEDBACK[field]} |" for field, names in NAMES.items()),
-            "beside": code(BESIDE), "up": code(sorted(UP)), "down": code(sorted(DOWN)), "scales": code(SCALES), "notes": code(sorted(NOTES)),
+            "beside": code(BESIDE),
+            "up": code(sorted(UP)), "down": code(sorted(DOWN)), "scales": code(SCALES), "notes": code(sorted(NOTES)),
             "choices": code(CHOICES), "rejected_files": ", ".join(files.values()), "largest": LARGEST_WHOLE >> 20,
             "longest": f"{LONGEST_LINE:,}", "good": GOOD, "bad": BAD, "most_rated": MOST_RATED,
         }

@@ -1,4 +1,4 @@
-"""Runs `academy lessons import` on a case in a home of its own, and compares what came of it.
+"""Runs `academy lessons import` on a case in a home of its own, and compares the result.
 
 [input]
 name = "file.jsonl"          # the file's name
