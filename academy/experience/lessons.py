@@ -24,12 +24,12 @@ from academy.experience.quarantine import scrub
 from academy.experience.reading import (
     LONGEST_LINE,
     make_row,
-    normalised,
     now,
     read_feedback,
     row_to_experience,
     row_to_line,
 )
+from academy.experience.wording import wording
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
 
@@ -284,11 +284,11 @@ class LessonsStore:
 
     def supersede(self, situation: str, action: str, connection: sa.Connection) -> int:
         """Retire active lessons that answer this request otherwise. Returns how many."""
-        request = normalised(situation)
+        request = wording(situation.lower())
         rows = connection.execute(
             sa.select(lessons.c.seq, lessons.c.situation, lessons.c.action).where(lessons.c.standing == "active")
         ).all()
-        wrong = {row.action for row in rows if normalised(row.situation) == request and row.action != action}
+        wrong = {row.action for row in rows if wording(row.situation.lower()) == request and row.action != action}
         numbers = [row.seq for row in rows if row.action in wrong]
         if numbers:
             connection.execute(sa.update(lessons).where(lessons.c.seq.in_(numbers)).values(standing="superseded"))

@@ -9,8 +9,8 @@ from pathlib import Path
 from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter
 from academy.experience.experience import Kind
+from academy.experience.git.repository import open_repository, refusal_of
 from academy.experience.importing import ImportResult
-from academy.experience.sources.commits import is_repository, open_repository
 from academy.loop.home import Home
 
 log = logging.getLogger(__name__)
@@ -85,20 +85,21 @@ def _remedy(result: ImportResult) -> str:
 
 
 def check_repositories(paths: Sequence[Path]) -> None:
-    """Raise InputError for a path that is not a git repository."""
+    """Raise InputError for a path that is not a git repository, or that git refuses to read."""
     for path in paths:
         open_repository(path)
 
 
 def choose_repositories(paths: Sequence[Path], workspace: Path) -> list[Path]:
-    """The git repositories to read: the given ones, or else the workspace if it is one.
+    """The git repositories to read: the given ones, or else the workspace if git can read it.
 
-    Raises InputError for a given path that is not a git repository.
+    Raises InputError for a given path that is not a git repository, or that git refuses to read.
     """
     if paths:
         check_repositories(paths)
         return list(paths)
-    if is_repository(workspace):
+    refusal = refusal_of(workspace)
+    if refusal is None:
         return [workspace]
-    log.info("%s is not a git repository: no commits are read", workspace.resolve())
+    log.info("No commits are read. %s", refusal.message)
     return []
