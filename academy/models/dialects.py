@@ -139,6 +139,8 @@ def _prompt(row: Mapping[str, Any], answer: list[RowTurn]) -> list[RowTurn]:
 
 def _transcript(text: str) -> list[RowTurn]:
     """The turns of a text with "Human:" and "Assistant:" in it (HH); empty where it is none."""
+    if text.startswith("Human:") and "\n\nAssistant:" in text:
+        text = f"\n\n{text}"
     if not text.startswith("\n\nHuman:"):
         return []
     pieces = _SPEAKER.split(text)
@@ -148,6 +150,8 @@ def _transcript(text: str) -> list[RowTurn]:
 
 def _turns_of(row: Mapping[str, Any]) -> list[RowTurn]:
     if (turns := _turn_list(row, 0)) is not None:
+        if turns and turns[-1].role in ("user", "tool"):  # a logged request, with its answer beside it
+            turns += _answer(row) or []
         return turns
     if (answer := _answer(row)) is not None and any(row.get(key) for key in REQUEST_KEYS):
         return [*_request(row), *answer]
