@@ -353,7 +353,7 @@ class DatasetCurator:
         """Experiences that give different answers to one request, after the same messages."""
         by_request: dict[Any, list[Experience]] = defaultdict(list)
         for experience in sorted(self._experience, key=lambda experience: (experience.seq, experience.id)):
-            words = wording(experience.request.lower())
+            words = wording(experience.request)
             by_request[experience.kind == "commit", experience.context, words].append(experience)
         self.contradictions = [
             Contradiction(first=first.id, second=later.id, batches=(first.batch, later.batch))
