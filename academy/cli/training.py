@@ -44,6 +44,7 @@ def curate(
     """Make the dataset and show its funnel, without training."""
     from academy.loop.curate_by_hand import curate_by_hand
     from academy.loop.datasets import contradictions
+    from academy.loop.explain_contradictions import count_in_words
 
     home = open_home(base_model)
     dataset = curate_by_hand(home, repo or [], limit, workers, form)
@@ -55,6 +56,8 @@ def curate(
     table(f"Dataset {dataset.digest[:12]} in {dataset.path}", ("step", "examples"), list(dataset.funnel.items()))
     for contradiction in contradictions(home, dataset):
         say(f"Contradiction: {contradiction.sentence}")
+    if dataset.contradictions:
+        say(count_in_words(len(dataset.contradictions)))
 
 
 @app.command()
