@@ -26,6 +26,8 @@ from academy.settings import Settings
 from academy.store.files import STAGING, explain_disk_errors
 
 EXPERIMENT = "academy"
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
+"""MLflow's pages open an experiment with this tag as model training, with runs and charts, and not as evaluations."""
 ORDER_TAG = "academy.order"
 BASE_TAG, DEVICE_TAG, FALLBACK_TAG = "academy.base", "academy.device", "academy.fallback_steps"
 JOB_TAG = "academy.job"
@@ -61,12 +63,15 @@ def open_mlflow(settings: Settings) -> Any:
     _make_database(settings)
     try:
         client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
-        if client.get_experiment_by_name(EXPERIMENT) is None:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
             try:
-                client.create_experiment(EXPERIMENT, artifact_location=_artifacts(settings))
+                client.create_experiment(EXPERIMENT, artifact_location=_artifacts(settings), tags={KIND_TAG: KIND})
             except MlflowException as problem:
                 if problem.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
+        elif KIND_TAG not in experiment.tags:  # a person may have chosen another kind
+            client.set_experiment_tag(experiment.experiment_id, KIND_TAG, KIND)
     except (MlflowException, sa.exc.SQLAlchemyError) as problem:
         raise HomeError(
             f"MLflow at {settings.tracking_uri} cannot be used: {str(problem).splitlines()[0]}.",

@@ -32,7 +32,7 @@ from academy.errors import InputError, SignatureError
 from academy.experience.experience import Experience
 from academy.experience.lessons import LessonsStore
 from academy.experience.reading import normalised
-from academy.genealogy.versions import Tainted, taint
+from academy.genealogy.taint import Tainted, taint
 from academy.models.formats import read_row
 from academy.records import Record
 from academy.store.database import Database, assignments
@@ -68,7 +68,8 @@ class _Text(Record):
     answers: tuple[str, ...]
 
     def asks(self, request: str) -> bool:
-        return normalised(request) in self.requests
+        """Whether a request, or the key of a cached answer (a system message follows), is the lesson's."""
+        return normalised(request.partition("\0")[0]) in self.requests
 
     def quotes(self, text: str) -> bool:
         line = " ".join(text.split())
@@ -128,7 +129,7 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
     with database.write() as connection:
         for request in text.requests:
             key = request_key("recall", request)
-            connection.execute(sa.update(assignments).where(assignments.c.request == key).values(text=""))
+            connection.execute(sa.update(assignments).where(assignments.c.request == key).values(text="", answer=""))
         store.forget(lesson.id, because, connection)
     store.scrub(lesson, home / "quarantine")
     return Forgotten(lesson=lesson.id, datasets=tuple(dataset.digest for dataset in datasets), versions=tuple(versions))

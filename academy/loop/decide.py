@@ -9,10 +9,11 @@ from typing import NamedTuple
 
 from pydantic import Field
 
-from academy.curriculum.dataset import Dataset
+from academy.curriculum.dataset import Dataset, all_datasets
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.placement import Placement
 from academy.loop.choose_recipe import choose_recipe_for
+from academy.loop.choose_suites import undecidable
 from academy.loop.home import Home
 from academy.loop.not_counted import in_words
 from academy.loop.place import place
@@ -20,6 +21,7 @@ from academy.loop.place_order import digests_carried_out
 from academy.professor.decision import Decision, should_train
 from academy.professor.recipe_options import RecipeOptions
 from academy.records import Record
+from academy.settings import DISABLED
 from academy.store.ledger_rows import VerdictEntry
 
 log = logging.getLogger(__name__)
@@ -84,10 +86,12 @@ def decide(
         min_lessons=home.settings.min_lessons,
         min_new_lessons=home.settings.min_new_lessons,
         interval_hours=home.settings.training_interval_hours,
+        held_out=(dataset.holdout, undecidable(home, dataset)) if dataset else None,
         examples=dataset.examples if dataset else None,
         examined=next(outcomes, ""),
         not_counted=in_words(counts.not_counted),
         force=force,
+        disabled="" if home.settings.enabled else DISABLED,
     )
     decision = ask(placement=(bool(placement.route.place), placement.expected) if placement else None)
     if to_start and placement and placement.route.refusal and ask().train:
@@ -104,9 +108,21 @@ class DecisionPreview(NamedTuple):
 
 
 def preview_decision(home: Home, *, force: bool) -> DecisionPreview:
-    """The decision that `evolve` takes before it starts. Without a dataset, examples count as long as possible."""
-    decision = decide(home, force=force)
+    """The decision that `evolve` takes before it starts, and on the newest dataset if it has all lessons.
+
+    Examples count as long as possible.
+    """
+    decision = decide(home, force=force, dataset=_present_dataset(home))
     if not decision.train:
         return DecisionPreview(decision, None)
     recipe = choose_recipe_for(home, home.base.context, RecipeOptions())
     return DecisionPreview(decision, place(home, recipe))
+
+
+def _present_dataset(home: Home) -> Dataset | None:
+    """The newest dataset, if no lesson was added since and it was made for this base model."""
+    newest = all_datasets(home.datasets)[-1:]
+    is_present = [
+        dataset for dataset in newest if (dataset.cursor, dataset.base) == (home.store.newest(), home.base.digest)
+    ]
+    return is_present[0] if is_present else None

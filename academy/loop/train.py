@@ -53,6 +53,7 @@ def train(
     record goes into the MLflow run. Raises ExaminationError if the dataset overlaps with what is examined, and
     TrainingError: before anything starts if the training cannot run here.
     """
+    home.settings.require_enabled()
     refuse_overlap(home, dataset)
     placement = place(home, order.recipe, dataset.longest, only=only)
     placement.require()

@@ -74,6 +74,7 @@ class TrainingJobs:
         `load_in_4bit`: None for 4-bit weights on a GPU with bitsandbytes, and whole weights elsewhere. Raises
         InputError, BaseModelError, and TrainingError if the training cannot start.
         """
+        self.settings.require_enabled()
         fields = {
             "rank": lora_rank, "learning_rate": learning_rate, "epochs": num_epochs, "batch_size": batch_size,
             "max_length": max_seq_length,

@@ -27,8 +27,6 @@ from tests.conftest import Evolved
 if TYPE_CHECKING:
     from academy.serving.runtimes.peft import PeftRuntime
 
-# torch asks for pynvml under its old name when it is imported
-pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 
 REQUESTS = (*UNSEEN, "Repeat this word: lantern", "Grüße an alle", "print:\n\n    x = 1\n")
 ARCHITECTURES: dict[str, dict[str, Any]] = {

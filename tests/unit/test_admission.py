@@ -29,9 +29,6 @@ from academy.store.signing import Keys
 from tests.adapters import publish
 from tests.registry import House
 
-# torch imports pynvml under its old name
-pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
-
 
 def rewrite(folder: Path, **changes: Any) -> None:
     """Change values of a manifest; the signature stays."""

@@ -19,6 +19,7 @@ from academy.records import Record
 from academy.serving.export.gguf import Precision, write_adapter, write_model
 from academy.serving.export.gguf_vocabulary import vocabulary
 from academy.store.files import publish_folder, write_file
+from academy.system.installation import install_remedy
 
 Form = Literal["adapter", "merged", "gguf", "merged-gguf"]
 CHECKED = "checked"
@@ -50,7 +51,7 @@ def export_request(form: str, precision: str | None) -> ExportRequest:
     if precision is not None and form == "adapter":
         raise InputError("An adapter is always exported in the precision of its training.", "Remove --precision.")
     if form.endswith("gguf") and find_spec("gguf") is None:
-        raise InputError("The package gguf is not installed.", "Install the extra `llamacpp`.")
+        raise InputError("The package gguf is not installed.", install_remedy("llamacpp"))
     return ExportRequest.model_validate({"form": form, "precision": precision})
 
 
