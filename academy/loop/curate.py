@@ -40,6 +40,8 @@ def curate(
         trusted_authors=home.settings.trusted_authors,
         cache=home.settings.folder("git"),
     )
+    if note := home.base.template_note:
+        log.warning("%s", note)
     for source in open_sources(home.settings.sources, context):
         curator.collect(source, lessons_limit)
     curator.filter_low_quality()
@@ -69,6 +71,7 @@ def open_curator(home: Home, shards: int = 1, run: ShardRunner = in_process) -> 
         run=run,
         per_source=home.settings.max_per_source,
         per_author=home.settings.max_per_author,
+        rejects=home.base.rejects,
     )
 
 

@@ -663,7 +663,7 @@ def test_kept_examples_are_counted_by_their_source(here: Curation) -> None:
     made = curator.save(here.folder / "datasets", here.holdout)
     kept = {name: made.funnel[f"kept for training: {name}"] for name in ("lesson", "task")}
     assert sum(kept.values()) == made.examples
-    assert 0 < kept["task"] <= len(rows)
+    assert 0 < kept["task"] <= len(rows), made.funnel
 
 
 def test_released_lessons_of_an_unchanged_dataset_are_covered_by_it(here: Curation) -> None:
