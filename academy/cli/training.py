@@ -46,7 +46,7 @@ def curate(
     from academy.loop.datasets import contradictions
 
     home = open_home(base_model)
-    dataset = curate_by_hand(home, repo or [], limit, workers)
+    dataset = curate_by_hand(home, repo or [], limit, workers, form)
     file = dataset.export(form) if form else dataset.train_file
     if json:
         emit(dataset.model_dump(mode="json") | {"file": str(file)})

@@ -32,6 +32,7 @@ from academy.experience.sources.table import refer, references_of, reopen_source
 from academy.experience.sources.tasks import TasksSource
 
 COMMITS_SHARE = 0.20
+COLLECTED = "collected: "
 """Largest share of the training tokens that commits may have."""
 TEMPLATE_TOKENS = 16
 """Tokens reserved for the marks that a chat template sets around a request and an answer."""
@@ -80,6 +81,7 @@ class DatasetCurator:
         self.contradictions: list[Contradiction] = []
         self.alarms: list[str] = []
         self._references: list[Reference] = []
+        self._sources: dict[str, str] = {}  # the name of the source by experience
         self._experience: list[Experience] = []
         self._examples: list[tuple[Example, Assignment, int]] = []  # with their tokens
 
@@ -219,6 +221,7 @@ class DatasetCurator:
 
     def _add(self, source: ExperienceSource, items: Sequence[Experience | Skipped]) -> int:
         experiences = [item for item in items if isinstance(item, Experience)]
+        self._sources |= {experience.id: source.name for experience in experiences}
         self._references += [
             refer(source, experience.id, experience.seq, experience.provenance.get("commit", ""))
             for experience in experiences
@@ -227,7 +230,7 @@ class DatasetCurator:
             if isinstance(item, Skipped):
                 self._count(f"{source.name}: {item.because}", 1)
         self._experience += experiences
-        self.funnel[f"collected: {source.name}"] += len(experiences)
+        self.funnel[f"{COLLECTED}{source.name}"] += len(experiences)
         return len(experiences)
 
     def _count(self, reason: str, number: int) -> None:
@@ -317,8 +320,9 @@ class DatasetCurator:
                 room -= tokens
                 newest.append((example, tokens))
         self._count("over the share of commits", len(commits) - len(newest))
-        self.funnel["kept for training: lesson"] = len(lessons)
-        self.funnel["kept for training: commit"] = len(newest)
+        kept = Counter(self._sources[example.id] for example, _ in (*lessons, *newest))
+        for name in [line.removeprefix(COLLECTED) for line in self.funnel if line.startswith(COLLECTED)]:
+            self.funnel[f"kept for training: {name}"] = kept[name]
         return lessons + newest
 
     def _find_contradictions(self) -> None:

@@ -11,7 +11,7 @@ no model in memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from academy.store.ledger_rows import (
 from academy.store.signing import Keys
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
+OLDER = "Versions before"
+"""How the refusal of all older versions begins; nothing withdraws it."""
 FOLDER_DIGITS = 16
 """An adapter's folder is named by this many digits of its digest."""
 Step = tuple[str, Callable[[], object]]
@@ -208,7 +210,7 @@ def refusal(ledger: Ledger, digest: str, versions: Iterable[str]) -> str:
     for row in ledger.rows(RefusalEntry):
         why = f" ({row.body.because})" if row.body.because else ""
         if newest < (row.body.older_than or 0):
-            return f"Versions before v{row.body.older_than} were refused on {row.at[:10]}{why}."
+            return f"{OLDER} v{row.body.older_than} were refused on {row.at[:10]}{why}."
         if row.body.adapter == digest:  # the last refusal or readmission counts
             sentence = f"v{row.body.version} was refused on {row.at[:10]}{why}." if row.body.refused else ""
     return sentence
@@ -308,11 +310,21 @@ def _check_refusal(ledger: Ledger, digest: str, versions: Iterable[Version]) -> 
         row.body.version for row in ledger.rows(PromotionEntry) if row.body.adapter == digest
     }
     if sentence := refusal(ledger, digest, numbers):
-        raise AdapterError(sentence, "`academy rollback` restores another champion.")
+        raise AdapterError(sentence, _refusal_remedy(ledger, digest, sentence, numbers))
+
+
+def _refusal_remedy(ledger: Ledger, digest: str, sentence: str, numbers: Collection[str]) -> str:
+    if ledger.champion().adapter == digest:
+        return "`academy rollback` restores another champion."
+    if sentence.startswith(OLDER):  # this refusal is permanent
+        return "Use a newer version; `academy models` lists them."
+    return f"If it may be served after all: academy models readmit v{max(numbers, key=int)}"
 
 
 def _check_dataset(version: Version, datasets: Path) -> str:
     """The dataset exists and is unaltered. Returns a detail for the report."""
+    if not version.dataset:
+        raise AdapterError("It names no dataset.", "Only versions that a training of the Academy made name one.")
     if (find_dataset(datasets, version.dataset).path / FORGOTTEN).is_file():
         return "some of its lessons have been forgotten"
     return f"{read_dataset(datasets, version.dataset).examples} examples"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from academy.curriculum.dataset import Dataset, read_dataset
+from academy.curriculum.dataset import Dataset, check_format, read_dataset
 from academy.loop.choose_recipe import choose_recipe
 from academy.loop.curate import curate
 from academy.loop.home import Home
@@ -49,6 +49,7 @@ def train_by_hand(home: Home, request: TrainingRequest) -> TrainingResult:
     """
     home.settings.require_enabled()
     request.search.check(home, request.recipe)
+    check_format(request.form)
     dataset = _dataset(home, request.dataset, request.repositories)
     require_enough_examples(dataset)
     tuning = None
