@@ -15,8 +15,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from academy.arena.suites.base import Generation, Question, Reply
+from academy.arena.suites.base import Generation, Prompt, Question, Reply, as_messages
 from academy.errors import ExaminationError, InputError
+from academy.models.chat_template import Message
 from academy.records import Record, digest_of
 
 AT_ONCE = 8
@@ -58,7 +59,7 @@ class Endpoint(Record):
         """The digest of address and model."""
         return digest_of(["endpoint", self.url, self.model])
 
-    def ask(self, messages: Sequence[dict[str, str]], most: int) -> Reply:
+    def ask(self, messages: Sequence[Message], most: int) -> Reply:
         """One greedy answer. Raises ExaminationError where the endpoint gives none."""
         import openai
 
@@ -115,11 +116,11 @@ class EndpointPlayer:
         self.endpoint = endpoint
         self.identity = endpoint.identity
 
-    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
+    def answer(self, requests: Sequence[Prompt], generation: Generation) -> list[Reply]:
         """Greedy answers, AT_ONCE at a time."""
 
-        def ask(request: str) -> Reply:
-            return self.endpoint.ask([{"role": "user", "content": request}], generation.max_new_tokens)
+        def ask(request: Prompt) -> Reply:
+            return self.endpoint.ask(as_messages(request), generation.max_new_tokens)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:  # after a failure the waiting requests are not sent
             return list(pool.map(ask, requests))

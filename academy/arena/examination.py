@@ -197,7 +197,7 @@ class _PlayerSession:
     def _ask(self, questions: Sequence[Question], generation: Generation) -> list[Reply]:
         if questions[0].choices:
             return self.player.choose([(q.request, q.choices) for q in questions])
-        return self.player.answer([q.request for q in questions], generation)
+        return self.player.answer([q.prompt for q in questions], generation)
 
     def cost(self) -> Cost:
         """The costs so far."""

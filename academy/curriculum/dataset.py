@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from academy.curriculum.decontamination import Overlap
 from academy.curriculum.secrets import scan_file
 from academy.errors import InputError
-from academy.experience.experience import Experience, Turn
+from academy.experience.experience import Experience, Turn, system_message
 from academy.experience.sources.base import Reference
 from academy.models.formats import FORMATS
 from academy.records import Record, canonical, digest_of, digest_of_bytes
@@ -77,6 +77,23 @@ class Example(Record):
     def opening(self) -> str:
         """The user's first message. All turns of a conversation share it, so they are never on both sides."""
         return next((turn.content for turn in self.context if turn.role == "user"), self.request)
+
+    @property
+    def opening_answer(self) -> str:
+        """The first answer to the user's first message."""
+        roles = [turn.role for turn in self.context]
+        after = self.context[roles.index("user") + 1 :] if "user" in roles else ()
+        return next((turn.content for turn in after if turn.role == "assistant"), self.answer)
+
+    @property
+    def system(self) -> str:
+        """The system message before the request; empty if there is none."""
+        return system_message(self.context)
+
+    @property
+    def follows_turns(self) -> bool:
+        """Whether a user's or an assistant's message precedes the request. A system message is not an earlier turn."""
+        return any(turn.role != "system" for turn in self.context)
 
 
 class Contradiction(Record):

@@ -30,6 +30,7 @@ KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
 """MLflow's pages open an experiment with this tag as model training, with runs and charts, and not as evaluations."""
 ORDER_TAG = "academy.order"
 BASE_TAG, DEVICE_TAG, FALLBACK_TAG = "academy.base", "academy.device", "academy.fallback_steps"
+JOB_TAG = "academy.job"
 PREDICTED, MEASURED = "memory_predicted_bytes", "memory_peak_bytes"
 """Memory of the last attempt, predicted without correction and measured; they correct later predictions. 0: unknown."""
 SECONDS, ENERGY, COST = "training_seconds", "energy_joules", "cost"
@@ -123,6 +124,13 @@ def training_metrics(progress: Progress) -> dict[str, float]:
     peak = progress.memory if progress.status == "finished" else None
     figures = {SECONDS: progress.seconds, ENERGY: progress.energy, COST: progress.cost, MEASURED: peak}
     return {name: float(value) for name, value in figures.items() if value is not None}
+
+
+def run_of_order(client: Any, order: str) -> str | None:
+    """The id of the MLflow run of a training order (its digest); None if it left none."""
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    runs = client.search_runs([experiment], filter_string=f"tags.`{ORDER_TAG}` = '{order}'", max_results=1)
+    return str(runs[0].info.run_id) if runs else None
 
 
 def memory_ratios(client: Any, base: str, device: str) -> list[float]:
@@ -271,7 +279,7 @@ class TrackedRun:
             name="curriculum",
             digest=dataset.digest[:36],  # MLflow's limit; the tag has the whole digest
             source_type="local",
-            source=orjson.dumps({"uri": dataset.train_file.as_uri()}).decode(),
+            source=orjson.dumps({"uri": order.train_file.as_uri()}).decode(),
             profile=orjson.dumps(
                 {"examples": dataset.examples, "holdout": dataset.holdout, "tokens": dataset.tokens}
             ).decode(),

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from academy.adapters.adapter import Adapter, Manifest
 from academy.errors import InputError
-from academy.genealogy.tracking import EXPERIMENT, ORDER_TAG, TrackedRun
+from academy.genealogy.tracking import EXPERIMENT, ORDER_TAG, TrackedRun, run_of_order
 from academy.records import Record, canonical
 from academy.store.ledger import BASE, Champion
 
@@ -64,6 +64,7 @@ class Version(Record):
     scores: dict[str, str] = Field(default_factory=dict)  # of the official examination
     unverified: str = ""  # why its adapter failed verification at registration
     archived: bool = False
+    source: str = ""  # where it was registered from: of an unverified version the URI of its folder
 
     @property
     def name(self) -> str:
@@ -91,10 +92,11 @@ class Versions:
         return self._publish(adapter, run.experiment, run.id, parent, generation)
 
     def adopt(self, adapter: Adapter, *, parent: str, generation: int) -> Version:
-        """Publish an adapter that was not trained in this home, once."""
+        """Publish an adapter that no evolution registered, once; with its MLflow run if it was trained in this home."""
         if version := self._registered(adapter):
             return version
-        return self._publish(adapter, self.experiment, None, parent, generation)
+        run = run_of_order(self.client, adapter.manifest.order)
+        return self._publish(adapter, self.experiment, run, parent, generation)
 
     def register_unverified(
         self, base_name: str, tags: dict[str, str], source: str, *, parent: str, generation: int
@@ -368,6 +370,7 @@ def _version(row: Any) -> Version:
         scores={name: value for name, value in tags.items() if name.startswith("score_")},
         unverified=tags.get(UNVERIFIED, ""),
         archived=ARCHIVED in tags,
+        source=str(row.source or ""),
     )
 
 

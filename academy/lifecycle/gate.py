@@ -20,9 +20,10 @@ from academy.adapters.tensors import strict_json
 from academy.curriculum.dataset import FORGOTTEN, find_dataset, read_dataset
 from academy.errors import AcademyError, AdapterError, InputError
 from academy.genealogy.versions import Version, Versions
+from academy.habitat.job_names import JOBS
 from academy.models.chat_template import digest_of_template
 from academy.records import Record
-from academy.store.files import write_file
+from academy.store.files import digest_of_file, write_file
 from academy.store.ledger import Ledger
 from academy.store.ledger_rows import (
     PromotionEntry,
@@ -325,6 +326,9 @@ def _check_dataset(version: Version, datasets: Path) -> str:
     """The dataset exists and is unaltered. Returns a detail for the report."""
     if not version.dataset:
         raise AdapterError("It names no dataset.", "Only versions that a training of the Academy made name one.")
+    file = datasets.with_name(JOBS) / f"{version.dataset[:FOLDER_DIGITS]}.jsonl"
+    if file.is_file() and digest_of_file(file) == version.dataset:
+        return "a file that the Academy did not curate"
     if (find_dataset(datasets, version.dataset).path / FORGOTTEN).is_file():
         return "some of its lessons have been forgotten"
     return f"{read_dataset(datasets, version.dataset).examples} examples"

@@ -32,20 +32,7 @@ def curate(
 
     The dataset is the same for any number of shards and any runner. Curating again after a kill is harmless.
     """
-    curator = DatasetCurator(
-        home.store,
-        home.base.count_tokens,
-        context=home.base.context,
-        max_lessons=home.settings.max_lessons,
-        base=home.base.digest,
-        replay=replay_share(home),
-        allowed=allowed_overlaps(home),
-        guarded=guarded_texts(home.settings),
-        shards=shards,
-        run=run,
-        per_source=home.settings.max_per_source,
-        per_author=home.settings.max_per_author,
-    )
+    curator = open_curator(home, shards, run)
     context = SourceContext(
         store=home.store,
         repositories=repos,
@@ -65,6 +52,24 @@ def curate(
         batches = Counter(" and ".join(sorted(set(pair.batches))) for pair in dataset.contradictions)
         log.warning("%d contradictions, most in %s", len(dataset.contradictions), batches.most_common(1)[0][0])
     return dataset
+
+
+def open_curator(home: Home, shards: int = 1, run: ShardRunner = in_process) -> DatasetCurator:
+    """A curator with this home's base model, quotas, hold-out, guarded suites and allowed overlaps."""
+    return DatasetCurator(
+        home.store,
+        home.base.count_tokens,
+        context=home.base.context,
+        max_lessons=home.settings.max_lessons,
+        base=home.base.digest,
+        replay=replay_share(home),
+        allowed=allowed_overlaps(home),
+        guarded=guarded_texts(home.settings),
+        shards=shards,
+        run=run,
+        per_source=home.settings.max_per_source,
+        per_author=home.settings.max_per_author,
+    )
 
 
 def replay_share(home: Home) -> float:

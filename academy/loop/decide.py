@@ -7,11 +7,15 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
-from academy.curriculum.dataset import Dataset
+from pydantic import Field
+
+from academy.curriculum.dataset import Dataset, all_datasets
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.placement import Placement
 from academy.loop.choose_recipe import choose_recipe_for
+from academy.loop.choose_suites import undecidable
 from academy.loop.home import Home
+from academy.loop.not_counted import in_words
 from academy.loop.place import place
 from academy.loop.place_order import digests_carried_out
 from academy.professor.decision import Decision, should_train
@@ -30,6 +34,7 @@ class Counts(Record):
     new_lessons: int  # of them since the champion's examination
     last_verdict: datetime | None
     at: datetime
+    not_counted: dict[str, int] = Field(default_factory=dict)  # lessons and tasks that are not trained on, by reason
 
 
 def count(home: Home) -> Counts:
@@ -40,6 +45,7 @@ def count(home: Home) -> Counts:
         new_lessons=home.store.trainable(since=home.ledger.champion().cursor),
         last_verdict=datetime.fromisoformat(verdicts[-1].at) if verdicts else None,
         at=datetime.now(UTC),
+        not_counted=home.store.not_counted(),
     )
 
 
@@ -80,8 +86,10 @@ def decide(
         min_lessons=home.settings.min_lessons,
         min_new_lessons=home.settings.min_new_lessons,
         interval_hours=home.settings.training_interval_hours,
+        held_out=(dataset.holdout, undecidable(home, dataset)) if dataset else None,
         examples=dataset.examples if dataset else None,
         examined=next(outcomes, ""),
+        not_counted=in_words(counts.not_counted),
         force=force,
         disabled="" if home.settings.enabled else DISABLED,
     )
@@ -100,9 +108,21 @@ class DecisionPreview(NamedTuple):
 
 
 def preview_decision(home: Home, *, force: bool) -> DecisionPreview:
-    """The decision that `evolve` takes before it starts. Without a dataset, examples count as long as possible."""
-    decision = decide(home, force=force)
+    """The decision that `evolve` takes before it starts, and on the newest dataset if it has all lessons.
+
+    Examples count as long as possible.
+    """
+    decision = decide(home, force=force, dataset=_present_dataset(home))
     if not decision.train:
         return DecisionPreview(decision, None)
     recipe = choose_recipe_for(home, home.base.context, RecipeOptions())
     return DecisionPreview(decision, place(home, recipe))
+
+
+def _present_dataset(home: Home) -> Dataset | None:
+    """The newest dataset, if no lesson was added since and it was made for this base model."""
+    newest = all_datasets(home.datasets)[-1:]
+    is_present = [
+        dataset for dataset in newest if (dataset.cursor, dataset.base) == (home.store.newest(), home.base.digest)
+    ]
+    return is_present[0] if is_present else None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from academy.curriculum.dataset import Dataset
-from academy.experience.lessons import ImportResult
+from academy.experience.importing import ImportResult
 from academy.genealogy.versions import Version
 from academy.loop.ask_judge import configured_judge
 from academy.loop.carry_out import Outcome

@@ -25,15 +25,18 @@ class GPUHabitat:
         num_epochs: int = 3,
         batch_size: int = 4,
         max_seq_length: int = 2048,
+        load_in_4bit: bool | None = None,
     ) -> dict[str, Any]:
         """Start a training and return when it runs. Its adapter is written to `output_dir`/adapter.
 
         The dataset is a JSONL file in Alpaca, ShareGPT, ChatML or OpenAI format; fewer than 50 examples are trained
-        with a warning. Raises InputError, BaseModelError, and TrainingError if the training cannot start.
+        with a warning. `load_in_4bit` None means 4-bit weights on a GPU where bitsandbytes is installed. Raises
+        InputError, BaseModelError, and TrainingError if the training cannot start.
         """
         return self._jobs.start(
-            dataset_path, base_model, output_dir, lora_rank, learning_rate, num_epochs, batch_size, max_seq_length
-        )
+            dataset_path, base_model, output_dir, lora_rank, learning_rate, num_epochs, batch_size, max_seq_length,
+            load_in_4bit,
+        )  # fmt: skip
 
     def get_training_status(self, job_name: str) -> dict[str, Any]:
         """The state of a job: status, logs, progress, and its adapter or error. Raises InputError."""

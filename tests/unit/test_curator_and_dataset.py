@@ -103,7 +103,7 @@ def add(here: Curation, answers: int, wordings: int, outcome: str = "success", s
     for _ in range(answers):
         answer = random_text(rng)
         for _ in range(wordings):
-            here.store.add_lesson(random_text(rng), answer, outcome)
+            here.store.add_lesson(random_text(rng), answer, metadata={"outcome": outcome})
 
 
 def history(path: Path, commits: int, size: int) -> Path:
@@ -265,7 +265,7 @@ def test_a_missing_dataset_is_rejected(here: Curation, digest: str) -> None:
 
 def test_failed_and_doubtful_lessons_are_never_trained_on_nor_examined(here: Curation) -> None:
     add(here, 10, 5)
-    for n, outcome in enumerate(("failed", "perhaps", "error")):
+    for n, outcome in enumerate(("failed", "unknown", "error")):
         add(here, 2, 3, outcome, seed=n + 1)
     made = here.curate()
     good = {one.request for one in here.store.read() if one.outcome == "success"}
@@ -339,11 +339,11 @@ def test_the_funnel_adds_up_over_everything_that_can_happen(here: Curation, tmp_
 
 def test_a_request_similar_to_both_sides_is_dropped_and_counted(here: Curation) -> None:
     stem = random_text(random.Random(4))
-    left, right = "0246813579", "9753186420"
+    left, right = "acegibdfhj", "jhfdbigeca"
     here.store.add_lesson(left + stem, "one answer", "success")
     here.store.add_lesson(stem + right, "one answer", "success")
     assert (here.curate().examples, here.curate().holdout) == (1, 1)
-    here.store.add_lesson(left[-5:] + stem + right[:5], "quite another thing", "success")
+    here.store.add_lesson(left[-5:] + stem + right[:5], "one answer", "success")
     made = here.curate()
     assert (made.examples, made.holdout) == (1, 1)
     assert made.funnel["dropped: near both a trained and a held-out request"] == 1
@@ -386,21 +386,17 @@ def test_a_lesson_added_during_curation_is_not_collected(here: Curation) -> None
     assert made.examples + made.holdout == 50
 
 
-def test_statistics_have_the_names_of_the_seed_documents(here: Curation) -> None:
-    here.store.add_lesson("four", "sixsix", "success")
-    here.store.add_lesson("broken", "an answer", "failed")
+def test_saving_again_writes_the_same_dataset(here: Curation) -> None:
+    add(here, 10, 5)
     curator = here.curator()
     curator.collect_from_lessons()
-    assert curator.filter_low_quality() == 1
-    assert curator.get_statistics() == {
-        "total_examples": 1,
-        "lessons_collected": 2,
-        "tasks_collected": 0,
-        "git_commits_collected": 0,
-        "removed_low_quality": 1,
-        "avg_input_length": 4,
-        "avg_output_length": 6,
-    }
+    curator.filter_low_quality()
+    first = curator.save(here.folder, here.holdout)
+    assert curator.save(here.folder, here.holdout) == first
+    assert curator.collect_from_lessons() == 0
+    assert curator.filter_low_quality() == 0
+    assert curator.save(here.folder, here.holdout) == first
+    assert first.examples + first.holdout == first.funnel["collected: lesson"] == 50
 
 
 def test_an_empty_store_makes_an_empty_dataset(here: Curation) -> None:

@@ -59,6 +59,11 @@ def create_suites(names: Iterable[str], context: SuiteContext) -> tuple[list[Sui
     return suites, reasons
 
 
+def may_be_target(name: str) -> bool:
+    """Whether a suite of this name may have the role `target`: recall, and suites that are not ours."""
+    return name == "recall" or (name not in SUITES and not name.startswith(PREFIX))
+
+
 def create_suite(name: str, context: SuiteContext) -> Suite | Unavailable:
     """The suite of this name, or why it cannot run here. Raises InputError as `create_suites` does."""
     if name.startswith(PREFIX):

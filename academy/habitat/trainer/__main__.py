@@ -51,7 +51,22 @@ def main() -> int | str:
     events = EventWriter(order_file.with_name(EVENTS)) if rank in (None, "0") else NullEventWriter()
     # each of several processes notes its own end: when one fails, the others only lose their connection to it
     note = order_file.with_name(NOTE.format(rank)) if rank is not None else None
-    return 1 if carry_out(order, events, note) else 0
+    failure = carry_out(order, events, note)
+    if rank is not None and not failure:
+        _leave_group()
+    return 1 if failure else 0
+
+
+def _leave_group() -> None:
+    """Wait for the other processes, then close the connections to them.
+
+    A process that ends with open connections can abort in gloo's threads, and aborts the others with it.
+    """
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def read_order(file: Path) -> TrainingOrder | str:
