@@ -85,6 +85,7 @@ class DatasetCurator:
         self.per_author = per_author
         self.overlaps: list[OverlappingExample] = []
         self.cursor = lessons_store.newest()
+        self.covered: int | None = None  # the last lesson that the dataset covers, where not all were collected
         self.funnel: Counter[str] = Counter()
         self.contradictions: list[Contradiction] = []
         self.alarms: list[str] = []
@@ -176,7 +177,7 @@ class DatasetCurator:
             examples,
             questions,
             lessons=self.store.trainable(until=self.cursor),
-            cursor=self.cursor,
+            cursor=self.cursor if self.covered is None else self.covered,
             tokens=sum(tokens for _, tokens in train),
             longest=max((tokens for _, tokens in train), default=0),
             funnel=dict(sorted(self.funnel.items())),
