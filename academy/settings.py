@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import io
 import os
 import tempfile
 from copy import copy
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dotenv.parser import parse_stream
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -42,7 +44,7 @@ class Settings(BaseSettings):
     """Paths, addresses and thresholds. A command reads one instance and passes it down; no global instance exists."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore", env_ignore_empty=True
+        env_file=".env", env_file_encoding="utf-8-sig", frozen=True, extra="ignore", env_ignore_empty=True
     )
 
     enabled: bool = Field(
@@ -323,58 +325,66 @@ def _only_own_names(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsS
 def load_settings(home: Path | None = None) -> Settings:
     """Read the settings and check that the home can be written.
 
-    Raises InputError for a value out of bounds or an unknown ACADEMY_ name, HomeError for an unwritable home.
+    Raises InputError for a value out of bounds, an unknown ACADEMY_ name or an unreadable .env, HomeError for an
+    unwritable home.
     """
-    _reject_unknown_names()
+    names = _names_in_file(Path(".env")) | set(os.environ)
+    _reject_unknown_names(names)
     try:
         settings = Settings()
     except ValidationError as problem:
         first = problem.errors()[0]
         name = next((str(part) for part in first["loc"]), "a setting")
-        name = _spelling(name if name.isupper() else PREFIX + name.upper())
-        raise InputError(
-            f"{name}={first.get('input')!r} is not valid: {expectation(first)}.",
-            "Correct it in the environment or .env.",
-        ) from None
+        name = name if name.isupper() else PREFIX + name.upper()
+        spellings = next((spellings for spellings in _spellings() if name in spellings), [])
+        name = next((spelling for spelling in spellings if spelling in names), name)
+        sentence = f"{name}={first.get('input')!r} is not valid: {expectation(first)}."
+        raise InputError(sentence, "Correct it in the environment or .env.") from None
     if home is not None:
         settings = settings.model_copy(update={"home": home})
     _check_writable(settings)
     return settings
 
 
-def _spelling(name: str) -> str:
-    """The name that the user set, for a setting that has several."""
-    spellings = next(
-        (
-            [str(choice) for choice in field.validation_alias.choices]
-            for field in Settings.model_fields.values()
-            if isinstance(field.validation_alias, AliasChoices) and name in field.validation_alias.choices
-        ),
-        [name],
-    )
-    return next((spelling for spelling in spellings if spelling in {*os.environ, *_names_in_env_file()}), name)
+def _spellings() -> list[list[str]]:
+    aliases = [field.validation_alias for field in Settings.model_fields.values()]
+    return [[str(choice) for choice in alias.choices] for alias in aliases if isinstance(alias, AliasChoices)]
 
 
-def _reject_unknown_names() -> None:
-    valid = {
-        str(choice)
-        for field in Settings.model_fields.values()
-        if isinstance(field.validation_alias, AliasChoices)
-        for choice in field.validation_alias.choices
-    }
-    for name in sorted({*_names_in_env_file(), *os.environ}):
+def _reject_unknown_names(names: set[str]) -> None:
+    valid = {spelling for spellings in _spellings() for spelling in spellings}
+    for name in sorted(names):
         if name.startswith(PREFIX) and name not in valid and not name.startswith(PREFIX + "TEST_"):
             matches = difflib.get_close_matches(name, sorted(valid), 1)
             hint = f"Did you mean {matches[0]}?" if matches else "docs/reference/settings.md lists all settings."
             raise InputError(f"{name} is not a setting of the Academy.", hint)
 
 
-def _names_in_env_file() -> set[str]:
-    return {line.partition("=")[0].removeprefix("export ").strip() for line in _lines(Path(".env"))}
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+def _names_in_file(path: Path) -> set[str]:
+    """The names that .env sets. Raises InputError with the line of what cannot be read: it would be lost in silence."""
+    try:
+        if not path.is_file():
+            return set()
+        content = path.read_bytes()
+    except OSError as problem:
+        raise InputError(f"{path} cannot be read ({problem.strerror}).", "Make it readable, or move it.") from problem
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as problem:
+        line = content.count(b"\n", 0, problem.start) + 1
+        raise InputError(f"Line {line} of {path} is not UTF-8.", "Save the file as UTF-8.") from problem
+    if (at := text.find("\0")) >= 0:
+        raise InputError(f"Line {text.count(chr(10), 0, at) + 1} of {path} holds a NUL.", "Save the file as UTF-8.")
+    names: set[str] = set()
+    for binding in parse_stream(io.StringIO(text)):
+        is_ours = binding.key is not None and binding.key.startswith(PREFIX)
+        if binding.error or (is_ours and binding.value is None):
+            blank = len(binding.original.string) - len(binding.original.string.lstrip("\r\n"))
+            line = binding.original.line + binding.original.string[:blank].count("\n")
+            raise InputError(f"Line {line} of {path} is not a setting.", "Write it as NAME=value.")
+        if binding.key is not None:
+            names.add(binding.key)
+    return names
 
 
 def _check_writable(settings: Settings) -> None:

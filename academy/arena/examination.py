@@ -273,8 +273,10 @@ class _SuiteRun:
 
     def _grade(self, question: Question, reply: Reply) -> Answer:
         score = checked_score(self.suite, question, reply)
-        text = "" if self.suite.role == "leak" else reply.text
-        return Answer(question=question.id, text=text, score=score, details=self.suite.details(question, reply))
+        details = self.suite.details(question, reply)
+        if self.suite.role == "leak":
+            return Answer(question=question.id, text="", score=score, details=details)
+        return Answer(question=question.id, text=reply.text, score=score, details=details, raw=reply.raw)
 
     def paired(self) -> PairedResults:
         """The scores so far, for the verdict."""

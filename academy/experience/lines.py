@@ -111,7 +111,8 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
     row_fields = read_feedback({**content, "rating": feedback.rating, "context": _context(content)})
     if isinstance(row_fields, str):
         return row_fields
-    if (_kind(content, kind) == "task" and "status" in content) or (kind == "task" and "kind" not in content):
+    is_task = kind == "task" and "kind" not in content and not content.get("outcome")
+    if is_task or (_kind(content, kind) == "task" and "status" in content):
         outcome = _task_outcome(content)
     else:
         outcome = _lesson_outcome(content, feedback.outcome)

@@ -22,6 +22,7 @@ from academy.errors import AcademyError, AdapterError, InputError
 from academy.genealogy.versions import Version, Versions
 from academy.habitat.job_names import JOBS
 from academy.models.chat_template import digest_of_template
+from academy.models.template_day import names_of_day
 from academy.records import Record
 from academy.store.files import digest_of_file, write_file
 from academy.store.ledger import Ledger
@@ -269,6 +270,11 @@ def _check_template(files: AdapterFiles) -> None:
         raise AdapterError(
             "The adapter was trained with another chat template than the one in its folder.",
             "The adapter is refused. Train again.",
+        )
+    if names_of_day(files.template, f"the adapter {manifest.adapter[:12]}"):
+        raise AdapterError(
+            "The adapter's chat template shows the current day, and the day of its training was not recorded.",
+            "An earlier version trained it, and it would see another prompt each day. Train again.",
         )
 
 

@@ -46,6 +46,8 @@ def curate(
     )
     if tags:
         curator.covered = home.store.covered_by(tags, home.ledger.champion().cursor)
+    if note := home.base.template_note:
+        log.warning("%s", note)
     for source in open_sources(home.settings.sources, context):
         curator.collect(source, lessons_limit)
     curator.filter_low_quality()
@@ -75,6 +77,7 @@ def open_curator(home: Home, shards: int = 1, run: ShardRunner = in_process) -> 
         run=run,
         per_source=home.settings.max_per_source,
         per_author=home.settings.max_per_author,
+        rejects=home.base.rejects,
     )
 
 

@@ -35,10 +35,8 @@ from tests.registry import House
 KILLED_HALFWAY = """
 import os, sys
 import mlflow.store.db.utils as utils
-from academy.genealogy.tracking import open_mlflow, training_metrics
-from academy.habitat.progress import Progress
+from academy.genealogy.tracking import open_mlflow
 from academy.settings import load_settings
-from tests.registry import House
 utils._upgrade_db = lambda engine: os.kill(os.getpid(), 9)  # the first tables exist, the migrations did not run
 open_mlflow(load_settings())
 """

@@ -60,11 +60,12 @@ def train(order: TrainingOrder, events: EventWriter | NullEventWriter, library: 
     template = ChatTemplate.of(order.base.path)
     with events.busy():
         rows = read_rows(order, template)
+    note = f" with the day {template.day}" if template.day else ""
     split = f", {len(rows.dev)} of them to evaluate on" if rows.dev else ""
     events.write(
         "contract",
         message=f"{len(rows.train) + len(rows.dev)} rows in and out{split}, {rows.supervised} supervised tokens, "
-        f"template {template.digest[:12]}; {library.sentence}",
+        f"template {template.digest[:12]}{note}; {library.sentence}",
     )
     with events.busy():
         model = load(order, library)
@@ -204,6 +205,8 @@ def _publish(
         train_digest=order.train_digest,
         order=order.digest,
         template=template.digest,
+        day=template.day,
+        system_in_request=template.rendering.system_in_request,
         special_tokens=template.special_tokens,
         recipe=order.recipe,
         trainer=library.name,
