@@ -18,6 +18,7 @@ from academy.cli.options import (
     Rank,
     RecipeFile,
     Repositories,
+    Tags,
     Tune,
     TuneMinutes,
 )
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from academy.loop.dry_run import DryRun
     from academy.loop.evolve import EvolutionRequest, EvolutionResult
     from academy.loop.home import Home
+    from academy.loop.tags import read_tags
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -52,6 +54,7 @@ def evolve(
     batch_size: BatchSize = None,
     init_adapter: InitAdapter = None,
     recipe: RecipeFile = None,
+    tags: Tags = None,
     tune: Tune = None,
     tune_minutes: TuneMinutes = None,
     json: Json = False,
@@ -70,7 +73,8 @@ def evolve(
     )
     request = EvolutionRequest(
         lessons=tuple(lessons or ()), tasks=tuple(tasks or ()), repositories_read=tuple(repo or ()),
-        base_model=base_model, force=force, recipe=options, tune=tune, tune_minutes=tune_minutes,
+        base_model=base_model, force=force, recipe=options, tags=read_tags(tags or ()), tune=tune,
+        tune_minutes=tune_minutes,
     )  # fmt: skip
     listen()
     home = open_home(base_model)

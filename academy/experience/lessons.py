@@ -216,8 +216,11 @@ class LessonsStore:
                     counts[f"outcome {outcome}" if standing == "active" else standing] += count
         return dict(sorted(counts.items()))
 
-    def trainable(self, since: int = 0, until: int | None = None) -> int:
-        """Number of active, successful lessons and tasks with numbers in (since, until]."""
+    def trainable(self, since: int = 0, until: int | None = None, tags: Sequence[str] = ()) -> int:
+        """Number of active, successful lessons and tasks with numbers in (since, until], with one of the tags."""
+        if tags:
+            numbers = (number for number, has_tag in self._by_tags(since, tags) if has_tag)
+            return sum(1 for number in numbers if until is None or number <= until)
         query = sa.select(sa.func.count()).where(
             lessons.c.standing == "active", lessons.c.outcome == "success", lessons.c.seq > since
         )
@@ -225,6 +228,22 @@ class LessonsStore:
             query = query.where(lessons.c.seq <= until)
         with self.database.read() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def covered_by(self, tags: Sequence[str], since: int) -> int:
+        """The number up to which every trainable lesson after `since` has one of the tags."""
+        others = (number for number, has_tag in self._by_tags(since, tags) if not has_tag)
+        return next(others, self.newest() + 1) - 1
+
+    def _by_tags(self, since: int, tags: Sequence[str]) -> Iterator[tuple[int, bool]]:
+        """The numbers of trainable lessons and tasks after `since`, each with whether it has one of the tags."""
+        query = (
+            sa.select(lessons.c.seq, lessons.c.tags)
+            .where(lessons.c.standing == "active", lessons.c.outcome == "success", lessons.c.seq > since)
+            .order_by(lessons.c.seq)
+        )
+        with self.database.read() as connection:
+            for row in connection.execution_options(yield_per=CHUNK).execute(query):
+                yield row.seq, not set(tags).isdisjoint(row.tags)
 
     def newest(self) -> int:
         """The number of the newest lesson (0: the store is empty)."""
