@@ -27,7 +27,7 @@ TASK = "def total(prices, tax): net = sum(prices); return round(net * (1 + tax),
 
 @pytest.fixture
 def store(database: Database) -> LessonsStore:
-    """Lessons of which some are monotonous, some near to another, some hold a secret, some overlap with a guarded text."""
+    """Lessons of which some are monotonous, near to another, hold a secret, or overlap with a guarded text."""
     chance = random.Random(7)
     store = LessonsStore(database)
     request = answer = "nothing"
