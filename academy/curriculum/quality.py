@@ -30,7 +30,7 @@ _SYMBOLS = ("Mn", "Mc", "So", "Sm", "Cf")
 """Categories of marks and symbols."""
 _TABLE = re.compile(r"(?m:^[ \t]*\|.*\|[ \t]*$)")
 _CUT = re.compile(r"(?:(?<![:;=-])[,(\[{]|\b(?:and|the|und|oder|oraz|lub|et))$")
-"""An open bracket that is no emoticon, or a word that another must follow. Sentences may end in a single letter
+"""An open bracket outside an emoticon, or a word that another must follow. Sentences may end in a single letter
 ("option A"), in a preposition ("what it is made of") and in a word of another language ("die")."""
 
 
