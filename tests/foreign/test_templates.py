@@ -104,7 +104,7 @@ def test_template(case: Case, tmp_path: Path) -> None:
 
 
 def check_tokens(base: BaseModel, messages: list[Message], right: dict[str, Any]) -> None:
-    """The tokenizer sees the same text, the same prompt when asked as when trained, and no control token of a content."""
+    """The tokenizer sees the same text, when asked as when trained, and no control token of a content."""
     template = ChatTemplate.of(base.path)
     prompt, answer = template.example(messages)
     assert template.prompt(messages[:-1]) == prompt
