@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from academy.loop.dry_run import DryRun
     from academy.loop.evolve import EvolutionRequest, EvolutionResult
     from academy.loop.home import Home
-    from academy.loop.tags import read_tags
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -64,6 +63,7 @@ def evolve(
     from academy.loop.evolve import EvolutionRequest
     from academy.loop.evolve import evolve as run_loop
     from academy.loop.recipe_file import recipe_options
+    from academy.loop.tags import read_tags
     from academy.operations.homes import open_home  # the flow in this process uses the same one
     from academy.operations.runs import run_evolution
 
