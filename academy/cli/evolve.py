@@ -90,7 +90,11 @@ def evolve(
 
 
 def _print_dry_run(trial: DryRun, request: EvolutionRequest) -> None:
+    from academy.loop.explain_contradictions import count_in_words
+
     dataset, recipe = trial.dataset, trial.recipe
+    if dataset.contradictions:
+        say(count_in_words(dataset.contradictions))
     say(f"{'Would train' if trial.decision.train else 'Would not train'}: {trial.decision.because}")
     if trial.tuning:
         say(f"The recipe was chosen by an earlier search: {trial.tuning.sentence}.")
@@ -107,9 +111,12 @@ def _print_dry_run(trial: DryRun, request: EvolutionRequest) -> None:
 
 
 def _print_result(home: Home, result: EvolutionResult, seconds: float) -> None:
+    from academy.loop.explain_contradictions import count_in_words
     from academy.loop.status import status_of
 
     adapter, dataset, verdict = result.adapter, result.dataset, result.verdict
+    if dataset and dataset.contradictions:
+        say(count_in_words(dataset.contradictions))
     if adapter is None or dataset is None or verdict is None:
         say(f"Not training: {result.decision.because}")
         return

@@ -46,6 +46,7 @@ def curate(
     """Make the dataset and show its funnel, without training."""
     from academy.loop.curate_by_hand import curate_by_hand
     from academy.loop.datasets import contradictions
+    from academy.loop.explain_contradictions import count_in_words
     from academy.loop.tags import read_tags
 
     home = open_home(base_model)
@@ -58,6 +59,8 @@ def curate(
     table(f"Dataset {dataset.digest[:12]} in {dataset.path}", ("step", "examples"), list(dataset.funnel.items()))
     for contradiction in contradictions(home, dataset):
         say(f"Contradiction: {contradiction.sentence}")
+    if dataset.contradictions:
+        say(count_in_words(len(dataset.contradictions)))
 
 
 @app.command()

@@ -38,9 +38,9 @@ def near_by_another_answer(train: Sequence[Sequence[Mapping[str, str]]], held_ou
     The hold-out compares a request by its first answer. So a request that has several, in contradicting lessons, may
     be near a held-out one by another answer than the one it was assigned with.
     """
-    words = [carried(example.request.lower()) for example in held_out]
+    words = [carried(example.request) for example in held_out]
     return {
-        j for i, j, _ in near_held_out(train, held_out) if carried(_opening(train[j])[0].lower()) != words[i]
+        j for i, j, _ in near_held_out(train, held_out) if carried(_opening(train[j])[0]) != words[i]
     }  # fmt: skip
 
 

@@ -303,11 +303,11 @@ class LessonsStore:
 
     def supersede(self, situation: str, action: str, connection: sa.Connection) -> int:
         """Retire active lessons that answer this request otherwise. Returns how many."""
-        request = wording(situation.lower())
+        request = wording(situation)
         rows = connection.execute(
             sa.select(lessons.c.seq, lessons.c.situation, lessons.c.action).where(lessons.c.standing == "active")
         ).all()
-        wrong = {row.action for row in rows if wording(row.situation.lower()) == request and row.action != action}
+        wrong = {row.action for row in rows if wording(row.situation) == request and row.action != action}
         numbers = [row.seq for row in rows if row.action in wrong]
         if numbers:
             connection.execute(sa.update(lessons).where(lessons.c.seq.in_(numbers)).values(standing="superseded"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -18,7 +19,7 @@ from academy.genealogy.description import describe
 from academy.genealogy.history import history
 from academy.genealogy.versions import METRIC, NAME, UNVERIFIED, Version, check_name
 from academy.habitat.job_names import run_of_job
-from academy.habitat.runs import run_progress
+from academy.habitat.runs import run_log, run_progress
 from academy.lifecycle.promotion import activate, rollback
 from academy.loop.home import Home
 from academy.models.base_model import SEED, resolve
@@ -157,10 +158,9 @@ def activate_adapter(
     Raises AdapterError if `adapter_path` contains another adapter than the registered one.
     """
     version = find_version(home, adapter_id)
-    if version is None:
-        adapter_path = adapter_path or _trained_by(home, adapter_id)
-        if adapter_path is None:
-            raise InputError(f"Unknown adapter {adapter_id}.", "`academy models` lists the versions.")
+    if version is None and adapter_path is None:
+        version = version_of_job(home, adapter_id)
+    elif version is None:
         version = register_version(home, adapter_id, base_model, adapter_path)
     elif adapter_path is not None and not version.unverified:
         path = Path(adapter_path).expanduser()
@@ -199,13 +199,21 @@ def get_version(home: Home, name: str) -> Version:
     return find_version(home, name) or home.versions.get(name)
 
 
-def _trained_by(home: Home, job: str) -> Path | None:
-    """The adapter that a finished job left in this home."""
+def version_of_job(home: Home, job: str) -> Version:
+    """The version of a finished job; its adapter is registered under the job's name if it is not yet.
+
+    Raises InputError for an unknown job, and for one that has no adapter.
+    """
+    if version := find_version(home, job):
+        return version
     runs = home.settings.folder("runs")
-    if not (run := run_of_job(runs, job)):
-        return None
-    adapter = run_progress(runs / run).adapter
-    return home.adapter_store.folder(adapter) if adapter else None
+    adapter = ""
+    if run := run_of_job(runs, job):
+        deque(run_log(runs / run, follow=True), maxlen=0)  # its process signs the adapter after the last event
+        adapter = run_progress(runs / run).adapter
+    if not adapter:
+        raise InputError(f"Unknown adapter {job}.", "`academy models` lists the versions.")
+    return register_version(home, job, None, home.adapter_store.folder(adapter))
 
 
 def _folder_of(version: Version) -> Path:

@@ -33,7 +33,7 @@ from academy.habitat.run_folder import EVENTS, LOCK, read_events, read_run_event
 from academy.habitat.runs import is_followed, run_log
 from academy.loop.home import Home
 from academy.loop.job_datasets import JobDataset, read_job_dataset
-from academy.professor.recipe import validate_recipe
+from academy.professor.recipe import Recipe, validate_recipe
 from academy.settings import load_settings
 from academy.store.files import publish_folder, write_file
 from academy.store.locks import exclusive_lock
@@ -61,7 +61,7 @@ class TrainingJobs:
         self,
         dataset_path: str | Path,
         base_model: str,
-        output_dir: str | Path,
+        output_dir: str | Path | None = None,
         lora_rank: int = 16,
         learning_rate: float = 2e-4,
         num_epochs: int = 3,
@@ -75,25 +75,35 @@ class TrainingJobs:
         InputError, BaseModelError, and TrainingError if the training cannot start.
         """
         self.settings.require_enabled()
-        home = Home(self.settings, str(base_model))
         fields = {
             "rank": lora_rank, "learning_rate": learning_rate, "epochs": num_epochs, "batch_size": batch_size,
             "max_length": max_seq_length,
         }  # fmt: skip
         recipe = validate_recipe(fields)
-        recipe = recipe.model_copy(
-            update={"alpha": 2 * recipe.rank, "max_length": min(recipe.max_length, home.base.context)}
-        )
-        dataset = read_job_dataset(self.settings, Path(dataset_path).expanduser())
+        recipe = recipe.model_copy(update={"alpha": 2 * recipe.rank})
+        home = Home(self.settings, str(base_model))
+        return self.start_recipe(home, Path(dataset_path).expanduser(), recipe, output_dir, load_in_4bit)
+
+    def start_recipe(
+        self,
+        home: Home,
+        dataset_path: Path,
+        recipe: Recipe,
+        output_dir: str | Path | None = None,
+        load_in_4bit: bool | None = False,
+    ) -> dict[str, Any]:
+        """As `start`, with a recipe. Without `output_dir` the adapter is in models/<job>/adapter of the home."""
+        dataset = read_job_dataset(self.settings, dataset_path)
         order = TrainingOrder(
             base=home.base, dataset=dataset.dataset.digest, train_file=dataset.file, train_digest=dataset.digest,
-            recipe=recipe, runs=self.settings.folder("runs"), adapters=self.settings.folder("adapters"),
+            recipe=recipe.model_copy(update={"max_length": min(recipe.max_length, home.base.context)}),
+            runs=self.settings.folder("runs"), adapters=self.settings.folder("adapters"),
         )  # fmt: skip
-        output = Path(output_dir).expanduser().resolve() / ADAPTER
         in_4bit = _with_recipe(order, four_bit=True)
-        _refuse_other_adapter(output, order, in_4bit)
-        if job := next((job for job in self._jobs.values() if job.runs_one_of(order, in_4bit)), None):
-            raise InputError(f"The job {job.name} is already running.", "Wait until it ends.")
+        if output_dir is not None:
+            _refuse_other_adapter(_adapter_folder(output_dir), order, in_4bit)
+        if running := next((job for job in self._jobs.values() if job.runs_one_of(order, in_4bit)), None):
+            raise InputError(f"The job {running.name} is already running.", "Wait until it ends.")
         # chosen now: another training may hold the GPU that was free before
         choice = select_backend(self.settings)
         route = find_route(self.settings, choice, UNKNOWN)
@@ -104,7 +114,8 @@ class TrainingJobs:
         final_order = order.model_copy(update={"plan": configured_plan(self.settings, route.place or "cpu")})
         backend = create_backend(self.settings, route)
         name = name_job(order.runs, order.folder.name)
-        job = self._jobs[name] = _Job(name, home, backend, final_order, dataset, output)
+        place = output_dir if output_dir is not None else self.settings.folder("models") / name
+        job = self._jobs[name] = _Job(name, home, backend, final_order, dataset, _adapter_folder(place))
         job.begin()
         return {
             "job_name": name,
@@ -113,7 +124,7 @@ class TrainingJobs:
             "device": "gpu" if route.place == "cuda" else "cpu",
             "load_in_4bit": order.recipe.four_bit,
             "status": job.status,
-            "output_dir": str(output_dir),
+            "output_dir": str(place),
         }
 
     def status(self, job_name: str) -> dict[str, Any]:
@@ -123,7 +134,8 @@ class TrainingJobs:
         running = job.thread.is_alive() if job else is_followed(folder)
         events = read_run_events(folder)
         state = progress(events, followed=running, price=self.settings.price_per_hour)
-        status = job.status if job else state.status
+        # the adapter is signed and copied after the last event
+        status: Status = job.status if job else "running" if running and state.status == "finished" else state.status
         adapter = None
         if status == "finished":
             adapter = str(job.output if job else self.settings.folder("adapters") / state.adapter[:16])
@@ -228,8 +240,6 @@ class _Job:
     def _follow(self) -> None:
         try:
             self._train()
-            if self.last and self.last.phase == "done":
-                self._publish(self.last.adapter)
         except AcademyError as problem:
             self.problem = problem
         finally:
@@ -248,6 +258,8 @@ class _Job:
                 run = TrackedRun(self.home.mlflow, self.order, self.dataset.dataset, tags, before=before)
             run.log_event(event)
             history.append(event)
+            if event.phase == "done":  # while the order is locked, so that no other process uses it too early
+                self._publish(event.adapter)
         if run is not None:
             price = self.home.settings.price_per_hour
             run.log_metrics(training_metrics(progress(history, followed=False, price=price)))
@@ -268,6 +280,10 @@ def _explain_write_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as problem:
         raise InputError(f"{folder} cannot be written ({problem.strerror}).", "Choose another output_dir.") from problem
+
+
+def _adapter_folder(output_dir: str | Path) -> Path:
+    return Path(output_dir).expanduser().resolve() / ADAPTER
 
 
 def _with_recipe(order: TrainingOrder, **changes: Any) -> TrainingOrder:

@@ -99,6 +99,75 @@ for version in genealogy['versions']:
 """
 
 
+PROFESSOR = """
+import asyncio
+
+from academy.sdk import DatasetCurator, GPUHabitat, LessonsStore, Professor
+
+lessons_store = LessonsStore()
+for situation, action in LESSONS:
+    lessons_store.add_lesson(situation=situation, action=action, result="it worked")
+kernel = None
+dataset_curator = DatasetCurator(lessons_store=lessons_store)
+gpu_habitat = GPUHabitat(enable_gpu=True)
+
+
+async def main():
+    # Initialize
+    professor = Professor(kernel, dataset_curator, gpu_habitat, lessons_store)
+
+    # Check readiness
+    decision = professor.should_start_training()
+    if decision["should_train"]:
+        print("✅ Ready for training!")
+
+    print(await professor.process("make me a sandwich"))
+    print(await professor.process("evaluate model"))
+
+    # Generate dataset
+    print(await professor.process("prepare learning materials"))
+
+    # Start training
+    print(await professor.process("start training"))
+
+    # Check progress
+    result = await professor.process("sprawdź postęp treningu")
+    while "is finished" not in result and "is failed" not in result:
+        await asyncio.sleep(0.2)
+        result = await professor.process("check training progress")
+    print(result)
+
+    # Evaluate model
+    print(await professor.process("oceń model"))
+
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.timeout(600)
+def test_the_documents_professor_prepares_trains_reports_and_evaluates(tmp_path: Path) -> None:
+    topics = list(TOPICS.items())[:20]
+    lessons = [(wording.format(topic), answer) for topic, answer in topics for wording in WORDINGS]
+    (tmp_path / "program.py").write_text(f"LESSONS = {lessons!r}\n{PROFESSOR}", encoding="utf-8")
+    settings = {"ACADEMY_NUM_EPOCHS": "2", "ACADEMY_SUITES": "recall,style"}
+    ran = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path, env=bare() | settings, capture_output=True, text=True, check=False, timeout=500,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    ready, unknown, early, prepared, started, finished, evaluated = ran.stdout.splitlines()
+    assert ready == "✅ Ready for training!"
+    assert unknown.startswith("This request is not known. Say one of: prepare learning materials")
+    assert early == "No training has finished yet, so there is no model to evaluate. Start a training first."
+    assert re.fullmatch(r"Dataset saved: .*\.jsonl\. \d+ examples, \d+ held out for examinations.*\.", prepared)
+    assert re.fullmatch(
+        r"Training started: training_\d{8}_\d{6} on the CPU, \d+ examples, rank 16, 2 epochs\.", started
+    )
+    assert re.fullmatch(r"training_\d{8}_\d{6} is finished: step (\d+) of \1, loss [\d.]+\.", finished)
+    assert re.match(r"v1 \(training_\d{8}_\d{6}\): (PROMOTE|HOLD|REJECT|CANNOT DECIDE)\. ", evaluated)
+
+
 @pytest.mark.timeout(600)
 def test_the_documents_python_runs_from_the_first_lesson_to_the_active_version(tmp_path: Path) -> None:
     topics = list(TOPICS.items())[:16]
