@@ -67,6 +67,8 @@ def should_train(
     any device, and a repeated examination of the same order, because a second attempt at the same questions could pass
     by chance. With `tags` only lessons with one of them were counted.
     """
+    if disabled:  # then nothing else is of interest
+        return Decision(train=False, forced=False, reasons=(Reason(name="enabled", met=False, sentence=disabled),))
     enough = lessons >= min_lessons
     kind = f"lessons tagged {' or '.join(tags)}" if tags else "lessons"
     missing = f", not counted: {not_counted}" if not_counted and not enough else ""
@@ -96,8 +98,6 @@ def should_train(
             sentence = f"no challenger could be promoted: {problem}"
         reasons.append(Reason(name="held-out questions", met=not problem, sentence=sentence))
     not_overridable: list[Reason] = []
-    if disabled:
-        not_overridable.append(Reason(name="enabled", met=False, sentence=disabled))
     if examples is not None:
         not_overridable.append(
             Reason(
