@@ -11,7 +11,7 @@ from academy.errors import InputError
 
 
 def names_in_file(path: Path, prefix: str) -> set[str]:
-    """The names that the file sets. Raises InputError with the line of what cannot be read and would be lost in silence.
+    """The names that the file sets. Raises InputError with the line of what cannot be read.
 
     `prefix`: of names that must have a value.
     """
