@@ -60,6 +60,7 @@ assignments = sa.Table(
     sa.Column("suite", sa.String(32), nullable=False),  # recall | commits
     sa.Column("origin", sa.String(64), nullable=False, index=True),
     sa.Column("side", sa.String(16), nullable=False),  # train | holdout | neither
+    sa.Column("answer", sa.String(16), nullable=False, server_default=""),  # a name for its first answer
     sqlite_autoincrement=True,
 )
 
@@ -76,7 +77,7 @@ ledger = sa.Table(
 )
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0002"
+HEAD = "0003"
 WAL_SECONDS = 5.0
 """How long to wait for other processes that open a new SQLite file at the same time."""
 
