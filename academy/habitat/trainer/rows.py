@@ -42,7 +42,8 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
         raise TrainingError(
             "The dataset changed after the training was ordered.", "Run `academy curate` again.", cause="data"
         )
-    messages = [_messages(line) for line in order.train_file.read_bytes().splitlines()]
+    lines = order.train_file.read_bytes().splitlines()
+    messages = [_messages(line, number) for number, line in enumerate(lines, start=1)]
     rows = []
     for number, conversation in enumerate(messages, start=1):
         try:
@@ -84,23 +85,17 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
     return split
 
 
-def _messages(line: bytes) -> list[Message]:
-    """A line in any of the four formats as a conversation that ends with its last answer."""
+def _messages(line: bytes, number: int) -> list[Message]:
+    """A line in any format that is imported, as a conversation that ends with its last answer."""
     try:
         conversation = read_row(orjson.loads(line))
     except orjson.JSONDecodeError:
-        conversation = "a line is not valid JSON"
+        conversation = "not JSON"
     if isinstance(conversation, str):
         raise TrainingError(
-            f"The dataset cannot be read: {conversation}.",
+            f"Line {number} of the dataset cannot be read: {conversation}.",
             "Correct the file, or run `academy curate` again.",
             cause="data",
-        )
-    while conversation[-1]["role"] != "assistant":
-        conversation.pop()
-    if not any(message["role"] == "user" for message in conversation):
-        raise TrainingError(
-            "The dataset cannot be read: an answer has no request before it.", "Remove that example.", cause="data"
         )
     return conversation
 
