@@ -18,6 +18,7 @@ from academy.cli.options import (
     Rank,
     RecipeFile,
     Repositories,
+    Tags,
     Tune,
     TuneMinutes,
 )
@@ -52,6 +53,7 @@ def evolve(
     batch_size: BatchSize = None,
     init_adapter: InitAdapter = None,
     recipe: RecipeFile = None,
+    tags: Tags = None,
     tune: Tune = None,
     tune_minutes: TuneMinutes = None,
     json: Json = False,
@@ -61,6 +63,7 @@ def evolve(
     from academy.loop.evolve import EvolutionRequest
     from academy.loop.evolve import evolve as run_loop
     from academy.loop.recipe_file import recipe_options
+    from academy.loop.tags import read_tags
     from academy.operations.homes import open_home  # the flow in this process uses the same one
     from academy.operations.runs import run_evolution
 
@@ -70,7 +73,8 @@ def evolve(
     )
     request = EvolutionRequest(
         lessons=tuple(lessons or ()), tasks=tuple(tasks or ()), repositories_read=tuple(repo or ()),
-        base_model=base_model, force=force, recipe=options, tune=tune, tune_minutes=tune_minutes,
+        base_model=base_model, force=force, recipe=options, tags=read_tags(tags or ()), tune=tune,
+        tune_minutes=tune_minutes,
     )  # fmt: skip
     listen()
     home = open_home(base_model)

@@ -14,7 +14,7 @@ from typing import Any
 
 from academy import __version__
 from academy.curriculum import replay
-from academy.curriculum.carrying import contradict
+from academy.curriculum.contradictions import find_contradictions
 from academy.curriculum.dataset import Contradiction, Dataset, Example, OverlappingExample, group_of, write_dataset
 from academy.curriculum.decontamination import GuardedSuite, count_overlaps
 from academy.curriculum.filters import clean, reason_to_drop
@@ -33,14 +33,17 @@ from academy.experience.sources.lessons import LessonsSource
 from academy.experience.sources.table import refer, references_of, reopen_sources
 from academy.experience.sources.tasks import TasksSource
 from academy.experience.tombstones import buried
-from academy.experience.wording import wording
 
 COMMITS_SHARE = 0.20
 """Largest share of the training tokens that commits may have."""
+COLLECTED = "collected: "
+"""How a line of the funnel begins that counts what a source gave."""
 TEMPLATE_TOKENS = 16
 """Tokens reserved for the marks that a chat template sets around a request and an answer."""
 
 CountTokens = Callable[[list[str]], list[int]]
+Rejects = Callable[[Sequence[Mapping[str, str]]], str]
+"""Why the base model's chat template rejects a conversation; empty if it does not."""
 
 
 class DatasetCurator:
@@ -65,10 +68,11 @@ class DatasetCurator:
         run: ShardRunner = in_process,
         per_source: int | None = None,
         per_author: int | None = None,
+        rejects: Rejects | None = None,
     ) -> None:
         """`context`: tokens that an example may have. `replay`: share of older lessons. `base`: the base model's
         digest. `guarded`: texts of other suites. `allowed`: keys of overlaps that a user allows. `per_source` and
-        `per_author`: quotas in examples.
+        `per_author`: quotas in examples. `rejects` tries the base model's chat template.
         """
         self.store = lessons_store
         self.count_tokens = count_tokens
@@ -82,12 +86,15 @@ class DatasetCurator:
         self.run = run
         self.per_source = per_source
         self.per_author = per_author
+        self.rejects = rejects
         self.overlaps: list[OverlappingExample] = []
         self.cursor = lessons_store.newest()
+        self.covered: int | None = None  # the last lesson that the dataset covers, where not all were collected
         self.funnel: Counter[str] = Counter()
         self.contradictions: list[Contradiction] = []
         self.alarms: list[str] = []
         self._references: list[Reference] = []
+        self._sources: dict[str, str] = {}  # the name of the source by experience
         self._experience: list[Experience] = []
         self._examples: list[tuple[Example, Assignment, int]] = []  # with their tokens
         self._counted: dict[tuple[str, str], int] = {}  # what a source counted in its last collection
@@ -146,7 +153,10 @@ class DatasetCurator:
             else:
                 distinct[content] = experience
         self._experience = list(distinct.values())
-        self._find_contradictions()
+        self.contradictions = find_contradictions(self._experience)
+        self.funnel.pop("contradictions", None)
+        if self.contradictions:
+            self.funnel["contradictions"] = len(self.contradictions)
         self._drop(self._near_duplicates())
         self._drop(self._over_quotas())
         return before - len(self._experience)
@@ -174,7 +184,7 @@ class DatasetCurator:
             examples,
             questions,
             lessons=self.store.trainable(until=self.cursor),
-            cursor=self.cursor,
+            cursor=self.cursor if self.covered is None else self.covered,
             tokens=sum(tokens for _, tokens in train),
             longest=max((tokens for _, tokens in train), default=0),
             funnel=dict(sorted(self.funnel.items())),
@@ -225,6 +235,7 @@ class DatasetCurator:
         if forgotten := buried(self.store.database, [experience.id for experience in experiences]):
             self._count("forgotten", len(forgotten))
             experiences = [experience for experience in experiences if experience.id not in forgotten]
+        self._sources |= {experience.id: source.name for experience in experiences}
         self._references += [
             refer(source, experience.id, experience.seq, experience.provenance.get("commit", ""))
             for experience in experiences
@@ -234,7 +245,7 @@ class DatasetCurator:
                 self._skipped.add(key)
                 self._count(f"{source.name}: {item.because}", 1)
         self._experience += experiences
-        self.funnel[f"collected: {source.name}"] += len(experiences)
+        self.funnel[f"{COLLECTED}{source.name}"] += len(experiences)
         return len(experiences)
 
     def _count(self, reason: str, number: int) -> None:
@@ -320,7 +331,7 @@ class DatasetCurator:
         self.alarms += alarms(figures)
 
     def _split(self, holdout: Holdout) -> None:
-        examples = [Example.of(experience, origin="") for experience in self._experience]
+        examples = self._renderable([Example.of(experience, origin="") for experience in self._experience])
         assignments = holdout.assign(map(grouped, examples))
         lengths = self.count_tokens(["".join(m["content"] for m in e.messages) for e in examples])
         for example, length in zip(examples, lengths, strict=True):
@@ -338,6 +349,15 @@ class DatasetCurator:
                 with_origin = example.model_copy(update={"origin": assignment.origin})
                 self._examples.append((with_origin, assignment, length + TEMPLATE_TOKENS))
 
+    def _renderable(self, examples: list[Example]) -> list[Example]:
+        """Examples without those that the base model's chat template rejects: their training would fail."""
+        if self.rejects is None:
+            return examples
+        reasons = [self.rejects(example.messages) for example in examples]
+        for reason in filter(None, reasons):
+            self._count(reason, 1)
+        return [example for example, reason in zip(examples, reasons, strict=True) if not reason]
+
     def _cap_commits(self, train: list[tuple[Example, int]]) -> list[tuple[Example, int]]:
         """The training side with the newest commits up to their share of the tokens; none without lessons."""
         lessons = [(example, tokens) for example, tokens in train if example.suite != "commits"]
@@ -349,25 +369,10 @@ class DatasetCurator:
                 room -= tokens
                 newest.append((example, tokens))
         self._count("over the share of commits", len(commits) - len(newest))
-        self.funnel["kept for training: lesson"] = len(lessons)
-        self.funnel["kept for training: commit"] = len(newest)
+        kept = Counter(self._sources[example.id] for example, _ in (*lessons, *newest))
+        for name in [line.removeprefix(COLLECTED) for line in self.funnel if line.startswith(COLLECTED)]:
+            self.funnel[f"kept for training: {name}"] = kept[name]
         return lessons + newest
-
-    def _find_contradictions(self) -> None:
-        """Experiences that give different answers to one request, after the same messages."""
-        by_request: dict[Any, list[Experience]] = defaultdict(list)
-        for experience in sorted(self._experience, key=lambda experience: (experience.seq, experience.id)):
-            words = wording(experience.request)
-            by_request[experience.kind == "commit", experience.context, words].append(experience)
-        self.contradictions = [
-            Contradiction(first=first.id, second=later.id, batches=(first.batch, later.batch))
-            for first, *others in by_request.values()
-            for later in others
-            if contradict(first.answer, later.answer)
-        ]
-        self.funnel.pop("contradictions", None)
-        if self.contradictions:
-            self.funnel["contradictions"] = len(self.contradictions)
 
 
 def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict[str, int]]]:

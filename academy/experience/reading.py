@@ -64,8 +64,6 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             rest = line
             while len(rest) == LONGEST_LINE + 1 and not rest.endswith(b"\n"):
                 rest = stream.readline(LONGEST_LINE + 1)
-            if number == 1 and len(line) <= LONGEST_LINE:
-                line = line.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
             yield number, line
 
 

@@ -33,7 +33,7 @@ from academy.experience.experience import Experience, Turn
 from academy.experience.lessons import LessonsStore
 from academy.experience.reading import normalised
 from academy.experience.tombstones import bury
-from academy.genealogy.versions import Tainted, taint
+from academy.genealogy.taint import Tainted, taint
 from academy.models.formats import read_row
 from academy.records import Record
 from academy.store.database import Database, assignments

@@ -50,6 +50,11 @@ class CurationSteps:
         self._filtered = False
         self._dataset: Dataset | None = None
 
+    @property
+    def digest(self) -> str | None:
+        """The digest of the dataset that `save` wrote last; None before."""
+        return self._dataset.digest if self._dataset else None
+
     def collect_lessons(self, limit: int | None, tags: Sequence[str]) -> int:
         """Collect active lessons of any kind but tasks. Returns how many are new in this curation."""
         return self._collect(LessonsSource(self.home.store, tags), _checked("limit", limit))

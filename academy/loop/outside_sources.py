@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from academy.curriculum.dataset import Dataset, Example, all_datasets, read_rows
 from academy.experience.experience import Experience
@@ -13,12 +13,14 @@ from academy.loop.home import Home
 from academy.store.ledger_rows import VerdictEntry
 
 
-def outside_ids(home: Home) -> set[str]:
+def outside_ids(home: Home, tags: Sequence[str] = ()) -> set[str]:
     """Ids of the successful experience that installed sources give now, without what was forgotten.
+
+    With tags: of the experience that has one of them.
 
     Raises InputError for a source that fails.
     """
-    context = SourceContext(store=home.store, trusted_authors=home.settings.trusted_authors)
+    context = SourceContext(store=home.store, trusted_authors=home.settings.trusted_authors, tags=tuple(tags))
     ids = {
         item.id
         for source in outside_sources(home.settings.sources, context)

@@ -108,9 +108,13 @@ class Generation(Record):
 
 
 class Reply(Record):
-    """A player's reply. `stopped`: it ended by itself and was not truncated; `first`: seconds to the first token."""
+    """A player's reply. `stopped`: it ended by itself and was not truncated; `first`: seconds to the first token.
+
+    `raw`: the text with the thoughts before it, which are not graded; empty if there are none.
+    """
 
     text: str
+    raw: str = Field(default="", exclude_if=lambda raw: not raw)
     tokens: int = 0
     stopped: bool = True
     first: float | None = None
@@ -123,6 +127,7 @@ class Answer(Record):
     text: str
     score: float
     details: dict[str, float] = Field(default_factory=dict)
+    raw: str = Field(default="", exclude_if=lambda raw: not raw)  # with thoughts; empty if there are none
 
 
 class Player(Protocol):

@@ -21,6 +21,7 @@ SUITES = {
     "regression": "academy.arena.suites.regression:RegressionFactory",
     "leak": "academy.arena.suites.leak:LeakFactory",
     "coding": "academy.arena.suites.coding:CodingFactory",
+    "coding#first-ten": "academy.arena.suites.coding:FirstTenFactory",
     "commits": "academy.arena.suites.commits:CommitsFactory",
 }
 """The project's suites: name -> factory. base.py describes how to add one."""

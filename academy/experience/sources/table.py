@@ -10,6 +10,7 @@ from academy.errors import AcademyError, InputError
 from academy.experience.experience import Experience
 from academy.experience.lessons import LessonsStore
 from academy.experience.sources.base import ExperienceSource, Reference, Skipped, SourceContext
+from academy.experience.sources.tagged import TaggedSource
 from academy.system.plugins import load_plugin
 
 SOURCES = {
@@ -68,11 +69,11 @@ def open_sources(names: Sequence[str], context: SourceContext) -> Iterator[Exper
     openers: dict[str, OpenSources] = {name: load_plugin("academy.sources", name, SOURCES) for name in names}
     for name, open_source in openers.items():
         if name in SOURCES:
-            yield from open_source(context)
-            continue
-        with _blamed(name):
-            sources = [OutsideSource(source) for source in open_source(context)]
-        yield from sources
+            sources = open_source(context)
+        else:
+            with _blamed(name):
+                sources = [OutsideSource(source) for source in open_source(context)]
+        yield from [TaggedSource(source, context.tags) for source in sources] if context.tags else sources
 
 
 def outside_sources(names: Sequence[str], context: SourceContext) -> Iterator[ExperienceSource]:
