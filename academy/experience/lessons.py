@@ -33,8 +33,8 @@ from academy.experience.wording import wording
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
 
-FEWEST_SHARED = 3
-"""Words of an answer that two requests share because they are wordings of one, and not by chance."""
+SHORTEST_SHARED = 12
+"""Characters of an answer that two requests share because they are wordings of one, and not by chance."""
 FEEDBACK_FIELDS = ("outcome", "rating", "gold", "feedback", "model_made")
 """Fields of a row that a user's feedback changes."""
 
@@ -313,7 +313,7 @@ class LessonsStore:
             sa.select(lessons.c.seq, lessons.c.situation, lessons.c.action).where(lessons.c.standing == "active")
         ).all()
         wrong = {row.action for row in rows if wording(row.situation) == request and row.action != action}
-        alone = {answer for answer in wrong if len(wording(answer)) < FEWEST_SHARED}
+        alone = {answer for answer in wrong if len(answer) < SHORTEST_SHARED}
         numbers = [
             row.seq
             for row in rows
