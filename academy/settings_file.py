@@ -11,9 +11,9 @@ from academy.errors import InputError
 
 
 def names_in_file(path: Path, prefix: str) -> set[str]:
-    """The names that the file sets. Raises InputError with the line of what cannot be read and would be lost in silence.
+    """The names that the file sets. `prefix`: of names that must have a value.
 
-    `prefix`: of names that must have a value.
+    Raises InputError with the line of what cannot be read: it would be lost in silence.
     """
     try:
         if not path.is_file():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import sys
-import warnings
 
 import typer
 
@@ -54,8 +53,6 @@ def main() -> None:
     """Run a command. An error is one sentence on stderr (with --json also an error object) and exit code 2."""
     # threads that spin while they wait make two busy programs many times slower; must be set before torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # torch imports pynvml under its old name, which users cannot change
-    warnings.filterwarnings("ignore", message="The pynvml package is deprecated")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that the locale lacks must not end a command
             stream.reconfigure(errors="backslashreplace")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from academy import __version__
-from academy.curriculum.curator import CountTokens, DatasetCurator
+from academy.curriculum.curator import CountTokens, DatasetCurator, Rejects
 from academy.curriculum.dataset import INPUTS, Dataset, read_rows
 from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.holdout import Holdout
@@ -40,6 +40,7 @@ def rebuild(
     dataset: Dataset,
     scratch: Path,
     guarded: Sequence[GuardedSuite] = (),
+    rejects: Rejects | None = None,
 ) -> RebuildResult:
     """Curate exactly the same lessons and commits again, in `scratch`, and compare the digests.
 
@@ -52,7 +53,9 @@ def rebuild(
             "Run `academy curate` again.",
         )
     references = [Reference.model_validate(row) for row in read_rows(dataset.path / INPUTS)]
-    curator = DatasetCurator(store, count_tokens, context=dataset.context, base=dataset.base, guarded=guarded)
+    curator = DatasetCurator(
+        store, count_tokens, context=dataset.context, base=dataset.base, guarded=guarded, rejects=rejects
+    )
     curator.cursor = dataset.cursor
     missing = curator.collect_again(references)
     curator.filter_low_quality()

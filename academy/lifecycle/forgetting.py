@@ -5,7 +5,7 @@
     hold-out                   the assignment stays, the text is erased
     answers, examinations      requests and answers are erased unless another lesson has them
     reports                    reports of such an examination are removed, in MLflow as well; the scores stay
-    jobs                       copies of datasets for trainings from Python are removed if they contain it
+    jobs, training             copies of datasets for Python programs are removed if they contain it
     adapters                   canaries that quote it are removed, and the manifest is signed again
     registry                   versions that were trained on it are tainted
 
@@ -32,7 +32,7 @@ from academy.errors import InputError, SignatureError
 from academy.experience.experience import Experience
 from academy.experience.lessons import LessonsStore
 from academy.experience.reading import normalised
-from academy.genealogy.versions import Tainted, taint
+from academy.genealogy.taint import Tainted, taint
 from academy.models.formats import read_row
 from academy.records import Record
 from academy.store.database import Database, assignments
@@ -68,7 +68,8 @@ class _Text(Record):
     answers: tuple[str, ...]
 
     def asks(self, request: str) -> bool:
-        return normalised(request) in self.requests
+        """Whether a request, or the key of a cached answer (a system message follows), is the lesson's."""
+        return normalised(request.partition("\0")[0]) in self.requests
 
     def quotes(self, text: str) -> bool:
         line = " ".join(text.split())
@@ -114,7 +115,7 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
     _forget_reports(home, text)  # before the records, which show what the reports contain
     for path in (home / "examinations").glob("*.json"):
         _forget_examination(path, text)
-    for path in (home / "jobs").glob("*.jsonl"):
+    for path in (path for folder in ("jobs", "training") for path in (home / folder).glob("*.jsonl")):
         if any(text.stands_in_row(line) for line in path.read_bytes().splitlines()):
             path.unlink()  # it is a copy; one without the line would be another training order
     for folder in ("adapters", "mlartifacts"):
@@ -128,7 +129,7 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
     with database.write() as connection:
         for request in text.requests:
             key = request_key("recall", request)
-            connection.execute(sa.update(assignments).where(assignments.c.request == key).values(text=""))
+            connection.execute(sa.update(assignments).where(assignments.c.request == key).values(text="", answer=""))
         store.forget(lesson.id, because, connection)
     store.scrub(lesson, home / "quarantine")
     return Forgotten(lesson=lesson.id, datasets=tuple(dataset.digest for dataset in datasets), versions=tuple(versions))

@@ -7,7 +7,7 @@ import logging
 from academy.arena.verdict import FEWEST_GROUPS
 from academy.curriculum.dataset import Example, all_datasets
 from academy.curriculum.filters import clean, reason_to_drop
-from academy.curriculum.holdout import GroupedRequest, Renewal
+from academy.curriculum.holdout import Renewal, grouped
 from academy.errors import InputError
 from academy.loop.home import Home
 from academy.store.ledger_rows import RenewalEntry, VerdictEntry
@@ -36,7 +36,7 @@ def renew_holdout(home: Home) -> Renewal:
     examined_requests, seen_requests, unseen_requests, fresh = [], [], [], []
     for raw in home.store.every():
         example = Example.of(clean(raw)[0], origin="")  # as curation writes it into the hold-out
-        request = GroupedRequest(text=example.opening, suite=example.suite, group=example.group)
+        request = grouped(example)
         if raw.seq <= until or raw.id in in_examinations:
             examined_requests.append(request)
         if raw.seq <= max(newest, until) or raw.id in in_datasets:
@@ -45,9 +45,9 @@ def renew_holdout(home: Home) -> Renewal:
         if raw.id in in_datasets or reason_to_drop(raw):
             continue
         example = Example.of(clean(raw)[0], origin="")
-        request = GroupedRequest(text=example.opening, suite=example.suite, group=example.group)
+        request = grouped(example)
         fresh.append(request)
-        if not example.context:  # an examination asks single requests
+        if not example.follows_turns:  # an examination asks single requests
             unseen_requests.append(request)
     with home.database.write() as connection:
         home.holdout.assign(fresh, connection)

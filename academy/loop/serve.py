@@ -43,6 +43,7 @@ def serve(
 
     Raises InputError for a name that cannot be used and for an address beyond this machine without a key.
     """
+    home.settings.require_enabled()
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", name):
         raise InputError(
             f"'{name}' is not a valid gateway name.", "Use up to 32 lower-case letters, digits and dashes."

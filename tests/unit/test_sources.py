@@ -103,9 +103,8 @@ def test_references_lead_back_to_the_sources_they_come_from(context: SourceConte
     assert [len(references_of(source, references)) for source in reopened] == [8, 8, len(references) - 8]
     again = DatasetCurator(context.store, lambda texts: [1 for _ in texts])
     assert again.collect_again(references) == 0
-    assert again.get_statistics()["lessons_collected"] == 6
-    assert again.get_statistics()["tasks_collected"] == 2
-    assert again.get_statistics()["git_commits_collected"] == curator.get_statistics()["git_commits_collected"] > 0
+    assert (again.funnel["collected: lesson"], again.funnel["collected: task"]) == (6, 2)
+    assert again.funnel["collected: commit"] == curator.funnel["collected: commit"] > 0
 
 
 class Counting:

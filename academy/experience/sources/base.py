@@ -51,6 +51,7 @@ class SourceContext(NamedTuple):
     commits_limit: int = 100
     trusted_authors: Sequence[str] = ()
     cache: Path | None = None  # a folder for data that can be extracted again
+    tags: Sequence[str] = ()  # only experience with one of them is read; a source need not look at them
 
 
 class ExperienceSource(Protocol):

@@ -8,6 +8,7 @@ from pathlib import Path
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
 from academy.experience.sources.base import ExperienceSource, Reference, SourceContext
+from academy.experience.sources.tagged import TaggedSource
 from academy.system.plugins import load_plugin
 
 SOURCES = {
@@ -26,7 +27,8 @@ def open_sources(names: Sequence[str], context: SourceContext) -> Iterator[Exper
         raise InputError("ACADEMY_SOURCES names no source.", f"Choose from {', '.join(SOURCES)}, or leave it unset.")
     openers: list[OpenSources] = [load_plugin("academy.sources", name, SOURCES) for name in dict.fromkeys(names)]
     for open_source in openers:
-        yield from open_source(context)
+        sources = open_source(context)
+        yield from [TaggedSource(source, context.tags) for source in sources] if context.tags else sources
 
 
 def reopen_sources(references: Sequence[Reference], store: LessonsStore) -> Iterator[ExperienceSource]:

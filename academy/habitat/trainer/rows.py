@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from academy.errors import TrainingError
+from academy.errors import TemplateError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.models.chat_template import ChatTemplate, Message
 from academy.models.formats import read_row
@@ -44,8 +44,11 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
         )
     messages = [_messages(line) for line in order.train_file.read_bytes().splitlines()]
     rows = []
-    for conversation in messages:
-        prompt, answer = template.example(conversation)
+    for number, conversation in enumerate(messages, start=1):
+        try:
+            prompt, answer = template.example(conversation)
+        except TemplateError as problem:
+            raise TemplateError(f"Line {number} of the dataset: {problem.message}", problem.remedy) from problem
         if len(prompt) + len(answer) <= order.recipe.max_length:
             rows.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
     if len(messages) < LEAST:
