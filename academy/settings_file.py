@@ -11,9 +11,9 @@ from academy.errors import InputError
 
 
 def names_in_file(path: Path, prefix: str) -> set[str]:
-    """The names that the file sets. Raises InputError with the line of what cannot be read.
+    """The names that the file sets. `prefix`: of names that must have a value.
 
-    `prefix`: of names that must have a value.
+    Raises InputError with the line of what cannot be read: it would be lost in silence.
     """
     try:
         if not path.is_file():
@@ -30,8 +30,8 @@ def names_in_file(path: Path, prefix: str) -> set[str]:
         raise InputError(f"Line {text.count(chr(10), 0, at) + 1} of {path} holds a NUL.", "Save the file as UTF-8.")
     names: set[str] = set()
     for binding in parse_stream(io.StringIO(text)):
-        is_ours = binding.key is not None and binding.key.startswith(prefix)
-        if binding.error or (is_ours and binding.value is None):
+        is_ours = prefix in binding.original.string if binding.error else (binding.key or "").startswith(prefix)
+        if is_ours and (binding.error or binding.value is None):  # lines of other programs are theirs
             blank = len(binding.original.string) - len(binding.original.string.lstrip("\r\n"))
             line = binding.original.line + binding.original.string[:blank].count("\n")
             raise InputError(f"Line {line} of {path} is not a setting.", "Write it as NAME=value.")

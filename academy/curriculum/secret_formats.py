@@ -21,7 +21,7 @@ _FORMATS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("AWS key", ("AKIA", "ASIA", "ABIA", "ACCA", "A3T", "ABSK", "bedrock-api-key-"), r"\b(?:AKIA|ASIA|ABIA|ACCA|A3T[A-Z0-9])[A-Z0-9]{16}\b|\bABSK[A-Za-z0-9+/]{80,}={0,2}|\bbedrock-api-key-[A-Za-z0-9+/=]{16,}"),
     ("Google key", ("AIza", "ya29.", "GOCSPX-", "1//0"), r"\bAIza[\w-]{35}|\bya29\.[\w-]{20,}|\bGOCSPX-[\w-]{20,}|\b1//0[\w-]{30,}"),
     ("Azure key", ("AccountKey=", "SharedAccessKey=", "SharedAccessSignature", "Q~"), r"(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/]{20,}={0,2}|SharedAccessSignature[ =][^\s\"']{20,}|(?<![\w~.-])[\w~.-]{3}\dQ~[\w~.-]{31,34}"),
-    ("Azure key", ("sig=",), r"[?&]sig=[A-Za-z0-9%+/=_-]{30,}"),
+    ("signed address", ("sig=", "-Signature=", "-Token="), r"[?&]sig=[A-Za-z0-9%+/=_-]{30,}|\bX-(?:Amz|Goog)-(?:Signature|Security-Token)=[\w%+/=-]{30,}"),
     ("cloud key", ("LTAI", "AKID", "AQVN", "t1."), r"\bLTAI[A-Za-z0-9]{12,}\b|\bAKID[A-Za-z0-9]{28,}|\bAQVN[\w-]{30,}|\bt1\.[A-Z0-9a-z_-]{20,}\.[\w-]{60,}"),
     ("GitHub token", ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"), r"(?<![A-Za-z0-9])(?:gh[pousr]_|github_pat_)[\w.-]*\w(?<=[\w.-]{30})"),
     ("GitLab token", ("glpat-", "gldt-", "glrt", "glptt-", "glcbt-", "glimt-", "glft-", "glsoat-", "glagent-", "gloas-", "glffct-", "GR1348941", "_gitlab_session="), r"\bgl(?:pat|dt|rtr?|ptt|cbt|imt|ft|soat|agent|oas|ffct)-[\w.-]{18,}|\bGR1348941[\w-]{20}|_gitlab_session=\w{20,}"),

@@ -83,12 +83,12 @@ KEYS = {
 }  # fmt: skip
 """Keys of dictionaries, with the field that each fills."""
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]{0,40}[A-Za-z]|\][^\x07\x1b]{0,400}(?:\x07|\x1b\\)|[()][A-Z0-9])|\0|\A(?:ÿþ|þÿ)")
-"""Colours and links of terminals, and the zero bytes of UTF-16."""
 _BAR = re.compile(r"(\d{1,3})%\|[^|]{0,800}\| {0,20}(\d{1,15})/(\d{1,15}) \[", re.ASCII)
 _BEHIND = (
     r"(?:['\"]? {0,8}[:=] {0,8}(?:['\"\[]|[a-z][\w.]{0,30}\(['\"]?)?| {1,8}(?:\[ {0,6})?|\[ {0,6})"
-    rf"({NUMBER})(%|(?: ?/ ?| of )(\d{{1,15}}{GROUPS}(?:\.\d{{3}}){{0,4}}))?(?!\w)"
+    rf"({NUMBER})(%|(?: ?/ {{0,8}}| of )(\d{{1,15}}{GROUPS}(?:\.\d{{3}}){{0,4}}))?(?!\w)"
 )
+_NARROW = re.compile("(?<=\\d)(?:â\x80[\x89¯]|Â\xa0|[\u2009\u202f\xa0])(?=\\d{3})", re.ASCII)
 _KERAS = re.compile(r"\s{0,8}(\d{1,15})/(\d{1,15}) {1,4}[^\w ]", re.ASCII).match
 _WORDS = tuple(
     (hint, re.compile(f"({word}){_BEHIND}", re.ASCII).finditer)
@@ -115,7 +115,6 @@ _USUAL_WORDS = re.compile(
     re.ASCII,
 ).match
 _TRAINING_WORDS = ("train", "epoch", "step", "iter")
-"""Words before a training's bar; bars of downloads and of tokenising have other words."""
 _PREPARING = re.compile(
     r"dataset|token|map|split|shard|download|load|fetch|filter|pack|truncat|extract|convert|format|template|generat|sav|"
     r"upload|cach|sanity|validat|evaluat|predict|test|quantiz|merg|example|\beos\b"
@@ -241,6 +240,8 @@ def _of_part(line: str) -> Metrics | None:
         line = line[:LONGEST]
     if "\x1b" in line or "\0" in line:
         line = _ESCAPE.sub("", line)
+    if not line.isascii():
+        line = _NARROW.sub("_", line)
     if "\b" in line:
         line = line[line.rstrip("\b \n").rfind("\b") + 1 :]  # a bar that is written over itself
     if "%|" in line:

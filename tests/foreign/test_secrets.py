@@ -38,11 +38,11 @@ def test_a_secret_is_removed_and_the_rest_stays(case: Case, tmp_path: Path) -> N
     secret = secret_of(case)
     text = case.content.decode().replace("§", secret)
     clean, findings = secrets.redact(text)
-    for gone in case.right["gone"]:
+    for gone in case.right.get("gone", ()):
         for line in gone.replace("§", secret).split():
             pieces = {line[at : at + LEAST_PIECE] for at in range(max(1, len(line) - LEAST_PIECE + 1))}
             assert not [piece for piece in pieces if piece in clean], clean
-    for stays in case.right["stays"]:
+    for stays in case.right.get("stays", ()):
         assert stays in clean
     assert secrets.redact(clean) == (clean, ())
     file = tmp_path / "train.jsonl"
