@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from academy.errors import AcademyError, TemplateError
@@ -56,25 +58,31 @@ def test_answers_are_marked_exactly_or_rejected_with_a_reason(tmp_path: Path) ->
             counts["templates that no conversation passes"] += 1
             continue
 
-        @settings(
-            max_examples=10_000, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        @given(turns=TURNS, answer=TEXTS)
-        def conversation(
-            turns: list[Message],
-            answer: str,
-            base: BaseModel = base,
-            template: ChatTemplate = template,
-            until: float = until,
-        ) -> None:
-            if time.monotonic() < until:
-                counts[_check(base, template, [*turns, Message(role="assistant", content=answer)])] += 1
-
-        conversation()
+        for_a_while(until, partial(_count, counts, base, template), turns=TURNS, answer=TEXTS)
     print(dict(counts))
     assert counts["trained"] > 100
     assert counts["rejected"] > 100
+
+
+def _count(counts: Counter[str], base: BaseModel, template: ChatTemplate, turns: list[Message], answer: str) -> None:
+    counts[_check(base, template, [*turns, Message(role="assistant", content=answer)])] += 1
+
+
+def for_a_while(until: float, check: Callable[..., None], **strategies: st.SearchStrategy[Any]) -> None:
+    """Call a check with generated values, until a moment of the monotonic clock."""
+    names = sorted(strategies)
+    rounds = 0
+
+    def with_values(values: tuple[Any, ...]) -> None:
+        check(**dict(zip(names, values, strict=True)))
+
+    while time.monotonic() < until:
+        rounds += 1
+        options = settings(
+            max_examples=25, deadline=None, database=None, phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        seed(rounds)(options(given(st.tuples(*(strategies[name] for name in names)))(with_values)))()
 
 
 def _check(base: BaseModel, template: ChatTemplate, messages: list[Message]) -> str:
@@ -136,17 +144,7 @@ def test_damaged_templates_work_or_are_refused_with_a_sentence(tmp_path: Path) -
         "{% set messages = [] %}", "'", "\0", "é",
     ))  # fmt: skip
 
-    @settings(
-        max_examples=100_000, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
-    @given(
-        name=st.sampled_from(sorted(name for name in sources if name not in HOSTILE)),
-        cuts=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), snippets), min_size=1, max_size=3),
-    )
     def template(name: str, cuts: list[tuple[float, int, str]]) -> None:
-        if time.monotonic() > until:
-            return
         files: Any = sources[name]
         text = files.text
         for place, length, snippet in cuts:
@@ -161,7 +159,9 @@ def test_damaged_templates_work_or_are_refused_with_a_sentence(tmp_path: Path) -
             counts["refused" if problem.message.endswith(".") else "refused without a sentence"] += 1
         assert time.monotonic() - began < SECONDS
 
-    template()
+    names = st.sampled_from(sorted(name for name in sources if name not in HOSTILE))
+    cuts = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), snippets), min_size=1, max_size=3)
+    for_a_while(until, template, name=names, cuts=cuts)
     print(dict(counts))
     assert counts["works"] > 10
     assert counts["refused"] > 100
