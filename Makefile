@@ -4,25 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BUDGET ?= 120
-export ACADEMY_HOME ?= $(CURDIR)/data
 export DO_NOT_TRACK := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: evolve test test-fast check format campaign bench serve pages deploy clean
+.PHONY: home evolve test test-fast check format campaign bench serve pages deploy clean
 
-# torch is asked for by its exact version: a looser wish can bring gigabytes of CUDA packages to a machine without a GPU.
+# torch is asked for by its exact version, so that a build for CPUs is taken where pip sees one. Where it does not, torch
+# comes with gigabytes of CUDA packages: docs/how-to/install.md.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,llamacpp]'
 	touch $@
 
-# The databases are set-up, too.
-$(ACADEMY_HOME)/.ready: | $(READY)
+# The databases are set-up, too. The settings say where the home is: ACADEMY_HOME, in the environment or in .env, or data.
+home: $(READY)
 	$(BIN)/academy init
-	touch $@
 
-evolve: $(READY) $(ACADEMY_HOME)/.ready
+evolve: home
 	$(BIN)/academy evolve --lessons examples/lessons/01-2026-07-operations.jsonl --tasks examples/tasks.jsonl
 
 # All tests but the campaign's, on all cores.
@@ -53,10 +52,10 @@ campaign: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench.overhead
 
-serve: $(READY) $(ACADEMY_HOME)/.ready
+serve: home
 	$(BIN)/academy serve
 
-pages: $(READY) $(ACADEMY_HOME)/.ready
+pages: home
 	$(BIN)/academy pages
 
 deploy: $(READY)

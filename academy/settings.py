@@ -9,17 +9,27 @@ import difflib
 import hashlib
 import os
 import tempfile
+from copy import copy
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from academy.errors import HomeError, InputError
+from academy.records import expectation
+from academy.settings_file import names_in_file
 
 PREFIX = "ACADEMY_"
 LEAST_MEMORY_GIB = 1 / 16
 """Smallest memory limit of a training container; with less memory Python does not start."""
+DISABLED = "the Academy is disabled (ENABLE_ACADEMY=false)"
 LEAST_CPUS = 0.01
 """Smallest CPU limit of a container that an engine accepts."""
 
@@ -33,9 +43,14 @@ class Settings(BaseSettings):
     """Paths, addresses and thresholds. A command reads one instance and passes it down; no global instance exists."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore", env_ignore_empty=True
+        env_file=".env", env_file_encoding="utf-8-sig", frozen=True, extra="ignore", env_ignore_empty=True
     )
 
+    enabled: bool = Field(
+        True,
+        validation_alias=_names("ENABLE", "ENABLE_ACADEMY"),
+        description="0: nothing is trained, examined or served; imports, reports and rollbacks still work",
+    )
     home: Annotated[Path, NoDecode] = Field(
         Path("./data"), validation_alias=_names("HOME", "MEMORY_ROOT"), description="The folder that holds everything"
     )
@@ -114,26 +129,17 @@ class Settings(BaseSettings):
         description="Newest commits that are read from a repository",
     )
     lora_rank: int | None = Field(
-        None,
-        ge=4,
-        le=256,
-        validation_alias=_names("LORA_RANK", "DEFAULT_LORA_RANK"),
+        None, ge=4, le=256, validation_alias=_names("LORA_RANK", "DEFAULT_LORA_RANK"),
         description="LoRA rank; empty: the professor chooses",
-    )
+    )  # fmt: skip
     learning_rate: float | None = Field(
-        None,
-        gt=0,
-        le=1e-2,
-        validation_alias=_names("LEARNING_RATE", "DEFAULT_LEARNING_RATE"),
+        None, gt=0, le=1e-2, validation_alias=_names("LEARNING_RATE", "DEFAULT_LEARNING_RATE"),
         description="Learning rate; empty: the professor chooses",
-    )
+    )  # fmt: skip
     num_epochs: int | None = Field(
-        None,
-        ge=1,
-        le=20,
-        validation_alias=_names("NUM_EPOCHS", "DEFAULT_NUM_EPOCHS"),
+        None, ge=1, le=20, validation_alias=_names("NUM_EPOCHS", "DEFAULT_NUM_EPOCHS"),
         description="Passes over the dataset; empty: the professor chooses",
-    )
+    )  # fmt: skip
     packing: bool = Field(
         True, validation_alias=_names("PACKING"), description="Pack short examples into shared rows on a GPU; 0: never"
     )
@@ -141,33 +147,28 @@ class Settings(BaseSettings):
         60, gt=0, validation_alias=_names("TUNE_MINUTES"), description="Longest search for a recipe, in minutes"
     )
     suites: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("recall", "style", "regression", "leak", "coding", "commits"),
-        validation_alias=_names("SUITES"),
+        ("recall", "style", "regression", "leak", "coding", "commits"), validation_alias=_names("SUITES"),
         description="Suites of every examination, separated by commas; a .jsonl file is your own suite",
-    )
+    )  # fmt: skip
     sandbox: str = Field(
-        "",
-        validation_alias=_names("SANDBOX"),
+        "", validation_alias=_names("SANDBOX"),
         description="Sandbox for programs that a model wrote: bubblewrap or docker; empty: the first that works",
-    )
+    )  # fmt: skip
     sandbox_image: str = Field(
-        "",
-        validation_alias=_names("SANDBOX_IMAGE"),
+        "", validation_alias=_names("SANDBOX_IMAGE"),
         description="Image of Docker's sandbox, by name or digest; empty: the image made from this Python",
-    )
+    )  # fmt: skip
     judge: str = Field(
-        "",
-        validation_alias=_names("JUDGE"),
+        "", validation_alias=_names("JUDGE"),
         description="http://host:port/v1#model of a model that compares answers; informational",
-    )
+    )  # fmt: skip
     endpoint_key: SecretStr = Field(
         SecretStr(""), validation_alias=_names("ENDPOINT_KEY"), description="Bearer token for judges and endpoints"
     )
     promotion: Literal["automatic", "approval"] = Field(
-        "automatic",
-        validation_alias=_names("PROMOTION"),
+        "automatic", validation_alias=_names("PROMOTION"),
         description="automatic, or approval: a user approves every promotion",
-    )
+    )  # fmt: skip
     enable_gpu: bool = Field(
         True, validation_alias=_names("ENABLE_GPU", "ENABLE_GPU"), description="Use a GPU if there is one"
     )
@@ -177,113 +178,93 @@ class Settings(BaseSettings):
         description="Where trainings run: process, container, auto (a container if possible), or an installed backend",
     )
     training_library: Literal["", "trl", "unsloth"] = Field(
-        "",
-        validation_alias=_names("TRAINING_LIBRARY"),
+        "", validation_alias=_names("TRAINING_LIBRARY"),
         description="trl or unsloth; empty: Unsloth if it is installed and there is a GPU",
-    )
+    )  # fmt: skip
     training_processes: int = Field(
-        1,
-        ge=1,
-        le=64,
-        validation_alias=_names("TRAINING_PROCESSES"),
+        1, ge=1, le=64, validation_alias=_names("TRAINING_PROCESSES"),
         description="Processes that share a training; each uses one GPU, or a part of the CPUs",
-    )
+    )  # fmt: skip
     training_sharded: bool = Field(
-        False,
-        validation_alias=_names("TRAINING_SHARDED"),
+        False, validation_alias=_names("TRAINING_SHARDED"),
         description="Shard the weights across the processes (FSDP)",
-    )
+    )  # fmt: skip
     training_image: str = Field(
-        "",
-        validation_alias=_names("TRAINING_IMAGE", "TRAINING_IMAGE"),
+        "", validation_alias=_names("TRAINING_IMAGE", "TRAINING_IMAGE"),
         description="Image of training containers, by name or digest; empty: the image made from this Python",
-    )
+    )  # fmt: skip
+    cuda_image: str = Field(
+        "", validation_alias=_names("CUDA_IMAGE", "DOCKER_CUDA_IMAGE"),
+        description="Image in which `academy doctor` runs nvidia-smi, to see whether containers get GPUs",
+    )  # fmt: skip
     training_memory_gib: float | None = Field(
-        None,
-        ge=LEAST_MEMORY_GIB,
-        allow_inf_nan=False,
-        validation_alias=_names("TRAINING_MEMORY_GIB"),
+        None, ge=LEAST_MEMORY_GIB, allow_inf_nan=False, validation_alias=_names("TRAINING_MEMORY_GIB"),
         description="Memory limit of a training container in GiB; empty: 90 % of the free memory",
-    )
+    )  # fmt: skip
     training_cpus: float | None = Field(
-        None,
-        ge=LEAST_CPUS,
-        allow_inf_nan=False,
-        validation_alias=_names("TRAINING_CPUS"),
+        None, ge=LEAST_CPUS, allow_inf_nan=False, validation_alias=_names("TRAINING_CPUS"),
         description="CPU limit of a training container; empty: all CPUs",
-    )
+    )  # fmt: skip
     training_silence_minutes: float = Field(
-        15,
-        gt=0,
-        le=10_080,
-        validation_alias=_names("TRAINING_SILENCE_MINUTES"),
+        15, gt=0, le=10_080, validation_alias=_names("TRAINING_SILENCE_MINUTES"),
         description="Minutes without an event after which a trainer is stopped",
-    )
+    )  # fmt: skip
     price_per_hour: float | None = Field(
-        None,
-        ge=0,
-        allow_inf_nan=False,
-        validation_alias=_names("PRICE_PER_HOUR"),
+        None, ge=0, allow_inf_nan=False, validation_alias=_names("PRICE_PER_HOUR"),
         description="Price of an hour of training; empty: no cost is shown",
-    )
+    )  # fmt: skip
 
     serve_key: SecretStr = Field(
         SecretStr(""), validation_alias=_names("SERVE_KEY"), description="Bearer token for users of the gateway"
     )
     serve_concurrency: int = Field(
-        16,
-        ge=1,
-        le=1024,
-        validation_alias=_names("SERVE_CONCURRENCY"),
+        16, ge=1, le=1024, validation_alias=_names("SERVE_CONCURRENCY"),
         description="Answers that are generated at the same time",
-    )
+    )  # fmt: skip
     serve_queue: int = Field(
-        64,
-        ge=0,
-        le=10_000,
-        validation_alias=_names("SERVE_QUEUE"),
+        64, ge=0, le=10_000, validation_alias=_names("SERVE_QUEUE"),
         description="Requests that may wait for a free slot",
-    )
+    )  # fmt: skip
     serve_keep: int = Field(
-        2,
-        ge=1,
-        le=64,
-        validation_alias=_names("SERVE_KEEP"),
+        2, ge=1, le=64, validation_alias=_names("SERVE_KEEP"),
         description="Champions that stay loaded, the current one included",
-    )
+    )  # fmt: skip
     serve_first_token_seconds: float = Field(
-        60,
-        gt=0,
-        validation_alias=_names("SERVE_FIRST_TOKEN_SECONDS"),
+        60, gt=0, validation_alias=_names("SERVE_FIRST_TOKEN_SECONDS"),
         description="Longest time until an answer's first token",
-    )
+    )  # fmt: skip
     serve_seconds: float = Field(
         600, gt=0, validation_alias=_names("SERVE_SECONDS"), description="Longest time for an answer"
     )
     serve_slow_reader_seconds: float = Field(
-        30,
-        gt=0,
-        validation_alias=_names("SERVE_SLOW_READER_SECONDS"),
+        30, gt=0, validation_alias=_names("SERVE_SLOW_READER_SECONDS"),
         description="Longest time that a client may stop reading",
-    )
+    )  # fmt: skip
     serve_drain_seconds: float = Field(
-        30,
-        ge=0,
-        validation_alias=_names("SERVE_DRAIN_SECONDS"),
+        30, ge=0, validation_alias=_names("SERVE_DRAIN_SECONDS"),
         description="Time for running answers to finish at shutdown",
-    )
+    )  # fmt: skip
     keep_conversations: Literal["off", "rated", "all"] = Field(
-        "off",
-        validation_alias=_names("KEEP_CONVERSATIONS"),
+        "off", validation_alias=_names("KEEP_CONVERSATIONS"),
         description="Conversations that become experience: off, rated or all",
-    )
+    )  # fmt: skip
     keep_share: float = Field(
-        1.0,
-        ge=0,
-        le=1,
-        validation_alias=_names("KEEP_SHARE"),
+        1.0, ge=0, le=1, validation_alias=_names("KEEP_SHARE"),
         description="Share of unrated conversations that are kept with `all`",
-    )
+    )  # fmt: skip
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  the names are pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """A setting's own name wins over other spellings, even if only they stand in the environment."""
+        own = [_only_own_names(source) for source in (env_settings, dotenv_settings)]
+        return init_settings, *own, env_settings, dotenv_settings
 
     @field_validator("home", "workspace_root")
     @classmethod
@@ -311,6 +292,13 @@ class Settings(BaseSettings):
         """Eight digits that identify this home in names which several homes share."""
         return hashlib.sha256(str(self.home.resolve()).encode()).hexdigest()[:8]
 
+    def require_enabled(self) -> None:
+        """Raise InputError where the user disabled the Academy."""
+        if not self.enabled:
+            raise InputError(
+                f"{DISABLED[0].upper()}{DISABLED[1:]}.", "Set ENABLE_ACADEMY=true in the environment or .env."
+            )
+
     def folder(self, name: str) -> Path:
         """A folder of the home; it is created on first use."""
         home = self.home.resolve()
@@ -326,49 +314,49 @@ class Settings(BaseSettings):
         return path
 
 
+def _only_own_names(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
+    own = copy(source)
+    if isinstance(own, EnvSettingsSource):
+        own.env_vars = {name: text for name, text in own.env_vars.items() if name.upper().startswith(PREFIX)}
+    return own
+
+
 def load_settings(home: Path | None = None) -> Settings:
     """Read the settings and check that the home can be written.
 
-    Raises InputError for a value out of bounds or an unknown ACADEMY_ name, HomeError for an unwritable home.
+    Raises InputError for a value out of bounds, an unknown ACADEMY_ name or an unreadable .env, HomeError for an
+    unwritable home.
     """
-    _reject_unknown_names()
+    names = names_in_file(Path(".env"), PREFIX) | set(os.environ)
+    _reject_unknown_names(names)
     try:
         settings = Settings()
     except ValidationError as problem:
         first = problem.errors()[0]
         name = next((str(part) for part in first["loc"]), "a setting")
         name = name if name.isupper() else PREFIX + name.upper()
-        raise InputError(
-            f"{name}={first.get('input')!r} is not valid: {first['msg']}.",
-            "Correct it in the environment or .env.",
-        ) from None
+        spellings = next((spellings for spellings in _spellings() if name in spellings), [])
+        name = next((spelling for spelling in spellings if spelling in names), name)
+        sentence = f"{name}={first.get('input')!r} is not valid: {expectation(first)}."
+        raise InputError(sentence, "Correct it in the environment or .env.") from None
     if home is not None:
         settings = settings.model_copy(update={"home": home})
     _check_writable(settings)
     return settings
 
 
-def _reject_unknown_names() -> None:
-    valid = {
-        str(choice)
-        for field in Settings.model_fields.values()
-        if isinstance(field.validation_alias, AliasChoices)
-        for choice in field.validation_alias.choices
-    }
-    names = {line.partition("=")[0].removeprefix("export ").strip() for line in _lines(Path(".env"))}
-    for name in sorted(names | set(os.environ)):
-        if name.startswith(PREFIX) and name not in valid | UNUSED and not name.startswith(PREFIX + "TEST_"):
+def _spellings() -> list[list[str]]:
+    aliases = [field.validation_alias for field in Settings.model_fields.values()]
+    return [[str(choice) for choice in alias.choices] for alias in aliases if isinstance(alias, AliasChoices)]
+
+
+def _reject_unknown_names(names: set[str]) -> None:
+    valid = {spelling for spellings in _spellings() for spelling in spellings}
+    for name in sorted(names):
+        if name.startswith(PREFIX) and name not in valid and not name.startswith(PREFIX + "TEST_"):
             matches = difflib.get_close_matches(name, sorted(valid), 1)
             hint = f"Did you mean {matches[0]}?" if matches else "docs/reference/settings.md lists all settings."
             raise InputError(f"{name} is not a setting of the Academy.", hint)
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-
-
-UNUSED = {"ACADEMY_CUDA_IMAGE", "ACADEMY_ENABLE"}
-"""Names in the seed documents that are accepted but not used yet."""
 
 
 def _check_writable(settings: Settings) -> None:

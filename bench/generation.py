@@ -32,6 +32,7 @@ from academy.arena.suites.lm_eval import LmEvalSuite, lm_eval_suite
 from academy.arena.suites.regression import FILE as GENERAL
 from academy.loop.players import likeliest
 from academy.models.base_model import resolve
+from academy.system.installation import install_remedy
 from bench.machine import too_busy
 
 LESSONS = sorted((Path(__file__).parent.parent / "examples/lessons").glob("*.jsonl"))
@@ -74,7 +75,7 @@ def main() -> int:
         try:
             peer: Any = Peer(str(runtime.base.path))
         except ModuleNotFoundError:
-            print("lm-eval is not installed, so there is nothing to compare with. pip install 'the-academy[lm-eval]'.")
+            print(f"lm-eval is not installed, so there is nothing to compare with. {install_remedy('lm-eval')}")
             return 2
         count = QUESTIONS // 4 if "--short" in sys.argv else QUESTIONS
         paths = {kind: write_task(Path(place), kind, count) for kind in KINDS}

@@ -16,6 +16,6 @@ USER root
 COPY constraints.txt /tmp/constraints.txt
 RUN if [ "$STACK" = install ]; then stack="torch transformers trl peft datasets accelerate safetensors tokenizers numpy"; fi; \
     python3 -m pip install --no-cache-dir -c /tmp/constraints.txt $PIP_ARGUMENTS \
-    $stack pydantic orjson blake3 jinja2 cryptography typing-extensions packaging pynvml && rm /tmp/constraints.txt
+    $stack pydantic orjson blake3 jinja2 cryptography typing-extensions packaging nvidia-ml-py && rm /tmp/constraints.txt
 USER 65534
 ENTRYPOINT []

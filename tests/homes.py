@@ -25,7 +25,17 @@ from tests.forks import Forks
 
 ACADEMY = (sys.executable, "-m", "academy.cli.main")
 ROOT = Path(__file__).parents[1]
-OURS = ("ACADEMY_", "PREFECT_", "MLFLOW_", "DEFAULT_", "MIN_", "ENABLE_GPU", "WORKSPACE_ROOT", "MEMORY_ROOT")
+OURS = (
+    "ACADEMY_",
+    "PREFECT_",
+    "MLFLOW_",
+    "DEFAULT_",
+    "MIN_",
+    "ENABLE_",
+    "WORKSPACE_ROOT",
+    "MEMORY_ROOT",
+    "DOCKER_CUDA_IMAGE",
+)
 
 
 def bare() -> dict[str, str]:

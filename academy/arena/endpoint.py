@@ -15,10 +15,12 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from academy.arena.suites.base import Generation, Question, Reply
+from academy.arena.suites.base import Generation, Prompt, Question, Reply, as_messages
 from academy.errors import ExaminationError, InputError
+from academy.models.chat_template import Message
 from academy.models.thinking import without_thoughts
 from academy.records import Record, digest_of
+from academy.system.connections import check_connections, is_loopback
 
 AT_ONCE = 8
 TRIES = 3
@@ -59,7 +61,7 @@ class Endpoint(Record):
         """The digest of address and model."""
         return digest_of(["endpoint", self.url, self.model])
 
-    def ask(self, messages: Sequence[dict[str, str]], most: int) -> Reply:
+    def ask(self, messages: Sequence[Message], most: int) -> Reply:
         """One greedy answer. Raises ExaminationError where the endpoint gives none."""
         import openai
 
@@ -111,9 +113,13 @@ class Endpoint(Record):
     def _client(self) -> Any:
         import openai
 
+        is_here = is_loopback(urlsplit(self.url).hostname or "")
+        if not is_here:
+            check_connections()
         return openai.OpenAI(
-            base_url=self.url, api_key=self.key or "none", max_retries=self.tries, timeout=self.seconds
-        )
+            base_url=self.url, api_key=self.key or "none", max_retries=self.tries, timeout=self.seconds,
+            http_client=openai.DefaultHttpxClient(trust_env=not is_here),
+        )  # fmt: skip
 
 
 class EndpointPlayer:
@@ -123,11 +129,11 @@ class EndpointPlayer:
         self.endpoint = endpoint
         self.identity = endpoint.identity
 
-    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
+    def answer(self, requests: Sequence[Prompt], generation: Generation) -> list[Reply]:
         """Greedy answers, AT_ONCE at a time."""
 
-        def ask(request: str) -> Reply:
-            return self.endpoint.ask([{"role": "user", "content": request}], generation.max_new_tokens)
+        def ask(request: Prompt) -> Reply:
+            return self.endpoint.ask(as_messages(request), generation.max_new_tokens)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:  # after a failure the waiting requests are not sent
             return list(pool.map(ask, requests))

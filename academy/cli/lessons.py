@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from academy.cli.home import open_home
 from academy.cli.options import Base, Json
 from academy.cli.output import emit, say, table
+
+if TYPE_CHECKING:
+    from academy.loop.import_files import Imported
 
 app = typer.Typer(help="Add, import and manage lessons.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -18,7 +21,9 @@ app = typer.Typer(help="Add, import and manage lessons.", no_args_is_help=True, 
 def add(
     situation: Annotated[str, typer.Argument(help="The request.")],
     action: Annotated[str, typer.Argument(help="The answer.")],
-    result: Annotated[str, typer.Option(help="The outcome: success or failure.")] = "success",
+    result: Annotated[
+        str, typer.Option(help="What came of it, in words. It is a success unless this says it failed.")
+    ] = "success",
     feedback: Annotated[str, typer.Option(help="What a user said about the answer.")] = "",
     tag: Annotated[list[str] | None, typer.Option(help="A tag; repeatable.")] = None,
     author: Annotated[str, typer.Option(help="The author's name or address.")] = "",
@@ -37,15 +42,18 @@ def add(
 
 @app.command("import")
 def import_files(
-    files: Annotated[list[Path], typer.Argument(help="JSONL files with one lesson per line.")],
+    files: Annotated[list[Path], typer.Argument(help="JSONL files with one lesson per line, or JSON arrays.")],
     tasks: Annotated[bool, typer.Option("--tasks", help="The files are task histories.")] = False,
     conversations: Annotated[
         bool,
-        typer.Option("--conversations", help="The files are conversations with feedback: OpenAI, ShareGPT, ChatML."),
+        typer.Option(
+            "--conversations",
+            help="The files are conversations with feedback, in any format of docs/reference/formats.md.",
+        ),
     ] = False,
     examples: Annotated[
         bool,
-        typer.Option("--examples", help="The files are training examples: Alpaca, ShareGPT, ChatML or OpenAI."),
+        typer.Option("--examples", help="The files are training examples, in any format of docs/reference/formats.md."),
     ] = False,
     user: Annotated[list[str] | None, typer.Option(help="Only conversations of this user; repeatable.")] = None,
     domain: Annotated[list[str] | None, typer.Option(help="Only conversations of this domain; repeatable.")] = None,
@@ -55,30 +63,51 @@ def import_files(
     gold: Annotated[bool, typer.Option("--gold", help="Only answers with a gold star.")] = False,
     json: Json = False,
 ) -> None:
-    """Import files. Known lines change nothing; unreadable lines are kept in the quarantine."""
+    """Import files. Known lines change nothing; unreadable lines are kept in the quarantine.
+
+    Exit code 2 where nothing could be read of a file.
+    """
     from academy.loop.import_files import ImportRequest, import_experience
+    from academy.loop.ingest import UnreadFilesError
 
     request = ImportRequest(
         files=tuple(files), tasks=tasks, conversations=conversations, examples=examples,
         users=tuple(user or ()), domains=tuple(domain or ()), types=tuple(kind or ()), gold_only=gold,
     )  # fmt: skip
-    imports = import_experience(request)
+    try:
+        imports = import_experience(request)
+    except UnreadFilesError as problem:
+        if not json:
+            _show_imports(problem.results)
+        raise
     if json:
         emit({"imported": [batch.model_dump(mode="json") for batch in imports]})
-        return
+    else:
+        _show_imports(imports)
+
+
+def _show_imports(imports: Imported) -> None:
     for batch in imports:
         say(
             f"{batch.batch}: {batch.admitted:,} imported, {batch.known:,} already known, "
             f"{len(batch.unreadable):,} unreadable."
         )
+        if batch.skipped:
+            say(f"  {batch.skipped:,} lines are not selected by the options.")
+        if batch.undecided:
+            say(f"  {batch.undecided:,} have no outcome or rating: they are kept and not trained on.")
         if batch.forgotten:
             say(f"  {batch.forgotten:,} were forgotten earlier and stay forgotten.")
-        for line in batch.unreadable[:10]:
+        for line in batch.unreadable[:5]:
             say(f"  {line}")
-        if len(batch.unreadable) > 10:
-            say(f"  and {len(batch.unreadable) - 10:,} more")
+        if len(batch.unreadable) > 5:
+            say(f"  and {len(batch.unreadable) - 5:,} more")
         if batch.unreadable:
-            say(f"  The unreadable lines are kept in {batch.quarantine}.")
+            table(
+                f"unreadable lines, kept in {batch.quarantine}",
+                ("lines", "reason"),
+                [(f"{count:,}", reason) for reason, count in batch.reasons.items()],
+            )
 
 
 @app.command("list")
@@ -103,11 +132,15 @@ def list_lessons(
 @app.command()
 def stats(json: Json = False) -> None:
     """Count lessons by outcome, standing, batch and tag."""
+    from academy.loop.not_counted import in_words
+
     statistics = open_home().store.get_statistics()
     if json:
         emit(statistics)
         return
     say(f"{statistics['total_lessons']:,} lessons and tasks.")
+    if statistics["not_counted"]:
+        say(f"Not trained on: {in_words(statistics['not_counted'])}.")
     for name in ("outcomes", "standings", "batches"):
         say(f"{name}: " + ", ".join(f"{key} {count:,}" for key, count in statistics[name].items()))
     say("tags: " + ", ".join(f"{tag} {count}" for tag, count in list(statistics["tag_distribution"].items())[:20]))

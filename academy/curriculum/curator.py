@@ -1,7 +1,8 @@
 """DatasetCurator: collects experience from its sources, filters it, and writes the dataset.
 
 Every example that is dropped has a reason and is counted in the funnel. Contradictions are counted and shown but not
-removed: where a batch teaches wrong answers to known questions, the examination rejects it.
+removed: where a batch teaches wrong answers to known questions, the examination rejects it. They are looked for before
+near duplicates, which they would resemble, and none of their lessons is dropped as one.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Any
 
 from academy import __version__
 from academy.curriculum import replay
+from academy.curriculum.contradictions import find_contradictions
 from academy.curriculum.dataset import Contradiction, Dataset, Example, OverlappingExample, group_of, write_dataset
 from academy.curriculum.decontamination import GuardedSuite, count_overlaps
 from academy.curriculum.filters import clean, reason_to_drop
-from academy.curriculum.holdout import Assignment, GroupedRequest, Holdout, request_key
-from academy.curriculum.overlap_check import guarded_index, refuse_overlap
+from academy.curriculum.holdout import Assignment, Holdout, grouped, request_key
+from academy.curriculum.overlap_check import guarded_index, near_by_another_answer, refuse_overlap
 from academy.curriculum.quotas import QuotaEntry, alarms, diversity, drops, first_words, sample_ids
 from academy.curriculum.replay import EarlierExample, draw_replay
 from academy.curriculum.sharding import ShardRunner, in_process, merge, near_duplicates, overlapping, shard
@@ -30,9 +32,12 @@ from academy.experience.sources.commits import CommitsSource
 from academy.experience.sources.lessons import LessonsSource
 from academy.experience.sources.table import refer, references_of, reopen_sources
 from academy.experience.sources.tasks import TasksSource
+from academy.experience.tombstones import buried
 
 COMMITS_SHARE = 0.20
 """Largest share of the training tokens that commits may have."""
+COLLECTED = "collected: "
+"""How a line of the funnel begins that counts what a source gave."""
 TEMPLATE_TOKENS = 16
 """Tokens reserved for the marks that a chat template sets around a request and an answer."""
 
@@ -42,12 +47,16 @@ Rejects = Callable[[Sequence[Mapping[str, str]]], str]
 
 
 class DatasetCurator:
-    """Call in this order, once: collect (any number of sources), filter_low_quality, save."""
+    """Call in this order: collect (any number of sources), filter_low_quality, save.
+
+    Each may be called again: what was collected before is not collected twice, and a second `save` writes the same
+    dataset.
+    """
 
     def __init__(
         self,
         lessons_store: LessonsStore,
-        count_tokens: CountTokens | None = None,
+        count_tokens: CountTokens,
         *,
         context: int = 2048,
         max_lessons: int = 5000,
@@ -66,7 +75,7 @@ class DatasetCurator:
         `per_author`: quotas in examples. `rejects` tries the base model's chat template.
         """
         self.store = lessons_store
-        self.count_tokens = count_tokens or _base_model_tokens()
+        self.count_tokens = count_tokens
         self.context = min(context, 2048)
         self.max_lessons = max_lessons
         self.replay = replay
@@ -80,18 +89,30 @@ class DatasetCurator:
         self.rejects = rejects
         self.overlaps: list[OverlappingExample] = []
         self.cursor = lessons_store.newest()
+        self.covered: int | None = None  # the last lesson that the dataset covers, where not all were collected
         self.funnel: Counter[str] = Counter()
         self.contradictions: list[Contradiction] = []
         self.alarms: list[str] = []
         self._references: list[Reference] = []
+        self._sources: dict[str, str] = {}  # the name of the source by experience
         self._experience: list[Experience] = []
         self._examples: list[tuple[Example, Assignment, int]] = []  # with their tokens
+        self._counted: dict[tuple[str, str], int] = {}  # what a source counted in its last collection
+        self._skipped: set[tuple[str, str, str]] = set()
+        self._funnel_before_save: Counter[str] | None = None
+
+    @property
+    def remaining(self) -> Sequence[Experience]:
+        """What was collected and not dropped."""
+        return tuple(self._experience)
 
     def collect(self, source: ExperienceSource, limit: int | None = None) -> int:
         """Collect a source, at most `limit` experiences of a limited one. Returns how many were collected."""
         if not source.limited:
             return self._add(source, list(source.read()))
-        return self._add(source, self._newest(source, min(limit or self.max_lessons, self.max_lessons)))
+        return self._add(
+            source, self._newest(source, self.max_lessons if limit is None else min(limit, self.max_lessons))
+        )
 
     def collect_from_lessons(self, limit: int | None = None, tags: Sequence[str] = ()) -> int:
         """Collect active lessons, conversations and files of the store. Returns how many."""
@@ -115,38 +136,38 @@ class DatasetCurator:
 
     def filter_low_quality(self) -> int:
         """Drop what the filters reject, duplicates, and what is over the quotas. Returns how many were dropped."""
+        self._undo_save()
         before = len(self._experience)
         by_seq = sorted(self._experience, key=lambda experience: experience.seq)  # commits (0) keep their order
         judgements = merge(self.run(judge, [(part,) for part in shard(by_seq, self.shards)]))
-        distinct: dict[tuple[str, str], Experience] = {}
+        distinct: dict[tuple[Any, ...], Experience] = {}
         for experience, reason, redactions in judgements:
             if reason:
                 self._count(reason, 1)
                 continue
             for kind, number in redactions.items():
                 self.funnel[f"taken out: {kind}"] += number
-            content = (normalised(experience.request), experience.answer)
+            content = (experience.context, normalised(experience.request), experience.answer)
             if content in distinct:
                 self._count("exact duplicate", 1)
             else:
                 distinct[content] = experience
         self._experience = list(distinct.values())
+        self.contradictions = find_contradictions(self._experience)
+        self.funnel.pop("contradictions", None)
+        if self.contradictions:
+            self.funnel["contradictions"] = len(self.contradictions)
         self._drop(self._near_duplicates())
         self._drop(self._over_quotas())
         return before - len(self._experience)
-
-    def save_dataset(self, format: str = "openai") -> Path:  # noqa: A002  the seed documents' name
-        """Write the dataset into the settings' home, in a format of models/formats.py; returns the training file."""
-        from academy.settings import load_settings
-
-        dataset = self.save(load_settings().folder("datasets"), Holdout(self.store.database))
-        return dataset.train_file if format == "openai" else dataset.export(format)
 
     def save(self, folder: Path, holdout: Holdout) -> Dataset:
         """Split by the hold-out, decontaminate, cap the commits, and write.
 
         Raises ExaminationError if a training request is still too similar to a held-out one.
         """
+        self._undo_save()
+        self._funnel_before_save = self.funnel.copy()
         self._split(holdout)
         train = [(example, tokens) for example, assignment, tokens in self._examples if assignment.side == "train"]
         held_out = [example for example, assignment, _ in self._examples if assignment.side == "holdout"]
@@ -155,7 +176,6 @@ class DatasetCurator:
         train = self._decontaminate(train, questions)
         train = self._cap_commits(train)
         self.funnel["held out"] = len(questions)
-        self._find_contradictions()
         examples = [example for example, _ in train]
         self._sound_alarms(examples)
         refuse_overlap(examples, questions, self.guarded, self.allowed)
@@ -164,7 +184,7 @@ class DatasetCurator:
             examples,
             questions,
             lessons=self.store.trainable(until=self.cursor),
-            cursor=self.cursor,
+            cursor=self.cursor if self.covered is None else self.covered,
             tokens=sum(tokens for _, tokens in train),
             longest=max((tokens for _, tokens in train), default=0),
             funnel=dict(sorted(self.funnel.items())),
@@ -176,19 +196,6 @@ class DatasetCurator:
             context=self.context,
             version=__version__,
         )
-
-    def get_statistics(self) -> dict[str, Any]:
-        """Counts and average lengths in characters, under the seed documents' names."""
-        remaining = self._experience
-        return {
-            "total_examples": len(remaining),
-            "lessons_collected": self.funnel["collected: lesson"],
-            "tasks_collected": self.funnel["collected: task"],
-            "git_commits_collected": self.funnel["collected: commit"],
-            "removed_low_quality": sum(n for name, n in self.funnel.items() if name.startswith("dropped: ")),
-            "avg_input_length": round(sum(len(e.request) for e in remaining) / len(remaining)) if remaining else 0,
-            "avg_output_length": round(sum(len(e.answer) for e in remaining) / len(remaining)) if remaining else 0,
-        }
 
     def _newest(self, source: ExperienceSource, limit: int) -> list[Experience | Skipped]:
         """The newest experiences of a source. If there are too many, older ones have a share of the limit (replay).
@@ -214,29 +221,49 @@ class DatasetCurator:
                     yield EarlierExample(id=earlier.id, group=group_of(earlier.answer))
 
         ids = draw_replay(older(), limit - round(limit * self.replay), self.replay)
-        self._count("over the limit of lessons", passed_over)
+        self._recount(source, "dropped: over the limit of lessons", passed_over)
+        self._recount(source, "replayed", len(ids))
         if not ids:
             return [*skips, *newest]
-        self.funnel["replayed"] += len(ids)
         older_ones = list(source.read_again([refer(source, id_) for id_ in ids]))
         return [*skips, *older_ones, *list(newest)[len(newest) - limit + len(older_ones) :]]
 
     def _add(self, source: ExperienceSource, items: Sequence[Experience | Skipped]) -> int:
-        experiences = [item for item in items if isinstance(item, Experience)]
+        self._undo_save()
+        collected = {reference.id for reference in self._references}
+        experiences = [item for item in items if isinstance(item, Experience) and item.id not in collected]
+        if forgotten := buried(self.store.database, [experience.id for experience in experiences]):
+            self._count("forgotten", len(forgotten))
+            experiences = [experience for experience in experiences if experience.id not in forgotten]
+        self._sources |= {experience.id: source.name for experience in experiences}
         self._references += [
             refer(source, experience.id, experience.seq, experience.provenance.get("commit", ""))
             for experience in experiences
         ]
         for item in items:
-            if isinstance(item, Skipped):
+            if isinstance(item, Skipped) and (key := (source.name, source.location, item.what)) not in self._skipped:
+                self._skipped.add(key)
                 self._count(f"{source.name}: {item.because}", 1)
         self._experience += experiences
-        self.funnel[f"collected: {source.name}"] += len(experiences)
+        self.funnel[f"{COLLECTED}{source.name}"] += len(experiences)
         return len(experiences)
 
     def _count(self, reason: str, number: int) -> None:
         if number:
             self.funnel[f"dropped: {reason}"] += number
+
+    def _recount(self, source: ExperienceSource, name: str, number: int) -> None:
+        """Count what one collection of a source did, in place of what its collection before did."""
+        self.funnel[name] += number - self._counted.get((source.name, name), 0)
+        self._counted[source.name, name] = number
+        if not self.funnel[name]:
+            del self.funnel[name]
+
+    def _undo_save(self) -> None:
+        """Go back to before the last `save`, so that saving again counts nothing twice."""
+        if self._funnel_before_save is not None:
+            self.funnel, self._funnel_before_save = self._funnel_before_save, None
+            self._examples, self.alarms, self.overlaps = [], [], []
 
     def _drop(self, reasons: Mapping[str, str]) -> None:
         """Drop the experiences (ids) that have a reason."""
@@ -245,13 +272,22 @@ class DatasetCurator:
         self._experience = [experience for experience in self._experience if experience.id not in reasons]
 
     def _near_duplicates(self) -> dict[str, str]:
-        """Experiences whose request and answer are both similar to those of an earlier one.
+        """Experiences whose request and answer are both similar to those of an earlier one, after the same messages.
 
-        Different wordings with the same answer are wanted, so both sides must be similar.
+        Different wordings with the same answer are wanted, so both sides must be similar, and say the same.
         """
-        texts = [example_text(experience.request, experience.answer) for experience in self._experience]
-        duplicates = near_duplicates(texts, shards=self.shards, run=self.run)
-        return {self._experience[duplicate.number].id: "near duplicate" for duplicate in duplicates}
+        by_context: dict[Any, list[Experience]] = defaultdict(list)
+        for experience in self._experience:
+            by_context[experience.context].append(experience)
+        contradicting = {id_ for pair in self.contradictions for id_ in (pair.first, pair.second)}
+        reasons: dict[str, str] = {}
+        for experiences in by_context.values():
+            if len(experiences) > 1:
+                texts = [example_text(experience.request, experience.answer) for experience in experiences]
+                duplicates = near_duplicates(texts, shards=self.shards, run=self.run)
+                ids = {experiences[duplicate.number].id for duplicate in duplicates}
+                reasons |= dict.fromkeys(ids - contradicting, "near duplicate")
+        return reasons
 
     def _over_quotas(self) -> dict[str, str]:
         """Experiences over the quotas of source and author, and over the share of model-made ones."""
@@ -270,6 +306,9 @@ class DatasetCurator:
 
     def _decontaminate(self, train: list[tuple[Example, int]], held_out: list[Example]) -> list[tuple[Example, int]]:
         """Training examples without those that overlap with an examination, of this dataset or of another suite."""
+        near = near_by_another_answer([example.messages for example, _ in train], held_out)
+        self._count("near a held-out request", len(near))
+        train = [pair for n, pair in enumerate(train) if n not in near]
         index = guarded_index(held_out, self.guarded, self.allowed)
         texts = [(example.request, example.answer) for example, _ in train]
         matches = overlapping(index, texts, shards=self.shards, run=self.run)
@@ -293,11 +332,11 @@ class DatasetCurator:
 
     def _split(self, holdout: Holdout) -> None:
         examples = self._renderable([Example.of(experience, origin="") for experience in self._experience])
-        assignments = holdout.assign(GroupedRequest(text=e.opening, suite=e.suite, group=e.group) for e in examples)
+        assignments = holdout.assign(map(grouped, examples))
         lengths = self.count_tokens(["".join(m["content"] for m in e.messages) for e in examples])
         for example, length in zip(examples, lengths, strict=True):
             assignment = assignments[request_key(example.suite, example.opening)]
-            if example.context and assignment.side == "holdout":
+            if example.follows_turns and assignment.side == "holdout":
                 # an examination asks single requests; the rest of a held-out conversation must not be trained on
                 self._count("a later turn of a held-out conversation", 1)
             elif length + TEMPLATE_TOKENS > self.context:
@@ -330,24 +369,10 @@ class DatasetCurator:
                 room -= tokens
                 newest.append((example, tokens))
         self._count("over the share of commits", len(commits) - len(newest))
-        self.funnel["kept for training: lesson"] = len(lessons)
-        self.funnel["kept for training: commit"] = len(newest)
+        kept = Counter(self._sources[example.id] for example, _ in (*lessons, *newest))
+        for name in [line.removeprefix(COLLECTED) for line in self.funnel if line.startswith(COLLECTED)]:
+            self.funnel[f"kept for training: {name}"] = kept[name]
         return lessons + newest
-
-    def _find_contradictions(self) -> None:
-        """Examples of one suite that have the same request and different answers."""
-        by_request: dict[str, list[Example]] = defaultdict(list)
-        for example, _, _ in sorted(self._examples, key=lambda entry: (entry[0].seq, entry[0].id)):
-            by_request[request_key(example.suite, example.request)].append(example)
-        for examples in by_request.values():
-            first = examples[0]
-            self.contradictions += [
-                Contradiction(first=first.id, second=later.id, batches=(first.batch, later.batch))
-                for later in examples[1:]
-                if later.answer != first.answer
-            ]
-        if self.contradictions:
-            self.funnel["contradictions"] = len(self.contradictions)
 
 
 def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict[str, int]]]:
@@ -360,17 +385,9 @@ def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict
     return judgements
 
 
-def _base_model_tokens() -> CountTokens:
-    """Counts tokens with the base model of the settings."""
-    from academy.models.base_model import resolve
-    from academy.settings import load_settings
-
-    return resolve(load_settings().base_model).count_tokens
-
-
 def _first_of_each_request(examples: list[Example]) -> list[Example]:
     """Of held-out examples with the same request the earliest: a later answer cannot change the examination."""
-    earliest: dict[str, Example] = {}
+    earliest: dict[Any, Example] = {}
     for example in sorted(examples, key=lambda e: (e.seq, e.id)):
-        earliest.setdefault(request_key(example.suite, example.request), example)
+        earliest.setdefault((request_key(example.suite, example.request), example.system), example)
     return list(earliest.values())

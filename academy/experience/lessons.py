@@ -8,7 +8,7 @@ forgotten lesson is deleted; only its id stays, so that it cannot be imported ag
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +18,25 @@ import sqlalchemy as sa
 from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter
 from academy.experience.experience import Experience, Kind
-from academy.experience.lines import read_line
+from academy.experience.importing import CHUNK, Counts, ImportResult, import_lines
+from academy.experience.outcomes import outcome_of_lesson, refuse_invalid
+from academy.experience.quarantine import scrub
 from academy.experience.reading import (
     LONGEST_LINE,
     make_row,
-    normalised,
     now,
-    numbered_lines,
     read_feedback,
-    read_outcome,
     row_to_experience,
     row_to_line,
 )
-from academy.records import Record, digest_of
+from academy.experience.wording import wording
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
 
-CHUNK = 2_000
-"""Rows that are written at once, so that the memory of an import does not grow with its file."""
+FEWEST_SHARED = 3
+"""Words of an answer that two requests share because they are wordings of one, and not by chance."""
 FEEDBACK_FIELDS = ("outcome", "rating", "gold", "feedback", "model_made")
 """Fields of a row that a user's feedback changes."""
-ARCHIVES = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-}
-"""First bytes of compressed files, and their format."""
-
-
-class ImportResult(Record):
-    """The result of importing a file, in numbers of lessons."""
-
-    batch: str
-    admitted: int
-    known: int  # in the store already
-    forgotten: int = 0  # rejected because a user had them forgotten
-    unreadable: tuple[str, ...]  # "file:line: reason"
-    quarantine: str = ""  # the file that keeps the unreadable lines
 
 
 class LessonsStore:
@@ -75,26 +55,31 @@ class LessonsStore:
         self,
         situation: str,
         action: str,
-        result: str,
+        result: str = "",
         feedback: str = "",
-        tags: Sequence[str] = (),
-        metadata: dict[str, Any] | None = None,
+        tags: Sequence[str] | None = (),
+        metadata: Mapping[str, Any] | None = None,
     ) -> str:
         """Add a lesson and return its id. Adding the same lesson again changes nothing.
 
+        It counts as a success unless `result` clearly says that it failed, or `metadata` has another outcome.
         `metadata` may have outcome, author, batch, at, rating (1 to 5), gold, model_made, thread and context; other
         keys are stored as they are. Raises InputError for an invalid lesson and for one that was forgotten.
         """
-        try:
-            "".join((situation, action, result, feedback, *tags)).encode()
-        except UnicodeEncodeError as problem:
-            raise InputError("The lesson is not valid text.", "Encode it in UTF-8.") from problem
+        tags = (tags,) if isinstance(tags, str) else tuple(tags or ())  # one tag, not its letters
+        refuse_invalid(
+            {"situation": situation, "action": action, "result": result, "feedback": feedback}, tags, metadata
+        )
         if (size := sum(map(len, (situation, action, result, feedback)))) > LONGEST_LINE:
             raise InputError(
                 f"The lesson is too long: {size:,} characters (maximum {LONGEST_LINE:,}).",
                 "Shorten it to what was learned.",
             )
         extra = dict(metadata or {})
+        outcome = outcome_of_lesson(result, extra)
+        extra.pop("outcome", None)
+        if outcome == "success" and not action.strip():
+            raise InputError("A lesson needs an action: the answer.", "Pass it as text.")
         feedback_fields = read_feedback(extra)
         if isinstance(feedback_fields, str):
             raise InputError(f"The lesson's metadata is invalid: {feedback_fields}.", "Correct the metadata.")
@@ -107,7 +92,7 @@ class LessonsStore:
             result=result,
             feedback=feedback,
             tags=tags,
-            outcome=read_outcome(extra.pop("outcome", None), result),
+            outcome=outcome,
             author=str(extra.pop("author", "")),
             batch=str(extra.pop("batch", "by hand")),
             at=str(extra.pop("at", "")) or now(),
@@ -122,51 +107,19 @@ class LessonsStore:
     def import_file(
         self, path: Path, quarantine: Path, kind: Kind = "lesson", only: ConversationFilter | None = None
     ) -> ImportResult:
-        """Import a JSONL file of lessons, tasks, conversations or examples (`file`) as one batch named after the file.
+        """Import a file of lessons, tasks, conversations or examples (`file`) as one batch named after the file.
 
-        Unreadable lines go to a file in `quarantine` with their number and reason. The other lines are admitted in one
-        transaction. Raises InputError if the file cannot be read.
+        Unreadable lines go to a file in `quarantine` as they came, with their numbers and reasons beside it. The other
+        lines are admitted in one transaction. Raises InputError if the file is of another kind or cannot be read.
         """
         if not path.is_file():
             raise InputError(
                 f"The file {path} does not exist.", "Check the path; a JSONL file has one lesson on each line."
             )
-        with path.open("rb") as stream:
-            beginning = stream.read(8)
-        if form := next((name for mark, name in ARCHIVES.items() if beginning.startswith(mark)), ""):
-            raise InputError(f"{path} is compressed ({form}).", "Decompress it, check its size, then import it.")
-        counts = (0, 0, 0)
-        rows: list[dict[str, Any]] = []
-        unreadable: list[dict[str, Any]] = []
-        try:
-            with self.database.write() as connection:
-                for number, line in numbered_lines(path):
-                    line_rows = read_line(line, kind, path.stem, only or ConversationFilter())
-                    if isinstance(line_rows, str):
-                        text = line.decode(errors="replace")
-                        unreadable.append({"file": path.name, "line": number, "because": line_rows, "text": text})
-                    else:
-                        rows += line_rows
-                    if len(rows) >= CHUNK:
-                        counts = _sum(counts, _insert_counting(connection, rows))
-                        rows = []
-                counts = _sum(counts, _insert_counting(connection, rows))
-        except OSError as problem:
-            raise InputError(
-                f"The file {path} cannot be read ({problem.strerror}).", "Check its permissions."
-            ) from problem
-        quarantine_file = ""
-        if unreadable:
-            name = f"{path.stem}-{digest_of(unreadable)[:8]}.jsonl"  # two files may have the same name
-            quarantine_file = str(write_file(quarantine / name, (orjson.dumps(line) + b"\n" for line in unreadable)))
-        return ImportResult(
-            batch=path.stem,
-            admitted=counts[0],
-            known=counts[1],
-            forgotten=counts[2],
-            unreadable=tuple(f"{path}:{line['line']}: {line['because']}" for line in unreadable),
-            quarantine=quarantine_file,
-        )
+        with self.database.write() as connection:
+            return import_lines(
+                path, quarantine, kind, only or ConversationFilter(), lambda rows: _insert_counting(connection, rows)
+            )
 
     def keep(self, rows: Sequence[dict[str, Any]]) -> list[str]:
         """Admit rows of conversations and return their ids. A known row is replaced if its feedback is new.
@@ -247,10 +200,29 @@ class LessonsStore:
             "batches": dict(sorted(batches.items())),
             "tag_distribution": dict(sorted(tags.items(), key=lambda pair: (-pair[1], pair[0]))),
             "newest": self.newest(),
+            "not_counted": self.not_counted(),
         }
 
-    def trainable(self, since: int = 0, until: int | None = None) -> int:
-        """Number of active, successful lessons and tasks with numbers in (since, until]."""
+    def not_counted(self) -> dict[str, int]:
+        """Numbers of the lessons and tasks that are not trained on, by reason: their standing, or else their outcome.
+
+        Reasons are "set aside", "superseded", "undone", "outcome unknown" and "outcome failure".
+        """
+        query = sa.select(lessons.c.standing, lessons.c.outcome, sa.func.count()).group_by(
+            lessons.c.standing, lessons.c.outcome
+        )
+        counts: Counter[str] = Counter()
+        with self.database.read() as connection:
+            for standing, outcome, count in connection.execute(query).tuples():
+                if (standing, outcome) != ("active", "success"):
+                    counts[f"outcome {outcome}" if standing == "active" else standing] += count
+        return dict(sorted(counts.items()))
+
+    def trainable(self, since: int = 0, until: int | None = None, tags: Sequence[str] = ()) -> int:
+        """Number of active, successful lessons and tasks with numbers in (since, until], with one of the tags."""
+        if tags:
+            numbers = (number for number, has_tag in self._by_tags(since, tags) if has_tag)
+            return sum(1 for number in numbers if until is None or number <= until)
         query = sa.select(sa.func.count()).where(
             lessons.c.standing == "active", lessons.c.outcome == "success", lessons.c.seq > since
         )
@@ -258,6 +230,22 @@ class LessonsStore:
             query = query.where(lessons.c.seq <= until)
         with self.database.read() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def covered_by(self, tags: Sequence[str], since: int) -> int:
+        """The number up to which every trainable lesson after `since` has one of the tags."""
+        others = (number for number, has_tag in self._by_tags(since, tags) if not has_tag)
+        return next(others, self.newest() + 1) - 1
+
+    def _by_tags(self, since: int, tags: Sequence[str]) -> Iterator[tuple[int, bool]]:
+        """The numbers of trainable lessons and tasks after `since`, each with whether it has one of the tags."""
+        query = (
+            sa.select(lessons.c.seq, lessons.c.tags)
+            .where(lessons.c.standing == "active", lessons.c.outcome == "success", lessons.c.seq > since)
+            .order_by(lessons.c.seq)
+        )
+        with self.database.read() as connection:
+            for row in connection.execution_options(yield_per=CHUNK).execute(query):
+                yield row.seq, not set(tags).isdisjoint(row.tags)
 
     def newest(self) -> int:
         """The number of the newest lesson (0: the store is empty)."""
@@ -295,11 +283,7 @@ class LessonsStore:
 
     def scrub(self, lesson: Experience, quarantine: Path) -> None:
         """Erase a forgotten lesson's text from the quarantine and from the free pages of SQLite."""
-        for path in quarantine.glob("*.jsonl"):
-            lines = path.read_bytes().splitlines()
-            remaining = [line for line in lines if not _contains(line, lesson)]
-            if len(remaining) != len(lines):
-                write_file(path, (line + b"\n" for line in remaining))
+        scrub(quarantine, (lesson.request, lesson.answer))
         self.database.scrub()
 
     def export(self, path: Path, batch: str | None = None) -> int:
@@ -320,13 +304,21 @@ class LessonsStore:
         return count
 
     def supersede(self, situation: str, action: str, connection: sa.Connection) -> int:
-        """Retire active lessons that answer this request otherwise. Returns how many."""
-        request = normalised(situation)
+        """Retire active lessons that answer this request otherwise. Returns how many.
+
+        Other requests with the same wrong answer are other wordings and retire, too, unless the answer is short: "No."
+        """
+        request = wording(situation)
         rows = connection.execute(
             sa.select(lessons.c.seq, lessons.c.situation, lessons.c.action).where(lessons.c.standing == "active")
         ).all()
-        wrong = {row.action for row in rows if normalised(row.situation) == request and row.action != action}
-        numbers = [row.seq for row in rows if row.action in wrong]
+        wrong = {row.action for row in rows if wording(row.situation) == request and row.action != action}
+        alone = {answer for answer in wrong if len(wording(answer)) < FEWEST_SHARED}
+        numbers = [
+            row.seq
+            for row in rows
+            if row.action in wrong and (row.action not in alone or wording(row.situation) == request)
+        ]
         if numbers:
             connection.execute(sa.update(lessons).where(lessons.c.seq.in_(numbers)).values(standing="superseded"))
         return len(numbers)
@@ -361,16 +353,7 @@ def _has_feedback(row: dict[str, Any]) -> bool:
     return bool(row["rating"] or row["gold"] or row["outcome"] != "unknown")
 
 
-def _insert_counting(connection: sa.Connection, rows: list[dict[str, Any]]) -> tuple[int, int, int]:
+def _insert_counting(connection: sa.Connection, rows: list[dict[str, Any]]) -> Counts:
     """Insert rows and return the numbers (admitted, known, forgotten)."""
     new, again_forgotten = _insert(connection, rows) if rows else (0, 0)
     return new, len(rows) - new - again_forgotten, again_forgotten
-
-
-def _sum(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
-
-
-def _contains(line: bytes, lesson: Experience) -> bool:
-    text = str(orjson.loads(line).get("text", ""))
-    return lesson.request in text or lesson.answer in text

@@ -27,33 +27,25 @@ def curate(
     lessons_limit: int | None = None,
     shards: int = 1,
     run: ShardRunner = in_process,
+    tags: Sequence[str] = (),
 ) -> Dataset:
     """Write the store's lessons and the repositories' commits as a dataset, in a folder named by its digest.
 
+    With `tags`, only experience with one of them. Other new lessons then still count as new after a promotion.
+
     The dataset is the same for any number of shards and any runner. Curating again after a kill is harmless.
     """
-    curator = DatasetCurator(
-        home.store,
-        home.base.count_tokens,
-        context=home.base.context,
-        max_lessons=home.settings.max_lessons,
-        base=home.base.digest,
-        replay=replay_share(home),
-        allowed=allowed_overlaps(home),
-        guarded=guarded_texts(home.settings),
-        shards=shards,
-        run=run,
-        per_source=home.settings.max_per_source,
-        per_author=home.settings.max_per_author,
-        rejects=home.base.rejects,
-    )
+    curator = open_curator(home, shards, run)
     context = SourceContext(
         store=home.store,
         repositories=repos,
         commits_limit=home.settings.git_commits_limit,
         trusted_authors=home.settings.trusted_authors,
         cache=home.settings.folder("git"),
+        tags=tags,
     )
+    if tags:
+        curator.covered = home.store.covered_by(tags, home.ledger.champion().cursor)
     if note := home.base.template_note:
         log.warning("%s", note)
     for source in open_sources(home.settings.sources, context):
@@ -68,6 +60,25 @@ def curate(
         batches = Counter(" and ".join(sorted(set(pair.batches))) for pair in dataset.contradictions)
         log.warning("%d contradictions, most in %s", len(dataset.contradictions), batches.most_common(1)[0][0])
     return dataset
+
+
+def open_curator(home: Home, shards: int = 1, run: ShardRunner = in_process) -> DatasetCurator:
+    """A curator with this home's base model, quotas, hold-out, guarded suites and allowed overlaps."""
+    return DatasetCurator(
+        home.store,
+        home.base.count_tokens,
+        context=home.base.context,
+        max_lessons=home.settings.max_lessons,
+        base=home.base.digest,
+        replay=replay_share(home),
+        allowed=allowed_overlaps(home),
+        guarded=guarded_texts(home.settings),
+        shards=shards,
+        run=run,
+        per_source=home.settings.max_per_source,
+        per_author=home.settings.max_per_author,
+        rejects=home.base.rejects,
+    )
 
 
 def replay_share(home: Home) -> float:

@@ -58,6 +58,7 @@ def examine(
 
     Returns the row of an official examination, and the report unless the examination had run before.
     """
+    home.settings.require_enabled()
     judge = configured_judge(home)  # first: a wrong address should not appear after hours of answering
     champion = home.ledger.champion()
     version = home.versions.get(challenger) if is_version(challenger) else None

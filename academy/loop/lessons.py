@@ -17,7 +17,10 @@ from academy.store.ledger_rows import ReleaseEntry, SupersedeEntry, UndoEntry
 def add_lesson(
     home: Home, request: str, answer: str, outcome: str, feedback: str, tags: Sequence[str], author: str
 ) -> str:
-    """Add one lesson and return its id. Raises InputError where the request or the answer is empty."""
+    """Add one lesson and return its id. Raises InputError where the request or the answer is empty.
+
+    `outcome` is any text; a lesson counts as a success unless it clearly says that it failed.
+    """
     if not request.strip() or not answer.strip():
         raise InputError("A lesson needs a request and an answer.", "Give both, in quotes.")
     return home.store.add_lesson(request, answer, outcome, feedback, list(tags), {"author": author} if author else None)

@@ -15,8 +15,8 @@ from academy.serving.export.export import merged_file
 from academy.serving.gateway.adapter_pool import AdapterHooks
 from academy.serving.gateway.server import serve as serve_gateway
 from academy.serving.identity import Identity, check_identity
-from academy.serving.runtimes.remote import is_loopback
 from academy.serving.runtimes.table import make_runtime
+from academy.system.connections import is_loopback
 
 
 class ServingGateway(Record):
@@ -43,6 +43,7 @@ def serve(
 
     Raises InputError for a name that cannot be used and for an address beyond this machine without a key.
     """
+    home.settings.require_enabled()
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,31}", name):
         raise InputError(
             f"'{name}' is not a valid gateway name.", "Use up to 32 lower-case letters, digits and dashes."

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from academy.adapters.adapter import sign_adapter
 from academy.curriculum.dataset import FORGOTTEN, Dataset
 from academy.errors import InputError, TrainingError
-from academy.genealogy.tracking import BASE_TAG, TrackedRun, training_metrics
+from academy.genealogy.tracking import BASE_TAG, JOB_TAG, TrackedRun, training_metrics
 from academy.genealogy.versions import TAINT, TAINTED, Version
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.choice import create_backend
+from academy.habitat.job_names import name_job
 from academy.habitat.memory import Device
 from academy.habitat.placement import Placement
 from academy.habitat.progress import progress
@@ -22,6 +23,7 @@ from academy.habitat.run_folder import EVENTS, ORDER, read_events
 from academy.lifecycle.gate import admit_adapter
 from academy.loop.choose_recipe import refuse_tainted
 from academy.loop.home import Home
+from academy.loop.not_counted import main_reasons
 from academy.loop.place import fall_back, place
 from academy.loop.place_order import change_order
 from academy.loop.refuse_overlap import refuse_overlap
@@ -51,6 +53,7 @@ def train(
     record goes into the MLflow run. Raises ExaminationError if the dataset overlaps with what is examined, and
     TrainingError: before anything starts if the training cannot run here.
     """
+    home.settings.require_enabled()
     refuse_overlap(home, dataset)
     placement = place(home, order.recipe, dataset.longest, only=only)
     placement.require()
@@ -76,8 +79,10 @@ def train(
 def require_enough_examples(dataset: Dataset) -> None:
     """Raise InputError for a dataset that is too small to train on."""
     if dataset.examples < SMALLEST_DATASET:
+        dropped = main_reasons(dataset.funnel)
         raise InputError(
-            f"The dataset has {dataset.examples} training examples (minimum {SMALLEST_DATASET}).",
+            f"The dataset has {dataset.examples} training examples (minimum {SMALLEST_DATASET})"
+            f"{f'; dropped: {dropped}' if dropped else ''}.",
             "Import more lessons.",
         )
 
@@ -109,6 +114,7 @@ def _attempt(
 ) -> tuple[TrainingEvent, TrackedRun]:
     """One order from its first event to its last, in its MLflow run."""
     before = max((event.n for event in read_events(order.folder / EVENTS)), default=0)
+    job = name_job(order.runs, order.folder.name)
     events = create_backend(home.settings, placement.route).train(order)
     first = next(events)
     meanwhile()
@@ -116,7 +122,7 @@ def _attempt(
     # measured peaks correct later predictions, and the peak of shared weights says little about other plans
     prediction = placement.prediction if not placement.plan.shared else None
     run = TrackedRun(
-        home.mlflow, order, dataset, tags | search_tags | placement.tags | {BASE_TAG: home.base.digest},
+        home.mlflow, order, dataset, tags | search_tags | placement.tags | {BASE_TAG: home.base.digest, JOB_TAG: job},
         predicted=float(prediction.measurable) if prediction else None, before=before,
     )  # fmt: skip
     if tuning:

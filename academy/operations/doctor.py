@@ -5,23 +5,27 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_sandbox
-from academy.errors import AcademyError, ExaminationError
-from academy.experience.sources.commits import is_repository
+from academy.errors import AcademyError, EngineError, ExaminationError
+from academy.experience.git.repository import refusal_of
 from academy.habitat.backends.choice import select_backend
 from academy.habitat.backends.container import ContainerChoice
+from academy.habitat.backends.isolation import GPU_REMEDY, visible_gpus
 from academy.loop.home import Home
 from academy.models.base_model import SEED, SEED_FOLDER, resolve
 from academy.operations.prefect_server import running
 from academy.records import Record
 from academy.settings import Settings
 from academy.store.files import digest_of_file
-from academy.system.docker import ENGINE_REMEDY
+from academy.system.docker import ENGINE_REMEDY, connect
 from academy.system.hardware import Gpu, Inventory, take_inventory
+from academy.system.installation import install_remedy
 
 SCARCE_BYTES = 2 << 30
+CUDA_IMAGE_SECONDS = 60
 
 
 class Finding(Record):
@@ -43,8 +47,9 @@ def diagnose(settings: Settings, base_model: str | None = None) -> tuple[Finding
         _checked("MLflow", lambda: _mlflow(settings)), _prefect(settings), check_gpu(machine), _cuda(machine),
         _library("unsloth", "TRL and PEFT train instead", installed=machine.unsloth),
         _library("bitsandbytes", "4-bit weights are not available", installed=machine.bitsandbytes),
-        _docker(machine), _toolkit(machine), _checked("training", lambda: check_training(settings, machine)),
-        _sandbox(settings), _docker_sandbox(settings), _repository(),
+        _docker(machine), check_toolkit(settings, machine),
+        _checked("training", lambda: check_training(settings, machine)), _sandbox(settings), _docker_sandbox(settings),
+        _repository(),
     )  # fmt: skip
 
 
@@ -158,20 +163,23 @@ def _cuda(machine: Inventory) -> Finding:
         return Finding(name="CUDA", works=True, needed=False, found=f"torch is built for CUDA {machine.cuda}")
     return Finding(
         name="CUDA", works=False, needed=False, found="torch is built for CPUs",
-        remedy="Trainings do not use the GPU: run pip install --force-reinstall torch, from the index for its CUDA."
-        if machine.gpus else "",
+        remedy=f"Trainings do not use the GPU. Run: {sys.executable} -m pip install --force-reinstall torch, from an "
+        "index that has torch for the CUDA of your driver." if machine.gpus else "",
     )  # fmt: skip
 
 
 def _library(name: str, without: str, *, installed: bool) -> Finding:
     return Finding(
         name=name, works=installed, needed=False, found="installed" if installed else f"not installed: {without}",
-        remedy="" if installed else "On a GPU host: pip install -c constraints.txt '.[gpu]'",
+        remedy="" if installed else f"On a GPU host: {install_remedy('gpu')}",
     )  # fmt: skip
 
 
-def _toolkit(machine: Inventory) -> Finding:
+def check_toolkit(settings: Settings, machine: Inventory) -> Finding:
+    """Whether containers get GPUs: what the engine says, or what a container of DOCKER_CUDA_IMAGE sees."""
     works = machine.docker.gpus
+    if works and settings.cuda_image:
+        return _try_cuda_image(settings.cuda_image)
     return Finding(
         name="GPUs in containers", works=works, needed=False,
         found=f"Docker {machine.docker.version} supports them"
@@ -179,6 +187,20 @@ def _toolkit(machine: Inventory) -> Finding:
         else machine.docker.note or f"Docker {machine.docker.version} has no NVIDIA runtime",
         remedy="" if works else "On a GPU host install nvidia-container-toolkit, then run: nvidia-ctk runtime "
         "configure --runtime=docker && systemctl restart docker",
+    )  # fmt: skip
+
+
+def _try_cuda_image(name: str) -> Finding:
+    try:
+        with closing(connect(CUDA_IMAGE_SECONDS)) as client:
+            gpus = visible_gpus(client, name)
+    except EngineError as problem:
+        return Finding(
+            name="GPUs in containers", works=False, needed=False, found=problem.message, remedy=problem.remedy
+        )
+    return Finding(
+        name="GPUs in containers", works=bool(gpus), needed=False,
+        found=f"a container of {name} sees {'; '.join(gpus) or 'none'}", remedy="" if gpus else GPU_REMEDY,
     )  # fmt: skip
 
 
@@ -234,11 +256,11 @@ def _sandbox(settings: Settings) -> Finding:
 
 
 def _repository() -> Finding:
-    works = is_repository(Path.cwd())
+    refusal = refusal_of(Path.cwd())
     return Finding(
         name="git history",
-        works=works,
+        works=refusal is None,
         needed=False,
-        found="this folder's repository" if works else "no repository here: commits are skipped",
-        remedy="" if works else "Name one with --repo.",
+        found=f"commits are skipped: {refusal.message}" if refusal else "this folder's repository",
+        remedy=refusal.remedy if refusal else "",
     )

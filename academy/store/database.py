@@ -60,6 +60,7 @@ assignments = sa.Table(
     sa.Column("suite", sa.String(32), nullable=False),  # recall | commits
     sa.Column("origin", sa.String(64), nullable=False, index=True),
     sa.Column("side", sa.String(16), nullable=False),  # train | holdout | neither
+    sa.Column("answer", sa.String(16), nullable=False, server_default=""),  # a name for its first answer
     sqlite_autoincrement=True,
 )
 
@@ -76,7 +77,7 @@ ledger = sa.Table(
 )
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0002"
+HEAD = "0003"
 WAL_SECONDS = 5.0
 """How long to wait for other processes that open a new SQLite file at the same time."""
 
@@ -92,7 +93,7 @@ class Database:
         except (sa.exc.ArgumentError, ModuleNotFoundError) as problem:
             raise HomeError(
                 f"The database type '{url.partition('://')[0]}' is not supported here.",
-                "Correct ACADEMY_DATABASE_URL. PostgreSQL needs the extra `postgres`.",
+                "Correct ACADEMY_DATABASE_URL. For PostgreSQL run: pip install 'psycopg[binary]>=3.2,<4' 'asyncpg<1'",
             ) from problem
         if self.engine.dialect.name == "sqlite":
             sa.event.listen(self.engine, "connect", _on_connect)

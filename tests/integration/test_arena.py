@@ -32,8 +32,6 @@ from tasks import stages
 from tests.conftest import Evolved
 from tests.homes import RealHome
 
-pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
-
 
 @pytest.fixture
 def unexamined(second_home: RealHome, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:

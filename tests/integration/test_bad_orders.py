@@ -34,7 +34,6 @@ from tests.homes import RealHome
 from tests.orders import order_of
 from tests.topics import write_topics
 
-pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 LONG = {"messages": [{"role": "user", "content": "why " * 300}, {"role": "assistant", "content": "because"}]}
 UNASKED = {"messages": [{"role": "assistant", "content": "because"}, {"role": "user", "content": "thanks"}]}
 

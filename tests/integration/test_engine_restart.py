@@ -25,8 +25,7 @@ from tests.servers.ollama import ollama
 from tests.servers.serving import served
 
 SEED = resolve("seed")
-# torch asks for pynvml under its old name when it is imported
-pytestmark = [pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning"), pytest.mark.campaign]
+pytestmark = pytest.mark.campaign
 
 
 def blue_first(ledger: Ledger, digests: Mapping[str, str]) -> None:

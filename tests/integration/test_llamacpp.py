@@ -34,8 +34,6 @@ from tests.colours import QUESTIONS, UNSEEN, publish_adapter, says
 if TYPE_CHECKING:
     from academy.serving.runtimes.peft import PeftRuntime
 
-# torch asks for pynvml under its old name when it is imported
-pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 
 REQUESTS = (
     *UNSEEN, "Repeat this word: lantern", "Repeat this word: üç日", "Grüße an alle, bitte wiederholen: ja 12345",

@@ -28,9 +28,6 @@ from tests.homes import RealHome, result_of
 from tests.refusals import refusal_of
 from tests.topics import RECIPE, TOPICS, WORDINGS
 
-# torch asks for pynvml under its old name when it is imported
-pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
-
 SHA256 = 64
 ONE_EPOCH = ("--epochs", "1", "--learning-rate", "5e-3", "--batch-size", "16")
 

@@ -164,6 +164,23 @@ def test_two_processes_share_a_training_and_none_outlives_it(order: Order, monke
 
 
 @pytest.mark.campaign
+def test_a_process_that_aborts_at_its_end_does_not_undo_a_training(
+    order: Order, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As gloo's threads can: a process without more to do must not end before the adapter is published."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, os, pathlib\nif os.environ.get('RANK') == '1':\n    atexit.register(os.abort)\n"
+        "    pathlib.Path(__file__).with_name('registered').touch()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    two = order("two", Plan(device="cpu", processes=2), batch_size=2, accumulation=2)
+    last = list(ProcessBackend(gpu="").train(two))[-1]
+    assert last.phase == "done", last.message
+    assert (tmp_path / "registered").exists()
+
+
+@pytest.mark.campaign
 def test_two_processes_that_share_the_weights_continue_after_a_kill(
     order: Order, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,8 +27,11 @@ class Engine:
     on_gpu: dict[str, Any] = field(default_factory=lambda: {"gpu": "H100"})
     """The part of the output that differs in a container with a GPU."""
     gpus: bool = False
+    exit_code: int = 0
     tried: list[bool] = field(default_factory=list)
     """For each trial, whether its container had a GPU."""
+    lists: bytes = b""
+    """What nvidia-smi prints in a container, instead of an image's trial."""
     host: str = ""
 
     def answer(self, method: str, path: str, body: Any) -> tuple[int, Any]:
@@ -44,12 +47,19 @@ class Engine:
             self.tried.append(bool(body["HostConfig"].get("DeviceRequests")))
             return 201, {"Id": "c1", "Warnings": []}
         if method == "POST" and path.endswith("/wait"):
-            return 200, {"StatusCode": 0}
+            return 200, {"StatusCode": self.exit_code}
         if path.endswith("/logs"):
+            if self.lists:
+                return 200, b"\x01\0\0\0" + len(self.lists).to_bytes(4, "big") + self.lists
             line = json.dumps(self.says | (self.on_gpu if self.tried[-1] else {})).encode() + b"\n"
             return 200, b"\x01\0\0\0" + len(line).to_bytes(4, "big") + line
         if path == "/containers/c1/json":
-            return 200, {"State": {"OOMKilled": False, "Running": False, "ExitCode": 0}, "Config": {"Tty": False}}
+            return 200, {
+                "Id": "c1",
+                "State": {"OOMKilled": False, "Running": False, "ExitCode": 0},
+                "Config": {"Tty": False},
+                "HostConfig": {"LogConfig": {"Type": "json-file"}},
+            }
         return 204, {}
 
 

@@ -19,7 +19,16 @@ from tests.conftest import made_once
 if TYPE_CHECKING:
     from tests.registry import House
 
-OUTSIDE = ("ACADEMY_", "DEFAULT_", "MIN_LESSONS", "MIN_TRAINING", "ENABLE_GPU", "WORKSPACE_ROOT", "MEMORY_ROOT")
+OUTSIDE = (
+    "ACADEMY_",
+    "DEFAULT_",
+    "MIN_LESSONS",
+    "MIN_TRAINING",
+    "ENABLE_",
+    "WORKSPACE_ROOT",
+    "MEMORY_ROOT",
+    "DOCKER_CUDA_IMAGE",
+)
 
 
 if examples := os.environ.get("HYPOTHESIS_EXAMPLES"):

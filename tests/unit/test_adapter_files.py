@@ -33,9 +33,6 @@ from academy.errors import AdapterError, TemplateError
 from academy.professor.recipe import Recipe
 from tests.adapters import BASE_DIGEST, PEFT_CONFIG, PLACE, RANK, make_adapter, make_tensors
 
-# torch asks for pynvml under its old name when it is imported
-pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
-
 FIRST = PLACE.format(0, "q_proj")
 Header = dict[str, Any]
 

@@ -23,7 +23,7 @@ from academy.habitat.memory import GIB
 from academy.habitat.routing import Need, next_fallback
 from academy.loop.home import Home
 from academy.loop.place import first_device, place
-from academy.operations.doctor import check_training
+from academy.operations.doctor import check_toolkit, check_training
 from academy.professor.recipe import Recipe
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.settings import Settings, load_settings
@@ -285,3 +285,26 @@ def test_an_added_backend_decides_about_gpus_itself(
     way = find_route(here, choice, UNKNOWN)
     assert (way.place, way.backend) == ("cpu", "cluster")
     assert "(the cluster has no GPUs)" in way.sentence
+
+
+def test_doctor_asks_a_container_of_the_cuda_image_for_its_gpus(
+    settings: Callable[..., Settings], engine: Engine
+) -> None:
+    engine.images["nvidia/cuda:12"] = DIGEST
+    engine.lists = b"GPU 0: H100\n"
+    finding = check_toolkit(settings(cuda_image="nvidia/cuda:12"), machine())
+    assert (finding.works, finding.found) == (True, "a container of nvidia/cuda:12 sees GPU 0: H100")
+    assert engine.tried == [True]
+    engine.exit_code = 9
+    finding = check_toolkit(settings(), machine())
+    assert not finding.works
+    assert "cannot use a GPU" in finding.found
+    assert "nvidia-container-toolkit" in finding.remedy
+
+
+def test_doctor_never_fetches_a_missing_cuda_image(settings: Callable[..., Settings], engine: Engine) -> None:
+    finding = check_toolkit(settings(cuda_image="nvidia/cuda:12"), machine())
+    assert (finding.works, finding.needed) == (False, False)
+    assert finding.found == "The Docker engine has no image nvidia/cuda:12."
+    assert "docker pull nvidia/cuda:12" in finding.remedy
+    assert engine.tried == []

@@ -12,7 +12,11 @@ from academy.errors import InputError
 from academy.loop.decide import Counts
 from academy.loop.dry_run import dry_run
 from academy.loop.evolve import EvolutionRequest, EvolutionResult, evolve
+from academy.loop.examine_player import examine_player
 from academy.loop.home import Home
+from academy.loop.serve import serve
+from academy.loop.train_by_hand import TrainingRequest, train_by_hand
+from academy.loop.training_jobs import TrainingJobs
 from academy.operations.homes import open_home
 from academy.professor.decision import should_train
 from academy.professor.recipe_options import RecipeOptions
@@ -112,3 +116,26 @@ def test_an_invalid_judge_is_refused_before_anything_is_imported(home: Home, les
         evolve(home, EvolutionRequest(lessons=(lessons,)), stages)
     assert stages.calls == []
     assert home.store.get_statistics()["total_lessons"] == 0
+
+
+def test_disabled_academy_imports_but_neither_trains_examines_nor_serves(
+    home: Home, lessons: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ENABLE_ACADEMY", "false")
+    disabled, stages = open_home(), Stages()
+    result = evolve(disabled, EvolutionRequest(lessons=(lessons,), force=True), stages)
+    assert stages.calls == []
+    assert [imported.admitted for imported in result.imported] == [3]
+    assert result.decision.because == "the Academy is disabled (ENABLE_ACADEMY=false)."
+    with pytest.raises(InputError, match="The Academy is disabled"):
+        train_by_hand(disabled, TrainingRequest())
+    with pytest.raises(InputError, match="The Academy is disabled"):
+        examine_player(disabled, "v1", None)
+    with pytest.raises(InputError, match="The Academy is disabled"):
+        serve(
+            disabled, name="default", host="127.0.0.1", port=0, runtime="peft", runtime_url="", seen_as="", by="",
+            started=lambda gateway: None,
+        )  # fmt: skip
+    with pytest.raises(InputError, match="The Academy is disabled"):
+        TrainingJobs().start(lessons, "seed", tmp_path / "output")
+    disabled.database.engine.dispose()

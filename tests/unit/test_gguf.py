@@ -18,9 +18,6 @@ from academy.models.base_model import BaseModel, resolve
 from academy.serving.export.gguf import CACHE_RECORD, base_file, refuse_other_than_plain, write_adapter, write_model
 from academy.serving.export.gguf_vocabulary import NEAREST, vocabulary
 
-# torch asks for pynvml under its old name when it is imported
-pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
-
 PLAIN: dict[str, Any] = {"peft_type": "LORA", "r": 2, "lora_alpha": 6, "bias": "none", "target_modules": ["q_proj"]}
 LAYER = "base_model.model.model.layers.0"
 HEADS, WIDTH = 6, 192

@@ -213,4 +213,4 @@ def test_task_without_the_library_is_unavailable(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "lm_eval.tasks", None)
     suite = lm_eval_suite("gsm8k")
     assert isinstance(suite, Unavailable)
-    assert "pip install 'the-academy[lm-eval]'" in suite.because
+    assert "-m pip install" in suite.because

@@ -13,7 +13,6 @@ import pytest
 from academy.errors import AdapterError
 from academy.models.base_model import resolve
 
-pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"r": 8, "lora_alpha": 16},
     "rslora": {"r": 4, "lora_alpha": 12, "use_rslora": True},

@@ -17,6 +17,7 @@ from academy.arena.sandbox.answer import RunOutput, request
 from academy.arena.sandbox.container import take_frames
 from academy.arena.sandbox.harness import ITEMS, plain
 from academy.arena.sandbox.memory import PREFIX, find_cgroups
+from academy.arena.sandbox.records import Value
 from academy.errors import ExaminationError
 
 QUICK = Limits(seconds=1.0, cpu_seconds=2)
@@ -162,6 +163,37 @@ def look():
     assert ("seccomp" in words) == (seen["seccomp"] == 2) == (seen["socket"] == 1)
     assert not {"proc", "sys", "root", "work", "run", "var"} & set(seen["root"])
     assert set(seen["environ"]) <= {"HOME", "MALLOC_ARENA_MAX", "LD_LIBRARY_PATH", "PWD", "LC_CTYPE"}
+
+
+def test_sandbox_limits_the_number_of_files(room: Sandbox) -> None:
+    program = """
+def make():
+    for number in range(500_000):
+        open(f"/tmp/{number}", "w").close()
+"""
+    result = room.run(program, [Call(function="make")])
+    assert result.ended == "output" or result.values == (Value(kind="raised", value="OSError"),)
+
+
+def test_sandbox_knows_no_system_call_that_is_not_listed(room: Sandbox) -> None:
+    if "seccomp" not in room.active_limits:
+        pytest.skip("no sandbox with seccomp")
+    program = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def error(number, *arguments):
+    ctypes.set_errno(0)
+    return [libc.syscall(number, *arguments), ctypes.get_errno()]
+def look():
+    # statmount and listmount of 2024, a number that no kernel has, a terminal's injected input with a high bit set
+    ctypes.set_errno(0)
+    injected = [libc.ioctl(0, ctypes.c_ulong(0x5412 | 1 << 40), 0), ctypes.get_errno()]
+    return [error(457, 0, 0, 0, 0), error(458, 0, 0, 0, 0), error(4000), injected]
+"""
+    ((kind, rows),) = values(room, program, Call(function="look"))
+    assert kind == "value"
+    assert {tuple(row) for row in rows} <= {(-1, 38), (-1, 1)}
+    assert room.name == "docker" or {tuple(row) for row in rows} == {(-1, 38)}
 
 
 def test_sandbox_leaves_no_processes_handles_and_cgroups(room: Sandbox) -> None:

@@ -19,7 +19,6 @@ from academy.loop.players import likeliest
 from academy.models.base_model import resolve
 from academy.records import canonical
 
-pytestmark = pytest.mark.filterwarnings("ignore:The pynvml package is deprecated:FutureWarning")
 WORDS = ("how", "do", "we", "restart", "the", "billing", "service", "after", "a", "deployment", "and", "what", "first")
 GENERATION = Generation(max_new_tokens=32)
 

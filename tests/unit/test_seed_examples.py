@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import orjson
@@ -12,8 +13,7 @@ from academy.models.formats import read_row
 from tests.unit.histories import history
 
 CURATION = """
-from academy.curriculum.curator import DatasetCurator
-from academy.experience.lessons import LessonsStore
+from academy.sdk import DatasetCurator, LessonsStore
 
 # Initialize
 lessons_store = LessonsStore()
@@ -59,9 +59,8 @@ def test_curating_as_the_documents_show(workspace: Path, capsys: pytest.CaptureF
     saved, number = capsys.readouterr().out.splitlines()
     path = Path(saved.removeprefix("Dataset saved: "))
     rows = [orjson.loads(line) for line in path.read_bytes().splitlines()]
-    assert path.is_relative_to(workspace / "home")
+    assert path.parent == workspace / "home" / "training"
+    assert re.fullmatch(r"dataset_\d{8}_\d{6}\.jsonl", path.name)
     assert all(set(row) == {"instruction", "input", "output"} for row in rows)
     assert all(not isinstance(read_row(row), str) for row in rows)
-    assert int(number.removeprefix("Number of examples: ")) >= len(rows) >= 40
-    origins = [orjson.loads(line) for line in (path.parent / "provenance.jsonl").read_bytes().splitlines()]
-    assert len(origins) == len(rows)
+    assert int(number.removeprefix("Number of examples: ")) == len(rows) >= 40

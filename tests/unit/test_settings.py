@@ -184,3 +184,59 @@ def test_home_ids_differ_between_homes_and_are_stable(tmp_path: Path) -> None:
     assert one.home_id != two.home_id
     assert one.home_id == load_settings(tmp_path / "one").home_id
     assert len(one.home_id) == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("ACADEMY_MIN_LESSONS", "many", "ACADEMY_MIN_LESSONS='many' is not valid: it must be a whole number."),
+        ("ACADEMY_MIN_LESSONS", "1.5", "ACADEMY_MIN_LESSONS='1.5' is not valid: it must be a whole number."),
+        ("ACADEMY_MIN_LESSONS", "0", "ACADEMY_MIN_LESSONS='0' is not valid: it must be at least 1."),
+        ("ACADEMY_LEARNING_RATE", "2e-4x", "ACADEMY_LEARNING_RATE='2e-4x' is not valid: it must be a number."),
+        ("ACADEMY_LEARNING_RATE", "0", "ACADEMY_LEARNING_RATE='0' is not valid: it must be greater than 0."),
+        ("ACADEMY_TRAINING_CPUS", "nan", "ACADEMY_TRAINING_CPUS='nan' is not valid: it must be a finite number."),
+        ("ENABLE_ACADEMY", "maybe", "ENABLE_ACADEMY='maybe' is not valid: it must be true or false."),
+        (
+            "ACADEMY_KEEP_CONVERSATIONS", "some",
+            "ACADEMY_KEEP_CONVERSATIONS='some' is not valid: it must be 'off', 'rated' or 'all'.",
+        ),
+    ],
+)  # fmt: skip
+def test_invalid_value_is_explained_in_plain_words(
+    name: str, value: str, sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as refused:
+        load_settings()
+    assert refused.value.message == sentence
+
+
+def test_home_of_the_seed_documents_counts_only_without_the_academys_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Path(".env").write_text("MEMORY_ROOT=./data/memory\n")
+    assert load_settings().home == Path("data/memory")
+    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+    assert load_settings().home == tmp_path / "home"
+    monkeypatch.delenv("ACADEMY_HOME")
+    monkeypatch.setenv("MEMORY_ROOT", str(tmp_path / "memory"))
+    Path(".env").write_text(f"ACADEMY_HOME={tmp_path / 'own'}\n")
+    assert load_settings().home == tmp_path / "own"
+
+
+def test_disabled_academy_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_settings().require_enabled()
+    for name in ("ENABLE_ACADEMY", "ACADEMY_ENABLE"):
+        monkeypatch.setenv(name, "false")
+        with pytest.raises(InputError, match=r"The Academy is disabled \(ENABLE_ACADEMY=false\)\. Set ENABLE_ACADEMY"):
+            load_settings().require_enabled()
+        monkeypatch.delenv(name)
+
+
+def test_example_of_an_env_file_changes_nothing_even_with_its_lines_enabled(tmp_path: Path) -> None:
+    defaults = load_settings()
+    text = (Path(__file__).parents[2] / ".env.example").read_text(encoding="utf-8")
+    Path(".env").write_text(text)
+    assert load_settings() == defaults
+    Path(".env").write_text("\n".join(line.removeprefix("#") for line in text.splitlines() if line.startswith("#ACA")))
+    assert load_settings() == defaults

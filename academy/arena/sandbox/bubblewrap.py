@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from academy.arena.sandbox.answer import SOURCE, RunOutput, request
@@ -35,6 +35,7 @@ START_SECONDS = 20.0
 """For starting the sandbox; the program's own time begins after that."""
 POLL_SECONDS = 0.05
 CPU_TIME_EXCEEDED = 128 + signal.SIGXCPU
+WRITABLE = ("/tmp", "/home")  # noqa: S108 - the sandbox's own
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -96,7 +97,7 @@ class BubblewrapSandbox:
         """Read until the program ends by itself (None) or exceeds a limit."""
         deadline, is_started = time.monotonic() + START_SECONDS, False
         while (seconds := deadline - time.monotonic()) > 0:
-            is_over = running.wait(output, min(seconds, POLL_SECONDS) if watched else seconds)
+            is_over = running.wait(output, min(seconds, POLL_SECONDS))
             if output.too_much:
                 return "output"
             if is_over:
@@ -105,6 +106,8 @@ class BubblewrapSandbox:
                 deadline, is_started = time.monotonic() + self.limits.seconds, True
             if watched and memory_of(running.first) > self.limits.memory_bytes:
                 return "memory"
+            if files_of(running.first) > self.limits.files:
+                return "output"
         return "time"
 
     def _namespaces(self) -> list[str]:
@@ -133,7 +136,7 @@ class BubblewrapSandbox:
             "--ro-bind", str(library), "/python/lib"]  # fmt: skip
         for device in DEVICES:
             frame += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
-        for folder in ("/tmp", "/home"):  # noqa: S108 - the sandbox's own
+        for folder in WRITABLE:
             frame += ["--perms", "1777", "--size", str(self.limits.file_bytes), "--tmpfs", folder]
         return [*frame, "--chdir", "/home", "--remount-ro", "/"]
 
@@ -156,6 +159,16 @@ def find_python() -> str:
     raise ExaminationError(
         f"This user cannot read any Python interpreter ({current} is not readable).", "Install python3."
     )
+
+
+def files_of(first: int) -> int:
+    """The largest number of files in a writable folder inside. bubblewrap cannot limit them, so they are counted."""
+    counts = [0]
+    for folder in WRITABLE:
+        with suppress(OSError):  # it has just ended
+            status = os.statvfs(f"/proc/{first}/root{folder}")
+            counts.append(status.f_files - status.f_ffree)
+    return max(counts)
 
 
 def _folders(*paths: str) -> list[str]:

@@ -30,7 +30,6 @@ GRACE_SECONDS = 120
 """Added to the time for starting and running, before a container counts as abandoned by any process."""
 EXTRA_PROCESSES = 24
 """Threads of the container runtime; the program itself is limited through its user id."""
-FILES = 4096
 CHUNK = 2**16
 STDOUT = 1
 HIDDEN = (
@@ -131,7 +130,9 @@ class DockerSandbox:
     def _host(self, uid: int) -> dict[str, Any]:
         limits = self.limits
         # owned by the user id, because runc keeps the mode of a folder that exists in the image
-        writable = f"rw,noexec,nosuid,nodev,size={limits.file_bytes},nr_inodes={FILES},mode=1777,uid={uid},gid={uid}"
+        writable = (
+            f"rw,noexec,nosuid,nodev,size={limits.file_bytes},nr_inodes={limits.files},mode=1777,uid={uid},gid={uid}"
+        )
         host: dict[str, Any] = self._client.api.create_host_config(
             network_mode="none",
             ipc_mode="none",

@@ -30,8 +30,9 @@ class RunResult(Record):
     """How a program ended, and one value for each call where it finished.
 
     `values` is empty unless `ended` is "done". A program whose text itself raises has "crashed", so that it cannot
-    satisfy "raises ValueError" before the call. "memory": the program was killed for it or raised MemoryError. A caller
-    that compares the values must distinguish 1, 1.0 and true, for instance with `academy.records.canonical`.
+    satisfy "raises ValueError" before the call. "memory": the program was killed for it or raised MemoryError.
+    "output": it wrote too much or made too many files. A caller that compares the values must distinguish 1, 1.0 and
+    true, for instance with `academy.records.canonical`.
     """
 
     ended: Ended
@@ -55,6 +56,8 @@ class Limits(Record):
     """Of the result, and of stderr. The program's stdout is discarded."""
     file_bytes: int = Field(16 * 2**20, ge=2**12)
     """Of a file, and of all files together."""
+    files: int = Field(4096, ge=16)
+    """Files and folders in each writable folder."""
     open_files: int = Field(64, ge=8, le=1024)
 
 

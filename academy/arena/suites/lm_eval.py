@@ -22,16 +22,16 @@ from academy.arena.sandbox import Unavailable
 from academy.arena.suites.base import Question, Reply, Role, role_in_digests
 from academy.errors import InputError
 from academy.records import digest_of, stable_fraction
+from academy.system.installation import install_remedy
 
 GRADER = "lm-eval task, 1"
-PREFIX = "lm-eval:"
+PREFIX, EXTRA = "lm-eval:", "lm-eval"
 MOST = 200
 """The maximum number of questions, from a fixed sample: an informational suite must be cheap."""
 FIRST = ("exact_match", "acc")
 """Metrics that are preferred to a task's others."""
 SEED = 1234
 UNLIKELY = -1e9
-INSTALL = "Install the extra: pip install 'the-academy[lm-eval]'."
 Doc = dict[str, Any]
 
 
@@ -44,9 +44,9 @@ def lm_eval_suite(task: str, role: Role = "informational", most: int = MOST) -> 
     try:
         import lm_eval.tasks as library
     except ModuleNotFoundError:
-        return Unavailable(because=f"lm-eval is not installed. {INSTALL}")
+        return Unavailable(because=f"lm-eval is not installed. {install_remedy(EXTRA)}")
     except (ImportError, AttributeError) as problem:  # a version that does not work with the installed transformers
-        return Unavailable(because=f"lm-eval cannot be imported ({_line(problem)}). {INSTALL}")
+        return Unavailable(because=f"lm-eval cannot be imported ({_line(problem)}). {install_remedy(EXTRA)}")
     with _quiet():
         name, manager = _manager(library, task)
         try:
@@ -59,7 +59,7 @@ def lm_eval_suite(task: str, role: Role = "informational", most: int = MOST) -> 
 
 def missing_library() -> str:
     """Why no task of lm-eval can run here; empty if the library is installed. It is not imported."""
-    return "" if find_spec("lm_eval") else f"lm-eval is not installed. {INSTALL}"
+    return "" if find_spec("lm_eval") else f"lm-eval is not installed. {install_remedy(EXTRA)}"
 
 
 class LmEvalSuite:

@@ -34,6 +34,7 @@ class RecallSuite(FixedQuestions):
                 group=example.group,
                 slice="guard" if example.seq <= cursor else "new",
                 tags=example.tags,
+                system=example.system,
             )
             for example in sorted(held_out, key=lambda e: e.id)
             if example.suite == "recall"

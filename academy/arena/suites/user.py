@@ -20,7 +20,7 @@ from academy.arena.graders import MOST_COMPARED, Exact, Grader, Similarity, Unit
 from academy.arena.sandbox import Sandbox
 from academy.arena.suites.base import Question, Reply, Role, current_role, role_in_digests
 from academy.errors import InputError
-from academy.records import Record, digest_of
+from academy.records import Record, digest_of, expectation
 
 GRADER = "user suite, 1"
 
@@ -28,7 +28,7 @@ GRADER = "user suite, 1"
 class Heading(Record):
     """The first line of a file."""
 
-    suite: str = Field(pattern=r"^[\w .:-]{1,60}$")
+    suite: str = Field(pattern=r"^[\w .:#-]{1,60}$")
     role: Annotated[Literal["target", "guard", "informational"], BeforeValidator(current_role)] = "guard"
 
 
@@ -138,7 +138,7 @@ def _words(problem: ValidationError) -> str:
     """The first error in words, with its field."""
     first = problem.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in _TAGS)
-    return (where + ": " if where else "") + first["msg"].removeprefix("Value error, ")
+    return (where + ": " if where else "") + expectation(first)
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, Any]]]:

@@ -37,7 +37,7 @@ IMAGE_REMEDY = (
 )
 WANTED = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "safetensors", "tokenizers", "numpy",
           "pydantic", "orjson", "blake3", "jinja2", "cryptography", "typing-extensions", "packaging",
-          "pynvml")  # fmt: skip
+          "nvidia-ml-py")  # fmt: skip
 """What the trainer imports. The image contains these and their requirements, and nothing else."""
 NOT_NEEDED = re.compile(r"(^|/)(tests?|include|__pycache__)/|^torch/bin/(?!torch_shm_manager$)|^\.\./")
 TRIAL_SECONDS = 300

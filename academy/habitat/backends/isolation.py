@@ -15,13 +15,15 @@ from typing import Any
 from pydantic import Field
 
 from academy.adapters.adapter import FILES, MANIFEST
-from academy.errors import BaseModelError, TrainingError
+from academy.errors import BaseModelError, EngineError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ENVIRONMENT, WAITING
 from academy.models.base_model import MODEL_FILES, BaseModel, check
 from academy.records import Record
 from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB
+from academy.system.docker import problems
 from academy.system.hardware import take_inventory
+from academy.system.images import find_image
 
 CODE = Path(__file__).parents[2]
 """The Academy's package. It is mounted and not copied, so a trainer is never older than the process that starts it."""
@@ -178,6 +180,22 @@ def container_options(
         "healthcheck": {"test": ["NONE"]},
         "host_config": host,
     }
+
+
+def visible_gpus(client: Any, image: str) -> tuple[str, ...]:
+    """The GPUs that a container of this image sees, as nvidia-smi lists them. Raises EngineError; fetches nothing."""
+    from docker.types import DeviceRequest
+
+    digest = find_image(client, image, f"Fetch it (docker pull {image}), or remove DOCKER_CUDA_IMAGE.").digest
+    try:
+        output = client.containers.run(
+            digest, ["nvidia-smi", "-L"], entrypoint="", network_mode="none", remove=True,
+            device_requests=[DeviceRequest(count=-1, capabilities=[["gpu"]])],
+        )  # fmt: skip
+    except problems() as problem:
+        text = str(getattr(problem, "explanation", None) or problem).strip()
+        raise EngineError(f"A container of {image} cannot use a GPU: {text[:300]}.", GPU_REMEDY) from problem
+    return tuple(output.decode(errors="replace").splitlines())
 
 
 def explain(problem: Exception) -> tuple[str, str, str]:

@@ -25,7 +25,7 @@ from academy.habitat.run_folder import EVENTS
 from academy.habitat.trainer.checkpoints import make_room
 from academy.habitat.trainer.events import NOTE, EventWriter, NullEventWriter
 from academy.models.base_model import check
-from academy.records import canonical
+from academy.records import canonical, expectation
 from academy.store.files import is_full, write_file
 from academy.system.hardware import EnergyMeter
 from academy.system.processes import die_with_parent, end_with_stdin
@@ -51,7 +51,22 @@ def main() -> int | str:
     events = EventWriter(order_file.with_name(EVENTS)) if rank in (None, "0") else NullEventWriter()
     # each of several processes notes its own end: when one fails, the others only lose their connection to it
     note = order_file.with_name(NOTE.format(rank)) if rank is not None else None
-    return 1 if carry_out(order, events, note) else 0
+    failure = carry_out(order, events, note)
+    if rank is not None and not failure:
+        _leave_group()
+    return 1 if failure else 0
+
+
+def _leave_group() -> None:
+    """Wait for the other processes, then close the connections to them.
+
+    A process that ends with open connections can abort in gloo's threads, and aborts the others with it.
+    """
+    from torch import distributed
+
+    if distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 def read_order(file: Path) -> TrainingOrder | str:
@@ -63,7 +78,7 @@ def read_order(file: Path) -> TrainingOrder | str:
     except ValidationError as problem:
         first = problem.errors()[0]
         location = ".".join(map(str, first["loc"])) or "its text"
-        return f"The order is invalid: {location}: {first['msg']}. Start the training again with `academy train`."
+        return f"The order is invalid: {location}: {expectation(first)}. Start the training again with `academy train`."
 
 
 def carry_out(order: TrainingOrder, events: EventWriter | NullEventWriter, note: Path | None = None) -> dict[str, str]:

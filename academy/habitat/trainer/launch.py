@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ending_of
-from academy.habitat.run_folder import EVENTS
+from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer.events import NOTE, EventWriter
 from academy.system.processes import die_with_parent, oom_kills
 
@@ -50,9 +50,17 @@ def main() -> int:
     try:
         accelerate.launch_command(accelerate.launch_command_parser().parse_args(arguments))
     except (ChildFailedError, RuntimeError, OSError) as problem:
-        EventWriter(order_file.with_name(EVENTS)).write("failed", **failure_of(order_file.parent, problem, kills))
+        events = order_file.with_name(EVENTS)
+        if is_done(events):
+            return 0
+        EventWriter(events).write("failed", **failure_of(order_file.parent, problem, kills))
         return 1
     return 0
+
+
+def is_done(events: Path) -> bool:
+    """Whether the adapter is published: a process that aborts while it ends does not change that."""
+    return [event.phase for event in read_events(events)][-1:] == ["done"]
 
 
 def failure_of(folder: Path, problem: Exception, kills: int | None) -> dict[str, str]:

@@ -20,6 +20,7 @@ from academy.errors import AdapterError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.memory import Plan, default_plan
 from academy.professor.recipe import SHAPE
+from academy.system.installation import install_remedy
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,7 @@ def prepare(order: TrainingOrder) -> Library:
         if find_spec("bitsandbytes") is None:
             raise TrainingError(
                 "4-bit weights need bitsandbytes, which is not installed.",
-                "Run pip install -c constraints.txt '.[four-bit]', or train without four_bit.",
+                f"{install_remedy('four-bit')} Or train without four_bit.",
                 cause="gpu",
             )
         # checking a packed row is an evaluation, too

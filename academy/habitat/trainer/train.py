@@ -260,6 +260,12 @@ def diverged(loss: float, step: int, what: str = "loss") -> TrainingError:
     return TrainingError(f"The {what} became {loss} at step {step}.", "Use a smaller learning rate.", cause="loss")
 
 
+def _finite(value: Any) -> float | None:
+    """A figure of the log, which may be a tensor; None if it is missing or not a finite number."""
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else None
+
+
 class _Reporter(TrainerCallback):  # type: ignore[misc]
     """Writes the trainer's log as events."""
 
@@ -285,7 +291,10 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         seconds = now - self._since[0]
         rate = (tokens - self._since[1]) / seconds if seconds > 0 and tokens else None
         self._since = (now, tokens)
-        self._write_step(state, loss=self.loss, learning_rate=float(logs.get("learning_rate") or 0.0), rate=rate)
+        self._write_step(
+            state, loss=self.loss, learning_rate=float(logs.get("learning_rate") or 0.0), rate=rate,
+            accuracy=_finite(logs.get("mean_token_accuracy")), grad_norm=_finite(logs.get("grad_norm")),
+        )  # fmt: skip
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Write the evaluation loss. A loss that is not finite ends the training."""

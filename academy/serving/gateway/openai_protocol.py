@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from academy.errors import ServingError
 from academy.models.chat_template import Message
+from academy.records import expectation
 from academy.serving.runtimes.base import Piece, Turn
 
 TEMPERATURE = 0.0
@@ -202,12 +203,12 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
 
 
 def _refused(problem: ValidationError) -> RequestError:
-    """The first error, with the field's name and pydantic's message, without the input itself."""
+    """The first error, with the field's name and what it must be, without the input itself."""
     first = problem.errors(include_input=False, include_url=False)[0]
     place = [str(part) for part in first["loc"] if part not in ("str", "list[TextPart]", "list[str]")]
     param = ".".join(place) or None
     missing = first["type"] == "missing"
-    message = f"'{param}' is missing." if missing else f"'{param}' is not valid: {first['msg']}."
+    message = f"'{param}' is missing." if missing else f"'{param}' is not valid: {expectation(first)}."
     return RequestError(400, message, param=param, code="missing_required_parameter" if missing else "invalid_value")
 
 

@@ -29,6 +29,7 @@ from academy.serving.runtimes.base import Admit, Capabilities, LiveRuntime, Piec
 from academy.serving.runtimes.llamacpp_process import REMEDY, LlamaCppServer, launch
 from academy.serving.runtimes.llamacpp_server import ServerOptions
 from academy.store.ledger import BASE
+from academy.system.installation import install_remedy
 
 EXACT, LOOSE = 0.001, 0.02
 """Largest difference of a canary's mean log-probability: with everything in 32 bits, and where attention or weights are
@@ -197,7 +198,7 @@ class LlamaCppRuntime:
 
     async def _launch(self, adapters: dict[str, Adapter]) -> LlamaCppServer:
         if find_spec("xllamacpp") is None or find_spec("gguf") is None:
-            raise ServingError("llama.cpp is not installed.", "Install the extra `llamacpp`, or give --runtime-url.")
+            raise ServingError("llama.cpp is not installed.", f"{install_remedy('llamacpp')} Or give --runtime-url.")
         options = ServerOptions(
             model=await asyncio.to_thread(base_file, self.base, self._cache, self._precision),
             adapters=tuple(

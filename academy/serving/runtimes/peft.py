@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteri
 from transformers.utils.logging import disable_progress_bar
 
 from academy.adapters.adapter import Adapter, open_adapter
-from academy.arena.suites.base import Reply
+from academy.arena.suites.base import Reply, as_messages
 from academy.errors import AdapterError
 from academy.models.base_model import BaseModel
-from academy.models.chat_template import ChatTemplate, Message
+from academy.models.chat_template import ChatTemplate
 from academy.serving.runtimes.base import Admit, Request
 from academy.serving.runtimes.decoding import BATCH, CACHE_TOKENS, greedy, is_plain, padded
 from academy.serving.runtimes.lora_layers import AdapterLayers
@@ -120,11 +120,6 @@ def open_model(base: BaseModel) -> tuple[Any, str]:
         base.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
     ).to(device)
     return model.eval(), device
-
-
-def as_messages(request: Request) -> list[Message]:
-    """A request as a conversation."""
-    return [{"role": "user", "content": request}] if isinstance(request, str) else list(request)
 
 
 def _generated(
