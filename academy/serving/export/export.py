@@ -77,12 +77,9 @@ def export(adapter: Adapter, base: BaseModel, to: Path, request: ExportRequest) 
                 notes = _gguf(adapter, base, template, folder, request.precision or "f32")
             case "merged-gguf":
                 notes = _merged_gguf(adapter, base, template, folder, request.precision or "f32")
-<<<<<<< HEAD
-        notes += _prompt_notes(template)
-=======
             case "modelfile":
                 notes = _modelfile(adapter, base, template, folder, request.precision or "f32")
->>>>>>> main
+        notes += _prompt_notes(template)
         shutil.rmtree(folder / CHECKED)
         write_file(folder / "README.md", _readme(adapter, request.form, notes).encode())
         files = tuple(sorted(path.name for path in folder.iterdir()))
@@ -162,7 +159,6 @@ def _merged_gguf(
     return (f"Serve it with llama-server -m {model}", *_splitting(base.path, template))
 
 
-<<<<<<< HEAD
 def _prompt_notes(template: ChatTemplate) -> tuple[str, ...]:
     """What a tool must do that renders the chat template itself, to give the model the prompts of its training."""
     notes = []
@@ -182,7 +178,8 @@ def _prompt_notes(template: ChatTemplate) -> tuple[str, ...]:
             "Put a system message before the first request, with an empty line between them: there is no role."
         )
     return tuple(notes)
-=======
+
+
 def _modelfile(
     adapter: Adapter, base: BaseModel, template: ChatTemplate, folder: Path, precision: Precision
 ) -> tuple[str, ...]:
@@ -196,7 +193,6 @@ def _modelfile(
         "Make it a model of Ollama: ollama create my-model -f Modelfile (in this folder).",
         *_splitting(base.path, template),
     )
->>>>>>> main
 
 
 def _splitting(base: Path, template: ChatTemplate) -> tuple[str, ...]:
