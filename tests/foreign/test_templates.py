@@ -16,6 +16,10 @@ day = "2026-01-01"               # the day that is noted
 system_in_request = true
 visible = {"raw" = "shown"}      # what is graded and shown of an answer
 note = "words"                   # what curation says about the template
+same_every_day = true            # instead of `day`: it is noted, whatever it is
+prompt_contains, answer_contains, answer_without   # words, or a list of them
+either = [{...}, {...}]          # one of these is right
+never = ["Traceback"]            # words of no reason
 """
 
 from __future__ import annotations
@@ -91,35 +95,48 @@ def test_template(case: Case, tmp_path: Path) -> None:
     began = time.monotonic()
     reason = refusal(base, messages)
     assert time.monotonic() - began < SECONDS
+    assert not [word for word in right.get("never", ()) if word in reason]
+    if "either" in right:
+        refused = next(way for way in right["either"] if "refused" in way)
+        trained = next(way for way in right["either"] if "refused" not in way)
+        right = refused if reason else trained
     if "refused" in right:
         assert right["refused"] in reason
         return
     assert not reason
-    prompt, answer = base.rendering.example(messages)
-    if "prompt" in right:
-        assert str(prompt) == right["prompt"]
-    assert str(answer) == right["answer"]
+    prompt, answer = map(str, base.rendering.example(messages))
+    assert prompt == right.get("prompt", prompt)
+    assert answer == right.get("answer", answer)
+    assert all(words in prompt for words in _listed(right.get("prompt_contains", [])))
+    assert all(words in answer for words in _listed(right.get("answer_contains", [])))
+    assert not any(words in answer for words in _listed(right.get("answer_without", [])))
     assert right.get("note", "") in base.template_note
-    check_tokens(base, messages, right)
+    check_tokens(base, messages, right, prompt, answer)
 
 
-def check_tokens(base: BaseModel, messages: list[Message], right: dict[str, Any]) -> None:
+def _listed(words: str | list[str]) -> list[str]:
+    return [words] if isinstance(words, str) else words
+
+
+def check_tokens(base: BaseModel, messages: list[Message], right: dict[str, Any], prompt: str, answer: str) -> None:
     """The tokenizer sees the same text, when asked as when trained, and no control token of a content."""
     template = ChatTemplate.of(base.path)
-    prompt, answer = template.example(messages)
-    assert template.prompt(messages[:-1]) == prompt
-    assert template.tokenizer.decode(answer) == right["answer"]
-    assert answer[-1] == template.tokenizer.eos_token_id
-    assert answer.count(template.tokenizer.eos_token_id) == 1
-    if "prompt" in right:
-        assert template.tokenizer.decode(prompt) == right["prompt"]
-    assert template.day == right.get("day", "")
-    assert template.rendering.system_in_request == right.get("system_in_request", False)
+    prompt_ids, answer_ids = template.example(messages)
+    assert template.prompt(messages[:-1]) == prompt_ids
+    assert template.tokenizer.decode(prompt_ids) == prompt
+    assert template.tokenizer.decode(answer_ids) == answer
+    assert answer_ids[-1] == template.tokenizer.eos_token_id
+    assert answer_ids.count(template.tokenizer.eos_token_id) == 1
+    if right.get("same_every_day"):
+        assert template.day
+    else:
+        assert template.day == right.get("day", "")
+    assert template.rendering.system_in_request == right.get("system_in_request", template.rendering.system_in_request)
     for raw, shown in right.get("visible", {}).items():
         assert template.visible(raw) == shown
     # the adapter's own copy of the template is the same template
     copy = ChatTemplate(template.tokenizer, template.text)
-    assert (copy.digest, copy.prompt(messages[:-1])) == (template.digest, prompt)
+    assert (copy.digest, copy.prompt(messages[:-1])) == (template.digest, prompt_ids)
 
 
 @pytest.mark.parametrize("day", ["2020-02-03", "2031-12-24"])

@@ -79,6 +79,7 @@ def export(adapter: Adapter, base: BaseModel, to: Path, request: ExportRequest) 
                 notes = _merged_gguf(adapter, base, template, folder, request.precision or "f32")
             case "modelfile":
                 notes = _modelfile(adapter, base, template, folder, request.precision or "f32")
+        notes += _prompt_notes(template)
         shutil.rmtree(folder / CHECKED)
         write_file(folder / "README.md", _readme(adapter, request.form, notes).encode())
         files = tuple(sorted(path.name for path in folder.iterdir()))
@@ -156,6 +157,27 @@ def _merged_gguf(
     write_model(whole, folder / model, name=base.name, template=template.text, precision=precision)
     shutil.rmtree(whole)
     return (f"Serve it with llama-server -m {model}", *_splitting(base.path, template))
+
+
+def _prompt_notes(template: ChatTemplate) -> tuple[str, ...]:
+    """What a tool must do that renders the chat template itself, to give the model the prompts of its training."""
+    notes = []
+    if template.day:
+        notes.append(f"The chat template shows the day {template.day} in every prompt, as in the training.")
+    frame = template.rendering.frame
+    if frame.lead:
+        notes.append(
+            f"Add {frame.lead!r} to the chat template's generation prompt: the training's prompts end with it."
+        )
+    if frame.opener:
+        notes.append(
+            f"Remove {frame.opener!r} from the chat template's generation prompt: the training had no such end."
+        )
+    if template.rendering.system_in_request:
+        notes.append(
+            "Put a system message before the first request, with an empty line between them: there is no role."
+        )
+    return tuple(notes)
 
 
 def _modelfile(

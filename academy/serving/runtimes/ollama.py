@@ -9,7 +9,8 @@ ignores rsLoRA's scale) and only for the architectures llama and gemma2. For eve
 Ollama dropped adapters ("LoRA adapters are no longer supported"), `merged_gguf` merges the adapter into the base model.
 
 Prompts are rendered here and sent raw. Ollama tokenizes them itself and may add a first token; where the template adds
-it too, ours is omitted. Ollama's log-probabilities do not include the end token.
+it too, ours is omitted. A control token that a user typed is sent with an invisible character in it, because Ollama
+would read it as a control token. Ollama's log-probabilities do not include the end token.
 """
 
 from __future__ import annotations
