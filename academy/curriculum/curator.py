@@ -32,8 +32,8 @@ from academy.experience.sources.commits import CommitsSource
 from academy.experience.sources.lessons import LessonsSource
 from academy.experience.sources.table import refer, references_of, reopen_sources
 from academy.experience.sources.tasks import TasksSource
+from academy.experience.tombstones import buried
 
-COLLECTED = "collected: "
 COMMITS_SHARE = 0.20
 """Largest share of the training tokens that commits may have."""
 COLLECTED = "collected: "
@@ -232,6 +232,9 @@ class DatasetCurator:
         self._undo_save()
         collected = {reference.id for reference in self._references}
         experiences = [item for item in items if isinstance(item, Experience) and item.id not in collected]
+        if forgotten := buried(self.store.database, [experience.id for experience in experiences]):
+            self._count("forgotten", len(forgotten))
+            experiences = [experience for experience in experiences if experience.id not in forgotten]
         self._sources |= {experience.id: source.name for experience in experiences}
         self._references += [
             refer(source, experience.id, experience.seq, experience.provenance.get("commit", ""))

@@ -33,6 +33,8 @@ from academy.experience.wording import wording
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
 
+FEWEST_SHARED = 3
+"""Words of an answer that two requests share because they are wordings of one, and not by chance."""
 FEEDBACK_FIELDS = ("outcome", "rating", "gold", "feedback", "model_made")
 """Fields of a row that a user's feedback changes."""
 
@@ -302,13 +304,21 @@ class LessonsStore:
         return count
 
     def supersede(self, situation: str, action: str, connection: sa.Connection) -> int:
-        """Retire active lessons that answer this request otherwise. Returns how many."""
+        """Retire active lessons that answer this request otherwise. Returns how many.
+
+        Other requests with the same wrong answer are other wordings and retire, too, unless the answer is short: "No."
+        """
         request = wording(situation)
         rows = connection.execute(
             sa.select(lessons.c.seq, lessons.c.situation, lessons.c.action).where(lessons.c.standing == "active")
         ).all()
         wrong = {row.action for row in rows if wording(row.situation) == request and row.action != action}
-        numbers = [row.seq for row in rows if row.action in wrong]
+        alone = {answer for answer in wrong if len(wording(answer)) < FEWEST_SHARED}
+        numbers = [
+            row.seq
+            for row in rows
+            if row.action in wrong and (row.action not in alone or wording(row.situation) == request)
+        ]
         if numbers:
             connection.execute(sa.update(lessons).where(lessons.c.seq.in_(numbers)).values(standing="superseded"))
         return len(numbers)

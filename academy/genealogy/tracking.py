@@ -266,6 +266,7 @@ class TrackedRun:
         """Log parameters and the dataset as an input. Repeating it after a kill changes nothing."""
         from mlflow.entities import Dataset as DatasetEntity
         from mlflow.entities import DatasetInput, InputTag, Param
+        from mlflow.exceptions import MlflowException
 
         values = order.recipe.model_dump(mode="json") | {
             "base_model": order.base.name, "examples": dataset.examples, "holdout": dataset.holdout,
@@ -285,6 +286,10 @@ class TrackedRun:
                 {"examples": dataset.examples, "holdout": dataset.holdout, "tokens": dataset.tokens}
             ).decode(),
         )
-        self.client.log_inputs(self.id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+        inputs = [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])]
+        try:
+            self.client.log_inputs(self.id, inputs)
+        except MlflowException:  # another training on this dataset has just written its row
+            self.client.log_inputs(self.id, inputs)
         self.client.set_tag(self.id, "academy.dataset", dataset.digest)
         self.client.log_dict(self.id, {"funnel": dataset.funnel}, "dataset/funnel.json")

@@ -2,8 +2,8 @@
 
 It understands the dictionaries of transformers, with plain, quoted and wrapped numbers, and JSON; bars of tqdm and
 Keras, also with a row behind them; lines such as "Epoch 1/3 - Loss: 0.45 - lr: 2e-4" and "Step 1,000/10,000"; and the
-banners of transformers and Unsloth. Other output gives nothing, and a figure with two readings ("loss 1,234") is left
-out. The part of a line that is read is limited, and so is every repetition in a pattern.
+banners of transformers and Unsloth. Other output gives nothing, nor does a figure with two readings ("loss 1,234").
+The part of a line that is read is limited, and so is every repetition in a pattern.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from academy.habitat.log_values import GROUPS, NUMBER, read_number, read_row
 from academy.records import Record
 
 LONGEST = 4000
@@ -84,17 +85,10 @@ KEYS = {
 _ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]{0,40}[A-Za-z]|\][^\x07\x1b]{0,400}(?:\x07|\x1b\\)|[()][A-Z0-9])|\0|\A(?:ÿþ|þÿ)")
 """Colours and links of terminals, and the zero bytes of UTF-16."""
 _BAR = re.compile(r"(\d{1,3})%\|[^|]{0,800}\| {0,20}(\d{1,15})/(\d{1,15}) \[", re.ASCII)
-_GROUPS = r"(?:[,_]\d{1,40}){0,5}"
-_NUMBER = (
-    rf"[-+]?(?:\d{{1,15}}{_GROUPS}(?:\.\d{{0,40}}){{0,4}}|\.\d{{1,40}})(?:e[-+]?\d{{1,4}})?|[-+]?nan|[-+]?inf(?:inity)?"
-)
 _BEHIND = (
     r"(?:['\"]? {0,8}[:=] {0,8}(?:['\"\[]|[a-z][\w.]{0,30}\(['\"]?)?| {1,8}(?:\[ {0,6})?|\[ {0,6})"
-    rf"({_NUMBER})(%|(?: ?/ ?| of )(\d{{1,15}}{_GROUPS}(?:\.\d{{3}}){{0,4}}))?(?!\w)"
+    rf"({NUMBER})(%|(?: ?/ ?| of )(\d{{1,15}}{GROUPS}(?:\.\d{{3}}){{0,4}}))?(?!\w)"
 )
-_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2}(?:([,_.])\d{3})(?:\1\d{3}){0,4}", re.ASCII).fullmatch
-_WRAPPED = re.compile(rf"[\w.]{{0,40}}\( ?['\"]?({_NUMBER})['\"]?(?:,[^()]{{0,200}})?\)", re.ASCII | re.IGNORECASE)
-"""`np.float64(1.5)`, `tensor(0.3, device='cuda:0')`."""
 _KERAS = re.compile(r"\s{0,8}(\d{1,15})/(\d{1,15}) {1,4}[^\w ]", re.ASCII).match
 _WORDS = tuple(
     (hint, re.compile(f"({word}){_BEHIND}", re.ASCII).finditer)
@@ -109,8 +103,6 @@ _EVALUATION = tuple(word + sign for word in ("eval", "val", "valid", "validation
 _TRAINING = ("train_", "training_", "mean_token_", "train/", "training/")
 _ALL = ("num_", "num ", "num_train_", "total_", "total ", "max_", "max ", "optimization_", "optimization ")
 _NOW = ("global_", "current_", "train_")
-_BARE = re.compile(r": (-?(?:nan|inf|NaN|Infinity|None|True|False))\b")
-"""Values that Python prints and JSON does not have."""
 _FLOAT = r"([-+.\de]{1,40})"
 _USUAL_BAR = re.compile(
     rf"\| (\d{{1,15}})/(\d{{1,15}}) \[[^,\r]{{0,60}},[^,\r\]]{{0,60}}(?:, loss={_FLOAT})?\]\s{{0,4}}\Z", re.ASCII
@@ -128,9 +120,8 @@ _PREPARING = re.compile(
     r"dataset|token|map|split|shard|download|load|fetch|filter|pack|truncat|extract|convert|format|template|generat|sav|"
     r"upload|cach|sanity|validat|evaluat|predict|test|quantiz|merg|example|\beos\b"
 )
-"""Words before other bars, also where they name the training's data: "Tokenizing train dataset"."""
 _OTHER_RATE = re.compile(r"(?:examples|files|rows|samples|tokens|[kmg]?i?b)/s")
-"""Rates of preparation; a training's bar counts iterations."""
+"""Words and rates of other bars, also where they name the training's data: "Tokenizing train dataset"."""
 _NESTED = ("train", "training", "eval", "val", "metrics", "logs", "log", "data")
 
 
@@ -259,22 +250,11 @@ def _of_part(line: str) -> Metrics | None:
     if "oss'" in line or 'oss"' in line:
         start = line.find("{")
         if start >= 0:
-            mapping = _row(line[start : line.rfind("}") + 1])
+            mapping = read_row(line[start : line.rfind("}") + 1])
             if mapping is None:  # cut in the middle, or not a dictionary
                 return _of_words(line.lower())
             return _of_mapping(mapping)
     return _of_words(line.lower())
-
-
-def _row(text: str) -> dict[str, Any] | None:
-    """A dictionary as Python or JSON prints it."""
-    if "(" in text:
-        text = _WRAPPED.sub(r"\1", text)
-    try:
-        mapping = orjson.loads(_BARE.sub(r': "\1"', text.replace("'", '"')))
-    except ValueError:
-        return None
-    return mapping if type(mapping) is dict else None
 
 
 def _of_mapping(mapping: Mapping[str, Any]) -> Metrics | None:
@@ -300,13 +280,10 @@ def _put_mapping(fields: list[Any], mapping: Mapping[str, Any], prefix: str = ""
 
 def _index_of(key: str) -> int | None:
     """The field of a dictionary's key, also with the prefixes of tracking tools: "train/loss"."""
-    index = KEYS.get(key)
-    if index is not None:
+    if (index := KEYS.get(key)) is not None:
         return index
     low = re.sub(r"[/. -]", "_", key.lower())
-    for prefix in ("train_", "training_"):
-        low = low.removeprefix(prefix)
-    return KEYS.get(low)
+    return KEYS.get(low.removeprefix("train_").removeprefix("training_"))
 
 
 def _of_words(low: str) -> Metrics | None:
@@ -314,10 +291,8 @@ def _of_words(low: str) -> Metrics | None:
     if not _put_words(fields, low):
         return None
     has_loss = fields[LOSS] is not None or fields[EVAL] is not None or fields[ACCURACY] is not None
-    if has_loss and fields[STEP] is None and (match := _KERAS(low)) is not None:
+    if has_loss and fields[STEP] is None and (match := _KERAS(low)) is not None and int(match[1]) <= int(match[2]):
         fields[STEP], fields[STEPS] = int(match[1]), int(match[2])
-        if fields[STEP] > fields[STEPS]:
-            fields[STEP] = fields[STEPS] = None
     return _metrics_of(fields)
 
 
@@ -327,7 +302,7 @@ def _of_bar(line: str) -> Metrics | None:
         return None
     percent, step, steps = map(int, match.groups())
     before, behind = line[: match.start()].strip(), line[match.end() :]
-    if (start := behind.find("{")) >= 0 and (mapping := _row(behind[start : behind.rfind("}") + 1])) is not None:
+    if (start := behind.find("{")) >= 0 and (mapping := read_row(behind[start : behind.rfind("}") + 1])) is not None:
         behind = behind[:start]
     else:
         mapping = {}
@@ -357,32 +332,14 @@ def _put_words(fields: list[Any], low: str) -> bool:
             index = _field_of(word, low[start - 14 : start] if start > 14 else low[:start], counted=bool(total))
             if index is None or fields[index] is not None:
                 continue
-            value = _number(number, index)
+            value = read_number(number, is_count=index <= STEPS, is_step=index in (STEP, STEPS))
             if value is None:
                 continue
             has_figures = True
             _put(fields, index, value / 100 if rest == "%" else value)
             if total and index in (EPOCH, STEP):
-                _put(fields, index + 1, _number(total, index + 1))
+                _put(fields, index + 1, read_number(total, is_count=True, is_step=index == STEP))
     return has_figures
-
-
-def _number(text: str, index: int) -> float | None:
-    """The value of a number as people write it; None where it has two readings or none.
-
-    A comma stands between thousands in counts, and before decimals in other figures, unless three digits follow.
-    """
-    groups = _THOUSANDS(text.partition(".")[0] if "," in text else text)
-    if groups is None or (groups[1] == "." and index not in (STEP, STEPS)):
-        try:
-            return float(text if "_" not in text else "")
-        except ValueError:
-            pass
-    if groups is not None and (index <= STEPS or text.count(",") > 1 or "." in text):
-        return float(re.sub(r"[,_]", "", text) if groups[1] != "." else text.replace(".", ""))
-    if groups is None and text.count(",") == 1 and "." not in text and "_" not in text:
-        return float(text.replace(",", "."))
-    return None
 
 
 def _field_of(word: str, before: str, *, counted: bool) -> int | None:

@@ -17,6 +17,7 @@ from academy.loop.choose_recipe import choose_recipe_for
 from academy.loop.choose_suites import undecidable
 from academy.loop.home import Home
 from academy.loop.not_counted import in_words
+from academy.loop.outside_sources import examined_outside_ids, outside_ids
 from academy.loop.place import place
 from academy.loop.place_order import digests_carried_out
 from academy.professor.decision import Decision, should_train
@@ -31,7 +32,7 @@ log = logging.getLogger(__name__)
 class Counts(Record):
     """What a decision counts before there is a dataset. An evolution counts once."""
 
-    lessons: int  # successful, active lessons and tasks
+    lessons: int  # successful, active lessons and tasks, and those of installed sources
     new_lessons: int  # of them since the champion's examination
     last_verdict: datetime | None
     at: datetime
@@ -42,9 +43,11 @@ class Counts(Record):
 def count(home: Home, tags: Sequence[str] = ()) -> Counts:
     """The counts of a home now; with tags, of the lessons that have one of them."""
     verdicts = list(home.ledger.rows(VerdictEntry))
+    outside = outside_ids(home, tags)
+    seen = examined_outside_ids(home) if outside else set()
     return Counts(
-        lessons=home.store.trainable(tags=tags),
-        new_lessons=home.store.trainable(since=home.ledger.champion().cursor, tags=tags),
+        lessons=home.store.trainable(tags=tags) + len(outside),
+        new_lessons=home.store.trainable(since=home.ledger.champion().cursor, tags=tags) + len(outside - seen),
         last_verdict=datetime.fromisoformat(verdicts[-1].at) if verdicts else None,
         at=datetime.now(UTC),
         tags=tuple(tags),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -45,6 +46,7 @@ def register_version(
     digest of its base model. Raises InputError for another base model of this machine, for a name that is taken,
     and for metrics that are not numbers.
     """
+    version_id = str(version_id)
     metrics = _checked(performance_metrics or {})
     label = base_model or home.base.name
     if (label == SEED or Path(label).is_dir()) and resolve(label).digest != home.base.digest:
@@ -191,12 +193,13 @@ def vouch_for(home: Home, version: Version) -> Version:
 
 def find_version(home: Home, name: str) -> Version | None:
     """A version by its number, name, order or adapter, or by the name of the job that trained it; None if missing."""
+    name = str(name)  # None and numbers, too, get a sentence
     return home.versions.find(run_of_job(home.settings.folder("runs"), name) or name)
 
 
 def get_version(home: Home, name: str) -> Version:
     """As `find_version`. Raises InputError if there is none."""
-    return find_version(home, name) or home.versions.get(name)
+    return find_version(home, name) or home.versions.get(str(name))
 
 
 def version_of_job(home: Home, job: str) -> Version:
@@ -307,6 +310,8 @@ def _summary(version: Version) -> dict[str, Any]:
 
 
 def _checked(metrics: dict[str, float]) -> dict[str, float]:
+    if not isinstance(metrics, Mapping):
+        raise InputError("performance_metrics must be a dictionary of numbers.", 'For example {"accuracy": 0.9}.')
     for name, value in metrics.items():
         if not NAME.fullmatch(name):
             raise InputError(f"Invalid metric name '{name}'.", "Use letters, digits and . _ - : @ +.")

@@ -81,7 +81,7 @@ class TrainingJobs:
         }  # fmt: skip
         recipe = validate_recipe(fields)
         recipe = recipe.model_copy(update={"alpha": 2 * recipe.rank})
-        home = Home(self.settings, str(base_model))
+        home = Home(self.settings, str(base_model) if base_model else None)
         return self.start_recipe(home, Path(dataset_path).expanduser(), recipe, output_dir, load_in_4bit)
 
     def start_recipe(
@@ -180,7 +180,7 @@ class TrainingJobs:
 
     def _folder(self, job_name: str) -> Path:
         runs = self.settings.folder("runs")
-        run = run_of_job(runs, job_name)
+        run = run_of_job(runs, str(job_name))
         if not run or not (runs / run).is_dir():
             raise InputError(f"Unknown job {job_name}.", "Starting a job returns its name.")
         return runs / run

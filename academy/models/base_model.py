@@ -155,6 +155,11 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
     except HFValidationError as problem:
+        if re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?:[\w.-]+", name):
+            raise BaseModelError(
+                f"'{name}' is a name of Ollama, and trainings need the model's own weights.",
+                "Name its repository on the Hugging Face hub, such as microsoft/Phi-3-mini-4k-instruct, or a folder.",
+            ) from problem
         raise BaseModelError(f"'{name}' is not a valid name of a base model.", remedy) from problem
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
         raise BaseModelError(

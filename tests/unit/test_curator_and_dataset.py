@@ -285,13 +285,14 @@ def test_lessons_set_aside_are_not_collected(here: Curation) -> None:
 @pytest.mark.parametrize(
     ("request_text", "answer", "reason"),
     [
-        ("x", "an answer", "request too short"),
-        ("a request", " y ", "answer too short"),
+        (" ", "an answer", "request too short"),
+        ("a request", " \n", "answer too short"),
+        ("x", " y ", ""),
         ("a request" * 3000, "an answer", "request too long"),
         ("a request", "an answer" * 3000, "answer too long"),
         ("a request", "use AKIA" + "ABCDEFGHIJKLMNOP", "holds little but secrets"),
         ("clone https://ana:geheim@example.org/x", "an answer", ""),  # the password is taken out, the rest stays
-        ("a request", "-----BEGIN RSA PRIVATE KEY-----", "holds a private key"),
+        ("a request", "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIE" * 8, "holds a private key"),
         ("a request", "token ghp_" + "a" * 36, "holds little but secrets"),
         (
             "a request",
@@ -318,7 +319,7 @@ def test_the_funnel_adds_up_over_everything_that_can_happen(here: Curation, tmp_
     for lesson in list(here.store.read()):
         if lesson.seq % 9 == 0:
             here.store.add_lesson(lesson.request, "another answer", "success")
-    here.store.add_lesson("z", "too short", "success")
+    here.store.add_lesson("z" * 40, "too monotonous", "success")
     here.store.add_lesson("the key", "sk-" + "a" * 30, "success")
     long = " ".join(random_text(random.Random(n), 6) for n in range(900))
     here.store.add_lesson("a long one", long, "success")
@@ -329,7 +330,7 @@ def test_the_funnel_adds_up_over_everything_that_can_happen(here: Curation, tmp_
     assert made.funnel["held out"] == made.holdout == len(made.held_out())
     for reason in (
         "exact duplicate",
-        "request too short",
+        "request: one sign repeated",
         "holds little but secrets",
         "longer than the model's context",
     ):

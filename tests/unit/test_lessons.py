@@ -385,6 +385,14 @@ def test_supersede_retires_other_wordings_with_the_wrong_answer(store: LessonsSt
         assert store.supersede("where do we deploy", "to the new cluster", connection) == 3
 
 
+def test_supersede_leaves_other_questions_with_the_same_short_answer(store: LessonsStore) -> None:
+    for request in ("May a yacht overtake a ferry?", "May a tug sound its horn at night?"):
+        store.add_lesson(request, "No.", "success")
+    with store.database.write() as connection:
+        assert store.supersede("may a yacht, overtake a ferry", "Yes.", connection) == 1
+    assert [lesson.request for lesson in store.read()] == ["May a tug sound its horn at night?"]
+
+
 def test_lessons_by_tag_come_newest_first(store: LessonsStore) -> None:
     for n, tags in enumerate((["a"], ["b"], ["a", "c"])):
         store.add_lesson(f"request {n}", "answer", "failed" if n else "success", tags=tags)
