@@ -39,6 +39,7 @@ from academy.store.files import publish_folder, write_file
 from academy.store.locks import exclusive_lock
 from academy.system.gpu_lock import REMEDY
 from academy.system.hardware import take_inventory
+from academy.system.installation import install_remedy
 
 log = logging.getLogger(__name__)
 ADAPTER = "adapter"
@@ -299,7 +300,7 @@ def _four_bit(wanted: bool | None, route: Route, *, installed: bool) -> bool:
         if on_gpu:
             raise InputError(
                 "load_in_4bit needs bitsandbytes, which is not installed.",
-                "Install the extra `four-bit`, or pass load_in_4bit=False.",
+                f"{install_remedy('four-bit')} Or pass load_in_4bit=False.",
             )
         log.warning("The training runs on the CPU, without bitsandbytes: it uses whole weights instead of 4-bit ones.")
         return False

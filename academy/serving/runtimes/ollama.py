@@ -41,6 +41,7 @@ from academy.serving.runtimes.remote import (
 )
 from academy.store.files import digest_of_file
 from academy.store.ledger import BASE
+from academy.system.installation import install_remedy
 
 PATIENCE_SECONDS = 300.0
 """Ollama is silent while it loads or converts a model."""
@@ -254,7 +255,7 @@ class OllamaRuntime:
                 f"The Ollama server at {self._connection.url} rejected the adapter {adapter.digest[:12]}: {refusal}.",
                 "Check its log."
                 if self._merged_gguf
-                else "Install the extra `llamacpp`; the adapter is then merged into the base model.",
+                else f"{install_remedy('llamacpp')} The adapter is then merged into the base model.",
             )
 
     async def _refusal_of(self, body: dict[str, Any]) -> str:
