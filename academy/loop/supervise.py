@@ -56,7 +56,7 @@ class Supervision:
         }
 
     def answer(self, request: str) -> str:
-        """Carry out a request in words and return what came of it."""
+        """Carry out a request in words and return the result in words."""
         words = request.lower()
         for marks, action in self._actions:
             if any(mark in words for mark in marks):

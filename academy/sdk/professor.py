@@ -34,7 +34,7 @@ class Professor:
         return self._supervision.decision()
 
     async def process(self, request: str) -> str:
-        """Carry out a request and return what came of it as a sentence.
+        """Carry out a request and return the result as a sentence.
 
         Requests are "prepare learning materials", "start training", "check training progress" and "evaluate model", or
         the same in Polish. The event loop is not blocked.
