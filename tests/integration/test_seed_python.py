@@ -1,7 +1,7 @@
 """The Python of the seed documents from the first lesson to the active version, as they write it, in one program.
 
-The programs are in docs/how-to/use-from-python.md. Two things differ from the documents: the package is `academy.sdk`, and
-a local base model and the adapter that was just trained stand in place of those that they name.
+The programs are in docs/how-to/use-from-python.md. Two things differ from the documents: the package is `academy.sdk`,
+and a local base model and the adapter that was just trained stand in place of those that they name.
 """
 
 from __future__ import annotations
