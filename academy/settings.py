@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import io
 import os
 import tempfile
 from copy import copy
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dotenv.parser import parse_stream
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
@@ -26,6 +24,7 @@ from pydantic_settings import (
 
 from academy.errors import HomeError, InputError
 from academy.records import expectation
+from academy.settings_file import names_in_file
 
 PREFIX = "ACADEMY_"
 LEAST_MEMORY_GIB = 1 / 16
@@ -328,7 +327,7 @@ def load_settings(home: Path | None = None) -> Settings:
     Raises InputError for a value out of bounds, an unknown ACADEMY_ name or an unreadable .env, HomeError for an
     unwritable home.
     """
-    names = _names_in_file(Path(".env")) | set(os.environ)
+    names = names_in_file(Path(".env"), PREFIX) | set(os.environ)
     _reject_unknown_names(names)
     try:
         settings = Settings()
@@ -358,33 +357,6 @@ def _reject_unknown_names(names: set[str]) -> None:
             matches = difflib.get_close_matches(name, sorted(valid), 1)
             hint = f"Did you mean {matches[0]}?" if matches else "docs/reference/settings.md lists all settings."
             raise InputError(f"{name} is not a setting of the Academy.", hint)
-
-
-def _names_in_file(path: Path) -> set[str]:
-    """The names that .env sets. Raises InputError with the line of what cannot be read: it would be lost in silence."""
-    try:
-        if not path.is_file():
-            return set()
-        content = path.read_bytes()
-    except OSError as problem:
-        raise InputError(f"{path} cannot be read ({problem.strerror}).", "Make it readable, or move it.") from problem
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as problem:
-        line = content.count(b"\n", 0, problem.start) + 1
-        raise InputError(f"Line {line} of {path} is not UTF-8.", "Save the file as UTF-8.") from problem
-    if (at := text.find("\0")) >= 0:
-        raise InputError(f"Line {text.count(chr(10), 0, at) + 1} of {path} holds a NUL.", "Save the file as UTF-8.")
-    names: set[str] = set()
-    for binding in parse_stream(io.StringIO(text)):
-        is_ours = binding.key is not None and binding.key.startswith(PREFIX)
-        if binding.error or (is_ours and binding.value is None):
-            blank = len(binding.original.string) - len(binding.original.string.lstrip("\r\n"))
-            line = binding.original.line + binding.original.string[:blank].count("\n")
-            raise InputError(f"Line {line} of {path} is not a setting.", "Write it as NAME=value.")
-        if binding.key is not None:
-            names.add(binding.key)
-    return names
 
 
 def _check_writable(settings: Settings) -> None:

@@ -42,15 +42,18 @@ def add(
 
 @app.command("import")
 def import_files(
-    files: Annotated[list[Path], typer.Argument(help="JSONL files with one lesson per line.")],
+    files: Annotated[list[Path], typer.Argument(help="JSONL files with one lesson per line, or JSON arrays.")],
     tasks: Annotated[bool, typer.Option("--tasks", help="The files are task histories.")] = False,
     conversations: Annotated[
         bool,
-        typer.Option("--conversations", help="The files are conversations with feedback: OpenAI, ShareGPT, ChatML."),
+        typer.Option(
+            "--conversations",
+            help="The files are conversations with feedback, in any format of docs/reference/formats.md.",
+        ),
     ] = False,
     examples: Annotated[
         bool,
-        typer.Option("--examples", help="The files are training examples: Alpaca, ShareGPT, ChatML or OpenAI."),
+        typer.Option("--examples", help="The files are training examples, in any format of docs/reference/formats.md."),
     ] = False,
     user: Annotated[list[str] | None, typer.Option(help="Only conversations of this user; repeatable.")] = None,
     domain: Annotated[list[str] | None, typer.Option(help="Only conversations of this domain; repeatable.")] = None,
@@ -60,7 +63,10 @@ def import_files(
     gold: Annotated[bool, typer.Option("--gold", help="Only answers with a gold star.")] = False,
     json: Json = False,
 ) -> None:
-    """Import files. Known lines change nothing; unreadable lines are kept in the quarantine."""
+    """Import files. Known lines change nothing; unreadable lines are kept in the quarantine.
+
+    Exit code 2 where nothing could be read of a file.
+    """
     from academy.loop.import_files import ImportRequest, import_experience
     from academy.loop.ingest import UnreadFilesError
 

@@ -125,7 +125,7 @@ def request_salts(request: str, answer: str) -> tuple[int, int]:
 
     `answer` names the answer, as `answer_key` does.
     """
-    numbers, words = carried(request.lower())
+    numbers, words = carried(request)
     return _number("words", *numbers, "", *words), _number("answer", *numbers, "", answer)
 
 
@@ -157,7 +157,7 @@ def contradict(first: str, second: str) -> bool:
 
 
 def _opposed(first: str, second: str) -> bool:
-    one, other = wording(first.lower()), wording(second.lower())
+    one, other = wording(first), wording(second)
     if one == other:
         return False
     only_one, only_other = Counter(one) - Counter(other), Counter(other) - Counter(one)

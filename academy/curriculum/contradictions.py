@@ -16,7 +16,7 @@ def find_contradictions(experiences: Iterable[Experience]) -> list[Contradiction
     """Each later experience whose answer differs from the first one to the same request, after the same messages."""
     by_request: dict[Any, list[Experience]] = defaultdict(list)
     for experience in sorted(experiences, key=lambda experience: (experience.seq, experience.id)):
-        words = wording(experience.request.lower())
+        words = wording(experience.request)
         by_request[experience.kind == "commit", experience.context, words].append(experience)
     return [
         Contradiction(first=first.id, second=later.id, batches=(first.batch, later.batch))

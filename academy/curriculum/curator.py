@@ -32,10 +32,12 @@ from academy.experience.sources.commits import CommitsSource
 from academy.experience.sources.lessons import LessonsSource
 from academy.experience.sources.table import refer, references_of, reopen_sources
 from academy.experience.sources.tasks import TasksSource
+from academy.experience.tombstones import buried
 
-COLLECTED = "collected: "
 COMMITS_SHARE = 0.20
 """Largest share of the training tokens that commits may have."""
+COLLECTED = "collected: "
+"""How a line of the funnel begins that counts what a source gave."""
 TEMPLATE_TOKENS = 16
 """Tokens reserved for the marks that a chat template sets around a request and an answer."""
 
@@ -87,6 +89,7 @@ class DatasetCurator:
         self.rejects = rejects
         self.overlaps: list[OverlappingExample] = []
         self.cursor = lessons_store.newest()
+        self.covered: int | None = None  # the last lesson that the dataset covers, where not all were collected
         self.funnel: Counter[str] = Counter()
         self.contradictions: list[Contradiction] = []
         self.alarms: list[str] = []
@@ -181,7 +184,7 @@ class DatasetCurator:
             examples,
             questions,
             lessons=self.store.trainable(until=self.cursor),
-            cursor=self.cursor,
+            cursor=self.cursor if self.covered is None else self.covered,
             tokens=sum(tokens for _, tokens in train),
             longest=max((tokens for _, tokens in train), default=0),
             funnel=dict(sorted(self.funnel.items())),
@@ -229,6 +232,9 @@ class DatasetCurator:
         self._undo_save()
         collected = {reference.id for reference in self._references}
         experiences = [item for item in items if isinstance(item, Experience) and item.id not in collected]
+        if forgotten := buried(self.store.database, [experience.id for experience in experiences]):
+            self._count("forgotten", len(forgotten))
+            experiences = [experience for experience in experiences if experience.id not in forgotten]
         self._sources |= {experience.id: source.name for experience in experiences}
         self._references += [
             refer(source, experience.id, experience.seq, experience.provenance.get("commit", ""))

@@ -19,7 +19,7 @@ def near_held_out(
     train: Sequence[Sequence[Mapping[str, str]]], held_out: Sequence[Example]
 ) -> Iterator[tuple[int, int, float]]:
     """Pairs (held-out example, conversation, similarity) whose first requests are one question (carrying.py)."""
-    openings = [_opening(messages) for messages in train]
+    openings = [opening_of(messages) for messages in train]
     requests = [example.request for example in held_out]
     yield from near_between(
         requests,
@@ -38,9 +38,9 @@ def near_by_another_answer(train: Sequence[Sequence[Mapping[str, str]]], held_ou
     The hold-out compares a request by its first answer. So a request that has several, in contradicting lessons, may
     be near a held-out one by another answer than the one it was assigned with.
     """
-    words = [carried(example.request.lower()) for example in held_out]
+    words = [carried(example.request) for example in held_out]
     return {
-        j for i, j, _ in near_held_out(train, held_out) if carried(_opening(train[j])[0].lower()) != words[i]
+        j for i, j, _ in near_held_out(train, held_out) if carried(opening_of(train[j])[0]) != words[i]
     }  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def refuse_overlap_of_texts(
     texts = [(messages[-2]["content"], messages[-1]["content"]) for messages in train]
     for i, j, similarity in near_held_out(train, held_out):
         raise ExaminationError(
-            f"A training request is too similar ({similarity:.2f}) to a held-out one: '{_opening(train[j])[0]}' and "
+            f"A training request is too similar ({similarity:.2f}) to a held-out one: '{opening_of(train[j])[0]}' and "
             f"'{held_out[i].request}'.",
             "Nothing was trained. Remove the lesson with `academy lessons forget`, or report a fault of the hold-out.",
         )
@@ -89,7 +89,7 @@ def refuse_overlap_of_texts(
         )
 
 
-def _opening(messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:
+def opening_of(messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:
     """The user's first message and the first answer to it."""
     first = next(n for n, message in enumerate(messages) if message["role"] == "user")
     answer = next((m["content"] for m in messages[first:] if m["role"] == "assistant"), messages[-1]["content"])

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from academy.curriculum.secret_values import is_placeholder, is_words
 
 _FORMATS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("private key", ("PRIVATE KEY",), r"-{4,5} ?BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)? ?-{4,5}(?:.*?-{4,5} ?END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)? ?-{4,5}|.*)"),
+    ("private key", ("PRIVATE KEY",), r"-{4,5} ?BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)? ?-{4,5}(?!\s{0,9}(?:\.{3}|…|<|\[)|[\"'`.,;:)]{0,3} {1,3}[a-z]{1,12} )(?:.*?-{4,5} ?END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)? ?-{4,5}|(?=\s{0,9}(?:[\w-]{1,40}: [^\n]{0,200}\s{1,9}){0,4}[A-Za-z0-9+/=]{16}).*)"),
     ("private key", ("LS0tLS1CRUdJTi",), r"LS0tLS1CRUdJTi(?!BDRVJUSUZJ|BQVUJMSUMg|BQR1AgU0lH|BUUlVTVEVE)[\w+/=-]{20,}(?:\s+[\w+/-]{40,}={0,2})*"),
     ("private key", ("AGE-SECRET-KEY-",), r"AGE-SECRET-KEY-1[0-9A-Z]{40,}"),
     ("private key", ("Private-Lines:",), r"Private-Lines: \d+(?:\s+[A-Za-z0-9+/=]+)+"),

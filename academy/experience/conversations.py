@@ -43,7 +43,8 @@ class ConversationFilter(Record):
 class _Answer(NamedTuple):
     """An answer that may be learned, and the feedback on it."""
 
-    context: list[Message]
+    messages: list[Message]
+    start: int  # the number of messages before its request
     request: str
     text: str
     feedback: Feedback
@@ -90,12 +91,13 @@ def _answers(line: Mapping[str, Any], dialogue: Dialogue) -> list[_Answer] | str
         return problem
     answers: list[_Answer] = []
     for exchange in conversation.exchanges:
-        context = conversation.messages[: exchange.start]
         rated = [piece for piece in exchange.learned if _own_feedback(piece).is_given]
         # pieces with feedback of their own are answers of their own
         for pieces in [[piece] for piece in rated] or [exchange.learned]:
             feedback = _own_feedback(pieces[0]) if len(pieces) == 1 else Feedback()
-            answers.append(_Answer(context, exchange.request, answer_of(pieces), feedback))
+            answers.append(
+                _Answer(conversation.messages, exchange.start, exchange.request, answer_of(pieces), feedback)
+            )
     if not answers[-1].feedback.is_given:
         answers[-1] = answers[-1]._replace(feedback=whole)
     return answers
@@ -130,17 +132,18 @@ def _own_feedback(piece: RowTurn) -> Feedback:
 
 def _row(line: Mapping[str, Any], dialogue: Dialogue, answer: _Answer, kind: Kind, batch: str) -> dict[str, Any]:
     outcome = _outcome(line, answer.feedback) if kind == "file" else answer.feedback.outcome
+    context = answer.messages[: answer.start]
     labels = [f"{name}:{line[name]}" for name in ("domain", "type") if line.get(name)]
     texts = [(turn.role, turn.text) for turn in dialogue.turns]
     thread = str(line.get("id") or line.get("conversation_id") or digest_of(texts)[:16])
-    tags = line.get("tags")
+    tags = line.get("tags") or []
     return make_row(
         kind=kind,
         situation=answer.request,
         action=answer.feedback.correction or answer.text,
         result="",
         feedback=answer.feedback.comment,
-        tags=[*labels, *(str(tag) for tag in (tags if isinstance(tags, list) else []))],
+        tags=[*labels, *(str(tag) for tag in (tags if isinstance(tags, list) else [tags]))],
         outcome=outcome,
         author=str(line.get("user") or line.get("author") or ""),
         batch=batch,
@@ -149,15 +152,17 @@ def _row(line: Mapping[str, Any], dialogue: Dialogue, answer: _Answer, kind: Kin
         rating=answer.feedback.rating,
         gold=answer.feedback.gold_star,
         model_made=kind == "conversation" and not (answer.feedback.is_given and outcome == "success"),
-        thread=thread if answer.context or kind == "conversation" else "",
-        context=answer.context,
+        thread=thread if context or kind == "conversation" else "",
+        context=context,
     )
 
 
 def _outcome(line: Mapping[str, Any], feedback: Feedback) -> Outcome:
-    """An example is a success, unless the line or its feedback says otherwise."""
-    if line.get("outcome") is not None:
-        return read_outcome(line["outcome"])
-    if read_outcome(line.get("success"), line.get("result"), line.get("status")) == "failure":
+    """An example is a success, unless the line or its feedback says otherwise. A failure of either is a failure."""
+    stated = read_outcome(line.get("outcome"))
+    signs = {stated, feedback.outcome, read_outcome(line.get("success"), line.get("result"), line.get("status"))}
+    if "failure" in signs:
         return "failure"
+    if line.get("outcome") is not None:
+        return stated
     return feedback.outcome if feedback.is_given else "success"

@@ -35,7 +35,8 @@ DOWN = frozenset(
     {"down", "-1", "-1.0", "false", "dislike", "disliked", "downvote", "thumb_down", "thumbs_down", "thumbsdown", "👎"}
 )
 
-_BESIDE = (*NAMES["thumb"], "rating", "gold_star", "is_gold_star", "correction", *SCALES)
+BESIDE = (*NAMES["thumb"], "rating", "gold_star", "is_gold_star", "correction", *SCALES)
+"""Fields that may stand beside a text, without an object around them."""
 _FIELD = {name: field for field, names in NAMES.items() for name in names}
 _FRACTION = re.compile(r"(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -112,7 +113,7 @@ def read_feedback(raw: Any) -> Feedback | Unreadable:
 def feedback_beside(holder: Mapping[str, Any]) -> Feedback | Unreadable:
     """The feedback of a line or a message: under `feedback` or `annotation`, or field by field beside its text."""
     raw = holder.get("feedback")
-    beside = {name: holder[name] for name in _BESIDE if holder.get(name) is not None}
+    beside = {name: holder[name] for name in BESIDE if holder.get(name) is not None}
     if isinstance(votes := holder.get("annotation"), Mapping):  # Open WebUI: its rating is a thumb, 1 or -1
         beside["thumb"] = votes.get("rating")
         beside["comment"] = str(votes.get("comment") or "")

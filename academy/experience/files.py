@@ -83,8 +83,8 @@ def pieces_of(path: Path) -> Iterator[Piece]:
         yield from _of_text(text, encoding)
     else:
         for number, line in numbered_lines(path):
-            has_mark = number == 1 and len(line) <= LONGEST_LINE
-            yield Piece(number, line.removeprefix(codecs.BOM_UTF8) if has_mark else line, line)
+            is_whole = len(line) <= LONGEST_LINE
+            yield Piece(number, line.removeprefix(codecs.BOM_UTF8) if is_whole else line, line)
 
 
 def looks_like(path: Path) -> str:

@@ -33,6 +33,8 @@ from academy.experience.wording import wording
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
 
+FEWEST_SHARED = 3
+"""Words of an answer that two requests share because they are wordings of one, and not by chance."""
 FEEDBACK_FIELDS = ("outcome", "rating", "gold", "feedback", "model_made")
 """Fields of a row that a user's feedback changes."""
 
@@ -216,8 +218,11 @@ class LessonsStore:
                     counts[f"outcome {outcome}" if standing == "active" else standing] += count
         return dict(sorted(counts.items()))
 
-    def trainable(self, since: int = 0, until: int | None = None) -> int:
-        """Number of active, successful lessons and tasks with numbers in (since, until]."""
+    def trainable(self, since: int = 0, until: int | None = None, tags: Sequence[str] = ()) -> int:
+        """Number of active, successful lessons and tasks with numbers in (since, until], with one of the tags."""
+        if tags:
+            numbers = (number for number, has_tag in self._by_tags(since, tags) if has_tag)
+            return sum(1 for number in numbers if until is None or number <= until)
         query = sa.select(sa.func.count()).where(
             lessons.c.standing == "active", lessons.c.outcome == "success", lessons.c.seq > since
         )
@@ -225,6 +230,22 @@ class LessonsStore:
             query = query.where(lessons.c.seq <= until)
         with self.database.read() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def covered_by(self, tags: Sequence[str], since: int) -> int:
+        """The number up to which every trainable lesson after `since` has one of the tags."""
+        others = (number for number, has_tag in self._by_tags(since, tags) if not has_tag)
+        return next(others, self.newest() + 1) - 1
+
+    def _by_tags(self, since: int, tags: Sequence[str]) -> Iterator[tuple[int, bool]]:
+        """The numbers of trainable lessons and tasks after `since`, each with whether it has one of the tags."""
+        query = (
+            sa.select(lessons.c.seq, lessons.c.tags)
+            .where(lessons.c.standing == "active", lessons.c.outcome == "success", lessons.c.seq > since)
+            .order_by(lessons.c.seq)
+        )
+        with self.database.read() as connection:
+            for row in connection.execution_options(yield_per=CHUNK).execute(query):
+                yield row.seq, not set(tags).isdisjoint(row.tags)
 
     def newest(self) -> int:
         """The number of the newest lesson (0: the store is empty)."""
@@ -283,13 +304,21 @@ class LessonsStore:
         return count
 
     def supersede(self, situation: str, action: str, connection: sa.Connection) -> int:
-        """Retire active lessons that answer this request otherwise. Returns how many."""
-        request = wording(situation.lower())
+        """Retire active lessons that answer this request otherwise. Returns how many.
+
+        Other requests with the same wrong answer are other wordings and retire, too, unless the answer is short: "No."
+        """
+        request = wording(situation)
         rows = connection.execute(
             sa.select(lessons.c.seq, lessons.c.situation, lessons.c.action).where(lessons.c.standing == "active")
         ).all()
-        wrong = {row.action for row in rows if wording(row.situation.lower()) == request and row.action != action}
-        numbers = [row.seq for row in rows if row.action in wrong]
+        wrong = {row.action for row in rows if wording(row.situation) == request and row.action != action}
+        alone = {answer for answer in wrong if len(wording(answer)) < FEWEST_SHARED}
+        numbers = [
+            row.seq
+            for row in rows
+            if row.action in wrong and (row.action not in alone or wording(row.situation) == request)
+        ]
         if numbers:
             connection.execute(sa.update(lessons).where(lessons.c.seq.in_(numbers)).values(standing="superseded"))
         return len(numbers)

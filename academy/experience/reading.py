@@ -5,6 +5,7 @@ Nothing here uses a database.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,12 +22,19 @@ SUCCESS_MARKS = frozenset({"success", "successful", "succeeded", "sukces", "ok",
 FAILURE_MARKS = frozenset(
     {"failure", "failed", "fail", "error", "błąd", "porażka", "cancelled", "canceled", "❌", "✗", "✘"}
 )
+_OPTION = re.compile(r"(?<![\w-])--?[A-Za-z]")
 NEGATIONS = frozenset({"not", "no", "never", "nie", "without"})
 
 
 def normalised(text: str) -> str:
-    """The text as it is compared: lower case, single spaces, no punctuation at the ends."""
-    return " ".join(text.lower().split()).strip(" .,:;!?")
+    """The text as it is compared: lower case, single spaces, no punctuation at the ends.
+
+    An option of a command keeps its case, because -r and -R are two.
+    """
+    plain = " ".join(text.lower().split())
+    if "-" in text and not text.islower():
+        plain = " ".join(word if _OPTION.search(word) else word.lower() for word in text.split())
+    return plain.strip(" .,:;!?")
 
 
 def read_outcome(*texts: object) -> Outcome:

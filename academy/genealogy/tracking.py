@@ -73,8 +73,9 @@ def open_mlflow(settings: Settings) -> Any:
         elif KIND_TAG not in experiment.tags:  # a person may have chosen another kind
             client.set_experiment_tag(experiment.experiment_id, KIND_TAG, KIND)
     except (MlflowException, sa.exc.SQLAlchemyError) as problem:
+        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
         raise HomeError(
-            f"MLflow at {settings.tracking_uri} cannot be used: {str(problem).splitlines()[0]}.",
+            f"MLflow at {settings.tracking_uri} cannot be used: {reason}.",
             "Check that its database is writable, or set ACADEMY_MLFLOW_TRACKING_URI.",
         ) from problem
     return client

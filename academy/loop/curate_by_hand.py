@@ -13,7 +13,12 @@ from academy.loop.ingest import choose_repositories
 
 
 def curate_by_hand(
-    home: Home, paths: Sequence[Path], limit: int | None = None, workers: int = 1, form: str = ""
+    home: Home,
+    paths: Sequence[Path],
+    limit: int | None = None,
+    workers: int = 1,
+    form: str = "",
+    tags: Sequence[str] = (),
 ) -> Dataset:
     """Write the dataset, which the caller exports in the format `form`. More than one worker means Ray.
 
@@ -22,6 +27,6 @@ def curate_by_hand(
     check_format(form)
     repositories = choose_repositories(paths, home.settings.workspace_root)
     if workers == 1:
-        return curate(home, repositories, limit)
+        return curate(home, repositories, limit, tags=tags)
     with on_ray(home.settings.ray_address or None, workers) as run_on_ray:
-        return curate(home, repositories, limit, workers, run_on_ray)
+        return curate(home, repositories, limit, workers, run_on_ray, tags)

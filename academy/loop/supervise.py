@@ -56,7 +56,7 @@ class Supervision:
         }
 
     def answer(self, request: str) -> str:
-        """Carry out a request in words and return the result in words."""
+        """Carry out a request in words and return the result of it."""
         words = request.lower()
         for marks, action in self._actions:
             if any(mark in words for mark in marks):

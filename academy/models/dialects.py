@@ -139,6 +139,8 @@ def _prompt(row: Mapping[str, Any], answer: list[RowTurn]) -> list[RowTurn]:
 
 def _transcript(text: str) -> list[RowTurn]:
     """The turns of a text with "Human:" and "Assistant:" in it (HH); empty where it is none."""
+    if text.startswith("Human:") and "\n\nAssistant:" in text:
+        text = f"\n\n{text}"
     if not text.startswith("\n\nHuman:"):
         return []
     pieces = _SPEAKER.split(text)
@@ -148,6 +150,8 @@ def _transcript(text: str) -> list[RowTurn]:
 
 def _turns_of(row: Mapping[str, Any]) -> list[RowTurn]:
     if (turns := _turn_list(row, 0)) is not None:
+        if turns and turns[-1].role in ("user", "tool"):  # a logged request, with its answer beside it
+            turns += _answer(row) or []
         return turns
     if (answer := _answer(row)) is not None and any(row.get(key) for key in REQUEST_KEYS):
         return [*_request(row), *answer]
@@ -314,4 +318,7 @@ def _reasons(row: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(row.get("text"), str):
         mark = next((mark for mark in _RENDERED if mark in row["text"]), "")
         yield f"text is not ChatML (a rendered prompt with {mark})" if mark else "text is not ChatML"
+    for key, value in row.items():
+        if isinstance(value, list) and value and all(isinstance(inner, Mapping) for inner in value):
+            yield f"rows under {str(key)[:30]!r}: write one row per line"
     yield f"no known format (keys: {', '.join(str(key)[:30] for key in list(row)[:8]) or 'none'})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -53,6 +54,7 @@ def should_train(
     not_counted: str = "",
     force: bool = False,
     disabled: str = "",
+    tags: Sequence[str] = (),
 ) -> Decision:
     """Decide whether a training starts.
 
@@ -63,16 +65,19 @@ def should_train(
     which lessons do not count; it is shown where lessons are missing. `disabled` says that the user allows no training
     at all. `force` overrides every condition except four: that one, the smallest dataset, a training that cannot run on
     any device, and a repeated examination of the same order, because a second attempt at the same questions could pass
-    by chance.
+    by chance. With `tags` only lessons with one of them were counted.
     """
+    if disabled:  # then nothing else is of interest
+        return Decision(train=False, forced=False, reasons=(Reason(name="enabled", met=False, sentence=disabled),))
     enough = lessons >= min_lessons
+    kind = f"lessons tagged {' or '.join(tags)}" if tags else "lessons"
     missing = f", not counted: {not_counted}" if not_counted and not enough else ""
     reasons = [
-        Reason(name="lessons", met=enough, sentence=f"{lessons:,} lessons (minimum {min_lessons:,}){missing}"),
+        Reason(name="lessons", met=enough, sentence=f"{lessons:,} {kind} (minimum {min_lessons:,}){missing}"),
         Reason(
             name="new lessons",
             met=new_lessons >= min_new_lessons,
-            sentence=f"{new_lessons:,} new lessons since the champion was examined ({min_new_lessons:,} required)",
+            sentence=f"{new_lessons:,} new {kind} since the champion was examined ({min_new_lessons:,} required)",
         ),
     ]
     if last_verdict is None:
@@ -93,8 +98,6 @@ def should_train(
             sentence = f"no challenger could be promoted: {problem}"
         reasons.append(Reason(name="held-out questions", met=not problem, sentence=sentence))
     not_overridable: list[Reason] = []
-    if disabled:
-        not_overridable.append(Reason(name="enabled", met=False, sentence=disabled))
     if examples is not None:
         not_overridable.append(
             Reason(

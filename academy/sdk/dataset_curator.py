@@ -46,7 +46,7 @@ class DatasetCurator:
         return self.steps.save(format, output_path)
 
     def get_statistics(self) -> dict[str, Any]:
-        """Numbers of examples by the reason, and average lengths in characters.
+        """Numbers of examples by their result, and average lengths in characters.
 
         After `save_dataset`, total_examples is the number of lines in the file.
         """

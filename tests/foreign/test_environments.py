@@ -9,6 +9,7 @@ reach a server on loopback.
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import subprocess
 import sys
@@ -46,6 +47,8 @@ SECONDS = 10
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A folder and a home of its own; what the code under test sets is unset again."""
     before = dict(os.environ)
+    logger = logging.getLogger("academy")
+    logging_before = (logger.handlers[:], logger.level, logger.propagate)
     for name in CONNECTIONS:
         os.environ.pop(name, None)
         os.environ.pop(name.upper(), None)
@@ -54,6 +57,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     yield
     os.environ.clear()
     os.environ.update(before)
+    logger.handlers, logger.level, logger.propagate = logging_before
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -68,6 +68,8 @@ def test_the_documents_example_ends_with_an_adapter_and_a_warning_under_50_examp
     (run,) = home.mlflow.search_runs([home.mlflow.get_experiment_by_name("academy").experiment_id])
     assert (run.info.status, run.data.tags["academy.job"]) == ("FINISHED", name)
     assert run.data.metrics["loss"] == pytest.approx(status["loss"])
+    assert 0 <= run.data.metrics["accuracy"] <= 1
+    assert run.data.metrics["grad_norm"] > 0
     (training,) = list_trainings(home.settings)
     assert (training.job, training.progress.status) == (name, "finished")
     assert get_version(home, activate_adapter(home, name, by="a test").version).run == run.info.run_id

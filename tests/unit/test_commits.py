@@ -11,6 +11,7 @@ import pytest
 from academy.curriculum.filters import reason_to_drop
 from academy.errors import InputError
 from academy.experience.experience import Experience
+from academy.experience.git.history import Pair
 from academy.experience.git.repository import refusal_of
 from academy.experience.sources.base import Skipped
 from academy.experience.sources.commits import LARGEST_PATCH, LONGEST_REQUEST, CommitsSource
@@ -321,15 +322,16 @@ def test_a_new_commit_costs_one_patch_and_a_revert_changes_the_cached_reason(
     repository.commit("Start", "one\n")
     bad = repository.commit("Turn it round", "two\n")
     read_cached(repository, tmp_path / "kept")
-    requested: list[list[str]] = []
+    requested: list[list[Pair]] = []
     real = commits.patches
     monkeypatch.setattr(
-        commits, "patches", lambda repo, shas, largest: (requested.append(list(shas)), real(repo, shas, largest))[1]
+        commits, "patches", lambda view, pairs, largest: (requested.append(list(pairs)), real(view, pairs, largest))[1]
     )
     repository.git("revert", "--no-edit", bad)
-    new = repository.commit("Say three", "three\n")
+    repository.commit("Say three", "three\n")
     items = read_cached(repository, tmp_path / "kept")
-    assert requested == [[new]]
+    trees = (repository.git("rev-parse", f"{name}^{{tree}}") for name in ("HEAD~1", "HEAD"))
+    assert requested == [[Pair(*trees)]]
     assert [item.answer for item in items if isinstance(item, Experience)] == ["Start", "Say three"]
     assert Skipped(what=bad[:12], because="reverted later") in items
     assert items == list(CommitsSource(repository.path, 100).read())

@@ -115,7 +115,7 @@ def test_commits_come_from_the_workspace_and_from_trusted_authors(
     monkeypatch.setenv("WORKSPACE_ROOT", str(history(tmp_path / "repo", 20)))
     assert DatasetCurator(store).collect_from_git_history() > 0
     assert DatasetCurator(store).collect_from_git_history(max_commits=0) == 0
-    monkeypatch.setenv("ACADEMY_TRUSTED_AUTHORS", "else@example.org")
+    monkeypatch.setenv("ACADEMY_TRUSTED_AUTHORS", "unknown@example.org")
     curator = DatasetCurator(store)
     assert curator.collect_from_git_history() == 0
     assert curator.get_statistics()["skipped_by_source"] > 0

@@ -285,13 +285,14 @@ def test_lessons_set_aside_are_not_collected(here: Curation) -> None:
 @pytest.mark.parametrize(
     ("request_text", "answer", "reason"),
     [
-        ("x", "an answer", "request too short"),
-        ("a request", " y ", "answer too short"),
+        (" ", "an answer", "request too short"),
+        ("a request", " \n", "answer too short"),
+        ("x", " y ", ""),
         ("a request" * 3000, "an answer", "request too long"),
         ("a request", "an answer" * 3000, "answer too long"),
         ("a request", "use AKIA" + "ABCDEFGHIJKLMNOP", "holds little but secrets"),
         ("clone https://ana:geheim@example.org/x", "an answer", ""),  # the password is taken out, the rest stays
-        ("a request", "-----BEGIN RSA PRIVATE KEY-----", "holds a private key"),
+        ("a request", "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIE" * 8, "holds a private key"),
         ("a request", "token ghp_" + "a" * 36, "holds little but secrets"),
         (
             "a request",
@@ -318,7 +319,7 @@ def test_the_funnel_adds_up_over_everything_that_can_happen(here: Curation, tmp_
     for lesson in list(here.store.read()):
         if lesson.seq % 9 == 0:
             here.store.add_lesson(lesson.request, "another answer", "success")
-    here.store.add_lesson("z", "too short", "success")
+    here.store.add_lesson("z" * 40, "too monotonous", "success")
     here.store.add_lesson("the key", "sk-" + "a" * 30, "success")
     long = " ".join(random_text(random.Random(n), 6) for n in range(900))
     here.store.add_lesson("a long one", long, "success")
@@ -329,7 +330,7 @@ def test_the_funnel_adds_up_over_everything_that_can_happen(here: Curation, tmp_
     assert made.funnel["held out"] == made.holdout == len(made.held_out())
     for reason in (
         "exact duplicate",
-        "request too short",
+        "request: one sign repeated",
         "holds little but secrets",
         "longer than the model's context",
     ):
@@ -650,12 +651,12 @@ def test_kept_examples_are_counted_by_their_source(here: Curation) -> None:
     add(here, 12, 5)
     tasks = here.folder / "tasks.jsonl"
     rows = [
-        {"task_id": f"t{n}", "situation": words_of(n), "action": words_of(1000 + n),
-         "outcome": "success"}
+        {"task_id": f"t{n}", "request": words_of(n), "response": words_of(1000 + n),
+         "success": True, "status": "completed"}
         for n in range(100, 112)
     ]  # fmt: skip
     tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    here.store.import_file(tasks, here.folder / "quarantine", kind="task")
+    assert here.store.import_file(tasks, here.folder / "quarantine", kind="task").admitted == 12
     curator = here.curator()
     curator.collect_from_lessons()
     curator.collect_from_task_history()
@@ -663,7 +664,7 @@ def test_kept_examples_are_counted_by_their_source(here: Curation) -> None:
     made = curator.save(here.folder / "datasets", here.holdout)
     kept = {name: made.funnel[f"kept for training: {name}"] for name in ("lesson", "task")}
     assert sum(kept.values()) == made.examples
-    assert 0 < kept["task"] <= len(rows), made.funnel
+    assert 0 < kept["task"] <= len(rows)
 
 
 def test_released_lessons_of_an_unchanged_dataset_are_covered_by_it(here: Curation) -> None:

@@ -14,6 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from academy.errors import InputError
+from academy.experience.conversations import MOST_RATED
 from academy.experience.importing import ImportResult
 from academy.experience.lessons import LONGEST_LINE, LessonsStore, set_aside
 from academy.experience.quarantine import REASONS
@@ -116,6 +117,33 @@ def test_malformed_lines_are_quarantined_with_file_and_line(store: LessonsStore,
     assert len(lines[8]["raw"]) <= LONGEST_LINE + 1
     assert lines[4]["raw"] == b'{"situation": "bad \xff byte", "action": "x"}\n'
     assert lines[10]["raw"] == b'{"situation": "truncated", "act'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+def test_corrected_quarantine_is_imported(store: LessonsStore, tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "mixed.jsonl"
+    text = '{"situation": "Wo ist die Fähre?", "outcome": "success"}\nkein JSON, nur Wörter\n'
+    path.write_bytes(text.encode(encoding))
+    result = store.import_file(path, tmp_path / "quarantine")
+    assert (result.lines, len(result.unreadable), result.is_refused) == (2, 2, True)
+    for line in set_aside_in(result):
+        assert line["raw"] in path.read_bytes()
+    corrected = Path(result.quarantine).read_bytes()
+    name = encoding if encoding == "utf-8" else f"{encoding}-le"
+    corrected = corrected.replace('"outcome"'.encode(name), '"action": "Am Kai.", "outcome"'.encode(name))
+    Path(result.quarantine).write_bytes(corrected)
+    second = store.import_file(Path(result.quarantine), tmp_path / "quarantine")
+    assert (second.admitted, len(second.unreadable)) == (1, 1)
+
+
+def test_long_conversation_is_read_in_time_and_memory(store: LessonsStore, tmp_path: Path) -> None:
+    turns = [{"role": ("user", "assistant")[n % 2], "content": "a"} for n in range(25_000)]
+    path = write_lines(tmp_path / "long.jsonl", {"messages": turns})
+    assert store.import_file(path, tmp_path, "file").admitted == 1
+    rated = [{**turn, "feedback": {"thumb": "up"}} if turn["role"] == "assistant" else turn for turn in turns[:1_000]]
+    path = write_lines(tmp_path / "rated.jsonl", {"messages": rated})
+    result = store.import_file(path, tmp_path / "quarantine", "conversation")
+    assert result.unreadable == (f"{path}:1: more than {MOST_RATED} rated answers",)
 
 
 def test_a_file_with_windows_line_ends_is_imported(store: LessonsStore, tmp_path: Path) -> None:
@@ -355,6 +383,14 @@ def test_supersede_retires_other_wordings_with_the_wrong_answer(store: LessonsSt
         store.add_lesson(request, "to the old cluster", "success")
     with store.database.write() as connection:
         assert store.supersede("where do we deploy", "to the new cluster", connection) == 3
+
+
+def test_supersede_leaves_other_questions_with_the_same_short_answer(store: LessonsStore) -> None:
+    for request in ("May a yacht overtake a ferry?", "May a tug sound its horn at night?"):
+        store.add_lesson(request, "No.", "success")
+    with store.database.write() as connection:
+        assert store.supersede("may a yacht, overtake a ferry", "Yes.", connection) == 1
+    assert [lesson.request for lesson in store.read()] == ["May a tug sound its horn at night?"]
 
 
 def test_lessons_by_tag_come_newest_first(store: LessonsStore) -> None:

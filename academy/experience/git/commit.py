@@ -56,7 +56,7 @@ def parse_commit(sha: str, content: bytes) -> CommitHeader:
     committed = max((int(match[1][:18]) for line in rest if (match := _COMMITTED.match(line))), default=0)
     at = _time(person[3], person[4], person[5]) if person else ""
     if not tree or person is None or not at:
-        return CommitHeader(sha, tuple(parents), committed=committed, unreadable=MALFORMED)
+        return CommitHeader(sha, tuple(parents), tree, committed=committed, unreadable=MALFORMED)
     encoding = next((line[9:] for line in rest if line.startswith(b"encoding ")), b"utf-8")
     author, email, text, readable = _decoded(person[1].rstrip(), person[2], message, encoding)
     subject, body = _parts(text)

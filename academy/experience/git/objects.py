@@ -120,10 +120,12 @@ class Reader:
             self._child.write(f"{name}\n".encode())
             line = self._line(self._child)
             words = line.decode(errors="replace").split(" ")
+            if not line:
+                self.close()
+                return StoredObject(problem=DAMAGED)
             if len(words) != 3 or not words[2].isdigit():
-                if not line:
-                    self.close()
-                return StoredObject(problem=DAMAGED if not line else MISSING)
+                is_damaged = name.encode() in self._child.recent_messages()
+                return StoredObject(problem=DAMAGED if is_damaged else MISSING)
             size = int(words[2])
             content = self._exactly(self._child, size + 1)
         except SilentError:

@@ -96,6 +96,20 @@ class Child:
         except subprocess.TimeoutExpired as problem:
             raise SilentError from problem
 
+    def recent_messages(self) -> bytes:
+        """The end of all messages up to now."""
+        handle = self._err.fileno()
+        while handle in self._open and any(ready == handle for ready, _ in self._poll.poll(0)):
+            self._read_message()
+        return self.messages
+
+    def _read_message(self) -> None:
+        chunk = os.read(self._err.fileno(), CHUNK_BYTES)
+        self.messages = (self.messages + chunk)[-KEPT_BYTES:]
+        if not chunk:
+            self._poll.unregister(self._err.fileno())
+            self._open.remove(self._err.fileno())
+
     def _next(self, limit: float) -> bytes:
         """Wait for either pipe. Returns output, or nothing where only a message was read or a pipe has ended."""
         output = b""
@@ -103,14 +117,13 @@ class Child:
         if not ready:
             raise SilentError
         for handle, _ in ready:
-            chunk = os.read(handle, CHUNK_BYTES)
-            if not chunk:
+            if handle == self._err.fileno():
+                self._read_message()
+                continue
+            output = os.read(handle, CHUNK_BYTES)
+            if not output:
                 self._poll.unregister(handle)
                 self._open.remove(handle)
-            elif handle == self._err.fileno():
-                self.messages = (self.messages + chunk)[-KEPT_BYTES:]
-            else:
-                output = chunk
         return output
 
 
@@ -162,6 +175,7 @@ def listing(names: Iterable[str]) -> Iterator[IO[bytes]]:
 
 def reason_of(messages: str) -> str:
     """The sentence of git that explains why it ended, without its prefix."""
-    lines = [line.strip() for line in messages.splitlines() if line.strip()]
-    fatal = next((line for line in lines if line.startswith("fatal: ")), lines[-1] if lines else "git failed")
-    return fatal.removeprefix("fatal: ").removeprefix("error: ").rstrip(".")
+    lines = [line.strip() for line in messages.splitlines() if line.strip()] or ["git failed"]
+    fatal = next((n for n, line in enumerate(lines) if line.startswith("fatal: ")), len(lines) - 1)
+    names = ", ".join(lines[fatal + 1 :]) if lines[fatal].endswith(":") else ""
+    return f"{lines[fatal]} {names}".strip().removeprefix("fatal: ").removeprefix("error: ").rstrip(".")

@@ -12,6 +12,11 @@ from academy.experience.git.process import ask, reason_of
 
 FORMATS = {"sha1": 40, "sha256": 64}
 """Object formats that are read, with the digits of an id."""
+EMPTY_TREES = {
+    "sha1": "4b825dc642cb6eb9a060e54bf8d69288fbee4904",
+    "sha256": "6ef19b41225c5369f1c104d45d8d85efa9b057b53b14b4b9b939dd74decc5321",
+}
+"""The id of a tree without files, which git knows in every repository."""
 _OWNED_BY_ANOTHER = re.compile(r"dubious ownership|unsafe repository|owned by someone else")
 _LARGEST_SHALLOW = 64 << 20
 
@@ -90,8 +95,8 @@ def _refusal(path: Path, folder: Path, messages: str) -> InputError:
         quoted = re.search(r"safe\.directory (\S.*)", messages)
         return InputError(
             f"{path} belongs to another user, so git refuses to read it.",
-            "If you trust it, run: git config --global --add safe.directory "
-            f"{quoted[1].strip() if quoted else folder.resolve()}",
+            "If you trust it, `git config --global --add safe.directory "
+            f"{quoted[1].strip() if quoted else folder.resolve()}` lets git read it.",
         )
     if "not a git repository" in messages:
         return _not_a_repository(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,10 +21,12 @@ from academy.experience.git.history import (
     TOO_LARGE,
     ChangedPath,
     Difference,
+    Pair,
     changes,
     commits_of,
     newest_commits,
     patches,
+    trees_of,
 )
 from academy.experience.git.objects import NO_BLOB, View, open_view
 from academy.experience.git.repository import Repository, open_repository
@@ -141,9 +143,17 @@ class CommitsSource:
                 for header in headers
             }
             candidates = [header for header in headers if not reasons[header.sha] and header.sha not in cached]
-            reasons |= _reasons_by_changes(view, candidates)
-            remaining = [header.sha for header in candidates if not reasons[header.sha]]
-            patch_of = {difference.sha: difference for difference in patches(view, remaining, LARGEST_PATCH)}
+            pairs: dict[str, Pair] = {}
+            for header, pair in zip(candidates, trees_of(view, headers, candidates), strict=True):
+                if isinstance(pair, Pair):
+                    pairs[header.sha] = pair
+                else:
+                    reasons[header.sha] = pair
+            subjects = {header.sha: header.subject for header in candidates}
+            reasons |= _reasons_by_changes(view, pairs, subjects)
+            remaining = [sha for sha in pairs if not reasons[sha]]
+            in_order = patches(view, [pairs[sha] for sha in remaining], LARGEST_PATCH)
+            patch_of = dict(zip(remaining, in_order, strict=True))
         return [
             _Extract(sha=header.sha, because=reasons[header.sha])
             if reasons[header.sha]
@@ -232,20 +242,16 @@ def _reason_against(header: CommitHeader, reverted: set[str], trusted: frozenset
     return header.unusable
 
 
-def _reasons_by_changes(view: View, headers: Sequence[CommitHeader]) -> dict[str, str]:
+def _reasons_by_changes(view: View, pairs: Mapping[str, Pair], subjects: Mapping[str, str]) -> dict[str, str]:
     """Why each of these commits is skipped, judged by its changed paths and the sizes of their blobs; empty if not."""
-    tree_sizes = view.sizes(header.tree for header in headers)
-    reasons = {header.sha: MISSING if tree_sizes[header.tree] < 0 else "" for header in headers}
-    whole = [header.sha for header in headers if not reasons[header.sha]]
-    subjects = {header.sha: header.subject for header in headers}
-    differences = []
-    for difference in changes(view, whole):
-        reasons[difference.sha] = difference.problem or _reason_by_paths(difference.changes, subjects[difference.sha])
-        if not reasons[difference.sha]:
-            differences.append(difference)
-    blobs = {blob for difference in differences for change in difference.changes for blob in _blobs(change)}
-    blob_sizes = view.sizes(blobs)
-    return reasons | {difference.sha: _reason_by_size(difference.changes, blob_sizes) for difference in differences}
+    differences = changes(view, pairs)
+    reasons = {
+        sha: difference.problem or _reason_by_paths(difference.changes, subjects[sha])
+        for sha, difference in differences.items()
+    }
+    whole = {sha: differences[sha].changes for sha in reasons if not reasons[sha]}
+    blob_sizes = view.sizes({blob for paths in whole.values() for change in paths for blob in _blobs(change)})
+    return reasons | {sha: _reason_by_size(paths, blob_sizes) for sha, paths in whole.items()}
 
 
 def _reason_by_paths(paths: Sequence[ChangedPath], subject: str) -> str:

@@ -27,6 +27,7 @@ from academy.adapters.adapter import CONFIG, WEIGHTS, Adapter, open_adapter
 from academy.errors import AdapterError, InputError, ServingError
 from academy.models.base_model import BaseModel
 from academy.models.chat_template import ChatTemplate
+from academy.serving.export.modelfile import licence
 from academy.serving.runtimes.base import Admit, Capabilities, LiveRuntime, Piece, RuntimeContext, Turn
 from academy.serving.runtimes.remote import (
     RemoteConnection,
@@ -234,7 +235,7 @@ class OllamaRuntime:
         config = read_config(adapter.path)
         head: dict[str, Any] = {
             "model": self.tag(adapter.digest),
-            "license": [_licence(adapter.digest)],
+            "license": [licence(adapter.digest)],
             "parameters": {"num_ctx": self.base.context, "stop": [str(template.tokenizer.eos_token)]},
         }
         version = ".".join(map(str, self._version))
@@ -283,7 +284,7 @@ class OllamaRuntime:
     async def _is_there(self, adapter: Adapter) -> bool:
         """Whether an earlier process made the tag for exactly this adapter."""
         model = await self._described(self.tag(adapter.digest))
-        return model is not None and _licence(adapter.digest) in str(model.get("license", ""))
+        return model is not None and licence(adapter.digest) in str(model.get("license", ""))
 
     async def _learn(self, adapter: str) -> str:
         """Read a model's quantisation and first token from the server. Returns its architecture."""
@@ -349,11 +350,6 @@ def make(context: RuntimeContext) -> LiveRuntime:
     return OllamaRuntime(
         address, context.base, model=model, merged_gguf=context.merged_gguf, key=context.key, admit=context.admit
     )
-
-
-def _licence(digest: str) -> str:
-    """The text of the only field of a model that Ollama stores and returns unchanged."""
-    return f"academy adapter {digest}"
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:
