@@ -1,4 +1,4 @@
-"""The outcome of a lesson that a caller adds: a success, unless the result or the caller clearly says otherwise.
+"""The outcome of a lesson that a user adds: a success, unless the result or the caller clearly says otherwise.
 
 A result is free text in any language. It is read clause by clause: "failed at first, then worked" is a success, "it
 ran, but the tests failed" a failure. Words of failure that are denied or repaired ("without errors", "fixed the bug")

@@ -154,7 +154,7 @@ class CurationSteps:
 
 def _checked(name: str, limit: int | None) -> int | None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise InputError(f"{name} is {limit!r}; it must be a whole number, 0 or more.", f"Correct {name}.")
+        raise InputError(f"{name} is {limit!r}; it must be a whole number (minimum 0).", f"Correct {name}.")
     return limit
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 
 from academy.curriculum.dataset import FORGOTTEN, Dataset, all_datasets
-from academy.errors import InputError
+from academy.errors import ExaminationError, InputError
 from academy.models.formats import FORMATS, read_row, to_openai
 from academy.professor.decision import SMALLEST_DATASET
 from academy.records import Record, digest_of_bytes
@@ -61,6 +61,16 @@ def read_job_dataset(settings: Settings, path: Path) -> JobDataset:
     if job.dataset.examples < SMALLEST_DATASET:
         log.warning("%s has %d examples (recommended minimum %d)", path, job.dataset.examples, SMALLEST_DATASET)
     return job
+
+
+def refuse_uncurated(settings: Settings, dataset: str, name: str) -> None:
+    """Raise ExaminationError for a version that was trained on a file which the Academy did not curate."""
+    if dataset and (settings.folder("jobs") / f"{dataset[:16]}.jsonl").is_file():
+        raise ExaminationError(
+            f"{name} was trained on a file that the Academy did not curate, so it cannot be examined: its examples "
+            "may contain the questions.",
+            "Save the dataset with DatasetCurator, or activate the version by hand.",
+        )
 
 
 def _curated(settings: Settings, content: bytes) -> JobDataset | None:

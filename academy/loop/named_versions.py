@@ -46,7 +46,7 @@ def register_version(
     digest of its base model. Raises InputError for another base model of this machine, for a name that is taken,
     and for metrics that are not numbers.
     """
-    version_id = str(version_id)
+    check_name(version_id if isinstance(version_id, str) else "")
     metrics = _checked(performance_metrics or {})
     label = base_model or home.base.name
     if (label == SEED or Path(label).is_dir()) and resolve(label).digest != home.base.digest:

@@ -1,11 +1,12 @@
 """The Python of the seed documents from the first lesson to the active version, as they write it, in one program.
 
-Two things differ from the documents: the package is `academy.sdk`, and a local base model and the adapter that was just
-trained stand in place of those that they name.
+The programs are in docs/how-to/use-from-python.md. Two things differ from the documents: the package is `academy.sdk`,
+and a local base model and the adapter that was just trained stand in place of those that they name.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
@@ -14,152 +15,27 @@ from pathlib import Path
 
 import pytest
 
+from academy.sdk import Professor
+from tests.documents import block_named
 from tests.homes import bare
 from tests.topics import TOPICS, WORDINGS
-
-PROGRAM = """
-import time
-
-from academy.sdk import DatasetCurator, GPUHabitat, LessonsStore, ModelManager
-
-lessons_store = LessonsStore()
-for situation, action in LESSONS:
-    lessons_store.add_lesson(situation=situation, action=action, result="it worked", tags=["office"])
-
-# Initialize
-curator = DatasetCurator(lessons_store=lessons_store)
-
-# Collect data
-curator.collect_from_lessons(limit=200)
-curator.collect_from_git_history(max_commits=100)
-
-# Filter
-curator.filter_low_quality()
-
-# Save
-dataset_path = curator.save_dataset(format="alpaca")
-print(f"Dataset saved: {dataset_path}")
-
-# Statistics
-stats = curator.get_statistics()
-print(f"Number of examples: {stats['total_examples']}")
-
-# Initialize
-habitat = GPUHabitat(enable_gpu=True)
-
-# Run training
-job_info = habitat.run_training_job(
-    dataset_path=dataset_path,
-    base_model="seed",
-    output_dir="./data/models/training_0",
-    lora_rank=16,
-    learning_rate=2e-4,
-    num_epochs=3,
-)
-
-print(f"Job ID: {job_info['job_name']}")
-print(f"Container: {job_info['container_id']}")
-
-# Monitor progress
-status = habitat.get_training_status(job_info['job_name'])
-while status["status"] in ("queued", "preparing", "running"):
-    time.sleep(0.2)
-    status = habitat.get_training_status(job_info['job_name'])
-print(f"Status: {status['status']}")
-print(f"Logs:\\n{status['logs']}")
-
-# Initialize
-manager = ModelManager()
-
-# Register versions
-manager.register_version(
-    version_id="v1.0",
-    base_model="phi3:latest",
-    performance_metrics={"accuracy": 0.85}
-)
-
-manager.register_version(
-    version_id="v1.1",
-    base_model="phi3:latest",
-    adapter_path="./data/models/training_0/adapter",
-    performance_metrics={"accuracy": 0.92}
-)
-
-# Activate new version (hot swap)
-manager.activate_version("v1.1")
-
-# Compare versions
-comparison = manager.compare_versions("v1.0", "v1.1")
-print(f"Improvement: {comparison['metrics_diff']['accuracy']['diff_pct']:.1f}%")
-
-# Genealogy
-genealogy = manager.get_genealogy()
-for version in genealogy['versions']:
-    print(f"{version['version_id']}: {version['performance_metrics']}")
-"""
-
-
-PROFESSOR = """
-import asyncio
-
-from academy.sdk import DatasetCurator, GPUHabitat, LessonsStore, Professor
-
-lessons_store = LessonsStore()
-for situation, action in LESSONS:
-    lessons_store.add_lesson(situation=situation, action=action, result="it worked")
-kernel = None
-dataset_curator = DatasetCurator(lessons_store=lessons_store)
-gpu_habitat = GPUHabitat(enable_gpu=True)
-
-
-async def main():
-    # Initialize
-    professor = Professor(kernel, dataset_curator, gpu_habitat, lessons_store)
-
-    # Check readiness
-    decision = professor.should_start_training()
-    if decision["should_train"]:
-        print("✅ Ready for training!")
-
-    print(await professor.process("make me a sandwich"))
-    print(await professor.process("evaluate model"))
-
-    # Generate dataset
-    print(await professor.process("prepare learning materials"))
-
-    # Start training
-    print(await professor.process("start training"))
-
-    # Check progress
-    result = await professor.process("sprawdź postęp treningu")
-    while "is finished" not in result and "is failed" not in result:
-        await asyncio.sleep(0.2)
-        result = await professor.process("check training progress")
-    print(result)
-
-    # Evaluate model
-    print(await professor.process("oceń model"))
-
-
-asyncio.run(main())
-"""
 
 
 @pytest.mark.timeout(600)
 def test_the_documents_professor_prepares_trains_reports_and_evaluates(tmp_path: Path) -> None:
     topics = list(TOPICS.items())[:20]
     lessons = [(wording.format(topic), answer) for topic, answer in topics for wording in WORDINGS]
-    (tmp_path / "program.py").write_text(f"LESSONS = {lessons!r}\n{PROFESSOR}", encoding="utf-8")
+    (tmp_path / "program.py").write_text(
+        f"lessons = {lessons!r}\n{block_named('seed professor').text}", encoding="utf-8"
+    )
     settings = {"ACADEMY_NUM_EPOCHS": "2", "ACADEMY_SUITES": "recall,style"}
     ran = subprocess.run(
         [sys.executable, "program.py"],
         cwd=tmp_path, env=bare() | settings, capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
-    ready, unknown, early, prepared, started, finished, evaluated = ran.stdout.splitlines()
-    assert ready == "✅ Ready for training!"
-    assert unknown.startswith("This request is not known. Say one of: prepare learning materials")
-    assert early == "No training has finished yet, so there is no model to evaluate. Start a training first."
+    ready, prepared, started, finished, evaluated = ran.stdout.splitlines()
+    assert ready == "Ready for training!"
     assert re.fullmatch(r"Dataset saved: .*\.jsonl\. \d+ examples, \d+ held out for examinations.*\.", prepared)
     assert re.fullmatch(
         r"Training started: training_\d{8}_\d{6} on the CPU, \d+ examples, rank 16, 2 epochs\.", started
@@ -172,7 +48,7 @@ def test_the_documents_professor_prepares_trains_reports_and_evaluates(tmp_path:
 def test_the_documents_python_runs_from_the_first_lesson_to_the_active_version(tmp_path: Path) -> None:
     topics = list(TOPICS.items())[:16]
     lessons = [(wording.format(topic), answer) for topic, answer in topics for wording in WORDINGS]
-    (tmp_path / "program.py").write_text(f"LESSONS = {lessons!r}\n{PROGRAM}", encoding="utf-8")
+    (tmp_path / "program.py").write_text(f"lessons = {lessons!r}\n{block_named('seed python').text}", encoding="utf-8")
     environment = bare() | {"DO_NOT_TRACK": "true"}
     ran = subprocess.run(
         [sys.executable, "program.py"],
@@ -209,3 +85,21 @@ def test_the_documents_python_runs_from_the_first_lesson_to_the_active_version(t
     assert status["lessons"]["outcomes"] == {"success": len(lessons)}
     assert academy("verify", "v1.1").startswith("v2  adapter")
     assert academy("keys", "resign", "v1.1") == "No version needed a new signature.\n"
+
+
+def test_the_professor_answers_every_request_with_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    professor = Professor()
+    assert professor.should_start_training()["should_train"] is False
+    for request, answer in {
+        "make me a sandwich": "This request is not known. Say one of: prepare learning materials",
+        "": "This request is not known.",
+        "evaluate model": "No training has finished yet",
+        "oceń model": "No training has finished yet",
+        "sprawdź postęp treningu": "No training was started yet.",
+        "rozpocznij trening": "No dataset exists yet.",
+        "przygotuj materiały do nauki": "Dataset saved: ",
+        "start training": "The dataset has 0 training examples",
+    }.items():
+        assert asyncio.run(professor.process(request)).startswith(answer), request
