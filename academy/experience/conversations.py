@@ -134,13 +134,13 @@ def _row(line: Mapping[str, Any], dialogue: Dialogue, answer: _Answer, kind: Kin
     outcome = _outcome(line, answer.feedback) if kind == "file" else answer.feedback.outcome
     context = answer.messages[: answer.start]
     labels = [f"{name}:{line[name]}" for name in ("domain", "type") if line.get(name)]
-    texts = [(turn.role, turn.text) for turn in dialogue.turns]
-    thread = str(line.get("id") or line.get("conversation_id") or digest_of(texts)[:16])
+    thread = str(line.get("id") or line.get("conversation_id") or _thread_of(dialogue))
     tags = line.get("tags") or []
     return make_row(
         kind=kind,
         situation=answer.request,
-        action=answer.feedback.correction or answer.text,
+        action=answer.text,
+        correction=answer.feedback.correction,
         result="",
         feedback=answer.feedback.comment,
         tags=[*labels, *(str(tag) for tag in (tags if isinstance(tags, list) else [tags]))],
@@ -155,6 +155,12 @@ def _row(line: Mapping[str, Any], dialogue: Dialogue, answer: _Answer, kind: Kin
         thread=thread if context or kind == "conversation" else "",
         context=context,
     )
+
+
+def _thread_of(dialogue: Dialogue) -> str:
+    """A name for a conversation without one. It stays the same while the conversation goes on."""
+    roles = [turn.role for turn in dialogue.turns]
+    return digest_of([(turn.role, turn.text) for turn in dialogue.turns[: roles.index("user") + 1]])[:16]
 
 
 def _outcome(line: Mapping[str, Any], feedback: Feedback) -> Outcome:

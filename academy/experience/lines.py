@@ -125,7 +125,8 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
     return make_row(
         kind=_kind(content, kind),
         situation=request,
-        action=feedback.correction or answer,
+        action=answer,
+        correction=feedback.correction,
         result=str(content.get("result") or content.get("status") or ""),
         feedback=words if isinstance(words, str) else feedback.comment,
         tags=[str(tag) for tag in tags],
