@@ -16,7 +16,7 @@ from academy.models.turns import RowTurn
 WEIGHTS = ("weight", "train", "training", "train_on_turn", "loss", "loss_weight", "loss_scale", "loss_mask")
 """Fields of a turn that say whether it is learned: a number, or true and false. 0 and false mean context only."""
 UNCLEAR_WEIGHTS = {
-    "mask": "mask does not say whether 1 is learned or left out",
+    "mask": "mask does not say whether 1 is learned or omitted",
     "train_detail": "train_detail marks parts of an answer",
 }
 """Fields of a turn that cannot be followed."""
