@@ -40,7 +40,7 @@ def test_evolve_reports_every_stage(evolved: Evolved) -> None:
     dataset, adapter, verdict, stages = (result[name] for name in ("dataset", "adapter", "verdict", "stages"))
     assert result["decision"]["train"] is True
     assert "160" in result["decision"]["because"], "the number of lessons"
-    assert (dataset["examples"], dataset["holdout"]) == (125, 35)
+    assert (dataset["examples"], dataset["holdout"]) == (128, 32)
     assert Path(dataset["path"]).name == dataset["digest"][:16]
     assert len(dataset["digest"]) == len(adapter["digest"]) == SHA256
     assert (adapter["version"], adapter["parent"]) == ("1", "base")
