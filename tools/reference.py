@@ -36,7 +36,7 @@ from academy.models.dialects import (
     VOTES,
 )
 from academy.models.exchanges import WEIGHTS
-from academy.models.turns import CALLS, CONTENT_KEYS, PAIR_KEYS, ROLE_KEYS, ROLES
+from academy.models.turns import CALLS, CONTENT_KEYS, FILE_KEYS, MEDIA_KEYS, PAIR_KEYS, ROLE_KEYS, ROLES
 from academy.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -176,6 +176,7 @@ def formats_page() -> str:
             "pair_keys": code(PAIR_KEYS), "roles": "\n".join(role_rows()), "weights": code(WEIGHTS),
             "feedback": "\n".join(f"| {code(names)} | {FEEDBACK[field]} |" for field, names in NAMES.items()),
             "beside": code(BESIDE), "bad_if_false": code(BAD_IF_FALSE), "bad_if_true": code(BAD_IF_TRUE),
+            "beside": code(BESIDE), "media_keys": code(MEDIA_KEYS), "file_keys": code(FILE_KEYS),
             "up": code(sorted(UP)), "down": code(sorted(DOWN)), "scales": code(SCALES), "notes": code(sorted(NOTES)),
             "choices": code(CHOICES), "rejected_files": ", ".join(files.values()), "largest": LARGEST_WHOLE >> 20,
             "longest": f"{LONGEST_LINE:,}", "good": GOOD, "bad": BAD, "most_rated": MOST_RATED,

@@ -325,6 +325,14 @@ class LessonsStore:
             connection.execute(sa.update(lessons).where(lessons.c.seq.in_(numbers)).values(standing="superseded"))
         return len(numbers)
 
+    def has_answer(self, situation: str, action: str, connection: sa.Connection) -> bool:
+        """Whether an active success gives this answer to this request, in any of its spellings."""
+        query = sa.select(lessons.c.situation).where(
+            lessons.c.standing == "active", lessons.c.outcome == "success", lessons.c.action == action
+        )
+        request = wording(situation)
+        return any(wording(text) == request for text in connection.execute(query).scalars())
+
 
 def set_aside(since: int, until: int, connection: sa.Connection) -> int:
     """Exclude the active lessons numbered (since, until] from training and examination. Returns how many."""

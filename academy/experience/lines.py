@@ -105,6 +105,8 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
     tags = content.get("tags") or []
     if not isinstance(extra, dict) or not isinstance(tags, list):
         return "metadata must be an object and tags a list"
+    if not all(isinstance(tag, str | int) for tag in tags):
+        return "tags must be a list of texts"
     words = content.get("feedback") if _is_own(content) else None  # a lesson's own feedback is a text as it stands
     stated = {**content, "rating": content.get("rating") or None}
     feedback = feedback_beside({**stated, "feedback": None} if isinstance(words, str) else stated)

@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from academy.models.turns import ROLES, RowTurn, UnreadableRowError, read_text, read_turns, role_of
+from academy.models.turns import (
+    MEDIA_KEYS,
+    ROLES,
+    RowTurn,
+    UnreadableRowError,
+    media_in,
+    read_text,
+    read_turns,
+    role_of,
+)
 
 TURN_KEYS = (
     "messages", "conversations", "conversation", "chat_messages", "contents", "turns", "dialogue", "dialog", "chat",
@@ -68,6 +77,8 @@ def read_dialogues(row: Any) -> list[Dialogue] | str:
         row = {"messages": row}
     if not isinstance(row, Mapping):
         return "not a JSON object"
+    if reason := media_in(row, MEDIA_KEYS):
+        return reason
     try:
         return _preference(row) or [Dialogue(_turns_of(row))]
     except UnreadableRowError as problem:
