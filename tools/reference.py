@@ -176,7 +176,7 @@ def formats_page() -> str:
             "pair_keys": code(PAIR_KEYS), "roles": "\n".join(role_rows()), "weights": code(WEIGHTS),
             "feedback": "\n".join(f"| {code(names)} | {FEEDBACK[field]} |" for field, names in NAMES.items()),
             "beside": code(BESIDE), "bad_if_false": code(BAD_IF_FALSE), "bad_if_true": code(BAD_IF_TRUE),
-            "beside": code(BESIDE), "media_keys": code(MEDIA_KEYS), "file_keys": code(FILE_KEYS),
+            "media_keys": code(MEDIA_KEYS), "file_keys": code(FILE_KEYS),
             "up": code(sorted(UP)), "down": code(sorted(DOWN)), "scales": code(SCALES), "notes": code(sorted(NOTES)),
             "choices": code(CHOICES), "rejected_files": ", ".join(files.values()), "largest": LARGEST_WHOLE >> 20,
             "longest": f"{LONGEST_LINE:,}", "good": GOOD, "bad": BAD, "most_rated": MOST_RATED,
