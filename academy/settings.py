@@ -24,11 +24,12 @@ from pydantic_settings import (
 
 from academy.errors import HomeError, InputError
 from academy.records import expectation
+from academy.settings_file import names_in_file
 
 PREFIX = "ACADEMY_"
 LEAST_MEMORY_GIB = 1 / 16
 """Smallest memory limit of a training container; with less memory Python does not start."""
-DISABLED = "the Academy is disabled (ENABLE_ACADEMY=false)"
+DISABLED = "the Academy is disabled (ACADEMY_ENABLE=false)"
 LEAST_CPUS = 0.01
 """Smallest CPU limit of a container that an engine accepts."""
 
@@ -42,7 +43,7 @@ class Settings(BaseSettings):
     """Paths, addresses and thresholds. A command reads one instance and passes it down; no global instance exists."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", frozen=True, extra="ignore", env_ignore_empty=True
+        env_file=".env", env_file_encoding="utf-8-sig", frozen=True, extra="ignore", env_ignore_empty=True
     )
 
     enabled: bool = Field(
@@ -295,7 +296,7 @@ class Settings(BaseSettings):
         """Raise InputError where the user disabled the Academy."""
         if not self.enabled:
             raise InputError(
-                f"{DISABLED[0].upper()}{DISABLED[1:]}.", "Set ENABLE_ACADEMY=true in the environment or .env."
+                f"{DISABLED[0].upper()}{DISABLED[1:]}.", "Set ACADEMY_ENABLE=true in the environment or .env."
             )
 
     def folder(self, name: str) -> Path:
@@ -323,58 +324,39 @@ def _only_own_names(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsS
 def load_settings(home: Path | None = None) -> Settings:
     """Read the settings and check that the home can be written.
 
-    Raises InputError for a value out of bounds or an unknown ACADEMY_ name, HomeError for an unwritable home.
+    Raises InputError for a value out of bounds, an unknown ACADEMY_ name or an unreadable .env, HomeError for an
+    unwritable home.
     """
-    _reject_unknown_names()
+    names = names_in_file(Path(".env"), PREFIX) | set(os.environ)
+    _reject_unknown_names(names)
     try:
         settings = Settings()
     except ValidationError as problem:
         first = problem.errors()[0]
         name = next((str(part) for part in first["loc"]), "a setting")
-        name = _spelling(name if name.isupper() else PREFIX + name.upper())
-        raise InputError(
-            f"{name}={first.get('input')!r} is not valid: {expectation(first)}.",
-            "Correct it in the environment or .env.",
-        ) from None
+        name = name if name.isupper() else PREFIX + name.upper()
+        spellings = next((spellings for spellings in _spellings() if name in spellings), [])
+        name = next((spelling for spelling in spellings if spelling in names), name)
+        sentence = f"{name}={first.get('input')!r} is not valid: {expectation(first)}."
+        raise InputError(sentence, "Correct it in the environment or .env.") from None
     if home is not None:
         settings = settings.model_copy(update={"home": home})
     _check_writable(settings)
     return settings
 
 
-def _spelling(name: str) -> str:
-    """The name that the user set, for a setting that has several."""
-    spellings = next(
-        (
-            [str(choice) for choice in field.validation_alias.choices]
-            for field in Settings.model_fields.values()
-            if isinstance(field.validation_alias, AliasChoices) and name in field.validation_alias.choices
-        ),
-        [name],
-    )
-    return next((spelling for spelling in spellings if spelling in {*os.environ, *_names_in_env_file()}), name)
+def _spellings() -> list[list[str]]:
+    aliases = [field.validation_alias for field in Settings.model_fields.values()]
+    return [[str(choice) for choice in alias.choices] for alias in aliases if isinstance(alias, AliasChoices)]
 
 
-def _reject_unknown_names() -> None:
-    valid = {
-        str(choice)
-        for field in Settings.model_fields.values()
-        if isinstance(field.validation_alias, AliasChoices)
-        for choice in field.validation_alias.choices
-    }
-    for name in sorted({*_names_in_env_file(), *os.environ}):
+def _reject_unknown_names(names: set[str]) -> None:
+    valid = {spelling for spellings in _spellings() for spelling in spellings}
+    for name in sorted(names):
         if name.startswith(PREFIX) and name not in valid and not name.startswith(PREFIX + "TEST_"):
             matches = difflib.get_close_matches(name, sorted(valid), 1)
             hint = f"Did you mean {matches[0]}?" if matches else "docs/reference/settings.md lists all settings."
             raise InputError(f"{name} is not a setting of the Academy.", hint)
-
-
-def _names_in_env_file() -> set[str]:
-    return {line.partition("=")[0].removeprefix("export ").strip() for line in _lines(Path(".env"))}
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
 def _check_writable(settings: Settings) -> None:

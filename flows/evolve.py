@@ -11,6 +11,7 @@ from prefect import flow
 
 from academy.loop.decide import Counts
 from academy.loop.evolve import EvolutionRequest, EvolutionResult, Stopwatch
+from academy.loop.tags import read_tags
 from academy.loop.tune import Minutes, Trials
 from academy.operations.locks import one_evolution
 from academy.professor.recipe_options import RecipeOptions
@@ -25,6 +26,7 @@ def evolve(
     base_model: str | None = None,
     force: bool = False,
     recipe: RecipeOptions = RecipeOptions(),  # noqa: B008  a frozen record
+    tags: list[str] = [],  # noqa: B006
     tune: Trials | None = None,
     tune_minutes: Minutes | None = None,
     counts: Counts | None = None,
@@ -32,19 +34,20 @@ def evolve(
     """Turn new experience into an adapter that is examined and, if it is better, promoted.
 
     Args:
-        lessons: JSONL files of lessons to import first. Importing known lessons changes nothing.
-        tasks: JSONL task histories to import first.
+        lessons: files of lessons to import first, as JSONL or a JSON array. Importing known lessons changes nothing.
+        tasks: task histories to import first, in the same formats.
         repositories_read: Git repositories whose history is read. If empty, the one that contains the working folder.
         base_model: 'seed', a folder or a Hugging Face name. If empty, ACADEMY_BASE_MODEL.
         force: Train although the conditions are not met. The verdict records this.
         recipe: Fields of the recipe to set. The professor chooses the others.
+        tags: Train only on lessons and tasks with one of these tags, without commits. If empty, on everything.
         tune: Trials of a search for the recipe, on a part of the training side. If empty, no search.
         tune_minutes: Minutes that the search may take. If empty, ACADEMY_TUNE_MINUTES.
         counts: Leave empty. `academy evolve` passes what it counted after it imported the files.
     """
     request = EvolutionRequest(
         lessons=tuple(lessons), tasks=tuple(tasks), repositories_read=tuple(repositories_read), base_model=base_model,
-        force=force, recipe=recipe, tune=tune, tune_minutes=tune_minutes,
+        force=force, recipe=recipe, tags=read_tags(tags), tune=tune, tune_minutes=tune_minutes,
     )  # fmt: skip
     watch = Stopwatch()
     with one_evolution():
@@ -55,7 +58,7 @@ def evolve(
             watch.lap("experience")
             if not preparation.decision.train:
                 return EvolutionResult.at_decision(preparation.decision, watch.laps, preparation)
-        dataset = stages.curate_dataset(repositories_read, base_model)
+        dataset = stages.curate_dataset(repositories_read, base_model, request.tags)
         watch.lap("dataset")
         training_recipe = stages.choose_recipe(dataset, recipe, base_model)
         decision = stages.decide(dataset, training_recipe, counts, base_model, force=force, to_tune=bool(tune))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,10 @@ def prepare(request: EvolutionRequest) -> Preparation:
 
 
 @task(name="curate dataset", timeout_seconds=3600, persist_result=True, **_retries)
-def curate_dataset(repositories: list[Path], base_model: str | None) -> Dataset:
+def curate_dataset(repositories: list[Path], base_model: str | None, tags: Sequence[str] = ()) -> Dataset:
     """Write lessons and commits as a dataset."""
     home = open_home(base_model)
-    return curate(home, choose_repositories(repositories, home.settings.workspace_root))
+    return curate(home, choose_repositories(repositories, home.settings.workspace_root), tags=tags)
 
 
 @task(name="choose recipe", timeout_seconds=600, persist_result=True, **_retries)

@@ -1,4 +1,4 @@
-"""Writes what follows from other files: references of commands and settings, .env.example, requirements-academy.txt.
+"""Writes what follows from other files: references of commands, settings and formats, .env.example, requirements.
 
 `python tools/reference.py` writes them; `--check` exits with 1 where a file differs from what would be written.
 """
@@ -10,7 +10,7 @@ import re
 import sys
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,37 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from academy.cli.main import app
+from academy.experience.conversations import MOST_RATED
+from academy.experience.feedback import BAD, BAD_IF_FALSE, BAD_IF_TRUE, BESIDE, DOWN, GOOD, NAMES, NOTES, SCALES, UP
+from academy.experience.files import ARCHIVES, BINARIES, LARGEST_WHOLE
+from academy.experience.reading import LONGEST_LINE
+from academy.models.dialects import (
+    ANSWER_KEYS,
+    CHOICES,
+    EXTRA_KEYS,
+    HISTORY_KEYS,
+    PREFERENCES,
+    REQUEST_KEYS,
+    SYSTEM_KEYS,
+    TEXT_LISTS,
+    TURN_KEYS,
+    VOTES,
+)
+from academy.models.exchanges import WEIGHTS
+from academy.models.turns import CALLS, CONTENT_KEYS, FILE_KEYS, MEDIA_KEYS, PAIR_KEYS, ROLE_KEYS, ROLES
 from academy.settings import Settings
 
 ROOT = Path(__file__).parents[1]
+FORMATS_PAGE = ROOT / "tools" / "formats_page.md"
+"""The text of docs/reference/formats.md, with a field for each list of names."""
+FEEDBACK = {
+    "thumb": "A thumb: see below. `thumbs_up` and `thumbs_down` take true and false.",
+    "rating": "1 to 5, as a number or a text (`4/5`, `80%`, `4 stars`, `★★★★☆`), or another scale that is stated.",
+    "gold_star": "true or false.",
+    "correction": "The right answer, as a text. It replaces the answer.",
+    "comment": "A text. It is stored and rates nothing.",
+}
+"""The values of each field of feedback."""
 
 
 def cell(text: str) -> str:
@@ -123,7 +151,41 @@ def requirements() -> str:
     return "\n".join(lines) + "\n"
 
 
+def code(names: Iterable[object]) -> str:
+    """Names as code, separated by commas."""
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def role_rows() -> Iterator[str]:
+    """A table row for each role."""
+    for role in dict.fromkeys(ROLES.values()):
+        names = [name for name, standard in ROLES.items() if standard == role and name not in CALLS]
+        yield f"| {role} | {code(names)} |"
+    yield f"| assistant that calls a tool | {code(sorted(CALLS))} |"
+
+
+def formats_page() -> str:
+    """The reference of the files that `academy lessons import` reads."""
+    files = {**ARCHIVES, **BINARIES}
+    return FORMATS_PAGE.read_text(encoding="utf-8").format_map(
+        {
+            "turn_keys": code((*TURN_KEYS, "data")), "text_lists": code(TEXT_LISTS), "system_keys": code(SYSTEM_KEYS),
+            "request_keys": code(REQUEST_KEYS), "extra_keys": code(EXTRA_KEYS), "answer_keys": code(ANSWER_KEYS),
+            "history_keys": code(HISTORY_KEYS), "preferences": code(name for pair in PREFERENCES for name in pair),
+            "votes": code(VOTES), "role_keys": code(ROLE_KEYS), "content_keys": code(CONTENT_KEYS),
+            "pair_keys": code(PAIR_KEYS), "roles": "\n".join(role_rows()), "weights": code(WEIGHTS),
+            "feedback": "\n".join(f"| {code(names)} | {FEEDBACK[field]} |" for field, names in NAMES.items()),
+            "beside": code(BESIDE), "bad_if_false": code(BAD_IF_FALSE), "bad_if_true": code(BAD_IF_TRUE),
+            "media_keys": code(MEDIA_KEYS), "file_keys": code(FILE_KEYS),
+            "up": code(sorted(UP)), "down": code(sorted(DOWN)), "scales": code(SCALES), "notes": code(sorted(NOTES)),
+            "choices": code(CHOICES), "rejected_files": ", ".join(files.values()), "largest": LARGEST_WHOLE >> 20,
+            "longest": f"{LONGEST_LINE:,}", "good": GOOD, "bad": BAD, "most_rated": MOST_RATED,
+        }
+    )  # fmt: skip
+
+
 GENERATED = {
+    "docs/reference/formats.md": formats_page,
     "docs/reference/commands.md": commands_page,
     "docs/reference/settings.md": settings_page,
     ".env.example": example_settings,

@@ -65,6 +65,8 @@ class Manifest(Record):
     train_digest: str
     order: str
     template: str
+    day: str = ""  # that every prompt shows; the template's text contains it. Empty if the template shows none
+    system_in_request: bool = False  # whether a system message is put into the first request
     special_tokens: dict[str, str]
     recipe: Recipe
     trainer: str  # the training library

@@ -1,7 +1,8 @@
 """A cache of answers: a player answers each question once.
 
-One file for each player and generation settings: request -> [text, tokens, stopped]. The key does not include the
-suite, because an answer does not depend on its grader.
+One file for each player and generation settings: request -> [text, tokens, stopped], and as a fourth value the text
+with the thoughts before it, if there are any. The key does not include the suite, because an answer does not depend on
+its grader.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class AnswerCache:
         self._replies = {request: reply for request, reply in rows.items() if isinstance(reply, list)}
 
     def __getitem__(self, request: str) -> Reply:
-        text, tokens, is_complete = self._replies[request]
-        return Reply(text=text, tokens=tokens, stopped=is_complete)
+        text, tokens, is_complete, *raw = self._replies[request]
+        return Reply(text=text, tokens=tokens, stopped=is_complete, raw=raw[0] if raw else "")
 
     def missing(self, requests: Sequence[str]) -> list[str]:
         """Requests without an answer, in an order that does not depend on the cache: batches are always the same."""
@@ -47,6 +48,6 @@ class AnswerCache:
     def add(self, requests: Sequence[str], replies: Sequence[Reply]) -> None:
         """Store replies, and write them to the disk at once."""
         for request, reply in zip(requests, replies, strict=True):
-            self._replies[request] = [reply.text, reply.tokens, reply.stopped]
+            self._replies[request] = [reply.text, reply.tokens, reply.stopped, *([reply.raw] if reply.raw else [])]
         if self._path:
             write_file(self._path, canonical(self._replies))

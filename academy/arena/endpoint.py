@@ -15,9 +15,12 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from academy.arena.suites.base import Generation, Question, Reply
+from academy.arena.suites.base import Generation, Prompt, Question, Reply, as_messages
 from academy.errors import ExaminationError, InputError
+from academy.models.chat_template import Message
+from academy.models.thinking import without_thoughts
 from academy.records import Record, digest_of
+from academy.system.connections import check_connections, is_loopback
 
 AT_ONCE = 8
 TRIES = 3
@@ -58,7 +61,7 @@ class Endpoint(Record):
         """The digest of address and model."""
         return digest_of(["endpoint", self.url, self.model])
 
-    def ask(self, messages: Sequence[dict[str, str]], most: int) -> Reply:
+    def ask(self, messages: Sequence[Message], most: int) -> Reply:
         """One greedy answer. Raises ExaminationError where the endpoint gives none."""
         import openai
 
@@ -69,7 +72,14 @@ class Endpoint(Record):
             choice = completion.choices[0]
             text = choice.message.content or ""
             tokens = (completion.usage.completion_tokens if completion.usage else 0) or 0
-            reply = Reply(text=self._without_key(text).strip(), tokens=tokens, stopped=choice.finish_reason == "stop")
+            raw = self._without_key(text).strip()
+            answer = without_thoughts(raw)
+            reply = Reply(
+                text=answer,
+                tokens=tokens,
+                stopped=choice.finish_reason == "stop",
+                raw=raw if raw != answer else "",
+            )
         except openai.APIStatusError as problem:
             if problem.status_code < 500 and problem.status_code not in RETRIED:
                 raise ExaminationError(
@@ -103,9 +113,13 @@ class Endpoint(Record):
     def _client(self) -> Any:
         import openai
 
+        is_here = is_loopback(urlsplit(self.url).hostname or "")
+        if not is_here:
+            check_connections()
         return openai.OpenAI(
-            base_url=self.url, api_key=self.key or "none", max_retries=self.tries, timeout=self.seconds
-        )
+            base_url=self.url, api_key=self.key or "none", max_retries=self.tries, timeout=self.seconds,
+            http_client=openai.DefaultHttpxClient(trust_env=not is_here),
+        )  # fmt: skip
 
 
 class EndpointPlayer:
@@ -115,11 +129,11 @@ class EndpointPlayer:
         self.endpoint = endpoint
         self.identity = endpoint.identity
 
-    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
+    def answer(self, requests: Sequence[Prompt], generation: Generation) -> list[Reply]:
         """Greedy answers, AT_ONCE at a time."""
 
-        def ask(request: str) -> Reply:
-            return self.endpoint.ask([{"role": "user", "content": request}], generation.max_new_tokens)
+        def ask(request: Prompt) -> Reply:
+            return self.endpoint.ask(as_messages(request), generation.max_new_tokens)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:  # after a failure the waiting requests are not sent
             return list(pool.map(ask, requests))

@@ -138,6 +138,8 @@ def read_examination(path: Path) -> Examination:
 def _run_until_decided(
     runs: Sequence[_SuiteRun], players: tuple[_PlayerSession, _PlayerSession], spent_before: int
 ) -> Verdict:
+    if not any(run.suite.role == "target" for run in runs):
+        return _run_without_targets(runs, players, spent_before)
     for analysis in range(len(INTERIM_SHARES)):
         for run in runs:
             if reason := run.advance(players, analysis):
@@ -146,6 +148,16 @@ def _run_until_decided(
         if verdict.outcome != "CONTINUE":
             return verdict
     raise AssertionError("the final analysis always decides")
+
+
+def _run_without_targets(
+    runs: Sequence[_SuiteRun], players: tuple[_PlayerSession, _PlayerSession], spent_before: int
+) -> Verdict:
+    """Ask everything: without a target no gain can promote, so there is nothing to stop early for."""
+    for run in runs:
+        if reason := run.ask_all(players):
+            return cannot_decide(reason, spent_before)
+    return compute_verdict([run.paired() for run in runs], spent_before)
 
 
 class _PlayerSession:
@@ -185,7 +197,7 @@ class _PlayerSession:
     def _ask(self, questions: Sequence[Question], generation: Generation) -> list[Reply]:
         if questions[0].choices:
             return self.player.choose([(q.request, q.choices) for q in questions])
-        return self.player.answer([q.request for q in questions], generation)
+        return self.player.answer([q.prompt for q in questions], generation)
 
     def cost(self) -> Cost:
         """The costs so far."""
@@ -221,6 +233,14 @@ class _SuiteRun:
         guards = role == "guard" and len(self.order) >= FEWEST_GROUPS and self.paired().informative
         return self._self_check() if guards else ""
 
+    def ask_all(self, players: tuple[_PlayerSession, _PlayerSession]) -> str:
+        """Ask every question. Returns why the scores mean nothing, or an empty text."""
+        try:
+            self._collect(players, set(self.order))
+        except ExaminationError as problem:
+            return f"{self.suite.name}: {problem}"
+        return self._self_check() if len(self.order) >= FEWEST_GROUPS and self.paired().informative else ""
+
     def _self_check(self) -> str:
         if self.checked:
             return ""
@@ -253,8 +273,10 @@ class _SuiteRun:
 
     def _grade(self, question: Question, reply: Reply) -> Answer:
         score = checked_score(self.suite, question, reply)
-        text = "" if self.suite.role == "leak" else reply.text
-        return Answer(question=question.id, text=text, score=score, details=self.suite.details(question, reply))
+        details = self.suite.details(question, reply)
+        if self.suite.role == "leak":
+            return Answer(question=question.id, text="", score=score, details=details)
+        return Answer(question=question.id, text=reply.text, score=score, details=details, raw=reply.raw)
 
     def paired(self) -> PairedResults:
         """The scores so far, for the verdict."""

@@ -11,9 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import count
+from math import ceil
 
 from academy.arena.suites.base import Question, Reply, Suite
-from academy.arena.verdict import NO_QUESTIONS, Item, PairedResults, compute_verdict
+from academy.arena.verdict import HORIZON, NO_QUESTIONS, Item, PairedResults, compute_verdict
+from academy.curriculum.holdout import HELD_OUT
 from academy.errors import ExaminationError
 from academy.records import stable_fraction
 
@@ -36,6 +40,59 @@ def self_check_failure(suite: Suite) -> str:
                 "were graded incorrectly."
             )
         return ""
+    skill, outcome, due = _failed_trial(questions, wrong, right, 0) or ("", "", "")
+    if not skill:
+        return ""
+    return (
+        f"Self-check failed for suite {suite.name}: a simulated {skill} model got {outcome} "
+        f"instead of {due} ({len(questions)} questions in {_groups(questions)} groups)."
+    )
+
+
+def undecidable(questions: Sequence[Question], spent_before: int) -> str:
+    """Why no verdict on these questions could promote anybody, whatever the answers; empty where one could.
+
+    It is the self-check's arithmetic without a grader, so it can be asked before anything is trained.
+    """
+    if spent_before >= HORIZON:
+        return (
+            f"the error budget of {HORIZON} examinations is spent; import new lessons and run `academy holdout renew`"
+        )
+    zeros, ones = [0.0] * len(questions), [1.0] * len(questions)
+    if questions and _failed_trial(questions, zeros, ones, spent_before) is None:
+        return ""
+    fewest = fewest_groups()
+    problem = (
+        f"the held-out questions have {_groups(questions)} different answers (minimum {fewest})"
+        if questions
+        else "no question is held out"
+    )
+    single = ceil(fewest / HELD_OUT)
+    return f"{problem}; import lessons with {fewest} answers in two wordings each, or with {single} different answers"
+
+
+@cache
+def fewest_groups() -> int:
+    """The smallest number of independent groups on which a better model is promoted."""
+    for number in count(2):
+        questions = [_stand_in(str(n)) for n in range(number)]
+        if _failed_trial(questions, [0.0] * number, [1.0] * number, 0) is None:
+            return number
+    raise AssertionError("unreachable: the power grows with the number of groups")
+
+
+def _stand_in(name: str) -> Question:
+    return Question(id=name, request=name, reference=name, group=name, slice="new")
+
+
+def _groups(questions: Sequence[Question]) -> int:
+    return len({question.group for question in questions})
+
+
+def _failed_trial(
+    questions: Sequence[Question], wrong: Sequence[float], right: Sequence[float], spent_before: int
+) -> tuple[str, str, str] | None:
+    """The first simulated player that does not get its due: (its skill, its outcome, its due)."""
     order = sorted(range(len(questions)), key=lambda n: stable_fraction("stand-in", questions[n].id))
     half = set(order[: len(order) // 2])
     champion = [right[n] if n in half else wrong[n] for n in range(len(questions))]
@@ -44,14 +101,10 @@ def self_check_failure(suite: Suite) -> str:
         ("better", right, "PROMOTE"),
         ("worse", wrong, "REJECT"),
     ):
-        outcome = compute_verdict([_paired(questions, champion, challenger)], 0).outcome
+        outcome = compute_verdict([_paired(questions, champion, challenger)], spent_before).outcome
         if outcome != due:
-            groups = len({q.group for q in questions})
-            return (
-                f"Self-check failed for suite {suite.name}: a simulated {skill} model got {outcome} "
-                f"instead of {due} ({len(questions)} questions in {groups} groups)."
-            )
-    return ""
+            return skill, outcome, due
+    return None
 
 
 def checked_score(suite: Suite, question: Question, reply: Reply) -> float:

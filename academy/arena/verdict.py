@@ -45,6 +45,7 @@ LAST = len(INTERIM_SHARES) - 1
 """The index of the final analysis."""
 NOT_SIGNIFICANT = "the gain is not statistically significant"
 NO_QUESTIONS = "no held-out questions are available"
+NO_TARGET = "no target suite was asked, so the scores are shown and nothing is decided"
 
 
 class Item(Record):
@@ -185,6 +186,10 @@ def _outcome(
 
 
 def _without_targets(statistics: Sequence[_SuiteStatistics], spent_before: int, analysis: int) -> Verdict:
+    if not any(suite.paired.role == "target" for suite in statistics):
+        names = ", ".join(f"{suite.paired.suite} ({suite.paired.role})" for suite in statistics) or "none"
+        findings = [suite.finding(0.0, resample=True) for suite in statistics]
+        return cannot_decide(f"{NO_TARGET}. Suites asked: {names}", spent_before, findings)
     targets = [suite for suite in statistics if suite.paired.role == "target" and suite.paired.items]
     if not targets:
         return cannot_decide(NO_QUESTIONS, spent_before)

@@ -18,6 +18,7 @@ from academy.cli.options import (
     Rank,
     RecipeFile,
     Repositories,
+    Tags,
     Tune,
     TuneMinutes,
 )
@@ -37,10 +38,12 @@ SHOWN_CONTRADICTIONS = 3
 @app.command()
 def evolve(
     lessons: Annotated[
-        list[Path] | None, typer.Option("--lessons", help="A JSONL file of lessons; repeatable.")
+        list[Path] | None, typer.Option("--lessons", help="A file of lessons: JSONL, or a JSON array; repeatable.")
     ] = None,
     repo: Repositories = None,
-    tasks: Annotated[list[Path] | None, typer.Option("--tasks", help="A JSONL task history; repeatable.")] = None,
+    tasks: Annotated[
+        list[Path] | None, typer.Option("--tasks", help="A task history: JSONL, or a JSON array; repeatable.")
+    ] = None,
     base_model: Base = None,
     force: Annotated[bool, typer.Option("--force", help="Train even if the conditions are not met.")] = False,
     dry_run: Annotated[
@@ -52,6 +55,7 @@ def evolve(
     batch_size: BatchSize = None,
     init_adapter: InitAdapter = None,
     recipe: RecipeFile = None,
+    tags: Tags = None,
     tune: Tune = None,
     tune_minutes: TuneMinutes = None,
     json: Json = False,
@@ -61,6 +65,7 @@ def evolve(
     from academy.loop.evolve import EvolutionRequest
     from academy.loop.evolve import evolve as run_loop
     from academy.loop.recipe_file import recipe_options
+    from academy.loop.tags import read_tags
     from academy.operations.homes import open_home  # the flow in this process uses the same one
     from academy.operations.runs import run_evolution
 
@@ -70,7 +75,8 @@ def evolve(
     )
     request = EvolutionRequest(
         lessons=tuple(lessons or ()), tasks=tuple(tasks or ()), repositories_read=tuple(repo or ()),
-        base_model=base_model, force=force, recipe=options, tune=tune, tune_minutes=tune_minutes,
+        base_model=base_model, force=force, recipe=options, tags=read_tags(tags or ()), tune=tune,
+        tune_minutes=tune_minutes,
     )  # fmt: skip
     listen()
     home = open_home(base_model)
@@ -86,7 +92,11 @@ def evolve(
 
 
 def _print_dry_run(trial: DryRun, request: EvolutionRequest) -> None:
+    from academy.loop.explain_contradictions import count_in_words
+
     dataset, recipe = trial.dataset, trial.recipe
+    if dataset.contradictions:
+        say(count_in_words(dataset.contradictions))
     say(f"{'Would train' if trial.decision.train else 'Would not train'}: {trial.decision.because}")
     if trial.tuning:
         say(f"The recipe was chosen by an earlier search: {trial.tuning.sentence}.")
@@ -103,9 +113,12 @@ def _print_dry_run(trial: DryRun, request: EvolutionRequest) -> None:
 
 
 def _print_result(home: Home, result: EvolutionResult, seconds: float) -> None:
+    from academy.loop.explain_contradictions import count_in_words
     from academy.loop.status import status_of
 
     adapter, dataset, verdict = result.adapter, result.dataset, result.verdict
+    if dataset and dataset.contradictions:
+        say(count_in_words(dataset.contradictions))
     if adapter is None or dataset is None or verdict is None:
         say(f"Not training: {result.decision.because}")
         return

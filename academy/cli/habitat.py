@@ -38,18 +38,21 @@ def runs(json: Json = False) -> None:
 
     trainings = list_trainings(settings())
     if json:
-        emit([{"run": name, **progress.model_dump(mode="json")} for name, progress in trainings])
+        emit([
+            {"run": training.run, "job": training.job, **training.progress.model_dump(mode="json")}
+            for training in trainings
+        ])  # fmt: skip
         return
     if not trainings:
         say("No trainings yet.")
         return
     table(
         "Trainings of this home",
-        ("run", "started", "status", "step", "loss", "tokens/s", "trained", "left"),
+        ("run", "job", "status", "step", "loss", "tokens/s", "trained", "left"),
         [
             (
-                name[:SHORT],
-                datetime.fromtimestamp(progress.began, UTC).strftime("%Y-%m-%d %H:%M") if progress.began else "",
+                training.run[:SHORT],
+                training.job or _start(progress.began),  # the name has the time, too
                 progress.status,
                 f"{progress.step} of {progress.steps}" if progress.steps else "",
                 "" if progress.loss is None else f"{progress.loss:.4f}",
@@ -57,7 +60,8 @@ def runs(json: Json = False) -> None:
                 _duration(progress.seconds),
                 "" if progress.eta is None else _duration(progress.eta),
             )
-            for name, progress in trainings
+            for training in trainings
+            for progress in (training.progress,)
         ],
     )
 
@@ -69,7 +73,14 @@ def status(run: Run, json: Json = False) -> None:
 
     training = find_training(settings(), run)
     if json:
-        emit({"run": training.run, "folder": str(training.folder), **training.progress.model_dump(mode="json")})
+        emit(
+            {
+                "run": training.run,
+                "job": training.job,
+                "folder": str(training.folder),
+                **training.progress.model_dump(mode="json"),
+            }
+        )
         return
     table(f"Training {training.run}", ("figure", "value"), [row for row in _rows(training) if row[1] is not None])
     if training.progress.error:
@@ -223,6 +234,7 @@ def _rows(training: Training) -> list[tuple[str, str | None]]:
         return None if value is None else format(value, form)
 
     return [
+        ("job", training.job or None),
         ("status", f"{progress.status}{f' ({progress.cause})' if progress.cause else ''}"),
         ("attempts", str(progress.attempts)),
         ("last event", f"{progress.phase}, {training.last_event_at}" if training.last_event_at else None),
@@ -240,6 +252,10 @@ def _rows(training: Training) -> list[tuple[str, str | None]]:
         ("cost", figure(progress.cost, ",.2f")),
         ("adapter", progress.adapter or None),
     ]  # fmt: skip
+
+
+def _start(began: float | None) -> str:
+    return datetime.fromtimestamp(began, UTC).strftime("%Y-%m-%d %H:%M") if began else ""
 
 
 def _duration(seconds: float) -> str:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from academy.cli.home import open_home
 from academy.cli.options import Base, Json
 from academy.cli.output import emit, say, table
+
+if TYPE_CHECKING:
+    from academy.loop.import_files import Imported
 
 app = typer.Typer(help="Add, import and manage lessons.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -39,15 +42,18 @@ def add(
 
 @app.command("import")
 def import_files(
-    files: Annotated[list[Path], typer.Argument(help="JSONL files with one lesson per line.")],
+    files: Annotated[list[Path], typer.Argument(help="JSONL files with one lesson per line, or JSON arrays.")],
     tasks: Annotated[bool, typer.Option("--tasks", help="The files are task histories.")] = False,
     conversations: Annotated[
         bool,
-        typer.Option("--conversations", help="The files are conversations with feedback: OpenAI, ShareGPT, ChatML."),
+        typer.Option(
+            "--conversations",
+            help="The files are conversations with feedback, in any format of docs/reference/formats.md.",
+        ),
     ] = False,
     examples: Annotated[
         bool,
-        typer.Option("--examples", help="The files are training examples: Alpaca, ShareGPT, ChatML or OpenAI."),
+        typer.Option("--examples", help="The files are training examples, in any format of docs/reference/formats.md."),
     ] = False,
     user: Annotated[list[str] | None, typer.Option(help="Only conversations of this user; repeatable.")] = None,
     domain: Annotated[list[str] | None, typer.Option(help="Only conversations of this domain; repeatable.")] = None,
@@ -57,30 +63,51 @@ def import_files(
     gold: Annotated[bool, typer.Option("--gold", help="Only answers with a gold star.")] = False,
     json: Json = False,
 ) -> None:
-    """Import files. Known lines change nothing; unreadable lines are kept in the quarantine."""
+    """Import files. Known lines change nothing; unreadable lines are kept in the quarantine.
+
+    Exit code 2 where nothing could be read of a file.
+    """
     from academy.loop.import_files import ImportRequest, import_experience
+    from academy.loop.ingest import UnreadFilesError
 
     request = ImportRequest(
         files=tuple(files), tasks=tasks, conversations=conversations, examples=examples,
         users=tuple(user or ()), domains=tuple(domain or ()), types=tuple(kind or ()), gold_only=gold,
     )  # fmt: skip
-    imports = import_experience(request)
+    try:
+        imports = import_experience(request)
+    except UnreadFilesError as problem:
+        if not json:
+            _show_imports(problem.results)
+        raise
     if json:
         emit({"imported": [batch.model_dump(mode="json") for batch in imports]})
-        return
+    else:
+        _show_imports(imports)
+
+
+def _show_imports(imports: Imported) -> None:
     for batch in imports:
         say(
             f"{batch.batch}: {batch.admitted:,} imported, {batch.known:,} already known, "
             f"{len(batch.unreadable):,} unreadable."
         )
+        if batch.skipped:
+            say(f"  {batch.skipped:,} lines are not selected by the options.")
+        if batch.undecided:
+            say(f"  {batch.undecided:,} have no outcome or rating: they are kept and not trained on.")
         if batch.forgotten:
             say(f"  {batch.forgotten:,} were forgotten earlier and stay forgotten.")
-        for line in batch.unreadable[:10]:
+        for line in batch.unreadable[:5]:
             say(f"  {line}")
-        if len(batch.unreadable) > 10:
-            say(f"  and {len(batch.unreadable) - 10:,} more")
+        if len(batch.unreadable) > 5:
+            say(f"  and {len(batch.unreadable) - 5:,} more")
         if batch.unreadable:
-            say(f"  The unreadable lines are kept in {batch.quarantine}.")
+            table(
+                f"unreadable lines, kept in {batch.quarantine}",
+                ("lines", "reason"),
+                [(f"{count:,}", reason) for reason, count in batch.reasons.items()],
+            )
 
 
 @app.command("list")
@@ -194,12 +221,14 @@ def supersede(
     base_model: Base = None,
     json: Json = False,
 ) -> None:
-    """Set the right answer to a request. Lessons that give another answer are retired."""
+    """Retire the lessons that give another answer to a request. The right answer needs a lesson of its own."""
     from academy.loop.lessons import supersede_answers
 
-    count = supersede_answers(open_home(base_model), situation, action)
+    result = supersede_answers(open_home(base_model), situation, action)
     if json:
-        emit({"retired": count})
-    else:
-        say(f"{count:,} lessons with another answer retired.")
-        say("If lessons with the right answer were set aside, run: academy lessons release")
+        emit(result.model_dump(mode="json"))
+        return
+    say(f"{result.retired:,} lessons with another answer retired.")
+    if not result.has_right_answer:
+        say("No lesson with the right answer counts. If it was set aside, run: academy lessons release")
+        say("Otherwise store it with: academy lessons add")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -52,6 +53,9 @@ def main() -> None:
     """Run a command. An error is one sentence on stderr (with --json also an error object) and exit code 2."""
     # threads that spin while they wait make two busy programs many times slower; must be set before torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a sign that the locale lacks must not end a command
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except HomeError as problem:
@@ -75,7 +79,7 @@ def _system_error(problem: BaseException) -> AcademyError | None:
 
     try:
         home = load_settings().home
-    except HomeError as unusable:
+    except AcademyError as unusable:
         return unusable
     if is_full(home, problem):
         return HomeError(f"The disk that holds {home} is full.", "Free some space and run the same command again.")

@@ -243,7 +243,11 @@ def _print_refusal(refusal: Refusal, *, as_json: bool) -> None:
 def export(
     version: Annotated[str, typer.Argument(help="A version (2 or v2).")],
     form: Annotated[
-        str, typer.Option("--format", help="adapter (PEFT), merged (transformers), gguf or merged-gguf (llama.cpp).")
+        str,
+        typer.Option(
+            "--format",
+            help="adapter (PEFT), merged (transformers), gguf, merged-gguf or modelfile (Ollama).",
+        ),
     ] = "adapter",
     to: Annotated[Path | None, typer.Option("--to", help="A new folder; without it a folder in the home.")] = None,
     precision: Annotated[

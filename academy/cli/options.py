@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+Tags = Annotated[
+    list[str] | None,
+    typer.Option("--tags", help="Use only lessons and tasks with one of these tags, separated by commas; no commits."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Base = Annotated[
     str | None, typer.Option("--base-model", help="'seed', a folder or a Hugging Face name (ACADEMY_BASE_MODEL).")

@@ -14,6 +14,7 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def status(base_model: Base = None, json: Json = False) -> None:
     """Show the champion, waiting versions, lessons, the last verdict and the budget."""
+    from academy.loop.explain_contradictions import count_in_words
     from academy.loop.not_counted import in_words
     from academy.loop.status import reconciled_status
 
@@ -33,6 +34,8 @@ def status(base_model: Base = None, json: Json = False) -> None:
         say(f"Not counted: {in_words(others)}.")
     if aside := lessons["standings"].get("set aside", 0):
         say(f"Set aside after a REJECT: {aside:,}. To use them again after a review, run: academy lessons release")
+    if summary.contradictions:
+        say(f"{count_in_words(summary.contradictions)} (`academy curate` lists them)")
     if verdict := summary.last_verdict:
         say(f"Last verdict ({verdict.at}): v{verdict.version} {verdict.outcome}: {verdict.because}")
     for version in summary.waiting:

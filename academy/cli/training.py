@@ -17,6 +17,7 @@ from academy.cli.options import (
     Rank,
     RecipeFile,
     Repositories,
+    Tags,
     Tune,
     TuneMinutes,
 )
@@ -37,6 +38,7 @@ def curate(
     repo: Repositories = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Largest number of lessons, mostly the newest.")] = None,
     form: Form = "",
+    tags: Tags = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of Ray workers; more than 1 needs the extra `ray`.")] = 1,
     base_model: Base = None,
     json: Json = False,
@@ -44,9 +46,11 @@ def curate(
     """Make the dataset and show its funnel, without training."""
     from academy.loop.curate_by_hand import curate_by_hand
     from academy.loop.datasets import contradictions
+    from academy.loop.explain_contradictions import count_in_words
+    from academy.loop.tags import read_tags
 
     home = open_home(base_model)
-    dataset = curate_by_hand(home, repo or [], limit, workers)
+    dataset = curate_by_hand(home, repo or [], limit, workers, form, read_tags(tags or ()))
     file = dataset.export(form) if form else dataset.train_file
     if json:
         emit(dataset.model_dump(mode="json") | {"file": str(file)})
@@ -55,19 +59,23 @@ def curate(
     table(f"Dataset {dataset.digest[:12]} in {dataset.path}", ("step", "examples"), list(dataset.funnel.items()))
     for contradiction in contradictions(home, dataset):
         say(f"Contradiction: {contradiction.sentence}")
+    if dataset.contradictions:
+        say(count_in_words(len(dataset.contradictions)))
 
 
 @app.command()
 def decide(
     force: Annotated[bool, typer.Option("--force", help="Decide as `evolve --force` does.")] = False,
+    tags: Tags = None,
     base_model: Base = None,
     json: Json = False,
 ) -> None:
     """Show whether a training is due, and why."""
     from academy.loop.decide import preview_decision
     from academy.loop.summaries import DecisionSummary
+    from academy.loop.tags import read_tags
 
-    decision, placement = preview_decision(open_home(base_model), force=force)
+    decision, placement = preview_decision(open_home(base_model), force=force, tags=read_tags(tags or ()))
     if json:
         route = placement.route.model_dump(mode="json") if placement else None
         emit({"decision": DecisionSummary.of(decision).model_dump(mode="json"), "route": route})
@@ -90,6 +98,7 @@ def train(
     ] = None,
     repo: Repositories = None,
     form: Form = "",
+    tags: Tags = None,
     base_model: Base = None,
     rank: Rank = None,
     learning_rate: LearningRate = None,
@@ -103,6 +112,7 @@ def train(
 ) -> None:
     """Train an adapter and register it as a version, without examining it."""
     from academy.loop.recipe_file import recipe_options
+    from academy.loop.tags import read_tags
     from academy.loop.train_by_hand import TrainingRequest, train_by_hand
     from academy.loop.tune import SearchOptions
 
@@ -110,7 +120,7 @@ def train(
         recipe, rank=rank, learning_rate=learning_rate, epochs=epochs, batch_size=batch_size, init_adapter=init_adapter
     )
     request = TrainingRequest(
-        dataset=dataset, repositories=tuple(repo or ()), form=form, recipe=options,
+        dataset=dataset, repositories=tuple(repo or ()), tags=read_tags(tags or ()), form=form, recipe=options,
         search=SearchOptions(trials=tune, minutes=tune_minutes),
     )  # fmt: skip
     listen()

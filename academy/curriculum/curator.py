@@ -1,7 +1,8 @@
 """DatasetCurator: collects experience from its sources, filters it, and writes the dataset.
 
 Every example that is dropped has a reason and is counted in the funnel. Contradictions are counted and shown but not
-removed: where a batch teaches wrong answers to known questions, the examination rejects it.
+removed: where a batch teaches wrong answers to known questions, the examination rejects it. They are looked for before
+near duplicates, which they would resemble, and none of their lessons is dropped as one.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from academy import __version__
 from academy.curriculum import replay
+from academy.curriculum.contradictions import find_contradictions
 from academy.curriculum.dataset import Contradiction, Dataset, Example, OverlappingExample, group_of, write_dataset
 from academy.curriculum.decontamination import GuardedSuite, count_overlaps
 from academy.curriculum.filters import clean, reason_to_drop
-from academy.curriculum.holdout import Assignment, GroupedRequest, Holdout, request_key
-from academy.curriculum.overlap_check import guarded_index, refuse_overlap
+from academy.curriculum.holdout import Assignment, Holdout, grouped, request_key
+from academy.curriculum.overlap_check import guarded_index, near_by_another_answer, refuse_overlap
 from academy.curriculum.quotas import QuotaEntry, alarms, diversity, drops, first_words, sample_ids
 from academy.curriculum.replay import EarlierExample, draw_replay
 from academy.curriculum.sharding import ShardRunner, in_process, merge, near_duplicates, overlapping, shard
@@ -29,13 +32,18 @@ from academy.experience.sources.commits import CommitsSource
 from academy.experience.sources.lessons import LessonsSource
 from academy.experience.sources.table import refer, references_of, reopen_sources
 from academy.experience.sources.tasks import TasksSource
+from academy.experience.tombstones import buried
 
 COMMITS_SHARE = 0.20
 """Largest share of the training tokens that commits may have."""
+COLLECTED = "collected: "
+"""How a line of the funnel begins that counts what a source gave."""
 TEMPLATE_TOKENS = 16
 """Tokens reserved for the marks that a chat template sets around a request and an answer."""
 
 CountTokens = Callable[[list[str]], list[int]]
+Rejects = Callable[[Sequence[Mapping[str, str]]], str]
+"""Why the base model's chat template rejects a conversation; empty if it does not."""
 
 
 class DatasetCurator:
@@ -60,10 +68,11 @@ class DatasetCurator:
         run: ShardRunner = in_process,
         per_source: int | None = None,
         per_author: int | None = None,
+        rejects: Rejects | None = None,
     ) -> None:
         """`context`: tokens that an example may have. `replay`: share of older lessons. `base`: the base model's
         digest. `guarded`: texts of other suites. `allowed`: keys of overlaps that a user allows. `per_source` and
-        `per_author`: quotas in examples.
+        `per_author`: quotas in examples. `rejects` tries the base model's chat template.
         """
         self.store = lessons_store
         self.count_tokens = count_tokens
@@ -77,12 +86,15 @@ class DatasetCurator:
         self.run = run
         self.per_source = per_source
         self.per_author = per_author
+        self.rejects = rejects
         self.overlaps: list[OverlappingExample] = []
         self.cursor = lessons_store.newest()
+        self.covered: int | None = None  # the last lesson that the dataset covers, where not all were collected
         self.funnel: Counter[str] = Counter()
         self.contradictions: list[Contradiction] = []
         self.alarms: list[str] = []
         self._references: list[Reference] = []
+        self._sources: dict[str, str] = {}  # the name of the source by experience
         self._experience: list[Experience] = []
         self._examples: list[tuple[Example, Assignment, int]] = []  # with their tokens
         self._counted: dict[tuple[str, str], int] = {}  # what a source counted in its last collection
@@ -128,19 +140,23 @@ class DatasetCurator:
         before = len(self._experience)
         by_seq = sorted(self._experience, key=lambda experience: experience.seq)  # commits (0) keep their order
         judgements = merge(self.run(judge, [(part,) for part in shard(by_seq, self.shards)]))
-        distinct: dict[tuple[str, str], Experience] = {}
+        distinct: dict[tuple[Any, ...], Experience] = {}
         for experience, reason, redactions in judgements:
             if reason:
                 self._count(reason, 1)
                 continue
             for kind, number in redactions.items():
                 self.funnel[f"taken out: {kind}"] += number
-            content = (normalised(experience.request), experience.answer)
+            content = (experience.context, normalised(experience.request), experience.answer)
             if content in distinct:
                 self._count("exact duplicate", 1)
             else:
                 distinct[content] = experience
         self._experience = list(distinct.values())
+        self.contradictions = find_contradictions(self._experience)
+        self.funnel.pop("contradictions", None)
+        if self.contradictions:
+            self.funnel["contradictions"] = len(self.contradictions)
         self._drop(self._near_duplicates())
         self._drop(self._over_quotas())
         return before - len(self._experience)
@@ -160,7 +176,6 @@ class DatasetCurator:
         train = self._decontaminate(train, questions)
         train = self._cap_commits(train)
         self.funnel["held out"] = len(questions)
-        self._find_contradictions()
         examples = [example for example, _ in train]
         self._sound_alarms(examples)
         refuse_overlap(examples, questions, self.guarded, self.allowed)
@@ -169,7 +184,7 @@ class DatasetCurator:
             examples,
             questions,
             lessons=self.store.trainable(until=self.cursor),
-            cursor=self.cursor,
+            cursor=self.cursor if self.covered is None else self.covered,
             tokens=sum(tokens for _, tokens in train),
             longest=max((tokens for _, tokens in train), default=0),
             funnel=dict(sorted(self.funnel.items())),
@@ -179,6 +194,9 @@ class DatasetCurator:
             alarms=tuple(self.alarms),
             base=self.base,
             context=self.context,
+            per_source=self.per_source,
+            per_author=self.per_author,
+            allowed=tuple(sorted(self.allowed)),
             version=__version__,
         )
 
@@ -217,6 +235,10 @@ class DatasetCurator:
         self._undo_save()
         collected = {reference.id for reference in self._references}
         experiences = [item for item in items if isinstance(item, Experience) and item.id not in collected]
+        if forgotten := buried(self.store.database, [experience.id for experience in experiences]):
+            self._count("forgotten", len(forgotten))
+            experiences = [experience for experience in experiences if experience.id not in forgotten]
+        self._sources |= {experience.id: source.name for experience in experiences}
         self._references += [
             refer(source, experience.id, experience.seq, experience.provenance.get("commit", ""))
             for experience in experiences
@@ -226,7 +248,7 @@ class DatasetCurator:
                 self._skipped.add(key)
                 self._count(f"{source.name}: {item.because}", 1)
         self._experience += experiences
-        self.funnel[f"collected: {source.name}"] += len(experiences)
+        self.funnel[f"{COLLECTED}{source.name}"] += len(experiences)
         return len(experiences)
 
     def _count(self, reason: str, number: int) -> None:
@@ -244,7 +266,7 @@ class DatasetCurator:
         """Go back to before the last `save`, so that saving again counts nothing twice."""
         if self._funnel_before_save is not None:
             self.funnel, self._funnel_before_save = self._funnel_before_save, None
-            self._examples, self.contradictions, self.alarms, self.overlaps = [], [], [], []
+            self._examples, self.alarms, self.overlaps = [], [], []
 
     def _drop(self, reasons: Mapping[str, str]) -> None:
         """Drop the experiences (ids) that have a reason."""
@@ -253,13 +275,22 @@ class DatasetCurator:
         self._experience = [experience for experience in self._experience if experience.id not in reasons]
 
     def _near_duplicates(self) -> dict[str, str]:
-        """Experiences whose request and answer are both similar to those of an earlier one.
+        """Experiences whose request and answer are both similar to those of an earlier one, after the same messages.
 
-        Different wordings with the same answer are wanted, so both sides must be similar.
+        Different wordings with the same answer are wanted, so both sides must be similar, and say the same.
         """
-        texts = [example_text(experience.request, experience.answer) for experience in self._experience]
-        duplicates = near_duplicates(texts, shards=self.shards, run=self.run)
-        return {self._experience[duplicate.number].id: "near duplicate" for duplicate in duplicates}
+        by_context: dict[Any, list[Experience]] = defaultdict(list)
+        for experience in self._experience:
+            by_context[experience.context].append(experience)
+        contradicting = {id_ for pair in self.contradictions for id_ in (pair.first, pair.second)}
+        reasons: dict[str, str] = {}
+        for experiences in by_context.values():
+            if len(experiences) > 1:
+                texts = [example_text(experience.request, experience.answer) for experience in experiences]
+                duplicates = near_duplicates(texts, shards=self.shards, run=self.run)
+                ids = {experiences[duplicate.number].id for duplicate in duplicates}
+                reasons |= dict.fromkeys(ids - contradicting, "near duplicate")
+        return reasons
 
     def _over_quotas(self) -> dict[str, str]:
         """Experiences over the quotas of source and author, and over the share of model-made ones."""
@@ -278,6 +309,9 @@ class DatasetCurator:
 
     def _decontaminate(self, train: list[tuple[Example, int]], held_out: list[Example]) -> list[tuple[Example, int]]:
         """Training examples without those that overlap with an examination, of this dataset or of another suite."""
+        near = near_by_another_answer([example.messages for example, _ in train], held_out)
+        self._count("near a held-out request", len(near))
+        train = [pair for n, pair in enumerate(train) if n not in near]
         index = guarded_index(held_out, self.guarded, self.allowed)
         texts = [(example.request, example.answer) for example, _ in train]
         matches = overlapping(index, texts, shards=self.shards, run=self.run)
@@ -300,12 +334,12 @@ class DatasetCurator:
         self.alarms += alarms(figures)
 
     def _split(self, holdout: Holdout) -> None:
-        examples = [Example.of(experience, origin="") for experience in self._experience]
-        assignments = holdout.assign(GroupedRequest(text=e.opening, suite=e.suite, group=e.group) for e in examples)
+        examples = self._renderable([Example.of(experience, origin="") for experience in self._experience])
+        assignments = holdout.assign(map(grouped, examples))
         lengths = self.count_tokens(["".join(m["content"] for m in e.messages) for e in examples])
         for example, length in zip(examples, lengths, strict=True):
             assignment = assignments[request_key(example.suite, example.opening)]
-            if example.context and assignment.side == "holdout":
+            if example.follows_turns and assignment.side == "holdout":
                 # an examination asks single requests; the rest of a held-out conversation must not be trained on
                 self._count("a later turn of a held-out conversation", 1)
             elif length + TEMPLATE_TOKENS > self.context:
@@ -318,6 +352,15 @@ class DatasetCurator:
                 with_origin = example.model_copy(update={"origin": assignment.origin})
                 self._examples.append((with_origin, assignment, length + TEMPLATE_TOKENS))
 
+    def _renderable(self, examples: list[Example]) -> list[Example]:
+        """Examples without those that the base model's chat template rejects: their training would fail."""
+        if self.rejects is None:
+            return examples
+        reasons = [self.rejects(example.messages) for example in examples]
+        for reason in filter(None, reasons):
+            self._count(reason, 1)
+        return [example for example, reason in zip(examples, reasons, strict=True) if not reason]
+
     def _cap_commits(self, train: list[tuple[Example, int]]) -> list[tuple[Example, int]]:
         """The training side with the newest commits up to their share of the tokens; none without lessons."""
         lessons = [(example, tokens) for example, tokens in train if example.suite != "commits"]
@@ -329,24 +372,10 @@ class DatasetCurator:
                 room -= tokens
                 newest.append((example, tokens))
         self._count("over the share of commits", len(commits) - len(newest))
-        self.funnel["kept for training: lesson"] = len(lessons)
-        self.funnel["kept for training: commit"] = len(newest)
+        kept = Counter(self._sources[example.id] for example, _ in (*lessons, *newest))
+        for name in [line.removeprefix(COLLECTED) for line in self.funnel if line.startswith(COLLECTED)]:
+            self.funnel[f"kept for training: {name}"] = kept[name]
         return lessons + newest
-
-    def _find_contradictions(self) -> None:
-        """Examples of one suite that have the same request and different answers."""
-        by_request: dict[str, list[Example]] = defaultdict(list)
-        for example, _, _ in sorted(self._examples, key=lambda entry: (entry[0].seq, entry[0].id)):
-            by_request[request_key(example.suite, example.request)].append(example)
-        for examples in by_request.values():
-            first = examples[0]
-            self.contradictions += [
-                Contradiction(first=first.id, second=later.id, batches=(first.batch, later.batch))
-                for later in examples[1:]
-                if later.answer != first.answer
-            ]
-        if self.contradictions:
-            self.funnel["contradictions"] = len(self.contradictions)
 
 
 def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict[str, int]]]:
@@ -361,7 +390,7 @@ def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict
 
 def _first_of_each_request(examples: list[Example]) -> list[Example]:
     """Of held-out examples with the same request the earliest: a later answer cannot change the examination."""
-    earliest: dict[str, Example] = {}
+    earliest: dict[Any, Example] = {}
     for example in sorted(examples, key=lambda e: (e.seq, e.id)):
-        earliest.setdefault(request_key(example.suite, example.request), example)
+        earliest.setdefault((request_key(example.suite, example.request), example.system), example)
     return list(earliest.values())

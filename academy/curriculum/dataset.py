@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from academy.curriculum.decontamination import Overlap
 from academy.curriculum.secrets import scan_file
 from academy.errors import InputError
-from academy.experience.experience import Experience, Turn
+from academy.experience.experience import Experience, Turn, system_message
 from academy.experience.sources.base import Reference
 from academy.models.formats import FORMATS
 from academy.records import Record, canonical, digest_of, digest_of_bytes
@@ -78,6 +78,23 @@ class Example(Record):
         """The user's first message. All turns of a conversation share it, so they are never on both sides."""
         return next((turn.content for turn in self.context if turn.role == "user"), self.request)
 
+    @property
+    def opening_answer(self) -> str:
+        """The first answer to the user's first message."""
+        roles = [turn.role for turn in self.context]
+        after = self.context[roles.index("user") + 1 :] if "user" in roles else ()
+        return next((turn.content for turn in after if turn.role == "assistant"), self.answer)
+
+    @property
+    def system(self) -> str:
+        """The system message before the request; empty if there is none."""
+        return system_message(self.context)
+
+    @property
+    def follows_turns(self) -> bool:
+        """Whether a user's or an assistant's message precedes the request. A system message is not an earlier turn."""
+        return any(turn.role != "system" for turn in self.context)
+
 
 class Contradiction(Record):
     """Two lessons (ids) with the same request and different answers; `first` is the earlier one.
@@ -114,6 +131,9 @@ class Dataset(Record):
     alarms: tuple[str, ...] = ()  # sentences about a one-sided training side
     base: str = ""  # digest of the base model that counted the tokens
     context: int = 0  # tokens that an example may have
+    per_source: int | None = None  # quotas in examples
+    per_author: int | None = None
+    allowed: tuple[str, ...] = ()  # keys of the overlaps that were allowed
     version: str = ""  # of the Academy that made it
 
     @property
@@ -137,8 +157,7 @@ class Dataset(Record):
 
         Raises InputError for an unknown format, or for a text that the format cannot hold.
         """
-        if form not in FORMATS:
-            raise InputError(f"Unknown format {form}.", f"Choose one of {', '.join(FORMATS)}.")
+        check_format(form)
         path = self.path / f"train.{form}.jsonl"
         if not path.is_file():
             write = FORMATS[form].write
@@ -159,6 +178,12 @@ class Dataset(Record):
             for example in examples
             if "lesson" not in example.provenance or example.id in numbers
         ]
+
+
+def check_format(form: str) -> None:
+    """Raise InputError for an unknown format; empty is the dataset's own."""
+    if form and form not in FORMATS:
+        raise InputError(f"Unknown format {form}.", f"Choose one of {', '.join(FORMATS)}.")
 
 
 def group_of(answer: str) -> str:
@@ -184,7 +209,9 @@ def write_dataset(
     dataset = Dataset(
         digest=digest, path=path, train_digest=train_digest, examples=len(train), holdout=len(held_out), **facts
     )
-    if not (path / MANIFEST).is_file():
+    if (path / MANIFEST).is_file():
+        _renew_cursor(dataset)
+    else:
         with publish_folder(path) as staging:
             scan_file(write_file(staging / "train.jsonl", rows))  # a second check, after the filters
             write_file(
@@ -203,9 +230,24 @@ def write_dataset(
             write_file(staging / OVERLAPS, (canonical(overlap) + b"\n" for overlap in overlaps))
             write_file(
                 staging / MANIFEST,
-                orjson.dumps(dataset.model_dump(mode="json", exclude={"path"}), option=orjson.OPT_INDENT_2),
+                _manifest(dataset),
             )
     return dataset
+
+
+def _manifest(dataset: Dataset) -> bytes:
+    return orjson.dumps(dataset.model_dump(mode="json", exclude={"path"}), option=orjson.OPT_INDENT_2)
+
+
+def _renew_cursor(dataset: Dataset) -> None:
+    """Note that the same content now covers later lessons: released ones have new numbers, and others may be dropped.
+
+    Otherwise the lessons would count as new again after this dataset's adapter became champion.
+    """
+    stored = find_dataset(dataset.path.parent, dataset.digest)
+    if dataset.cursor > stored.cursor:
+        facts = {"cursor": dataset.cursor, "lessons": dataset.lessons}
+        write_file(dataset.path / MANIFEST, _manifest(stored.model_copy(update=facts)))
 
 
 def find_dataset(folder: Path, digest: str) -> Dataset:

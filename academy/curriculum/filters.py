@@ -16,8 +16,8 @@ from academy.experience.experience import Experience
 
 Filter = Callable[[Experience], str]
 
-SHORTEST, LONGEST = 2, 20_000
-"""Characters that a request or an answer may have."""
+SHORTEST, LONGEST = 1, 20_000
+"""Characters that a request or an answer may have. "y" and "5" are answers."""
 MAX_SECRETS = 0.5
 """Largest share of a text that may be secrets; with more there is nothing to learn from the rest."""
 

@@ -1,7 +1,8 @@
 """The hold-out: which requests are trained on and which are examined. The first assignment is permanent.
 
-A request and all similar ones form one origin, and an origin is on one side only. A new request that is similar to a
-known one joins its side; one that is similar to both sides joins neither. Of the new origins of one answer about a
+A request and all similar ones form one origin, and an origin is on one side only. Similar requests that ask different
+things, such as two error codes, are two origins (carrying.py). A new request that is similar to a known one joins its
+side; one that is similar to both sides joins neither. Of the new origins of one answer about a
 fifth are held out (at least one of two or more), selected by a hash and independent of the order.
 """
 
@@ -14,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import sqlalchemy as sa
 
+from academy.curriculum.carrying import answer_key, opposed, request_salts, salts
 from academy.curriculum.dataset import Example
 from academy.curriculum.similarity import CHUNK, NEAR, Index, pairs_within, signatures, verified
 from academy.errors import InputError
@@ -28,11 +30,17 @@ HELD_OUT = 0.22
 
 
 class GroupedRequest(Record):
-    """A request to assign; `group` names its answer."""
+    """A request to assign; `group` names its answer exactly, `answer` its words (`carrying.answer_key`)."""
 
     text: str
     suite: str
     group: str
+    answer: str = ""
+
+    @property
+    def salts(self) -> tuple[int, int]:
+        """The numbers by which similar requests are one question; without `answer`, `group` names the answer."""
+        return request_salts(self.text, self.answer or self.group[:16])
 
 
 class Assignment(Record):
@@ -55,8 +63,15 @@ def request_key(suite: str, text: str) -> str:
     return digest_of([suite, normalised(text)])
 
 
+def grouped(example: Example) -> GroupedRequest:
+    """The request by which the hold-out assigns an example: the first one of its conversation."""
+    return GroupedRequest(
+        text=example.opening, suite=example.suite, group=example.group, answer=answer_key(example.opening_answer)
+    )
+
+
 class Holdout:
-    """The hold-out in SQL. Memory: the signatures of known requests (520 bytes each), without their texts."""
+    """The hold-out in SQL. Memory: the signatures of known requests (900 bytes each), without their texts."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -84,7 +99,13 @@ class Holdout:
             new = _assign_new(fresh, self._known[suite], connection)
             by_request |= new
             rows += [
-                {"request": key, "text": normalised(fresh[key].text), "suite": suite, **assignment.model_dump()}
+                {
+                    "request": key,
+                    "text": normalised(fresh[key].text),
+                    "suite": suite,
+                    **assignment.model_dump(),
+                    "answer": fresh[key].answer or fresh[key].group[:16],
+                }
                 for key, assignment in new.items()
             ]
         if rows:
@@ -169,15 +190,15 @@ class Holdout:
 
     def _sign(self, connection: sa.Connection) -> None:
         """Sign the requests that this or another process stored since the last time."""
-        query = sa.select(assignments.c.seq, assignments.c.suite, assignments.c.text).where(
-            assignments.c.seq > self._signed
-        )
+        columns = (assignments.c.seq, assignments.c.suite, assignments.c.text, assignments.c.answer)
+        query = sa.select(*columns).where(assignments.c.seq > self._signed)
         rows = connection.execute(query.order_by(assignments.c.seq).execution_options(yield_per=CHUNK))
         for part in rows.partitions():
             for suite in sorted({row.suite for row in part}):
                 of_suite = [row for row in part if row.suite == suite]
                 numbers, texts = np.array([row.seq for row in of_suite]), [row.text for row in of_suite]
-                self._known[suite].add(numbers, *signatures(texts))
+                pairs = salts((row.text, row.answer) for row in of_suite)
+                self._known[suite].add(numbers, *signatures(texts, pairs))
             self._signed = part[-1].seq
 
 
@@ -198,7 +219,7 @@ def _assign_new(fresh: dict[str, GroupedRequest], known: Index, connection: sa.C
             leader[i] = i = leader[leader[i]]
         return i
 
-    bands, small = signatures([fresh[key].text for key in keys])
+    bands, small = signatures([fresh[key].text for key in keys], [fresh[key].salts for key in keys])
     neighbours_of: dict[int, set[Assignment]] = defaultdict(set)
     numbers, positions = known.candidates(bands, small)
     rows = {row["seq"]: row for row in _rows(connection, assignments.c.seq, sorted(set(numbers.tolist())))}
@@ -208,11 +229,11 @@ def _assign_new(fresh: dict[str, GroupedRequest], known: Index, connection: sa.C
     def texts(numbers: list[int]) -> list[str]:
         return [rows[-n]["text"] if n < 0 else fresh[keys[n]].text for n in numbers]
 
-    for i, j, _ in verified(pairs, texts, NEAR):
+    for i, j, _ in verified(pairs, texts, NEAR, distinct=opposed):
         neighbours_of[j].add(Assignment(origin=rows[-i]["origin"], side=rows[-i]["side"]))
     first, second = pairs_within(bands, small, NEAR)
     new_pairs = zip(first.tolist(), second.tolist(), strict=True)
-    for i, j, _ in verified(new_pairs, texts, NEAR, settled=lambda i, j: root(i) == root(j)):
+    for i, j, _ in verified(new_pairs, texts, NEAR, settled=lambda i, j: root(i) == root(j), distinct=opposed):
         low, high = sorted((root(i), root(j)))
         leader[high] = low
     members: dict[int, list[int]] = defaultdict(list)

@@ -17,7 +17,11 @@ _LOOKALIKES = str.maketrans("аеорсухіјѕԁ01345@$ıοαεν", "aeopcyxi
 _INVISIBLE = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u2060-\u2064\u206a-\u206f\ufe00-\ufe0f\ufeff]"
 )
-_HIDDEN = re.compile("[\U000e0000-\U000e007f]{3,}|[\u202a\u202b\u202d\u202e\u2066-\u2068]")
+_HIDDEN = re.compile("(?<![\U0001f3f4\U000e0020-\U000e007f])[\U000e0000-\U000e007f]{3,}|[\u202d\u202e]")
+"""Invisible letters, unless they belong to a flag, and marks that reverse the direction of what follows."""
+_DIRECTION = re.compile("[\u202a\u202b\u2066-\u2068]")
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+"""Scripts that need marks of direction beside Latin letters."""
 _ORDERS = re.compile(
     r"\b(?:ignore|disregard|forget|override|bypass|discard|do not follow|dont follow|stop following|pay no attention to)\b"
     r".{0,40}\b(?:previous|prior|above|earlier|preceding|all|any|your|system|initial|former|these|the)\b.{0,30}"
@@ -36,7 +40,7 @@ _ORDERS = re.compile(
 _ROLE_MARKS = re.compile(
     r"<\|(?:im_start|im_end|system|user|assistant|endoftext|eot_id|start_header_id|end_header_id|begin_of_text)\|>"
     r"|\[/?INST\]|<</?SYS>>|<start_of_turn>|<end_of_turn>|</?s>\s*\[INST|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS)\]"
-    r"|(?m:^\s*#{2,4}\s*(?:system|instruction|assistant|human|response)\s*:?\s*$)"
+    r"|(?m:^\s*#{2,4}\s*(?:system|instruction|assistant|human|response)\s*:\s*$)"
     r"|(?m:^\s*(?:system|assistant)\s*:\s*(?:you are|ignore|from now))",
     re.IGNORECASE,
 )
@@ -53,7 +57,7 @@ def find_injection(text: str) -> str:
     """Why a text looks like an order to its reader, as a short phrase that is counted; empty if it does not."""
     if _ROLE_MARKS.search(text):
         return "chat marks in the text"
-    if not text.isascii() and _HIDDEN.search(text):
+    if not text.isascii() and (_HIDDEN.search(text) or (_DIRECTION.search(text) and not _RIGHT_TO_LEFT.search(text))):
         return "hidden text"
     plain = _undisguised(text)
     if _orders(plain):

@@ -5,13 +5,43 @@ Hold-out and curation keep both sides apart; this check proves that they did.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from academy.curriculum.carrying import answer_key, carried, opposed, salts
 from academy.curriculum.dataset import Example
 from academy.curriculum.decontamination import GuardedSuite, OverlapIndex
 from academy.curriculum.similarity import near_between
 from academy.errors import ExaminationError
 from academy.experience.sources.commits import REQUEST_PREFIX
+
+
+def near_held_out(
+    train: Sequence[Sequence[Mapping[str, str]]], held_out: Sequence[Example]
+) -> Iterator[tuple[int, int, float]]:
+    """Pairs (held-out example, conversation, similarity) whose first requests are one question (carrying.py)."""
+    openings = [opening_of(messages) for messages in train]
+    requests = [example.request for example in held_out]
+    yield from near_between(
+        requests,
+        [request for request, _ in openings],
+        salts=(
+            salts((example.request, answer_key(example.answer)) for example in held_out),
+            salts((request, answer_key(answer)) for request, answer in openings),
+        ),
+        distinct=opposed,
+    )
+
+
+def near_by_another_answer(train: Sequence[Sequence[Mapping[str, str]]], held_out: Sequence[Example]) -> set[int]:
+    """Conversations (by number) that are near a held-out request only because they give the same answer.
+
+    The hold-out compares a request by its first answer. So a request that has several, in contradicting lessons, may
+    be near a held-out one by another answer than the one it was assigned with.
+    """
+    words = [carried(example.request) for example in held_out]
+    return {
+        j for i, j, _ in near_held_out(train, held_out) if carried(opening_of(train[j])[0]) != words[i]
+    }  # fmt: skip
 
 
 def guarded_index(
@@ -44,13 +74,11 @@ def refuse_overlap_of_texts(
     allowed: Collection[str] = (),
 ) -> None:
     """Raises ExaminationError with the first pair of texts that overlap. `train`: conversations, lists of messages."""
-    requests = [example.request for example in held_out]
-    openings = [next(m["content"] for m in messages if m["role"] == "user") for messages in train]
     texts = [(messages[-2]["content"], messages[-1]["content"]) for messages in train]
-    for i, j, similarity in near_between(requests, openings):
+    for i, j, similarity in near_held_out(train, held_out):
         raise ExaminationError(
-            f"A training request is too similar ({similarity:.2f}) to a held-out one: '{openings[j]}' and "
-            f"'{requests[i]}'.",
+            f"A training request is too similar ({similarity:.2f}) to a held-out one: '{opening_of(train[j])[0]}' and "
+            f"'{held_out[i].request}'.",
             "Nothing was trained. Remove the lesson with `academy lessons forget`, or report a fault of the hold-out.",
         )
     for n, overlaps in guarded_index(held_out, others, allowed).scan(texts).items():
@@ -59,3 +87,10 @@ def refuse_overlap_of_texts(
             f"'{texts[n][0]}'.",
             "Nothing was trained. Run `academy curate` again; `academy dataset show` lists what it dropped.",
         )
+
+
+def opening_of(messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:
+    """The user's first message and the first answer to it."""
+    first = next(n for n, message in enumerate(messages) if message["role"] == "user")
+    answer = next((m["content"] for m in messages[first:] if m["role"] == "assistant"), messages[-1]["content"])
+    return messages[first]["content"], answer

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from academy import __version__
-from academy.curriculum.curator import CountTokens, DatasetCurator
+from academy.curriculum.curator import CountTokens, DatasetCurator, Rejects
 from academy.curriculum.dataset import INPUTS, Dataset, read_rows
 from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.holdout import Holdout
@@ -40,9 +40,11 @@ def rebuild(
     dataset: Dataset,
     scratch: Path,
     guarded: Sequence[GuardedSuite] = (),
+    rejects: Rejects | None = None,
 ) -> RebuildResult:
     """Curate exactly the same lessons and commits again, in `scratch`, and compare the digests.
 
+    Quotas and allowed overlaps are those that the dataset was made with, whatever the settings are now.
     The hold-out keeps the first assignment of every request, so later lessons change nothing. Raises InputError if a
     repository or source is missing, ExaminationError if the hold-out would overlap with the training side.
     """
@@ -52,7 +54,17 @@ def rebuild(
             "Run `academy curate` again.",
         )
     references = [Reference.model_validate(row) for row in read_rows(dataset.path / INPUTS)]
-    curator = DatasetCurator(store, count_tokens, context=dataset.context, base=dataset.base, guarded=guarded)
+    curator = DatasetCurator(
+        store,
+        count_tokens,
+        context=dataset.context,
+        base=dataset.base,
+        guarded=guarded,
+        allowed=dataset.allowed,
+        per_source=dataset.per_source,
+        per_author=dataset.per_author,
+        rejects=rejects,
+    )
     curator.cursor = dataset.cursor
     missing = curator.collect_again(references)
     curator.filter_low_quality()

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from academy.curriculum.carrying import example_salt, opposed
 from academy.curriculum.decontamination import Overlap, OverlapIndex
-from academy.curriculum.similarity import SAME, Deduplicator, Duplicate, signatures
+from academy.curriculum.similarity import SAME, Array, Deduplicator, Duplicate, signatures
 from academy.errors import InputError
 from academy.system.installation import install_remedy
 
@@ -49,10 +50,13 @@ def merge(parts: Iterable[Sequence[T]]) -> list[T]:
 def near_duplicates(
     texts: Sequence[str], threshold: float = SAME, *, shards: int = 1, run: ShardRunner = in_process
 ) -> list[Duplicate]:
-    """Near duplicates of earlier texts: signed in shards, compared in this process."""
-    part_signatures = run(signatures, [(part,) for part in shard(texts, shards)])
+    """Near duplicates of earlier texts: signed in shards, compared in this process.
+
+    Texts (`similarity.example_text`) with other numbers, options, negations or content words are not duplicates.
+    """
+    part_signatures = run(_example_signatures, [(part,) for part in shard(texts, shards)])
     keys, small = (np.concatenate([part[k] for part in part_signatures]) for k in (0, 1))
-    return Deduplicator(lambda numbers: [texts[n] for n in numbers], threshold).add(texts, (keys, small))
+    return Deduplicator(lambda numbers: [texts[n] for n in numbers], threshold, opposed).add(texts, (keys, small))
 
 
 def overlapping(
@@ -84,6 +88,10 @@ def on_ray(address: str | None = None, workers: int = 2) -> Iterator[ShardRunner
         yield run
     finally:
         ray.shutdown()
+
+
+def _example_signatures(texts: Sequence[str]) -> tuple[Array, Array]:
+    return signatures(texts, [example_salt(text) for text in texts])
 
 
 def _scan(guarded: OverlapIndex, examples: Sequence[tuple[str, str]]) -> list[tuple[Overlap, ...]]:

@@ -4,8 +4,11 @@ Candidates come from MinHash (rensa) in bands. A pair counts only if its exact s
 chance can only cause a miss: one in thousands of the pairs at the threshold. For origins only requests are compared
 (wordings are held out, answers are learned), for near duplicates whole examples.
 
-Memory: an Index keeps 384 bytes for each text, and not the text. For a million texts add them in chunks and pass a
-`texts_of` that fetches the few texts that must be compared again.
+Characters do not show what a text means. So callers may give each text numbers ("salts", carrying.py): only texts that
+share one are compared, and a pair may still be declared `distinct`.
+
+Memory: an Index keeps 520 bytes for each text with one salt, 900 with two, and not the text. For a million texts add
+them in chunks and pass a `texts_of` that fetches the few texts that must be compared again.
 """
 
 from __future__ import annotations
@@ -38,6 +41,9 @@ _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD
 Array = np.ndarray[Any, np.dtype[Any]]
 TextsOf = Callable[[list[int]], list[str]]
 Settled = Callable[[int, int], bool]
+Distinct = Callable[[str, str], bool]
+Salts = Sequence[Sequence[int]]
+"""For each text the same number of 64-bit numbers."""
 
 
 class Duplicate(Record):
@@ -67,12 +73,22 @@ def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
     return len(a & b) / len(a | b)
 
 
-def signatures(texts: Sequence[str]) -> tuple[Array, Array]:
-    """MinHash of each text: band keys (n, 32) uint64, and one byte of each permutation (n, 128) uint8."""
+def signatures(texts: Sequence[str], salts: Salts | None = None) -> tuple[Array, Array]:
+    """MinHash of each text: band keys (n, 32) uint64, and one byte of each permutation (n, 128) uint8.
+
+    With k salts for each text there are 32 k band keys: only texts that share a salt, at its place, are candidates.
+    """
     parts = [_signatures(texts[i : i + CHUNK]) for i in range(0, len(texts), CHUNK)]
     if not parts:
         return np.empty((0, _PERMUTATIONS // _ROWS), np.uint64), np.empty((0, _PERMUTATIONS), np.uint8)
-    return np.concatenate([keys for keys, _ in parts]), np.concatenate([small for _, small in parts])
+    keys = np.concatenate([keys for keys, _ in parts])
+    return salted(keys, salts) if salts else keys, np.concatenate([small for _, small in parts])
+
+
+def salted(keys: Array, salts: Salts) -> Array:
+    """Band keys that are equal only where the texts' salts are: one set of bands for each salt of a text."""
+    columns = np.array(salts, np.uint64).T
+    return np.concatenate([keys ^ (column * _MIX[2])[:, None] for column in columns], axis=1)
 
 
 def _signatures(texts: Sequence[str]) -> tuple[Array, Array]:
@@ -213,17 +229,24 @@ def near_pairs(texts: Sequence[str], new_from: int = 0, threshold: float = NEAR)
 
 
 def near_between(
-    first: Sequence[str], second: Sequence[str], threshold: float = NEAR
+    first: Sequence[str],
+    second: Sequence[str],
+    threshold: float = NEAR,
+    salts: tuple[Salts, Salts] | None = None,
+    distinct: Distinct | None = None,
 ) -> Iterator[tuple[int, int, float]]:
-    """Pairs (i, j, similarity) of a text of `first` and one of `second`, sorted by j."""
+    """Pairs (i, j, similarity) of a text of `first` and one of `second`, sorted by j. `salts` are those of both."""
     index = Index(threshold)
-    index.add(np.arange(len(first)), *signatures(first))
+    index.add(np.arange(len(first)), *signatures(first, salts[0] if salts else None))
     for begin in range(0, len(second), CHUNK):
         part = second[begin : begin + CHUNK]
-        i, rows = index.candidates(*_signatures(part))
+        i, rows = index.candidates(*signatures(part, salts[1][begin : begin + CHUNK] if salts else None))
         pairs = [(number, len(first) + begin + row) for number, row in zip(i.tolist(), rows.tolist(), strict=True)]
         for i_first, i_second, similarity in verified(
-            pairs, lambda ns: [first[n] if n < len(first) else second[n - len(first)] for n in ns], threshold
+            pairs,
+            lambda ns: [first[n] if n < len(first) else second[n - len(first)] for n in ns],
+            threshold,
+            distinct=distinct,
         ):
             yield i_first, i_second - len(first), similarity
 
@@ -242,10 +265,11 @@ def verified(
     texts_of: TextsOf,
     threshold: float,
     settled: Settled = lambda i, j: False,  # noqa: ARG005
+    distinct: Distinct | None = None,
 ) -> Iterator[tuple[int, int, float]]:
     """The candidate pairs whose exact similarity reaches the threshold, in the same order.
 
-    A pair is skipped if earlier pairs have `settled` it.
+    A pair is skipped if earlier pairs have `settled` it, or if its texts are `distinct` although they are similar.
     """
     candidates = iter(pairs)
     while part := list(islice(candidates, CHUNK)):
@@ -259,7 +283,7 @@ def verified(
                 if number not in grams:
                     grams[number] = tuple(map(shingles, texts[number].split(SEPARATOR)))
             similarity = min(map(jaccard, grams[i], grams[j]))
-            if similarity >= threshold:
+            if similarity >= threshold and not (distinct and distinct(texts[i], texts[j])):
                 yield i, j, similarity
 
 
@@ -269,15 +293,16 @@ class Deduplicator:
     `texts_of` returns the texts of kept numbers; it is called for candidates only.
     """
 
-    def __init__(self, texts_of: TextsOf, threshold: float = SAME) -> None:
+    def __init__(self, texts_of: TextsOf, threshold: float = SAME, distinct: Distinct | None = None) -> None:
         self.index = Index(threshold)
         self.seen = 0
         self._texts_of = texts_of
+        self._distinct = distinct
 
     def add(self, texts: Sequence[str], signed: tuple[Array, Array] | None = None) -> list[Duplicate]:
         """The near duplicates among these texts, by number (counted from the first text that was added).
 
-        `signed` are their signatures, if another worker computed them.
+        `signed` are their signatures, if they have salts or another worker computed them.
         """
         duplicates: dict[int, Duplicate] = {}
         for begin in range(0, len(texts), CHUNK):
@@ -294,7 +319,7 @@ class Deduplicator:
 
         def compare(pairs: Iterable[tuple[int, int]]) -> None:
             for i, j, similarity in verified(
-                pairs, fetch, self.index.threshold, lambda i, j: i in duplicates or j in duplicates
+                pairs, fetch, self.index.threshold, lambda i, j: i in duplicates or j in duplicates, self._distinct
             ):
                 duplicates[j] = Duplicate(number=j, of=i, similarity=similarity)
 

@@ -10,8 +10,8 @@ DROPPED = "dropped: "
 MERGED = ("exact duplicate", "near duplicate")
 LIMITS = ("over the limit of ", "over the quota of ", "over the share of ")
 EXAMINED = (
-    "held out already", "a later turn of a held-out", "near both a trained", "retired from the hold-out",
-    "overlap with an examination",
+    "held out already", "a later turn of a held-out", "near both a trained", "near a held-out",
+    "retired from the hold-out", "overlap with an examination",
 )  # fmt: skip
 UNSUCCESSFUL = ("outcome ",)
 

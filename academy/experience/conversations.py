@@ -1,24 +1,27 @@
 """Conversations with feedback, and files of examples, as rows for the store.
 
-A line is a conversation in one of the four formats. It may have `id`, `user`, `domain`, `type` and `feedback` (`rating`
-1 to 5, `gold_star`, `thumbs` "up" or "down", `correction`), for the whole conversation or at single messages. Every
-rated answer becomes an experience with the messages before it. A conversation without feedback gives its last answer,
-marked as model-made with an unknown outcome: it is stored and not trained on. A correction replaces the answer.
+A line is a conversation in one of the dialects of models/dialects.py. It may have `id`, `user`, `domain`, `type` and
+feedback (feedback.py), for the whole conversation or at single answers. Every rated answer becomes an experience with
+the messages before it. A conversation without feedback gives its last answer, marked as model-made with an unknown
+outcome: it is stored and not trained on. A correction replaces the answer. An answer of weight 0 is context only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from academy.experience.experience import Kind, Outcome
+from academy.experience.feedback import Feedback, Unreadable, feedback_beside
 from academy.experience.reading import make_row, now, read_outcome
 from academy.models.chat_template import Message
-from academy.models.formats import ROLES, read_row
+from academy.models.dialects import Dialogue, read_dialogues
+from academy.models.exchanges import answer_of, converse
+from academy.models.turns import RowTurn
 from academy.records import Record, digest_of
 
-GOOD, BAD = 4, 2
-"""An answer rated at least GOOD is a success, at most BAD a failure."""
+MOST_RATED = 200
+"""Most rated answers of one conversation: each is stored with all messages before it."""
 
 
 class ConversationFilter(Record):
@@ -37,119 +40,160 @@ class ConversationFilter(Record):
         )
 
 
-class Feedback(Record):
-    """A user's feedback on an answer."""
+class _Answer(NamedTuple):
+    """An answer that may be learned, and the feedback on it."""
 
-    rating: int = 0
-    gold: bool = False
-    thumbs: str = ""
-    correction: str = ""
-
-    @property
-    def is_given(self) -> bool:
-        """Whether there is any feedback."""
-        return bool(self.rating or self.gold or self.thumbs or self.correction)
-
-    @property
-    def outcome(self) -> Outcome:
-        """A star or a correction means success; otherwise thumbs decide, then the rating."""
-        if self.gold or self.correction:
-            return "success"
-        if self.thumbs in ("up", "down"):
-            return "success" if self.thumbs == "up" else "failure"
-        return "success" if self.rating >= GOOD else "failure" if 0 < self.rating <= BAD else "unknown"
+    messages: list[Message]
+    start: int  # the number of messages before its request
+    request: str
+    text: str
+    feedback: Feedback
 
 
-def conversation_rows(
-    line: Mapping[str, Any], kind: Kind, batch: str, only: ConversationFilter
-) -> list[dict[str, Any]] | str:
+def conversation_rows(line: Any, kind: Kind, batch: str, only: ConversationFilter) -> list[dict[str, Any]] | str:
     """The rows of one line (none if it is filtered), or the reason why it cannot be read.
 
-    `kind` "conversation" reads feedback; "file" reads each line as a successful example.
+    `kind` "conversation" reads feedback on every answer; "file" reads the last answer, as a successful example.
     """
-    if only.rejects(line):
+    fields = line if isinstance(line, Mapping) else {}
+    if only.rejects(fields):
         return []
-    messages = read_row(line)
-    if isinstance(messages, str):
-        return messages
-    roles = [message["role"] for message in messages]
-    answers = [n for n in range(1, len(roles)) if (roles[n - 1], roles[n]) == ("user", "assistant")]
-    if not answers:
-        return "no answer that follows a request"
-    feedback = _feedback_by_message(line, messages, answers)
-    if isinstance(feedback, str):
-        return feedback
-    if kind == "file":
-        return [_row(line, messages, answers[-1], kind, batch, Feedback())]
-    if only.gold_only:
-        return [_row(line, messages, n, kind, batch, feedback[n]) for n in answers if feedback[n].gold]
-    with_feedback = [n for n in answers if feedback[n].is_given]
-    return [_row(line, messages, n, kind, batch, feedback[n]) for n in with_feedback or answers[-1:]]
+    if no_weight(fields):
+        return "the row has weight 0"
+    dialogues = read_dialogues(line)
+    if isinstance(dialogues, str):
+        return dialogues
+    rows: list[dict[str, Any]] = []
+    for dialogue in dialogues:
+        answers = _answers(fields, dialogue)
+        if isinstance(answers, str):
+            return answers
+        rated = [answer for answer in answers if answer.feedback.is_given]
+        if kind == "file":
+            wanted = answers[-1:]
+        elif only.gold_only:
+            wanted = [answer for answer in answers if answer.feedback.gold_star]
+        else:
+            wanted = rated or answers[-1:]
+        if len(wanted) > MOST_RATED:
+            return f"more than {MOST_RATED} rated answers"
+        rows += [_row(fields, dialogue, answer, kind, batch) for answer in wanted]
+    return rows
 
 
-def _feedback_by_message(
-    line: Mapping[str, Any], messages: list[Message], answers: list[int]
-) -> dict[int, Feedback] | str:
-    """Feedback on each answer, by its number; feedback on the whole conversation belongs to its last answer."""
-    turns = line.get("messages") or line.get("conversations") or []
-    turn_feedback = [
-        turn.get("feedback")
-        for turn in turns
-        if isinstance(turn, dict) and ROLES.get(str(turn.get("role") or turn.get("from")).lower())
-    ]
-    by_answer: dict[int, Feedback] = {}
-    for n in answers:
-        raw = line.get("feedback") if n == answers[-1] else None
-        if len(turn_feedback) == len(messages):
-            raw = turn_feedback[n] or raw
-        feedback = _read_feedback(raw)
-        if isinstance(feedback, str):
-            return feedback
-        by_answer[n] = feedback
-    return by_answer
+def _answers(line: Mapping[str, Any], dialogue: Dialogue) -> list[_Answer] | str:
+    """The answers in order. A message's own feedback stays with it; the line's belongs to the last answer."""
+    conversation = converse(dialogue.turns)
+    if isinstance(conversation, str):
+        return conversation
+    whole = _whole_feedback(line, dialogue)
+    if isinstance(whole, str):
+        return whole
+    if problem := _misplaced(dialogue.turns):
+        return problem
+    answers: list[_Answer] = []
+    for exchange in conversation.exchanges:
+        rated = [piece for piece in exchange.learned if _own_feedback(piece).is_given]
+        # pieces with feedback of their own are answers of their own
+        for pieces in [[piece] for piece in rated] or [exchange.learned]:
+            feedback = _own_feedback(pieces[0]) if len(pieces) == 1 else Feedback()
+            answers.append(
+                _Answer(conversation.messages, exchange.start, exchange.request, answer_of(pieces), feedback)
+            )
+    own = answers[-1].feedback
+    if not own.is_given or (whole.correction and not own.correction):
+        answers[-1] = answers[-1]._replace(feedback=whole)
+    elif stated_outcome(line) == "failure" and not own.correction:
+        answers[-1] = answers[-1]._replace(feedback=Feedback(thumb="down", comment=own.comment))
+    return answers
 
 
-def _read_feedback(raw: Any) -> Feedback | str:
-    if raw is None or isinstance(raw, str):  # a comment in words is stored; it is not a rating
-        return Feedback()
-    if not isinstance(raw, dict):
-        return "feedback must be an object"
-    rating = raw.get("rating") or 0
-    if isinstance(rating, bool) or not isinstance(rating, int) or not 0 <= rating <= 5:
-        return "rating must be a whole number from 1 to 5"
-    thumbs = {"up": "up", "1": "up", "true": "up", "down": "down", "-1": "down", "false": "down"}
-    return Feedback(
-        rating=rating,
-        gold=any(raw.get(name) is True for name in ("gold_star", "gold", "is_gold_star")),
-        thumbs=thumbs.get(str(raw.get("thumbs", "")).lower(), ""),
-        correction=str(raw.get("correction") or ""),
-    )
+def no_weight(line: Mapping[str, Any]) -> bool:
+    """Whether a row says that nothing of it is learned."""
+    weight = line.get("weight")
+    return weight is False or str(weight) in ("0", "0.0", "-0.0")
 
 
-def _row(
-    line: Mapping[str, Any], messages: list[Message], n: int, kind: Kind, batch: str, feedback: Feedback
-) -> dict[str, Any]:
-    outcome = feedback.outcome
-    if kind == "file":
-        outcome = read_outcome(line["outcome"]) if "outcome" in line else "success"
+def _whole_feedback(line: Mapping[str, Any], dialogue: Dialogue) -> Feedback | str:
+    whole = feedback_beside(line)
+    if isinstance(whole, Unreadable):
+        return whole.because
+    if dialogue.preferred is None:
+        failed = whole.is_given and not whole.correction and stated_outcome(line) == "failure"
+        return Feedback(thumb="down", comment=whole.comment) if failed else whole
+    if whole.is_given:
+        return "feedback beside a preference"
+    return Feedback(thumb="up" if dialogue.preferred else "down", comment=whole.comment)
+
+
+def _misplaced(turns: Sequence[RowTurn]) -> str:
+    """Why the feedback at a turn cannot be used; empty where all can."""
+    for turn in turns:
+        feedback = feedback_beside(turn.source)
+        if isinstance(feedback, Unreadable):
+            return f"{feedback.because} (turn {turn.number})"
+        if feedback.is_given and turn.role != "assistant":
+            return f"feedback stands at a turn that is not an answer (turn {turn.number}: {turn.role})"
+    return ""
+
+
+def _own_feedback(piece: RowTurn) -> Feedback:
+    feedback = feedback_beside(piece.source)
+    return feedback if isinstance(feedback, Feedback) else Feedback()
+
+
+def _row(line: Mapping[str, Any], dialogue: Dialogue, answer: _Answer, kind: Kind, batch: str) -> dict[str, Any]:
+    outcome = _outcome(line, answer.feedback) if kind == "file" else answer.feedback.outcome
+    context = answer.messages[: answer.start]
     labels = [f"{name}:{line[name]}" for name in ("domain", "type") if line.get(name)]
-    thread = str(line.get("id") or line.get("conversation_id") or digest_of(messages)[:16])
-    comment = line.get("feedback")
+    thread = str(line.get("id") or line.get("conversation_id") or _thread_of(dialogue))
+    tags = line.get("tags") or []
     return make_row(
         kind=kind,
-        situation=messages[n - 1]["content"],
-        action=feedback.correction or messages[n]["content"],
+        situation=answer.request,
+        action=answer.text,
+        correction=answer.feedback.correction,
         result="",
-        feedback=comment if isinstance(comment, str) else "",
-        tags=[*labels, *(str(tag) for tag in line.get("tags") or [])],
+        feedback=answer.feedback.comment,
+        tags=[*labels, *(str(tag) for tag in (tags if isinstance(tags, list) else [tags]))],
         outcome=outcome,
         author=str(line.get("user") or line.get("author") or ""),
         batch=batch,
         at=str(line.get("at") or line.get("created_at") or now()),
         extra={},
-        rating=feedback.rating,
-        gold=feedback.gold,
-        model_made=kind == "conversation" and not (feedback.is_given and outcome == "success"),
-        thread=thread if n > 1 or kind == "conversation" else "",
-        context=messages[: n - 1],
+        rating=answer.feedback.rating,
+        gold=answer.feedback.gold_star,
+        model_made=kind == "conversation" and not (answer.feedback.is_given and outcome == "success"),
+        thread=thread if context or kind == "conversation" else "",
+        context=context,
     )
+
+
+def stated_outcome(line: Mapping[str, Any]) -> Outcome:
+    """What the line says of itself; a failure in any of its fields is a failure."""
+    signs = [
+        read_outcome(line.get("outcome")),
+        read_outcome(line.get("success"), line.get("result"), line.get("status")),
+    ]
+    return "failure" if "failure" in signs else signs[0]
+
+
+def _thread_of(dialogue: Dialogue) -> str:
+    """A name for a conversation without one. It stays the same while the conversation goes on."""
+    roles = [turn.role for turn in dialogue.turns]
+    return digest_of([(turn.role, turn.text) for turn in dialogue.turns[: roles.index("user") + 1]])[:16]
+
+
+def _outcome(line: Mapping[str, Any], feedback: Feedback) -> Outcome:
+    """An example is a success, unless the line or its feedback says otherwise. A failure of either is a failure.
+
+    A correction is a success: what failed is the answer that it replaces.
+    """
+    stated = read_outcome(line.get("outcome"))
+    if feedback.correction:
+        return "success"
+    if "failure" in (feedback.outcome, stated_outcome(line)):
+        return "failure"
+    if line.get("outcome") is not None:
+        return stated
+    return feedback.outcome if feedback.is_given else "success"

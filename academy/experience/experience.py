@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from academy.records import Record
@@ -15,6 +16,11 @@ class Turn(Record):
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+def system_message(context: Iterable[Turn]) -> str:
+    """The system message among the messages before a request; empty if there is none."""
+    return "\n\n".join(turn.content for turn in context if turn.role == "system")
 
 
 class Experience(Record):

@@ -1,8 +1,8 @@
 """LessonsStore: lessons and task histories in SQL. Adding the same content twice changes nothing.
 
 The standing of a lesson is `active`, `set aside` (an examination rejected its batch), `superseded` (a user said that
-another answer is right) or `undone` (a user undid its batch). Only active lessons are trained on and examined. A
-forgotten lesson is deleted; only its id stays, so that it cannot be imported again.
+another answer is right, or corrected it) or `undone` (a user undid its batch). Only active lessons are trained on and
+examined. A forgotten lesson is deleted; only its id stays, so that it cannot be imported again.
 """
 
 from __future__ import annotations
@@ -17,46 +17,27 @@ import sqlalchemy as sa
 
 from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter
+from academy.experience.corrections import retire_corrected
 from academy.experience.experience import Experience, Kind
-from academy.experience.lines import read_line
+from academy.experience.importing import CHUNK, Counts, ImportResult, import_lines
 from academy.experience.outcomes import outcome_of_lesson, refuse_invalid
+from academy.experience.quarantine import scrub
 from academy.experience.reading import (
     LONGEST_LINE,
     make_row,
-    normalised,
     now,
-    numbered_lines,
     read_feedback,
     row_to_experience,
     row_to_line,
 )
-from academy.records import Record, digest_of
+from academy.experience.wording import wording
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
 
-CHUNK = 2_000
-"""Rows that are written at once, so that the memory of an import does not grow with its file."""
+SHORTEST_SHARED = 12
+"""Characters of an answer that two requests share because they are wordings of one, and not by chance."""
 FEEDBACK_FIELDS = ("outcome", "rating", "gold", "feedback", "model_made")
 """Fields of a row that a user's feedback changes."""
-ARCHIVES = {
-    b"\x1f\x8b": "gzip",
-    b"PK\x03\x04": "zip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-}
-"""First bytes of compressed files, and their format."""
-
-
-class ImportResult(Record):
-    """The result of importing a file, in numbers of lessons."""
-
-    batch: str
-    admitted: int
-    known: int  # in the store already
-    forgotten: int = 0  # rejected because a user had them forgotten
-    unreadable: tuple[str, ...]  # "file:line: reason"
-    quarantine: str = ""  # the file that keeps the unreadable lines
 
 
 class LessonsStore:
@@ -127,51 +108,19 @@ class LessonsStore:
     def import_file(
         self, path: Path, quarantine: Path, kind: Kind = "lesson", only: ConversationFilter | None = None
     ) -> ImportResult:
-        """Import a JSONL file of lessons, tasks, conversations or examples (`file`) as one batch named after the file.
+        """Import a file of lessons, tasks, conversations or examples (`file`) as one batch named after the file.
 
-        Unreadable lines go to a file in `quarantine` with their number and reason. The other lines are admitted in one
-        transaction. Raises InputError if the file cannot be read.
+        Unreadable lines go to a file in `quarantine` as they came, with their numbers and reasons beside it. The other
+        lines are admitted in one transaction. Raises InputError if the file is of another kind or cannot be read.
         """
         if not path.is_file():
             raise InputError(
                 f"The file {path} does not exist.", "Check the path; a JSONL file has one lesson on each line."
             )
-        with path.open("rb") as stream:
-            beginning = stream.read(8)
-        if form := next((name for mark, name in ARCHIVES.items() if beginning.startswith(mark)), ""):
-            raise InputError(f"{path} is compressed ({form}).", "Decompress it, check its size, then import it.")
-        counts = (0, 0, 0)
-        rows: list[dict[str, Any]] = []
-        unreadable: list[dict[str, Any]] = []
-        try:
-            with self.database.write() as connection:
-                for number, line in numbered_lines(path):
-                    line_rows = read_line(line, kind, path.stem, only or ConversationFilter())
-                    if isinstance(line_rows, str):
-                        text = line.decode(errors="replace")
-                        unreadable.append({"file": path.name, "line": number, "because": line_rows, "text": text})
-                    else:
-                        rows += line_rows
-                    if len(rows) >= CHUNK:
-                        counts = _sum(counts, _insert_counting(connection, rows))
-                        rows = []
-                counts = _sum(counts, _insert_counting(connection, rows))
-        except OSError as problem:
-            raise InputError(
-                f"The file {path} cannot be read ({problem.strerror}).", "Check its permissions."
-            ) from problem
-        quarantine_file = ""
-        if unreadable:
-            name = f"{path.stem}-{digest_of(unreadable)[:8]}.jsonl"  # two files may have the same name
-            quarantine_file = str(write_file(quarantine / name, (orjson.dumps(line) + b"\n" for line in unreadable)))
-        return ImportResult(
-            batch=path.stem,
-            admitted=counts[0],
-            known=counts[1],
-            forgotten=counts[2],
-            unreadable=tuple(f"{path}:{line['line']}: {line['because']}" for line in unreadable),
-            quarantine=quarantine_file,
-        )
+        with self.database.write() as connection:
+            return import_lines(
+                path, quarantine, kind, only or ConversationFilter(), lambda rows: _insert_counting(connection, rows)
+            )
 
     def keep(self, rows: Sequence[dict[str, Any]]) -> list[str]:
         """Admit rows of conversations and return their ids. A known row is replaced if its feedback is new.
@@ -187,6 +136,7 @@ class LessonsStore:
                 elif _has_feedback(row) and any(previous[name] != row[name] for name in FEEDBACK_FIELDS):
                     connection.execute(sa.delete(lessons).where(lessons.c.id == row["id"]))
                     connection.execute(sa.insert(lessons).values({**row, "standing": previous["standing"]}))
+                retire_corrected(connection, [row])
         return [str(row["id"]) for row in rows]
 
     def read(self, since: int = 0) -> Iterator[Experience]:
@@ -270,8 +220,11 @@ class LessonsStore:
                     counts[f"outcome {outcome}" if standing == "active" else standing] += count
         return dict(sorted(counts.items()))
 
-    def trainable(self, since: int = 0, until: int | None = None) -> int:
-        """Number of active, successful lessons and tasks with numbers in (since, until]."""
+    def trainable(self, since: int = 0, until: int | None = None, tags: Sequence[str] = ()) -> int:
+        """Number of active, successful lessons and tasks with numbers in (since, until], with one of the tags."""
+        if tags:
+            numbers = (number for number, has_tag in self._by_tags(since, tags) if has_tag)
+            return sum(1 for number in numbers if until is None or number <= until)
         query = sa.select(sa.func.count()).where(
             lessons.c.standing == "active", lessons.c.outcome == "success", lessons.c.seq > since
         )
@@ -279,6 +232,22 @@ class LessonsStore:
             query = query.where(lessons.c.seq <= until)
         with self.database.read() as connection:
             return int(connection.execute(query).scalar_one())
+
+    def covered_by(self, tags: Sequence[str], since: int) -> int:
+        """The number up to which every trainable lesson after `since` has one of the tags."""
+        others = (number for number, has_tag in self._by_tags(since, tags) if not has_tag)
+        return next(others, self.newest() + 1) - 1
+
+    def _by_tags(self, since: int, tags: Sequence[str]) -> Iterator[tuple[int, bool]]:
+        """The numbers of trainable lessons and tasks after `since`, each with whether it has one of the tags."""
+        query = (
+            sa.select(lessons.c.seq, lessons.c.tags)
+            .where(lessons.c.standing == "active", lessons.c.outcome == "success", lessons.c.seq > since)
+            .order_by(lessons.c.seq)
+        )
+        with self.database.read() as connection:
+            for row in connection.execution_options(yield_per=CHUNK).execute(query):
+                yield row.seq, not set(tags).isdisjoint(row.tags)
 
     def newest(self) -> int:
         """The number of the newest lesson (0: the store is empty)."""
@@ -316,11 +285,7 @@ class LessonsStore:
 
     def scrub(self, lesson: Experience, quarantine: Path) -> None:
         """Erase a forgotten lesson's text from the quarantine and from the free pages of SQLite."""
-        for path in quarantine.glob("*.jsonl"):
-            lines = path.read_bytes().splitlines()
-            remaining = [line for line in lines if not _contains(line, lesson)]
-            if len(remaining) != len(lines):
-                write_file(path, (line + b"\n" for line in remaining))
+        scrub(quarantine, (lesson.request, lesson.answer))
         self.database.scrub()
 
     def export(self, path: Path, batch: str | None = None) -> int:
@@ -341,16 +306,32 @@ class LessonsStore:
         return count
 
     def supersede(self, situation: str, action: str, connection: sa.Connection) -> int:
-        """Retire active lessons that answer this request otherwise. Returns how many."""
-        request = normalised(situation)
+        """Retire active lessons that answer this request otherwise. Returns how many.
+
+        Other requests with the same wrong answer are other wordings and retire, too, unless the answer is short: "No."
+        """
+        request = wording(situation)
         rows = connection.execute(
             sa.select(lessons.c.seq, lessons.c.situation, lessons.c.action).where(lessons.c.standing == "active")
         ).all()
-        wrong = {row.action for row in rows if normalised(row.situation) == request and row.action != action}
-        numbers = [row.seq for row in rows if row.action in wrong]
+        wrong = {row.action for row in rows if wording(row.situation) == request and row.action != action}
+        alone = {answer for answer in wrong if len(answer) < SHORTEST_SHARED}
+        numbers = [
+            row.seq
+            for row in rows
+            if row.action in wrong and (row.action not in alone or wording(row.situation) == request)
+        ]
         if numbers:
             connection.execute(sa.update(lessons).where(lessons.c.seq.in_(numbers)).values(standing="superseded"))
         return len(numbers)
+
+    def has_answer(self, situation: str, action: str, connection: sa.Connection) -> bool:
+        """Whether an active success gives this answer to this request, in any of its spellings."""
+        query = sa.select(lessons.c.situation).where(
+            lessons.c.standing == "active", lessons.c.outcome == "success", lessons.c.action == action
+        )
+        request = wording(situation)
+        return any(wording(text) == request for text in connection.execute(query).scalars())
 
 
 def set_aside(since: int, until: int, connection: sa.Connection) -> int:
@@ -375,6 +356,7 @@ def _insert(connection: sa.Connection, rows: list[dict[str, Any]]) -> tuple[int,
             fresh.setdefault(row["id"], row)
     if fresh:
         connection.execute(sa.insert(lessons), list(fresh.values()))
+    retire_corrected(connection, rows)
     return len(fresh), sum(1 for id_ in ids if id_ in tombstones)
 
 
@@ -382,16 +364,7 @@ def _has_feedback(row: dict[str, Any]) -> bool:
     return bool(row["rating"] or row["gold"] or row["outcome"] != "unknown")
 
 
-def _insert_counting(connection: sa.Connection, rows: list[dict[str, Any]]) -> tuple[int, int, int]:
+def _insert_counting(connection: sa.Connection, rows: list[dict[str, Any]]) -> Counts:
     """Insert rows and return the numbers (admitted, known, forgotten)."""
     new, again_forgotten = _insert(connection, rows) if rows else (0, 0)
     return new, len(rows) - new - again_forgotten, again_forgotten
-
-
-def _sum(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
-    return a[0] + b[0], a[1] + b[1], a[2] + b[2]
-
-
-def _contains(line: bytes, lesson: Experience) -> bool:
-    text = str(orjson.loads(line).get("text", ""))
-    return lesson.request in text or lesson.answer in text

@@ -1,4 +1,4 @@
-"""The outcome of a lesson that somebody adds: a success, unless the result or the caller clearly says otherwise.
+"""The outcome of a lesson that a user adds: a success, unless the result or the caller clearly says otherwise.
 
 A result is free text in any language. It is read clause by clause: "failed at first, then worked" is a success, "it
 ran, but the tests failed" a failure. Words of failure that are denied or repaired ("without errors", "fixed the bug")
@@ -46,7 +46,7 @@ MODIFIED = frozenset(
 )
 """Words after which "error" names something else: "error handling added"."""
 EARLIER = frozenset({"before", "previously", "earlier", "used", "wcześniej", "vorher", "früher"})
-"""A clause with one of these tells of a failure that is over."""
+"""A clause with one of these names a failure that is over."""
 REFUSALS = frozenset({"false", "no", "nope", "nie", "nein", "0", "bad", "n"})
 """A result of this word alone is a failure."""
 BAD_MARKS, GOOD_MARKS = "❌✗✘👎", "✅✓✔👍"

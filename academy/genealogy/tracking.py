@@ -26,8 +26,11 @@ from academy.settings import Settings
 from academy.store.files import STAGING, explain_disk_errors
 
 EXPERIMENT = "academy"
+KIND_TAG, KIND = "mlflow.experimentKind", "custom_model_development"
+"""MLflow's pages open an experiment with this tag as model training, with runs and charts, and not as evaluations."""
 ORDER_TAG = "academy.order"
 BASE_TAG, DEVICE_TAG, FALLBACK_TAG = "academy.base", "academy.device", "academy.fallback_steps"
+JOB_TAG = "academy.job"
 PREDICTED, MEASURED = "memory_predicted_bytes", "memory_peak_bytes"
 """Memory of the last attempt, predicted without correction and measured; they correct later predictions. 0: unknown."""
 SECONDS, ENERGY, COST = "training_seconds", "energy_joules", "cost"
@@ -60,15 +63,19 @@ def open_mlflow(settings: Settings) -> Any:
     _make_database(settings)
     try:
         client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
-        if client.get_experiment_by_name(EXPERIMENT) is None:
+        experiment = client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
             try:
-                client.create_experiment(EXPERIMENT, artifact_location=_artifacts(settings))
+                client.create_experiment(EXPERIMENT, artifact_location=_artifacts(settings), tags={KIND_TAG: KIND})
             except MlflowException as problem:
                 if problem.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
+        elif KIND_TAG not in experiment.tags:  # a person may have chosen another kind
+            client.set_experiment_tag(experiment.experiment_id, KIND_TAG, KIND)
     except (MlflowException, sa.exc.SQLAlchemyError) as problem:
+        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
         raise HomeError(
-            f"MLflow at {settings.tracking_uri} cannot be used: {str(problem).splitlines()[0]}.",
+            f"MLflow at {settings.tracking_uri} cannot be used: {reason}.",
             "Check that its database is writable, or set ACADEMY_MLFLOW_TRACKING_URI.",
         ) from problem
     return client
@@ -118,6 +125,13 @@ def training_metrics(progress: Progress) -> dict[str, float]:
     peak = progress.memory if progress.status == "finished" else None
     figures = {SECONDS: progress.seconds, ENERGY: progress.energy, COST: progress.cost, MEASURED: peak}
     return {name: float(value) for name, value in figures.items() if value is not None}
+
+
+def run_of_order(client: Any, order: str) -> str | None:
+    """The id of the MLflow run of a training order (its digest); None if it left none."""
+    experiment = client.get_experiment_by_name(EXPERIMENT).experiment_id
+    runs = client.search_runs([experiment], filter_string=f"tags.`{ORDER_TAG}` = '{order}'", max_results=1)
+    return str(runs[0].info.run_id) if runs else None
 
 
 def memory_ratios(client: Any, base: str, device: str) -> list[float]:
@@ -252,6 +266,7 @@ class TrackedRun:
         """Log parameters and the dataset as an input. Repeating it after a kill changes nothing."""
         from mlflow.entities import Dataset as DatasetEntity
         from mlflow.entities import DatasetInput, InputTag, Param
+        from mlflow.exceptions import MlflowException
 
         values = order.recipe.model_dump(mode="json") | {
             "base_model": order.base.name, "examples": dataset.examples, "holdout": dataset.holdout,
@@ -266,11 +281,15 @@ class TrackedRun:
             name="curriculum",
             digest=dataset.digest[:36],  # MLflow's limit; the tag has the whole digest
             source_type="local",
-            source=orjson.dumps({"uri": dataset.train_file.as_uri()}).decode(),
+            source=orjson.dumps({"uri": order.train_file.as_uri()}).decode(),
             profile=orjson.dumps(
                 {"examples": dataset.examples, "holdout": dataset.holdout, "tokens": dataset.tokens}
             ).decode(),
         )
-        self.client.log_inputs(self.id, [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])])
+        inputs = [DatasetInput(entity, [InputTag("mlflow.data.context", "training")])]
+        try:
+            self.client.log_inputs(self.id, inputs)
+        except MlflowException:  # another training on this dataset has just written its row
+            self.client.log_inputs(self.id, inputs)
         self.client.set_tag(self.id, "academy.dataset", dataset.digest)
         self.client.log_dict(self.id, {"funnel": dataset.funnel}, "dataset/funnel.json")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from pydantic import Field
 
 from academy.adapters.adapter import Adapter, Manifest
 from academy.errors import InputError
-from academy.genealogy.tracking import EXPERIMENT, ORDER_TAG, TrackedRun
+from academy.genealogy.tracking import EXPERIMENT, ORDER_TAG, TrackedRun, run_of_order
 from academy.records import Record, canonical
 from academy.store.ledger import BASE, Champion
 
@@ -31,6 +31,7 @@ UNVERIFIED = "unverified"
 ARCHIVED = "archived"
 METRIC = "metric."
 PAGE = 200
+MODEL = "models:/"
 GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 MAX_DIGITS = 18
 """Digits of a version's number: databases do not accept longer ones."""
@@ -63,6 +64,7 @@ class Version(Record):
     scores: dict[str, str] = Field(default_factory=dict)  # of the official examination
     unverified: str = ""  # why its adapter failed verification at registration
     archived: bool = False
+    source: str = ""  # where it was registered from: of an unverified version the URI of its folder
 
     @property
     def name(self) -> str:
@@ -90,10 +92,11 @@ class Versions:
         return self._publish(adapter, run.experiment, run.id, parent, generation)
 
     def adopt(self, adapter: Adapter, *, parent: str, generation: int) -> Version:
-        """Publish an adapter that was not trained in this home, once."""
+        """Publish an adapter that no evolution registered, once; with its MLflow run if it was trained in this home."""
         if version := self._registered(adapter):
             return version
-        return self._publish(adapter, self.experiment, None, parent, generation)
+        run = run_of_order(self.client, adapter.manifest.order)
+        return self._publish(adapter, self.experiment, run, parent, generation)
 
     def register_unverified(
         self, base_name: str, tags: dict[str, str], source: str, *, parent: str, generation: int
@@ -150,7 +153,7 @@ class Versions:
 
     def of_adapter(self, digest: str) -> list[Version]:
         """The versions with this adapter (a digest); usually one."""
-        return [_version(row) for row in _pages(self.client, f"name = '{self.family}' AND tags.adapter = '{digest}'")]
+        return [_version(row) for row in pages(self.client, f"name = '{self.family}' AND tags.adapter = '{digest}'")]
 
     def by_order(self, order: str) -> Version | None:
         """The newest version of a training order."""
@@ -159,6 +162,25 @@ class Versions:
     def set_verdict(self, version: str, outcome: str, because: str, scores: dict[str, str]) -> None:
         """Write an examination's outcome into the tags of a version."""
         self.set_tags(version, {"verdict": outcome, "verdict_because": because[:4900], **scores})
+
+    def log_scores(self, version: str, scores: Mapping[str, float], at: int) -> None:
+        """Show scores as metrics of a version and of its run; `at` is in milliseconds. Repeating it changes nothing.
+
+        A version without a run has no metrics in MLflow, nor has one whose run or model a person deleted there.
+        """
+        from mlflow.entities import Metric
+        from mlflow.exceptions import MlflowException
+
+        row = self._row(version)
+        if row is None or not row.run_id or not row.source.startswith(MODEL):
+            return
+        model = row.source.removeprefix(MODEL)  # MLflow's database does not keep the version's model_id
+        metrics = [Metric(name, value, at, 0, model_id=model) for name, value in scores.items()]
+        try:
+            self.client.log_batch(row.run_id, metrics=metrics)
+        except MlflowException as problem:
+            if problem.error_code not in GONE:
+                raise
 
     def set_tags(self, version: str, tags: Mapping[str, str | None]) -> bool:
         """Set tags of a version, or remove them (None). Equal values are not written, because MLflow writes slowly.
@@ -259,6 +281,8 @@ class Versions:
         manifest = adapter.manifest
         self._ensure_family(manifest.base_name)
         model = self._logged_model(adapter, experiment, run)
+        if run:
+            self._show_model(run, model, manifest.steps)
         tags = {
             ORDER_TAG: manifest.order,
             "adapter": adapter.digest,
@@ -272,7 +296,7 @@ class Versions:
         if manifest.recipe.init_adapter:
             tags[INIT_ADAPTER] = manifest.recipe.init_adapter
         row = self.client.create_model_version(
-            self.family, source=f"models:/{model}", run_id=run, tags=tags, model_id=model,
+            self.family, source=f"{MODEL}{model}", run_id=run, tags=tags, model_id=model,
             description=f"Generation {generation}, trained on {manifest.examples:,} examples. Parent: {parent}.",
         )  # fmt: skip
         return self.get(str(row.version))
@@ -304,6 +328,14 @@ class Versions:
         self.client.log_model_artifacts(model.model_id, str(Path(adapter.path)))
         self.client.finalize_logged_model(model.model_id, "READY")
         return str(model.model_id)
+
+    def _show_model(self, run: str, model: str, step: int) -> None:
+        """Make a run show its logged model, once."""
+        from mlflow.entities import LoggedModelOutput
+
+        outputs = self.client.get_run(run).outputs
+        if model not in {output.model_id for output in (outputs.model_outputs if outputs else ())}:
+            self.client.log_outputs(run, [LoggedModelOutput(model, step)])
 
 
 def check_name(label: str) -> None:
@@ -338,6 +370,7 @@ def _version(row: Any) -> Version:
         scores={name: value for name, value in tags.items() if name.startswith("score_")},
         unverified=tags.get(UNVERIFIED, ""),
         archived=ARCHIVED in tags,
+        source=str(row.source or ""),
     )
 
 
@@ -350,35 +383,8 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-class Tainted(Record):
-    """A version of any family that was trained on a forgotten lesson."""
-
-    family: str
-    version: str
-    adapter: str
-
-
-def taint(client: Any, datasets: Sequence[str], adapters: Iterable[str] = ()) -> list[Tainted]:
-    """Taint the versions of all families that were trained on one of these datasets (digests). Returns them.
-
-    Versions whose training started from the adapter of such a version, or from one of `adapters` (digests), as well.
-    """
-    versions: dict[tuple[str, str], Tainted] = {}
-    conditions = [f"tags.dataset = '{digest}'" for digest in datasets]
-    conditions += [f"tags.{INIT_ADAPTER} = '{adapter}'" for adapter in adapters]
-    while conditions:
-        for row in _pages(client, conditions.pop()):
-            key, adapter = (row.name, str(row.version)), row.tags.get("adapter", "")
-            if key in versions:
-                continue
-            client.set_model_version_tag(*key, TAINT, TAINTED)
-            versions[key] = Tainted(family=row.name, version=str(row.version), adapter=adapter)
-            if adapter:
-                conditions.append(f"tags.{INIT_ADAPTER} = '{adapter}'")
-    return list(versions.values())
-
-
-def _pages(client: Any, condition: str) -> Iterator[Any]:
+def pages(client: Any, condition: str) -> Iterator[Any]:
+    """MLflow's records of all versions, of any family, that meet a condition."""
     token = None
     while True:
         page = client.search_model_versions(condition, max_results=PAGE, page_token=token)

@@ -1,8 +1,9 @@
 """Parses the output of trainers into metrics: for images that are not ours and write no events.
 
-It understands the dictionaries of transformers, with plain and quoted numbers, and JSON; tqdm's bars; lines such as
-"Epoch 1/3 - Loss: 0.45 - lr: 2e-4" and "Step 100/1000"; and the banners of transformers and Unsloth. Other output
-gives nothing. The part of a line that is read is limited, and so is every repetition in a pattern.
+It understands the dictionaries of transformers, with plain, quoted and wrapped numbers, and JSON; bars of tqdm and
+Keras, also with a row behind them; lines such as "Epoch 1/3 - Loss: 0.45 - lr: 2e-4" and "Step 1,000/10,000"; and the
+banners of transformers and Unsloth. Other output gives nothing, nor does a figure with two readings ("loss 1,234").
+The part of a line that is read is limited, and so is every repetition in a pattern.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from academy.habitat.log_values import GROUPS, NUMBER, read_number, read_row
 from academy.records import Record
 
 LONGEST = 4000
@@ -77,30 +79,30 @@ KEYS = {
     "eval_mean_token_accuracy": ACCURACY,
     "grad_norm": NORM, "epoch": EPOCH, "num_epochs": EPOCHS, "num_train_epochs": EPOCHS, "total_epochs": EPOCHS,
     "step": STEP, "global_step": STEP, "current_steps": STEP, "iter": STEP, "iteration": STEP,
-    "max_steps": STEPS, "total_steps": STEPS, "percentage": PERCENT,
+    "max_steps": STEPS, "total_steps": STEPS, "percentage": PERCENT, "token_acc": ACCURACY,
 }  # fmt: skip
 """Keys of dictionaries, with the field that each fills."""
-_ESCAPE = re.compile(r"\x1b\[[0-9;?]{0,40}[A-Za-z]")
+_ESCAPE = re.compile(r"\x1b(?:\[[0-9;?]{0,40}[A-Za-z]|\][^\x07\x1b]{0,400}(?:\x07|\x1b\\)|[()][A-Z0-9])|\0|\A(?:ÿþ|þÿ)")
 _BAR = re.compile(r"(\d{1,3})%\|[^|]{0,800}\| {0,20}(\d{1,15})/(\d{1,15}) \[", re.ASCII)
-_NUMBER = r"[-+]?(?:\d{1,15}(?:,\d{3}){0,4}(?:\.\d{0,40})?|\.\d{1,40})(?:e[-+]?\d{1,4})?|[-+]?nan|[-+]?inf(?:inity)?"
 _BEHIND = (
-    r"(?:['\"]? {0,8}[:=] {0,8}['\"]?| {1,8}\[?|\[)"
-    rf"({_NUMBER})(%|(?: ?/ ?| of )(\d{{1,15}}))?(?!\w)"
+    r"(?:['\"]? {0,8}[:=] {0,8}(?:['\"\[]|[a-z][\w.]{0,30}\(['\"]?)?| {1,8}(?:\[ {0,6})?|\[ {0,6})"
+    rf"({NUMBER})(%|(?: ?/ {{0,8}}| of )(\d{{1,15}}{GROUPS}(?:\.\d{{3}}){{0,4}}))?(?!\w)"
 )
+_NARROW = re.compile("(?<=\\d)(?:â\x80[\x89¯]|Â\xa0|[\u2009\u202f\xa0])(?=\\d{3})", re.ASCII)
+_KERAS = re.compile(r"\s{0,8}(\d{1,15})/(\d{1,15}) {1,4}[^\w ]", re.ASCII).match
 _WORDS = tuple(
     (hint, re.compile(f"({word}){_BEHIND}", re.ASCII).finditer)
     for hint, word in (
-        ("loss", "loss"), ("lr", "lr"), ("rate", "learning[_ ]rate"), ("epoch", "epochs?"), ("step", "steps?"),
-        ("acc", "acc(?:uracy)?"), ("grad", "grad(?:ient)?[_ ]norm"), ("iter", "iter(?:ation)?"),
+        ("loss", "loss(?:_step)?"), ("lr", "lr"),
+        ("rate", "learning[_ ]rate"), ("epoch", "epochs?"), ("step", "steps?"),
+        ("acc", "acc(?:uracy)?"), ("grad", "grad(?:ient)?[_ ]norm"), ("iter", r"iter(?:ation)?(?:\(train\))?"),
     )
 )  # fmt: skip
 """A pattern is searched only if the line contains its hint. Patterns begin with plain text, which is fast to find."""
-_EVALUATION = tuple(word + sign for word in ("eval", "val", "valid", "validation", "test") for sign in "_ ")
-_TRAINING = ("train_", "training_", "mean_token_")
+_EVALUATION = tuple(word + sign for word in ("eval", "val", "valid", "validation", "test") for sign in "_ /")
+_TRAINING = ("train_", "training_", "mean_token_", "train/", "training/")
 _ALL = ("num_", "num ", "num_train_", "total_", "total ", "max_", "max ", "optimization_", "optimization ")
 _NOW = ("global_", "current_", "train_")
-_BARE = re.compile(r": (-?(?:nan|inf|NaN|Infinity|None|True|False))\b")
-"""Values that Python prints and JSON does not have."""
 _FLOAT = r"([-+.\de]{1,40})"
 _USUAL_BAR = re.compile(
     rf"\| (\d{{1,15}})/(\d{{1,15}}) \[[^,\r]{{0,60}},[^,\r\]]{{0,60}}(?:, loss={_FLOAT})?\]\s{{0,4}}\Z", re.ASCII
@@ -113,7 +115,13 @@ _USUAL_WORDS = re.compile(
     re.ASCII,
 ).match
 _TRAINING_WORDS = ("train", "epoch", "step", "iter")
-"""Words before a training's bar; bars of downloads and of tokenising have other words."""
+_PREPARING = re.compile(
+    r"dataset|token|map|split|shard|download|load|fetch|filter|pack|truncat|extract|convert|format|template|generat|sav|"
+    r"upload|cach|sanity|validat|evaluat|predict|test|quantiz|merg|example|\beos\b"
+)
+_OTHER_RATE = re.compile(r"(?:examples|files|rows|samples|tokens|[kmg]?i?b)/s")
+"""Words and rates of other bars, also where they name the training's data: "Tokenizing train dataset"."""
+_NESTED = ("train", "training", "eval", "val", "metrics", "logs", "log", "data")
 
 
 class TrainingMetricsParser:
@@ -182,7 +190,7 @@ def _usual(line: str) -> Metrics | None:
 
 def _usual_bar(line: str) -> Metrics | None:
     match = _USUAL_BAR(line)
-    if match is None or "\r" in line:
+    if match is None or "\r" in line or "s/s" in line or "B/s" in line:
         return None
     step_text, steps_text, loss_text = match.groups()
     step, steps = int(step_text), int(steps_text)
@@ -230,8 +238,12 @@ def _usual_words(line: str) -> Metrics | None:
 def _of_part(line: str) -> Metrics | None:
     if len(line) > LONGEST:
         line = line[:LONGEST]
-    if "\x1b" in line:
+    if "\x1b" in line or "\0" in line:
         line = _ESCAPE.sub("", line)
+    if not line.isascii():
+        line = _NARROW.sub("_", line)
+    if "\b" in line:
+        line = line[line.rstrip("\b \n").rfind("\b") + 1 :]  # a bar that is written over itself
     if "%|" in line:
         return _of_bar(line)
     if not line or line.isspace():
@@ -239,29 +251,50 @@ def _of_part(line: str) -> Metrics | None:
     if "oss'" in line or 'oss"' in line:
         start = line.find("{")
         if start >= 0:
-            row = line[start : line.rfind("}") + 1].replace("'", '"')
-            try:
-                mapping = orjson.loads(_BARE.sub(r': "\1"', row))
-            except ValueError:  # cut in the middle, or not a dictionary
+            mapping = read_row(line[start : line.rfind("}") + 1])
+            if mapping is None:  # cut in the middle, or not a dictionary
                 return _of_words(line.lower())
-            return _of_mapping(mapping) if type(mapping) is dict else None
+            return _of_mapping(mapping)
     return _of_words(line.lower())
 
 
 def _of_mapping(mapping: Mapping[str, Any]) -> Metrics | None:
     fields: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
+    _put_mapping(fields, mapping)
+    return _metrics_of(fields)
+
+
+def _put_mapping(fields: list[Any], mapping: Mapping[str, Any], prefix: str = "") -> None:
     for key, value in mapping.items():
-        index = KEYS.get(key)
+        index = _index_of(prefix + key)
         if index is not None:
             _put(fields, index, value)
-    if "train_runtime" in mapping:
+        elif key in _NESTED and type(value) is dict and not prefix:
+            _put_mapping(fields, value, "eval_" if key in ("eval", "val") else "train_")
+        elif key == "global_step/max_steps" and type(value) is str and value.replace("/", "", 1).isdecimal():
+            step, _, steps = value.partition("/")
+            _put(fields, STEP, step)
+            _put(fields, STEPS, steps)
+    if "train_runtime" in mapping or "train/train_runtime" in mapping:
         fields[LOSS] = None  # the last line of a training, whose loss is the mean of all steps
-    return _metrics_of(fields)
+
+
+def _index_of(key: str) -> int | None:
+    """The field of a dictionary's key, also with the prefixes of tracking tools: "train/loss"."""
+    if (index := KEYS.get(key)) is not None:
+        return index
+    low = re.sub(r"[/. -]", "_", key.lower())
+    return KEYS.get(low.removeprefix("train_").removeprefix("training_"))
 
 
 def _of_words(low: str) -> Metrics | None:
     fields: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
-    return _metrics_of(fields) if _put_words(fields, low) else None
+    if not _put_words(fields, low):
+        return None
+    has_loss = fields[LOSS] is not None or fields[EVAL] is not None or fields[ACCURACY] is not None
+    if has_loss and fields[STEP] is None and (match := _KERAS(low)) is not None and int(match[1]) <= int(match[2]):
+        fields[STEP], fields[STEPS] = int(match[1]), int(match[2])
+    return _metrics_of(fields)
 
 
 def _of_bar(line: str) -> Metrics | None:
@@ -270,15 +303,21 @@ def _of_bar(line: str) -> Metrics | None:
         return None
     percent, step, steps = map(int, match.groups())
     before, behind = line[: match.start()].strip(), line[match.end() :]
+    if (start := behind.find("{")) >= 0 and (mapping := read_row(behind[start : behind.rfind("}") + 1])) is not None:
+        behind = behind[:start]
+    else:
+        mapping = {}
     fields: list[Any] = [None, None, None, None, None, None, None, None, None, None, False]
-    if before or "=" in behind:
-        before = before.lower()
-        _put_words(fields, f"{before} {behind.lower()}")
-        if before and fields[LOSS] is None and not any(word in before for word in _TRAINING_WORDS):
+    if before or "=" in behind or "/s" in behind:
+        before, behind = before.lower(), behind.lower()
+        _put_words(fields, f"{before} {behind}")
+        prepares = _PREPARING.search(before) or not any(word in before for word in _TRAINING_WORDS)
+        if not mapping and fields[LOSS] is None and ((before and prepares) or _OTHER_RATE.search(behind)):
             return None
         if fields[EPOCHS]:
             fields[PERCENT] = min(100.0, (max(fields[EPOCH] or 1, 1) * 100 - 100 + percent) / fields[EPOCHS])
     fields[STEP], fields[STEPS] = step, steps
+    _put_mapping(fields, mapping)
     return _metrics_of(fields)
 
 
@@ -294,11 +333,13 @@ def _put_words(fields: list[Any], low: str) -> bool:
             index = _field_of(word, low[start - 14 : start] if start > 14 else low[:start], counted=bool(total))
             if index is None or fields[index] is not None:
                 continue
+            value = read_number(number, is_count=index <= STEPS, is_step=index in (STEP, STEPS))
+            if value is None:
+                continue
             has_figures = True
-            value = float(number.replace(",", ""))
             _put(fields, index, value / 100 if rest == "%" else value)
             if total and index in (EPOCH, STEP):
-                _put(fields, index + 1, int(total))
+                _put(fields, index + 1, read_number(total, is_count=True, is_step=index == STEP))
     return has_figures
 
 
@@ -321,7 +362,7 @@ def _field_of(word: str, before: str, *, counted: bool) -> int | None:
         return STEP if is_position and (counted or word[-1] != "s") else None
     if last == "_" and not of_evaluation and not before.endswith(_TRAINING):
         return None  # "router_aux_loss"
-    if word == "loss":
+    if first == "l" and word[1] == "o":
         return EVAL if of_evaluation else LOSS
     return ACCURACY if first == "a" else NORM if first == "g" else RATE
 
@@ -332,9 +373,13 @@ def _put(fields: list[Any], index: int, value: Any) -> None:
         if type(value) is not int and type(value) is not str:
             return
         try:
-            value = float(value)
+            value = float(value.removesuffix("%") if type(value) is str and index == PERCENT else value)
         except ValueError:
             return
+    if index == ACCURACY and not 0 <= value <= 1:
+        if not 1 < value <= 100:
+            return
+        value /= 100  # a percentage
     if -LARGEST < value < LARGEST:
         fields[index] = int(value) if EPOCHS <= index <= STEPS else value
     elif index in (LOSS, EVAL):

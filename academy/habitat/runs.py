@@ -11,6 +11,7 @@ from pathlib import Path
 
 from academy.errors import InputError, TrainingError
 from academy.habitat.backends.base import TrainingEvent
+from academy.habitat.job_names import run_of_job
 from academy.habitat.progress import LogLine, Progress, log_line, progress
 from academy.habitat.run_folder import (
     CANCEL,
@@ -25,8 +26,6 @@ from academy.habitat.run_folder import (
 from academy.store.files import write_file
 from academy.store.locks import is_locked
 
-PREFIX = "training-"
-"""A job's name is this prefix and the name of its run."""
 SEARCH = "tune-"
 """Prefix of a folder beside the runs: a search for a recipe, with its trials."""
 SHOWN = 5
@@ -48,7 +47,7 @@ def all_runs(runs: Path, price: float | None = None) -> list[tuple[str, Progress
 
 def find_run(runs: Path, name: str) -> Path:
     """The folder of a run, by the beginning of its order's digest or by its job's name. Raises InputError."""
-    start = name.removeprefix(PREFIX)[:16]
+    start = run_of_job(runs, name) or name[:16]
     matches = {path.name: path for path in sorted(_folders(runs)) if start and path.name.startswith(start)}
     if not matches:
         raise InputError(f"This home has no training {name}.", "`academy habitat runs` lists its trainings.")

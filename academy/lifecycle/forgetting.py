@@ -17,7 +17,7 @@ learned; the taint shows that.
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ from academy.curriculum.dataset import FORGOTTEN, OVERLAPS, Dataset, all_dataset
 from academy.curriculum.filters import clean
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError, SignatureError
-from academy.experience.experience import Experience
+from academy.experience.experience import Experience, Turn
 from academy.experience.lessons import LessonsStore
 from academy.experience.reading import normalised
-from academy.genealogy.versions import Tainted, taint
+from academy.experience.tombstones import bury
+from academy.genealogy.taint import Tainted, taint
 from academy.models.formats import read_row
 from academy.records import Record
 from academy.store.database import Database, assignments
@@ -68,7 +69,8 @@ class _Text(Record):
     answers: tuple[str, ...]
 
     def asks(self, request: str) -> bool:
-        return normalised(request) in self.requests
+        """Whether a request, or the key of a cached answer (a system message follows), is the lesson's."""
+        return normalised(request.partition("\0")[0]) in self.requests
 
     def quotes(self, text: str) -> bool:
         line = " ".join(text.split())
@@ -101,15 +103,19 @@ class _Text(Record):
 
 
 def forget(database: Database, home: Path, client: Any, lesson_id: str, because: str) -> Forgotten:
-    """Forget a lesson by its id or the start of its id.
+    """Forget a lesson, or what an installed source gave, by its id or the start of its id.
 
     `client` is MLflow's. Raises InputError if no lesson matches, or more than one.
     """
     store = LessonsStore(database)
-    lesson = _find(store, lesson_id)
+    lesson = _find(store, all_datasets(home / "datasets"), lesson_id)
+    is_stored = "lesson" in lesson.provenance
     text = _unshared(store, lesson)
     keys = Keys(home / "keys")
-    datasets = [dataset for dataset in all_datasets(home / "datasets") if _forget_in(dataset, lesson.id)]
+    everywhere = all_datasets(home / "datasets")
+    datasets = [dataset for dataset in everywhere if _mark_in(dataset, lesson.id)]
+    for dataset in everywhere if is_stored else ():
+        _erase_in(dataset, lesson.id)
     _forget_answers(home / "answers", text)
     _forget_reports(home, text)  # before the records, which show what the reports contain
     for path in (home / "examinations").glob("*.json"):
@@ -128,18 +134,45 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
     with database.write() as connection:
         for request in text.requests:
             key = request_key("recall", request)
-            connection.execute(sa.update(assignments).where(assignments.c.request == key).values(text=""))
-        store.forget(lesson.id, because, connection)
+            connection.execute(sa.update(assignments).where(assignments.c.request == key).values(text="", answer=""))
+        if is_stored:
+            store.forget(lesson.id, because, connection)
+        else:
+            bury(lesson.id, because, connection)
+    for dataset in () if is_stored else everywhere:  # last: they have the only copy of its text
+        _erase_in(dataset, lesson.id)
     store.scrub(lesson, home / "quarantine")
     return Forgotten(lesson=lesson.id, datasets=tuple(dataset.digest for dataset in datasets), versions=tuple(versions))
 
 
-def _find(store: LessonsStore, beginning: str) -> Experience:
-    matches = store.beginning_with(beginning) if beginning else []
+def _find(store: LessonsStore, datasets: Sequence[Dataset], beginning: str) -> Experience:
+    """A lesson of the store, or else what another source gave to a dataset, which has the only copy of its text."""
+    matches = {lesson.id: lesson for lesson in store.beginning_with(beginning)} if beginning else {}
+    if beginning and not matches:
+        matches = {e.id: e for dataset in datasets for e in _given_by_sources(dataset) if e.id.startswith(beginning)}
     if len(matches) != 1:
         many = "More than one lesson id starts" if matches else "No lesson id starts"
-        raise InputError(f"{many} with '{beginning}'.", "`academy lessons list --json` shows full ids.")
-    return matches[0]
+        raise InputError(
+            f"{many} with '{beginning}'.",
+            "`academy lessons list --json` shows full ids, and `academy dataset show DIGEST --json` those of other "
+            "sources.",
+        )
+    return next(iter(matches.values()))
+
+
+def _given_by_sources(dataset: Dataset) -> Iterator[Experience]:
+    """The examples of a dataset that are not from the store, and were not forgotten."""
+    pairs = [
+        (origin["id"], row["messages"])
+        for origin, row in zip(_lines(dataset.path / "provenance.jsonl"), _lines(dataset.train_file), strict=True)
+        if "lesson" not in origin and "messages" in row
+    ]
+    pairs += [(example.id, example.messages) for example in dataset.held_out() if "lesson" not in example.provenance]
+    for id_, messages in pairs:
+        yield Experience(
+            id=id_, kind="lesson", request=messages[-2]["content"], answer=messages[-1]["content"], outcome="success",
+            context=tuple(Turn.model_validate(message) for message in messages[:-2]), provenance={},
+        )  # fmt: skip
 
 
 def _unshared(store: LessonsStore, lesson: Experience) -> _Text:
@@ -154,20 +187,26 @@ def _unshared(store: LessonsStore, lesson: Experience) -> _Text:
     return _Text(lesson=lesson.id, requests=tuple(sorted(requests)), answers=tuple(sorted(answers)))
 
 
-def _forget_in(dataset: Dataset, lesson: str) -> bool:
-    """Erase a lesson's line from both sides of a dataset. Returns whether it was, or had been, in it."""
+def _mark_in(dataset: Dataset, lesson: str) -> bool:
+    """Note that a dataset contains a forgotten lesson: no training starts on it. Returns whether it does, or did."""
     note = dataset.path / FORGOTTEN
     forgotten_ids = set(orjson.loads(note.read_bytes())) if note.is_file() else set()
+    rows = [*_lines(dataset.path / "provenance.jsonl"), *_lines(dataset.path / "holdout.jsonl")]
+    if not any(row["id"] == lesson for row in rows):
+        return lesson in forgotten_ids
+    write_file(note, orjson.dumps(sorted(forgotten_ids | {lesson})))
+    return True
+
+
+def _erase_in(dataset: Dataset, lesson: str) -> None:
+    """Erase a lesson's line from both sides of a dataset."""
+    overlaps = [overlap for overlap in dataset.overlaps if overlap.example != lesson]
+    if len(overlaps) != len(dataset.overlaps):
+        _write(dataset.path / OVERLAPS, [overlap.model_dump(mode="json") for overlap in overlaps])
     origins = _lines(dataset.path / "provenance.jsonl")
     exam = _lines(dataset.path / "holdout.jsonl")
     train_lines = [n for n, origin in enumerate(origins) if origin["id"] == lesson]
     exam_lines = [n for n, example in enumerate(exam) if example["id"] == lesson]
-    overlaps = [overlap for overlap in dataset.overlaps if overlap.example != lesson]
-    if len(overlaps) != len(dataset.overlaps):
-        _write(dataset.path / OVERLAPS, [overlap.model_dump(mode="json") for overlap in overlaps])
-    if not train_lines and not exam_lines:
-        return lesson in forgotten_ids
-    write_file(note, orjson.dumps(sorted(forgotten_ids | {lesson})))  # first: it stops trainings on this dataset
     if train_lines:
         rows = _lines(dataset.train_file)
         for n in train_lines:
@@ -176,9 +215,8 @@ def _forget_in(dataset: Dataset, lesson: str) -> bool:
         _write(dataset.path / "provenance.jsonl", origins)
     if exam_lines:
         _write(dataset.path / "holdout.jsonl", [e for n, e in enumerate(exam) if n not in exam_lines])
-    for export in dataset.path.glob("train.*.jsonl"):
+    for export in dataset.path.glob("train.*.jsonl") if train_lines or exam_lines else ():
         export.unlink()
-    return True
 
 
 def _forget_answers(folder: Path, text: _Text) -> None:

@@ -11,7 +11,7 @@ no model in memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from academy.adapters.tensors import strict_json
 from academy.curriculum.dataset import FORGOTTEN, find_dataset, read_dataset
 from academy.errors import AcademyError, AdapterError, InputError
 from academy.genealogy.versions import Version, Versions
+from academy.habitat.job_names import JOBS
 from academy.models.chat_template import digest_of_template
+from academy.models.template_day import names_of_day
 from academy.records import Record
-from academy.store.files import write_file
+from academy.store.files import digest_of_file, write_file
 from academy.store.ledger import Ledger
 from academy.store.ledger_rows import (
     PromotionEntry,
@@ -34,6 +36,8 @@ from academy.store.ledger_rows import (
 from academy.store.signing import Keys
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
+OLDER = "Versions before"
+"""How the refusal of all older versions begins; nothing withdraws it."""
 FOLDER_DIGITS = 16
 """An adapter's folder is named by this many digits of its digest."""
 Step = tuple[str, Callable[[], object]]
@@ -145,7 +149,9 @@ def verify_version(gate: Gate, version: Version, datasets: Path) -> Verification
     except AcademyError as problem:
         checks.append(Check(name="files", ok=False, sentence=str(problem)))
         steps = _record_steps(gate, version.adapter, (version,))
-    for name, step in (*steps, ("dataset", lambda: _check_dataset(version, datasets))):
+    if version.dataset or not version.unverified:  # the first line says it all of one that names no dataset
+        steps = (*steps, ("dataset", lambda: _check_dataset(version, datasets)))
+    for name, step in steps:
         try:
             detail = step()
             checks.append(Check(name=name, ok=True, sentence=detail if isinstance(detail, str) else ""))
@@ -208,7 +214,7 @@ def refusal(ledger: Ledger, digest: str, versions: Iterable[str]) -> str:
     for row in ledger.rows(RefusalEntry):
         why = f" ({row.body.because})" if row.body.because else ""
         if newest < (row.body.older_than or 0):
-            return f"Versions before v{row.body.older_than} were refused on {row.at[:10]}{why}."
+            return f"{OLDER} v{row.body.older_than} were refused on {row.at[:10]}{why}."
         if row.body.adapter == digest:  # the last refusal or readmission counts
             sentence = f"v{row.body.version} was refused on {row.at[:10]}{why}." if row.body.refused else ""
     return sentence
@@ -267,6 +273,11 @@ def _check_template(files: AdapterFiles) -> None:
             "The adapter was trained with another chat template than the one in its folder.",
             "The adapter is refused. Train again.",
         )
+    if names_of_day(files.template, f"the adapter {manifest.adapter[:12]}"):
+        raise AdapterError(
+            "The adapter's chat template shows the current day, and the day of its training was not recorded.",
+            "An earlier version trained it, and it would see another prompt each day. Train again.",
+        )
 
 
 def _registered(gate: Gate, files: AdapterFiles, version: Version | None) -> list[Version]:
@@ -308,11 +319,24 @@ def _check_refusal(ledger: Ledger, digest: str, versions: Iterable[Version]) -> 
         row.body.version for row in ledger.rows(PromotionEntry) if row.body.adapter == digest
     }
     if sentence := refusal(ledger, digest, numbers):
-        raise AdapterError(sentence, "`academy rollback` restores another champion.")
+        raise AdapterError(sentence, _refusal_remedy(ledger, digest, sentence, numbers))
+
+
+def _refusal_remedy(ledger: Ledger, digest: str, sentence: str, numbers: Collection[str]) -> str:
+    if ledger.champion().adapter == digest:
+        return "`academy rollback` restores another champion."
+    if sentence.startswith(OLDER):  # this refusal is permanent
+        return "Use a newer version; `academy models` lists them."
+    return f"If it may be served after all, run `academy models readmit v{max(numbers, key=int)}`."
 
 
 def _check_dataset(version: Version, datasets: Path) -> str:
     """The dataset exists and is unaltered. Returns a detail for the report."""
+    if not version.dataset:
+        raise AdapterError("It names no dataset.", "Only versions that a training of the Academy made name one.")
+    file = datasets.with_name(JOBS) / f"{version.dataset[:FOLDER_DIGITS]}.jsonl"
+    if file.is_file() and digest_of_file(file) == version.dataset:
+        return "a file that the Academy did not curate"
     if (find_dataset(datasets, version.dataset).path / FORGOTTEN).is_file():
         return "some of its lessons have been forgotten"
     return f"{read_dataset(datasets, version.dataset).examples} examples"

@@ -191,7 +191,7 @@ def rollback(
         former = next((row.body for row in reversed(changes) if row.body.version == number), None)
         if former is None:
             raise PromotionError(
-                f"{versions.get(number).name} was never champion.", "Only a former champion can be restored."
+                f"{versions.get(to).name} was never champion.", "Only a former champion can be restored."
             )
         with AdapterStore(gate.adapters).lease(former.adapter):
             _bring_back(ledger, versions, gate, number, former.adapter, by)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from functools import cache
 
+from academy.arena import self_check
 from academy.arena.examination import read_examination
 from academy.arena.sandbox import find_sandbox
 from academy.arena.suites import table
@@ -36,6 +37,15 @@ def choose_suites(
     """
     suites, skipped = table.create_suites(names, suite_context(home, dataset, champion))
     return [(suite, _generation(home, suite)) for suite in suites], skipped
+
+
+def undecidable(home: Home, dataset: Dataset) -> str:
+    """Why no examination on this dataset's held-out questions could promote a challenger; empty where one could."""
+    names = [name for name in home.settings.suites if table.may_be_target(name)]
+    suites, _ = table.create_suites(names, suite_context(home, dataset, home.ledger.champion()))
+    spent = home.ledger.verdicts_spent()
+    problems = (self_check.undecidable(suite.questions(), spent) for suite in suites if suite.role == "target")
+    return next((problem for problem in problems if problem), "")
 
 
 def suite_context(home: Home, dataset: Dataset, champion: Champion) -> SuiteContext:

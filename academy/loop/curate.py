@@ -27,8 +27,11 @@ def curate(
     lessons_limit: int | None = None,
     shards: int = 1,
     run: ShardRunner = in_process,
+    tags: Sequence[str] = (),
 ) -> Dataset:
     """Write the store's lessons and the repositories' commits as a dataset, in a folder named by its digest.
+
+    With `tags`, only experience with one of them. Other new lessons then still count as new after a promotion.
 
     The dataset is the same for any number of shards and any runner. Curating again after a kill is harmless.
     """
@@ -39,7 +42,12 @@ def curate(
         commits_limit=home.settings.git_commits_limit,
         trusted_authors=home.settings.trusted_authors,
         cache=home.settings.folder("git"),
+        tags=tags,
     )
+    if tags:
+        curator.covered = home.store.covered_by(tags, home.ledger.champion().cursor)
+    if note := home.base.template_note:
+        log.warning("%s", note)
     for source in open_sources(home.settings.sources, context):
         curator.collect(source, lessons_limit)
     curator.filter_low_quality()
@@ -69,6 +77,7 @@ def open_curator(home: Home, shards: int = 1, run: ShardRunner = in_process) -> 
         run=run,
         per_source=home.settings.max_per_source,
         per_author=home.settings.max_per_author,
+        rejects=home.base.rejects,
     )
 
 

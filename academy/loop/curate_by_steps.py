@@ -50,6 +50,11 @@ class CurationSteps:
         self._filtered = False
         self._dataset: Dataset | None = None
 
+    @property
+    def digest(self) -> str | None:
+        """The digest of the dataset that `save` wrote last; None before."""
+        return self._dataset.digest if self._dataset else None
+
     def collect_lessons(self, limit: int | None, tags: Sequence[str]) -> int:
         """Collect active lessons of any kind but tasks. Returns how many are new in this curation."""
         return self._collect(LessonsSource(self.home.store, tags), _checked("limit", limit))
@@ -149,7 +154,7 @@ class CurationSteps:
 
 def _checked(name: str, limit: int | None) -> int | None:
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 0):
-        raise InputError(f"{name} is {limit!r}; it must be a whole number of at least 0.", f"Correct {name}.")
+        raise InputError(f"{name} is {limit!r}; it must be a whole number (minimum 0).", f"Correct {name}.")
     return limit
 
 

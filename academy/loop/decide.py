@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
 from pydantic import Field
 
-from academy.curriculum.dataset import Dataset
+from academy.curriculum.dataset import Dataset, all_datasets
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.placement import Placement
 from academy.loop.choose_recipe import choose_recipe_for
+from academy.loop.choose_suites import undecidable
 from academy.loop.home import Home
 from academy.loop.not_counted import in_words
+from academy.loop.outside_sources import examined_outside_ids, outside_ids
 from academy.loop.place import place
 from academy.loop.place_order import digests_carried_out
 from academy.professor.decision import Decision, should_train
@@ -29,22 +32,26 @@ log = logging.getLogger(__name__)
 class Counts(Record):
     """What a decision counts before there is a dataset. An evolution counts once."""
 
-    lessons: int  # successful, active lessons and tasks
+    lessons: int  # successful, active lessons and tasks, and those of installed sources
     new_lessons: int  # of them since the champion's examination
     last_verdict: datetime | None
     at: datetime
+    tags: tuple[str, ...] = ()  # only lessons with one of them are counted
     not_counted: dict[str, int] = Field(default_factory=dict)  # lessons and tasks that are not trained on, by reason
 
 
-def count(home: Home) -> Counts:
-    """The counts of a home now."""
+def count(home: Home, tags: Sequence[str] = ()) -> Counts:
+    """The counts of a home now; with tags, of the lessons that have one of them."""
     verdicts = list(home.ledger.rows(VerdictEntry))
+    outside = outside_ids(home, tags)
+    seen = examined_outside_ids(home) if outside else set()
     return Counts(
-        lessons=home.store.trainable(),
-        new_lessons=home.store.trainable(since=home.ledger.champion().cursor),
+        lessons=home.store.trainable(tags=tags) + len(outside),
+        new_lessons=home.store.trainable(since=home.ledger.champion().cursor, tags=tags) + len(outside - seen),
         last_verdict=datetime.fromisoformat(verdicts[-1].at) if verdicts else None,
         at=datetime.now(UTC),
-        not_counted=home.store.not_counted(),
+        tags=tuple(tags),
+        not_counted={} if tags else home.store.not_counted(),
     )
 
 
@@ -85,10 +92,12 @@ def decide(
         min_lessons=home.settings.min_lessons,
         min_new_lessons=home.settings.min_new_lessons,
         interval_hours=home.settings.training_interval_hours,
+        held_out=(dataset.holdout, undecidable(home, dataset)) if dataset else None,
         examples=dataset.examples if dataset else None,
         examined=next(outcomes, ""),
         not_counted=in_words(counts.not_counted),
         force=force,
+        tags=counts.tags,
         disabled="" if home.settings.enabled else DISABLED,
     )
     decision = ask(placement=(bool(placement.route.place), placement.expected) if placement else None)
@@ -105,10 +114,23 @@ class DecisionPreview(NamedTuple):
     placement: Placement | None
 
 
-def preview_decision(home: Home, *, force: bool) -> DecisionPreview:
-    """The decision that `evolve` takes before it starts. Without a dataset, examples count as long as possible."""
-    decision = decide(home, force=force)
+def preview_decision(home: Home, *, force: bool, tags: Sequence[str] = ()) -> DecisionPreview:
+    """The decision that `evolve` takes before it starts, and on the newest dataset if it has all lessons.
+
+    Examples count as long as possible.
+    """
+    dataset = None if tags else _present_dataset(home)
+    decision = decide(home, force=force, counts=count(home, tags), dataset=dataset)
     if not decision.train:
         return DecisionPreview(decision, None)
     recipe = choose_recipe_for(home, home.base.context, RecipeOptions())
     return DecisionPreview(decision, place(home, recipe))
+
+
+def _present_dataset(home: Home) -> Dataset | None:
+    """The newest dataset, if no lesson was added since and it was made for this base model."""
+    newest = all_datasets(home.datasets)[-1:]
+    is_present = [
+        dataset for dataset in newest if (dataset.cursor, dataset.base) == (home.store.newest(), home.base.digest)
+    ]
+    return is_present[0] if is_present else None

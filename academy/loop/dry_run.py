@@ -6,7 +6,7 @@ from academy.curriculum.dataset import Dataset
 from academy.habitat.run_folder import read_events
 from academy.loop.choose_recipe import choose_recipe
 from academy.loop.curate import curate
-from academy.loop.decide import decide
+from academy.loop.decide import count, decide
 from academy.loop.evolve import EvolutionRequest
 from academy.loop.home import Home
 from academy.loop.ingest import check_repositories, choose_repositories, ingest
@@ -34,13 +34,15 @@ def dry_run(home: Home, request: EvolutionRequest) -> DryRun:
     check_repositories(request.repositories_read)
     request.search.check(home, request.recipe)
     ingest(home, request.lessons, request.tasks)
-    dataset = curate(home, choose_repositories(request.repositories_read, home.settings.workspace_root))
+    repositories = choose_repositories(request.repositories_read, home.settings.workspace_root)
+    dataset = curate(home, repositories, tags=request.tags)
     recipe = choose_recipe(home, dataset, request.recipe)
     tuning = _earlier_search(home, request, dataset)
     recipe = tuning.recipe if tuning else recipe
     order = place_order(home, dataset, recipe)
     to_tune = request.tune is not None and tuning is None
-    decision = decide(home, force=request.force, order=order, dataset=dataset, to_tune=to_tune)
+    counts = count(home, request.tags)
+    decision = decide(home, force=request.force, counts=counts, order=order, dataset=dataset, to_tune=to_tune)
     rate = _last_rate(home)
     return DryRun(
         decision=DecisionSummary.of(decision),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from academy.curriculum.dataset import Dataset
-from academy.experience.lessons import ImportResult
+from academy.experience.importing import ImportResult
 from academy.genealogy.versions import Version
 from academy.loop.ask_judge import configured_judge
 from academy.loop.carry_out import Outcome
@@ -40,6 +40,7 @@ class EvolutionRequest(Record):
     base_model: str | None = None
     force: bool = False
     recipe: RecipeOptions = RecipeOptions()
+    tags: tuple[str, ...] = ()  # train only on experience with one of them; empty: on all
     tune: Trials | None = None
     tune_minutes: Minutes | None = None
 
@@ -122,7 +123,7 @@ def prepare(home: Home, request: EvolutionRequest) -> Preparation:
     configured_judge(home)
     finish_interrupted(home)
     imports = tuple(ingest(home, request.lessons, request.tasks))
-    counts = count(home)
+    counts = count(home, request.tags)
     return Preparation(imported=imports, counts=counts, decision=decide(home, force=request.force, counts=counts))
 
 

@@ -21,6 +21,7 @@ from academy.loop.ask_judge import ask_judge, configured_judge
 from academy.loop.choose_suites import choose_suites
 from academy.loop.explain_contradictions import contradicting_lessons, explain_contradictions
 from academy.loop.home import Home
+from academy.loop.job_datasets import refuse_uncurated
 from academy.loop.players import is_version, own_identity, player_of, shown
 from academy.loop.publish_verdict import publish_verdict
 from academy.professor.decision import Decision
@@ -62,6 +63,8 @@ def examine(
     judge = configured_judge(home)  # first: a wrong address should not appear after hours of answering
     champion = home.ledger.champion()
     version = home.versions.get(challenger) if is_version(challenger) else None
+    if version is not None:
+        refuse_uncurated(home.settings, version.dataset, version.name)
     dataset = read_dataset(home.datasets, version.dataset if version else _newest_dataset(home))
     rival = against if against and against != "champion" else champion.adapter
     players = (player_of(home, rival, dataset, champion), player_of(home, challenger, dataset, champion))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from academy.arena.examination import Examination
-from academy.curriculum.dataset import Dataset
+from academy.curriculum.dataset import Dataset, all_datasets
 from academy.curriculum.filters import clean
 from academy.experience.experience import Experience
 from academy.loop.home import Home
@@ -27,6 +27,19 @@ class ContradictionText(Record):
     def sentence(self) -> str:
         """Both answers, for people."""
         return f"'{self.request}': '{self.answer}', but {self.batch} teaches '{self.taught}'"
+
+
+def count_in_words(number: int) -> str:
+    """How many pairs of lessons contradict each other, and what to do."""
+    pairs = "1 pair of lessons gives" if number == 1 else f"{number:,} pairs of lessons give"
+    return f'{pairs} different answers to one request. Choose an answer: academy lessons supersede "REQUEST" "ANSWER"'
+
+
+def open_contradictions(home: Home) -> int:
+    """The contradictions of the newest dataset that no user has decided: both lessons are still active."""
+    pairs = [pair for dataset in all_datasets(home.datasets)[-1:] for pair in dataset.contradictions]
+    active = {lesson.id for lesson in home.store.read()} if pairs else set()
+    return sum(1 for pair in pairs if {pair.first, pair.second} <= active)
 
 
 def explain_contradictions(home: Home, pairs: Iterable[tuple[str, str]]) -> list[ContradictionText]:

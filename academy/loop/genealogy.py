@@ -83,12 +83,17 @@ def _as_text(tree: FamilyTree, ledger: Ledger, limit: int) -> str:
     if tree.before is not None:
         lines.append(f"Older versions: academy genealogy --before {tree.before}")
     lines += [tree.missing] if tree.missing else []
-    lines += [f"{row.at}  {row.kind}: {_sentence(row)}" for row in _last(ledger, limit)]
+    lines += [f"{row.at}  {_line(row)}" for row in _last(ledger, limit)]
     return "\n".join(lines) + "\n"
 
 
 def _last(ledger: Ledger, limit: int) -> list[Row[Entry]]:
     return ledger.latest(*LISTED, limit=limit)[::-1]
+
+
+def _line(row: Row[Entry]) -> str:
+    sentence = _sentence(row)
+    return sentence if sentence.startswith(f"{row.kind} ") else f"{row.kind}: {sentence}"
 
 
 def _sentence(row: Row[Entry]) -> str:

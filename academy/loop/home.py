@@ -16,6 +16,7 @@ from academy.store.database import Database
 from academy.store.ledger import Ledger
 from academy.store.ledger_rows import ArchiveEntry, PromotionEntry, RollbackEntry
 from academy.store.signing import Keys
+from academy.system.connections import exempt_loopback
 
 if TYPE_CHECKING:
     from academy.adapters.archive import AdapterStore
@@ -30,6 +31,7 @@ class Home:
     """An opened home. Heavy parts are opened on first use."""
 
     def __init__(self, settings: Settings, base_model: str | None = None) -> None:
+        exempt_loopback()
         self.settings = settings
         self.base_name = base_model or settings.base_model
         self.database = Database(settings.database)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter
-from academy.experience.lessons import ImportResult
+from academy.experience.importing import ImportResult
 from academy.loop.home import Home
 from academy.loop.ingest import ingest
 from academy.records import Record
+
+Imported = Sequence[ImportResult]
+"""The results of an import, file by file."""
 
 
 class ImportRequest(Record):
@@ -25,8 +29,11 @@ class ImportRequest(Record):
     gold_only: bool = False
 
 
-def import_experience(request: ImportRequest) -> list[ImportResult]:
-    """Import the files into the home of the settings. Raises InputError for options that contradict each other."""
+def import_experience(request: ImportRequest) -> Imported:
+    """Import the files into the home of the settings.
+
+    Raises InputError for options that contradict each other, and UnreadFilesError where nothing of a file can be read.
+    """
     if request.tasks + request.conversations + request.examples > 1:
         raise InputError("The files can be of one kind only.", "Choose one of --tasks, --conversations and --examples.")
     selection = ConversationFilter(

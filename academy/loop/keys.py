@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from academy.errors import AdapterError, InputError
 from academy.lifecycle.gate import DIGEST, resign_adapter
 from academy.loop.home import Home
+from academy.loop.named_versions import get_version, vouch_for
 from academy.records import Record
 from academy.settings import Settings
 from academy.store.signing import Keys
@@ -27,6 +28,8 @@ def open_keys(settings: Settings) -> Keys:
 def resign(home: Home, names: Sequence[str], *, all_of_them: bool) -> Resigned:
     """Sign adapters again: those of named versions, which the user vouches for, even unsigned ones.
 
+    An unverified version is registered again under its name, as a new version.
+
     With `all_of_them` only those that a key of this home signed before. Raises InputError where no version is named.
     """
     if not names and not all_of_them:
@@ -34,13 +37,15 @@ def resign(home: Home, names: Sequence[str], *, all_of_them: bool) -> Resigned:
     if all_of_them:  # without the base model under a name, and unverified versions
         versions = [version for version in home.versions.newest() if DIGEST.fullmatch(version.adapter)]
     else:
-        versions = [home.versions.get(name) for name in names]
+        versions = [get_version(home, name) for name in names]
     copies = home.settings.home.resolve() / "mlartifacts"
     names_signed: list[str] = []
     reasons: dict[str, str] = {}
     for version in versions:
         try:
-            if resign_adapter(home.gate, version, copies, unsigned=not all_of_them):
+            if version.unverified:
+                names_signed.append(vouch_for(home, version).version)
+            elif resign_adapter(home.gate, version, copies, unsigned=not all_of_them):
                 names_signed.append(version.version)
         except AdapterError as problem:
             reasons[version.version] = str(problem)

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from academy.adapters.adapter import BESIDE, FILES, MANIFEST, Adapter, open_adapter, read_adapter
+from academy.adapters.adapter import BESIDE, FILES, MANIFEST, Adapter, open_adapter, read_adapter, sign_adapter
 from academy.errors import AdapterError, InputError
 from academy.genealogy.description import describe
 from academy.genealogy.history import history
 from academy.genealogy.versions import METRIC, NAME, UNVERIFIED, Version, check_name
+from academy.habitat.job_names import run_of_job
+from academy.habitat.runs import run_log, run_progress
 from academy.lifecycle.promotion import activate, rollback
 from academy.loop.home import Home
 from academy.models.base_model import SEED, resolve
@@ -41,6 +46,7 @@ def register_version(
     digest of its base model. Raises InputError for another base model of this machine, for a name that is taken,
     and for metrics that are not numbers.
     """
+    check_name(version_id if isinstance(version_id, str) else "")
     metrics = _checked(performance_metrics or {})
     label = base_model or home.base.name
     if (label == SEED or Path(label).is_dir()) and resolve(label).digest != home.base.digest:
@@ -69,7 +75,7 @@ def activate_version(home: Home, version_id: str, because: str = "", *, by: str)
 
     Raises AdapterError if its adapter does not pass the checks, and PromotionError if the ledger refuses it.
     """
-    version = home.versions.get(version_id)
+    version = get_version(home, version_id)
     champion = home.ledger.champion()
     if version.adapter == champion.adapter:
         return champion
@@ -85,7 +91,7 @@ def compare_versions(home: Home, a: str, b: str) -> dict[str, Any]:
     `diff_pct` is the change from the first to the second in per cent of the first value's size: 0 if both are
     zero, plus or minus infinity (null in JSON) if only the first is. `only_in` has the metrics that one lacks.
     """
-    first, second = home.versions.get(a), home.versions.get(b)
+    first, second = get_version(home, a), get_version(home, b)
     metrics_a, metrics_b = metrics_of(first), metrics_of(second)
     return {
         "version_a": _summary(first),
@@ -153,10 +159,10 @@ def activate_adapter(
 
     Raises AdapterError if `adapter_path` contains another adapter than the registered one.
     """
-    version = home.versions.find(adapter_id)
-    if version is None:
-        if adapter_path is None:
-            raise InputError(f"Unknown adapter {adapter_id}.", "`academy models` lists the versions.")
+    version = find_version(home, adapter_id)
+    if version is None and adapter_path is None:
+        version = version_of_job(home, adapter_id)
+    elif version is None:
         version = register_version(home, adapter_id, base_model, adapter_path)
     elif adapter_path is not None and not version.unverified:
         path = Path(adapter_path).expanduser()
@@ -170,6 +176,54 @@ def deactivate_adapter(home: Home, because: str = "", *, by: str) -> bool:
         return False
     rollback(home.ledger, home.versions, home.gate, BASE, because, home.serving, by=by)
     return True
+
+
+def vouch_for(home: Home, version: Version) -> Version:
+    """Sign the adapter of an unverified version, because a person vouches for it, and register it under its name.
+
+    Its folder is the one that it was registered from. Raises AdapterError, and SignatureError for an adapter that was
+    altered after it was signed.
+    """
+    folder = _folder_of(version)
+    adapter = open_adapter(folder, base_digest=home.base.digest, beside=BESIDE).adapter
+    stored = _stored(home, adapter)
+    sign_adapter(stored.path, home.keys, base_digest=home.base.digest, digest=adapter.digest)
+    return register_version(home, version.label or f"adapter-{adapter.digest[:12]}", None, stored.path, version.metrics)
+
+
+def find_version(home: Home, name: str) -> Version | None:
+    """A version by its number, name, order or adapter, or by the name of the job that trained it; None if missing."""
+    name = str(name)  # None and numbers, too, get a sentence
+    return home.versions.find(run_of_job(home.settings.folder("runs"), name) or name)
+
+
+def get_version(home: Home, name: str) -> Version:
+    """As `find_version`. Raises InputError if there is none."""
+    return find_version(home, name) or home.versions.get(str(name))
+
+
+def version_of_job(home: Home, job: str) -> Version:
+    """The version of a finished job; its adapter is registered under the job's name if it is not yet.
+
+    Raises InputError for an unknown job, and for one that has no adapter.
+    """
+    if version := find_version(home, job):
+        return version
+    runs = home.settings.folder("runs")
+    adapter = ""
+    if run := run_of_job(runs, job):
+        deque(run_log(runs / run, follow=True), maxlen=0)  # its process signs the adapter after the last event
+        adapter = run_progress(runs / run).adapter
+    if not adapter:
+        raise InputError(f"Unknown adapter {job}.", "`academy models` lists the versions.")
+    return register_version(home, job, None, home.adapter_store.folder(adapter))
+
+
+def _folder_of(version: Version) -> Path:
+    parts = urlsplit(version.source)
+    if parts.scheme != "file":
+        raise AdapterError(f"{version.name} was not registered from a folder.", "Register its adapter again.")
+    return Path(unquote(parts.path))
 
 
 def _named(home: Home, version_id: str) -> Version | None:
@@ -256,6 +310,8 @@ def _summary(version: Version) -> dict[str, Any]:
 
 
 def _checked(metrics: dict[str, float]) -> dict[str, float]:
+    if not isinstance(metrics, Mapping):
+        raise InputError("performance_metrics must be a dictionary of numbers.", 'For example {"accuracy": 0.9}.')
     for name, value in metrics.items():
         if not NAME.fullmatch(name):
             raise InputError(f"Invalid metric name '{name}'.", "Use letters, digits and . _ - : @ +.")

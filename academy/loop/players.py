@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 from academy.arena.endpoint import Endpoint, EndpointPlayer
-from academy.arena.suites.base import Generation, Player, Reply
+from academy.arena.suites.base import Generation, Player, Prompt, Reply, as_messages
 from academy.curriculum.dataset import Dataset, read_rows
 from academy.loop.home import Home
 from academy.models.chat_template import Message
@@ -28,7 +28,7 @@ class RuntimePlayer:
         self._adapter = adapter
         self._ready = adapter == BASE
 
-    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
+    def answer(self, requests: Sequence[Prompt], generation: Generation) -> list[Reply]:
         """Greedy answers by the adapter, which is checked, loaded and verified before its first answer."""
         self._prepare()
         return self._home.runtime.replies(requests, self._adapter, generation.max_new_tokens)
@@ -58,7 +58,7 @@ class FewShotPlayer:
         rows = (row["messages"] for row in read_rows(self._dataset.train_file))
         return [(turns[-2]["content"], turns[-1]["content"]) for turns in rows if len(turns) > 1]
 
-    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
+    def answer(self, requests: Sequence[Prompt], generation: Generation) -> list[Reply]:
         """Greedy answers by the base model, with as many examples before each request as fit."""
         conversations = self._with_shots(requests, self._home.base.context - generation.max_new_tokens)
         return self._home.runtime.replies(conversations, BASE, generation.max_new_tokens)
@@ -70,22 +70,24 @@ class FewShotPlayer:
         pairs = [(turns, choices) for turns, (_, choices) in zip(conversations, questions, strict=True)]
         return likeliest(self._home.runtime, pairs, BASE)
 
-    def _with_shots(self, requests: Sequence[str], room: int) -> list[list[Message]]:
+    def _with_shots(self, requests: Sequence[Prompt], room: int) -> list[list[Message]]:
         """Requests as conversations of at most `room` tokens."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
         lessons = vectors.fit_transform([request for request, _ in self._shots])
-        similarity = (vectors.transform(requests) @ lessons.T).toarray()
+        asked = [as_messages(request) for request in requests]
+        similarity = (vectors.transform([turns[-1]["content"] for turns in asked]) @ lessons.T).toarray()
         conversations: list[list[Message]] = []
-        for request, row in zip(requests, similarity, strict=True):
+        for (*system, request), row in zip(asked, similarity, strict=True):
             best = [self._shots[n] for n in row.argsort(kind="stable")[::-1][:SHOTS]]
-            while best and self._length([*best, (request, "")]) > room:
+            own = [(turn["content"], "") for turn in (*system, request)]
+            while best and self._length([*best, *own]) > room:
                 best.pop()
-            turns: list[Message] = []
+            turns: list[Message] = [*system]
             for shot, answer in reversed(best):  # the most similar example is last, next to the request
                 turns += [{"role": "user", "content": shot}, {"role": "assistant", "content": answer}]
-            conversations.append([*turns, {"role": "user", "content": request}])
+            conversations.append([*turns, request])
         return conversations
 
     def _length(self, turns: Iterable[tuple[str, str]]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from academy.arena.examination import read_examination
 from academy.arena.report import ReportContext, render
 from academy.arena.verdict import HORIZON
@@ -23,6 +25,13 @@ def publish_verdict(home: Home, challenger: Version, row: Row[VerdictEntry]) -> 
         "examined_against": row.body.champion_version,
     }
     home.versions.set_verdict(challenger.version, row.body.outcome, row.body.because, scores)
+    if target:
+        figures = {
+            "score_champion": target.champion, "score_challenger": target.challenger,
+            "score_difference": target.difference,
+        }  # fmt: skip
+        at = int(datetime.fromisoformat(row.at).timestamp() * 1000)
+        home.versions.log_scores(challenger.version, figures, at)
     describe(home.versions, home.ledger, challenger.version)
 
 

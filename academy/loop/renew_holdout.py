@@ -7,9 +7,11 @@ import logging
 from academy.arena.verdict import FEWEST_GROUPS
 from academy.curriculum.dataset import Example, all_datasets
 from academy.curriculum.filters import clean, reason_to_drop
-from academy.curriculum.holdout import GroupedRequest, Renewal
+from academy.curriculum.holdout import GroupedRequest, Renewal, grouped
+from academy.curriculum.overlap_check import opening_of
 from academy.errors import InputError
 from academy.loop.home import Home
+from academy.loop.outside_sources import outside_conversations, outside_examples
 from academy.store.ledger_rows import RenewalEntry, VerdictEntry
 
 log = logging.getLogger(__name__)
@@ -36,18 +38,26 @@ def renew_holdout(home: Home) -> Renewal:
     examined_requests, seen_requests, unseen_requests, fresh = [], [], [], []
     for raw in home.store.every():
         example = Example.of(clean(raw)[0], origin="")  # as curation writes it into the hold-out
-        request = GroupedRequest(text=example.opening, suite=example.suite, group=example.group)
+        request = grouped(example)
         if raw.seq <= until or raw.id in in_examinations:
             examined_requests.append(request)
         if raw.seq <= max(newest, until) or raw.id in in_datasets:
             seen_requests.append(request)
+    for dataset in datasets:
+        held_out = [grouped(example) for example in outside_examples(dataset)]
+        examined_requests += held_out if dataset.digest in digests else []
+        seen_requests += held_out
+        seen_requests += [
+            GroupedRequest(text=opening_of(messages)[0], suite="recall", group="")
+            for messages in outside_conversations(dataset)
+        ]
     for raw in home.store.read(since=max(newest, until)):
         if raw.id in in_datasets or reason_to_drop(raw):
             continue
         example = Example.of(clean(raw)[0], origin="")
-        request = GroupedRequest(text=example.opening, suite=example.suite, group=example.group)
+        request = grouped(example)
         fresh.append(request)
-        if not example.context:  # an examination asks single requests
+        if not example.follows_turns:  # an examination asks single requests
             unseen_requests.append(request)
     with home.database.write() as connection:
         home.holdout.assign(fresh, connection)

@@ -15,8 +15,8 @@ from academy.serving.export.export import merged_file
 from academy.serving.gateway.adapter_pool import AdapterHooks
 from academy.serving.gateway.server import serve as serve_gateway
 from academy.serving.identity import Identity, check_identity
-from academy.serving.runtimes.remote import is_loopback
 from academy.serving.runtimes.table import make_runtime
+from academy.system.connections import is_loopback
 
 
 class ServingGateway(Record):

@@ -9,6 +9,7 @@ from academy.lifecycle.approval import open_verdicts
 from academy.lifecycle.gate import refusal
 from academy.lifecycle.promotion import reconcile
 from academy.loop.carry_out import waits_for_approval
+from academy.loop.explain_contradictions import open_contradictions
 from academy.loop.home import Home
 from academy.records import Record
 from academy.store.ledger import BASE
@@ -57,6 +58,7 @@ class Status(Record):
     generation: int
     base_model: BaseModelStatus
     lessons: dict[str, Any]  # the store's statistics, and `new` since the champion's examination
+    contradictions: int  # pairs of active lessons that answer one request differently
     last_verdict: LastVerdict | None
     budget: Budget
     waiting: tuple[str, ...]  # versions that wait for approval
@@ -89,6 +91,7 @@ def status_of(home: Home) -> Status:
         generation=champion.generation,
         base_model=BaseModelStatus(name=home.base.name, digest=home.base.digest, family=home.base.family),
         lessons=home.store.get_statistics() | {"new": home.store.trainable(since=champion.cursor)},
+        contradictions=open_contradictions(home),
         last_verdict=(
             LastVerdict(
                 at=newest.at, outcome=newest.body.outcome, because=newest.body.because,

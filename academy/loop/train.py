@@ -11,10 +11,11 @@ from collections.abc import Callable
 from academy.adapters.adapter import sign_adapter
 from academy.curriculum.dataset import FORGOTTEN, Dataset
 from academy.errors import InputError, TrainingError
-from academy.genealogy.tracking import BASE_TAG, TrackedRun, training_metrics
+from academy.genealogy.tracking import BASE_TAG, JOB_TAG, TrackedRun, training_metrics
 from academy.genealogy.versions import TAINT, TAINTED, Version
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.choice import create_backend
+from academy.habitat.job_names import name_job
 from academy.habitat.memory import Device
 from academy.habitat.placement import Placement
 from academy.habitat.progress import progress
@@ -113,6 +114,7 @@ def _attempt(
 ) -> tuple[TrainingEvent, TrackedRun]:
     """One order from its first event to its last, in its MLflow run."""
     before = max((event.n for event in read_events(order.folder / EVENTS)), default=0)
+    job = name_job(order.runs, order.folder.name)
     events = create_backend(home.settings, placement.route).train(order)
     first = next(events)
     meanwhile()
@@ -120,7 +122,7 @@ def _attempt(
     # measured peaks correct later predictions, and the peak of shared weights says little about other plans
     prediction = placement.prediction if not placement.plan.shared else None
     run = TrackedRun(
-        home.mlflow, order, dataset, tags | search_tags | placement.tags | {BASE_TAG: home.base.digest},
+        home.mlflow, order, dataset, tags | search_tags | placement.tags | {BASE_TAG: home.base.digest, JOB_TAG: job},
         predicted=float(prediction.measurable) if prediction else None, before=before,
     )  # fmt: skip
     if tuning:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-from academy.curriculum.dataset import Dataset, read_dataset
+from academy.curriculum.dataset import Dataset, check_format, read_dataset
+from academy.errors import InputError
 from academy.loop.choose_recipe import choose_recipe
 from academy.loop.curate import curate
 from academy.loop.home import Home
@@ -28,6 +28,7 @@ class TrainingRequest(Record):
 
     dataset: str | None = None
     repositories: tuple[Path, ...] = ()
+    tags: tuple[str, ...] = ()  # of the lessons that are curated; empty: all
     form: str = ""  # another format of the same lines
     recipe: RecipeOptions = RecipeOptions()
     search: SearchOptions = SearchOptions()
@@ -49,7 +50,8 @@ def train_by_hand(home: Home, request: TrainingRequest) -> TrainingResult:
     """
     home.settings.require_enabled()
     request.search.check(home, request.recipe)
-    dataset = _dataset(home, request.dataset, request.repositories)
+    check_format(request.form)
+    dataset = _dataset(home, request)
     require_enough_examples(dataset)
     tuning = None
     if request.search.trials:
@@ -63,7 +65,10 @@ def train_by_hand(home: Home, request: TrainingRequest) -> TrainingResult:
     )  # fmt: skip
 
 
-def _dataset(home: Home, digest: str | None, repositories: Sequence[Path]) -> Dataset:
-    if digest:
-        return read_dataset(home.datasets, digest)
-    return curate(home, choose_repositories(repositories, home.settings.workspace_root))
+def _dataset(home: Home, request: TrainingRequest) -> Dataset:
+    if request.dataset:
+        if request.tags:
+            raise InputError("A dataset that exists cannot be restricted to tags.", "Omit --dataset or --tags.")
+        return read_dataset(home.datasets, request.dataset)
+    repositories = choose_repositories(request.repositories, home.settings.workspace_root)
+    return curate(home, repositories, tags=request.tags)

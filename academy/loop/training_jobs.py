@@ -1,8 +1,9 @@
 """Training jobs that run in the background of a Python program and are found by name.
 
-A job's name is its order's digest, and its state is read from its events in the home, so a job is found after any
-restart. The home's settings choose a process or a container. Memory is not predicted, and a job has no fallback steps:
-it trains as ordered, or fails with a message.
+A job has a name, `training_<time>`, and its order's digest as its key: the same order continues under the same name.
+Its state is read from its events in the home, so a job is found after any restart. It leaves a run in MLflow, and the
+home signs its adapter. The home's settings choose a process or a container. Memory is not predicted, and a job has no
+fallback steps: it trains as ordered, or fails with a message.
 """
 
 from __future__ import annotations
@@ -19,23 +20,26 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from academy.adapters.adapter import FILES, MANIFEST, Manifest
+from academy.adapters.adapter import FILES, MANIFEST, Manifest, sign_adapter
 from academy.errors import AcademyError, HomeError, InputError, TrainingError
+from academy.genealogy.tracking import BASE_TAG, JOB_TAG, TrackedRun, training_metrics
 from academy.habitat.backends.base import TrainingBackend, TrainingEvent, TrainingOrder
 from academy.habitat.backends.choice import configured_plan, create_backend, find_route, select_backend
 from academy.habitat.backends.container import ContainerBackend
+from academy.habitat.job_names import name_job, run_of_job
 from academy.habitat.progress import Status, log_line, progress, status_of
-from academy.habitat.routing import Need
-from academy.habitat.run_folder import LOCK, read_run_events
-from academy.habitat.runs import PREFIX, is_followed, run_log
-from academy.models.base_model import resolve
-from academy.professor.decision import SMALLEST_DATASET
-from academy.professor.recipe import validate_recipe
+from academy.habitat.routing import Need, Route
+from academy.habitat.run_folder import EVENTS, LOCK, read_events, read_run_events
+from academy.habitat.runs import is_followed, run_log
+from academy.loop.home import Home
+from academy.loop.job_datasets import JobDataset, read_job_dataset
+from academy.professor.recipe import Recipe, validate_recipe
 from academy.settings import load_settings
-from academy.store.files import digest_of_file, publish_folder, write_file
+from academy.store.files import publish_folder, write_file
 from academy.store.locks import exclusive_lock
 from academy.system.gpu_lock import REMEDY
 from academy.system.hardware import take_inventory
+from academy.system.installation import install_remedy
 
 log = logging.getLogger(__name__)
 ADAPTER = "adapter"
@@ -50,55 +54,78 @@ class TrainingJobs:
     """Starts trainings and reports their state. They run on a GPU if one may be used, or else on the CPU."""
 
     def __init__(self, enable_gpu: bool = True, home: Path | None = None) -> None:
-        self.settings = load_settings(home).model_copy(update={"enable_gpu": enable_gpu})
+        settings = load_settings(home)
+        self.settings = settings.model_copy(update={"enable_gpu": enable_gpu and settings.enable_gpu})
         self._jobs: dict[str, _Job] = {}
 
     def start(
         self,
         dataset_path: str | Path,
         base_model: str,
-        output_dir: str | Path,
+        output_dir: str | Path | None = None,
         lora_rank: int = 16,
         learning_rate: float = 2e-4,
         num_epochs: int = 3,
         batch_size: int = 4,
         max_seq_length: int = 2048,
+        load_in_4bit: bool | None = None,
     ) -> dict[str, Any]:
         """Start a training and return when it runs. Its adapter is written to `output_dir`/adapter.
 
-        The dataset is a JSONL file in Alpaca, ShareGPT, ChatML or OpenAI format; fewer than 50 examples are trained
-        with a warning. Raises InputError, BaseModelError, and TrainingError if the training cannot start.
+        `load_in_4bit`: None for 4-bit weights on a GPU with bitsandbytes, and whole weights elsewhere. Raises
+        InputError, BaseModelError, and TrainingError if the training cannot start.
         """
         self.settings.require_enabled()
-        recipe = validate_recipe({
-            "rank": lora_rank, "alpha": 2 * lora_rank, "learning_rate": learning_rate, "epochs": num_epochs,
-            "batch_size": batch_size, "max_length": max_seq_length,
-        })  # fmt: skip
-        train_file = self._in_the_home(Path(dataset_path))
-        digest = digest_of_file(train_file)
+        fields = {
+            "rank": lora_rank, "learning_rate": learning_rate, "epochs": num_epochs, "batch_size": batch_size,
+            "max_length": max_seq_length,
+        }  # fmt: skip
+        recipe = validate_recipe(fields)
+        recipe = recipe.model_copy(update={"alpha": 2 * recipe.rank})
+        home = Home(self.settings, str(base_model) if base_model else None)
+        return self.start_recipe(home, Path(dataset_path).expanduser(), recipe, output_dir, load_in_4bit)
+
+    def start_recipe(
+        self,
+        home: Home,
+        dataset_path: Path,
+        recipe: Recipe,
+        output_dir: str | Path | None = None,
+        load_in_4bit: bool | None = False,
+    ) -> dict[str, Any]:
+        """As `start`, with a recipe. Without `output_dir` the adapter is in models/<job>/adapter of the home."""
+        dataset = read_job_dataset(self.settings, dataset_path)
         order = TrainingOrder(
-            base=resolve(base_model), dataset=digest, train_file=train_file, train_digest=digest, recipe=recipe,
+            base=home.base, dataset=dataset.dataset.digest, train_file=dataset.file, train_digest=dataset.digest,
+            recipe=recipe.model_copy(update={"max_length": min(recipe.max_length, home.base.context)}),
             runs=self.settings.folder("runs"), adapters=self.settings.folder("adapters"),
         )  # fmt: skip
-        name = f"{PREFIX}{order.digest[:16]}"
-        if (job := self._jobs.get(name)) and job.thread.is_alive():
-            raise InputError(f"The job {name} is already running.", "Wait until it ends.")
-        output = Path(output_dir).resolve() / ADAPTER
-        _refuse_other_adapter(output, order)
-        _warn_if_small(Path(dataset_path))
+        in_4bit = _with_recipe(order, four_bit=True)
+        if output_dir is not None:
+            _refuse_other_adapter(_adapter_folder(output_dir), order, in_4bit)
+        if running := next((job for job in self._jobs.values() if job.runs_one_of(order, in_4bit)), None):
+            raise InputError(f"The job {running.name} is already running.", "Wait until it ends.")
         # chosen now: another training may hold the GPU that was free before
-        route = find_route(self.settings, select_backend(self.settings), UNKNOWN)
+        choice = select_backend(self.settings)
+        route = find_route(self.settings, choice, UNKNOWN)
         if not route.place and not route.refusal:
             raise TrainingError(f"This training has to wait: {route.sentence}.", REMEDY, cause="gpu")
+        if _four_bit(load_in_4bit, route, installed=choice.machine.bitsandbytes):
+            order = in_4bit
         final_order = order.model_copy(update={"plan": configured_plan(self.settings, route.place or "cpu")})
-        job = self._jobs[name] = _Job(create_backend(self.settings, route), final_order, output)
+        backend = create_backend(self.settings, route)
+        name = name_job(order.runs, order.folder.name)
+        place = output_dir if output_dir is not None else self.settings.folder("models") / name
+        job = self._jobs[name] = _Job(name, home, backend, final_order, dataset, _adapter_folder(place))
         job.begin()
         return {
             "job_name": name,
             "container_id": self._container(job),
             "backend": route.backend,
+            "device": "gpu" if route.place == "cuda" else "cpu",
+            "load_in_4bit": order.recipe.four_bit,
             "status": job.status,
-            "output_dir": str(output_dir),
+            "output_dir": str(place),
         }
 
     def status(self, job_name: str) -> dict[str, Any]:
@@ -108,7 +135,8 @@ class TrainingJobs:
         running = job.thread.is_alive() if job else is_followed(folder)
         events = read_run_events(folder)
         state = progress(events, followed=running, price=self.settings.price_per_hour)
-        status = job.status if job else state.status
+        # the adapter is signed and copied after the last event
+        status: Status = job.status if job else "running" if running and state.status == "finished" else state.status
         adapter = None
         if status == "finished":
             adapter = str(job.output if job else self.settings.folder("adapters") / state.adapter[:16])
@@ -152,40 +180,37 @@ class TrainingJobs:
             raise InputError(f"Another process runs the job {job_name}.", "Stop it there.") from problem
 
     def _folder(self, job_name: str) -> Path:
-        digest = job_name.removeprefix(PREFIX)
-        folder = self.settings.folder("runs") / digest
-        if digest == job_name or not digest.isalnum() or not folder.is_dir():
+        runs = self.settings.folder("runs")
+        run = run_of_job(runs, str(job_name))
+        if not run or not (runs / run).is_dir():
             raise InputError(f"Unknown job {job_name}.", "Starting a job returns its name.")
-        return folder
+        return runs / run
 
     def _container(self, job: _Job | None) -> str | None:
         running = job.backend.container_id(job.order) if job and isinstance(job.backend, ContainerBackend) else ""
         return running or None
 
-    def _in_the_home(self, dataset: Path) -> Path:
-        """The dataset if it lies in the home, or a copy there: a container sees the home alone.
-
-        A dataset in the home is not copied, so that its lessons can be forgotten there.
-        """
-        if not dataset.is_file():
-            raise InputError(f"The dataset {dataset} does not exist.", "Check the path. A dataset is a JSONL file.")
-        if dataset.resolve().is_relative_to(self.settings.home.resolve()):
-            return dataset.resolve()
-        copy = self.settings.folder("jobs") / f"{digest_of_file(dataset)[:16]}.jsonl"
-        return copy if copy.is_file() else write_file(copy, dataset.read_bytes())
-
 
 class _Job:
     """An order that a thread follows until the trainer ends."""
 
-    def __init__(self, backend: TrainingBackend, order: TrainingOrder, output: Path) -> None:
+    def __init__(
+        self, name: str, home: Home, backend: TrainingBackend, order: TrainingOrder, dataset: JobDataset, output: Path
+    ) -> None:
+        self.name = name
+        self.home = home
         self.backend = backend
         self.order = order
+        self.dataset = dataset
         self.output = output
         self.last: TrainingEvent | None = None
         self.problem: AcademyError | None = None
         self.started = threading.Event()
-        self.thread = threading.Thread(target=self._follow, name=order.digest[:16])
+        self.thread = threading.Thread(target=self._follow, name=name)
+
+    def runs_one_of(self, *orders: TrainingOrder) -> bool:
+        """Whether it runs one of these orders now."""
+        return self.thread.is_alive() and self.order.digest in {order.digest for order in orders}
 
     def begin(self) -> None:
         """Start the training and wait for its first event. Raises the error that prevented it."""
@@ -215,16 +240,38 @@ class _Job:
 
     def _follow(self) -> None:
         try:
-            for event in self.backend.train(self.order):
-                self.last = event
-                self.started.set()
-            if self.last and self.last.phase == "done":
-                with _explain_write_errors(self.output):
-                    _copy(self.order.adapters / self.last.adapter[:16], self.output)
+            self._train()
         except AcademyError as problem:
             self.problem = problem
         finally:
             self.started.set()
+
+    def _train(self) -> None:
+        """Follow the training to its end, in its MLflow run as well."""
+        before = max((event.n for event in read_events(self.order.folder / EVENTS)), default=0)
+        history: list[TrainingEvent] = []
+        run: TrackedRun | None = None
+        for event in self.backend.train(self.order):
+            self.last = event
+            self.started.set()
+            if run is None:  # after the start, because MLflow takes seconds to open
+                tags = {BASE_TAG: self.order.base.digest, JOB_TAG: self.name}
+                run = TrackedRun(self.home.mlflow, self.order, self.dataset.dataset, tags, before=before)
+            run.log_event(event)
+            history.append(event)
+            if event.phase == "done":  # while the order is locked, so that no other process uses it too early
+                self._publish(event.adapter)
+        if run is not None:
+            price = self.home.settings.price_per_hour
+            run.log_metrics(training_metrics(progress(history, followed=False, price=price)))
+
+    def _publish(self, digest: str) -> None:
+        """Sign the adapter with the home's key, and copy it where the caller wants it."""
+        # signed here and not by the trainer, which may run in a container and has no key
+        folder = self.order.adapters / digest[:16]
+        sign_adapter(folder, self.home.keys, base_digest=self.order.base.digest, digest=digest)
+        with _explain_write_errors(self.output):
+            _copy(folder, self.output)
 
 
 @contextmanager
@@ -236,14 +283,31 @@ def _explain_write_errors(folder: Path) -> Iterator[None]:
         raise InputError(f"{folder} cannot be written ({problem.strerror}).", "Choose another output_dir.") from problem
 
 
-def _warn_if_small(train_file: Path) -> None:
-    with train_file.open("rb") as lines:
-        examples = sum(1 for line in lines if line.strip())
-    if examples < SMALLEST_DATASET:
-        log.warning("%s has %d examples (recommended minimum %d)", train_file, examples, SMALLEST_DATASET)
+def _adapter_folder(output_dir: str | Path) -> Path:
+    return Path(output_dir).expanduser().resolve() / ADAPTER
 
 
-def _refuse_other_adapter(place: Path, order: TrainingOrder) -> None:
+def _with_recipe(order: TrainingOrder, **changes: Any) -> TrainingOrder:
+    return order.model_copy(update={"recipe": order.recipe.model_copy(update=changes)})
+
+
+def _four_bit(wanted: bool | None, route: Route, *, installed: bool) -> bool:
+    """Whether to train on 4-bit weights. Raises InputError if they are wanted on a GPU and cannot be had."""
+    on_gpu = route.place == "cuda"
+    if wanted is None:
+        return on_gpu and installed
+    if wanted and not installed:
+        if on_gpu:
+            raise InputError(
+                "load_in_4bit needs bitsandbytes, which is not installed.",
+                f"{install_remedy('four-bit')} Or pass load_in_4bit=False.",
+            )
+        log.warning("The training runs on the CPU, without bitsandbytes: it uses whole weights instead of 4-bit ones.")
+        return False
+    return wanted
+
+
+def _refuse_other_adapter(place: Path, *orders: TrainingOrder) -> None:
     """Raise InputError before the training if its adapter cannot be written, or would replace another order's."""
     if not place.exists():
         parent = next(folder for folder in place.parents if os.path.lexists(folder))
@@ -251,7 +315,8 @@ def _refuse_other_adapter(place: Path, order: TrainingOrder) -> None:
             raise InputError(f"{place.parent} cannot be created.", "Choose another output_dir.")
         return
     with suppress(OSError, ValidationError):
-        if Manifest.model_validate_json((place / MANIFEST).read_bytes()).order == order.digest:
+        manifest = Manifest.model_validate_json((place / MANIFEST).read_bytes())
+        if manifest.order in {order.digest for order in orders}:
             return
     raise InputError(f"{place} already contains something else.", "Choose another output_dir.")
 
@@ -260,3 +325,6 @@ def _copy(adapter: Path, place: Path) -> None:
     with publish_folder(place) as folder:
         for name in (*FILES, MANIFEST):
             shutil.copyfile(adapter / name, folder / name)
+    manifest = (adapter / MANIFEST).read_bytes()
+    if (place / MANIFEST).read_bytes() != manifest:  # copied before it was signed
+        write_file(place / MANIFEST, manifest)

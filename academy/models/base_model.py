@@ -7,19 +7,24 @@ from the Hugging Face hub (safetensors and tokenizer files only, no remote code)
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
 import orjson
 
-from academy.errors import BaseModelError
+from academy.errors import BaseModelError, TemplateError
+from academy.models.rendering import Message, Rendering
+from academy.models.template_day import day_of
+from academy.models.template_files import read_template_files, read_text
 from academy.records import Record, digest_of
 from academy.store.files import digest_of_file
 
 SEED = "seed"
 SEED_FOLDER = Path(__file__).parent / "seed"
 MODEL_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
-          "chat_template.jinja", "*.safetensors", "*.safetensors.index.json")  # fmt: skip
+          "chat_template.jinja", "additional_chat_templates/*.jinja", "*.safetensors",
+          "*.safetensors.index.json")  # fmt: skip
 
 
 class BaseModel(Record):
@@ -63,6 +68,43 @@ class BaseModel(Record):
         slug = re.sub(r"[^a-z0-9]+", "-", Path(self.name).name.lower()).strip("-") or "model"
         return f"academy-{slug}-{self.digest[:8]}"
 
+    @cached_property
+    def rendering(self) -> Rendering:
+        """Its chat template, without a tokenizer. Raises TemplateError where it cannot be read."""
+        return Rendering.of(read_template_files(self.path))
+
+    @property
+    def template_note(self) -> str:
+        """A sentence about what is unusual in its chat template; empty if nothing is."""
+        if not read_text(self.path)[0]:
+            return (
+                "The base model has no chat template. Its prompts are written as '### user:' and '### assistant:', "
+                "for training and for serving."
+            )
+        try:
+            _ = self.rendering.frame
+        except TemplateError:  # curation names the fault; what such a template lacks is not known
+            return ""
+        notes = []
+        if day := day_of(self.rendering.text):
+            notes.append(f"The chat template shows the current day; every prompt has the day {day}.")
+        if self.rendering.system_in_request:
+            notes.append("The chat template has no system message; its text is put before the first request.")
+        return " ".join(notes)
+
+    def rejects(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Why its chat template rejects a conversation that ends with an answer, in a few words; empty if it does not.
+
+        Raises TemplateError where the template does not work for any conversation.
+        """
+        _ = self.rendering.frame
+        turns: list[Message] = [{"role": message["role"], "content": message["content"]} for message in messages]
+        try:
+            self.rendering.example(turns)
+        except TemplateError as problem:
+            return f"chat template: {problem.message.removeprefix('The chat template ').rstrip('.')}"
+        return ""
+
     def count_tokens(self, texts: list[str]) -> list[int]:
         """The number of tokens of each text. Uses only the fast tokenizer, so that curation does not need torch."""
         if (self.path / "tokenizer.json").is_file():
@@ -92,7 +134,11 @@ def resolve(name: str) -> BaseModel:
         folder = _from_hub(name)
     check(name, folder)
     files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
-    return BaseModel(name=name, path=folder, digest=digest_of({path.name: digest_of_file(path) for path in files}))
+    return BaseModel(
+        name=name,
+        path=folder,
+        digest=digest_of({str(path.relative_to(folder)): digest_of_file(path) for path in files}),
+    )
 
 
 def _absolute(folder: Path) -> str:
@@ -113,6 +159,11 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
     except HFValidationError as problem:
+        if re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?:[\w.-]+", name):
+            raise BaseModelError(
+                f"'{name}' is a name of Ollama, and trainings need the model's own weights.",
+                "Name its repository on the Hugging Face hub, such as microsoft/Phi-3-mini-4k-instruct, or a folder.",
+            ) from problem
         raise BaseModelError(f"'{name}' is not a valid name of a base model.", remedy) from problem
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as problem:
         raise BaseModelError(

@@ -7,67 +7,74 @@ turns messages into tokens, every adapter includes the template's text, and its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
-from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
-
 from academy.errors import TemplateError
+from academy.models.rendering import Message, Rendering, Text
+from academy.models.template_day import day_of
+from academy.models.template_files import FILE, PLAIN, AddedToken, chosen, end_ids, named, read_text
+from academy.models.thinking import WORDS, without_thoughts
 from academy.records import digest_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FILE = "chat_template.jinja"
-GENERATION = "generation_config.json"
-PLAIN = (
-    "{% for message in messages %}{{ '### ' + message['role'] + ':\n' + message['content'] }}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '### assistant:\n' }}{% endif %}"
-)
-"""For base models without a chat template."""
+__all__ = ["FILE", "PLAIN", "ChatTemplate", "Message", "digest_of_template"]
+JOINER = "\u2060"
+"""An invisible character that breaks a control token for engines that tokenize a text themselves."""
 
 
 def digest_of_template(text: str, special_tokens: Mapping[str, str]) -> str:
-    """sha256 of a template's text and its special tokens (names and texts)."""
+    """sha256 of a template's text, which includes its day, and its special tokens (names and texts)."""
     return digest_of({"template": text, "special": dict(special_tokens)})
 
 
-class Message(TypedDict):
-    """One turn: role is system, user or assistant."""
-
-    role: str
-    content: str
-
-
 class ChatTemplate:
-    """A tokenizer with a fixed template, which transformers renders in jinja's immutable sandbox.
+    """A tokenizer with a fixed template.
 
     The tokenizer's end-of-text token becomes the token that ends an answer. Some models (Gemma) end their turns with
     another token, which generation_config.json lists, and would never stop at the tokenizer's own.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: str | None = None, source: str = "") -> None:
+        """`source`: where the text is from, for messages. Raises TemplateError."""
         self.tokenizer: Any = tokenizer
-        self.text: str = text or getattr(tokenizer, "chat_template", None) or PLAIN
         if tokenizer.eos_token_id is None:
             raise TemplateError(
                 "The tokenizer has no end-of-text token.", "An answer could not end. Choose another model."
             )
-        if end := _end_of_turns(tokenizer, self.text):
-            tokenizer.eos_token = end
+        folder = Path(tokenizer.name_or_path)
+        added = [
+            AddedToken(content=str(token.content), special=bool(token.special))
+            for token in self.tokenizer.added_tokens_decoder.values()
+        ]
+        ends = [str(tokenizer.eos_token)]
+        ends += [str(end) for end in self.tokenizer.convert_ids_to_tokens(end_ids(folder)) if end]
+        own = getattr(tokenizer, "chat_template", None)
+        if own is not None and not isinstance(own, str):
+            own = chosen(named(own), "the tokenizer")
+        self.rendering = Rendering(
+            text or own or PLAIN, tokenizer.special_tokens_map, added, list(dict.fromkeys(ends)), source
+        )
+        self.text = self.rendering.text
+        with suppress(TemplateError):  # its use reports the error
+            tokenizer.eos_token = self.rendering.frame.end
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
 
     @classmethod
     def of(cls, base: Path, adapter: Path | None = None) -> ChatTemplate:
         """The adapter's stored template, or the base model's."""
+        file = adapter / FILE if adapter else None
+        text, source = read_text(base)
+        if file and file.is_file():
+            text, source = file.read_text(encoding="utf-8"), str(file)
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
-        file = adapter / FILE if adapter else None
-        return cls(tokenizer, file.read_text(encoding="utf-8") if file and file.is_file() else None)
+        return cls(tokenizer, text or None, source)
 
     @property
     def digest(self) -> str:
@@ -75,69 +82,72 @@ class ChatTemplate:
         return digest_of_template(self.text, self.special_tokens)
 
     @property
+    def day(self) -> str:
+        """The day that every prompt shows; empty if the template shows none."""
+        return day_of(self.text)
+
+    @property
     def special_tokens(self) -> dict[str, str]:
         """Names and texts of the tokenizer's special tokens."""
         return {name: str(token) for name, token in sorted(self.tokenizer.special_tokens_map.items())}
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids up to the start of the answer."""
-        return self._ids(self._text(messages, answer_follows=True))
+        """Token ids up to the start of the answer. Raises TemplateError for messages that the template rejects."""
+        return self._ids(self.rendering.prompt(messages))
 
     def rendered(self, messages: Sequence[Message]) -> str:
-        """The text of `prompt`, for engines that tokenize it themselves."""
-        return self._text(messages, answer_follows=True)
+        """The text of `prompt`, for engines that tokenize it themselves. Control tokens of the contents are broken."""
+        pieces = self.rendering.prompt(messages).pieces()
+        return "".join(piece[:1] + JOINER + piece[1:] if plain else piece for piece, plain in pieces)
 
     def example(self, messages: Sequence[Message]) -> tuple[list[int], list[int]]:
         """Token ids of the prompt, and of the answer with its end token.
 
-        Raises TemplateError if the template does not put the answer after the prompt, or does not end it.
+        Raises TemplateError if the template rejects or changes the example, or does not end it.
         """
-        before = self._text(messages[:-1], answer_follows=True)
-        whole = self._text(messages, answer_follows=False)
-        if not whole.startswith(before):
-            raise TemplateError(
-                "The chat template does not put the answer after the prompt.",
-                "The loss could not be limited to the answer. Give the base model another chat template.",
-            )
-        end = str(self.tokenizer.eos_token)
-        answer, end_token, _ = whole[len(before) :].rpartition(end)
-        if not end_token:
-            raise TemplateError(
-                f"The chat template does not end an answer with {end}.",
-                "The model would not learn to stop. Give the base model another chat template.",
-            )
-        return self._ids(before), self._ids(answer + end)
+        prompt, answer = self.rendering.example(messages)
+        return self._ids(prompt), self._ids(answer)
 
-    def _text(self, messages: Sequence[Message], *, answer_follows: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                list(messages), chat_template=self.text, add_generation_prompt=answer_follows, tokenize=False
-            )
-        )
+    def raw_answer(self, tokens: Sequence[int]) -> str:
+        """The text of an answer's tokens, without special tokens other than the tags of thoughts."""
+        tags = {number: token for number, token in self._thought_tags().items() if number in tokens}
+        if not tags:
+            return str(self.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+        parts, start = [], 0
+        for place, token in enumerate([*tokens, -1]):
+            if token in tags or token == -1:
+                parts.append(str(self.tokenizer.decode(tokens[start:place], skip_special_tokens=True)))
+                parts.append(tags.get(token, ""))
+                start = place + 1
+        return "".join(parts).strip()
 
-    def _ids(self, text: str) -> list[int]:
+    def visible(self, raw: str) -> str:
+        """An answer without the thoughts before it, as it is graded and shown."""
+        return without_thoughts(self.rendering.opened + raw)
+
+    def _thought_tags(self) -> dict[int, str]:
+        """Special tokens that are tags of thoughts."""
+        return {
+            number: str(token.content)
+            for number, token in self.tokenizer.added_tokens_decoder.items()
+            if token.special and token.content in WORDS
+        }
+
+    def _ids(self, text: Text) -> list[int]:
+        ids: list[int] = []
+        for piece, plain in text.pieces():
+            ids += self._plain(piece) if plain else self._tokens(piece)
+        return ids
+
+    def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-
-def _end_of_turns(tokenizer: Any, text: str) -> str:
-    """The token that ends a template's answers, if it is not the tokenizer's; else empty."""
-    try:
-        end_ids = orjson.loads((Path(tokenizer.name_or_path) / GENERATION).read_bytes())["eos_token_id"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-    numbers = [
-        number
-        for number in (end_ids if isinstance(end_ids, list) else [end_ids])
-        if isinstance(number, int) and number >= 0
-    ]
-    candidates = [end for end in map(str, tokenizer.convert_ids_to_tokens(numbers)) if end != str(tokenizer.eos_token)]
-    if not candidates:
-        return ""
-    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    try:
-        text_of_turns = str(tokenizer.apply_chat_template(talk, chat_template=text, tokenize=False)).rstrip()
-    except Exception:  # noqa: BLE001  a template may raise anything; its use reports the error
-        return ""
-    if str(tokenizer.eos_token) in text_of_turns:
-        return ""
-    return next((end for end in candidates if text_of_turns.endswith(end)), "")
+    def _plain(self, token: str) -> list[int]:
+        """A control token's text as ordinary tokens: in two parts, or in its characters."""
+        controls = set(self.tokenizer.added_tokens_decoder)
+        cuts = [(token[:place], token[place:]) for place in range(1, len(token))]
+        for parts in [*cuts, tuple(token)]:
+            ids = [number for part in parts for number in self._tokens(part)]
+            if not controls.intersection(ids):
+                return ids
+        raise TemplateError(f"The tokenizer cannot write {token!r} as plain text.", "Remove it from the text.")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_sandbox
 from academy.errors import AcademyError, EngineError, ExaminationError
-from academy.experience.sources.commits import is_repository
+from academy.experience.git.repository import refusal_of
 from academy.habitat.backends.choice import select_backend
 from academy.habitat.backends.container import ContainerChoice
 from academy.habitat.backends.isolation import GPU_REMEDY, visible_gpus
@@ -256,11 +256,11 @@ def _sandbox(settings: Settings) -> Finding:
 
 
 def _repository() -> Finding:
-    works = is_repository(Path.cwd())
+    refusal = refusal_of(Path.cwd())
     return Finding(
         name="git history",
-        works=works,
+        works=refusal is None,
         needed=False,
-        found="this folder's repository" if works else "no repository here: commits are skipped",
-        remedy="" if works else "Name one with --repo.",
+        found=f"commits are skipped: {refusal.message}" if refusal else "this folder's repository",
+        remedy=refusal.remedy if refusal else "",
     )

@@ -6,6 +6,7 @@ Prefect's own ephemeral server survives a killed process. This one asks the kern
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import subprocess
@@ -23,12 +24,13 @@ from urllib.parse import urlsplit
 from academy.access.layer import ROOT
 from academy.access.peers import listener_account
 from academy.access.secret import owner_of
-from academy.errors import HomeError
+from academy.errors import HomeError, InputError
 from academy.operations.job_template import JOB_TEMPLATE
 from academy.operations.locks import evolution_lock, training_lock
 from academy.operations.prefect_app import CLIENT_AUTH, auth_string, make_app
 from academy.settings import Settings, load_settings
 from academy.store.locks import exclusive_lock
+from academy.system.connections import check_connections
 from academy.system.processes import die_with_parent
 
 if TYPE_CHECKING:
@@ -42,7 +44,13 @@ _QUIET = {"PREFECT_LOGGING_SERVER_LEVEL": "WARNING", "PREFECT_SERVER_LOGGING_LEV
 
 
 def configure(settings: Settings) -> None:
-    """Set the environment of Prefect: a folder of this home, few log lines. Call it before importing Prefect."""
+    """Set the environment of Prefect: a folder of this home, few log lines. Call it before importing Prefect.
+
+    Raises InputError for a variable with which its client cannot connect.
+    """
+    check_connections()
+    if (url := os.environ.get("PREFECT_API_URL")) and not url.startswith(("http://", "https://")):
+        raise InputError(f"PREFECT_API_URL={url} is not an address.", "Write it as http://host:port/api, or unset it.")
     defaults = {
         "PREFECT_HOME": str(settings.folder("prefect")),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -170,7 +178,7 @@ def alive(url: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:  # noqa: S310  a loopback or configured address
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError):  # another program, or no address
         return False
 
 

@@ -120,7 +120,8 @@ def train_on(
     problem: Any = state.result(raise_on_failure=False)
     if isinstance(problem, AcademyError):
         raise problem
-    message = str(problem or state.message or state.name).strip().splitlines()[0][:300]
+    lines = str(problem or state.message or state.name).strip().splitlines()
+    message = lines[0][:300] if lines else type(problem).__name__
     raise TrainingError(
         f"The training's run on {POOLS[device]} ended as {state.name}: {message}",
         RETRY,

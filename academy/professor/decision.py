@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -14,7 +15,9 @@ SMALLEST_DATASET = 50
 class Reason(Record):
     """A condition, whether it is met, and a sentence with its numbers."""
 
-    name: Literal["lessons", "new lessons", "hours", "examples", "not examined yet", "memory", "enabled"]
+    name: Literal[
+        "lessons", "new lessons", "hours", "held-out questions", "examples", "not examined yet", "memory", "enabled"
+    ]
     met: bool
     sentence: str
 
@@ -44,31 +47,37 @@ def should_train(
     min_lessons: int,
     min_new_lessons: int,
     interval_hours: float,
+    held_out: tuple[int, str] | None = None,
     examples: int | None = None,
     examined: str = "",
     placement: tuple[bool, str] | None = None,
     not_counted: str = "",
     force: bool = False,
     disabled: str = "",
+    tags: Sequence[str] = (),
 ) -> Decision:
     """Decide whether a training starts.
 
     `lessons` and `new_lessons` count successful, active lessons and tasks: all, and those since the champion was
-    examined. `examples` is the size of the training side, if it is known. `examined` is the verdict on the same order,
-    if there is one. `placement` is whether the training can run, and where. `not_counted` says in words which lessons
-    do not count; it is shown where lessons are missing. `disabled` says that the user allows no training at all.
-    `force` overrides every condition except four: that one, the smallest dataset, a training that cannot run on any
-    device, and a repeated examination of the same order, because a second attempt at the same questions could pass by
-    chance.
+    examined. `held_out` is the number of held-out questions, and why no verdict on them could promote a challenger
+    (empty where one could). `examples` is the size of the training side, if it is known. `examined` is the verdict on
+    the same order, if there is one. `placement` is whether the training can run, and where. `not_counted` says in words
+    which lessons do not count; it is shown where lessons are missing. `disabled` says that the user allows no training
+    at all. `force` overrides every condition except four: that one, the smallest dataset, a training that cannot run on
+    any device, and a repeated examination of the same order, because a second attempt at the same questions could pass
+    by chance. With `tags` only lessons with one of them were counted.
     """
+    if disabled:  # then nothing else is of interest
+        return Decision(train=False, forced=False, reasons=(Reason(name="enabled", met=False, sentence=disabled),))
     enough = lessons >= min_lessons
+    kind = f"lessons tagged {' or '.join(tags)}" if tags else "lessons"
     missing = f", not counted: {not_counted}" if not_counted and not enough else ""
     reasons = [
-        Reason(name="lessons", met=enough, sentence=f"{lessons:,} lessons (minimum {min_lessons:,}){missing}"),
+        Reason(name="lessons", met=enough, sentence=f"{lessons:,} {kind} (minimum {min_lessons:,}){missing}"),
         Reason(
             name="new lessons",
             met=new_lessons >= min_new_lessons,
-            sentence=f"{new_lessons:,} new lessons since the champion was examined ({min_new_lessons:,} required)",
+            sentence=f"{new_lessons:,} new {kind} since the champion was examined ({min_new_lessons:,} required)",
         ),
     ]
     if last_verdict is None:
@@ -82,9 +91,13 @@ def should_train(
                 sentence=f"{hours:.1f} hours since the last verdict (minimum {interval_hours:g})",
             )
         )
+    if held_out is not None:
+        number, problem = held_out
+        sentence = f"{number:,} held-out questions"
+        if problem:
+            sentence = f"no challenger could be promoted: {problem}"
+        reasons.append(Reason(name="held-out questions", met=not problem, sentence=sentence))
     not_overridable: list[Reason] = []
-    if disabled:
-        not_overridable.append(Reason(name="enabled", met=False, sentence=disabled))
     if examples is not None:
         not_overridable.append(
             Reason(

@@ -10,13 +10,15 @@ if TYPE_CHECKING:
     from academy.sdk.dataset_curator import DatasetCurator
     from academy.sdk.gpu_habitat import GPUHabitat
     from academy.sdk.model_manager import ModelManager
+    from academy.sdk.professor import Professor
 
-__all__ = ["DatasetCurator", "GPUHabitat", "LessonsStore", "ModelManager"]
+__all__ = ["DatasetCurator", "GPUHabitat", "LessonsStore", "ModelManager", "Professor"]
 _MODULES = {
     "DatasetCurator": "academy.sdk.dataset_curator",
     "GPUHabitat": "academy.sdk.gpu_habitat",
     "LessonsStore": "academy.experience.lessons",
     "ModelManager": "academy.sdk.model_manager",
+    "Professor": "academy.sdk.professor",
 }
 
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 class ModelManager:
     """The versions of one base model."""
 
-    def __init__(self, home: Home | None = None, *, by: str = "") -> None:
+    def __init__(self, home: Home | Path | None = None, *, by: str = "") -> None:
         """The versions of a home, by default the home of the settings. `by` names who acts, for the history."""
-        self.home = home or Home.open()
+        self.home = home if isinstance(home, Home) else Home.open(home=home)
         self.by = by or current_user()
 
     def register_version(

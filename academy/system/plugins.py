@@ -41,8 +41,13 @@ def load_plugin(group: Group, name: str, own: Mapping[str, str]) -> Any:
         raise InputError(f"{packages} both provide a {kind} {name!r}.", "Uninstall one of them.")
     try:
         return points[0].load()
-    except (ImportError, AttributeError) as problem:
+    except Exception as problem:  # code of another package may raise anything while it is imported
+        reason = (
+            str(problem)
+            if isinstance(problem, ImportError | AttributeError)
+            else f"{type(problem).__name__}: {problem}"
+        )
         raise InputError(
-            f"The {kind} {name!r} cannot be loaded from {points[0].value}: {problem}.",
+            f"The {kind} {name!r} cannot be loaded from {points[0].value}: {reason}.",
             "Fix or reinstall the package that provides it.",
         ) from problem

@@ -122,7 +122,7 @@ def test_merged_model_loads_with_transformers_alone(
     assert resolve(str(result.folder)).parameters >= base.parameters  # the Academy accepts it as a base model
 
 
-@pytest.mark.parametrize("form", ["gguf", "merged-gguf"])
+@pytest.mark.parametrize("form", ["gguf", "merged-gguf", "modelfile"])
 def test_gguf_files_give_the_answers_of_peft(
     tmp_path: Path, base: BaseModel, blue: Path, peft: PeftRuntime, form: str
 ) -> None:
@@ -204,7 +204,7 @@ def test_supported_architectures_give_the_answers_of_peft(tmp_path: Path, base: 
     assert runtime.generate(["hello"], BASE, 12) != runtime.generate(["hello"], digest, 12)
 
 
-@pytest.mark.parametrize("form", ["adapter", "merged", "gguf", "merged-gguf"])
+@pytest.mark.parametrize("form", ["adapter", "merged", "gguf", "merged-gguf", "modelfile"])
 @pytest.mark.parametrize("name", [WEIGHTS, MANIFEST])
 def test_files_altered_after_the_check_are_not_exported(
     tmp_path: Path, base: BaseModel, blue: Path, form: str, name: str

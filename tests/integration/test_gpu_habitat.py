@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from academy.adapters.adapter import read_adapter
+from academy.adapters.adapter import open_adapter, read_adapter
 from academy.errors import BaseModelError, InputError
+from academy.loop.home import Home
+from academy.loop.named_versions import activate_adapter, get_version
+from academy.loop.trainings import list_trainings
+from academy.loop.verify import verify_files
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.system.hardware import take_inventory
 from tests.topics import TOPICS
@@ -36,6 +41,7 @@ def test_the_documents_example_ends_with_an_adapter_and_a_warning_under_50_examp
     )
     name = job_info["job_name"]
     assert (job_info["backend"], job_info["container_id"]) == ("process", None)
+    assert re.fullmatch(r"training_\d{8}_\d{6}", name)
     assert "has 32 examples (recommended minimum 50)" in caplog.text
     status = habitat.get_training_status(name)
     assert status["status"] == "running"
@@ -57,6 +63,17 @@ def test_the_documents_example_ends_with_an_adapter_and_a_warning_under_50_examp
     assert status["progress"]["best_loss"] <= status["progress"]["average_loss"]
     adapter = read_adapter(tmp_path / "training_0" / "adapter")
     assert str(adapter.path) == status["adapter_path"]
+    home = Home.open(home=tmp_path / "home")
+    assert open_adapter(adapter.path).check_signature(home.keys)
+    (run,) = home.mlflow.search_runs([home.mlflow.get_experiment_by_name("academy").experiment_id])
+    assert (run.info.status, run.data.tags["academy.job"]) == ("FINISHED", name)
+    assert run.data.metrics["loss"] == pytest.approx(status["loss"])
+    assert 0 <= run.data.metrics["accuracy"] <= 1
+    assert run.data.metrics["grad_norm"] > 0
+    (training,) = list_trainings(home.settings)
+    assert (training.job, training.progress.status) == (name, "finished")
+    assert get_version(home, activate_adapter(home, name, by="a test").version).run == run.info.run_id
+    assert verify_files(home, (name,))[0].ok
     assert adapter.manifest.recipe.rank == 16
 
     later = GPUHabitat(home=tmp_path / "home")  # a program that starts afterwards
@@ -66,6 +83,8 @@ def test_the_documents_example_ends_with_an_adapter_and_a_warning_under_50_examp
     assert read_adapter(Path(same["adapter_path"])).digest == adapter.digest
     later.cleanup_job(name)
     assert later.get_training_status(name)["status"] == "finished"
+    repeated = later.run_training_job(dataset, "seed", tmp_path / "training_1", learning_rate=2e-4)
+    assert repeated["job_name"] == name  # the same order is the same job
     with pytest.raises(InputError, match="already contains something else"):
         later.run_training_job(dataset, "seed", tmp_path / "training_0", num_epochs=4)
 
@@ -102,7 +121,7 @@ def test_invalid_arguments_are_refused_before_anything_starts(dataset: Path, tmp
         habitat.run_training_job(dataset, "/nowhere", tmp_path / "out")
     with pytest.raises(InputError, match="rank is 1000"):
         habitat.run_training_job(dataset, "seed", tmp_path / "out", lora_rank=1000)
-    for name in ("training-0000", "0000", "training-../adapters"):
+    for name in ("training_0000", "0000", "training_20260101_000000", "training_../adapters"):
         with pytest.raises(InputError, match="Unknown job"):
             habitat.get_training_status(name)
     assert not list((tmp_path / "home").glob("runs/*"))

@@ -235,8 +235,9 @@ def test_refused_version_is_neither_promoted_nor_restored(house: House) -> None:
     house.make_champion(first)
     house.make_champion(second)
     refuse_adapter(house.ledger, first, "it leaks secrets")
-    with pytest.raises(AdapterError, match=r"v1 was refused on .* \(it leaks secrets\)"):
+    with pytest.raises(AdapterError, match=r"v1 was refused on .* \(it leaks secrets\)") as refused:
         house.rollback()
+    assert refused.value.remedy == "If it may be served after all, run `academy models readmit v1`."
     admit_adapter(house.gate, second.adapter)
     assert house.rollback("base") == "base"
     assert list(failing(house, first)) == ["refusals"]
@@ -250,8 +251,9 @@ def test_refusal_of_older_versions_is_permanent(house: House) -> None:
     refuse_adapter(house.ledger, versions[0], "", older=True)  # a lower number does not withdraw it
     readmit_adapter(house.ledger, versions[1], "not this way")
     for version in versions[:2]:
-        with pytest.raises(AdapterError, match="Versions before v3 were refused"):
+        with pytest.raises(AdapterError, match="Versions before v3 were refused") as refused:
             admit_adapter(house.gate, version.adapter)
+        assert refused.value.remedy == "Use a newer version; `academy models` lists them."
         assert list(failing(house, version)) == ["refusals"]
     admit_adapter(house.gate, versions[2].adapter)
 
@@ -340,3 +342,24 @@ def test_trained_adapter_is_signed_once(house: House) -> None:
     (folder / WEIGHTS).write_bytes(b"")
     with pytest.raises(AdapterError):
         sign_adapter(folder, house.keys, **facts)
+
+
+def test_refused_champion_is_rolled_back(house: House) -> None:
+    champion = house.train(1.0)
+    house.make_champion(champion)
+    refuse_adapter(house.ledger, champion, "")
+    with pytest.raises(AdapterError) as refused:
+        admit_adapter(house.gate, champion.adapter)
+    assert refused.value.remedy == "`academy rollback` restores another champion."
+
+
+def test_version_without_a_dataset_says_so_and_an_unverified_one_says_only_why(house: House) -> None:
+    version = house.train(1.0, dataset="")
+    checks = {check.name: check for check in verify_version(house.gate, version, house.home / "datasets").checks}
+    assert checks["dataset"].sentence.startswith("It names no dataset.")
+    unverified = house.versions.register_unverified(
+        "seed", {"unverified": "its files are missing"}, house.adapters.as_uri(), parent="base", generation=0
+    )
+    report = verify_version(house.gate, unverified, house.home / "datasets")
+    assert [check.name for check in report.checks if not check.ok] == ["files"]
+    assert "its files are missing" in report.checks[0].sentence

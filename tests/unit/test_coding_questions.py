@@ -12,11 +12,13 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import academy.arena.suites
+from academy.arena.sandbox import Unavailable
 
 FILE = Path(academy.arena.suites.__file__).with_name("coding.jsonl")
 KEYS = {"id", "tags", "request", "function", "cases", "solution", "mutants"}
@@ -163,3 +165,16 @@ def test_result_comparison_includes_types(program: str, result: object, how: str
     question = {"id": "q", "function": "f", "cases": [{"args": [], "result": result}], "mutants": []}
     [[[[came, _]]]] = run_all([{**question, "solution": f"def f():\n    {program}\n"}])
     assert came == how
+
+
+def test_first_ten_questions_are_a_suite_of_their_own() -> None:
+    from academy.arena.suites.table import create_suite, guarded_texts
+
+    sandbox: Any = SimpleNamespace(name="none", active_limits=())
+    context: Any = SimpleNamespace(sandbox=lambda: sandbox)
+    whole, first = create_suite("coding", context), create_suite("coding#first-ten", context)
+    assert not isinstance(whole, Unavailable)
+    assert not isinstance(first, Unavailable)
+    assert [q.id for q in first.questions()] == [q.id for q in whole.questions()][:10]
+    assert (first.name, first.role) == ("coding#first-ten", "guard")
+    assert len(guarded_texts(["coding#first-ten"])[0].texts) == 2 * len(QUESTIONS)

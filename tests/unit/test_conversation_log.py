@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from academy.experience.experience import Experience
+from academy.experience.feedback import NAMES, feedback_beside
 from academy.experience.lessons import LessonsStore
 from academy.models.chat_template import Message
 from academy.serving.gateway.adapter_pool import ServedVersion
@@ -204,3 +205,26 @@ def test_forgotten_conversation_is_not_stored_again(database: Database) -> None:
     with database.write() as connection:
         store.forget(lesson.id, "asked for", connection)
     assert stored_after(database, "rated", rated(thumb="up")) == []
+
+
+@pytest.mark.parametrize("field", NAMES)
+def test_feedback_has_the_same_names_as_in_an_import(field: str) -> None:
+    values = {"thumb": "up", "rating": 5, "gold_star": True, "correction": "All three.", "comment": "just so"}
+    for name in NAMES[field]:
+        value = True if name.startswith("thumb") and "_" in name else values[field]
+        request = read_feedback(orjson.dumps({"id": "chatcmpl-1", name: value}))
+        assert request.feedback == feedback_beside({"feedback": {name: value}})
+        assert field in request.feedback.values
+
+
+def test_unknown_field_of_feedback_is_refused_by_name() -> None:
+    with pytest.raises(RequestError, match="unknown field 'helpful'") as refusal:
+        read_feedback(orjson.dumps({"id": "chatcmpl-1", "rating": 5, "helpful": False}))
+    assert refusal.value.param == "helpful"
+
+
+@pytest.mark.parametrize("body", [b"", b"no JSON", b"[]", b'{"id": 7, "thumb": "up"}', b'{"thumb": "up"}'])
+def test_body_that_is_not_feedback_is_refused(body: bytes) -> None:
+    with pytest.raises(RequestError) as refusal:
+        read_feedback(body)
+    assert refusal.value.status == 400

@@ -29,7 +29,7 @@ from academy.curriculum.overlap_check import refuse_overlap
 from academy.curriculum.similarity import NEAR, shingles
 from academy.errors import ExaminationError, InputError
 from academy.experience.experience import Experience
-from academy.experience.lessons import LessonsStore
+from academy.experience.lessons import LessonsStore, set_aside
 from academy.store.database import Database, assignments
 
 NewDatabase = Callable[[], Database]
@@ -285,13 +285,14 @@ def test_lessons_set_aside_are_not_collected(here: Curation) -> None:
 @pytest.mark.parametrize(
     ("request_text", "answer", "reason"),
     [
-        ("x", "an answer", "request too short"),
-        ("a request", " y ", "answer too short"),
+        (" ", "an answer", "request too short"),
+        ("a request", " \n", "answer too short"),
+        ("x", " y ", ""),
         ("a request" * 3000, "an answer", "request too long"),
         ("a request", "an answer" * 3000, "answer too long"),
         ("a request", "use AKIA" + "ABCDEFGHIJKLMNOP", "holds little but secrets"),
         ("clone https://ana:geheim@example.org/x", "an answer", ""),  # the password is taken out, the rest stays
-        ("a request", "-----BEGIN RSA PRIVATE KEY-----", "holds a private key"),
+        ("a request", "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIE" * 8, "holds a private key"),
         ("a request", "token ghp_" + "a" * 36, "holds little but secrets"),
         (
             "a request",
@@ -318,7 +319,7 @@ def test_the_funnel_adds_up_over_everything_that_can_happen(here: Curation, tmp_
     for lesson in list(here.store.read()):
         if lesson.seq % 9 == 0:
             here.store.add_lesson(lesson.request, "another answer", "success")
-    here.store.add_lesson("z", "too short", "success")
+    here.store.add_lesson("z" * 40, "too monotonous", "success")
     here.store.add_lesson("the key", "sk-" + "a" * 30, "success")
     long = " ".join(random_text(random.Random(n), 6) for n in range(900))
     here.store.add_lesson("a long one", long, "success")
@@ -329,7 +330,7 @@ def test_the_funnel_adds_up_over_everything_that_can_happen(here: Curation, tmp_
     assert made.funnel["held out"] == made.holdout == len(made.held_out())
     for reason in (
         "exact duplicate",
-        "request too short",
+        "request: one sign repeated",
         "holds little but secrets",
         "longer than the model's context",
     ):
@@ -339,11 +340,11 @@ def test_the_funnel_adds_up_over_everything_that_can_happen(here: Curation, tmp_
 
 def test_a_request_similar_to_both_sides_is_dropped_and_counted(here: Curation) -> None:
     stem = random_text(random.Random(4))
-    left, right = "0246813579", "9753186420"
+    left, right = "acegibdfhj", "jhfdbigeca"
     here.store.add_lesson(left + stem, "one answer", "success")
     here.store.add_lesson(stem + right, "one answer", "success")
     assert (here.curate().examples, here.curate().holdout) == (1, 1)
-    here.store.add_lesson(left[-5:] + stem + right[:5], "quite another thing", "success")
+    here.store.add_lesson(left[-5:] + stem + right[:5], "one answer", "success")
     made = here.curate()
     assert (made.examples, made.holdout) == (1, 1)
     assert made.funnel["dropped: near both a trained and a held-out request"] == 1
@@ -639,3 +640,42 @@ def test_a_request_keeps_its_assignment_in_every_curation(here: Curation) -> Non
     made = here.curate()
     asked = [GroupedRequest(text=one.request, suite="recall", group=one.group) for one in made.held_out()]
     assert {place.side for place in here.holdout.assign(asked).values()} == {"holdout"}
+
+
+def words_of(seed: int) -> str:
+    chance = random.Random(seed)
+    return " ".join(random_text(chance, 7) for _ in range(6))
+
+
+def test_kept_examples_are_counted_by_their_source(here: Curation) -> None:
+    add(here, 12, 5)
+    tasks = here.folder / "tasks.jsonl"
+    rows = [
+        {"task_id": f"t{n}", "request": words_of(n), "response": words_of(1000 + n),
+         "success": True, "status": "completed"}
+        for n in range(100, 112)
+    ]  # fmt: skip
+    tasks.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert here.store.import_file(tasks, here.folder / "quarantine", kind="task").admitted == 12
+    curator = here.curator()
+    curator.collect_from_lessons()
+    curator.collect_from_task_history()
+    curator.filter_low_quality()
+    made = curator.save(here.folder / "datasets", here.holdout)
+    kept = {name: made.funnel[f"kept for training: {name}"] for name in ("lesson", "task")}
+    assert sum(kept.values()) == made.examples
+    assert 0 < kept["task"] <= len(rows)
+
+
+def test_released_lessons_of_an_unchanged_dataset_are_covered_by_it(here: Curation) -> None:
+    add(here, 12, 5)
+    before = here.curate()
+    with here.database.write() as connection:
+        aside = set_aside(20, here.store.newest(), connection)
+        assert here.store.release(None, connection) == aside > 0
+    after = here.curate()
+    assert (after.digest, after.cursor) == (before.digest, here.store.newest())
+    assert after.cursor > before.cursor
+    stored = read_dataset(here.folder / "datasets", after.digest)  # what an examination reads
+    assert here.store.trainable(since=stored.cursor) == 0
+    assert stored.funnel == before.funnel

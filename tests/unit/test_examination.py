@@ -367,3 +367,26 @@ def test_a_record_is_read_back_and_a_damaged_one_is_refused(tmp_path: Path) -> N
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ExaminationError, match="cannot be read"):
         read_examination(path)
+
+
+def test_examination_without_a_target_asks_everything_and_says_that_it_decides_nothing(tmp_path: Path) -> None:
+    suite = InTestSuite(role="guard", name="coding")
+    champion, challenger = player_of(suite, "a", lambda n: n < 4), player_of(suite, "b", lambda n: n < 12)
+    examination, _ = examined(champion, challenger, [suite], tmp_path)
+    verdict = examination.verdict
+    assert (verdict.outcome, verdict.spends, verdict.share_asked) == ("CANNOT DECIDE", False, 1.0)
+    assert verdict.because == (
+        "no target suite was asked, so the scores are shown and nothing is decided. Suites asked: coding (guard)"
+    )
+    assert len(examination.results[0].items) == len(suite.questions())
+    (finding,) = verdict.findings
+    assert finding.whole is not None
+    assert (finding.whole.champion, finding.whole.challenger) == (0.25, 0.75)
+
+
+def test_examination_without_a_target_asks_everything_even_if_nobody_answers(tmp_path: Path) -> None:
+    suite = InTestSuite(role="guard")
+    players = [player_of(suite, name, lambda _: False) for name in "ab"]
+    examination, _ = examined(players[0], players[1], [suite], tmp_path)
+    assert len(examination.results[0].items) == len(suite.questions())
+    assert "no target suite was asked" in examination.verdict.because

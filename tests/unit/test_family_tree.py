@@ -13,6 +13,8 @@ from academy.genealogy.description import MAX_CHARACTERS, describe, escape
 from academy.genealogy.history import Deployment
 from academy.genealogy.tree import FamilyTree, Node, family_tree
 from academy.genealogy.versions import Version
+from academy.loop.genealogy import _line
+from academy.store.ledger_rows import PromotionEntry, RollbackEntry
 from tests.registry import House
 
 EVIL = '"]; click n1 "javascript:alert(1)" <script>&amp;\x00\x0b**bold** [x](y) `'
@@ -188,3 +190,12 @@ def test_description_escapes_text_from_people_and_fits_the_limit(house: House) -
     assert len(markdown) <= MAX_CHARACTERS
     assert "<script" not in markdown.replace("\\<script", "")
     assert escape("[x](y) <b>") == "\\[x\\]\\(y\\) \\<b\\>"
+
+
+def test_text_names_a_rollback_once(house: House) -> None:
+    for value in (1.0, 2.0):
+        house.make_champion(house.train(value))
+    house.rollback("v1")
+    (row,) = house.ledger.rows(RollbackEntry)
+    assert _line(row) == "rollback from v2 to v1 (a test), by tester"
+    assert [_line(row).partition(":")[0] for row in house.ledger.rows(PromotionEntry)] == ["promotion", "promotion"]

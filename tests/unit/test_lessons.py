@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,7 +14,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from academy.errors import InputError
-from academy.experience.lessons import ARCHIVES, LONGEST_LINE, LessonsStore, set_aside
+from academy.experience.conversations import MOST_RATED
+from academy.experience.importing import ImportResult
+from academy.experience.lessons import LONGEST_LINE, LessonsStore, set_aside
+from academy.experience.quarantine import REASONS
 from academy.experience.reading import normalised, read_outcome
 from academy.store.database import Database
 
@@ -34,6 +36,14 @@ def make_line(n: int, **changes: Any) -> dict[str, Any]:
 def write_lines(path: Path, *lines: dict[str, Any] | bytes) -> Path:
     path.write_bytes(b"".join((line if isinstance(line, bytes) else orjson.dumps(line)) + b"\n" for line in lines))
     return path
+
+
+def set_aside_in(result: ImportResult) -> list[dict[str, Any]]:
+    """What an import set aside: reasons, and the bytes as they came (`raw`)."""
+    content = Path(result.quarantine).read_bytes()
+    reasons = Path(result.quarantine.removesuffix(".jsonl") + REASONS).read_bytes()
+    lines = [orjson.loads(line) for line in reasons.splitlines()]
+    return [{**line, "raw": content[line["start"] : line["start"] + line["bytes"]]} for line in lines]
 
 
 def test_a_lesson_added_by_hand_is_stored(store: LessonsStore) -> None:
@@ -69,6 +79,13 @@ def test_a_lesson_known_from_another_file_keeps_its_first_batch(store: LessonsSt
     assert [(lesson.batch, lesson.seq) for lesson in store.read()] == [("july", 1), ("august", 2)]
 
 
+def test_tags_that_are_no_texts_are_set_aside(store: LessonsStore, tmp_path: Path) -> None:
+    lines = (make_line(1, tags=["a", None]), make_line(2, tags=[{"b": 1}]), make_line(3, tags=["c", 7]))
+    result = store.import_file(write_lines(tmp_path / "tags.jsonl", *lines), tmp_path)
+    assert [line.split(": ")[1] for line in result.unreadable] == ["tags must be a list of texts"] * 2
+    assert [lesson.tags for lesson in store.read()] == [("7", "c")]
+
+
 def test_malformed_lines_are_quarantined_with_file_and_line(store: LessonsStore, tmp_path: Path) -> None:
     path = write_lines(
         tmp_path / "mixed.jsonl",
@@ -93,7 +110,7 @@ def test_malformed_lines_are_quarantined_with_file_and_line(store: LessonsStore,
     assert [lesson.request for lesson in store.read()] == ["request 1", "request 4"]
     numbers = [2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 14]
     assert [line.split(": ")[0] for line in result.unreadable] == [f"{path}:{number}" for number in numbers]
-    lines = [json.loads(line) for line in Path(result.quarantine).read_text(encoding="utf-8").splitlines()]
+    lines = set_aside_in(result)
     assert [(line["file"], line["line"]) for line in lines] == [("mixed.jsonl", number) for number in numbers]
     reasons = [line["because"] for line in lines]
     assert [reasons[n].split(" (")[0] for n in (0, 1, 2, 3)] == [
@@ -102,10 +119,38 @@ def test_malformed_lines_are_quarantined_with_file_and_line(store: LessonsStore,
         "no request",
         "no answer",
     ]
-    assert reasons[4].startswith("not JSON")
+    assert reasons[4] == "not UTF-8 (byte 0xff at 20)"
     assert reasons[8] == f"longer than {LONGEST_LINE:,} bytes"
-    assert len(lines[8]["text"]) <= LONGEST_LINE + 1
-    assert lines[10]["text"] == '{"situation": "truncated", "act'
+    assert len(lines[8]["raw"]) <= LONGEST_LINE + 1
+    assert lines[4]["raw"] == b'{"situation": "bad \xff byte", "action": "x"}\n'
+    assert lines[10]["raw"] == b'{"situation": "truncated", "act'
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+def test_corrected_quarantine_is_imported(store: LessonsStore, tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "mixed.jsonl"
+    text = '{"situation": "Wo ist die Fähre?", "outcome": "success"}\nkein JSON, nur Wörter\n'
+    path.write_bytes(text.encode(encoding))
+    result = store.import_file(path, tmp_path / "quarantine")
+    assert (result.lines, len(result.unreadable), result.is_refused) == (2, 2, True)
+    for line in set_aside_in(result):
+        assert line["raw"] in path.read_bytes()
+    corrected = Path(result.quarantine).read_bytes()
+    name = encoding if encoding == "utf-8" else f"{encoding}-le"
+    corrected = corrected.replace('"outcome"'.encode(name), '"action": "Am Kai.", "outcome"'.encode(name))
+    Path(result.quarantine).write_bytes(corrected)
+    second = store.import_file(Path(result.quarantine), tmp_path / "quarantine")
+    assert (second.admitted, len(second.unreadable)) == (1, 1)
+
+
+def test_long_conversation_is_read_in_time_and_memory(store: LessonsStore, tmp_path: Path) -> None:
+    turns = [{"role": ("user", "assistant")[n % 2], "content": "a"} for n in range(25_000)]
+    path = write_lines(tmp_path / "long.jsonl", {"messages": turns})
+    assert store.import_file(path, tmp_path, "file").admitted == 1
+    rated = [{**turn, "feedback": {"thumb": "up"}} if turn["role"] == "assistant" else turn for turn in turns[:1_000]]
+    path = write_lines(tmp_path / "rated.jsonl", {"messages": rated})
+    result = store.import_file(path, tmp_path / "quarantine", "conversation")
+    assert result.unreadable == (f"{path}:1: more than {MOST_RATED} rated answers",)
 
 
 def test_a_file_with_windows_line_ends_is_imported(store: LessonsStore, tmp_path: Path) -> None:
@@ -148,10 +193,11 @@ def test_unreadable_lines_of_two_files_with_one_name_are_both_kept(store: Lesson
     for folder in ("first", "second"):
         (tmp_path / folder).mkdir()
         path = write_lines(tmp_path / folder / "july.jsonl", f"bad line of the {folder} file".encode())
-        store.import_file(path, tmp_path / "quarantine")
-    for file in (tmp_path / "quarantine").iterdir():
-        texts += [json.loads(line)["text"].strip() for line in file.read_text(encoding="utf-8").splitlines()]
-    assert sorted(texts) == ["bad line of the first file", "bad line of the second file"]
+        result = store.import_file(path, tmp_path / "quarantine")
+        texts += [result.quarantine]
+    assert [Path(text).read_bytes() for text in texts] == [
+        b"bad line of the first file\n", b"bad line of the second file\n",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["none.jsonl", "."])
@@ -160,15 +206,18 @@ def test_a_missing_file_is_rejected(store: LessonsStore, tmp_path: Path, name: s
         store.import_file(tmp_path / name, tmp_path)
 
 
+@settings(deadline=None)  # each example opens a database
 @given(st.lists(st.binary(max_size=60).filter(lambda line: b"\n" not in line), max_size=6))
 def test_an_import_survives_arbitrary_bytes(
     new_database: Any, tmp_path_factory: pytest.TempPathFactory, lines: Any
 ) -> None:
     folder = tmp_path_factory.mktemp("bytes")
     path = write_lines(folder / "any.jsonl", *lines)
-    assume(not any(path.read_bytes().startswith(mark) for mark in ARCHIVES))  # refused as a whole, see below
     store = LessonsStore(_shared(new_database))
-    result = store.import_file(path, folder / "quarantine")
+    try:
+        result = store.import_file(path, folder / "quarantine")
+    except InputError:
+        assume(False)  # refused as a whole: compressed, or not in the encoding that its mark names
     non_empty = [line.removeprefix(b"\xef\xbb\xbf") if not n else line for n, line in enumerate(lines)]
     non_empty = [line for line in non_empty if line.strip()]
     assert result.admitted + result.known + len(result.unreadable) == len(non_empty)
@@ -341,6 +390,14 @@ def test_supersede_retires_other_wordings_with_the_wrong_answer(store: LessonsSt
         store.add_lesson(request, "to the old cluster", "success")
     with store.database.write() as connection:
         assert store.supersede("where do we deploy", "to the new cluster", connection) == 3
+
+
+def test_supersede_leaves_other_questions_with_the_same_short_answer(store: LessonsStore) -> None:
+    for request in ("May a yacht overtake a ferry?", "May a tug sound its horn at night?"):
+        store.add_lesson(request, "No.", "success")
+    with store.database.write() as connection:
+        assert store.supersede("may a yacht, overtake a ferry", "Yes.", connection) == 1
+    assert [lesson.request for lesson in store.read()] == ["May a tug sound its horn at night?"]
 
 
 def test_lessons_by_tag_come_newest_first(store: LessonsStore) -> None:

@@ -5,6 +5,7 @@ Activation with a trained adapter is in tests/integration/test_genealogy.py.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,36 @@ def test_an_unreadable_adapter_is_unverified_until_it_is_registered_again(
     assert (verified.label, verified.unverified) == ("later", "")
     assert verified.version != found.version
     assert manager.home.versions.get("later") == verified
+
+
+def test_an_unsigned_adapter_is_signed_where_it_lies_if_a_person_vouches_for_it(
+    manager: ModelManager, house: House
+) -> None:
+    folder = house.make(9.0)
+    manifest = json.loads((folder / MANIFEST).read_bytes())
+    (folder / MANIFEST).write_text(json.dumps(manifest | {"signature": ""}))
+    unverified = manager.register_version("vouched", adapter_path=folder, performance_metrics={"f1": 0.5})
+    assert "is not signed" in unverified.unverified
+    signed = resign(manager.home, ["vouched"], all_of_them=False)
+    version = manager.home.versions.get("vouched")
+    assert signed.signed == (version.version,)
+    assert (version.unverified, version.metrics) == ("", {"f1": 0.5})
+    assert version.version != unverified.version
+    assert resign(manager.home, ["vouched"], all_of_them=False).signed == ()
+    missing = manager.register_version("missing", adapter_path=house.home / "nowhere")
+    assert (
+        "does not contain an adapter" in resign(manager.home, ["missing"], all_of_them=False).refused[missing.version]
+    )
+
+
+def test_odd_arguments_get_a_sentence(manager: ModelManager) -> None:
+    for name in ("v 1/0", "v3", "", None):
+        with pytest.raises(InputError, match="is not a valid label"):
+            manager.register_version(name)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="must be a dictionary"):
+        manager.register_version("odd", performance_metrics=[1])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="no version None"):
+        manager.activate_version(None)  # type: ignore[arg-type]
 
 
 def test_a_version_without_an_adapter_cannot_be_used(manager: ModelManager) -> None:

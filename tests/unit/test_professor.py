@@ -51,6 +51,11 @@ def test_training_starts_when_every_condition_is_met() -> None:
         ({"last_verdict": NOW - timedelta(hours=23)}, "hours", ("23.0", "24")),
         ({"examples": SMALLEST_DATASET - 1}, "examples", ("49", "50")),
         ({"examined": "HOLD"}, "not examined yet", ("HOLD",)),
+        (
+            {"held_out": (0, "no question is held out")},
+            "held-out questions",
+            ("no challenger could be promoted: no q",),
+        ),
     ],
 )
 def test_a_single_unmet_condition_prevents_training_and_shows_its_numbers(
@@ -79,7 +84,9 @@ def test_a_condition_is_met_at_its_limit(changes: dict[str, Any]) -> None:
     assert decide(**changes).train
 
 
-@pytest.mark.parametrize("changes", [{"lessons": 1}, {"new_lessons": 0}, {"last_verdict": NOW}])
+@pytest.mark.parametrize(
+    "changes", [{"lessons": 1}, {"new_lessons": 0}, {"last_verdict": NOW}, {"held_out": (3, "too few")}]
+)
 def test_force_overrides_conditions_and_the_reason_says_so(changes: dict[str, Any]) -> None:
     decision = decide(**changes, force=True)
     assert (decision.train, decision.forced) == (True, True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from academy.adapters.adapter import CONFIG, WEIGHTS
-from academy.errors import AdapterError, PromotionError
+from academy.errors import AdapterError, InputError, PromotionError
 from academy.experience.lessons import LessonsStore
 from academy.lifecycle.promotion import reconcile
 from academy.store.ledger import BASE
@@ -115,6 +115,8 @@ def test_rollback_refuses_the_champion_and_versions_that_never_were_champion(hou
     house.train(2.0)
     with pytest.raises(PromotionError, match="v1 is the champion already"):
         house.rollback("v1")
+    with pytest.raises(InputError, match="has no version v9"):
+        house.rollback("v9")
     with pytest.raises(PromotionError, match="v2 was never champion"):
         house.rollback("2")
     assert house.ledger.champion().version == "1"

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from academy.serving.runtimes.remote import RemoteConnection, is_loopback
+from academy.serving.runtimes.remote import RemoteConnection
+from academy.system.connections import is_loopback
 from tests.servers.serving import served
 
 

@@ -31,7 +31,9 @@ from academy.store.database import ledger as ledger_table
 from academy.store.database import lessons as lessons_table
 from academy.store.ledger_rows import RenewalEntry, VerdictEntry
 from tests.ledger_entries import promotion, verdict
+from tests.plugins import install_plugin
 from tests.unit.test_cli import Academy, academy, refusal_of
+from tests.unit.test_sources import WIKI
 
 __all__ = ["academy"]
 
@@ -412,7 +414,9 @@ def test_the_suites_command_lists_built_in_and_user_suites(
     monkeypatch.setenv("ACADEMY_SUITES", f"recall, leak, {mine}")
     found = shown(academy, "suites")
     by_name = {one["suite"]: one for one in found["suites"]}
-    assert list(by_name) == ["recall", "style", "regression", "leak", "coding", "commits", "on call"]
+    assert list(by_name) == [
+        "recall", "style", "regression", "leak", "coding", "coding#first-ten", "commits", "on call",
+    ]  # fmt: skip
     assert [name for name, one in by_name.items() if one["asked"]] == ["recall", "leak", "on call"]
     assert by_name["on call"]["what"] == "1 questions of your own; target"
     assert found["coding_questions"] > 0
@@ -468,3 +472,21 @@ def test_the_comparisons_command_shows_and_exports(academy: Academy, home: Home,
     assert "is a folder" in refusal_of(academy("comparisons", "--export", tmp_path))
     record.write_bytes(b"{")
     assert "cannot be read. Run the examination again." in refusal_of(academy("comparisons"))
+
+
+def test_questions_of_an_installed_source_retire(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    teach(home, 24)
+    install_plugin(tmp_path, monkeypatch, "academy.sources", "wiki", WIKI, "open_wiki", package="wiki_source")
+    home.settings = home.settings.model_copy(update={"sources": ("lesson", "wiki")})
+    first = curate_lessons(home)
+    asked = {e.request for e in first.held_out() if "lesson" not in e.provenance}
+    assert asked
+    spend(home, first)
+    teach(home, 24, seed=1)
+    renew_holdout(home)
+    assert {sides(home)[request_key("recall", request)] for request in asked} == {"retired"}
+    again = curate_lessons(home)
+    assert asked.isdisjoint({example.request for example in home.holdout.examined(again.held_out())})
+    assert asked.isdisjoint(texts(again)[0])

@@ -20,6 +20,7 @@ from academy.errors import InputError
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.backends.following import run_order
 from academy.habitat.backends.process import _Subprocess, ending_of
+from academy.habitat.job_names import name_job
 from academy.habitat.run_folder import read_events
 from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, run_log, run_progress
 from academy.habitat.trainer import events as trainer_events
@@ -155,7 +156,9 @@ def test_commands_show_and_cancel_a_training(
     (told,) = json.loads(out)
     assert (code, told["run"], told["status"], told["step"], told["steps"]) == (0, name, "running", 2, 9)
     assert "running" in academy("runs")[1]
-    for said in (name[:6], f"training-{name}", running.order.digest):
+    job = name_job(running.order.runs, name)
+    assert json.loads(academy("runs", "--json")[1])[0]["job"] == job
+    for said in (name[:6], job, running.order.digest):
         code, out, _ = academy("status", said, "--json")
         assert (code, json.loads(out)["best_loss"]) == (0, 1.0)
     assert json.loads(out)["cost"] == pytest.approx(json.loads(out)["seconds"] / 3600 * 3.5)
@@ -179,7 +182,7 @@ def test_an_unknown_or_ambiguous_run_is_refused(tmp_path: Path, academy: Academy
     for name in ("abc1", "abc2"):
         (tmp_path / "home" / "runs" / name).mkdir(parents=True)
     assert "This home has no training 9" in academy("status", "9")[2]
-    assert "This home has no training training-" in academy("status", "training-")[2]
+    assert "This home has no training training_" in academy("status", "training_")[2]
     assert "This home has no training .." in academy("status", "..")[2]
     assert "Several trainings match abc: abc1, abc2. Give more characters of the digest." in academy("cancel", "abc")[2]
     assert find_run(tmp_path / "home" / "runs", "abc2").name == "abc2"

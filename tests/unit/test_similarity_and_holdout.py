@@ -12,13 +12,14 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from academy.curriculum.carrying import opposed
 from academy.curriculum.holdout import Assignment, GroupedRequest, Holdout, request_key
 from academy.curriculum.similarity import NEAR, jaccard, near_between, near_pairs, shingles
 from academy.store.database import Database, assignments
 
 NewDatabase = Callable[[], Database]
 
-LEFT, RIGHT = "0246813579", "9753186420"
+LEFT, RIGHT = "acegibdfhj", "jhfdbigeca"
 """Put before or behind 40 letters, they make two texts that are not near; half of each makes one near to both."""
 WORDS = ("deploy", "staging", "ticket", "invoice", "rotate", "password")
 wordings = st.builds(
@@ -46,6 +47,12 @@ def near(first: str, second: str) -> bool:
     return jaccard(shingles(first), shingles(second)) >= NEAR
 
 
+def one_question(first: GroupedRequest, second: GroupedRequest) -> bool:
+    """Whether two requests may not be on both sides."""
+    shares_salt = any(a == b for a, b in zip(first.salts, second.salts, strict=True))
+    return near(first.text, second.text) and shares_salt and not opposed(first.text, second.text)
+
+
 def dissimilar(count: int, seed: int = 0) -> list[str]:
     """Requests that are near to no other."""
     rng = random.Random(seed)
@@ -54,6 +61,10 @@ def dissimilar(count: int, seed: int = 0) -> list[str]:
 
 def assign(holdout: Holdout, *texts: str) -> dict[str, Assignment]:
     return holdout.assign(requests_for(list(texts)))
+
+
+def assign_wordings(holdout: Holdout, answer: str, *texts: str) -> dict[str, Assignment]:
+    return holdout.assign(GroupedRequest(text=text, suite="recall", group=answer) for text in texts)
 
 
 def held_and_trained(holdout: Holdout) -> tuple[str, str]:
@@ -110,9 +121,9 @@ def test_an_origin_is_on_one_side_however_the_batches_come(
     for begin, end in itertools.pairwise(edges):
         places = assign(holdout, *texts[begin:end])
         sides |= {text: places[key(text)].side for text in texts[begin:end]}
-    for first, second in itertools.combinations(texts, 2):
-        if near(first, second):
-            assert {sides[first], sides[second]} != {"train", "holdout"}, (first, second)
+    for first, second in itertools.combinations(requests_for(texts), 2):
+        if one_question(first, second):
+            assert {sides[first.text], sides[second.text]} != {"train", "holdout"}, (first, second)
     holdout.database.engine.dispose()
 
 
@@ -197,30 +208,25 @@ def test_a_new_request_similar_to_both_sides_joins_neither(database: Database) -
     for seed in range(20):
         stem = dissimilar(1, seed + 50)[0]
         left, right, between = LEFT + stem, stem + RIGHT, LEFT[-5:] + stem + RIGHT[:5]
-        both = holdout.assign(
-            [
-                GroupedRequest(text=left, suite="recall", group=stem),
-                GroupedRequest(text=right, suite="recall", group=stem),
-            ]
-        )
+        both = assign_wordings(holdout, stem, left, right)
         assert not near(left, right)
         assert near(left, between)
         assert near(right, between)
         assert {place.side for place in both.values()} == {"train", "holdout"}
-        assert assign(holdout, between)[key(between)].side == "neither"
-        assert {p.side for p in assign(holdout, left, right).values()} == {"train", "holdout"}
-        assert assign(holdout, between)[key(between)].side == "neither"
+        assert assign_wordings(holdout, stem, between)[key(between)].side == "neither"
+        assert {p.side for p in assign_wordings(holdout, stem, left, right).values()} == {"train", "holdout"}
+        assert assign_wordings(holdout, stem, between)[key(between)].side == "neither"
 
 
 def test_two_new_requests_that_link_both_sides_join_neither(database: Database) -> None:
     holdout = Holdout(database)
     stem = dissimilar(1, 99)[0]
-    known = [GroupedRequest(text=text, suite="recall", group=stem) for text in (LEFT + stem, stem + RIGHT)]
-    assert {place.side for place in holdout.assign(known).values()} == {"train", "holdout"}
+    known = assign_wordings(holdout, stem, LEFT + stem, stem + RIGHT)
+    assert {place.side for place in known.values()} == {"train", "holdout"}
     chain = [LEFT[-6:] + stem, stem + RIGHT[:6]]
     assert near(*chain)
     assert not near(chain[0], stem + RIGHT)
-    assert [place.side for place in assign(holdout, *chain).values()] == ["neither", "neither"]
+    assert [place.side for place in assign_wordings(holdout, stem, *chain).values()] == ["neither", "neither"]
 
 
 def test_suites_are_assigned_separately(database: Database) -> None:
@@ -253,10 +259,42 @@ def test_an_erased_request_attracts_no_similar_ones(database: Database) -> None:
 
 
 @pytest.mark.slow
-def test_a_thousand_variants_of_one_template_are_one_origin(database: Database) -> None:
-    form = "Please restart the billing worker on the staging host before noon, this is ticket number {}"
-    places = assign(Holdout(database), *(form.format(n) for n in range(1000)))
+def test_a_thousand_wordings_of_one_answer_are_one_origin(database: Database) -> None:
+    form = "Please restart the billing worker on the staging host before noon, and tell {} about it"
+    names = dissimilar(1000)
+    places = Holdout(database).assign(
+        GroupedRequest(text=form.format(name[:4]), suite="recall", group="one") for name in names
+    )
     assert len(set(places.values())) == 1
+
+
+@pytest.mark.parametrize("many", [400])
+def test_questions_of_one_template_are_origins_of_their_own(database: Database, many: int) -> None:
+    forms = (
+        "What does error {} of the crane controller mean and what should I do about it?",
+        "What does the error {} of the crane controller mean, and what should we do about it?",
+    )
+    asked = [
+        GroupedRequest(text=form.format(f"E{n:04}"), suite="recall", group=f"replace sensor {n}")
+        for n in range(many)
+        for form in forms
+    ]
+    places = Holdout(database).assign(asked)
+    origins = [{places[key(form.format(f"E{n:04}"))].origin for form in forms} for n in range(many)]
+    assert all(len(both) == 1 for both in origins)  # two wordings of one question stay together
+    assert len(set().union(*origins)) == many
+    assert 0.15 * many < sum(place.side == "holdout" for place in places.values()) / 2 < 0.3 * many
+
+
+def test_requests_with_other_content_words_are_one_question_only_with_the_same_answer(database: Database) -> None:
+    first, second = "How do I restart the northern crane service?", "How do I restart the southern crane service?"
+    paraphrase = "How do I reboot the northern crane service?"
+    assert near(first, second)
+    assert near(first, paraphrase)
+    requests = [("crane north", first), ("crane south", second), ("crane north", paraphrase)]
+    places = Holdout(database).assign(GroupedRequest(text=t, suite="recall", group=group) for group, t in requests)
+    assert places[key(first)] == places[key(paraphrase)]
+    assert places[key(first)].origin != places[key(second)].origin
 
 
 def test_an_empty_list_is_assigned_without_error(database: Database) -> None:

@@ -176,3 +176,79 @@ def test_a_source_that_is_not_installed_is_refused(academy: Academy, monkeypatch
 def test_settings_without_a_source_are_refused(academy: Academy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_SOURCES", ",,")
     assert "ACADEMY_SOURCES names no source. Choose from lesson, task, commit" in refusal_of(academy("curate"))
+
+
+# A source of an installed package counts, is forgotten and renewed, and cannot break a command
+
+
+def installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, attribute: str = "open_wiki", sources: str = "wiki"
+) -> None:
+    install_plugin(tmp_path, monkeypatch, "academy.sources", "wiki", code, attribute, package="wiki_source")
+    monkeypatch.setenv("ACADEMY_SOURCES", sources)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('raise KeyError("page 7")', "The source wiki failed (KeyError: 'page 7')"),
+        ("yield 7", "The source wiki failed (TypeError: it gave int in place of Experience or Skipped)"),
+        ("1 / 0", "The source wiki failed (ZeroDivisionError: division by zero)"),
+    ],
+)
+@pytest.mark.parametrize("command", [("curate",), ("evolve", "--dry-run"), ("decide",)])
+def test_an_installed_source_that_raises_is_refused_with_its_name(
+    academy: Academy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, problem: str, command: tuple[str, ...]
+) -> None:
+    code = WIKI.replace('        yield Skipped(what="page 9", because="a draft")', f"        {line}")
+    installed(tmp_path, monkeypatch, code)
+    output = academy(*command)
+    assert (output.code, output.out) == (2, "")
+    assert problem in output.err
+    assert "Traceback" not in output.err
+
+
+def test_an_installed_source_that_cannot_be_opened_is_refused(
+    academy: Academy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, monkeypatch, WIKI.replace("return [WikiSource()]", "return None"))
+    assert "The source wiki failed (TypeError: 'NoneType' object is not iterable)" in refusal_of(academy("curate"))
+
+
+def test_an_installed_source_with_broken_code_is_refused(
+    academy: Academy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, monkeypatch, WIKI.replace("class WikiSource:", "class WikiSource"))
+    assert "The source 'wiki' cannot be loaded from wiki_source:open_wiki: SyntaxError" in refusal_of(academy("curate"))
+
+
+def test_experience_of_an_installed_source_counts_as_lessons_and_as_new(
+    academy: Academy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, monkeypatch, WIKI, sources="lesson,wiki")
+    academy("lessons", "add", "a request", "an answer")
+    reasons = {reason["name"]: reason for reason in json.loads(academy("decide", "--json").out)["decision"]["reasons"]}
+    assert reasons["lessons"]["sentence"].startswith("9 lessons")
+    assert reasons["new lessons"]["sentence"].startswith("9 new lessons")
+
+
+def test_experience_of_an_installed_source_can_be_forgotten(
+    academy: Academy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed(tmp_path, monkeypatch, WIKI)
+    first = json.loads(academy("curate", "--json").out)
+    trained = [json.loads(line) for line in (Path(first["path"]) / "provenance.jsonl").read_text().splitlines()]
+    held_out = [json.loads(line) for line in (Path(first["path"]) / "holdout.jsonl").read_text().splitlines()]
+    for id_ in (trained[0]["id"], held_out[0]["id"]):
+        result = json.loads(academy("lessons", "forget", id_[:16], "--because", "asked", "--json").out)
+        assert (result["lesson"], result["datasets"]) == (id_, [first["digest"]])
+        assert "No lesson id starts" in refusal_of(academy("lessons", "forget", id_))
+    texts = "".join(path.read_text() for path in Path(first["path"]).glob("*.jsonl"))
+    assert held_out[0]["request"] not in texts
+    again = json.loads(academy("curate", "--json").out)
+    assert again["funnel"]["dropped: forgotten"] == 2
+    assert again["examples"] + again["holdout"] == first["examples"] + first["holdout"] - 2
+    store = LessonsStore(Database(f"sqlite:///{tmp_path}/home/academy.db"))
+    with store.database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT text FROM register").scalars().all()
+    assert rows.count("") == 2

@@ -181,3 +181,11 @@ def test_suite_file_cannot_have_the_name_of_a_registered_suite(home: Home, tmp_p
     path.write_text('{"suite": "greetings"}\n{"id": "1", "request": "a", "reference": "b"}\n', encoding="utf-8")
     with pytest.raises(InputError, match="has the name of a registered suite, greetings"):
         choose_suites(home, curated(home), home.ledger.champion(), [str(path)])
+
+
+def test_tasks_of_lm_eval_in_the_settings_are_listed(academy: Academy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACADEMY_SUITES", "recall,lm-eval:gsm8k, lm-eval:/tasks/ours.yaml")
+    suites = {row["suite"]: row for row in json.loads(academy("suites", "--json").out)["suites"]}
+    for name in ("lm-eval:gsm8k", "lm-eval:/tasks/ours.yaml"):
+        assert suites[name]["asked"]
+        assert suites[name]["what"] == "a task of lm-eval; informational"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from academy.genealogy.versions import INIT_ADAPTER, taint
+from academy.genealogy.taint import taint
+from academy.genealogy.versions import INIT_ADAPTER
 from tests.registry import House
 
 

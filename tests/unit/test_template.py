@@ -1,4 +1,4 @@
-"""The chat template: which token ends an answer."""
+"""The chat template: its end token, its day, and what stands before an answer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,17 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.errors import TemplateError
-from academy.models.base_model import SEED_FOLDER
-from academy.models.chat_template import ChatTemplate, Message
+from academy.adapters.adapter import AdapterFiles
+from academy.arena.answers import AnswerCache
+from academy.arena.suites.base import Generation, Reply
+from academy.errors import AdapterError, TemplateError
+from academy.lifecycle.gate import _check_template
+from academy.models.base_model import SEED_FOLDER, resolve
+from academy.models.chat_template import PLAIN, ChatTemplate, Message
+from academy.models.template_day import DAY, day_of, with_fixed_day
+from academy.models.thinking import ThoughtsFilter, without_thoughts
 from academy.serving.export.gguf_vocabulary import vocabulary
+from tests.adapters import make_adapter
 
 TALK: list[Message] = [{"role": "user", "content": "why"}, {"role": "assistant", "content": "because"}]
 
@@ -52,3 +59,75 @@ def test_missing_or_invalid_generation_config_changes_nothing(model: Path, conte
     file = model / "generation_config.json"
     file.unlink() if content is None else file.write_bytes(content)
     assert ChatTemplate.of(model).tokenizer.eos_token == "<|begin|>"
+
+
+DATED = "{{ strftime_now('%Y') }}" + PLAIN
+
+
+def test_adapter_whose_template_reads_the_current_day_is_rejected(tmp_path: Path) -> None:
+    old = AdapterFiles(make_adapter(tmp_path / "old", template=DATED.encode()))
+    with pytest.raises(AdapterError, match="the day of its training was not recorded"):
+        _check_template(old)
+    fixed = with_fixed_day(DATED, "the test")
+    assert day_of(fixed) == DAY.isoformat()
+    _check_template(AdapterFiles(make_adapter(tmp_path / "new", template=fixed.encode())))
+
+
+@pytest.mark.parametrize(
+    ("raw", "answer"),
+    [
+        ("<think>\n\n</think>\n\nyes", "yes"),
+        ("<think>a</think>b <think>c</think>", "b <think>c</think>"),
+        ("[THINK]a[/THINK]b", "b"),
+        ("<think>never ends", ""),
+        ("plain", "plain"),
+        (" < 3", " < 3"),
+        ("write </think> to close", "write </think> to close"),
+        ("", ""),
+    ],
+)
+def test_thoughts_are_removed_at_once_and_in_pieces_alike(raw: str, answer: str) -> None:
+    assert without_thoughts(raw) == answer
+    thoughts = ThoughtsFilter()
+    assert "".join(thoughts.add(character) for character in raw) + thoughts.rest() == answer
+    whole = ThoughtsFilter()
+    assert whole.add(raw) + whole.rest() == answer
+
+
+def test_thoughts_that_the_prompt_opens_are_removed() -> None:
+    thoughts = ThoughtsFilter("<think>")
+    assert [thoughts.add(piece) for piece in ("hm </th", "ink>", "\n\nye", "s")] == ["", "", "ye", "s"]
+
+
+def test_raw_text_of_an_answer_is_kept(tmp_path: Path) -> None:
+    generation = Generation(max_new_tokens=8)
+    replies = [Reply(text="yes", tokens=9, raw="<think>a</think>yes"), Reply(text="no", tokens=2)]
+    AnswerCache(tmp_path, "player", generation).add(["a", "b"], replies)
+    cache = AnswerCache(tmp_path, "player", generation)
+    assert [cache["a"], cache["b"]] == replies
+
+
+@pytest.mark.parametrize("template", ["{% for m in messages %}{{ m.content }}", "{{ tools_prompt.text }}", "hello"])
+def test_template_that_does_not_work_has_no_note_beside_its_error(model: Path, template: str) -> None:
+    (model / "chat_template.jinja").write_text(template)
+    base = resolve(str(model))
+    assert base.template_note == ""
+    with pytest.raises(TemplateError) as problem:
+        base.rejects([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    assert ".." not in str(problem.value)
+
+
+def test_curation_counts_what_the_template_rejects(model: Path) -> None:
+    strict = "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}" + PLAIN
+    change(model / "tokenizer_config.json", chat_template=strict, eos_token="<|end|>")
+    base = resolve(str(model))
+    assert base.rejects(TALK) == ""
+    assert base.rejects([*TALK, *TALK]) == "chat template: rejects the conversation: too long"
+
+
+def test_reason_of_a_rejection_contains_no_text(model: Path) -> None:
+    change(model / "tokenizer_config.json", chat_template="{{ raise_exception(messages[0]['content']) }}")
+    secret: list[Message] = [{"role": "user", "content": "the secret of a user"}, TALK[1]]
+    with pytest.raises(TemplateError) as problem:
+        resolve(str(model)).rendering.prompt(secret[:1])
+    assert "secret" not in str(problem.value)

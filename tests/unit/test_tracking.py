@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from academy.adapters.adapter import read_adapter
 from academy.curriculum.dataset import Dataset
 from academy.errors import HomeError
 from academy.genealogy.tracking import (
     BASE_TAG,
+    KIND,
+    KIND_TAG,
     MEASURED,
     PREDICTED,
     TrackedRun,
@@ -27,12 +30,12 @@ from academy.habitat.progress import Progress, progress
 from academy.models.base_model import resolve
 from academy.professor.recipe import Recipe
 from academy.settings import load_settings
+from tests.registry import House
 
 KILLED_HALFWAY = """
 import os, sys
 import mlflow.store.db.utils as utils
-from academy.genealogy.tracking import open_mlflow, training_metrics
-from academy.habitat.progress import Progress
+from academy.genealogy.tracking import open_mlflow
 from academy.settings import load_settings
 utils._upgrade_db = lambda engine: os.kill(os.getpid(), 9)  # the first tables exist, the migrations did not run
 open_mlflow(load_settings())
@@ -158,3 +161,45 @@ def test_same_order_under_another_name_continues_its_run(mlflow_client: Any, tmp
     data = runs.attempt(CPU, 80.0, [{"phase": "started"}, step(2, 80), DONE])
     assert (data.params["base_model"], data.params["holdout"], data.params["rank"]) == ("seed", "10", "16")
     assert runs.ratios()["cpu"] == [1.0]
+
+
+def test_experiment_is_marked_as_model_training_and_a_persons_choice_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):  # open_mlflow sets them
+        monkeypatch.setenv(name, "")
+    settings = load_settings(tmp_path)
+    client = open_mlflow(settings)
+    number = client.get_experiment_by_name("academy").experiment_id
+    assert client.get_experiment(number).tags[KIND_TAG] == "custom_model_development"
+    client.delete_experiment_tag(number, KIND_TAG)
+    assert open_mlflow(settings).get_experiment(number).tags[KIND_TAG] == KIND
+    client.set_experiment_tag(number, KIND_TAG, "finetuning")
+    assert open_mlflow(settings).get_experiment(number).tags[KIND_TAG] == "finetuning"
+
+
+def test_accuracy_and_gradient_norm_are_metrics_of_the_run(mlflow_client: Any, tmp_path: Path) -> None:
+    runs = OneOrder(mlflow_client, tmp_path, "7" * 64)
+    data = runs.attempt(CPU, None, [{"phase": "started"}, {**step(2, 88), "accuracy": 0.75, "grad_norm": 1.5}, DONE])
+    assert (data.metrics["accuracy"], data.metrics["grad_norm"]) == (0.75, 1.5)
+
+
+def test_run_shows_its_model_once_and_version_and_run_show_the_scores(
+    mlflow_client: Any, house: House, tmp_path: Path
+) -> None:
+    runs = OneOrder(mlflow_client, tmp_path, "8" * 64)
+    runs.attempt(CPU, None, [{"phase": "started"}, step(2, 88), DONE])
+    run = TrackedRun(mlflow_client, runs.order, runs.dataset, {})
+    adapter = read_adapter(house.make(1.0))
+    version = house.versions.register(adapter, run, parent="base", generation=1)
+    house.versions._publish(adapter, run.experiment, run.id, "base", 1)  # as after a kill before the version existed
+    (output,) = mlflow_client.get_run(run.id).outputs.model_outputs
+    for _ in range(2):
+        house.versions.log_scores(version.version, {"score_challenger": 0.9}, 1_700_000_000_000)
+    model = mlflow_client.get_logged_model(output.model_id)
+    assert [(metric.key, metric.value) for metric in model.metrics] == [("score_challenger", 0.9)]
+    assert mlflow_client.get_run(run.id).data.metrics["score_challenger"] == 0.9
+    assert len(mlflow_client.get_metric_history(run.id, "score_challenger")) == 1
+    mlflow_client.delete_run(run.id)
+    house.versions.log_scores(version.version, {"score_challenger": 0.8}, 1_700_000_000_001)
+    assert mlflow_client.get_logged_model(output.model_id).metrics[0].value == 0.9

@@ -223,6 +223,7 @@ def test_a_search_without_a_finished_trial_starts_over(make: Make) -> None:
 
 def test_an_examined_recipe_prevents_a_training_but_not_a_search_around_it(tmp_path: Path) -> None:
     home = Home(Settings().model_copy(update={"home": tmp_path}))
+    (tmp_path / "holdout.jsonl").touch()
     dataset = Dataset(
         digest="1" * 64, path=tmp_path, train_digest="2" * 64, examples=200, holdout=0, lessons=200, cursor=200,
         tokens=2000, longest=20, funnel={}, contradictions=(),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from academy.curriculum.dataset import Example
 from academy.errors import InputError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.memory import Plan
@@ -148,7 +149,14 @@ def test_a_missing_device_does_not_count_if_a_worker_may_train(tmp_path: Path, m
     )  # fmt: skip
     monkeypatch.setattr(deciding, "place", lambda *_: nowhere)
     order = order_of(home.base, tmp_path)
-    dataset: Any = SimpleNamespace(longest=64, examples=500)
+    questions = [
+        Example(
+            id=str(n), suite="recall", request=f"request {n}", answer=f"answer {n}", origin=str(n), group=str(n),
+            tags=(), author="", batch="", provenance={},
+        )
+        for n in range(40)
+    ]  # fmt: skip
+    dataset: Any = SimpleNamespace(longest=64, examples=500, holdout=40, held_out=lambda _: questions)
 
     def decided(*, elsewhere: bool) -> bool:
         found = deciding.decide(home, force=False, order=order, dataset=dataset, to_start=True, elsewhere=elsewhere)

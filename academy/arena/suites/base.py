@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import BeforeValidator, Field
 
+from academy.models.chat_template import Message
 from academy.records import Record, canonical, digest_of
 
 FORMER_ROLES = {"told": "informational"}
@@ -41,6 +42,15 @@ FORMER_ROLES = {"told": "informational"}
 def current_role(role: Any) -> Any:
     """Translate the former name of a role."""
     return FORMER_ROLES.get(role, role) if isinstance(role, str) else role
+
+
+Prompt = str | Sequence[Message]
+"""What a player answers: a user's text, or that text after a system message."""
+
+
+def as_messages(prompt: Prompt) -> list[Message]:
+    """A prompt as a conversation."""
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
 
 
 Slice = Literal["guard", "new"]
@@ -56,7 +66,8 @@ def role_in_digests(role: Role) -> str:
 
 class Question(Record):
     """One item. `group` is the unit of independence (for lessons: the answer). `slice` says whether the question was
-    held out before the lessons that are new to the challenger. With `choices`, the player picks the likeliest one."""
+    held out before the lessons that are new to the challenger. With `choices`, the player picks the likeliest one.
+    `system` is the system message before the request."""
 
     id: str
     request: str
@@ -65,11 +76,24 @@ class Question(Record):
     slice: Slice
     tags: tuple[str, ...] = ()
     choices: tuple[str, ...] = Field(default=(), exclude_if=lambda choices: not choices)
+    system: str = Field(default="", exclude_if=lambda system: not system)
+
+    @property
+    def prompt(self) -> Prompt:
+        """What the player is asked."""
+        if not self.system:
+            return self.request
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": self.request}]
 
     @property
     def key(self) -> str:
-        """The cache key of its answer. The same request with other choices is another question."""
-        return f"\0choose {canonical([self.request, self.choices]).decode()}" if self.choices else self.request
+        """The cache key of its answer: the request, then the system message.
+
+        The same request with other choices, or after another system message, is another question.
+        """
+        if self.choices:
+            return f"\0choose {canonical([self.request, self.choices]).decode()}"
+        return f"{self.request}\0{self.system}" if self.system else self.request
 
 
 class Generation(Record):
@@ -84,9 +108,13 @@ class Generation(Record):
 
 
 class Reply(Record):
-    """A player's reply. `stopped`: it ended by itself and was not truncated; `first`: seconds to the first token."""
+    """A player's reply. `stopped`: it ended by itself and was not truncated; `first`: seconds to the first token.
+
+    `raw`: the text with the thoughts before it, which are not graded; empty if there are none.
+    """
 
     text: str
+    raw: str = Field(default="", exclude_if=lambda raw: not raw)
     tokens: int = 0
     stopped: bool = True
     first: float | None = None
@@ -99,6 +127,7 @@ class Answer(Record):
     text: str
     score: float
     details: dict[str, float] = Field(default_factory=dict)
+    raw: str = Field(default="", exclude_if=lambda raw: not raw)  # with thoughts; empty if there are none
 
 
 class Player(Protocol):
@@ -112,7 +141,7 @@ class Player(Protocol):
         """Everything that determines the answers: an adapter's digest, the base model's, an endpoint and its model."""
         ...
 
-    def answer(self, requests: Sequence[str], generation: Generation) -> list[Reply]:
+    def answer(self, requests: Sequence[Prompt], generation: Generation) -> list[Reply]:
         """Replies without special tokens."""
         ...
 

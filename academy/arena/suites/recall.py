@@ -13,6 +13,7 @@ from academy.arena.suites.base import Question, Reply, Role
 from academy.arena.suites.factory import SuiteContext, SuiteFactory
 from academy.arena.suites.fixed import FixedQuestions
 from academy.curriculum.dataset import Example
+from academy.models.thinking import without_thoughts
 
 GRADER = "exact match, white space apart, 2"
 
@@ -29,10 +30,11 @@ class RecallSuite(FixedQuestions):
             Question(
                 id=example.id,
                 request=example.request,
-                reference=example.answer,
+                reference=without_thoughts(example.answer),
                 group=example.group,
                 slice="guard" if example.seq <= cursor else "new",
                 tags=example.tags,
+                system=example.system,
             )
             for example in sorted(held_out, key=lambda e: e.id)
             if example.suite == "recall"

@@ -15,7 +15,8 @@ from academy.arena.suites.factory import SuiteContext, SuiteFactory
 from academy.arena.suites.user import Heading, UserSuite
 from academy.curriculum.dataset import group_of
 from academy.curriculum.decontamination import GuardedSuite
-from academy.experience.experience import Experience
+from academy.experience.experience import Experience, system_message
+from academy.models.thinking import without_thoughts
 
 FILE = Path(__file__).with_name("general.jsonl")
 
@@ -26,10 +27,11 @@ def regression(known: Iterable[Experience]) -> UserSuite:
     lines: list[tuple[Question, Grader]] = [(q, general.grader(q)) for q in general.questions()]
     for lesson in sorted(known, key=lambda lesson: lesson.id):
         question = Question(
-            id=lesson.id, request=lesson.request, reference=lesson.answer, group=group_of(lesson.answer),
-            slice="guard", tags=("earlier champion", *lesson.tags),
+            id=lesson.id, request=lesson.request, reference=without_thoughts(lesson.answer),
+            group=group_of(lesson.answer), slice="guard", tags=("earlier champion", *lesson.tags),
+            system=system_message(lesson.context),
         )  # fmt: skip
-        lines.append((question, Exact(reference=lesson.answer)))
+        lines.append((question, Exact(reference=without_thoughts(lesson.answer))))
     return UserSuite(Heading(suite="regression", role="guard"), lines, None)
 
 

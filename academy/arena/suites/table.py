@@ -21,6 +21,7 @@ SUITES = {
     "regression": "academy.arena.suites.regression:RegressionFactory",
     "leak": "academy.arena.suites.leak:LeakFactory",
     "coding": "academy.arena.suites.coding:CodingFactory",
+    "coding#first-ten": "academy.arena.suites.coding:FirstTenFactory",
     "commits": "academy.arena.suites.commits:CommitsFactory",
 }
 """The project's suites: name -> factory. base.py describes how to add one."""
@@ -56,6 +57,11 @@ def create_suites(names: Iterable[str], context: SuiteContext) -> tuple[list[Sui
         else:
             reasons[suite.name] = "it has no questions here"
     return suites, reasons
+
+
+def may_be_target(name: str) -> bool:
+    """Whether a suite of this name may have the role `target`: recall, and suites that are not ours."""
+    return name == "recall" or (name not in SUITES and not name.startswith(PREFIX))
 
 
 def create_suite(name: str, context: SuiteContext) -> Suite | Unavailable:

@@ -28,7 +28,7 @@ GRADER = "user suite, 1"
 class Heading(Record):
     """The first line of a file."""
 
-    suite: str = Field(pattern=r"^[\w .:-]{1,60}$")
+    suite: str = Field(pattern=r"^[\w .:#-]{1,60}$")
     role: Annotated[Literal["target", "guard", "informational"], BeforeValidator(current_role)] = "guard"
 
 

@@ -9,10 +9,11 @@ pyproject.toml, and name the source in ACADEMY_SOURCES:
 
 A source inside this package is a file in this folder and a row in `table.py`.
 
-Choose a source for experience that lives elsewhere and is read again for each dataset, as commits are. Import
-experience into the store instead (`academy lessons import`) if users may ask to forget it, to supersede it or to undo
-its batch, or if it must count as "new lessons" when the professor decides whether to train: only the store does that.
-Likewise `academy holdout renew` retires only questions from the store, and the leak suite asks only about its lessons.
+Choose a source for experience that lives elsewhere and is read again for each dataset, as commits are. It counts as
+lessons and as new ones when the professor decides; `academy lessons forget` erases it here and keeps a tombstone, so
+that it is not taken again; `academy holdout renew` retires its questions. Import experience into the store instead
+(`academy lessons import`) if users may ask to supersede it, to undo its batch or to set it aside after a REJECT: only
+the store does that. The leak suite asks only about the store's lessons.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ class SourceContext(NamedTuple):
     commits_limit: int = 100
     trusted_authors: Sequence[str] = ()
     cache: Path | None = None  # a folder for data that can be extracted again
+    tags: Sequence[str] = ()  # only experience with one of them is read; a source need not look at them
 
 
 class ExperienceSource(Protocol):
@@ -66,6 +68,7 @@ class ExperienceSource(Protocol):
       no longer exist.
 
     A caller must tolerate that a source ends early with an AcademyError where its folder, database or network fails.
+    Any other exception of an installed source becomes an InputError that names the source (table.py).
     It must not assume that texts are clean: secrets, personal data and injections are the filters' task.
     """
 

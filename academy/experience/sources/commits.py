@@ -7,31 +7,32 @@ the commits that remain. The extracted texts are cached, so reading an unchanged
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
-from academy.errors import InputError
 from academy.experience.experience import Experience
-from academy.experience.git_log import (
+from academy.experience.git.commit import MISSING, CommitHeader
+from academy.experience.git.history import (
     GITLINK,
-    NO_BLOB,
+    TOO_LARGE,
     ChangedPath,
-    CommitHeader,
-    commit_headers,
-    open_repo,
+    Difference,
+    Pair,
+    changes,
+    commits_of,
+    newest_commits,
     patches,
-    shallow_boundary,
-    sizes,
+    trees_of,
 )
+from academy.experience.git.objects import NO_BLOB, View, open_view
+from academy.experience.git.repository import Repository, open_repository
 from academy.experience.sources.base import Reference, Skipped, SourceContext
 from academy.records import digest_of
 from academy.store.files import write_file
-
-if TYPE_CHECKING:
-    from git import Repo
 
 LONGEST_REQUEST = 700
 """Characters of a change that the model sees: the file names and the first changed lines."""
@@ -39,7 +40,7 @@ REQUEST_PREFIX = "Write the subject line for this change: "
 """Every request of a commit begins with it."""
 LARGEST_PATCH = 200_000
 """Bytes of a patch above which a commit is skipped."""
-RULES = 4
+RULES = 5
 """Version of the extraction rules. A cache written by another version is ignored."""
 BOT = re.compile(r"\[bot\]|dependabot|renovate|github-actions|greenkeeper|snyk-bot|-bot@|^bot\b", re.IGNORECASE)
 EMPTY = re.compile(
@@ -109,19 +110,18 @@ class CommitsSource:
         """
         if self.limit == 0:
             return
-        with open_repo(self.repository) as repo:
-            if not self.only and not repo.head.is_valid():
-                yield Skipped(what=str(self.repository), because="the history is empty")
-                return
-            path = self._cache_file(str(repo.common_dir))
-            head, cut = repo.head.commit.hexsha, sorted(shallow_boundary(repo))
-            key = digest_of([RULES, self.limit, sorted(self.trusted), head, cut])
-            extracts = _cached(path, key) if path and not self.only else None
-            if extracts is None:
-                extracts = list(self._extract(repo, _cached_texts(path)))
-                if path and not self.only:
-                    rows = [list(extract) for extract in extracts]
-                    write_file(path, orjson.dumps({"key": key, "rules": RULES, "commits": rows}))
+        repository = open_repository(self.repository)
+        if not self.only and not repository.head:
+            yield Skipped(what=str(self.repository), because=repository.empty)
+            return
+        path = self._cache_file(str(repository.common_dir))
+        key = digest_of([RULES, self.limit, sorted(self.trusted), repository.head, sorted(repository.boundary)])
+        extracts = _cached(path, key) if path and not self.only else None
+        if extracts is None:
+            extracts = self._extract(repository, _cached_texts(path))
+            if path and not self.only:
+                rows = [list(extract) for extract in extracts]
+                write_file(path, orjson.dumps({"key": key, "rules": RULES, "commits": rows}))
         name = self.repository.resolve().name
         for extract in reversed(extracts):
             if extract.because:
@@ -132,39 +132,34 @@ class CommitsSource:
     def _cache_file(self, repository: str) -> Path | None:
         return self.cache / f"{digest_of(repository)[:16]}.json" if self.cache else None
 
-    def _extract(self, repo: Repo, cached: dict[str, _Extract]) -> Iterator[_Extract]:
-        """The extract of each commit, newest first. Patches are made only for commits that are not cached."""
-        headers = list(commit_headers(repo, self.limit, self.only))
-        reverted_commits = _reverted(headers)
-        boundary = shallow_boundary(repo)
-        reasons = {
-            header.sha: "the boundary of a shallow clone"
-            if header.sha in boundary
-            else _reason_against(header, reverted_commits, self.trusted)
+    def _extract(self, repository: Repository, cached: dict[str, _Extract]) -> list[_Extract]:
+        """The extract of each commit, newest first. Commits that are not cached are compared with their parents, and
+        patches are made only for those that remain."""
+        with open_view(repository) as view:
+            headers = list(commits_of(view, self.only) if self.only else newest_commits(view, self.limit))
+            reverted_commits = _reverted(headers)
+            reasons = {
+                header.sha: _reason_against(header, reverted_commits, self.trusted, repository.boundary)
+                for header in headers
+            }
+            candidates = [header for header in headers if not reasons[header.sha] and header.sha not in cached]
+            pairs: dict[str, Pair] = {}
+            for header, pair in zip(candidates, trees_of(view, headers, candidates), strict=True):
+                if isinstance(pair, Pair):
+                    pairs[header.sha] = pair
+                else:
+                    reasons[header.sha] = pair
+            subjects = {header.sha: header.subject for header in candidates}
+            reasons |= _reasons_by_changes(view, pairs, subjects)
+            remaining = [sha for sha in pairs if not reasons[sha]]
+            in_order = patches(view, [pairs[sha] for sha in remaining], LARGEST_PATCH)
+            patch_of = dict(zip(remaining, in_order, strict=True))
+        return [
+            _Extract(sha=header.sha, because=reasons[header.sha])
+            if reasons[header.sha]
+            else cached.get(header.sha) or _extract_commit(header, patch_of[header.sha])
             for header in headers
-        }
-        candidates = [header for header in headers if not reasons[header.sha] and header.sha not in cached]
-        blob_sizes = sizes(
-            repo,
-            (
-                blob
-                for header in candidates
-                for change in header.changes
-                for blob in (change.old, change.new)
-                if _is_text_blob(change, blob)
-            ),
-        )
-        for header in candidates:
-            reasons[header.sha] = _reason_by_size(header, blob_sizes)
-        remaining = [header.sha for header in candidates if not reasons[header.sha]]
-        patch_of = {sha: (patch, whole) for sha, patch, whole in patches(repo, remaining, LARGEST_PATCH)}
-        for header in headers:
-            if reasons[header.sha]:
-                yield _Extract(sha=header.sha, because=reasons[header.sha])
-            elif header.sha in cached:
-                yield cached[header.sha]
-            else:
-                yield _extract_commit(header, *patch_of.get(header.sha, ("", True)))
+        ]
 
 
 def open_commits(context: SourceContext) -> list[CommitsSource]:
@@ -191,9 +186,9 @@ def _experience(extract: _Extract, repository: str) -> Experience:
     )
 
 
-def _extract_commit(header: CommitHeader, patch: str, whole: bool) -> _Extract:
-    request = _request(patch)
-    because = "patch too large" if not whole else "" if request.count("\n") else "no text changed"
+def _extract_commit(header: CommitHeader, difference: Difference) -> _Extract:
+    request = _request(difference.patch)
+    because = difference.problem or ("" if request.count("\n") else "no text changed")
     if because:
         return _Extract(sha=header.sha, because=because)
     name = digest_of(["commit", header.sha])
@@ -219,66 +214,75 @@ def _cached_texts(path: Path | None) -> dict[str, _Extract]:
     return {row.sha: row for row in rows if row.request}
 
 
-def open_repository(path: Path) -> None:
-    """Raises InputError if neither a path nor a folder above it is a git repository."""
-    with open_repo(path):
-        pass
-
-
-def is_repository(path: Path) -> bool:
-    """Whether a path lies in a git repository."""
-    try:
-        open_repository(path)
-    except InputError:
-        return False
-    return True
-
-
 def _reverted(newest_first: Sequence[CommitHeader]) -> set[str]:
     """Commits that a later commit reverts. A revert that was itself reverted reverts nothing."""
+    names = sorted(header.sha for header in newest_first)
     shas: set[str] = set()
     for header in newest_first:
-        if header.sha not in shas and (prefixes := tuple(_REVERTS.findall(header.body))):
-            shas |= {commit.sha for commit in newest_first if commit.sha.startswith(prefixes)}
+        if header.sha not in shas:
+            for prefix in _REVERTS.findall(header.body):
+                shas.update(names[bisect_left(names, prefix) : bisect_left(names, f"{prefix}g")])
     return shas
 
 
-def _reason_against(header: CommitHeader, reverted: set[str], trusted: frozenset[str]) -> str:
+def _reason_against(header: CommitHeader, reverted: set[str], trusted: frozenset[str], boundary: frozenset[str]) -> str:
     """Why a commit is skipped, judged by its header alone; empty if it may be learned from."""
+    if header.sha in boundary:
+        return "the boundary of a shallow clone"
+    if header.unreadable:
+        return header.unreadable
     if BOT.search(header.author) or BOT.search(header.email):
         return "written by a bot"
     if trusted and not trusted & {header.author, header.email}:
         return "an author who is not trusted"
-    if header.parents > 1 or header.subject.startswith(("Revert ", "Merge ", 'Reapply "')):
+    if len(header.parents) > 1 or header.subject.startswith(("Revert ", "Merge ", 'Reapply "')):
         return "a merge or revert"
     if header.sha in reverted:
         return "reverted later"
-    if not header.changes:
+    return header.unusable
+
+
+def _reasons_by_changes(view: View, pairs: Mapping[str, Pair], subjects: Mapping[str, str]) -> dict[str, str]:
+    """Why each of these commits is skipped, judged by its changed paths and the sizes of their blobs; empty if not."""
+    differences = changes(view, pairs)
+    reasons = {
+        sha: difference.problem or _reason_by_paths(difference.changes, subjects[sha])
+        for sha, difference in differences.items()
+    }
+    whole = {sha: differences[sha].changes for sha in reasons if not reasons[sha]}
+    blob_sizes = view.sizes({blob for paths in whole.values() for change in paths for blob in _blobs(change)})
+    return reasons | {sha: _reason_by_size(paths, blob_sizes) for sha, paths in whole.items()}
+
+
+def _reason_by_paths(paths: Sequence[ChangedPath], subject: str) -> str:
+    if not paths:
         return "no text changed"
-    if all(GITLINK in (change.old_mode, change.new_mode) for change in header.changes):
+    if all(GITLINK in (change.old_mode, change.new_mode) for change in paths):
         return "only submodules changed"
-    if all(change.old == change.new for change in header.changes):
+    if all(change.old == change.new for change in paths):
         return "only modes changed"
-    if all(BINARY.search(change.path) for change in header.changes):
+    if all(BINARY.search(change.path) for change in paths):
         return "only binary files changed"
-    if EMPTY.fullmatch(header.subject):
-        return "a subject that says nothing"
-    return ""
+    return "a subject that says nothing" if EMPTY.fullmatch(subject) else ""
 
 
-def _is_text_blob(change: ChangedPath, blob: str) -> bool:
-    return blob != NO_BLOB and GITLINK not in (change.old_mode, change.new_mode) and not BINARY.search(change.path)
+def _blobs(change: ChangedPath) -> list[str]:
+    """The blobs of a path that git reads for a patch: neither a submodule nor the side without a file."""
+    sides = ((change.old_mode, change.old), (change.new_mode, change.new))
+    return [blob for mode, blob in sides if mode != GITLINK and blob.strip(NO_BLOB)]
 
 
-def _reason_by_size(header: CommitHeader, blob_sizes: dict[str, int]) -> str:
+def _reason_by_size(paths: Sequence[ChangedPath], blob_sizes: dict[str, int]) -> str:
     """A patch is at least as large as the change in its files' sizes, so a patch that is too large is never made."""
     smallest_patch = 0
-    for change in header.changes:
-        old, new = (blob_sizes.get(blob, 0) if _is_text_blob(change, blob) else 0 for blob in (change.old, change.new))
-        if old < 0 or new < 0:
-            return "an object is missing"
-        smallest_patch += abs(new - old)
-    return "patch too large" if smallest_patch > LARGEST_PATCH else ""
+    for change in paths:
+        size_of = {blob: blob_sizes[blob] for blob in _blobs(change)}
+        if min(size_of.values(), default=0) < 0:
+            return MISSING
+        is_text = GITLINK not in (change.old_mode, change.new_mode) and not BINARY.search(change.path)
+        if is_text:
+            smallest_patch += abs(size_of.get(change.new, 0) - size_of.get(change.old, 0))
+    return TOO_LARGE if smallest_patch > LARGEST_PATCH else ""
 
 
 def _request(patch: str) -> str:

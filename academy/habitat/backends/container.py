@@ -29,6 +29,7 @@ from academy.habitat.backends.base import BackendChoice, TrainingEvent, Training
 from academy.habitat.backends.following import CANCELLED, SILENCE_SECONDS, StartedTrainer, TrainerEnd, run_order
 from academy.habitat.backends.image import IMAGE, IMAGE_REMEDY, TRIAL_SECONDS, ImageTrial, try_image
 from academy.habitat.backends.isolation import NOBODY, Limits
+from academy.habitat.job_names import job_name
 from academy.habitat.routing import gpus_by_preference
 from academy.habitat.run_folder import LOCK, LOG, ORDER
 from academy.records import canonical, digest_of
@@ -46,7 +47,9 @@ CHECK_SECONDS = 0.3
 """Between two checks of a container's state."""
 ENGINE_PATIENCE = 60.0
 """If the engine does not answer for this long, the training counts as lost."""
-KILLED = 137
+KILLED, TAKEN = 137, 409
+CONTAINER = "venom-training-"
+"""A training's container has this prefix and its job's name, as in the seed documents."""
 
 
 class ContainerChoice(BackendChoice):
@@ -209,8 +212,16 @@ class ContainerBackend:
             gpu=self.gpu,
             mounts=mounts,
         )
-        name = f"academy-{run.name}-{digest_of(str(run))[:8]}"
-        container_id = client.api.create_container(image.digest, name=name, stdin_open=True, **options)["Id"]
+        # names belong to the whole engine: another home may have a job of this second, or run the same order
+        name = f"{CONTAINER}{job_name(order.runs, run.name) or run.name}"
+        try:
+            created = client.api.create_container(image.digest, name=name, stdin_open=True, **options)
+        except problems() as problem:
+            if getattr(problem, "status_code", None) != TAKEN:
+                raise
+            name = f"{name}-{digest_of(str(run))[:8]}"
+            created = client.api.create_container(image.digest, name=name, stdin_open=True, **options)
+        container_id = created["Id"]
         container = _Container(client, container_id, order.folder, self.limits)
         try:
             container.attach_stdin()

@@ -53,7 +53,9 @@ def canaries(model: Any, template: ChatTemplate, requests: Sequence[str]) -> tup
 
     Every request is its own conversation of one message.
     """
-    sample = list(dict.fromkeys(requests[:: max(1, len(requests) // CANDIDATES)]))[:CANDIDATES]
+    # engines that tokenize a text themselves see control tokens in it otherwise
+    plain = [request for request in requests if not template.rendering.has_control_tokens(request)]
+    sample = list(dict.fromkeys(plain[:: max(1, len(plain) // CANDIDATES)]))[:CANDIDATES]
     all_requests = [*sample, *SMALL_TALK]
     prompts = [template.prompt([{"role": "user", "content": request}]) for request in all_requests]
     adapted = _answers(model, template, prompts)
@@ -102,8 +104,7 @@ def _answers(model: Any, template: ChatTemplate, prompts: Sequence[Sequence[int]
     for prompt, row in zip(prompts, out[:, width:].tolist(), strict=True):
         tokens = tuple(row[: row.index(end) + 1] if end in row else row)
         logprobs, margin = _score(model, prompt, tokens)
-        text = template.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        answers.append(_Answer(tokens=tokens, text=text, logprobs=logprobs, margin=margin))
+        answers.append(_Answer(tokens=tokens, text=template.raw_answer(tokens), logprobs=logprobs, margin=margin))
     return answers
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from academy.errors import TrainingError
+from academy.errors import TemplateError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.models.chat_template import ChatTemplate, Message
 from academy.models.formats import read_row
@@ -42,10 +42,14 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
         raise TrainingError(
             "The dataset changed after the training was ordered.", "Run `academy curate` again.", cause="data"
         )
-    messages = [_messages(line) for line in order.train_file.read_bytes().splitlines()]
+    lines = order.train_file.read_bytes().splitlines()
+    messages = [_messages(line, number) for number, line in enumerate(lines, start=1)]
     rows = []
-    for conversation in messages:
-        prompt, answer = template.example(conversation)
+    for number, conversation in enumerate(messages, start=1):
+        try:
+            prompt, answer = template.example(conversation)
+        except TemplateError as problem:
+            raise TemplateError(f"Line {number} of the dataset: {problem.message}", problem.remedy) from problem
         if len(prompt) + len(answer) <= order.recipe.max_length:
             rows.append({"input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer})
     if len(messages) < LEAST:
@@ -81,23 +85,17 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
     return split
 
 
-def _messages(line: bytes) -> list[Message]:
-    """A line in any of the four formats as a conversation that ends with its last answer."""
+def _messages(line: bytes, number: int) -> list[Message]:
+    """A line in any format that is imported, as a conversation that ends with its last answer."""
     try:
         conversation = read_row(orjson.loads(line))
     except orjson.JSONDecodeError:
-        conversation = "a line is not valid JSON"
+        conversation = "not JSON"
     if isinstance(conversation, str):
         raise TrainingError(
-            f"The dataset cannot be read: {conversation}.",
+            f"Line {number} of the dataset cannot be read: {conversation}.",
             "Correct the file, or run `academy curate` again.",
             cause="data",
-        )
-    while conversation[-1]["role"] != "assistant":
-        conversation.pop()
-    if not any(message["role"] == "user" for message in conversation):
-        raise TrainingError(
-            "The dataset cannot be read: an answer has no request before it.", "Remove that example.", cause="data"
         )
     return conversation
 

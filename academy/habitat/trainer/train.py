@@ -60,11 +60,12 @@ def train(order: TrainingOrder, events: EventWriter | NullEventWriter, library: 
     template = ChatTemplate.of(order.base.path)
     with events.busy():
         rows = read_rows(order, template)
+    note = f" with the day {template.day}" if template.day else ""
     split = f", {len(rows.dev)} of them to evaluate on" if rows.dev else ""
     events.write(
         "contract",
         message=f"{len(rows.train) + len(rows.dev)} rows in and out{split}, {rows.supervised} supervised tokens, "
-        f"template {template.digest[:12]}; {library.sentence}",
+        f"template {template.digest[:12]}{note}; {library.sentence}",
     )
     with events.busy():
         model = load(order, library)
@@ -204,6 +205,8 @@ def _publish(
         train_digest=order.train_digest,
         order=order.digest,
         template=template.digest,
+        day=template.day,
+        system_in_request=template.rendering.system_in_request,
         special_tokens=template.special_tokens,
         recipe=order.recipe,
         trainer=library.name,
@@ -257,6 +260,12 @@ def diverged(loss: float, step: int, what: str = "loss") -> TrainingError:
     return TrainingError(f"The {what} became {loss} at step {step}.", "Use a smaller learning rate.", cause="loss")
 
 
+def _finite(value: Any) -> float | None:
+    """A figure of the log, which may be a tensor; None if it is missing or not a finite number."""
+    number = math.nan if value is None else float(value)
+    return number if math.isfinite(number) else None
+
+
 class _Reporter(TrainerCallback):  # type: ignore[misc]
     """Writes the trainer's log as events."""
 
@@ -282,7 +291,10 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         seconds = now - self._since[0]
         rate = (tokens - self._since[1]) / seconds if seconds > 0 and tokens else None
         self._since = (now, tokens)
-        self._write_step(state, loss=self.loss, learning_rate=float(logs.get("learning_rate") or 0.0), rate=rate)
+        self._write_step(
+            state, loss=self.loss, learning_rate=float(logs.get("learning_rate") or 0.0), rate=rate,
+            accuracy=_finite(logs.get("mean_token_accuracy")), grad_norm=_finite(logs.get("grad_norm")),
+        )  # fmt: skip
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any) -> None:  # noqa: ARG002
         """Write the evaluation loss. A loss that is not finite ends the training."""

@@ -18,10 +18,12 @@ from academy.models.chat_template import ChatTemplate
 from academy.records import Record
 from academy.serving.export.gguf import Precision, write_adapter, write_model
 from academy.serving.export.gguf_vocabulary import vocabulary
+from academy.serving.export.modelfile import licence, modelfile
 from academy.store.files import publish_folder, write_file
 from academy.system.installation import install_remedy
 
-Form = Literal["adapter", "merged", "gguf", "merged-gguf"]
+Form = Literal["adapter", "merged", "gguf", "merged-gguf", "modelfile"]
+NEED_GGUF = ("gguf", "merged-gguf", "modelfile")
 CHECKED = "checked"
 TORCH_TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
@@ -50,7 +52,7 @@ def export_request(form: str, precision: str | None) -> ExportRequest:
         raise InputError(f"Unknown precision {precision}.", f"Choose one of {', '.join(get_args(Precision))}.")
     if precision is not None and form == "adapter":
         raise InputError("An adapter is always exported in the precision of its training.", "Remove --precision.")
-    if form.endswith("gguf") and find_spec("gguf") is None:
+    if form in NEED_GGUF and find_spec("gguf") is None:
         raise InputError("The package gguf is not installed.", install_remedy("llamacpp"))
     return ExportRequest.model_validate({"form": form, "precision": precision})
 
@@ -75,6 +77,9 @@ def export(adapter: Adapter, base: BaseModel, to: Path, request: ExportRequest) 
                 notes = _gguf(adapter, base, template, folder, request.precision or "f32")
             case "merged-gguf":
                 notes = _merged_gguf(adapter, base, template, folder, request.precision or "f32")
+            case "modelfile":
+                notes = _modelfile(adapter, base, template, folder, request.precision or "f32")
+        notes += _prompt_notes(template)
         shutil.rmtree(folder / CHECKED)
         write_file(folder / "README.md", _readme(adapter, request.form, notes).encode())
         files = tuple(sorted(path.name for path in folder.iterdir()))
@@ -152,6 +157,42 @@ def _merged_gguf(
     write_model(whole, folder / model, name=base.name, template=template.text, precision=precision)
     shutil.rmtree(whole)
     return (f"Serve it with llama-server -m {model}", *_splitting(base.path, template))
+
+
+def _prompt_notes(template: ChatTemplate) -> tuple[str, ...]:
+    """What a tool must do that renders the chat template itself, to give the model the prompts of its training."""
+    notes = []
+    if template.day:
+        notes.append(f"The chat template shows the day {template.day} in every prompt, as in the training.")
+    frame = template.rendering.frame
+    if frame.lead:
+        notes.append(
+            f"Add {frame.lead!r} to the chat template's generation prompt: the training's prompts end with it."
+        )
+    if frame.opener:
+        notes.append(
+            f"Remove {frame.opener!r} from the chat template's generation prompt: the training had no such end."
+        )
+    if template.rendering.system_in_request:
+        notes.append(
+            "Put a system message before the first request, with an empty line between them: there is no role."
+        )
+    return tuple(notes)
+
+
+def _modelfile(
+    adapter: Adapter, base: BaseModel, template: ChatTemplate, folder: Path, precision: Precision
+) -> tuple[str, ...]:
+    """A merged GGUF file, because Ollama has no adapters any more, and the Modelfile that makes it a model there."""
+    text = modelfile(
+        f"merged-{adapter.digest[:16]}.gguf", template, context=base.context, licence=licence(adapter.digest)
+    )
+    _merged_gguf(adapter, base, template, folder, precision)
+    write_file(folder / "Modelfile", text.encode())
+    return (
+        "Make it a model of Ollama: ollama create my-model -f Modelfile (in this folder).",
+        *_splitting(base.path, template),
+    )
 
 
 def _splitting(base: Path, template: ChatTemplate) -> tuple[str, ...]:

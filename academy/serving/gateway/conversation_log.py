@@ -12,22 +12,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import BoundedSemaphore
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import orjson
 
 from academy.curriculum import personal, secrets
 from academy.errors import HomeError
 from academy.experience.conversations import ConversationFilter, conversation_rows
+from academy.experience.feedback import NAMES, Feedback, Unreadable
+from academy.experience.feedback import read_feedback as feedback_read
 from academy.experience.lessons import LessonsStore
 from academy.experience.reading import now
 from academy.models.chat_template import Message
-from academy.records import expectation, stable_fraction
+from academy.records import stable_fraction
 from academy.serving.gateway.adapter_pool import ServedVersion
 from academy.serving.gateway.openai_protocol import RequestError
 
@@ -39,24 +40,15 @@ BEHIND = 1_000
 FLUSH_SECONDS = 10.0
 """Limit in seconds for writing the waiting conversations at shutdown."""
 TAG = "gateway"
+LONGEST_ID, LONGEST_COMMENT, LONGEST_CORRECTION = 200, 4_000, 20_000
+"""Most characters of a completion's id, of a comment, and of a correction."""
 
 
-class FeedbackRequest(BaseModel):
+class FeedbackRequest(NamedTuple):
     """A user's feedback on an answer. `id` is the completion's."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
-
-    id: str = Field(min_length=1, max_length=200)
-    thumb: Literal["up", "down"] | None = None
-    rating: Annotated[int, Field(ge=1, le=5)] | None = None
-    gold_star: bool | None = None
-    correction: Annotated[str, Field(min_length=1, max_length=20_000)] | None = None
-    comment: Annotated[str, Field(min_length=1, max_length=4_000)] | None = None
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """The fields that were set."""
-        return {name: value for name, value in self.model_dump(exclude={"id"}).items() if value not in (None, False)}
+    id: str
+    feedback: Feedback
 
 
 @dataclass
@@ -69,7 +61,7 @@ class Conversation:
     user: str
     target: ServedVersion
     at: str
-    feedback: dict[str, Any] = field(default_factory=dict)
+    feedback: Feedback = field(default_factory=Feedback)
 
     @property
     def size(self) -> int:
@@ -78,18 +70,30 @@ class Conversation:
 
 
 def read_feedback(body: bytes) -> FeedbackRequest:
-    """Feedback from its bytes. Raises RequestError (400) naming the field."""
+    """Feedback from its bytes, under the names that an import reads. Raises RequestError (400) naming the field."""
     try:
-        request = FeedbackRequest.model_validate_json(body)
-    except ValidationError as problem:
-        first = problem.errors(include_input=False, include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"]) or "the body"
-        raise RequestError(
-            400, f"'{name}' is not valid: {expectation(first)}.", param=name, code="invalid_value"
-        ) from None
-    if not request.values:
+        fields = orjson.loads(body)
+    except orjson.JSONDecodeError as problem:
+        raise RequestError(400, f"The body is not JSON: {problem.msg}.", code="invalid_value") from None
+    if not isinstance(fields, dict):
+        raise RequestError(400, "The body is not a JSON object.", code="invalid_value")
+    id_ = fields.pop("id", None)
+    if not isinstance(id_, str) or not 0 < len(id_) <= LONGEST_ID:
+        raise _invalid("id", f"id is not a text of 1 to {LONGEST_ID} characters")
+    for name, value in fields.items():
+        limit = LONGEST_COMMENT if name in NAMES["comment"] else LONGEST_CORRECTION
+        if isinstance(value, str) and not 0 < len(value) <= limit:
+            raise _invalid(name, f"{name} is not a text of 1 to {limit:,} characters")
+    feedback = feedback_read(fields)
+    if isinstance(feedback, Unreadable):
+        raise _invalid(feedback.field, feedback.because)
+    if feedback == Feedback():
         raise RequestError(400, "The feedback is empty: set thumb, rating, gold_star, correction or comment.")
-    return request
+    return FeedbackRequest(id_, feedback)
+
+
+def _invalid(name: str, because: str) -> RequestError:
+    return RequestError(400, f"'{name}' is not valid: {because}.", param=name, code="invalid_value")
 
 
 class ConversationLog:
@@ -119,7 +123,7 @@ class ConversationLog:
             self._characters -= oldest.size
         if self.mode != "all" or stable_fraction("keep", id_) >= self.share:
             return
-        if self._submit(conversation, {}) is None:
+        if self._submit(conversation, Feedback()) is None:
             self.dropped += 1
 
     async def feedback(self, request: FeedbackRequest) -> list[str]:
@@ -137,7 +141,7 @@ class ConversationLog:
         conversation = self._remembered.get(request.id)
         if conversation is None:
             raise RequestError(404, "No recent answer has this id.", param="id", code="completion_not_found")
-        feedback = {**conversation.feedback, **request.values}
+        feedback = Feedback(**{**conversation.feedback.values, **request.feedback.values})
         writing = self._submit(conversation, feedback)
         if writing is None:
             raise RequestError(503, "Too many conversations are waiting to be written.", code="writer_behind", retry=5)
@@ -159,7 +163,7 @@ class ConversationLog:
         """How many conversations were stored, dropped, or could not be written."""
         return {"stored": self.stored, "dropped": self.dropped, "failed": self.failed}
 
-    def _submit(self, conversation: Conversation, feedback: Mapping[str, Any]) -> Future[list[str]] | None:
+    def _submit(self, conversation: Conversation, feedback: Feedback) -> Future[list[str]] | None:
         if not self._room.acquire(blocking=False):
             return None
         writing = self._writer.submit(self._write, conversation, feedback)
@@ -178,14 +182,13 @@ class ConversationLog:
         else:
             self.stored += 1
 
-    def _write(self, conversation: Conversation, feedback: Mapping[str, Any]) -> list[str]:
+    def _write(self, conversation: Conversation, feedback: Feedback) -> list[str]:
         """Store a conversation; runs in the writer's thread."""
         batch = f"{TAG}-{datetime.now(UTC):%Y-%m-%d}"
         rows = conversation_rows(line_of(conversation, feedback), "conversation", batch, ConversationFilter())
         if isinstance(rows, str):
             raise HomeError(f"The conversation cannot be stored: {rows}.")
         for row in rows:
-            row["feedback"] = scrubbed(str(feedback.get("comment", "")))
             row["extra"] = {
                 "adapter": conversation.target.adapter,
                 "version": conversation.target.name,
@@ -194,14 +197,14 @@ class ConversationLog:
         return self.store.keep(rows)
 
 
-def line_of(conversation: Conversation, feedback: Mapping[str, Any]) -> dict[str, Any]:
+def line_of(conversation: Conversation, feedback: Feedback) -> dict[str, Any]:
     """A conversation with its feedback as a line of an import, without secrets and personal data."""
     messages: list[dict[str, Any]] = [{**turn, "content": scrubbed(turn["content"])} for turn in conversation.messages]
     messages.append({"role": "assistant", "content": scrubbed(conversation.answer)})
-    names = {"thumb": "thumbs", "rating": "rating", "gold_star": "gold_star"}
-    ratings: dict[str, Any] = {names[name]: value for name, value in feedback.items() if name in names}
-    if "correction" in feedback:
-        ratings["correction"] = scrubbed(feedback["correction"])
+    ratings = feedback.values
+    for name in ("correction", "comment"):
+        if name in ratings:
+            ratings[name] = scrubbed(ratings[name])
     return {
         "id": conversation.id,
         "messages": messages,

@@ -110,13 +110,15 @@ class Gateway:
             turn = request.turn(min(room, request.limit or self.limits.max_new_tokens))
             began = asyncio.get_running_loop().time()
             answer = cast("AsyncGenerator[Piece]", self.pool.runtime.chat(turn, target.adapter))
+            thoughts = self.prompts.filter(target.adapter)
             async with aclosing(answer):
                 until, last = began + self.limits.first_token, Piece()
                 while not last.finish:
                     last = await self._next(answer, until)
                     until = began + self.limits.total
                     self.pool.dead = ""
-                    yield last
+                    text = thoughts.add(last.text) + (thoughts.rest() if last.finish else "")
+                    yield last.model_copy(update={"text": text})
         except RequestError:
             raise
         except AdapterError as problem:

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-
+from academy.errors import TemplateError
 from academy.models.base_model import BaseModel
 from academy.models.chat_template import FILE, ChatTemplate, Message
+from academy.models.thinking import ThoughtsFilter
 from academy.serving.gateway.openai_protocol import RequestError
 from academy.store.ledger import BASE
 
@@ -50,13 +50,17 @@ class Prompts:
     def _count(self, messages: Sequence[Message], adapter: str) -> int:
         try:
             return len(self._template(adapter).prompt(messages))
-        except jinja2.TemplateError as problem:
+        except TemplateError as problem:
             raise RequestError(
                 400,
-                f"The model's chat template rejects these messages: {problem}.",
+                str(problem),
                 param="messages",
                 code="invalid_value",
             ) from None
+
+    def filter(self, adapter: str) -> ThoughtsFilter:
+        """Removes the thoughts before an answer of an adapter, whose room was counted before."""
+        return ThoughtsFilter(self._template(adapter).rendering.opened)
 
     def _template(self, adapter: str) -> ChatTemplate:
         if adapter not in self._templates:

@@ -25,6 +25,9 @@ START_SECONDS = 600
 """Limit for a child's first answer; it reads a large model from the disk."""
 TOKEN_SECONDS = 600
 """Longest silence of a server, whose slots may all be busy."""
+PIPE_BYTES = 1 << 16
+LOGGED = 1000
+"""Characters of a child's line that are kept."""
 REMEDY = "Running turns are lost; restart the runtime, and check the memory of this machine."
 
 
@@ -43,7 +46,7 @@ class LlamaCppServer:
         )
         self._process = process
         self._log: deque[str] = deque(maxlen=20)
-        self._reader = asyncio.create_task(self._listen(process.stderr)) if process and process.stderr else None
+        self._readers = [asyncio.create_task(self._listen(process.stderr))] if process and process.stderr else []
         self.scheduler = AdapterScheduler()
 
     @property
@@ -68,8 +71,7 @@ class LlamaCppServer:
             with suppress(ProcessLookupError):
                 self._process.kill()
             await self._process.wait()
-        if self._reader is not None:
-            await self._reader
+        await asyncio.gather(*self._readers)
 
     async def get(self, path: str) -> Any:
         """The JSON answer of a GET. Raises ServingError."""
@@ -116,23 +118,29 @@ class LlamaCppServer:
         address = (await process.stdout.readline()).decode().strip()
         if not address:
             raise await self._broken(EOFError())
+        self._readers.append(asyncio.create_task(self._listen(process.stdout)))
         self.client.base_url = httpx.URL(address)
         scales = [(entry["path"], entry["scale"]) for entry in await self.get("/lora-adapters")]
         if scales != [(str(path), 0.0) for path in options.adapters]:
             raise ServingError("The llama.cpp server does not have the adapters that it was started with.", REMEDY)
 
     async def _listen(self, pipe: asyncio.StreamReader) -> None:
-        """Read the child's stderr, so that its pipe never fills and its last line explains its end."""
-        while line := await pipe.readline():
-            self._log.append(line.decode(errors="replace").strip())
+        """Read a pipe of the child, so that it never fills, however long a line is. Its last line explains the end."""
+        rest = b""
+        while chunk := await pipe.read(PIPE_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            rest = rest[-PIPE_BYTES:]
+            self._log.extend(text for line in lines if (text := line.decode(errors="replace").strip()[-LOGGED:]))
+        if rest.strip():
+            self._log.append(rest.decode(errors="replace").strip()[-LOGGED:])
 
     async def _broken(self, problem: Exception) -> ServingError:
         """The error for a server that stopped answering; waits briefly to see whether the child has died."""
-        if self._process is not None and self._reader is not None:
+        if self._process is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(1):
                     await self._process.wait()
-                    await asyncio.shield(self._reader)
+                    await asyncio.shield(asyncio.gather(*self._readers))
         if not self.ended:
             return ServingError(f"The llama.cpp server does not answer ({type(problem).__name__}).", REMEDY)
         last = f" Its last line: {self._log[-1]}" if self._log else ""

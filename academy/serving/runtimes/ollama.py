@@ -9,7 +9,8 @@ ignores rsLoRA's scale) and only for the architectures llama and gemma2. For eve
 Ollama dropped adapters ("LoRA adapters are no longer supported"), `merged_gguf` merges the adapter into the base model.
 
 Prompts are rendered here and sent raw. Ollama tokenizes them itself and may add a first token; where the template adds
-it too, ours is omitted. Ollama's log-probabilities do not include the end token.
+it too, ours is omitted. A control token that a user typed is sent with an invisible character in it, because Ollama
+would read it as a control token. Ollama's log-probabilities do not include the end token.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from academy.adapters.adapter import CONFIG, WEIGHTS, Adapter, open_adapter
 from academy.errors import AdapterError, InputError, ServingError
 from academy.models.base_model import BaseModel
 from academy.models.chat_template import ChatTemplate
+from academy.serving.export.modelfile import licence
 from academy.serving.runtimes.base import Admit, Capabilities, LiveRuntime, Piece, RuntimeContext, Turn
 from academy.serving.runtimes.remote import (
     RemoteConnection,
@@ -39,6 +41,7 @@ from academy.serving.runtimes.remote import (
 )
 from academy.store.files import digest_of_file
 from academy.store.ledger import BASE
+from academy.system.installation import install_remedy
 
 PATIENCE_SECONDS = 300.0
 """Ollama is silent while it loads or converts a model."""
@@ -234,7 +237,7 @@ class OllamaRuntime:
         config = read_config(adapter.path)
         head: dict[str, Any] = {
             "model": self.tag(adapter.digest),
-            "license": [_licence(adapter.digest)],
+            "license": [licence(adapter.digest)],
             "parameters": {"num_ctx": self.base.context, "stop": [str(template.tokenizer.eos_token)]},
         }
         version = ".".join(map(str, self._version))
@@ -252,7 +255,7 @@ class OllamaRuntime:
                 f"The Ollama server at {self._connection.url} rejected the adapter {adapter.digest[:12]}: {refusal}.",
                 "Check its log."
                 if self._merged_gguf
-                else "Install the extra `llamacpp`; the adapter is then merged into the base model.",
+                else f"{install_remedy('llamacpp')} The adapter is then merged into the base model.",
             )
 
     async def _refusal_of(self, body: dict[str, Any]) -> str:
@@ -283,7 +286,7 @@ class OllamaRuntime:
     async def _is_there(self, adapter: Adapter) -> bool:
         """Whether an earlier process made the tag for exactly this adapter."""
         model = await self._described(self.tag(adapter.digest))
-        return model is not None and _licence(adapter.digest) in str(model.get("license", ""))
+        return model is not None and licence(adapter.digest) in str(model.get("license", ""))
 
     async def _learn(self, adapter: str) -> str:
         """Read a model's quantisation and first token from the server. Returns its architecture."""
@@ -349,11 +352,6 @@ def make(context: RuntimeContext) -> LiveRuntime:
     return OllamaRuntime(
         address, context.base, model=model, merged_gguf=context.merged_gguf, key=context.key, admit=context.admit
     )
-
-
-def _licence(digest: str) -> str:
-    """The text of the only field of a model that Ollama stores and returns unchanged."""
-    return f"academy adapter {digest}"
 
 
 async def _chunks(path: Path) -> AsyncIterator[bytes]:

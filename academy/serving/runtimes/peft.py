@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig, StoppingCriteri
 from transformers.utils.logging import disable_progress_bar
 
 from academy.adapters.adapter import Adapter, open_adapter
-from academy.arena.suites.base import Reply
+from academy.arena.suites.base import Reply, as_messages
 from academy.errors import AdapterError
 from academy.models.base_model import BaseModel
-from academy.models.chat_template import ChatTemplate, Message
+from academy.models.chat_template import ChatTemplate
 from academy.serving.runtimes.base import Admit, Request
 from academy.serving.runtimes.decoding import BATCH, CACHE_TOKENS, greedy, is_plain, padded
 from academy.serving.runtimes.lora_layers import AdapterLayers
@@ -62,11 +62,13 @@ class PeftRuntime:
         self._layers.active.adapter = self._name(adapter)
         answering = greedy if self._plain else _generated
         rows, firsts = answering(self._model, [prompts[i] for i in order], pad, end, max_new_tokens)
-        texts = template.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        replies = {
-            i: Reply(text=text.strip(), tokens=len(row), stopped=row[-1:] == [end], first=first)
-            for i, row, text, first in zip(order, rows, texts, firsts, strict=True)
-        }
+        replies = {}
+        for i, row, first in zip(order, rows, firsts, strict=True):
+            raw = template.raw_answer(row)
+            text = template.visible(raw)
+            replies[i] = Reply(
+                text=text, tokens=len(row), stopped=row[-1:] == [end], first=first, raw=raw if raw != text else ""
+            )
         return [replies[i] for i in range(len(prompts))]
 
     def loglikelihoods(self, pairs: Sequence[tuple[Request, str]], adapter: str, *, raw: bool = False) -> list[float]:
@@ -89,8 +91,9 @@ class PeftRuntime:
         if adapter == BASE:
             return
         canaries = self._adapters[adapter].manifest.canaries
-        answers = self.generate([canary.prompt for canary in canaries], adapter, CANARY_TOKENS)
-        for canary, text in zip(canaries, answers, strict=True):
+        replies = self.replies([canary.prompt for canary in canaries], adapter, CANARY_TOKENS)
+        for canary, reply in zip(canaries, replies, strict=True):
+            text = reply.raw or reply.text
             if text != canary.answer:
                 raise AdapterError(
                     f"The adapter {adapter[:12]} does not answer as it did after its training: "
@@ -117,11 +120,6 @@ def open_model(base: BaseModel) -> tuple[Any, str]:
         base.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
     ).to(device)
     return model.eval(), device
-
-
-def as_messages(request: Request) -> list[Message]:
-    """A request as a conversation."""
-    return [{"role": "user", "content": request}] if isinstance(request, str) else list(request)
 
 
 def _generated(

@@ -7,7 +7,6 @@ full, or that stops in the middle of an answer. What a status means for an adapt
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -21,20 +20,11 @@ from academy.adapters.adapter import CONFIG
 from academy.errors import AdapterError, InputError, ServingError
 from academy.models.chat_template import FILE as TEMPLATE_FILE
 from academy.models.chat_template import ChatTemplate
+from academy.system.connections import check_connections, is_loopback
 
 CONNECT_SECONDS = 5.0
 FULL = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 BARRED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class RemoteConnection:
@@ -42,12 +32,15 @@ class RemoteConnection:
 
     def __init__(self, name: str, url: str, key: str, patience: float) -> None:
         self.name, self.url, self.patience = name, url.rstrip("/"), patience
+        is_here = is_loopback(httpx.URL(self.url).host)
+        if not is_here:
+            check_connections()
         self._client = httpx.AsyncClient(
             base_url=self.url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(patience, connect=CONNECT_SECONDS, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
-            trust_env=not is_loopback(httpx.URL(self.url).host),  # a proxy cannot reach our loopback
+            trust_env=not is_here,  # a proxy cannot reach our loopback
         )
 
     async def call(
