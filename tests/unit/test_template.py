@@ -111,8 +111,9 @@ def test_curation_counts_what_the_template_rejects(model: Path) -> None:
     strict = "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}" + PLAIN
     change(model / "tokenizer_config.json", chat_template=strict, eos_token="<|end|>")
     base = resolve(str(model))
-    assert base.rejects(TALK) == ""
-    assert base.rejects([*TALK, *TALK]) == "chat template: rejects the conversation: too long"
+    size, reason = base.measure([TALK, [*TALK, *TALK]])
+    assert isinstance(size, int)
+    assert reason == "chat template: rejects the conversation: too long"
 
 
 def test_reason_of_a_rejection_contains_no_text(model: Path) -> None:
