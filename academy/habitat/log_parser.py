@@ -331,8 +331,8 @@ def _put_words(fields: list[Any], low: str) -> bool:
             word, number, rest, total = match.groups()
             start = match.start()
             index = _field_of(word, low[start - 14 : start] if start > 14 else low[:start], counted=bool(total))
-            if index is None or fields[index] is not None:
-                continue
+            if index is None or fields[index] is not None or (rest == "%" and index in (LOSS, EVAL)):
+                continue  # no trainer prints a loss in percent: "packet loss 0.3%"
             value = read_number(number, is_count=index <= STEPS, is_step=index in (STEP, STEPS))
             if value is None:
                 continue
