@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 from academy.cli.main import app
 from academy.experience.conversations import MOST_RATED
-from academy.experience.feedback import BAD, BESIDE, DOWN, GOOD, NAMES, NOTES, SCALES, UP
+from academy.experience.feedback import BAD, BAD_IF_FALSE, BAD_IF_TRUE, BESIDE, DOWN, GOOD, NAMES, NOTES, SCALES, UP
 from academy.experience.files import ARCHIVES, BINARIES, LARGEST_WHOLE
 from academy.experience.reading import LONGEST_LINE
 from academy.models.dialects import (
@@ -36,7 +36,7 @@ from academy.models.dialects import (
     VOTES,
 )
 from academy.models.exchanges import WEIGHTS
-from academy.models.turns import CALLS, CONTENT_KEYS, PAIR_KEYS, ROLE_KEYS, ROLES
+from academy.models.turns import CALLS, CONTENT_KEYS, FILE_KEYS, MEDIA_KEYS, PAIR_KEYS, ROLE_KEYS, ROLES
 from academy.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -175,7 +175,8 @@ def formats_page() -> str:
             "votes": code(VOTES), "role_keys": code(ROLE_KEYS), "content_keys": code(CONTENT_KEYS),
             "pair_keys": code(PAIR_KEYS), "roles": "\n".join(role_rows()), "weights": code(WEIGHTS),
             "feedback": "\n".join(f"| {code(names)} | {FEEDBACK[field]} |" for field, names in NAMES.items()),
-            "beside": code(BESIDE),
+            "beside": code(BESIDE), "bad_if_false": code(BAD_IF_FALSE), "bad_if_true": code(BAD_IF_TRUE),
+            "media_keys": code(MEDIA_KEYS), "file_keys": code(FILE_KEYS),
             "up": code(sorted(UP)), "down": code(sorted(DOWN)), "scales": code(SCALES), "notes": code(sorted(NOTES)),
             "choices": code(CHOICES), "rejected_files": ", ".join(files.values()), "largest": LARGEST_WHOLE >> 20,
             "longest": f"{LONGEST_LINE:,}", "good": GOOD, "bad": BAD, "most_rated": MOST_RATED,

@@ -221,12 +221,14 @@ def supersede(
     base_model: Base = None,
     json: Json = False,
 ) -> None:
-    """Set the right answer to a request. Lessons that give another answer are retired."""
+    """Retire the lessons that give another answer to a request. The right answer needs a lesson of its own."""
     from academy.loop.lessons import supersede_answers
 
-    count = supersede_answers(open_home(base_model), situation, action)
+    result = supersede_answers(open_home(base_model), situation, action)
     if json:
-        emit({"retired": count})
-    else:
-        say(f"{count:,} lessons with another answer retired.")
-        say("If lessons with the right answer were set aside, run: academy lessons release")
+        emit(result.model_dump(mode="json"))
+        return
+    say(f"{result.retired:,} lessons with another answer retired.")
+    if not result.has_right_answer:
+        say("No lesson with the right answer counts. If it was set aside, run: academy lessons release")
+        say("Otherwise store it with: academy lessons add")

@@ -43,6 +43,7 @@ def rebuild(
 ) -> RebuildResult:
     """Curate exactly the same lessons and commits again, in `scratch`, and compare the digests.
 
+    Quotas and allowed overlaps are those that the dataset was made with, whatever the settings are now.
     The hold-out keeps the first assignment of every request, so later lessons change nothing. Raises InputError if a
     repository or source is missing, ExaminationError if the hold-out would overlap with the training side.
     """
@@ -52,7 +53,16 @@ def rebuild(
             "Run `academy curate` again.",
         )
     references = [Reference.model_validate(row) for row in read_rows(dataset.path / INPUTS)]
-    curator = DatasetCurator(store, measure, context=dataset.context, base=dataset.base, guarded=guarded)
+    curator = DatasetCurator(
+        store,
+        measure,
+        context=dataset.context,
+        base=dataset.base,
+        guarded=guarded,
+        allowed=dataset.allowed,
+        per_source=dataset.per_source,
+        per_author=dataset.per_author,
+    )
     curator.cursor = dataset.cursor
     missing = curator.collect_again(references)
     curator.filter_low_quality()

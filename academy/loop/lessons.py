@@ -11,6 +11,7 @@ from academy.errors import InputError
 from academy.lifecycle import forgetting
 from academy.lifecycle.forgetting import Forgotten
 from academy.loop.home import Home
+from academy.records import Record
 from academy.store.ledger_rows import ReleaseEntry, SupersedeEntry, UndoEntry
 
 
@@ -60,10 +61,18 @@ def release_lessons(home: Home, batch: str | None) -> int:
     return count
 
 
-def supersede_answers(home: Home, request: str, answer: str) -> int:
-    """Retire the lessons that give another answer to a request. Their number; raises InputError for none."""
+class Superseded(Record):
+    """What `supersede_answers` did: lessons that it retired, and whether a lesson with the right answer counts."""
+
+    retired: int
+    has_right_answer: bool
+
+
+def supersede_answers(home: Home, request: str, answer: str) -> Superseded:
+    """Retire the lessons that give another answer to a request, and store none. Raises InputError for none retired."""
     with home.database.write() as connection:
         count = home.store.supersede(request, answer, connection)
+        has_right_answer = home.store.has_answer(request, answer, connection)
         if count:
             # digests only: the ledger is append-only, and a user may ask to forget the lesson
             entry = SupersedeEntry(request=request_key("recall", request), answer=group_of(answer), retired=count)
@@ -73,7 +82,7 @@ def supersede_answers(home: Home, request: str, answer: str) -> int:
             "No active lesson gives another answer to this request.",
             "Write the request as it stands in the lesson, in quotes.",
         )
-    return count
+    return Superseded(retired=count, has_right_answer=has_right_answer)
 
 
 def _now() -> str:

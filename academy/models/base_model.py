@@ -81,6 +81,10 @@ class BaseModel(Record):
                 "The base model has no chat template. Its prompts are written as '### user:' and '### assistant:', "
                 "for training and for serving."
             )
+        try:
+            _ = self.rendering.frame
+        except TemplateError:  # curation names the fault; what such a template lacks is not known
+            return ""
         notes = []
         if day := day_of(self.rendering.text):
             notes.append(f"The chat template shows the current day; every prompt has the day {day}.")

@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from academy.models.turns import ROLES, RowTurn, UnreadableRowError, read_text, read_turns, role_of
+from academy.models.turns import (
+    MEDIA_KEYS,
+    ROLES,
+    RowTurn,
+    UnreadableRowError,
+    media_in,
+    read_text,
+    read_turns,
+    role_of,
+)
 
 TURN_KEYS = (
     "messages", "conversations", "conversation", "chat_messages", "contents", "turns", "dialogue", "dialog", "chat",
@@ -32,6 +41,8 @@ HISTORY_KEYS = ("history", "context")
 """Keys of earlier turns: a list of pairs, or a list of turns."""
 PREFERENCES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
 """Keys of the better and the worse answer."""
+SCORES = ("score_chosen", "score_rejected")
+"""Scores of the better and the worse answer."""
 VOTES = ("label", "kto_tag")
 """Keys that are true beside a good answer and false beside a bad one (KTO)."""
 CHOICES = ("choices", "options")
@@ -66,6 +77,8 @@ def read_dialogues(row: Any) -> list[Dialogue] | str:
         row = {"messages": row}
     if not isinstance(row, Mapping):
         return "not a JSON object"
+    if reason := media_in(row, MEDIA_KEYS):
+        return reason
     try:
         return _preference(row) or [Dialogue(_turns_of(row))]
     except UnreadableRowError as problem:
@@ -94,6 +107,9 @@ def _preference(row: Mapping[str, Any]) -> list[Dialogue]:
             for n, side in enumerate(sides)
             if side
         ]
+        scores = [score for key in SCORES if isinstance(score := row.get(key), int | float)]
+        if len(scores) == 2 and scores[0] < scores[1]:
+            raise UnreadableRowError(f"{better} has a lower score than {worse}")
         if len(dialogues) == 2 and _texts(dialogues[0]) == _texts(dialogues[1]):
             raise UnreadableRowError(f"{better} and {worse} are the same")
         return dialogues

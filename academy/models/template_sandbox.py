@@ -165,7 +165,7 @@ def render(text: str, variables: Mapping[str, Any], source: str = "the chat temp
     except _LimitError as problem:
         raise TemplateError(f"The chat template in {source} was stopped: {problem}.", REMEDY) from None
     except Exception as problem:  # noqa: BLE001  a template may raise anything
-        words = " ".join(str(problem).split())[:200] or type(problem).__name__
+        words = " ".join(str(problem).split())[:200].rstrip(".") or type(problem).__name__
         raise TemplateError(
             f"The chat template in {source} fails{_line(problem, first_line)}: {words}.", REMEDY
         ) from None
@@ -183,8 +183,9 @@ def compiled(text: str, source: str, first_line: int = 1) -> jinja2.Template:
         return ENVIRONMENT.from_string(text)
     except jinja2.TemplateSyntaxError as problem:
         line = max(1, problem.lineno - first_line + 1)
+        words = (problem.message or type(problem).__name__).rstrip(".")
         raise TemplateError(
-            f"The chat template in {source} is not valid Jinja (line {line}): {problem.message}.", REMEDY
+            f"The chat template in {source} is not valid Jinja (line {line}): {words}.", REMEDY
         ) from None
     except (jinja2.TemplateError, RecursionError, SyntaxError, MemoryError, ValueError) as problem:
         raise TemplateError(

@@ -40,6 +40,13 @@ PAIR_KEYS: dict[str, Role] = {
 }
 """Keys of a turn that holds a request and its answer (Capybara, XTuner)."""
 
+MEDIA_KEYS = (
+    "image", "images", "image_url", "image_urls", "video", "videos", "audio", "audios",
+)  # fmt: skip
+"""Keys of pictures, films and sounds beside a text, in a turn or a row. The text may make no sense without them."""
+FILE_KEYS = ("attachments", "files")
+"""Keys of files beside the text of a turn."""
+
 _TEXTS = frozenset({"text", "input_text", "output_text"})
 _THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning", "thought"})
 _CALL_PARTS = frozenset({"tool_use", "server_tool_use", "tool_call", "function_call", "functioncall", "executablecode"})
@@ -93,10 +100,17 @@ def read_text(content: Any, where: str) -> str:
     return parsed.text
 
 
+def media_in(source: Mapping[str, Any], keys: tuple[str, ...]) -> str:
+    """Why a turn or a row cannot be read from its text alone; empty if it can."""
+    return next((f"what {key!r} holds is not text" for key in keys if source.get(key)), "")
+
+
 def _read_turn(turn: Mapping[str, Any], number: int) -> list[RowTurn] | str:
     if turn.get("type") == "constructor" and isinstance(turn.get("kwargs"), Mapping):  # LangChain's own JSON
         name = turn["id"][-1] if isinstance(turn.get("id"), list) and turn["id"] else None
         turn = {**turn["kwargs"], "role": name}
+    if reason := media_in(turn, (*MEDIA_KEYS, *FILE_KEYS)):
+        return f"{reason} (turn {number})"
     name = _role_name(turn)
     if name is None:
         return _pair_turn(turn, number)

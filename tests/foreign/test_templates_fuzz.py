@@ -16,7 +16,7 @@ import pytest
 from hypothesis import strategies as st
 
 from academy.errors import AcademyError, TemplateError
-from academy.models.base_model import BaseModel
+from academy.models.base_model import SEED_FOLDER, BaseModel
 from academy.models.chat_template import ChatTemplate, Message
 from academy.models.rendering import Rendering
 from academy.models.template_files import TemplateFiles, read_template_files
@@ -46,6 +46,7 @@ def test_answers_are_marked_exactly_or_rejected_with_a_reason(tmp_path: Path) ->
     counts: Counter[str] = Counter()
     cases = [case for case in cases_of("templates") if usable(case)]
     random.shuffle(cases)  # a short time reaches other templates each time
+    ChatTemplate.of(SEED_FOLDER)  # loads the libraries
     end = time.monotonic() + budget.SECONDS
     for case in cases:
         if time.monotonic() > end:

@@ -212,8 +212,21 @@ def test_import_counts_admitted_known_and_unreadable_lines(academy: Academy, tmp
 def test_supersede_retires_lessons_with_another_answer_once(academy: Academy) -> None:
     academy("lessons", "add", "where do we deploy?", "to the old cluster")
     output = academy("lessons", "supersede", "Where do we deploy", "to the new cluster", "--json")
-    assert json.loads(output.out) == {"retired": 1}
+    assert json.loads(output.out) == {"retired": 1, "has_right_answer": False}
     assert "No active lesson" in refusal_of(academy("lessons", "supersede", "Where do we deploy", "to the new cluster"))
+
+
+def test_supersede_names_a_right_answer_that_no_lesson_gives(academy: Academy) -> None:
+    academy("lessons", "add", "where do we deploy?", "to the old cluster")
+    assert (
+        "No lesson with the right answer counts."
+        in academy("lessons", "supersede", "where do we deploy", "to the new cluster").out
+    )
+    academy("lessons", "add", "who signs?", "Bram signs")
+    academy("lessons", "add", "Who signs", "Ana signs")
+    output = academy("lessons", "supersede", "who signs", "Ana signs").out
+    assert "1 lessons with another answer retired." in output
+    assert "right answer" not in output
 
 
 # Refusals

@@ -79,6 +79,13 @@ def test_a_lesson_known_from_another_file_keeps_its_first_batch(store: LessonsSt
     assert [(lesson.batch, lesson.seq) for lesson in store.read()] == [("july", 1), ("august", 2)]
 
 
+def test_tags_that_are_no_texts_are_set_aside(store: LessonsStore, tmp_path: Path) -> None:
+    lines = (make_line(1, tags=["a", None]), make_line(2, tags=[{"b": 1}]), make_line(3, tags=["c", 7]))
+    result = store.import_file(write_lines(tmp_path / "tags.jsonl", *lines), tmp_path)
+    assert [line.split(": ")[1] for line in result.unreadable] == ["tags must be a list of texts"] * 2
+    assert [lesson.tags for lesson in store.read()] == [("7", "c")]
+
+
 def test_malformed_lines_are_quarantined_with_file_and_line(store: LessonsStore, tmp_path: Path) -> None:
     path = write_lines(
         tmp_path / "mixed.jsonl",

@@ -107,6 +107,16 @@ def test_raw_text_of_an_answer_is_kept(tmp_path: Path) -> None:
     assert [cache["a"], cache["b"]] == replies
 
 
+@pytest.mark.parametrize("template", ["{% for m in messages %}{{ m.content }}", "{{ tools_prompt.text }}", "hello"])
+def test_template_that_does_not_work_has_no_note_beside_its_error(model: Path, template: str) -> None:
+    (model / "chat_template.jinja").write_text(template)
+    base = resolve(str(model))
+    assert base.template_note == ""
+    with pytest.raises(TemplateError) as problem:
+        base.measure([[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]])
+    assert ".." not in str(problem.value)
+
+
 def test_curation_counts_what_the_template_rejects(model: Path) -> None:
     strict = "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}" + PLAIN
     change(model / "tokenizer_config.json", chat_template=strict, eos_token="<|end|>")
@@ -118,7 +128,7 @@ def test_curation_counts_what_the_template_rejects(model: Path) -> None:
 
 def test_reason_of_a_rejection_contains_no_text(model: Path) -> None:
     change(model / "tokenizer_config.json", chat_template="{{ raise_exception(messages[0]['content']) }}")
-    secret: list[Message] = [{"role": "user", "content": "the secret of the house"}, TALK[1]]
+    secret: list[Message] = [{"role": "user", "content": "the secret of a user"}, TALK[1]]
     with pytest.raises(TemplateError) as problem:
         resolve(str(model)).rendering.prompt(secret[:1])
     assert "secret" not in str(problem.value)
