@@ -7,7 +7,6 @@ bounds the time; the counts are printed at the end.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import subprocess
 import tempfile
@@ -25,9 +24,9 @@ from academy.experience.experience import Experience
 from academy.experience.git.repository import EMPTY_TREES
 from academy.experience.sources.base import Skipped
 from academy.experience.sources.commits import CommitsSource
+from tests.foreign import budget
 from tests.foreign.cases import cases_of
 
-SECONDS = float(os.environ.get("ACADEMY_FUZZ_SECONDS", "40"))
 TOGETHER = 50
 """Examples between two looks at the clock."""
 SLOWEST = 10.0
@@ -232,7 +231,7 @@ def authors_by_git(path: Path, shas: list[str]) -> dict[str, str]:
 @pytest.mark.campaign
 def test_arbitrary_repositories_are_accounted_for() -> None:
     counts: Counter[str] = Counter()
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + budget.SECONDS
 
     @settings(
         max_examples=TOGETHER,
