@@ -7,14 +7,16 @@ BUDGET ?= 120
 export DO_NOT_TRACK := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: home evolve test test-fast check format campaign bench serve pages deploy clean
+.PHONY: home evolve test test-fast check lock sbom format campaign bench serve pages deploy clean
 
-# torch is asked for by its exact version, so that a build for CPUs is taken where pip sees one. Where it does not, torch
-# comes with gigabytes of CUDA packages: docs/how-to/install.md.
-$(READY): pyproject.toml constraints.txt
+# Everything is installed by hash, except torch and the project. torch is asked for by its exact version, so that a build
+# for CPUs is taken where pip sees one. Where it does not, torch comes with gigabytes of CUDA packages:
+# docs/how-to/install.md.
+$(READY): pyproject.toml constraints.txt requirements.lock
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements.lock
 	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,llamacpp]'
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 # The databases are set-up, too. The settings say where the home is: ACADEMY_HOME, in the environment or in .env, or data.
@@ -40,6 +42,15 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/python tools/plain_words.py
 	$(BIN)/python tools/reference.py --check
+
+# The hashes of all packages, after pyproject.toml or constraints.txt changed. It asks the package index.
+lock: $(READY)
+	$(BIN)/python tools/lock.py
+
+# A list of everything that is installed, with versions and licences, in CycloneDX's format.
+sbom: $(READY)
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json $(BIN)/python
 
 format: $(READY)
 	$(BIN)/ruff format .

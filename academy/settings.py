@@ -29,7 +29,7 @@ from academy.settings_file import names_in_file
 PREFIX = "ACADEMY_"
 LEAST_MEMORY_GIB = 1 / 16
 """Smallest memory limit of a training container; with less memory Python does not start."""
-DISABLED = "the Academy is disabled (ENABLE_ACADEMY=false)"
+DISABLED = "the Academy is disabled (ACADEMY_ENABLE=false)"
 LEAST_CPUS = 0.01
 """Smallest CPU limit of a container that an engine accepts."""
 
@@ -296,7 +296,7 @@ class Settings(BaseSettings):
         """Raise InputError where the user disabled the Academy."""
         if not self.enabled:
             raise InputError(
-                f"{DISABLED[0].upper()}{DISABLED[1:]}.", "Set ENABLE_ACADEMY=true in the environment or .env."
+                f"{DISABLED[0].upper()}{DISABLED[1:]}.", "Set ACADEMY_ENABLE=true in the environment or .env."
             )
 
     def folder(self, name: str) -> Path:

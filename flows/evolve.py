@@ -34,8 +34,8 @@ def evolve(
     """Turn new experience into an adapter that is examined and, if it is better, promoted.
 
     Args:
-        lessons: JSONL files of lessons to import first. Importing known lessons changes nothing.
-        tasks: JSONL task histories to import first.
+        lessons: files of lessons to import first, as JSONL or a JSON array. Importing known lessons changes nothing.
+        tasks: task histories to import first, in the same formats.
         repositories_read: Git repositories whose history is read. If empty, the one that contains the working folder.
         base_model: 'seed', a folder or a Hugging Face name. If empty, ACADEMY_BASE_MODEL.
         force: Train although the conditions are not met. The verdict records this.

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 from academy.cli.main import app
 from academy.experience.conversations import MOST_RATED
-from academy.experience.feedback import BAD, BESIDE, DOWN, GOOD, NAMES, NOTES, SCALES, UP
+from academy.experience.feedback import BAD, BAD_IF_FALSE, BAD_IF_TRUE, BESIDE, DOWN, GOOD, NAMES, NOTES, SCALES, UP
 from academy.experience.files import ARCHIVES, BINARIES, LARGEST_WHOLE
 from academy.experience.reading import LONGEST_LINE
 from academy.models.dialects import (
@@ -176,6 +176,7 @@ def formats_page() -> str:
             "pair_keys": code(PAIR_KEYS), "roles": "\n".join(role_rows()), "weights": code(WEIGHTS),
             "feedback": "\n".join(f"| {code(names)} | {FEEDBACK[field]} |" for field, names in NAMES.items()),
             "beside": code(BESIDE), "media_keys": code(MEDIA_KEYS), "file_keys": code(FILE_KEYS),
+            "bad_if_false": code(BAD_IF_FALSE), "bad_if_true": code(BAD_IF_TRUE),
             "up": code(sorted(UP)), "down": code(sorted(DOWN)), "scales": code(SCALES), "notes": code(sorted(NOTES)),
             "choices": code(CHOICES), "rejected_files": ", ".join(files.values()), "largest": LARGEST_WHOLE >> 20,
             "longest": f"{LONGEST_LINE:,}", "good": GOOD, "bad": BAD, "most_rated": MOST_RATED,

@@ -38,10 +38,12 @@ SHOWN_CONTRADICTIONS = 3
 @app.command()
 def evolve(
     lessons: Annotated[
-        list[Path] | None, typer.Option("--lessons", help="A JSONL file of lessons; repeatable.")
+        list[Path] | None, typer.Option("--lessons", help="A file of lessons: JSONL, or a JSON array; repeatable.")
     ] = None,
     repo: Repositories = None,
-    tasks: Annotated[list[Path] | None, typer.Option("--tasks", help="A JSONL task history; repeatable.")] = None,
+    tasks: Annotated[
+        list[Path] | None, typer.Option("--tasks", help="A task history: JSONL, or a JSON array; repeatable.")
+    ] = None,
     base_model: Base = None,
     force: Annotated[bool, typer.Option("--force", help="Train even if the conditions are not met.")] = False,
     dry_run: Annotated[

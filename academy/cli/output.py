@@ -33,10 +33,13 @@ def emit(value: Any) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; cells are plain text."""
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    grid = Table(*columns, title=title, title_justify="left", header_style="bold")
+    # folded, because a command that ends in an ellipsis cannot be copied
+    grid = Table(
+        *(Column(name, overflow="fold") for name in columns), title=title, title_justify="left", header_style="bold"
+    )
     for row in rows:
         grid.add_row(*(Text(str(cell)) for cell in row))
     console().print(grid)

@@ -194,6 +194,9 @@ class DatasetCurator:
             alarms=tuple(self.alarms),
             base=self.base,
             context=self.context,
+            per_source=self.per_source,
+            per_author=self.per_author,
+            allowed=tuple(sorted(self.allowed)),
             version=__version__,
         )
 

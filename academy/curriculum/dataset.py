@@ -131,6 +131,9 @@ class Dataset(Record):
     alarms: tuple[str, ...] = ()  # sentences about a one-sided training side
     base: str = ""  # digest of the base model that counted the tokens
     context: int = 0  # tokens that an example may have
+    per_source: int | None = None  # quotas in examples
+    per_author: int | None = None
+    allowed: tuple[str, ...] = ()  # keys of the overlaps that were allowed
     version: str = ""  # of the Academy that made it
 
     @property

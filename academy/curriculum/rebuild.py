@@ -44,6 +44,7 @@ def rebuild(
 ) -> RebuildResult:
     """Curate exactly the same lessons and commits again, in `scratch`, and compare the digests.
 
+    Quotas and allowed overlaps are those that the dataset was made with, whatever the settings are now.
     The hold-out keeps the first assignment of every request, so later lessons change nothing. Raises InputError if a
     repository or source is missing, ExaminationError if the hold-out would overlap with the training side.
     """
@@ -54,7 +55,15 @@ def rebuild(
         )
     references = [Reference.model_validate(row) for row in read_rows(dataset.path / INPUTS)]
     curator = DatasetCurator(
-        store, count_tokens, context=dataset.context, base=dataset.base, guarded=guarded, rejects=rejects
+        store,
+        count_tokens,
+        context=dataset.context,
+        base=dataset.base,
+        guarded=guarded,
+        allowed=dataset.allowed,
+        per_source=dataset.per_source,
+        per_author=dataset.per_author,
+        rejects=rejects,
     )
     curator.cursor = dataset.cursor
     missing = curator.collect_again(references)

@@ -58,6 +58,8 @@ def conversation_rows(line: Any, kind: Kind, batch: str, only: ConversationFilte
     fields = line if isinstance(line, Mapping) else {}
     if only.rejects(fields):
         return []
+    if no_weight(fields):
+        return "the row has weight 0"
     dialogues = read_dialogues(line)
     if isinstance(dialogues, str):
         return dialogues
@@ -98,9 +100,18 @@ def _answers(line: Mapping[str, Any], dialogue: Dialogue) -> list[_Answer] | str
             answers.append(
                 _Answer(conversation.messages, exchange.start, exchange.request, answer_of(pieces), feedback)
             )
-    if not answers[-1].feedback.is_given:
+    own = answers[-1].feedback
+    if not own.is_given or (whole.correction and not own.correction):
         answers[-1] = answers[-1]._replace(feedback=whole)
+    elif stated_outcome(line) == "failure" and not own.correction:
+        answers[-1] = answers[-1]._replace(feedback=Feedback(thumb="down", comment=own.comment))
     return answers
+
+
+def no_weight(line: Mapping[str, Any]) -> bool:
+    """Whether a row says that nothing of it is learned."""
+    weight = line.get("weight")
+    return weight is False or str(weight) in ("0", "0.0", "-0.0")
 
 
 def _whole_feedback(line: Mapping[str, Any], dialogue: Dialogue) -> Feedback | str:
@@ -108,7 +119,8 @@ def _whole_feedback(line: Mapping[str, Any], dialogue: Dialogue) -> Feedback | s
     if isinstance(whole, Unreadable):
         return whole.because
     if dialogue.preferred is None:
-        return whole
+        failed = whole.is_given and not whole.correction and stated_outcome(line) == "failure"
+        return Feedback(thumb="down", comment=whole.comment) if failed else whole
     if whole.is_given:
         return "feedback beside a preference"
     return Feedback(thumb="up" if dialogue.preferred else "down", comment=whole.comment)
@@ -134,13 +146,13 @@ def _row(line: Mapping[str, Any], dialogue: Dialogue, answer: _Answer, kind: Kin
     outcome = _outcome(line, answer.feedback) if kind == "file" else answer.feedback.outcome
     context = answer.messages[: answer.start]
     labels = [f"{name}:{line[name]}" for name in ("domain", "type") if line.get(name)]
-    texts = [(turn.role, turn.text) for turn in dialogue.turns]
-    thread = str(line.get("id") or line.get("conversation_id") or digest_of(texts)[:16])
+    thread = str(line.get("id") or line.get("conversation_id") or _thread_of(dialogue))
     tags = line.get("tags") or []
     return make_row(
         kind=kind,
         situation=answer.request,
-        action=answer.feedback.correction or answer.text,
+        action=answer.text,
+        correction=answer.feedback.correction,
         result="",
         feedback=answer.feedback.comment,
         tags=[*labels, *(str(tag) for tag in (tags if isinstance(tags, list) else [tags]))],
@@ -157,11 +169,30 @@ def _row(line: Mapping[str, Any], dialogue: Dialogue, answer: _Answer, kind: Kin
     )
 
 
+def stated_outcome(line: Mapping[str, Any]) -> Outcome:
+    """What the line says of itself; a failure in any of its fields is a failure."""
+    signs = [
+        read_outcome(line.get("outcome")),
+        read_outcome(line.get("success"), line.get("result"), line.get("status")),
+    ]
+    return "failure" if "failure" in signs else signs[0]
+
+
+def _thread_of(dialogue: Dialogue) -> str:
+    """A name for a conversation without one. It stays the same while the conversation goes on."""
+    roles = [turn.role for turn in dialogue.turns]
+    return digest_of([(turn.role, turn.text) for turn in dialogue.turns[: roles.index("user") + 1]])[:16]
+
+
 def _outcome(line: Mapping[str, Any], feedback: Feedback) -> Outcome:
-    """An example is a success, unless the line or its feedback says otherwise. A failure of either is a failure."""
+    """An example is a success, unless the line or its feedback says otherwise. A failure of either is a failure.
+
+    A correction is a success: what failed is the answer that it replaces.
+    """
     stated = read_outcome(line.get("outcome"))
-    signs = {stated, feedback.outcome, read_outcome(line.get("success"), line.get("result"), line.get("status"))}
-    if "failure" in signs:
+    if feedback.correction:
+        return "success"
+    if "failure" in (feedback.outcome, stated_outcome(line)):
         return "failure"
     if line.get("outcome") is not None:
         return stated

@@ -37,6 +37,9 @@ DOWN = frozenset(
 
 BESIDE = (*NAMES["thumb"], "rating", "gold_star", "is_gold_star", "correction", *SCALES)
 """Fields that may stand beside a text, without an object around them."""
+BAD_IF_FALSE = ("is_correct", "correct", "passed", "accepted", "approved", "helpful")
+BAD_IF_TRUE = ("rejected", "deleted", "is_deleted")
+"""Fields beside a text that are a thumb down at this value. The other value says less: it may be a default."""
 _FIELD = {name: field for field, names in NAMES.items() for name in names}
 _FRACTION = re.compile(r"(-?\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%")
@@ -117,9 +120,10 @@ def feedback_beside(holder: Mapping[str, Any]) -> Feedback | Unreadable:
     if isinstance(votes := holder.get("annotation"), Mapping):  # Open WebUI: its rating is a thumb, 1 or -1
         beside["thumb"] = votes.get("rating")
         beside["comment"] = str(votes.get("comment") or "")
-    for name in VOTES:
-        if isinstance(holder.get(name), bool):
-            beside["thumb"] = holder[name]
+    if (vote := _vote(holder)) is not None:
+        if beside.get("thumb") is not None and _thumb(beside["thumb"]) != _thumb(vote):
+            return Unreadable("thumb", "feedback names two values of thumb")
+        beside["thumb"] = vote
     if isinstance(scores := holder.get("scores"), list) and any(isinstance(score, Mapping) for score in scores):
         return Unreadable("scores", "scores have names of their own and cannot be read")
     if not beside:
@@ -140,6 +144,20 @@ def feedback_beside(holder: Mapping[str, Any]) -> Feedback | Unreadable:
     if first.thumb and second.thumb and first.thumb != second.thumb:
         return Unreadable("thumb", "feedback names two values of thumb")
     return Feedback(**{**first.values, **second.values})
+
+
+def _vote(holder: Mapping[str, Any]) -> bool | None:
+    """The vote beside a text; None where there is none. `label` of 0 and 1 is one beside TRL's `completion` only."""
+    if any(holder.get(name) is False for name in BAD_IF_FALSE) or any(holder.get(name) is True for name in BAD_IF_TRUE):
+        return False
+    for name in VOTES:
+        value = holder.get(name)
+        is_number = type(value) in (int, float) and value in (0, 1) and (name != "label" or "completion" in holder)
+        if isinstance(value, bool) or is_number:
+            return bool(value)
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+    return None
 
 
 def _thumb(value: Any) -> str:

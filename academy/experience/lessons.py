@@ -1,8 +1,8 @@
 """LessonsStore: lessons and task histories in SQL. Adding the same content twice changes nothing.
 
 The standing of a lesson is `active`, `set aside` (an examination rejected its batch), `superseded` (a user said that
-another answer is right) or `undone` (a user undid its batch). Only active lessons are trained on and examined. A
-forgotten lesson is deleted; only its id stays, so that it cannot be imported again.
+another answer is right, or corrected it) or `undone` (a user undid its batch). Only active lessons are trained on and
+examined. A forgotten lesson is deleted; only its id stays, so that it cannot be imported again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter
+from academy.experience.corrections import retire_corrected
 from academy.experience.experience import Experience, Kind
 from academy.experience.importing import CHUNK, Counts, ImportResult, import_lines
 from academy.experience.outcomes import outcome_of_lesson, refuse_invalid
@@ -135,6 +136,7 @@ class LessonsStore:
                 elif _has_feedback(row) and any(previous[name] != row[name] for name in FEEDBACK_FIELDS):
                     connection.execute(sa.delete(lessons).where(lessons.c.id == row["id"]))
                     connection.execute(sa.insert(lessons).values({**row, "standing": previous["standing"]}))
+                retire_corrected(connection, [row])
         return [str(row["id"]) for row in rows]
 
     def read(self, since: int = 0) -> Iterator[Experience]:
@@ -354,6 +356,7 @@ def _insert(connection: sa.Connection, rows: list[dict[str, Any]]) -> tuple[int,
             fresh.setdefault(row["id"], row)
     if fresh:
         connection.execute(sa.insert(lessons), list(fresh.values()))
+    retire_corrected(connection, rows)
     return len(fresh), sum(1 for id_ in ids if id_ in tombstones)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from academy.experience.conversations import ConversationFilter, conversation_rows
+from academy.experience.conversations import ConversationFilter, conversation_rows, no_weight
 from academy.experience.experience import Kind, Outcome
 from academy.experience.feedback import Unreadable, feedback_beside
 from academy.experience.reading import LONGEST_LINE, make_row, now, read_feedback, read_outcome
@@ -99,6 +99,8 @@ def _has_turns(content: Mapping[str, Any]) -> bool:
 
 
 def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] | str:
+    if no_weight(content):
+        return "the row has weight 0"
     extra = content.get("metadata") or {}
     tags = content.get("tags") or []
     if not isinstance(extra, dict) or not isinstance(tags, list):
@@ -114,7 +116,9 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
     if isinstance(row_fields, str):
         return row_fields
     is_task = kind == "task" and "kind" not in content and not content.get("outcome")
-    if is_task or (_kind(content, kind) == "task" and "status" in content):
+    if feedback.correction:
+        outcome: Outcome = "success"  # what failed is the answer that it replaces
+    elif is_task or (_kind(content, kind) == "task" and "status" in content):
         outcome = _task_outcome(content)
     else:
         outcome = _lesson_outcome(content, feedback.outcome)
@@ -127,7 +131,8 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
     return make_row(
         kind=_kind(content, kind),
         situation=request,
-        action=feedback.correction or answer,
+        action=answer,
+        correction=feedback.correction,
         result=str(content.get("result") or content.get("status") or ""),
         feedback=words if isinstance(words, str) else feedback.comment,
         tags=[str(tag) for tag in tags],

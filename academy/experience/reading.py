@@ -67,14 +67,23 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-DEFAULTS = {"rating": 0, "gold": False, "model_made": False, "thread": "", "context": []}
+DEFAULTS = {"rating": 0, "gold": False, "model_made": False, "thread": "", "context": [], "corrects": ""}
 """Fields of a row that a line may omit."""
 
 
-def make_row(**fields: Any) -> dict[str, Any]:
-    """A row of the store. Its id is the digest of kind, situation (with the earlier messages), action and result."""
+def make_row(correction: str = "", **fields: Any) -> dict[str, Any]:
+    """A row of the store. Its id is the digest of kind, situation (with the earlier messages), action and result.
+
+    A `correction` takes the place of the action; the row then names the id that it would have without it.
+    """
     fields["tags"] = sorted(set(fields["tags"]))
     row = {"standing": "active", **DEFAULTS, **fields}
+    if correction and correction != row["action"]:
+        row |= {"action": correction, "corrects": _identified(row)["id"]}
+    return _identified(row)
+
+
+def _identified(row: dict[str, Any]) -> dict[str, Any]:
     identity = [row[key] for key in ("kind", "situation", "action", "result")]
     return {"id": digest_of([*identity, row["context"]] if row["context"] else identity), **row}
 
@@ -118,11 +127,13 @@ def read_feedback(line: dict[str, Any]) -> dict[str, Any] | str:
     except (ValidationError, TypeError):
         return "context must be a list of turns with role and content"
     gold = line.get("gold", line.get("gold_star"))
+    corrects = str(line.get("corrects") or "") if line.get("kind") else ""  # an export writes both
     return {
         "rating": rating,
         "gold": gold is True,
         "model_made": line.get("model_made") is True,
         "thread": str(line.get("thread") or ""),
+        "corrects": corrects if re.fullmatch(r"[0-9a-f]{64}", corrects) else "",
         "context": context,
     }
 

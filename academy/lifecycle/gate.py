@@ -327,7 +327,7 @@ def _refusal_remedy(ledger: Ledger, digest: str, sentence: str, numbers: Collect
         return "`academy rollback` restores another champion."
     if sentence.startswith(OLDER):  # this refusal is permanent
         return "Use a newer version; `academy models` lists them."
-    return f"If it may be served after all: academy models readmit v{max(numbers, key=int)}"
+    return f"If it may be served after all, run `academy models readmit v{max(numbers, key=int)}`."
 
 
 def _check_dataset(version: Version, datasets: Path) -> str:

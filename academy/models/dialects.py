@@ -41,6 +41,8 @@ HISTORY_KEYS = ("history", "context")
 """Keys of earlier turns: a list of pairs, or a list of turns."""
 PREFERENCES = (("chosen", "rejected"), ("preferred_output", "non_preferred_output"))
 """Keys of the better and the worse answer."""
+SCORES = ("score_chosen", "score_rejected")
+"""Scores of the better and the worse answer."""
 VOTES = ("label", "kto_tag")
 """Keys that are true beside a good answer and false beside a bad one (KTO)."""
 CHOICES = ("choices", "options")
@@ -105,6 +107,9 @@ def _preference(row: Mapping[str, Any]) -> list[Dialogue]:
             for n, side in enumerate(sides)
             if side
         ]
+        scores = [score for key in SCORES if isinstance(score := row.get(key), int | float)]
+        if len(scores) == 2 and scores[0] < scores[1]:
+            raise UnreadableRowError(f"{better} has a lower score than {worse}")
         if len(dialogues) == 2 and _texts(dialogues[0]) == _texts(dialogues[1]):
             raise UnreadableRowError(f"{better} and {worse} are the same")
         return dialogues

@@ -13,8 +13,13 @@ from typing import NamedTuple
 from academy.models.chat_template import Message
 from academy.models.turns import RowTurn
 
-WEIGHTS = ("weight", "train", "training", "loss")
+WEIGHTS = ("weight", "train", "training", "train_on_turn", "loss", "loss_weight", "loss_scale", "loss_mask")
 """Fields of a turn that say whether it is learned: a number, or true and false. 0 and false mean context only."""
+UNCLEAR_WEIGHTS = {
+    "mask": "mask does not say whether 1 is learned or omitted",
+    "train_detail": "train_detail marks parts of an answer",
+}
+"""Fields of a turn that cannot be followed."""
 
 
 class Exchange(NamedTuple):
@@ -44,6 +49,9 @@ def answer_of(pieces: Sequence[RowTurn]) -> str:
 
 def weight_of(turn: RowTurn) -> float | str:
     """The weight of a turn (1 where none is set), or the reason why it cannot be read."""
+    for name, reason in UNCLEAR_WEIGHTS.items():
+        if turn.source.get(name) not in (None, [], ""):
+            return f"{reason} (turn {turn.number})"
     for name in WEIGHTS:
         value = turn.source.get(name)
         if value is None:

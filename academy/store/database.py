@@ -40,6 +40,7 @@ lessons = sa.Table(
     sa.Column("model_made", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("thread", sa.String(200), nullable=False, server_default=""),  # the conversation that it belongs to
     sa.Column("context", sa.JSON, nullable=False, server_default="[]"),  # earlier messages: role and content
+    sa.Column("corrects", sa.String(64), nullable=False, server_default="", index=True),  # id with the wrong answer
     sqlite_autoincrement=True,  # SQLite never reuses a number, not even after a delete
 )
 
@@ -77,7 +78,7 @@ ledger = sa.Table(
 )
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0003"
+HEAD = "0004"
 WAL_SECONDS = 5.0
 """How long to wait for other processes that open a new SQLite file at the same time."""
 

@@ -25,7 +25,7 @@ def desk(tmp_path: Path) -> Path:
     line = '{"situation": "where is the key", "action": "under the mat", "outcome": "success"}\n'
     (tmp_path / "mine.jsonl").write_text(line)
     (tmp_path / "history.jsonl").write_text('{"request": "tidy up", "response": "done", "status": "completed"}\n')
-    (tmp_path / "alpaca.jsonl").write_text('{"instruction": "say yes", "input": "", "output": "yes"}\n')
+    (tmp_path / "alpaca.json").write_text('[{"instruction": "say yes", "input": "", "output": "yes"}]')
     turns = '[{"role": "user", "content": "how"}, {"role": "assistant", "content": "so"}]'
     (tmp_path / "talks.jsonl").write_text(f'{{"messages": {turns}, "feedback": {{"gold_star": true}}}}\n')
     shutil.copytree(SEED_FOLDER, tmp_path / "models" / "my-model")

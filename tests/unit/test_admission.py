@@ -237,7 +237,7 @@ def test_refused_version_is_neither_promoted_nor_restored(house: House) -> None:
     refuse_adapter(house.ledger, first, "it leaks secrets")
     with pytest.raises(AdapterError, match=r"v1 was refused on .* \(it leaks secrets\)") as refused:
         house.rollback()
-    assert refused.value.remedy == "If it may be served after all: academy models readmit v1"
+    assert refused.value.remedy == "If it may be served after all, run `academy models readmit v1`."
     admit_adapter(house.gate, second.adapter)
     assert house.rollback("base") == "base"
     assert list(failing(house, first)) == ["refusals"]

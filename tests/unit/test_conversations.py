@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import orjson
 import pytest
 
 from academy.experience.conversations import ConversationFilter
-from academy.experience.experience import Experience
+from academy.experience.experience import Experience, Kind
 from academy.experience.lessons import LessonsStore
 from academy.store.database import Database
 
@@ -135,3 +136,80 @@ def test_unreadable_feedback_is_quarantined(store: LessonsStore, tmp_path: Path,
     path.write_bytes(orjson.dumps({"messages": TURNS, "feedback": feedback or ["x"]}) + b"\n")
     result = store.import_file(path, tmp_path / "quarantine", "conversation")
     assert (result.admitted, len(result.unreadable)) == (0, 1)
+
+
+def conversation(answer: str, feedback: dict[str, Any] | None = None, id_: str = "c1") -> dict[str, Any]:
+    turns = [*TURNS[:3], {"role": "assistant", "content": answer}]
+    return {"id": id_, "messages": turns, **({"feedback": feedback} if feedback else {})}
+
+
+RATED = conversation("quay rollback -2", {"rating": 5})
+CORRECTED = conversation("quay rollback -2", {"thumb": "down", "correction": "quay rollback --steps 2"})
+CORRECTED_AGAIN = conversation("quay rollback -2", {"correction": "quay rollback --steps=2"})
+WRONG, RIGHT, LAST = "quay rollback -2", "quay rollback --steps 2", "quay rollback --steps=2"
+
+
+@pytest.mark.parametrize(
+    ("imports", "active"),
+    [
+        ([RATED, CORRECTED], [RIGHT]),
+        ([CORRECTED, RATED], [RIGHT]),
+        ([RATED, CORRECTED, RATED], [RIGHT]),
+        ([RATED, CORRECTED, CORRECTED_AGAIN], [LAST]),
+        ([CORRECTED, CORRECTED_AGAIN, CORRECTED, RATED], [LAST]),
+        ([CORRECTED_AGAIN, RATED], [LAST]),
+        ([conversation(RIGHT, {"rating": 5}), RATED, CORRECTED], [RIGHT]),
+        ([conversation(RIGHT, {"rating": 5}), CORRECTED, RATED], [RIGHT]),
+        ([conversation(WRONG, {"rating": 5}, "c2"), CORRECTED], [WRONG, RIGHT]),
+        ([conversation(WRONG, {"correction": WRONG})], [WRONG]),
+    ],
+)
+def test_a_correction_retires_the_answer_of_an_earlier_or_later_import(
+    store: LessonsStore, tmp_path: Path, imports: list[dict[str, Any]], active: list[str]
+) -> None:
+    for line in imports:
+        lessons = read(store, tmp_path, line)
+    assert [lesson.answer for lesson in lessons] == active
+    assert store.get_statistics()["standings"].get("superseded", 0) == len(list(store.every())) - len(active)
+
+
+def test_a_correction_in_the_same_file_retires_the_answer(store: LessonsStore, tmp_path: Path) -> None:
+    for lines in ([RATED, CORRECTED, CORRECTED_AGAIN], [CORRECTED, RATED]):
+        assert [lesson.answer for lesson in read(store, tmp_path, *lines)] == [LAST]
+
+
+def test_a_correction_in_a_longer_conversation_without_id_retires_the_answer(
+    store: LessonsStore, tmp_path: Path
+) -> None:
+    turns = [{**turn} for turn in TURNS]
+    read(store, tmp_path, {"messages": [*turns[:3], {**turns[3], "feedback": {"rating": 5}}]})
+    turns[3]["feedback"] = {"correction": "quay rollback 2"}  # type: ignore[assignment]
+    later = [{"role": "user", "content": "thanks"}, {"role": "assistant", "content": "You are welcome."}]
+    assert [lesson.answer for lesson in read(store, tmp_path, {"messages": [*turns, *later]})] == ["quay rollback 2"]
+
+
+@pytest.mark.parametrize("kind", ["lesson", "file"])
+def test_a_correction_of_a_lesson_or_an_example_retires_it(store: LessonsStore, tmp_path: Path, kind: Kind) -> None:
+    file = tmp_path / "lines.jsonl"
+    line = {"instruction": "Which port?", "output": "8080", "outcome": "success"}
+    for written in (line, line | {"correction": "8443"}, line):
+        file.write_bytes(orjson.dumps(written))
+        store.import_file(file, tmp_path / "quarantine", kind)
+    assert [lesson.answer for lesson in store.read()] == ["8443"]
+
+
+def test_a_correction_whose_batch_was_undone_retires_nothing(store: LessonsStore, tmp_path: Path) -> None:
+    read(store, tmp_path, CORRECTED)
+    with store.database.write() as connection:
+        store.undo("talks", connection)
+    assert [lesson.answer for lesson in read(store, tmp_path, RATED)] == [WRONG]
+
+
+def test_an_export_keeps_what_a_correction_retired(
+    store: LessonsStore, tmp_path: Path, new_database: Callable[[], Database]
+) -> None:
+    read(store, tmp_path, RATED, CORRECTED)
+    store.export(tmp_path / "export.jsonl")
+    other = LessonsStore(new_database())
+    assert other.import_file(tmp_path / "export.jsonl", tmp_path / "quarantine").unreadable == ()
+    assert [lesson.answer for lesson in other.read()] == [RIGHT]

@@ -126,7 +126,7 @@ def test_disabled_academy_imports_but_neither_trains_examines_nor_serves(
     result = evolve(disabled, EvolutionRequest(lessons=(lessons,), force=True), stages)
     assert stages.calls == []
     assert [imported.admitted for imported in result.imported] == [3]
-    assert result.decision.because == "the Academy is disabled (ENABLE_ACADEMY=false)."
+    assert result.decision.because == "the Academy is disabled (ACADEMY_ENABLE=false)."
     with pytest.raises(InputError, match="The Academy is disabled"):
         train_by_hand(disabled, TrainingRequest())
     with pytest.raises(InputError, match="The Academy is disabled"):

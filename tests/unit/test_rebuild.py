@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from academy.curriculum.dataset import INPUTS, find_dataset
+from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.rebuild import RebuildResult, diff, rebuild
 from academy.errors import InputError
 from academy.store.database import Database
@@ -79,3 +80,32 @@ def test_the_difference_of_two_datasets_is_given_by_side(here: Curation) -> None
     assert [ids for ids in found.only_in_first.values() if ids] == []
     assert [ids for ids in found.only_in_second.values() if ids] == [(other,)]
     assert found.shared == {"train": first.examples, "holdout": first.holdout}
+
+
+@pytest.mark.parametrize(("quota", "name"), [("per_source", "source by hand"), ("per_author", "author Ann")])
+def test_a_dataset_that_a_quota_cut_is_rebuilt_byte_for_byte(here: Curation, quota: str, name: str) -> None:
+    add(here, 10, 5)
+    for n in range(20):
+        letters = chr(97 + n) * 3
+        here.store.add_lesson(f"{letters} {letters[::-1]} request", f"{letters} answer", metadata={"author": "Ann"})
+    made = here.curate(**{quota: 12})
+    assert made.funnel[f"dropped: over the quota of {name}"]
+    stored = find_dataset(here.folder / "datasets", made.digest)
+    assert again(here, stored).same
+
+
+def test_a_dataset_with_an_allowed_overlap_is_rebuilt_byte_for_byte(here: Curation) -> None:
+    add(here, 10, 5)
+    task = "Write a function that returns the longest palindrome in a string without using recursion"
+    for words in ("what did the exam ask", "which question came up last", "quote the first exercise"):
+        here.store.add_lesson(words, f"{words}: It said:\n+    {task}")
+    guarded = [GuardedSuite("coding", [task])]
+    cut = here.curate(guarded=guarded)
+    assert cut.overlaps
+    allowed = [overlap.key for example in cut.overlaps for overlap in example.overlaps]
+    made = here.curate(guarded=guarded, allowed=allowed)
+    assert made.digest != cut.digest
+    for dataset in (cut, made):
+        stored = find_dataset(here.folder / "datasets", dataset.digest)
+        scratch = here.folder / "scratch"
+        assert rebuild(here.store, here.holdout, here.count_tokens, stored, scratch, guarded).same

@@ -228,7 +228,7 @@ def test_disabled_academy_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None
     load_settings().require_enabled()
     for name in ("ENABLE_ACADEMY", "ACADEMY_ENABLE"):
         monkeypatch.setenv(name, "false")
-        with pytest.raises(InputError, match=r"The Academy is disabled \(ENABLE_ACADEMY=false\)\. Set ENABLE_ACADEMY"):
+        with pytest.raises(InputError, match=r"The Academy is disabled \(ACADEMY_ENABLE=false\)\. Set ACADEMY_ENABLE"):
             load_settings().require_enabled()
         monkeypatch.delenv(name)
 

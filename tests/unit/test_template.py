@@ -127,7 +127,7 @@ def test_curation_counts_what_the_template_rejects(model: Path) -> None:
 
 def test_reason_of_a_rejection_contains_no_text(model: Path) -> None:
     change(model / "tokenizer_config.json", chat_template="{{ raise_exception(messages[0]['content']) }}")
-    secret: list[Message] = [{"role": "user", "content": "the secret of the house"}, TALK[1]]
+    secret: list[Message] = [{"role": "user", "content": "the secret of a user"}, TALK[1]]
     with pytest.raises(TemplateError) as problem:
         resolve(str(model)).rendering.prompt(secret[:1])
     assert "secret" not in str(problem.value)

@@ -26,17 +26,11 @@ LARGEST_COMMIT = 1 << 20
 MOST_SILENCES = 3
 NO_BLOB = "0"
 """An id of zeros only stands for the blob of a file that was added or deleted."""
-CONFIG = """[core]
-	repositoryformatversion = {version}
-	bare = true
-	quotePath = false
-	commitGraph = false
-	multiPackIndex = false
-	attributesFile = {nothing}
-	bigFileThreshold = 64m
-[extensions]
-	{extension}
-"""
+CONFIG = {
+    "bare": "true", "quotePath": "false", "commitGraph": "false", "multiPackIndex": "false",
+    "attributesFile": os.devnull, "bigFileThreshold": "64m",
+}  # fmt: skip
+"""The section [core] of our git folder."""
 
 
 class StoredObject(NamedTuple):
@@ -168,9 +162,19 @@ def open_view(repository: Repository) -> Iterator[View]:
         (folder / "refs").mkdir()
         (folder / "objects").mkdir()
         (folder / "HEAD").write_text("ref: refs/heads/none\n")
-        other = repository.format != "sha1"
-        extension = f"objectFormat = {repository.format}" if other else ""
-        (folder / "config").write_text(
-            CONFIG.format(version=int(other), nothing=os.devnull, extension=extension), encoding="utf-8"
-        )
+        _configure(folder / "config", repository.format)
         yield View(repository, folder)
+
+
+def _configure(file: Path, object_format: str) -> None:
+    """Write the configuration of our git folder with GitPython, which quotes values as git does."""
+    os.environ.setdefault("GIT_PYTHON_GIT_EXECUTABLE", git_program())  # it runs `git version` when it is imported
+    from git.config import GitConfigParser
+
+    extends = object_format != "sha1"
+    with GitConfigParser(file, read_only=False, merge_includes=False) as config:
+        config.set_value("core", "repositoryformatversion", int(extends))
+        for name, text in CONFIG.items():
+            config.set_value("core", name, text)
+        if extends:
+            config.set_value("extensions", "objectFormat", object_format)
