@@ -79,7 +79,7 @@ def read(path: Path) -> None:
 def curate(path: Path) -> None:
     """Make a dataset from a store, with the settings' limit of lessons."""
     store = LessonsStore(Database(f"sqlite:///{path}"))
-    curator = DatasetCurator(store, lambda texts: [len(text) // 4 for text in texts])
+    curator = DatasetCurator(store, lambda talks: [sum(len(turn["content"]) for turn in talk) // 4 for talk in talks])
     curator.collect_from_lessons()
     curator.filter_low_quality()
     curator.save(path.with_suffix(".datasets"), Holdout(store.database))

@@ -28,7 +28,7 @@ from itertools import starmap
 from typing import NamedTuple
 
 from academy.curriculum.similarity import SAME, SEPARATOR, jaccard, shingles
-from academy.experience.wording import wording
+from academy.experience.wording import signs, wording
 
 
 def _words(text: str) -> frozenset[str]:
@@ -84,6 +84,11 @@ _OPPOSITES = frozenset(
         włączyć/wyłączyć włącz/wyłącz przed/po otwórz/zamknij otworzyć/zamknąć dodaj/usuń dodać/usunąć
         uruchomić/zatrzymać uruchom/zatrzymaj zezwól/zabroń przyjąć/odrzucić tak/nie góra/dół zawsze/nigdy więcej/mniej
         lewo/prawo wewnątrz/zewnątrz
+        ouvrir/fermer activer/désactiver avant/après avec/sans démarrer/arrêter autoriser/interdire oui/non
+        abrir/cerrar activar/desactivar antes/después con/sin encender/apagar permitir/prohibir sí/no
+        aprire/chiudere accendere/spegnere prima/dopo openen/sluiten aan/uit voor/na
+        открыть/закрыть открывать/закрывать включить/выключить до/после разрешить/запретить запустить/остановить да/нет
+        відкрити/закрити увімкнути/вимкнути до/після дозволити/заборонити так/ні otevřít/zavřít zapnout/vypnout
         """
     )
 )
@@ -148,8 +153,16 @@ def opposed(first: str, second: str) -> bool:
     return any(starmap(_opposed, zip(first.split(SEPARATOR), second.split(SEPARATOR), strict=False)))
 
 
+def distinct_examples(first: str, second: str) -> bool:
+    """Whether similar examples are two: they say opposite things, or their code differs."""
+    pairs = list(zip(first.split(SEPARATOR), second.split(SEPARATOR), strict=False))
+    return any(_opposed(a, b) or signs(a).differ(signs(b)) for a, b in pairs)
+
+
 def contradict(first: str, second: str) -> bool:
     """Whether two answers to one request differ in more than their wording."""
+    if signs(first).differ(signs(second)):
+        return True
     if wording(first) == wording(second):
         return False
     alike = jaccard(shingles(first), shingles(second)) >= SAME

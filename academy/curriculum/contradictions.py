@@ -9,14 +9,14 @@ from typing import Any
 from academy.curriculum.carrying import contradict
 from academy.curriculum.dataset import Contradiction
 from academy.experience.experience import Experience
-from academy.experience.wording import wording
+from academy.experience.wording import signs, wording
 
 
 def find_contradictions(experiences: Iterable[Experience]) -> list[Contradiction]:
     """Each later experience whose answer differs from the first one to the same request, after the same messages."""
     by_request: dict[Any, list[Experience]] = defaultdict(list)
     for experience in sorted(experiences, key=lambda experience: (experience.seq, experience.id)):
-        words = wording(experience.request)
+        words = wording(experience.request), signs(experience.request)
         by_request[experience.kind == "commit", experience.context, words].append(experience)
     return [
         Contradiction(first=first.id, second=later.id, batches=(first.batch, later.batch))

@@ -38,12 +38,9 @@ COMMITS_SHARE = 0.20
 """Largest share of the training tokens that commits may have."""
 COLLECTED = "collected: "
 """How a line of the funnel begins that counts what a source gave."""
-TEMPLATE_TOKENS = 16
-"""Tokens reserved for the marks that a chat template sets around a request and an answer."""
 
-CountTokens = Callable[[list[str]], list[int]]
-Rejects = Callable[[Sequence[Mapping[str, str]]], str]
-"""Why the base model's chat template rejects a conversation; empty if it does not."""
+Measure = Callable[[Sequence[Sequence[Mapping[str, str]]]], Sequence[int | str]]
+"""The tokens of each conversation as the base model's chat template renders it, or why the template rejects it."""
 
 
 class DatasetCurator:
@@ -56,7 +53,7 @@ class DatasetCurator:
     def __init__(
         self,
         lessons_store: LessonsStore,
-        count_tokens: CountTokens,
+        measure: Measure,
         *,
         context: int = 2048,
         max_lessons: int = 5000,
@@ -68,14 +65,13 @@ class DatasetCurator:
         run: ShardRunner = in_process,
         per_source: int | None = None,
         per_author: int | None = None,
-        rejects: Rejects | None = None,
     ) -> None:
         """`context`: tokens that an example may have. `replay`: share of older lessons. `base`: the base model's
         digest. `guarded`: texts of other suites. `allowed`: keys of overlaps that a user allows. `per_source` and
-        `per_author`: quotas in examples. `rejects` tries the base model's chat template.
+        `per_author`: quotas in examples.
         """
         self.store = lessons_store
-        self.count_tokens = count_tokens
+        self.measure = measure
         self.context = min(context, 2048)
         self.max_lessons = max_lessons
         self.replay = replay
@@ -86,7 +82,6 @@ class DatasetCurator:
         self.run = run
         self.per_source = per_source
         self.per_author = per_author
-        self.rejects = rejects
         self.overlaps: list[OverlappingExample] = []
         self.cursor = lessons_store.newest()
         self.covered: int | None = None  # the last lesson that the dataset covers, where not all were collected
@@ -335,14 +330,13 @@ class DatasetCurator:
 
     def _split(self, holdout: Holdout) -> None:
         examples = self._renderable([Example.of(experience, origin="") for experience in self._experience])
-        assignments = holdout.assign(map(grouped, examples))
-        lengths = self.count_tokens(["".join(m["content"] for m in e.messages) for e in examples])
-        for example, length in zip(examples, lengths, strict=True):
+        assignments = holdout.assign(grouped(example) for example, _ in examples)
+        for example, tokens in examples:
             assignment = assignments[request_key(example.suite, example.opening)]
             if example.follows_turns and assignment.side == "holdout":
                 # an examination asks single requests; the rest of a held-out conversation must not be trained on
                 self._count("a later turn of a held-out conversation", 1)
-            elif length + TEMPLATE_TOKENS > self.context:
+            elif tokens > self.context:
                 self._count("longer than the model's context", 1)
             elif assignment.side == "neither":
                 self._count("near both a trained and a held-out request", 1)
@@ -350,16 +344,17 @@ class DatasetCurator:
                 self._count("retired from the hold-out", 1)
             else:
                 with_origin = example.model_copy(update={"origin": assignment.origin})
-                self._examples.append((with_origin, assignment, length + TEMPLATE_TOKENS))
+                self._examples.append((with_origin, assignment, tokens))
 
-    def _renderable(self, examples: list[Example]) -> list[Example]:
-        """Examples without those that the base model's chat template rejects: their training would fail."""
-        if self.rejects is None:
-            return examples
-        reasons = [self.rejects(example.messages) for example in examples]
-        for reason in filter(None, reasons):
-            self._count(reason, 1)
-        return [example for example, reason in zip(examples, reasons, strict=True) if not reason]
+    def _renderable(self, examples: list[Example]) -> list[tuple[Example, int]]:
+        """Examples with their tokens, without those that the base model's chat template rejects."""
+        accepted = []
+        for example, size in zip(examples, self.measure([example.messages for example in examples]), strict=True):
+            if isinstance(size, str):
+                self._count(size, 1)
+            else:
+                accepted.append((example, size))
+        return accepted
 
     def _cap_commits(self, train: list[tuple[Example, int]]) -> list[tuple[Example, int]]:
         """The training side with the newest commits up to their share of the tokens; none without lessons."""

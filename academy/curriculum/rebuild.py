@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from academy import __version__
-from academy.curriculum.curator import CountTokens, DatasetCurator, Rejects
+from academy.curriculum.curator import DatasetCurator, Measure
 from academy.curriculum.dataset import INPUTS, Dataset, read_rows
 from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.holdout import Holdout
@@ -36,11 +36,10 @@ class DatasetDifference(Record):
 def rebuild(
     store: LessonsStore,
     holdout: Holdout,
-    count_tokens: CountTokens,
+    measure: Measure,
     dataset: Dataset,
     scratch: Path,
     guarded: Sequence[GuardedSuite] = (),
-    rejects: Rejects | None = None,
 ) -> RebuildResult:
     """Curate exactly the same lessons and commits again, in `scratch`, and compare the digests.
 
@@ -56,14 +55,13 @@ def rebuild(
     references = [Reference.model_validate(row) for row in read_rows(dataset.path / INPUTS)]
     curator = DatasetCurator(
         store,
-        count_tokens,
+        measure,
         context=dataset.context,
         base=dataset.base,
         guarded=guarded,
         allowed=dataset.allowed,
         per_source=dataset.per_source,
         per_author=dataset.per_author,
-        rejects=rejects,
     )
     curator.cursor = dataset.cursor
     missing = curator.collect_again(references)

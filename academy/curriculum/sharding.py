@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from academy.curriculum.carrying import example_salt, opposed
+from academy.curriculum.carrying import distinct_examples, example_salt
 from academy.curriculum.decontamination import Overlap, OverlapIndex
 from academy.curriculum.similarity import SAME, Array, Deduplicator, Duplicate, signatures
 from academy.errors import InputError
@@ -56,7 +56,9 @@ def near_duplicates(
     """
     part_signatures = run(_example_signatures, [(part,) for part in shard(texts, shards)])
     keys, small = (np.concatenate([part[k] for part in part_signatures]) for k in (0, 1))
-    return Deduplicator(lambda numbers: [texts[n] for n in numbers], threshold, opposed).add(texts, (keys, small))
+    return Deduplicator(lambda numbers: [texts[n] for n in numbers], threshold, distinct_examples).add(
+        texts, (keys, small)
+    )
 
 
 def overlapping(

@@ -30,7 +30,7 @@ from academy.experience.reading import (
     row_to_experience,
     row_to_line,
 )
-from academy.experience.wording import wording
+from academy.experience.wording import signs, wording
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
 
@@ -310,16 +310,21 @@ class LessonsStore:
 
         Other requests with the same wrong answer are other wordings and retire, too, unless the answer is short: "No."
         """
-        request = wording(situation)
+        request = wording(situation), signs(situation)
         rows = connection.execute(
             sa.select(lessons.c.seq, lessons.c.situation, lessons.c.action).where(lessons.c.standing == "active")
         ).all()
-        wrong = {row.action for row in rows if wording(row.situation) == request and row.action != action}
+        wrong = {
+            row.action
+            for row in rows
+            if (wording(row.situation), signs(row.situation)) == request and row.action != action
+        }
         alone = {answer for answer in wrong if len(answer) < SHORTEST_SHARED}
         numbers = [
             row.seq
             for row in rows
-            if row.action in wrong and (row.action not in alone or wording(row.situation) == request)
+            if row.action in wrong
+            and (row.action not in alone or (wording(row.situation), signs(row.situation)) == request)
         ]
         if numbers:
             connection.execute(sa.update(lessons).where(lessons.c.seq.in_(numbers)).values(standing="superseded"))

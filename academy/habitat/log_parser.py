@@ -98,7 +98,7 @@ _WORDS = tuple(
         ("acc", "acc(?:uracy)?"), ("grad", "grad(?:ient)?[_ ]norm"), ("iter", r"iter(?:ation)?(?:\(train\))?"),
     )
 )  # fmt: skip
-"""A pattern is searched only if the line contains its hint. Patterns begin with plain text, which is fast to find."""
+"""A pattern is searched only if the line contains its hint. Each begins with plain text, which is fast to find."""
 _EVALUATION = tuple(word + sign for word in ("eval", "val", "valid", "validation", "test") for sign in "_ /")
 _TRAINING = ("train_", "training_", "mean_token_", "train/", "training/")
 _ALL = ("num_", "num ", "num_train_", "total_", "total ", "max_", "max ", "optimization_", "optimization ")
@@ -328,11 +328,10 @@ def _put_words(fields: list[Any], low: str) -> bool:
         if hint not in low:
             continue
         for match in matches(low):
-            word, number, rest, total = match.groups()
-            start = match.start()
+            (word, number, rest, total), start = match.groups(), match.start()
             index = _field_of(word, low[start - 14 : start] if start > 14 else low[:start], counted=bool(total))
-            if index is None or fields[index] is not None:
-                continue
+            if index is None or fields[index] is not None or (rest == "%" and index in (LOSS, EVAL)):
+                continue  # no trainer prints a loss in percent: "packet loss 0.3%"
             value = read_number(number, is_count=index <= STEPS, is_step=index in (STEP, STEPS))
             if value is None:
                 continue

@@ -66,7 +66,7 @@ def open_curator(home: Home, shards: int = 1, run: ShardRunner = in_process) -> 
     """A curator with this home's base model, quotas, hold-out, guarded suites and allowed overlaps."""
     return DatasetCurator(
         home.store,
-        home.base.count_tokens,
+        home.base.measure,
         context=home.base.context,
         max_lessons=home.settings.max_lessons,
         base=home.base.digest,
@@ -77,7 +77,6 @@ def open_curator(home: Home, shards: int = 1, run: ShardRunner = in_process) -> 
         run=run,
         per_source=home.settings.max_per_source,
         per_author=home.settings.max_per_author,
-        rejects=home.base.rejects,
     )
 
 

@@ -104,6 +104,4 @@ def rebuild_dataset(home: Home, digest: str | None) -> RebuildResult:
         )
     with tempfile.TemporaryDirectory(dir=home.settings.folder("datasets").parent, prefix=".staging-") as scratch:
         suites = guarded_texts(home.settings)
-        return proofs.rebuild(
-            home.store, home.holdout, home.base.count_tokens, dataset, Path(scratch), suites, home.base.rejects
-        )
+        return proofs.rebuild(home.store, home.holdout, home.base.measure, dataset, Path(scratch), suites)

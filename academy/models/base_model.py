@@ -92,18 +92,30 @@ class BaseModel(Record):
             notes.append("The chat template has no system message; its text is put before the first request.")
         return " ".join(notes)
 
-    def rejects(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """Why its chat template rejects a conversation that ends with an answer, in a few words; empty if it does not.
+    def measure(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[int | str]:
+        """The tokens of each conversation as it is trained on, or why its chat template rejects it, in a few words.
 
-        Raises TemplateError where the template does not work for any conversation.
+        A conversation ends with an answer. Raises TemplateError where the template works for no conversation.
         """
         _ = self.rendering.frame
-        turns: list[Message] = [{"role": message["role"], "content": message["content"]} for message in messages]
-        try:
-            self.rendering.example(turns)
-        except TemplateError as problem:
-            return f"chat template: {problem.message.removeprefix('The chat template ').rstrip('.')}"
-        return ""
+        sizes: list[int | str] = []
+        texts: list[str] = []
+        owners: list[int] = []  # the conversation of each text
+        for number, messages in enumerate(conversations):
+            turns: list[Message] = [{"role": message["role"], "content": message["content"]} for message in messages]
+            try:
+                parts = self.rendering.example(turns)
+            except TemplateError as problem:
+                sizes.append(f"chat template: {problem.message.removeprefix('The chat template ').rstrip('.')}")
+                continue
+            sizes.append(0)
+            for piece, is_plain in (piece for part in parts for piece in part.pieces()):
+                # a control token in a content becomes ordinary tokens: at most those of its characters
+                texts += piece if is_plain else [piece]
+                owners += [number] * (len(piece) if is_plain else 1)
+        for number, tokens in zip(owners, self.count_tokens(texts), strict=True):
+            sizes[number] += tokens  # type: ignore[operator]  # these have no reason
+        return sizes
 
     def count_tokens(self, texts: list[str]) -> list[int]:
         """The number of tokens of each text. Uses only the fast tokenizer, so that curation does not need torch."""
@@ -111,7 +123,7 @@ class BaseModel(Record):
             from tokenizers import Tokenizer
 
             fast = Tokenizer.from_file(str(self.path / "tokenizer.json"))
-            return [len(encoding.ids) for encoding in fast.encode_batch(texts)]
+            return [len(encoding.ids) for encoding in fast.encode_batch(texts, add_special_tokens=False)]
         from transformers import AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)

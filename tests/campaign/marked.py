@@ -22,8 +22,12 @@ IN_CONTAINERS = "test_container_training.py"
 FIRST = {
     IN_CONTAINERS: 100, "test_fallback_steps.py": 40, "test_recipes.py": 150, "test_killed_pages.py": 420,
     "test_prefect.py": 250, "test_tuning.py": 250, "test_admission.py": 150, "test_loop.py": 120,
+    "test_formats_fuzz.py": 55, "test_git_fuzz.py": 35, "test_templates_fuzz.py": 75, "test_secrets_fuzz.py": 90,
+    "test_logs_fuzz.py": 35,
 }  # fmt: skip
 """Files whose proofs exist nowhere else come first, with the seconds that they took on two cores."""
+FUZZERS = "_fuzz.py"
+"""Their names end so, and the counts that they print are shown."""
 LEAST = 60.0
 """Seconds that must remain for any other file."""
 
@@ -48,7 +52,7 @@ def _run(files: list[Path], seconds: float) -> list[Line]:
             print(f"  skipped: {file.name}, {remaining:.0f} s remain", flush=True)
             continue
         began = time.monotonic()
-        command = [sys.executable, "-c", PYTEST, "--exitfirst", "-m", "campaign", str(file)]
+        command = [sys.executable, "-c", PYTEST, "--exitfirst", "-rP", "-m", "campaign", str(file)]
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tests:
             try:
                 output, _ = tests.communicate(timeout=remaining)
@@ -61,6 +65,8 @@ def _run(files: list[Path], seconds: float) -> list[Line]:
                 continue
         last = (output.strip().splitlines() or ["no test ran"])[-1]
         print(f"  {file.name}: {time.monotonic() - began:.0f} s, {last}", flush=True)
+        if file.name.endswith(FUZZERS):
+            print(*(f"    {text}" for text in output.splitlines() if "{" in text), sep="\n", flush=True)
         line = Line(file.stem, checked=1)
         if tests.returncode:
             line.failed = 1

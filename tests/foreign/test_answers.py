@@ -54,7 +54,9 @@ def test_answers_are_kept_dropped_and_compared_as_people_mean_them(
     file = tmp_path / "lessons.jsonl"
     file.write_bytes(case.content)
     store.import_file(file, tmp_path / "quarantine", KINDS[tuple(case.input.get("options", ()))])
-    curator = DatasetCurator(store, lambda texts: [len(text) // 4 for text in texts], context=2048)
+    curator = DatasetCurator(
+        store, lambda talks: [sum(len(turn["content"]) for turn in talk) // 4 for talk in talks], context=2048
+    )
     curator.collect_from_lessons()
     curator.filter_low_quality()
     dataset = curator.save(tmp_path / "datasets", Holdout(store.database))

@@ -1,11 +1,7 @@
-"""Mutated files of the cases: each line is read, skipped or set aside as it came, without a traceback and in time.
-
-FUZZ_SECONDS is the time of each test here.
-"""
+"""Mutated files of the cases: each line is read, skipped or set aside as it came, without a traceback and in time."""
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections import Counter
@@ -25,9 +21,9 @@ from academy.experience.files import pieces_of
 from academy.experience.importing import import_lines
 from academy.experience.quarantine import REASONS
 from academy.models.formats import read_row
+from tests.foreign import budget
 from tests.foreign.cases import Case, cases_of
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "45"))
 LONGEST = 10.0
 """Seconds that no input may take longer than."""
 CASES = [case for kind in ("formats", "annotations") for case in cases_of(kind)]
@@ -132,7 +128,7 @@ class Imports:
 
 def fuzz(mutation: Mutation, place: Path) -> None:
     """Import mutants of the cases until the time is spent, and print the counts."""
-    imports, until = Imports(place), time.monotonic() + SECONDS
+    imports, until = Imports(place), time.monotonic() + budget.SECONDS
 
     @settings(
         max_examples=1_000_000, deadline=None, database=None, phases=(Phase.generate,),

@@ -7,7 +7,6 @@ bounds the time; the counts are printed at the end.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import subprocess
 import tempfile
@@ -25,9 +24,9 @@ from academy.experience.experience import Experience
 from academy.experience.git.repository import EMPTY_TREES
 from academy.experience.sources.base import Skipped
 from academy.experience.sources.commits import CommitsSource
+from tests.foreign import budget
 from tests.foreign.cases import cases_of
 
-SECONDS = float(os.environ.get("ACADEMY_FUZZ_SECONDS", "40"))
 TOGETHER = 50
 """Examples between two looks at the clock."""
 SLOWEST = 10.0
@@ -73,6 +72,11 @@ class Plan:
     mutation: tuple[int, bytes] | None
 
 
+def sorted_by_name(entries: list[tuple[bytes, bytes, int]]) -> list[tuple[bytes, bytes, int]]:
+    """The entries of a tree in git's order."""
+    return sorted(entries, key=lambda entry: entry[1])
+
+
 @dataclass
 class Written:
     """A repository that was written, and the commits that can be reached from its branch."""
@@ -104,8 +108,44 @@ PLANS = st.lists(
     min_size=1,
     max_size=8,
 )
+SOUND = st.lists(
+    st.builds(
+        Plan,
+        author=st.just(ANN),
+        headers=st.just(b""),
+        message=st.tuples(WORDS, BYTES).map(b"\n\n".join) | WORDS,
+        parents=st.just([-1]),
+        entries=st.lists(
+            st.tuples(
+                st.sampled_from([b"100644", b"100755", b"120000"]),
+                st.sampled_from([b"b.py", b"c d", b"\xff"]),
+                st.integers(0, 3),
+            ),
+            max_size=2,
+            unique_by=lambda entry: entry[1],
+        ).map(sorted_by_name),
+        mutation=st.none(),
+    ),
+    min_size=2,
+    max_size=8,
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> list[Plan]:
+    """Sound commits, of which at most two are replaced by arbitrary ones."""
+    plans = draw(SOUND)
+    for plan in draw(PLANS)[: draw(st.integers(0, 2))]:
+        plans[draw(st.integers(0, len(plans) - 1))] = plan
+    return plans
+
+
 DAMAGE = (
-    st.just([]) | st.just([]) | st.lists(st.tuples(st.integers(0, 60), st.none() | st.binary(max_size=30)), max_size=3)
+    st.just([])
+    | st.just([])
+    | st.just([])
+    | st.just([])
+    | st.lists(st.tuples(st.integers(0, 60), st.none() | st.binary(max_size=30)), max_size=3)
 )
 
 
@@ -191,7 +231,7 @@ def authors_by_git(path: Path, shas: list[str]) -> dict[str, str]:
 @pytest.mark.campaign
 def test_arbitrary_repositories_are_accounted_for() -> None:
     counts: Counter[str] = Counter()
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + budget.SECONDS
 
     @settings(
         max_examples=TOGETHER,
@@ -199,7 +239,7 @@ def test_arbitrary_repositories_are_accounted_for() -> None:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(PLANS, DAMAGE, st.sampled_from([(), ("Ann",), ("ann@example.com",)]))
+    @given(mutated() | mutated() | mutated() | PLANS, DAMAGE, st.sampled_from([(), ("Ann",), ("ann@example.com",)]))
     def fuzz(plans: list[Plan], damage: list[tuple[int, bytes | None]], trusted: tuple[str, ...]) -> None:
         with tempfile.TemporaryDirectory(prefix="academy-fuzz-") as name:
             written = write(Path(name), plans, damage)

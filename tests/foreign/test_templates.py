@@ -82,9 +82,10 @@ def model_of(case: Case, folder: Path) -> BaseModel:
 def refusal(base: BaseModel, messages: Sequence[Message]) -> str:
     """Why curation would not train on a conversation, or would not begin."""
     try:
-        return base.rejects(messages)
+        [size] = base.measure([messages])
     except AcademyError as problem:
         return str(problem)
+    return size if isinstance(size, str) else ""
 
 
 @each_case("templates")
@@ -134,6 +135,11 @@ def check_tokens(base: BaseModel, messages: list[Message], right: dict[str, Any]
     assert template.rendering.system_in_request == right.get("system_in_request", template.rendering.system_in_request)
     for raw, shown in right.get("visible", {}).items():
         assert template.visible(raw) == shown
+    [size] = base.measure([messages])
+    assert isinstance(size, int)
+    has_control_tokens = any(base.rendering.has_control_tokens(message["content"]) for message in messages)
+    trained = len(prompt_ids) + len(answer_ids)
+    assert size == trained or (has_control_tokens and trained <= size)
     # the adapter's own copy of the template is the same template
     copy = ChatTemplate(template.tokenizer, template.text)
     assert (copy.digest, copy.prompt(messages[:-1])) == (template.digest, prompt_ids)

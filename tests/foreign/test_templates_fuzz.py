@@ -5,28 +5,26 @@ The marks of an answer are exact, or there is a reason; never a traceback, never
 
 from __future__ import annotations
 
-import os
+import random
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from academy.errors import AcademyError, TemplateError
-from academy.models.base_model import BaseModel
+from academy.models.base_model import SEED_FOLDER, BaseModel
 from academy.models.chat_template import ChatTemplate, Message
 from academy.models.rendering import Rendering
 from academy.models.template_files import TemplateFiles, read_template_files
+from tests.foreign import budget
+from tests.foreign.budget import for_a_while
 from tests.foreign.cases import Case, cases_of
 from tests.foreign.test_templates import SECONDS, model_of
 
-SHARE = float(os.environ.get("ACADEMY_FUZZ_SECONDS", "120"))
-"""Seconds for each of the two fuzzers."""
 HOSTILE = ("endless-loop", "huge-text")
 """They take their whole time limit for every conversation."""
 CONTROLS = (
@@ -47,11 +45,16 @@ def usable(case: Case) -> bool:
 def test_answers_are_marked_exactly_or_rejected_with_a_reason(tmp_path: Path) -> None:
     counts: Counter[str] = Counter()
     cases = [case for case in cases_of("templates") if usable(case)]
+    random.shuffle(cases)  # a short time reaches other templates each time
+    ChatTemplate.of(SEED_FOLDER)  # loads the libraries
+    end = time.monotonic() + budget.SECONDS
     for case in cases:
+        if time.monotonic() > end:
+            break
         folder = tmp_path / case.name
         folder.mkdir()
         base = model_of(case, folder)
-        until = time.monotonic() + SHARE / len(cases)
+        until = time.monotonic() + budget.SECONDS / len(cases)
         try:
             template = ChatTemplate.of(base.path)
         except AcademyError:
@@ -60,36 +63,20 @@ def test_answers_are_marked_exactly_or_rejected_with_a_reason(tmp_path: Path) ->
 
         for_a_while(until, partial(_count, counts, base, template), turns=TURNS, answer=TEXTS)
     print(dict(counts))
-    assert counts["trained"] > 100
-    assert counts["rejected"] > 100
+    assert counts["trained"]
+    assert counts["rejected"]
 
 
 def _count(counts: Counter[str], base: BaseModel, template: ChatTemplate, turns: list[Message], answer: str) -> None:
     counts[_check(base, template, [*turns, Message(role="assistant", content=answer)])] += 1
 
 
-def for_a_while(until: float, check: Callable[..., None], **strategies: st.SearchStrategy[Any]) -> None:
-    """Call a check with generated values, until a moment of the monotonic clock."""
-    names = sorted(strategies)
-    rounds = 0
-
-    def with_values(values: tuple[Any, ...]) -> None:
-        check(**dict(zip(names, values, strict=True)))
-
-    while time.monotonic() < until:
-        rounds += 1
-        options = settings(
-            max_examples=25, deadline=None, database=None, phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        seed(rounds)(options(given(st.tuples(*(strategies[name] for name in names)))(with_values)))()
-
-
 def _check(base: BaseModel, template: ChatTemplate, messages: list[Message]) -> str:
     """What became of a conversation."""
     began = time.monotonic()
     try:
-        reason = base.rejects(messages)
+        [size] = base.measure([messages])
+        reason = size if isinstance(size, str) else ""
     except TemplateError as problem:
         reason = str(problem)
     if not reason:
@@ -136,7 +123,7 @@ def test_damaged_templates_work_or_are_refused_with_a_sentence(tmp_path: Path) -
             sources[case.name] = read_template_files(model_of(case, folder).path)
         except TemplateError:
             counts["unreadable"] += 1
-    until = time.monotonic() + SHARE
+    until = time.monotonic() + budget.SECONDS
     snippets = st.sampled_from((
         "{%", "%}", "{{", "}}", "{% for x in range(99999) %}", "{% endfor %}", "{{ 'a' * 99999999 }}",
         "{{ 9 ** 9 ** 9 }}", "{{ messages }}", "{{ '%99999999d' % 1 }}", "{{ tools[0].x.y }}", "|join('x')", "-",
@@ -163,6 +150,6 @@ def test_damaged_templates_work_or_are_refused_with_a_sentence(tmp_path: Path) -
     cuts = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 40), snippets), min_size=1, max_size=3)
     for_a_while(until, template, name=names, cuts=cuts)
     print(dict(counts))
-    assert counts["works"] > 10
-    assert counts["refused"] > 100
+    assert counts["works"]
+    assert counts["refused"]
     assert not counts["refused without a sentence"]

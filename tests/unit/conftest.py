@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from academy.models.base_model import SEED_FOLDER
+from academy.curriculum.curator import Measure
+from academy.models.base_model import SEED, resolve
 from academy.settings import Settings
 from academy.store.database import Database
 from tests.conftest import made_once
@@ -74,12 +75,9 @@ def database(new_database: Callable[[], Database]) -> Database:
 
 
 @pytest.fixture(scope="session")
-def count_tokens() -> Callable[[list[str]], list[int]]:
-    """A function that counts the tokens of texts with the seed model's tokenizer, without torch."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(SEED_FOLDER / "tokenizer.json"))
-    return lambda texts: [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
+def measure() -> Measure:
+    """Counts the tokens of conversations as the seed model is trained on them, without torch."""
+    return resolve(SEED).measure
 
 
 def _mounted(place: Path, options: str) -> Iterator[Path]:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from academy.arena.suites.base import Reply
 from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.recall import RecallSuite
-from academy.curriculum.curator import COMMITS_SHARE, TEMPLATE_TOKENS, DatasetCurator
+from academy.curriculum.curator import COMMITS_SHARE, DatasetCurator, Measure
 from academy.curriculum.dataset import Dataset, Example, read_dataset, read_rows
 from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.filters import reason_to_drop
@@ -33,7 +33,6 @@ from academy.experience.lessons import LessonsStore, set_aside
 from academy.store.database import Database, assignments
 
 NewDatabase = Callable[[], Database]
-CountTokens = Callable[[list[str]], list[int]]
 ROOT = Path(__file__).parents[2]
 BATCHES = sorted((ROOT / "examples" / "lessons").glob("0[123]-*.jsonl"))
 
@@ -44,7 +43,7 @@ class Curation:
 
     database: Database
     folder: Path
-    count_tokens: CountTokens
+    measure: Measure
 
     @property
     def store(self) -> LessonsStore:
@@ -60,7 +59,7 @@ class Curation:
         return {lesson.id: lesson.seq for lesson in self.store.read()}
 
     def curator(self, **options: Any) -> DatasetCurator:
-        return DatasetCurator(self.store, self.count_tokens, **options)
+        return DatasetCurator(self.store, self.measure, **options)
 
     def take(self, *paths: Path) -> None:
         for path in paths:
@@ -76,16 +75,16 @@ class Curation:
 
 
 @pytest.fixture
-def here(database: Database, tmp_path: Path, count_tokens: CountTokens) -> Curation:
-    return Curation(database, tmp_path, count_tokens)
+def here(database: Database, tmp_path: Path, measure: Measure) -> Curation:
+    return Curation(database, tmp_path, measure)
 
 
 @pytest.fixture(scope="module")
 def examples(
-    new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory, count_tokens: CountTokens
+    new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory, measure: Measure
 ) -> Iterator[tuple[Curation, list[Dataset]]]:
     """The example batches, imported and curated one after the other."""
-    curation = Curation(new_database(), tmp_path_factory.mktemp("examples"), count_tokens)
+    curation = Curation(new_database(), tmp_path_factory.mktemp("examples"), measure)
     made = []
     for path in BATCHES:
         curation.take(path)
@@ -170,14 +169,14 @@ def test_a_second_curation_gives_the_same_dataset(here: Curation) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_digest_does_not_depend_on_the_order_of_import(
-    new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory, count_tokens: CountTokens, seed: int
+    new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory, measure: Measure, seed: int
 ) -> None:
     rng = random.Random(seed)
     lines = rng.sample(BATCHES[0].read_bytes().splitlines(keepends=True), 90)
     made = []
     for _ in range(2):
         folder = tmp_path_factory.mktemp("shuffled")
-        curation = Curation(new_database(), folder, count_tokens)
+        curation = Curation(new_database(), folder, measure)
         path = folder / "batch.jsonl"
         path.write_bytes(b"".join(lines))
         curation.take(path)
@@ -189,14 +188,14 @@ def test_the_digest_does_not_depend_on_the_order_of_import(
 
 
 def test_the_digest_does_not_depend_on_the_order_of_whole_files(
-    new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory, count_tokens: CountTokens
+    new_database: NewDatabase, tmp_path_factory: pytest.TempPathFactory, measure: Measure
 ) -> None:
     parts = tmp_path_factory.mktemp("parts")
     for n, path in enumerate(BATCHES):
         (parts / f"{n}.jsonl").write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:60]))
     digests = set()
     for order in ((0, 1, 2), (2, 0, 1)):
-        curation = Curation(new_database(), tmp_path_factory.mktemp("files"), count_tokens)
+        curation = Curation(new_database(), tmp_path_factory.mktemp("files"), measure)
         curation.take(*(parts / f"{n}.jsonl" for n in order))
         digests.add(curation.curate().digest)
     assert len(digests) == 1
@@ -216,7 +215,7 @@ def test_the_digest_does_not_depend_on_pythons_hash_seed(tmp_path: Path) -> None
         "folder = Path(sys.argv[1]); folder.mkdir()\n"
         "database = Database(f'sqlite:///{folder}/academy.db'); database.migrate()\n"
         "store = LessonsStore(database); store.import_file(Path(sys.argv[2]), folder)\n"
-        "curator = DatasetCurator(store, resolve('seed').count_tokens)\n"
+        "curator = DatasetCurator(store, resolve('seed').measure)\n"
         "curator.collect_from_lessons(); curator.filter_low_quality()\n"
         "print(curator.save(folder, Holdout(database)).digest)\n"
     )
@@ -577,7 +576,7 @@ def test_commits_are_at_most_a_fifth_of_the_training_tokens(here: Curation, tmp_
     add(here, 30, 5)
     made = here.curate(history(tmp_path / "repository", 80, 300))
     rows = training_pairs(made)
-    tokens = [n + TEMPLATE_TOKENS for n in here.count_tokens([row["request"] + row["answer"] for row in rows])]
+    tokens = [int(size) for size in here.measure([row["messages"] for row in read_rows(made.train_file)])]
     assert sum(tokens) == made.tokens
     commits = [n for n, row in zip(tokens, rows, strict=True) if row["answer"].startswith("Subject number")]
     assert made.funnel["dropped: over the share of commits"] > 0

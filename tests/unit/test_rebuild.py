@@ -6,21 +6,22 @@ from pathlib import Path
 
 import pytest
 
+from academy.curriculum.curator import Measure
 from academy.curriculum.dataset import INPUTS, find_dataset
 from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.rebuild import RebuildResult, diff, rebuild
 from academy.errors import InputError
 from academy.store.database import Database
-from tests.unit.test_curator_and_dataset import CountTokens, Curation, Dataset, add, history
+from tests.unit.test_curator_and_dataset import Curation, Dataset, add, history
 
 
 @pytest.fixture
-def here(database: Database, tmp_path: Path, count_tokens: CountTokens) -> Curation:
-    return Curation(database, tmp_path, count_tokens)
+def here(database: Database, tmp_path: Path, measure: Measure) -> Curation:
+    return Curation(database, tmp_path, measure)
 
 
 def again(here: Curation, dataset: Dataset) -> RebuildResult:
-    return rebuild(here.store, here.holdout, here.count_tokens, dataset, here.folder / "scratch")
+    return rebuild(here.store, here.holdout, here.measure, dataset, here.folder / "scratch")
 
 
 def test_a_dataset_is_rebuilt_byte_for_byte(here: Curation, tmp_path: Path) -> None:
@@ -108,4 +109,4 @@ def test_a_dataset_with_an_allowed_overlap_is_rebuilt_byte_for_byte(here: Curati
     for dataset in (cut, made):
         stored = find_dataset(here.folder / "datasets", dataset.digest)
         scratch = here.folder / "scratch"
-        assert rebuild(here.store, here.holdout, here.count_tokens, stored, scratch, guarded).same
+        assert rebuild(here.store, here.holdout, here.measure, stored, scratch, guarded).same

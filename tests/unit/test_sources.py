@@ -89,7 +89,7 @@ def test_own_sources_keep_the_promises_of_the_protocol(name: str, context: Sourc
 
 
 def test_references_lead_back_to_the_sources_they_come_from(context: SourceContext) -> None:
-    curator = DatasetCurator(context.store, lambda texts: [1 for _ in texts])
+    curator = DatasetCurator(context.store, lambda talks: [1 for _ in talks])
     for source in open_sources(list(SOURCES), context):
         curator.collect(source)
     references = [
@@ -101,7 +101,7 @@ def test_references_lead_back_to_the_sources_they_come_from(context: SourceConte
     reopened = list(reopen_sources(references, context.store))
     assert [source.name for source in reopened] == ["lesson", "task", "commit"]
     assert [len(references_of(source, references)) for source in reopened] == [8, 8, len(references) - 8]
-    again = DatasetCurator(context.store, lambda texts: [1 for _ in texts])
+    again = DatasetCurator(context.store, lambda talks: [1 for _ in talks])
     assert again.collect_again(references) == 0
     assert (again.funnel["collected: lesson"], again.funnel["collected: task"]) == (6, 2)
     assert again.funnel["collected: commit"] == curator.funnel["collected: commit"] > 0
@@ -132,13 +132,13 @@ class Counting:
 
 def test_a_limited_source_gives_its_newest_and_replays_older_ones(store: LessonsStore) -> None:
     source: ExperienceSource = Counting(40)
-    curator = DatasetCurator(store, lambda texts: [1 for _ in texts], replay=0.2)
+    curator = DatasetCurator(store, lambda talks: [1 for _ in talks], replay=0.2)
     assert curator.collect(source, 10) == 10
     assert curator.funnel == {
         "collected: counting": 10, "dropped: counting: not a number": 1, "dropped: over the limit of lessons": 30,
         "replayed": 2,
     }  # fmt: skip
-    unlimited = DatasetCurator(store, lambda texts: [1 for _ in texts])
+    unlimited = DatasetCurator(store, lambda talks: [1 for _ in talks])
     assert unlimited.collect(source, 40) == 40
 
 

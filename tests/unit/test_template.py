@@ -113,7 +113,7 @@ def test_template_that_does_not_work_has_no_note_beside_its_error(model: Path, t
     base = resolve(str(model))
     assert base.template_note == ""
     with pytest.raises(TemplateError) as problem:
-        base.rejects([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+        base.measure([[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]])
     assert ".." not in str(problem.value)
 
 
@@ -121,8 +121,9 @@ def test_curation_counts_what_the_template_rejects(model: Path) -> None:
     strict = "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}" + PLAIN
     change(model / "tokenizer_config.json", chat_template=strict, eos_token="<|end|>")
     base = resolve(str(model))
-    assert base.rejects(TALK) == ""
-    assert base.rejects([*TALK, *TALK]) == "chat template: rejects the conversation: too long"
+    size, reason = base.measure([TALK, [*TALK, *TALK]])
+    assert isinstance(size, int)
+    assert reason == "chat template: rejects the conversation: too long"
 
 
 def test_reason_of_a_rejection_contains_no_text(model: Path) -> None:
