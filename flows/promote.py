@@ -1,4 +1,4 @@
-"""A promotion that somebody asks for, as its own flow. Where a person must approve it, the version waits."""
+"""A promotion that a person asks for, as its own flow. Where a person must approve it, the version waits."""
 
 from __future__ import annotations
 
