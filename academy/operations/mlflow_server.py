@@ -99,7 +99,7 @@ def _refuse(location: str) -> None:
 
 
 def _guard_repositories(roots: tuple[str, ...]) -> None:
-    """Check every location when it is used, whoever wrote it into the database."""
+    """Check every location when it is used, the user who wrote it into the database."""
     from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry as registry
 
     def guarded(make: Callable[..., Any]) -> Callable[..., Any]:

@@ -34,7 +34,7 @@ def make_app(settings: Settings, port: int) -> ASGIApp:
 
 
 class _Authorized:
-    """Sends admitted requests to Prefect with its auth string, and tells Prefect's pages not to ask for it."""
+    """Sends admitted requests to Prefect with its auth string, and shows Prefect's pages not to ask for it."""
 
     def __init__(self, app: ASGIApp, credentials: str) -> None:
         self.app = app
