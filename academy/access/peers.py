@@ -27,8 +27,8 @@ def is_loopback(host: str) -> bool:
 def account_of(client: Address, server: Address) -> int | None:
     """The uid that owns the client's socket of a connection; None if that is unknown.
 
-    Two readings must agree. A socket that its process has closed belongs to nobody, and the kernel may show root for
-    it: so only an open socket with an inode counts, and not one that closes between two readings.
+    Two readings must agree. A socket that its process has closed belongs to no account, and the kernel may show
+    root for it: so only an open socket with an inode counts, and not one that closes between two readings.
     """
     accounts: list[int | None] = []
     for _ in range(READS):

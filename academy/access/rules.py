@@ -7,7 +7,7 @@
     anything else                       401 where a token would help, otherwise 403
 
 A page of another origin is one whose Origin is not the address that it asks, or one that the browser's Sec-Fetch-Site
-calls foreign. Links that a person follows are no such requests: a browser opens them as a document.
+calls foreign. Links that a person follows are other requests: a browser opens them as a document.
 """
 
 from __future__ import annotations

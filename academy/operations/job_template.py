@@ -1,6 +1,6 @@
 """What a flow run may ask of its work pool, and what is a constant of the pool.
 
-Prefect's own template lets each run set its command, its environment and its folder, so whoever may start a run could
+Prefect's own template lets each run set its command, its environment and its folder, so any starter of a run could
 run any program as the worker. Here a run may name sizes only. A process pool ignores them; a pool of containers or a
 cluster, whose template a person writes, takes its sizes from them.
 """

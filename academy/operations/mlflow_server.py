@@ -99,7 +99,7 @@ def _refuse(location: str) -> None:
 
 
 def _guard_repositories(roots: tuple[str, ...]) -> None:
-    """Check every location when it is used, the user who wrote it into the database."""
+    """Check every location when it is used: the database may have been written by other programs."""
     from mlflow.store.artifact.artifact_repository_registry import _artifact_repository_registry as registry
 
     def guarded(make: Callable[..., Any]) -> Callable[..., Any]:
