@@ -1,13 +1,15 @@
 """Names of training jobs: `training_<time>`, given once to a run and kept when it continues.
 
-A name is a file in the folder `jobs` beside the runs; it holds the name of the run's folder. Creating the file is what
-gives the name, so two processes never give the same one. The order's digest stays the key of a run.
+A name is a file in the folder `jobs` beside the runs; it holds the name of the run's folder. One process at a time
+gives names, so no two runs have one name, and no run has two. The order's digest stays the key of a run.
 """
 
 from __future__ import annotations
 
+import fcntl
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,15 +26,24 @@ def name_job(runs: Path, run: str) -> str:
     folder = runs.with_name(JOBS)
     first = f"training_{datetime.now(UTC):%Y%m%d_%H%M%S}"
     number = 1
-    with explain_disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    with explain_disk_errors(folder), _alone(folder):
+        if name := job_name(runs, run):  # another process has just named it
+            return name
         while True:
             name = first if number == 1 else f"{first}_{number}"
             with suppress(FileExistsError), (folder / f"{name}{SUFFIX}").open("x", encoding="ascii") as file:
                 file.write(run)
-                break
+                return name
             number += 1
-    return job_name(runs, run)  # the earliest, if two processes named it at once
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other process gives a name meanwhile; it takes milliseconds, so the others wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def job_name(runs: Path, run: str) -> str:
