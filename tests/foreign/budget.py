@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-SECONDS = float(os.environ.get("ACADEMY_FUZZ_SECONDS", "20"))
+SECONDS = float(os.environ.get("ACADEMY_TEST_FUZZ_SECONDS", "20"))
 """Seconds of each test that is a fuzzer."""
 TOGETHER = 5
 """Examples between two looks at the clock."""
