@@ -1,6 +1,6 @@
 """Repositories of arbitrary bytes, seeded from the messages of the cases: every commit is accounted for, in time.
 
-Objects are written as `git hash-object --literally` writes them: any bytes, under their own id. ACADEMY_TEST_FUZZ_SECONDS
+Objects are written as by `git hash-object --literally`: any bytes, under their own id. ACADEMY_TEST_FUZZ_SECONDS
 bounds the time; the counts are printed at the end.
 """
 
