@@ -14,7 +14,7 @@ import orjson
 from academy.experience.conversations import ConversationFilter, conversation_rows, no_weight
 from academy.experience.experience import Kind, Outcome
 from academy.experience.feedback import Unreadable, feedback_beside
-from academy.experience.reading import LONGEST_LINE, make_row, now, read_feedback, read_outcome
+from academy.experience.reading import LONGEST_LINE, STANDINGS, make_row, now, read_feedback, read_outcome
 from academy.models.dialects import PREFERENCES, TURN_KEYS, read_dialogues, read_request
 from academy.models.exchanges import answer_of, converse
 from academy.models.turns import RowTurn
@@ -24,6 +24,8 @@ OPTIONS: dict[str, str] = {"task": "--tasks", "conversation": "--conversations",
 OWN_KINDS = ("lesson", "task", "conversation", "file")
 """Kinds that an export writes into its lines."""
 _PYTHON = re.compile(rb"\s*\{\s*'|[\[{,:]\s*(?:None|True|False)\s*[,}\]]")
+UNFINISHED = ("running", "in progress", "pending", "queued", "scheduled", "processing")
+"""Statuses of a task that has no outcome yet."""
 
 
 def read_line(line: bytes, kind: Kind, batch: str, only: ConversationFilter) -> list[dict[str, Any]] | str:
@@ -107,6 +109,9 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
         return "metadata must be an object and tags a list"
     if not all(isinstance(tag, str | int) for tag in tags):
         return "tags must be a list of texts"
+    standing = content.get("standing") or "active" if _is_own(content) else "active"  # as an export writes it
+    if standing not in STANDINGS:
+        return f"standing must be one of {', '.join(STANDINGS)}"
     words = content.get("feedback") if _is_own(content) else None  # a lesson's own feedback is a text as it stands
     stated = {**content, "rating": content.get("rating") or None}
     feedback = feedback_beside({**stated, "feedback": None} if isinstance(words, str) else stated)
@@ -129,6 +134,7 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
     if content.get("task_id"):
         extra = {**extra, "task_id": str(content["task_id"])}
     return make_row(
+        standing=standing,
         kind=_kind(content, kind),
         situation=request,
         action=answer,
@@ -190,7 +196,9 @@ def _lesson_outcome(content: Mapping[str, Any], feedback: Outcome) -> Outcome:
 
 
 def _task_outcome(content: dict[str, Any]) -> Outcome:
-    """A task counts if it was completed and, where the line says so, successful."""
+    """A task counts if it was completed and, where the line says so, successful. One that still runs is unknown."""
+    if str(content.get("status") or "").strip().lower().replace("_", " ").replace("-", " ") in UNFINISHED:
+        return "unknown"
     if read_outcome(content.get("status")) != "success":
         return "failure"
     return read_outcome(content["success"]) if "success" in content else "success"

@@ -67,6 +67,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
+STANDINGS = ("active", "set aside", "superseded", "undone")
+"""Whether a lesson counts: only an active one does."""
 DEFAULTS = {"rating": 0, "gold": False, "model_made": False, "thread": "", "context": [], "corrects": ""}
 """Fields of a row that a line may omit."""
 
@@ -89,9 +91,10 @@ def _identified(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def row_to_line(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A row as a line; empty fields are omitted."""
+    """A row as a line; empty fields are omitted, and so is the standing of an active one."""
     line: dict[str, Any] = {str(name): row[name] for name in row if name not in ("seq", "id", "standing", "extra")}
     line["metadata"] = row["extra"]
+    line["standing"] = "" if row["standing"] == "active" else row["standing"]
     return {name: value for name, value in line.items() if value or name in ("situation", "action", "result")}
 
 

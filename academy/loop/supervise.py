@@ -57,7 +57,7 @@ class Supervision:
 
     def answer(self, request: str) -> str:
         """Carry out a request in words and return the result of it."""
-        words = request.lower()
+        words = str(request or "").lower()
         for marks, action in self._actions:
             if any(mark in words for mark in marks):
                 with self._one_at_a_time:

@@ -299,7 +299,7 @@ def test_tasks_count_when_completed_and_successful(store: LessonsStore, tmp_path
     assert store.import_file(path, tmp_path, "task").admitted == 6
     stored_tasks = list(store.read())
     assert {task.kind for task in stored_tasks} == {"task"}
-    assert [task.outcome for task in stored_tasks] == ["success", "success", "failure", "failure", "failure", "failure"]
+    assert [task.outcome for task in stored_tasks] == ["success", "success", "failure", "failure", "unknown", "failure"]
 
 
 def test_the_example_tasks_are_all_imported(store: LessonsStore, tmp_path: Path) -> None:
@@ -627,3 +627,21 @@ def test_a_read_only_database_gives_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(HomeError, match="readonly"):
         LessonsStore(read_only).add_lesson("how?", "otherwise", "success")
     assert len(list(LessonsStore(read_only).read())) == 1
+
+
+def test_export_keeps_retired_lessons_retired(tmp_path: Path) -> None:
+    stores = []
+    for name in ("one", "two"):
+        database = Database(f"sqlite:///{tmp_path}/{name}.db")
+        database.migrate()
+        stores.append(LessonsStore(database))
+    first, second = stores
+    for answer in ("turn the blue wheel to the left", "turn the red wheel to the right"):
+        first.add_lesson("how do I open the gate", answer)
+    with first.database.write() as connection:
+        assert first.supersede("how do I open the gate", "turn the red wheel to the right", connection) == 1
+    file = tmp_path / "export.jsonl"
+    assert first.export(file) == 2
+    assert second.import_file(file, tmp_path / "quarantine").admitted == 2
+    assert second.get_statistics()["standings"] == first.get_statistics()["standings"]
+    assert second.trainable() == 1
