@@ -225,6 +225,14 @@ class Settings(BaseSettings):
         64, ge=0, le=10_000, validation_alias=_names("SERVE_QUEUE"),
         description="Requests that may wait for a free slot",
     )  # fmt: skip
+    serve_connections: int = Field(
+        1024, ge=16, le=50_000, validation_alias=_names("SERVE_CONNECTIONS"),
+        description="Open connections of the gateway; fewer where the system allows fewer open files",
+    )  # fmt: skip
+    serve_connections_per_address: int = Field(
+        256, ge=1, le=50_000, validation_alias=_names("SERVE_CONNECTIONS_PER_ADDRESS"),
+        description="Open connections of one other machine; callers on this machine share the whole number",
+    )  # fmt: skip
     serve_keep: int = Field(
         2, ge=1, le=64, validation_alias=_names("SERVE_KEEP"),
         description="Champions that stay loaded, the current one included",
