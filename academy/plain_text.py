@@ -10,7 +10,7 @@ import io
 import logging
 import re
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters but for the tabulator and line breaks, separators of lines, and signs that set a direction."""
@@ -58,7 +58,8 @@ def plain_logs() -> None:
 class PlainStream(io.TextIOBase):
     """A terminal's stream that passes text and colours, and shows everything else as escapes.
 
-    A line that replaces itself, as a progress bar does, begins with a carriage return in a writing of its own.
+    It has no `buffer`, by which a library could write past it. A line that replaces itself, as a progress bar does,
+    begins with a carriage return in a writing of its own.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -95,11 +96,6 @@ class PlainStream(io.TextIOBase):
     def writable(self) -> bool:
         """It is."""
         return True
-
-    @property
-    def buffer(self) -> Any:
-        """The bytes below, for programs that write bytes."""
-        return self.stream.buffer
 
     @property
     def encoding(self) -> str:  # type: ignore[override]

@@ -26,7 +26,9 @@ from academy.cli import (
     trainer,
     training,
 )
+from academy.cli.output import emit, say_error
 from academy.errors import AcademyError, HomeError
+from academy.plain_text import plain_streams
 
 app = typer.Typer(
     help="Train LoRA adapters from an assistant's experience, examine them, and serve the best one.",
@@ -56,6 +58,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that the locale lacks must not end a command
             stream.reconfigure(errors="backslashreplace")
+    plain_streams()
     try:
         app()
     except HomeError as problem:
@@ -90,11 +93,8 @@ def _system_error(problem: BaseException) -> AcademyError | None:
 
 def _fail(problem: AcademyError) -> None:
     if "--json" in sys.argv:
-        import orjson
-
-        body = {"error": {"kind": type(problem).__name__, "message": problem.message, "remedy": problem.remedy}}
-        sys.stdout.write(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode() + "\n")
-    sys.stderr.write(f"{problem}\n")
+        emit({"error": {"kind": type(problem).__name__, "message": problem.message, "remedy": problem.remedy}})
+    say_error(str(problem))
     sys.exit(2)
 
 
