@@ -467,7 +467,7 @@ def test_client_that_leaves_stops_its_answer_even_with_another_request_behind(se
     client.close()
     end = time.monotonic() + 5
     while server.healthy()["running"]:
-        assert time.monotonic() < end, "the answer is generated for nobody"
+        assert time.monotonic() < end, "the answer is generated for no one"
         time.sleep(0.1)
 
 
