@@ -263,6 +263,24 @@ class Settings(BaseSettings):
         description="Share of unrated conversations that are kept with `all`",
     )  # fmt: skip
 
+    trusted_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), validation_alias=_names("TRUSTED_KEYS"),
+        description="Names of users' keys whose ratings become lessons without a review, separated by commas; owner: "
+        "this account on loopback, without a key",
+    )  # fmt: skip
+    ratings_per_hour: int = Field(
+        60, ge=0, validation_alias=_names("RATINGS_PER_HOUR"),
+        description="Ratings of one key, and from one address, in an hour; trusted keys have no limit",
+    )  # fmt: skip
+    ratings_per_day: int = Field(
+        200, ge=0, validation_alias=_names("RATINGS_PER_DAY"),
+        description="Ratings of one key, and from one address, in a day; trusted keys have no limit",
+    )  # fmt: skip
+    untrusted_share: float = Field(
+        0.2, ge=0, le=0.5, validation_alias=_names("UNTRUSTED_SHARE"),
+        description="Largest share of a dataset that may come from sources that are not trusted; half of it from one",
+    )  # fmt: skip
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -282,7 +300,7 @@ class Settings(BaseSettings):
         """Expand a `~` in a file of settings, which no shell expands."""
         return path.expanduser()
 
-    @field_validator("sources", "trusted_authors", "suites", mode="before")
+    @field_validator("sources", "trusted_authors", "trusted_keys", "suites", mode="before")
     @classmethod
     def _by_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

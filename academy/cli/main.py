@@ -20,6 +20,7 @@ from academy.cli import (
     models,
     pages,
     promotion,
+    review,
     sandbox,
     serve,
     status,
@@ -46,7 +47,7 @@ for group in (
     app.add_typer(group)
 for name, group in (
     ("lessons", lessons.app), ("dataset", dataset.app), ("models", models.app), ("habitat", habitat.app),
-    ("keys", keys.app),
+    ("keys", keys.app), ("review", review.app),
 ):  # fmt: skip
     app.add_typer(group, name=name)
 

@@ -135,6 +135,7 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
         extra = {**extra, "task_id": str(content["task_id"])}
     return make_row(
         standing=standing,
+        trusted=content.get("untrusted") is not True,
         kind=_kind(content, kind),
         situation=request,
         action=answer,
