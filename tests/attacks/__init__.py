@@ -1,0 +1,1 @@
+"""Attacks that must not succeed: each is a test, with harmless markers."""
