@@ -85,7 +85,9 @@ class _Tree:
 
     def __init__(self, pattern: re.Pattern[Any], seed: int) -> None:
         text = pattern.pattern if isinstance(pattern.pattern, str) else pattern.pattern.decode("latin-1")
-        self.tree = sre_parser.parse(text, pattern.flags & ~re.UNICODE & ~re.DEBUG if isinstance(pattern.pattern, str) else pattern.flags)
+        self.tree = sre_parser.parse(
+            text, pattern.flags & ~re.UNICODE & ~re.DEBUG if isinstance(pattern.pattern, str) else pattern.flags
+        )
         self.random = random.Random(seed)
         self.groups: dict[int, str] = {}
 
@@ -111,7 +113,9 @@ class _Tree:
             return text
         if op in (sre.MAX_REPEAT, sre.MIN_REPEAT, sre.POSSESSIVE_REPEAT):
             least, most, inner = value
-            return "".join(self.sample(inner) for _ in range(min(int(most), max(least, self.random.choice((0, 1, 1, 2))))))
+            return "".join(
+                self.sample(inner) for _ in range(min(int(most), max(least, self.random.choice((0, 1, 1, 2)))))
+            )
         if op is sre.ATOMIC_GROUP:
             return self.sample(value)
         if op is sre.GROUPREF:
@@ -232,7 +236,9 @@ def seconds(call: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def milliseconds_per_kilobyte(call: Callable[[str], object], pump: Pump, lengths: tuple[int, ...], budget: float) -> float:
+def milliseconds_per_kilobyte(
+    call: Callable[[str], object], pump: Pump, lengths: tuple[int, ...], budget: float
+) -> float:
     """The cost at the longest length, or at the first one that is far above the budget."""
     cost = 0.0
     for length in lengths:
