@@ -23,6 +23,9 @@ from pydantic_settings import (
 )
 
 from academy.errors import HomeError, InputError
+from academy.home_place import refuse_databases_of_others, settle
+from academy.masking import MASK, is_secret, password_in, remember, remember_environment
+from academy.private import close_home
 from academy.records import expectation
 from academy.settings_file import names_in_file
 
@@ -61,11 +64,13 @@ class Settings(BaseSettings):
     )
     database_url: str = Field(
         "",
+        repr=False,
         validation_alias=_names("DATABASE_URL"),
         description="SQLAlchemy URL for lessons and the ledger; empty: SQLite in the home",
     )
     mlflow_tracking_uri: str = Field(
         "",
+        repr=False,
         validation_alias=_names("MLFLOW_TRACKING_URI"),
         description="MLflow's tracking URI; empty: SQLite in the home",
     )
@@ -305,7 +310,7 @@ class Settings(BaseSettings):
         path = home / name
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)  # other users must not read the lessons
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as problem:
             raise HomeError(
                 f"The home folder {self.home} cannot be written ({problem.strerror}).",
@@ -337,12 +342,31 @@ def load_settings(home: Path | None = None) -> Settings:
         name = name if name.isupper() else PREFIX + name.upper()
         spellings = next((spellings for spellings in _spellings() if name in spellings), [])
         name = next((spelling for spelling in spellings if spelling in names), name)
-        sentence = f"{name}={first.get('input')!r} is not valid: {expectation(first)}."
+        value = MASK if is_secret(name, str(first.get("input"))) else repr(first.get("input"))
+        sentence = f"{name}={value} is not valid: {expectation(first)}."
         raise InputError(sentence, "Correct it in the environment or .env.") from None
     if home is not None:
         settings = settings.model_copy(update={"home": home})
+    _remember_secrets(settings)
+    close_home(settings.home)
     _check_writable(settings)
+    settle(settings.home)
+    refuse_databases_of_others(
+        settings.home,
+        {
+            "ACADEMY_DATABASE_URL": settings.database_url,
+            "ACADEMY_MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
+        },
+    )
     return settings
+
+
+def _remember_secrets(settings: Settings) -> None:
+    """Mask the secrets of the settings and the environment in every text of this process."""
+    remember_environment(os.environ)
+    remember(settings.serve_key.get_secret_value(), settings.endpoint_key.get_secret_value())
+    for address in (settings.database_url, settings.mlflow_tracking_uri, settings.judge):
+        remember(password_in(address))
 
 
 def _spellings() -> list[list[str]]:

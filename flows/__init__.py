@@ -7,7 +7,10 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from academy.private import be_private
 from academy.system.processes import die_with_parent
+
+be_private()  # a worker starts the process of a run with its own umask
 
 
 def _end_with_the_worker() -> None:
