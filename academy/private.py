@@ -1,8 +1,8 @@
 """Keeps what is in a home to its account: the modes of new files, and homes that others can reach.
 
-`be_private` is called once where a program begins; its children inherit the umask. `close_home` is called whenever the
-settings are read. A home that others can read is closed. A home that others could have changed, or can replace, is
-refused, because what they put there would be believed.
+`be_private` is called once where a program begins; its children inherit the umask. The other two functions are called
+whenever the settings are read. A home that others can open is closed. A home that holds files of others, or that they
+can replace, is refused, because what they put there would be believed.
 """
 
 from __future__ import annotations
@@ -35,29 +35,12 @@ def be_private() -> None:
 
 
 def close_home(home: Path) -> None:
-    """Close a home that others can reach; return at once where there is none yet.
+    """Close a home that others can reach.
 
-    Raises HomeError where another account owns the home or something in it, or can replace it.
+    Raises HomeError where another account owns something in it, or where it cannot be closed.
     """
-    for path in _links_and_folders(home.absolute()):
-        _refuse_replaceable(path)
     place = home.resolve()
-    try:
-        state = place.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return  # the next step makes it, or says that it cannot
-    except OSError as problem:
-        raise HomeError(
-            f"The home folder {home} cannot be read ({problem.strerror}).",
-            "Set ACADEMY_HOME to a folder that you can write.",
-        ) from problem
-    if not stat.S_ISDIR(state.st_mode):
-        return  # the next step says so
-    if state.st_uid != os.geteuid():
-        raise HomeError(
-            f"The home folder {place} belongs to another account (uid {state.st_uid}).",
-            "Work as that account, or set ACADEMY_HOME to a folder of your own.",
-        )
+    state = place.stat()
     was_open = bool(state.st_mode & OTHERS)
     if was_open:
         _close(place, state.st_mode)  # first: from now on nobody else gets in
@@ -80,6 +63,29 @@ def close_home(home: Path) -> None:
             "Other accounts could %s the home folder %s. It is closed now, with %d files and folders in it.",
             "change" if state.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else "open", place, count,
         )  # fmt: skip
+
+
+def refuse_homes_of_others(home: Path) -> None:
+    """Raise HomeError for a home that another account owns or can replace. It may not exist yet."""
+    for path in _links_and_folders(home.absolute()):
+        _refuse_replaceable(path)
+    place = home.resolve()
+    try:
+        state = place.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return  # the next step makes it, or says that it cannot
+    except OSError as problem:
+        raise HomeError(
+            f"The home folder {home} cannot be read ({problem.strerror}).",
+            "Set ACADEMY_HOME to a folder that you can write.",
+        ) from problem
+    if not stat.S_ISDIR(state.st_mode):
+        return  # the next step says so
+    if state.st_uid != os.geteuid():
+        raise HomeError(
+            f"The home folder {place} belongs to another account (uid {state.st_uid}).",
+            "Work as that account, or set ACADEMY_HOME to a folder of your own.",
+        )
 
 
 def _links_and_folders(path: Path) -> Iterator[Path]:

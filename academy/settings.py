@@ -1,6 +1,8 @@
-"""Settings: where things are, and when to train. Read from the environment and `.env`, with the prefix ACADEMY_.
+"""Settings: where things are, and when to train. They have the prefix ACADEMY_.
 
-Settings say where (this file), a Recipe says how to train, `prefect.yaml` says when and on which pool.
+They are read from the environment, from the file that ACADEMY_SETTINGS_FILE names, and from the home's own file, never
+from whatever folder one stands in. Settings say where (this file), a Recipe says how to train, `prefect.yaml` says when
+and on which pool.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from pydantic_settings import (
 )
 
 from academy.errors import HomeError, InputError
+from academy.home_identity import adopt_home, claim_home
 from academy.home_place import refuse_databases_of_others, settle
 from academy.masking import MASK, is_secret, password_in, remember, remember_environment
-from academy.private import close_home
+from academy.private import close_home, refuse_homes_of_others
 from academy.records import expectation
-from academy.settings_file import names_in_file
+from academy.settings_file import FILE_VARIABLE, OWN_FILE, PREFIX, named_file, names_in_file
 
-PREFIX = "ACADEMY_"
 LEAST_MEMORY_GIB = 1 / 16
 """Smallest memory limit of a training container; with less memory Python does not start."""
 DISABLED = "the Academy is disabled (ACADEMY_ENABLE=false)"
@@ -46,7 +48,7 @@ class Settings(BaseSettings):
     """Paths, addresses and thresholds. A command reads one instance and passes it down; no global instance exists."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8-sig", frozen=True, extra="ignore", env_ignore_empty=True
+        env_file=None, env_file_encoding="utf-8-sig", frozen=True, extra="ignore", env_ignore_empty=True
     )
 
     enabled: bool = Field(
@@ -274,7 +276,7 @@ class Settings(BaseSettings):
     @field_validator("home", "workspace_root")
     @classmethod
     def _expand(cls, path: Path) -> Path:
-        """Expand a `~` in .env, which no shell expands."""
+        """Expand a `~` in a file of settings, which no shell expands."""
         return path.expanduser()
 
     @field_validator("sources", "trusted_authors", "suites", mode="before")
@@ -301,7 +303,8 @@ class Settings(BaseSettings):
         """Raise InputError where the user disabled the Academy."""
         if not self.enabled:
             raise InputError(
-                f"{DISABLED[0].upper()}{DISABLED[1:]}.", "Set ACADEMY_ENABLE=true in the environment or .env."
+                f"{DISABLED[0].upper()}{DISABLED[1:]}.",
+                "Set ACADEMY_ENABLE=true in the environment or the file of settings.",
             )
 
     def folder(self, name: str) -> Path:
@@ -326,16 +329,42 @@ def _only_own_names(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsS
     return own
 
 
-def load_settings(home: Path | None = None) -> Settings:
-    """Read the settings and check that the home can be written.
+def load_settings(home: Path | None = None, *, adopt: bool = False) -> Settings:
+    """Read the settings, and check that the home is one of this account and can be written.
 
-    Raises InputError for a value out of bounds, an unknown ACADEMY_ name or an unreadable .env, HomeError for an
-    unwritable home.
+    The environment wins over the file that ACADEMY_SETTINGS_FILE names, and that over the file in the home, which is
+    read only after the home counts. `adopt`: a person trusts the home as it is.
+
+    Raises InputError for a value out of bounds, an unknown ACADEMY_ name or an unreadable file, HomeError for an
+    unwritable home and for one that this account did not make.
     """
-    names = names_in_file(Path(".env"), PREFIX) | set(os.environ)
+    named = named_file()
+    files = [named] if named else []
+    settings = _read(files, home)
+    refuse_homes_of_others(settings.home)
+    (adopt_home if adopt else claim_home)(settings.home)
+    close_home(settings.home)
+    own = settings.home / OWN_FILE
+    if own.is_file():
+        if {"ACADEMY_HOME", "MEMORY_ROOT"} & names_in_file(own, PREFIX):
+            raise InputError(f"{own} names a home.", "Remove the line: the file belongs to the home that it is in.")
+        settings = _read([own, *files], home)
+    _check_writable(settings)
+    settle(settings.home)
+    databases = {
+        "ACADEMY_DATABASE_URL": settings.database_url,
+        "ACADEMY_MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
+    }
+    refuse_databases_of_others(settings.home, databases)
+    return settings
+
+
+def _read(files: list[Path], home: Path | None) -> Settings:
+    """The settings of the environment and of these files, the last of which wins."""
+    names = set(os.environ).union(*(names_in_file(file, PREFIX) for file in files))
     _reject_unknown_names(names)
     try:
-        settings = Settings()
+        settings = Settings(_env_file=files)
     except ValidationError as problem:
         first = problem.errors()[0]
         name = next((str(part) for part in first["loc"]), "a setting")
@@ -344,21 +373,10 @@ def load_settings(home: Path | None = None) -> Settings:
         name = next((spelling for spelling in spellings if spelling in names), name)
         value = MASK if is_secret(name, str(first.get("input"))) else repr(first.get("input"))
         sentence = f"{name}={value} is not valid: {expectation(first)}."
-        raise InputError(sentence, "Correct it in the environment or .env.") from None
-    if home is not None:
-        settings = settings.model_copy(update={"home": home})
+        where = "".join(f" or {file}" for file in files)
+        raise InputError(sentence, f"Correct it in the environment{where}.") from None
     _remember_secrets(settings)
-    close_home(settings.home)
-    _check_writable(settings)
-    settle(settings.home)
-    refuse_databases_of_others(
-        settings.home,
-        {
-            "ACADEMY_DATABASE_URL": settings.database_url,
-            "ACADEMY_MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
-        },
-    )
-    return settings
+    return settings if home is None else settings.model_copy(update={"home": home})
 
 
 def _remember_secrets(settings: Settings) -> None:
@@ -375,7 +393,7 @@ def _spellings() -> list[list[str]]:
 
 
 def _reject_unknown_names(names: set[str]) -> None:
-    valid = {spelling for spellings in _spellings() for spelling in spellings}
+    valid = {FILE_VARIABLE, *(spelling for spellings in _spellings() for spelling in spellings)}
     for name in sorted(names):
         if name.startswith(PREFIX) and name not in valid and not name.startswith(PREFIX + "TEST_"):
             matches = difflib.get_close_matches(name, sorted(valid), 1)

@@ -76,11 +76,22 @@ def test_open_home_is_closed_and_said_once(tmp_path: Path, caplog: pytest.LogCap
         (home / name).write_text("content")
         (home / name).chmod(0o666)
     home.chmod(0o777)
-    load_settings(home)
+    load_settings(home, adopt=True)
     assert open_bits(home) == {}
     assert caplog.text.count("Other accounts could change the home folder") == 1
     load_settings(home)
     assert caplog.text.count("Other accounts could") == 1
+
+
+def test_folder_that_is_no_home_keeps_its_modes(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    data.chmod(0o755)
+    (data / "table.csv").write_text("of somebody's project")
+    (data / "table.csv").chmod(0o644)
+    with pytest.raises(HomeError, match="is not a home that this account made"):
+        load_settings(data)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (data, data / "table.csv")} == {0o755, 0o644}
 
 
 def test_closing_a_home_does_not_follow_links(tmp_path: Path) -> None:
@@ -91,7 +102,7 @@ def test_closing_a_home_does_not_follow_links(tmp_path: Path) -> None:
     home.mkdir()
     (home / "link").symlink_to(elsewhere)
     home.chmod(0o755)
-    load_settings(home)
+    load_settings(home, adopt=True)
     assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o644
 
 
@@ -101,7 +112,7 @@ def test_folder_on_another_disk_is_closed_with_its_home(tmp_path: Path) -> None:
     disk.chmod(0o755)
     home.mkdir(mode=0o700)
     (home / "adapters").symlink_to(disk)
-    load_settings(home)
+    load_settings(home, adopt=True)
     assert stat.S_IMODE(disk.stat().st_mode) == 0o700
 
 
@@ -308,7 +319,7 @@ def test_copy_forgets_addresses_and_secret_of_the_first_home(tmp_path: Path) -> 
     write_file(first.folder("prefect") / "server.url", b"http://127.0.0.1:1/api")
     write_file(first.folder("serving") / "main.json", b"{}")
     shutil.copytree(first.home, tmp_path / "copy")
-    copy = load_settings(tmp_path / "copy")
+    copy = load_settings(tmp_path / "copy", adopt=True)
     assert home_secret(copy) != secret
     assert not (copy.home / "prefect" / "server.url").exists()
     assert not (copy.home / "serving" / "main.json").exists()
@@ -318,7 +329,7 @@ def test_copy_forgets_addresses_and_secret_of_the_first_home(tmp_path: Path) -> 
 def test_renamed_home_keeps_its_secret(tmp_path: Path) -> None:
     secret = home_secret(load_settings(tmp_path / "first"))
     (tmp_path / "first").rename(tmp_path / "second")
-    assert home_secret(load_settings(tmp_path / "second")) == secret
+    assert home_secret(load_settings(tmp_path / "second", adopt=True)) == secret
 
 
 @pytest.mark.slow
@@ -329,7 +340,7 @@ def test_copy_writes_artifacts_into_itself(tmp_path: Path) -> None:
     client.log_dict(run, {"text": "first"}, "first.json")
     shutil.copytree(first.home, tmp_path / "copy")
     before = {path.name for path in first.folder("mlartifacts").rglob("*")}
-    copy = load_settings(tmp_path / "copy")
+    copy = load_settings(tmp_path / "copy", adopt=True)
     other = open_mlflow(copy)
     second = other.create_run(other.get_experiment_by_name("academy").experiment_id).info.run_id
     other.log_dict(second, {"text": "copy"}, "copy.json")
@@ -354,6 +365,7 @@ def test_commands_in_a_copy_leave_the_first_home_alone(evolved, tmp_path: Path, 
     first, copy = tmp_path / "first", tmp_path / "copy"
     shutil.copytree(evolved.home.path, first)
     origin = RealHome(first)
+    assert origin.run("init", "--adopt").code == 0
     assert origin.run("status").code == 0  # settles at its place
     assert open_bits(first) == {}
     shutil.copytree(first, copy)
@@ -362,6 +374,8 @@ def test_commands_in_a_copy_leave_the_first_home_alone(evolved, tmp_path: Path, 
     else:
         shutil.rmtree(first)
     home = RealHome(copy)
+    assert "init --adopt" in home.run("status").err
+    assert home.run("init", "--adopt").code == 0
     result = result_of(home.run(*evolved.arguments))
     assert result
     for command in (("status",), ("verify",), ("models",), ("genealogy",), ("rollback",), ("doctor",)):
