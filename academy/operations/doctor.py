@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_sandbox
 from academy.errors import AcademyError, EngineError, ExaminationError
@@ -15,6 +18,7 @@ from academy.habitat.backends.choice import select_backend
 from academy.habitat.backends.container import ContainerChoice
 from academy.habitat.backends.isolation import GPU_REMEDY, visible_gpus
 from academy.loop.home import Home
+from academy.masking import mask
 from academy.models.base_model import SEED, altered_seed_files, resolve
 from academy.operations.prefect_server import running
 from academy.records import Record
@@ -33,8 +37,8 @@ class Finding(Record):
     name: str
     works: bool
     needed: bool
-    found: str
-    remedy: str = ""
+    found: Annotated[str, AfterValidator(mask)]
+    remedy: Annotated[str, AfterValidator(mask)] = ""
 
 
 def diagnose(settings: Settings, base_model: str | None = None) -> tuple[Finding, ...]:

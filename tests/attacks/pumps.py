@@ -13,7 +13,8 @@ import re
 import time
 import types
 from collections.abc import Callable, Iterator
-from re import _constants as sre, _parser as sre_parser  # type: ignore[attr-defined]
+from re import _constants as sre  # type: ignore[attr-defined]
+from re import _parser as sre_parser
 from typing import Any, NamedTuple
 
 ROOMS = ("academy", "flows", "tasks")
@@ -95,7 +96,7 @@ class _Tree:
         """A text that these items match, look-arounds aside."""
         return "".join(self._one(*item) for item in items)
 
-    def _one(self, op: Any, value: Any) -> str:  # noqa: PLR0912  one branch for each kind of node
+    def _one(self, op: Any, value: Any) -> str:
         if op is sre.LITERAL:
             return chr(value)
         if op is sre.NOT_LITERAL:
