@@ -127,18 +127,19 @@ def test_prefects_events_follow_the_same_rules(pages: Pages) -> None:
 
 
 BEHIND = """
-import asyncio, base64, sys
+import asyncio, base64, os, sys
 from pathlib import Path
-from academy.operations.prefect_app import auth_string, make_app
+from academy.operations.prefect_app import CLIENT_AUTH, make_app
 from academy.operations.prefect_server import configure
 from academy.settings import load_settings
 settings = load_settings(Path(sys.argv[1]))
 configure(settings)
-prefect = make_app(settings, 4200).app.app
+os.environ[CLIENT_AUTH] = "academy:right"
+prefect = make_app(settings, 4200).app.app.app
 import httpx
 async def main():
     async with httpx.AsyncClient(transport=httpx.ASGITransport(prefect), base_url="http://127.0.0.1:4200") as client:
-        right = "Basic " + base64.b64encode(auth_string(settings).encode()).decode()
+        right = "Basic " + base64.b64encode(b"academy:right").decode()
         wrong = "Basic " + base64.b64encode(b"academy:x").decode()
         for header in ({}, {"authorization": wrong}, {"authorization": right}):
             print((await client.get("/api/admin/version", headers=header)).status_code)
