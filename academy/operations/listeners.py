@@ -10,8 +10,6 @@ import errno
 import socket
 from collections.abc import Sequence
 
-from starlette.types import ASGIApp
-
 from academy.errors import InputError
 
 ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
@@ -40,7 +38,7 @@ def listen(port: int) -> list[socket.socket]:
 
 
 def _open(family: socket.AddressFamily, host: str, port: int) -> socket.socket:
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -61,13 +59,3 @@ def numbers_of(sockets: Sequence[socket.socket]) -> str:
 def inherited(numbers: str) -> list[socket.socket]:
     """The sockets that the parent passed."""
     return [socket.socket(fileno=int(number)) for number in numbers.split(",")]
-
-
-def serve(app: ASGIApp, sockets: list[socket.socket]) -> None:
-    """Serve until a signal comes."""
-    import uvicorn
-
-    config = uvicorn.Config(
-        app, proxy_headers=False, log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=5
-    )
-    uvicorn.Server(config).run(sockets=sockets)

@@ -16,7 +16,8 @@ from urllib.parse import unquote, urlsplit
 from starlette.types import ASGIApp
 
 from academy.access.layer import AccessLayer, home_rules
-from academy.operations.listeners import inherited, serve
+from academy.operations.listeners import inherited
+from academy.private import be_private
 from academy.settings import Settings, load_settings
 
 CONFIGURED = ("MLFLOW_ARTIFACTS_DESTINATION", "MLFLOW_DEFAULT_ARTIFACT_ROOT")
@@ -147,7 +148,10 @@ def _is_own(location: str, roots: tuple[str, ...]) -> bool:
 
 def main() -> None:
     """Serve until a supervisor ends this process."""
-    serve(make_app(load_settings(Path(sys.argv[1]))), inherited(sys.argv[2]))
+    be_private()
+    from academy.access.guarded_server import run
+
+    run(make_app(load_settings(Path(sys.argv[1]))), inherited(sys.argv[2]))
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ from academy.access.peers import listener_account
 from academy.access.secret import owner_of, read_private
 from academy.errors import HomeError, InputError
 from academy.operations.job_template import JOB_TEMPLATE
-from academy.operations.listeners import inherited, listen, numbers_of, serve
+from academy.operations.listeners import inherited, listen, numbers_of
 from academy.operations.locks import evolution_lock, training_lock
 from academy.operations.prefect_app import CLIENT_AUTH, make_app, new_auth_string
+from academy.private import be_private
 from academy.settings import Settings, load_settings
 from academy.store.locks import exclusive_lock
 from academy.system.connections import check_connections
@@ -264,10 +265,13 @@ def _client(url: str) -> Iterator[SyncPrefectClient]:
 
 def main() -> None:
     """Serve until the parent ends; with parent 0 a supervisor ends this process."""
+    be_private()
     parent, home, sockets = int(sys.argv[1]), Path(sys.argv[2]), inherited(sys.argv[3])
     if parent:
         die_with_parent(parent)
-    serve(make_app(load_settings(home), sockets[0].getsockname()[1]), sockets)
+    from academy.access.guarded_server import run
+
+    run(make_app(load_settings(home), sockets[0].getsockname()[1]), sockets)
 
 
 if __name__ == "__main__":
