@@ -26,6 +26,7 @@ from academy.cli import (
     trainer,
     training,
 )
+from academy.current_folder import close_environment
 from academy.errors import AcademyError, HomeError
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ for name, group in (
 
 def main() -> None:
     """Run a command. An error is one sentence on stderr (with --json also an error object) and exit code 2."""
+    close_environment()
     # threads that spin while they wait make two busy programs many times slower; must be set before torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):

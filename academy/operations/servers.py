@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
+from academy.current_folder import environment
 from academy.errors import HomeError, InputError
 from academy.habitat.routing import POOLS
 from academy.loop.home import Home
@@ -23,6 +24,7 @@ from academy.operations.prefect_server import (
     running,
     use_own_server,
 )
+from academy.operations.prefect_settings import import_prefect
 from academy.records import Record
 from academy.settings import Settings
 from academy.store.files import write_file
@@ -67,6 +69,7 @@ def serve_pages(home: Home, port: int, mlflow_port: int, *, with_worker: bool) -
         server = [sys.executable, "-m", "academy.operations.prefect_server", str(port), "0", home_folder]
         children = {"server": stack.enter_context(_child(settings, "server", server))}
         Server(url, settings.folder("prefect") / "server.log", children["server"]).wait()
+        import_prefect(settings)
         if count := mark_dead_runs_crashed(settings, url):
             yield ServerEvent(kind="runs crashed", count=count)
         write_file(url_file, url.encode())
@@ -102,10 +105,8 @@ def _child(settings: Settings, name: str, command: list[str]) -> Iterator[subpro
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={
-                **os.environ,
-                "ACADEMY_HOME": str(settings.home.resolve()),
-            },
+            cwd=settings.home,
+            env=environment(ACADEMY_HOME=str(settings.home.resolve())),
         )
     try:
         yield process
