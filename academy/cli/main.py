@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -58,6 +59,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that the locale lacks must not end a command
             stream.reconfigure(errors="backslashreplace")
+    _mention_unread_settings()
     try:
         app()
     except HomeError as problem:
@@ -72,6 +74,15 @@ def main() -> None:
         if (sentence := _system_error(problem)) is None:
             raise
         _fail(sentence)
+
+
+def _mention_unread_settings() -> None:
+    """Say once on stderr that a .env of the current folder is not read."""
+    if Path(".env").exists() and "--help" not in sys.argv:  # most folders have none, and the import takes time
+        from academy.settings_report import sentence_once
+
+        if sentence := sentence_once():
+            sys.stderr.write(f"{sentence}\n")
 
 
 def _system_error(problem: BaseException) -> AcademyError | None:
