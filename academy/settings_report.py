@@ -57,7 +57,7 @@ def unread_file() -> Path | None:
 
 
 def sentence_once() -> str:
-    """One sentence about an unread file that this account was not told of; empty otherwise."""
+    """One sentence about an unread file that was not mentioned to this account; empty otherwise."""
     try:
         file = unread_file()
         if file is None or not mention_once(file, hashlib.sha256(file.read_bytes()).hexdigest()):

@@ -51,7 +51,7 @@ def write(folder: Path, extra: str = "", text: str = TEXT) -> str:
         ("dataset_path: ./evil.py\n", "dataset_path ./evil.py, which may be a program"),
         ("dataset_path: pandas\n", "dataset_path pandas"),
         ("dataset_kwargs: {trust_remote_code: true}\n", "trust_remote_code"),
-        ("metric_list: [{metric: somebody/evil}]\n", "metric somebody/evil, which may be fetched as a program"),
+        ("metric_list: [{metric: stranger/evil}]\n", "metric stranger/evil, which may be fetched as a program"),
         ("metric_list: [{metric: exact_match, hf_evaluate: true}]\n", "hf_evaluate"),
         ("metric_list: [\n", "it cannot be read as YAML"),
     ],
