@@ -418,8 +418,13 @@ def _spellings() -> list[list[str]]:
     return [[str(choice) for choice in alias.choices] for alias in aliases if isinstance(alias, AliasChoices)]
 
 
+def setting_names() -> set[str]:
+    """All names of settings, the documents' spellings included."""
+    return {FILE_VARIABLE, *(spelling for spellings in _spellings() for spelling in spellings)}
+
+
 def _reject_unknown_names(names: set[str]) -> None:
-    valid = {FILE_VARIABLE, *(spelling for spellings in _spellings() for spelling in spellings)}
+    valid = setting_names()
     for name in sorted(names):
         if name.startswith(PREFIX) and name not in valid and not name.startswith(PREFIX + "TEST_"):
             matches = difflib.get_close_matches(name, sorted(valid), 1)

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from academy.current_folder import environment
 from academy.errors import HomeError, InputError
 from academy.habitat.routing import POOLS
 from academy.operations.prefect_rules import CHECKOUT, DEPLOYMENTS, POOL
 from academy.operations.prefect_server import alive, configure, make_pools, running, use_own_server
+from academy.operations.prefect_settings import import_prefect
 from academy.records import Record
 from academy.settings import Settings
 
@@ -36,6 +38,7 @@ def deploy(settings: Settings) -> Deployed:
     os.environ["ACADEMY_HOME"] = str(settings.home.resolve())
     if not (CHECKOUT / "prefect.yaml").is_file():
         raise InputError("The flows have no prefect.yaml beside them.", "Deploy from a checkout of the project.")
+    import_prefect(settings)
     make_pools(url, [POOL, *POOLS.values()])
     _prefect(CHECKOUT, "--no-prompt", "deploy", "--all")
     return Deployed(
@@ -47,8 +50,9 @@ def deploy(settings: Settings) -> Deployed:
 
 def _prefect(folder: Path, *arguments: str) -> None:
     process = subprocess.run(
-        [sys.executable, "-m", "prefect", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "prefect", *arguments], cwd=folder, env=environment(), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
     if process.returncode:
         lines = [line for line in (process.stderr or process.stdout).strip().splitlines() if line.strip()]
         raise HomeError(

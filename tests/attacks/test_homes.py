@@ -16,9 +16,10 @@ import pytest
 import sqlalchemy as sa
 
 from academy.access.secret import home_secret
+from academy.current_folder import public_environment
 from academy.errors import HomeError, InputError, ServingError, TrainingError
 from academy.genealogy.tracking import open_mlflow
-from academy.masking import MaskedRecord, mask, public_environment, remember
+from academy.masking import MaskedRecord, mask, remember
 from academy.operations.doctor import Finding
 from academy.settings import load_settings
 from academy.store.database import Database
