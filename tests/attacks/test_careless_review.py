@@ -105,17 +105,19 @@ def test_careless_person_admits_471_ratings_and_the_gate_holds(second_home: Real
 
 
 def test_patient_attacker_gets_nothing_into_a_champion(second_home: RealHome, tmp_path: Path) -> None:
-    """Three nights: each brings a gain by honest lessons, and a few ratings about one known topic ride along."""
+    """Three nights of a few ratings about one known topic. On the second one, honest lessons bring a real gain."""
     victim = "printer"
     outcomes: list[Any] = []
-    for night in range(3):
+    lessons = honest(tmp_path / "honest.jsonl", OTHERS)
+    for night, imports in enumerate(((), ("--lessons", lessons), ())):
         rate_all(second_home, [w.format(victim) for w in REWORDINGS[night * 5 : night * 5 + 5]], POISON)
         second_home.run("review", "admit", "--all")
-        lessons = honest(tmp_path / f"night-{night}.jsonl", OTHERS[night * 12 : night * 12 + 16])
-        result = result_of(
-            second_home.run("evolve", "--lessons", lessons, "--json", timeout=1200, ACADEMY_MIN_NEW_LESSONS="10")
-        )
+        ended = second_home.run("evolve", *imports, "--json", timeout=1200, ACADEMY_MIN_NEW_LESSONS="1")
+        result = result_of(ended)
         verdict = result["verdict"] or {}
-        outcomes.append((verdict.get("outcome"), verdict.get("because"), result["decision"]))
-        print(json.dumps({"night": night, "outcome": outcomes[-1]}, default=str))
+        outcomes.append((night, verdict.get("outcome"), verdict.get("because"), verdict.get("contradicted")))
+        print(json.dumps(outcomes[-1]), result_of(second_home.run("lessons", "stats", "--json"))["standings"])
         assert not poisoned(second_home, [victim]), outcomes
+    last = second_home.run("evolve", "--json", timeout=1200, ACADEMY_MIN_NEW_LESSONS="1")
+    print(last.out[-1500:])
+    assert not poisoned(second_home, [victim])
