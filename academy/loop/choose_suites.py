@@ -40,7 +40,7 @@ def choose_suites(
     suites, skipped = table.create_suites(names, context)
     if "recall" in names and (suspects := suspects_of(home, dataset)):
         trusted = [
-            clean(lesson)[0].answer
+            clean(lesson)[0]
             for lesson in home.store.read()
             if lesson.trusted and not lesson.suspect and lesson.outcome == "success"
         ]

@@ -84,7 +84,7 @@ def contradicting_lessons(
         for result in examination.results
         if result.role in ("target", "suspect")
         for question, answer in result.lost
-        if answer in by_answer and question in held_out
+        if answer in by_answer and (question in held_out or result.role == "suspect")
     ]
 
 
