@@ -2,7 +2,7 @@
 
 The standing of a lesson is `active`, `set aside` (an examination rejected its batch), `superseded` (a user said that
 another answer is right, or corrected it), `undone` (a user undid its batch), `waiting` (its source is not trusted and
-nobody has decided) or `refused`. Only active lessons are trained on; they are examined if they are trusted. A forgotten
+no one has decided) or `refused`. Only active lessons are trained on; they are examined if they are trusted. A forgotten
 lesson is deleted; only its id stays, so that it cannot be imported again.
 """
 

@@ -5,7 +5,7 @@
     siblings    two answers to one request, one found good and one bad by the same person
     vote        the better and the worse of two answers, by a person who chose between them
 
-Nothing is trained on them yet. A signal of a source that nobody admitted is kept and weighs nothing.
+Nothing is trained on them yet. A signal of a source that is not admitted is kept and weighs nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Signal(Record):
     at: str
     adapters: tuple[str, ...]  # of the answers, by digest; empty: imported, or a person's own words
     versions: tuple[str, ...]
-    weight: float  # 0: nobody has admitted its source
+    weight: float  # 0: its source is not admitted
     address: str = ""
     ratings: tuple[str, ...] = ()  # names of the ratings that it comes from
 

@@ -1,4 +1,4 @@
-"""Changes of a lesson's standing, in the transaction of whoever decides: set aside, release, undo, admit, refuse."""
+"""Changes of a lesson's standing, in the transaction of the decision: set aside, release, undo, admit, refuse."""
 
 from __future__ import annotations
 

@@ -59,8 +59,8 @@ def record_verdict(
 ) -> Row[VerdictEntry]:
     """Write a verdict once. A REJECT sets aside the lessons (lessons[0], lessons[1]] in the same transaction.
 
-    Where there are `suspects` (ids), only they are set aside: nobody may have others' lessons set aside by adding bad
-    ones. If the others did the harm, the next examination shows it.
+    Where there are `suspects` (ids), only they are set aside: a stranger must not have your lessons set aside by adding
+    bad ones. If the others did the harm, the next examination shows it.
     """
     with ledger.database.write() as connection:
         row = ledger.append(key, verdict, connection)
