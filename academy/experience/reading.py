@@ -79,6 +79,10 @@ SUSPECT = "suspect"
 """The mark in `extra` of a lesson that an examination rejected and a person released."""
 
 
+REJECTED = "rejected"
+"""The mark in `extra` with the answer that a correction replaced: a preference needs both."""
+
+
 def make_row(correction: str = "", **fields: Any) -> dict[str, Any]:
     """A row of the store. Its id is the digest of kind, situation (with the earlier messages), action and result.
 
@@ -87,7 +91,8 @@ def make_row(correction: str = "", **fields: Any) -> dict[str, Any]:
     fields["tags"] = sorted(set(fields["tags"]))
     row = {"standing": "active", **DEFAULTS, **fields}
     if correction and correction != row["action"]:
-        row |= {"action": correction, "corrects": _identified(row)["id"]}
+        extra = {**row["extra"], REJECTED: row["action"]}
+        row |= {"action": correction, "corrects": _identified(row)["id"], "extra": extra}
     return _identified(row)
 
 
@@ -126,6 +131,8 @@ def row_to_experience(row: Mapping[Any, Any]) -> Experience:
         trusted=row["trusted"],
         suspect=row["extra"].get(SUSPECT) is True,
         seq=row["seq"],
+        rejected=str(row["extra"].get(REJECTED) or ""),
+        adapter=str(row["extra"].get("adapter") or ""),
         provenance={"lesson": row["id"], "batch": row["batch"]},
     )
 

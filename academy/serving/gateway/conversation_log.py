@@ -166,7 +166,7 @@ class ConversationLog:
             self.dropped += 1
 
     async def feedback(self, request: FeedbackRequest, rater: Rater) -> Receipt:
-        """Store a user's feedback on an answer. Returns what became of it, after it is on the disk.
+        """Store a user's feedback on an answer. Returns the receipt, after it is on the disk.
 
         Raises RequestError: 404 for an answer that is not in memory (any more), 400 for a vote between answers that
         cannot be compared, 429 for too many ratings, 503 where the writer is behind.
@@ -285,7 +285,7 @@ def waits(source: str) -> str:
     """Why a rating of this source is not learned yet, and what to do."""
     who = {
         OWNER: "it came without a key, and programs of this account may forward what others say",
-        ANONYMOUS: "nobody knows who gave it",
+        ANONYMOUS: "its author is unknown",
     }.get(source, f"the key {source} is not trusted")
     return f"{who}: `academy review` decides, or ACADEMY_TRUSTED_KEYS"
 
