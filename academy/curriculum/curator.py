@@ -22,6 +22,7 @@ from academy.curriculum.holdout import Assignment, Holdout, grouped, request_key
 from academy.curriculum.overlap_check import guarded_index, near_by_another_answer, refuse_overlap
 from academy.curriculum.quotas import QuotaEntry, alarms, diversity, drops, first_words, sample_ids
 from academy.curriculum.replay import EarlierExample, draw_replay
+from academy.curriculum.secrets import UnscannableError
 from academy.curriculum.sharding import ShardRunner, in_process, merge, near_duplicates, overlapping, shard
 from academy.curriculum.similarity import example_text
 from academy.experience.experience import Experience
@@ -378,7 +379,12 @@ def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict
     judgements = []
     for raw in experiences:
         reason = reason_to_drop(raw)
-        experience, redactions = (raw, Counter[str]()) if reason else clean(raw)
+        experience, redactions = raw, Counter[str]()
+        if not reason:
+            try:
+                experience, redactions = clean(raw)
+            except UnscannableError:
+                reason = "cannot be scanned for secrets in time"
         judgements.append((experience, reason, dict(redactions)))
     return judgements
 

@@ -18,6 +18,8 @@ Filter = Callable[[Experience], str]
 
 SHORTEST, LONGEST = 1, 20_000
 """Characters that a request or an answer may have. "y" and "5" are answers."""
+LONGEST_CONTEXT = 200_000
+"""Characters of all earlier turns together."""
 MAX_SECRETS = 0.5
 """Largest share of a text that may be secrets; with more there is nothing to learn from the rest."""
 
@@ -56,13 +58,13 @@ def not_successful(experience: Experience) -> str:
 
 
 def wrong_length(experience: Experience) -> str:
-    """Empty or very long texts."""
+    """Empty or very long texts, and very long earlier turns."""
     for name, text in (("request", experience.request), ("answer", experience.answer)):
         if len(text.strip()) < SHORTEST:
             return f"{name} too short"
         if len(text) > LONGEST:
             return f"{name} too long"
-    return ""
+    return "earlier turns too long" if sum(len(turn.content) for turn in experience.context) > LONGEST_CONTEXT else ""
 
 
 def noisy(experience: Experience) -> str:

@@ -20,7 +20,8 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from academy.curriculum import personal, secrets
+from academy.curriculum.scrubbing import Scrubber
+from academy.curriculum.secrets import UnscannableError
 from academy.errors import HomeError
 from academy.experience.conversations import ConversationFilter, conversation_rows
 from academy.experience.feedback import NAMES, Feedback, Unreadable
@@ -108,6 +109,7 @@ class ConversationLog:
         self._remembered: OrderedDict[str, Conversation] = OrderedDict()
         self._characters = 0
         self._room = BoundedSemaphore(BEHIND)
+        self._scrubber = Scrubber()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="conversation-log")
         self._writing: set[Future[list[str]]] = set()
 
@@ -147,6 +149,8 @@ class ConversationLog:
             raise RequestError(503, "Too many conversations are waiting to be written.", code="writer_behind", retry=5)
         try:
             ids = await asyncio.wrap_future(writing)
+        except UnscannableError as problem:
+            raise RequestError(422, str(problem), code="not_scanned") from None
         except HomeError as problem:
             raise RequestError(503, str(problem), code="not_written", retry=60) from None
         conversation.feedback = feedback
@@ -157,6 +161,7 @@ class ConversationLog:
         if self._writing:
             await asyncio.wait({asyncio.wrap_future(writing) for writing in list(self._writing)}, timeout=FLUSH_SECONDS)
         await asyncio.to_thread(self._writer.shutdown, wait=True, cancel_futures=True)
+        self._scrubber.close()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -185,7 +190,9 @@ class ConversationLog:
     def _write(self, conversation: Conversation, feedback: Feedback) -> list[str]:
         """Store a conversation; runs in the writer's thread."""
         batch = f"{TAG}-{datetime.now(UTC):%Y-%m-%d}"
-        rows = conversation_rows(line_of(conversation, feedback), "conversation", batch, ConversationFilter())
+        rows = conversation_rows(
+            line_of(conversation, feedback, self._scrubber), "conversation", batch, ConversationFilter()
+        )
         if isinstance(rows, str):
             raise HomeError(f"The conversation cannot be stored: {rows}.")
         for row in rows:
@@ -197,26 +204,26 @@ class ConversationLog:
         return self.store.keep(rows)
 
 
-def line_of(conversation: Conversation, feedback: Feedback) -> dict[str, Any]:
+def line_of(conversation: Conversation, feedback: Feedback, scrubber: Scrubber) -> dict[str, Any]:
     """A conversation with its feedback as a line of an import, without secrets and personal data."""
-    messages: list[dict[str, Any]] = [{**turn, "content": scrubbed(turn["content"])} for turn in conversation.messages]
-    messages.append({"role": "assistant", "content": scrubbed(conversation.answer)})
     ratings = feedback.values
-    for name in ("correction", "comment"):
-        if name in ratings:
-            ratings[name] = scrubbed(ratings[name])
+    words = [name for name in ("correction", "comment") if name in ratings]
+    user, answer, *others = scrubber.scrub(
+        [
+            conversation.user,
+            conversation.answer,
+            *(turn["content"] for turn in conversation.messages),
+            *(ratings[name] for name in words),
+        ]
+    )
+    turns = len(conversation.messages)
+    messages = [{**turn, "content": text} for turn, text in zip(conversation.messages, others[:turns], strict=True)]
+    ratings |= zip(words, others[turns:], strict=True)
     return {
         "id": conversation.id,
-        "messages": messages,
-        "user": scrubbed(conversation.user),
+        "messages": [*messages, {"role": "assistant", "content": answer}],
+        "user": user,
         "at": conversation.at,
         "tags": [TAG],
         **({"feedback": ratings} if ratings else {}),
     }
-
-
-def scrubbed(text: str) -> str:
-    """A text with placeholders for secrets and personal data, as in curation."""
-    for redact in (secrets.redact, personal.redact):
-        text, _ = redact(text)
-    return text
