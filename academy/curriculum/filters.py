@@ -12,12 +12,15 @@ from collections.abc import Callable, Sequence
 from academy.curriculum import personal, secrets
 from academy.curriculum.injection import find_injection
 from academy.curriculum.quality import MIN_QUALITY, noise, quality
+from academy.curriculum.secrets import UnscannableError
 from academy.experience.experience import Experience
 
 Filter = Callable[[Experience], str]
 
 SHORTEST, LONGEST = 1, 20_000
 """Characters that a request or an answer may have. "y" and "5" are answers."""
+LONGEST_CONTEXT = 200_000
+"""Characters of all earlier turns together."""
 MAX_SECRETS = 0.5
 """Largest share of a text that may be secrets; with more there is nothing to learn from the rest."""
 
@@ -56,13 +59,13 @@ def not_successful(experience: Experience) -> str:
 
 
 def wrong_length(experience: Experience) -> str:
-    """Empty or very long texts."""
+    """Empty or very long texts, and very long earlier turns."""
     for name, text in (("request", experience.request), ("answer", experience.answer)):
         if len(text.strip()) < SHORTEST:
             return f"{name} too short"
         if len(text) > LONGEST:
             return f"{name} too long"
-    return ""
+    return "earlier turns too long" if sum(len(turn.content) for turn in experience.context) > LONGEST_CONTEXT else ""
 
 
 def noisy(experience: Experience) -> str:
@@ -97,6 +100,11 @@ def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict
     judgements = []
     for raw in experiences:
         reason = reason_to_drop(raw)
-        experience, redactions = (raw, Counter[str]()) if reason else clean(raw)
+        experience, redactions = raw, Counter[str]()
+        if not reason:
+            try:
+                experience, redactions = clean(raw)
+            except UnscannableError:
+                reason = "cannot be scanned for secrets in time"
         judgements.append((experience, reason, dict(redactions)))
     return judgements
