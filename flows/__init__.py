@@ -8,7 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from academy.plain_text import plain_logs
+from academy.private import be_private
 from academy.system.processes import die_with_parent
+
+be_private()  # a worker starts the process of a run with its own umask
 
 
 def _end_with_the_worker() -> None:

@@ -9,7 +9,7 @@ import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from academy.access.peers import account_of
-from academy.access.rules import AccessRules, Admission, Refusal, Request, admit
+from academy.access.rules import AccessRules, Admission, HolderOf, Refusal, Request, admit
 from academy.access.secret import home_secret, owner_of
 from academy.settings import Settings
 
@@ -46,18 +46,20 @@ class AccessLayer:
         *,
         challenge: str = "Basic",
         body: Callable[[Refusal], Body] = problem_json,
+        holder_of: HolderOf = lambda _token: "",
     ) -> None:
-        """`challenge` is what a 401 asks for: browsers show a form for Basic."""
+        """`challenge` is what a 401 asks for: browsers show a form for Basic. `holder_of` knows the users' keys."""
         self.app = app
         self.rules = rules
         self.challenge = f'{challenge} realm="The Academy"'.encode()
         self.body = body
+        self.holder_of = holder_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        outcome = await asyncio.to_thread(admit, _request(scope), self.rules, account_of)
+        outcome = await asyncio.to_thread(admit, _request(scope), self.rules, account_of, self.holder_of)
         if isinstance(outcome, Admission):
             scope[ADMISSION] = outcome  # in this very object, because the server looks for it, too
             await self.app(scope, receive, _with_relative_redirects(scope, send))

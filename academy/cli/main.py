@@ -20,6 +20,7 @@ from academy.cli import (
     models,
     pages,
     promotion,
+    review,
     sandbox,
     serve,
     status,
@@ -29,6 +30,7 @@ from academy.cli import (
 from academy.cli.output import emit, say_error
 from academy.errors import AcademyError, HomeError
 from academy.plain_text import plain_streams
+from academy.private import be_private
 
 app = typer.Typer(
     help="Train LoRA adapters from an assistant's experience, examine them, and serve the best one.",
@@ -46,13 +48,14 @@ for group in (
     app.add_typer(group)
 for name, group in (
     ("lessons", lessons.app), ("dataset", dataset.app), ("models", models.app), ("habitat", habitat.app),
-    ("keys", keys.app),
+    ("keys", keys.app), ("review", review.app),
 ):  # fmt: skip
     app.add_typer(group, name=name)
 
 
 def main() -> None:
     """Run a command. An error is one sentence on stderr (with --json also an error object) and exit code 2."""
+    be_private()
     # threads that spin while they wait make two busy programs many times slower; must be set before torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from starlette.types import ASGIApp
 
 from academy.access.layer import AccessLayer, home_rules
+from academy.private import be_private
 from academy.settings import Settings, load_settings
 
 CONFIGURED = ("MLFLOW_ARTIFACTS_DESTINATION", "MLFLOW_DEFAULT_ARTIFACT_ROOT")
@@ -146,6 +147,7 @@ def _is_own(location: str, roots: tuple[str, ...]) -> bool:
 
 def main() -> None:
     """Serve until a supervisor ends this process."""
+    be_private()
     from academy.access.guarded_server import run
 
     run(make_app(load_settings(Path(sys.argv[2]))), int(sys.argv[1]))

@@ -28,6 +28,7 @@ from academy.errors import HomeError, InputError
 from academy.operations.job_template import JOB_TEMPLATE
 from academy.operations.locks import evolution_lock, training_lock
 from academy.operations.prefect_app import CLIENT_AUTH, auth_string, make_app
+from academy.private import be_private
 from academy.settings import Settings, load_settings
 from academy.store.locks import exclusive_lock
 from academy.system.connections import check_connections
@@ -259,6 +260,7 @@ def _free_port() -> int:
 
 def main() -> None:
     """Serve until the parent ends; with parent 0 a supervisor ends this process."""
+    be_private()
     port, parent, home = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     if parent:
         die_with_parent(parent)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from academy.errors import InputError
+from academy.masking import public_environment
 
 SILENCE_SECONDS = 20.0
 """A child that writes nothing for so long is ended: it may wait for a named pipe, or compare without an end."""
@@ -141,7 +142,7 @@ def git_program() -> str:
 
 def environment_outside() -> dict[str, str]:
     """The environment of a git that looks at a repository: without variables that select another or run a command."""
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")}
+    kept = {name: text for name, text in public_environment().items() if not name.startswith("GIT_")}
     kept |= {name: text for name, text in os.environ.items() if name.startswith(_OF_THE_USER)}
     return kept | NEUTRAL
 

@@ -2,7 +2,7 @@
 
 The access layer stands before it: on loopback the home's owner needs no key, other accounts need the home's secret.
 
-/v1/chat/completions  /v1/models  /v1/feedback           users; with a bearer token where ACADEMY_SERVE_KEY is set
+/v1/chat/completions  /v1/models  /v1/feedback           users; with a key where ACADEMY_SERVE_KEY is set
 /admin/load  /admin/follow  /admin/verify  /admin/status this machine only, with the token of the discovery file
 /healthz                                                 public: readiness; counts only for those who may use the rest
 
@@ -43,6 +43,7 @@ from academy.serving.gateway.openai_protocol import (
     model_list,
     read_request,
 )
+from academy.serving.gateway.visitors import has_own_key, visitor_of
 from academy.serving.runtimes.base import Piece
 from academy.store.ledger import BASE
 
@@ -87,9 +88,9 @@ def make_app(gateway: Gateway, access_rules: Access) -> FastAPI:
     async def feedback(request: Request) -> Response:
         user(request)
         feedback_request = read_feedback(await read_body(request.receive, request.scope, gateway.limits))
-        ids = await gateway.conversations.feedback(feedback_request)
+        receipt = await gateway.conversations.feedback(feedback_request, visitor_of(request.scope))
         gateway.counts["feedback"] += 1
-        return _json({"id": feedback_request.id, "object": "feedback", "lessons": ids})
+        return _json({"id": feedback_request.id, "object": "feedback", **receipt.model_dump(mode="json")})
 
     async def healthz(request: Request) -> Response:
         health = gateway.health()
@@ -218,7 +219,9 @@ class _Answering:
             envelope = Envelope(f"chatcmpl-{self.id}", target.name, target.fingerprint)
             send = self._as_stream if request.stream else self._whole
             text = await send(envelope, request, pieces)
-            self.gateway.conversations.remember(envelope.id, request.conversation, text, target, request.user or "")
+            self.gateway.conversations.remember(
+                envelope.id, request.conversation, text, target, visitor_of(self.scope), request.user or ""
+            )
 
     async def _whole(self, envelope: Envelope, _request: ChatRequest, pieces: Any) -> str:
         parts: list[str] = []
@@ -294,7 +297,7 @@ class _Answering:
 
 
 def _check_key(scope: Scope, access_rules: Access) -> None:
-    if access_rules.key and not _bears(scope, access_rules.key):
+    if access_rules.key and not has_own_key(scope) and not _bears(scope, access_rules.key):
         raise RequestError(401, "The bearer token is missing or wrong.", code="invalid_api_key")
 
 

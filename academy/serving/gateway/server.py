@@ -26,8 +26,10 @@ from fastapi import FastAPI
 from academy.access.guarded_server import BACKLOG, GuardedServer, limit_logs
 from academy.access.layer import AccessLayer, home_rules
 from academy.access.rules import AccessRules, Refusal
+from academy.access.user_keys import UserKeys
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
+from academy.experience.ratings import Quota
 from academy.models.base_model import BaseModel
 from academy.serving.gateway.adapter_pool import AdapterHooks, AdapterPool
 from academy.serving.gateway.app import Access, make_app
@@ -117,7 +119,10 @@ def serve(
             runtime, ledger, settings.folder("adapters"), hooks,
             keep_champions=settings.serve_keep, keep_named=KEEP_NAMED, patience=limits.load,
         )  # fmt: skip
-        conversations = ConversationLog(store, settings.keep_conversations, settings.keep_share)
+        conversations = ConversationLog(
+            store, settings.keep_conversations, settings.keep_share, trusted=frozenset(settings.trusted_keys),
+            quota=Quota(per_hour=settings.ratings_per_hour, per_day=settings.ratings_per_day),
+        )  # fmt: skip
         gateway = Gateway(base, pool, ChampionFollower(pool), conversations, limits, name)
         discovery = DiscoveryFile(
             name=name, url=_url(listener), token=secrets.token_urlsafe(32), pid=os.getpid(), family=ledger.family
@@ -173,7 +178,8 @@ def _closed(app: FastAPI, gateway: Gateway, rules: AccessRules) -> AccessLayer:
         code = "invalid_api_key" if refusal.status == 401 else "not_allowed"
         return "application/json", orjson.dumps(RequestError(refusal.status, refusal.sentence, code=code).body)
 
-    return AccessLayer(app, rules, challenge="Bearer", body=refuse)
+    holder_of = UserKeys(gateway.conversations.store.database).holder
+    return AccessLayer(app, rules, challenge="Bearer", body=refuse, holder_of=holder_of)
 
 
 def _following(gateway: Gateway) -> Callable[[FastAPI], Any]:
