@@ -1,4 +1,4 @@
-"""Attacks by the files of a base model: its folder comes from a stranger, and nobody has looked inside."""
+"""Attacks by the files of a base model: its folder comes from a stranger, and no person has looked inside."""
 
 from __future__ import annotations
 
