@@ -69,7 +69,7 @@ class BaseModel(Record):
     def unchanged(self) -> Iterator[Path]:
         """The folder, for a loader. Its files are checked before and after: what is loaded is what the digest covers.
 
-        A process that was told the digest by another one reads all files once. Raises BaseModelError.
+        A process that has the digest from another one reads all files once. Raises BaseModelError.
         """
         before = check(self.name, self.path)
         digest = digest_of_files(self.path, before)
