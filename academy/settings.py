@@ -234,6 +234,14 @@ class Settings(BaseSettings):
         64, ge=0, le=10_000, validation_alias=_names("SERVE_QUEUE"),
         description="Requests that may wait for a free slot",
     )  # fmt: skip
+    serve_connections: int = Field(
+        1024, ge=16, le=50_000, validation_alias=_names("SERVE_CONNECTIONS"),
+        description="Open connections of the gateway; fewer where the system allows fewer open files",
+    )  # fmt: skip
+    serve_connections_per_address: int = Field(
+        256, ge=1, le=50_000, validation_alias=_names("SERVE_CONNECTIONS_PER_ADDRESS"),
+        description="Open connections of one other machine; callers on this machine share the whole number",
+    )  # fmt: skip
     serve_keep: int = Field(
         2, ge=1, le=64, validation_alias=_names("SERVE_KEEP"),
         description="Champions that stay loaded, the current one included",
@@ -262,6 +270,24 @@ class Settings(BaseSettings):
         description="Share of unrated conversations that are kept with `all`",
     )  # fmt: skip
 
+    trusted_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), validation_alias=_names("TRUSTED_KEYS"),
+        description="Names of users' keys whose ratings become lessons without a review, separated by commas; owner: "
+        "this account on loopback, without a key",
+    )  # fmt: skip
+    ratings_per_hour: int = Field(
+        60, ge=0, validation_alias=_names("RATINGS_PER_HOUR"),
+        description="Ratings of one key, and from one address, in an hour; trusted keys have no limit",
+    )  # fmt: skip
+    ratings_per_day: int = Field(
+        200, ge=0, validation_alias=_names("RATINGS_PER_DAY"),
+        description="Ratings of one key, and from one address, in a day; trusted keys have no limit",
+    )  # fmt: skip
+    untrusted_share: float = Field(
+        0.2, ge=0, le=0.5, validation_alias=_names("UNTRUSTED_SHARE"),
+        description="Largest share of a dataset that may come from sources that are not trusted; half of it from one",
+    )  # fmt: skip
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -281,7 +307,7 @@ class Settings(BaseSettings):
         """Expand a `~` in a file of settings, which no shell expands."""
         return path.expanduser()
 
-    @field_validator("sources", "trusted_authors", "suites", mode="before")
+    @field_validator("sources", "trusted_authors", "trusted_keys", "suites", mode="before")
     @classmethod
     def _by_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

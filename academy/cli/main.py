@@ -20,13 +20,16 @@ from academy.cli import (
     models,
     pages,
     promotion,
+    review,
     sandbox,
     serve,
     status,
     trainer,
     training,
 )
+from academy.cli.output import emit, say_error
 from academy.errors import AcademyError, HomeError
+from academy.plain_text import plain_streams
 from academy.private import be_private
 
 app = typer.Typer(
@@ -45,7 +48,7 @@ for group in (
     app.add_typer(group)
 for name, group in (
     ("lessons", lessons.app), ("dataset", dataset.app), ("models", models.app), ("habitat", habitat.app),
-    ("keys", keys.app),
+    ("keys", keys.app), ("review", review.app),
 ):  # fmt: skip
     app.add_typer(group, name=name)
 
@@ -58,6 +61,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that the locale lacks must not end a command
             stream.reconfigure(errors="backslashreplace")
+    plain_streams()
     try:
         app()
     except HomeError as problem:
@@ -92,11 +96,8 @@ def _system_error(problem: BaseException) -> AcademyError | None:
 
 def _fail(problem: AcademyError) -> None:
     if "--json" in sys.argv:
-        import orjson
-
-        body = {"error": {"kind": type(problem).__name__, "message": problem.message, "remedy": problem.remedy}}
-        sys.stdout.write(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode() + "\n")
-    sys.stderr.write(f"{problem}\n")
+        emit({"error": {"kind": type(problem).__name__, "message": problem.message, "remedy": problem.remedy}})
+    say_error(str(problem))
     sys.exit(2)
 
 

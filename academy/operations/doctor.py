@@ -19,11 +19,10 @@ from academy.habitat.backends.container import ContainerChoice
 from academy.habitat.backends.isolation import GPU_REMEDY, visible_gpus
 from academy.loop.home import Home
 from academy.masking import mask
-from academy.models.base_model import SEED, SEED_FOLDER, resolve
+from academy.models.base_model import SEED, altered_seed_files, resolve
 from academy.operations.prefect_server import running
 from academy.records import Record
 from academy.settings import Settings
-from academy.store.files import digest_of_file
 from academy.system.docker import ENGINE_REMEDY, connect
 from academy.system.hardware import Gpu, Inventory, take_inventory
 from academy.system.installation import install_remedy
@@ -102,13 +101,12 @@ def _base(name: str) -> Finding:
 
 
 def _seed_intact() -> Finding:
-    lines = (SEED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    names = [name for digest, name in map(str.split, lines) if digest_of_file(SEED_FOLDER / name) != digest]
+    names = altered_seed_files()
     return Finding(
         name="seed model",
         works=not names,
         needed=False,
-        found=f"altered: {', '.join(names)}" if names else f"{len(lines)} files checked",
+        found=f"altered: {', '.join(names)}" if names else "all files checked",
         remedy=f"Install the package again, or use a base model other than '{SEED}'." if names else "",
     )
 

@@ -264,12 +264,9 @@ def main() -> None:
     port, parent, home = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     if parent:
         die_with_parent(parent)
-    import uvicorn
+    from academy.access.guarded_server import run
 
-    uvicorn.run(
-        make_app(load_settings(home), port), host="127.0.0.1", port=port, proxy_headers=False,
-        log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=5,
-    )  # fmt: skip
+    run(make_app(load_settings(home), port), port)
 
 
 if __name__ == "__main__":

@@ -98,16 +98,18 @@ def test_an_order_inside_a_container_keeps_its_digest(order: TrainingOrder) -> N
 
 
 def test_mounts_are_read_only_except_the_run_and_contain_no_model_code(order: TrainingOrder, tmp_path: Path) -> None:
-    base = tmp_path / "base"
+    base = tmp_path / "models--me--seed" / "snapshots" / "main"
     shutil.copytree(SEED_FOLDER, base)
-    (base / "modeling_evil.py").write_text("raise SystemExit")
-    linked = base / "tokenizer.json"
-    linked.rename(tmp_path / "blob")
-    linked.symlink_to(tmp_path / "blob")  # as in the cache of a model hub
+    (base / "code").mkdir()
+    (base / "code" / "modeling_evil.py").write_text("raise SystemExit")
+    blob = tmp_path / "models--me--seed" / "blobs" / "1234"
+    blob.parent.mkdir()
+    (base / "tokenizer.json").rename(blob)
+    (base / "tokenizer.json").symlink_to(blob)  # as in the cache of a model hub
     found = isolation.order_mounts(order.model_copy(update={"base": resolve(str(base))}))
     assert [place for _, place, written in found if written] == [f"/runs/{order.folder.name}"]
     assert not [place for _, place, _ in found if place.endswith(".py")]
-    assert (tmp_path / "blob", "/base/tokenizer.json", False) in found
+    assert (blob, "/base/tokenizer.json", False) in found
 
 
 def test_a_base_model_with_code_of_its_own_is_refused(order: TrainingOrder, tmp_path: Path) -> None:

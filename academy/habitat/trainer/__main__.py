@@ -25,7 +25,6 @@ from academy.habitat.run_folder import EVENTS
 from academy.habitat.trainer.checkpoints import make_room
 from academy.habitat.trainer.events import NOTE, EventWriter, NullEventWriter
 from academy.masking import mask
-from academy.models.base_model import check
 from academy.private import be_private
 from academy.records import canonical, expectation
 from academy.store.files import is_full, write_file
@@ -94,8 +93,8 @@ def carry_out(order: TrainingOrder, events: EventWriter | NullEventWriter, note:
         events.write("changed", message=f"less memory: {change}")
     try:
         with events.busy():
-            check(order.base.name, order.base.path)
-            from academy.habitat.trainer.model import prepare
+            with order.base.unchanged():  # a refusal before the libraries are imported
+                from academy.habitat.trainer.model import prepare
 
             library = prepare(order)  # before anything imports transformers or TRL
             if library.on_gpu and isinstance(events, EventWriter):
