@@ -1,4 +1,4 @@
-"""An HTTP client for a server that belongs to somebody else: what it may cost, and what it may learn.
+"""An HTTP client for the server of a stranger: what it may cost, and what it may learn.
 
 An answer has a limit of bytes and one of seconds, from the first connection to its last byte, so that a server that
 trickles or never ends costs no more than one that is silent. Nothing is unpacked, no redirect is followed, and a
