@@ -24,7 +24,7 @@ ENDS = ("", "\x00", "!", "\n", " x", "=", '"')
 """Ends of pumped texts; most patterns fail at one of them."""
 SIGNS = "aB1 _-.:=<>/\n\t\"'@#(){}[]|,;%&+*~!?$^\\`"
 FEW = 12
-"""Repetitions with a smaller maximum are no pumps: they cost the same on every text."""
+"""Repetitions with a smaller maximum do not count: they cost the same on every text."""
 
 
 class Named(NamedTuple):
@@ -245,7 +245,7 @@ def milliseconds_per_kilobyte(
     for length in lengths:
         text = pump.text(length)
         kilobytes = len(text) / 1000
-        cost = min(seconds(lambda: call(text)) for _ in range(2)) * 1000 / kilobytes
+        cost = min(seconds(lambda text=text: call(text)) for _ in range(2)) * 1000 / kilobytes
         if cost > 4 * budget:
             break
     return cost

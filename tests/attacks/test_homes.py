@@ -87,7 +87,7 @@ def test_folder_that_is_no_home_keeps_its_modes(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     data.chmod(0o755)
-    (data / "table.csv").write_text("of a project")
+    (data / "table.csv").write_text("of another project")
     (data / "table.csv").chmod(0o644)
     with pytest.raises(HomeError, match="is not a home that this account made"):
         load_settings(data)

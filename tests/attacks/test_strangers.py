@@ -1,4 +1,4 @@
-"""Strangers' ratings: what nobody admitted is not learned, and what a careless person admitted ends at the gate."""
+"""Strangers' ratings: what no one admitted is not learned, and what a careless person admitted ends at the gate."""
 
 from __future__ import annotations
 
