@@ -170,7 +170,9 @@ class Settings(BaseSettings):
         description="http://host:port/v1#model of a model that compares answers; informational",
     )  # fmt: skip
     endpoint_key: SecretStr = Field(
-        SecretStr(""), validation_alias=_names("ENDPOINT_KEY"), description="Bearer token for judges and endpoints"
+        SecretStr(""),
+        validation_alias=_names("ENDPOINT_KEY"),
+        description="Keys of endpoints as https://host:port=KEY, separated by spaces; a key alone belongs to the judge",
     )
     promotion: Literal["automatic", "approval"] = Field(
         "automatic", validation_alias=_names("PROMOTION"),

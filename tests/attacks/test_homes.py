@@ -128,6 +128,16 @@ def test_home_below_a_folder_that_all_may_rename_is_refused(tmp_path: Path) -> N
     assert load_settings(parent / "home").home.is_dir()
 
 
+def test_open_files_in_a_closed_home_are_closed_when_it_comes_to_its_place(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "answers").mkdir(parents=True)
+    (home / "answers" / "one.json").write_text("{}")
+    (home / "answers" / "one.json").chmod(0o644)
+    home.chmod(0o700)
+    load_settings(home, adopt=True)
+    assert open_bits(home) == {}
+
+
 @as_root
 def test_home_of_another_account_is_refused(tmp_path: Path) -> None:
     home = tmp_path / "home"
