@@ -17,10 +17,10 @@ def find_contradictions(experiences: Iterable[Experience]) -> list[Contradiction
     by_request: dict[Any, list[Experience]] = defaultdict(list)
     for experience in sorted(experiences, key=lambda experience: (experience.seq, experience.id)):
         words = wording(experience.request), signs(experience.request)
-        by_request[experience.kind == "commit", experience.context, words].append(experience)
+        by_request[experience.kind == "commit", experience.before, words].append(experience)
     return [
         Contradiction(first=first.id, second=later.id, batches=(first.batch, later.batch))
         for first, *others in by_request.values()
         for later in others
-        if contradict(first.answer, later.answer)
+        if contradict(first.words, later.words)
     ]

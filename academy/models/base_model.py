@@ -7,19 +7,22 @@ from the Hugging Face hub (safetensors and tokenizer files only, no remote code)
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import orjson
 
 from academy.errors import BaseModelError, TemplateError
-from academy.models.rendering import Message, Rendering
+from academy.models.messages import Transcript
+from academy.models.rendering import Rendering
 from academy.models.template_day import day_of
 from academy.models.template_files import read_template_files, read_text
 from academy.records import Record, digest_of
 from academy.store.files import digest_of_file
 
+NEEDS_TOOLS = "needs a chat template with tools"
+"""Why a base model cannot be trained on a conversation with tools."""
 SEED = "seed"
 SEED_FOLDER = Path(__file__).parent / "seed"
 MODEL_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
@@ -92,7 +95,7 @@ class BaseModel(Record):
             notes.append("The chat template has no system message; its text is put before the first request.")
         return " ".join(notes)
 
-    def measure(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[int | str]:
+    def measure(self, conversations: Sequence[Transcript]) -> list[int | str]:
         """The tokens of each conversation as it is trained on, or why its chat template rejects it, in a few words.
 
         A conversation ends with an answer. Raises TemplateError where the template works for no conversation.
@@ -101,10 +104,12 @@ class BaseModel(Record):
         sizes: list[int | str] = []
         texts: list[str] = []
         owners: list[int] = []  # the conversation of each text
-        for number, messages in enumerate(conversations):
-            turns: list[Message] = [{"role": message["role"], "content": message["content"]} for message in messages]
+        for number, transcript in enumerate(conversations):
+            if transcript.has_tools and not self.rendering.takes_tools:
+                sizes.append(NEEDS_TOOLS)
+                continue
             try:
-                parts = self.rendering.example(turns)
+                parts = self.rendering.example_of(transcript)
             except TemplateError as problem:
                 sizes.append(f"chat template: {problem.message.removeprefix('The chat template ').rstrip('.')}")
                 continue

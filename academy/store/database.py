@@ -41,6 +41,7 @@ lessons = sa.Table(
     sa.Column("thread", sa.String(200), nullable=False, server_default=""),  # the conversation that it belongs to
     sa.Column("context", sa.JSON, nullable=False, server_default="[]"),  # earlier messages: role and content
     sa.Column("corrects", sa.String(64), nullable=False, server_default="", index=True),  # id with the wrong answer
+    sa.Column("trace", sa.JSON, nullable=False, server_default="{}"),  # calls of tools, results, thoughts, other parts
     sqlite_autoincrement=True,  # SQLite never reuses a number, not even after a delete
 )
 
@@ -78,7 +79,7 @@ ledger = sa.Table(
 )
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0004"
+HEAD = "0006"
 WAL_SECONDS = 5.0
 """How long to wait for other processes that open a new SQLite file at the same time."""
 

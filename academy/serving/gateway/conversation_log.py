@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from academy.curriculum import personal, secrets
+from academy.curriculum.cleaning import Cleaner
 from academy.errors import HomeError
 from academy.experience.conversations import ConversationFilter, conversation_rows
 from academy.experience.feedback import NAMES, Feedback, Unreadable
@@ -28,6 +28,7 @@ from academy.experience.feedback import read_feedback as feedback_read
 from academy.experience.lessons import LessonsStore
 from academy.experience.reading import now
 from academy.models.chat_template import Message
+from academy.models.messages import Message as Turn
 from academy.records import stable_fraction
 from academy.serving.gateway.adapter_pool import ServedVersion
 from academy.serving.gateway.openai_protocol import RequestError
@@ -199,8 +200,10 @@ class ConversationLog:
 
 def line_of(conversation: Conversation, feedback: Feedback) -> dict[str, Any]:
     """A conversation with its feedback as a line of an import, without secrets and personal data."""
-    messages: list[dict[str, Any]] = [{**turn, "content": scrubbed(turn["content"])} for turn in conversation.messages]
-    messages.append({"role": "assistant", "content": scrubbed(conversation.answer)})
+    cleaner = Cleaner()
+    turns = [Turn.model_validate(turn) for turn in conversation.messages]
+    turns.append(Turn(role="assistant", content=conversation.answer))
+    messages = [cleaner.message(turn).written() for turn in turns]
     ratings = feedback.values
     for name in ("correction", "comment"):
         if name in ratings:
@@ -217,6 +220,4 @@ def line_of(conversation: Conversation, feedback: Feedback) -> dict[str, Any]:
 
 def scrubbed(text: str) -> str:
     """A text with placeholders for secrets and personal data, as in curation."""
-    for redact in (secrets.redact, personal.redact):
-        text, _ = redact(text)
-    return text
+    return Cleaner().text(text)
