@@ -23,6 +23,7 @@ from academy.experience.conversations import MOST_RATED
 from academy.experience.feedback import BAD, BAD_IF_FALSE, BAD_IF_TRUE, BESIDE, DOWN, GOOD, NAMES, NOTES, SCALES, UP
 from academy.experience.files import ARCHIVES, BINARIES, LARGEST_WHOLE
 from academy.experience.reading import LONGEST_LINE
+from academy.models.contents import FILE_KEYS, MEDIA_KEYS
 from academy.models.dialects import (
     ANSWER_KEYS,
     CHOICES,
@@ -35,8 +36,7 @@ from academy.models.dialects import (
     TURN_KEYS,
     VOTES,
 )
-from academy.models.exchanges import WEIGHTS
-from academy.models.turns import CALLS, CONTENT_KEYS, FILE_KEYS, MEDIA_KEYS, PAIR_KEYS, ROLE_KEYS, ROLES
+from academy.models.turns import CALLS, CONTENT_KEYS, PAIR_KEYS, ROLE_KEYS, ROLES, WEIGHTS
 from academy.settings import Settings
 
 ROOT = Path(__file__).parents[1]
