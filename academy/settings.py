@@ -26,6 +26,9 @@ from pydantic_settings import (
 
 from academy.errors import HomeError, InputError
 from academy.home_identity import adopt_home, claim_home
+from academy.home_place import refuse_databases_of_others, settle
+from academy.masking import MASK, is_secret, password_in, remember, remember_environment
+from academy.private import close_home, refuse_homes_of_others
 from academy.records import expectation
 from academy.settings_file import FILE_VARIABLE, OWN_FILE, PREFIX, named_file, names_in_file
 
@@ -63,11 +66,13 @@ class Settings(BaseSettings):
     )
     database_url: str = Field(
         "",
+        repr=False,
         validation_alias=_names("DATABASE_URL"),
         description="SQLAlchemy URL for lessons and the ledger; empty: SQLite in the home",
     )
     mlflow_tracking_uri: str = Field(
         "",
+        repr=False,
         validation_alias=_names("MLFLOW_TRACKING_URI"),
         description="MLflow's tracking URI; empty: SQLite in the home",
     )
@@ -227,6 +232,14 @@ class Settings(BaseSettings):
         64, ge=0, le=10_000, validation_alias=_names("SERVE_QUEUE"),
         description="Requests that may wait for a free slot",
     )  # fmt: skip
+    serve_connections: int = Field(
+        1024, ge=16, le=50_000, validation_alias=_names("SERVE_CONNECTIONS"),
+        description="Open connections of the gateway; fewer where the system allows fewer open files",
+    )  # fmt: skip
+    serve_connections_per_address: int = Field(
+        256, ge=1, le=50_000, validation_alias=_names("SERVE_CONNECTIONS_PER_ADDRESS"),
+        description="Open connections of one other machine; callers on this machine share the whole number",
+    )  # fmt: skip
     serve_keep: int = Field(
         2, ge=1, le=64, validation_alias=_names("SERVE_KEEP"),
         description="Champions that stay loaded, the current one included",
@@ -255,6 +268,24 @@ class Settings(BaseSettings):
         description="Share of unrated conversations that are kept with `all`",
     )  # fmt: skip
 
+    trusted_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), validation_alias=_names("TRUSTED_KEYS"),
+        description="Names of users' keys whose ratings become lessons without a review, separated by commas; owner: "
+        "this account on loopback, without a key",
+    )  # fmt: skip
+    ratings_per_hour: int = Field(
+        60, ge=0, validation_alias=_names("RATINGS_PER_HOUR"),
+        description="Ratings of one key, and from one address, in an hour; trusted keys have no limit",
+    )  # fmt: skip
+    ratings_per_day: int = Field(
+        200, ge=0, validation_alias=_names("RATINGS_PER_DAY"),
+        description="Ratings of one key, and from one address, in a day; trusted keys have no limit",
+    )  # fmt: skip
+    untrusted_share: float = Field(
+        0.2, ge=0, le=0.5, validation_alias=_names("UNTRUSTED_SHARE"),
+        description="Largest share of a dataset that may come from sources that are not trusted; half of it from one",
+    )  # fmt: skip
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -274,7 +305,7 @@ class Settings(BaseSettings):
         """Expand a `~` in a file of settings, which no shell expands."""
         return path.expanduser()
 
-    @field_validator("sources", "trusted_authors", "suites", mode="before")
+    @field_validator("sources", "trusted_authors", "trusted_keys", "suites", mode="before")
     @classmethod
     def _by_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -308,7 +339,7 @@ class Settings(BaseSettings):
         path = home / name
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)  # other users must not read the lessons
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as problem:
             raise HomeError(
                 f"The home folder {self.home} cannot be written ({problem.strerror}).",
@@ -336,13 +367,21 @@ def load_settings(home: Path | None = None, *, adopt: bool = False) -> Settings:
     named = named_file()
     files = [named] if named else []
     settings = _read(files, home)
+    refuse_homes_of_others(settings.home)
     (adopt_home if adopt else claim_home)(settings.home)
+    close_home(settings.home)
     own = settings.home / OWN_FILE
     if own.is_file():
         if {"ACADEMY_HOME", "MEMORY_ROOT"} & names_in_file(own, PREFIX):
             raise InputError(f"{own} names a home.", "Remove the line: the file belongs to the home that it is in.")
         settings = _read([own, *files], home)
     _check_writable(settings)
+    settle(settings.home)
+    databases = {
+        "ACADEMY_DATABASE_URL": settings.database_url,
+        "ACADEMY_MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
+    }
+    refuse_databases_of_others(settings.home, databases)
     return settings
 
 
@@ -358,10 +397,20 @@ def _read(files: list[Path], home: Path | None) -> Settings:
         name = name if name.isupper() else PREFIX + name.upper()
         spellings = next((spellings for spellings in _spellings() if name in spellings), [])
         name = next((spelling for spelling in spellings if spelling in names), name)
-        sentence = f"{name}={first.get('input')!r} is not valid: {expectation(first)}."
+        value = MASK if is_secret(name, str(first.get("input"))) else repr(first.get("input"))
+        sentence = f"{name}={value} is not valid: {expectation(first)}."
         where = "".join(f" or {file}" for file in files)
         raise InputError(sentence, f"Correct it in the environment{where}.") from None
+    _remember_secrets(settings)
     return settings if home is None else settings.model_copy(update={"home": home})
+
+
+def _remember_secrets(settings: Settings) -> None:
+    """Mask the secrets of the settings and the environment in every text of this process."""
+    remember_environment(os.environ)
+    remember(settings.serve_key.get_secret_value(), settings.endpoint_key.get_secret_value())
+    for address in (settings.database_url, settings.mlflow_tracking_uri, settings.judge):
+        remember(password_in(address))
 
 
 def _spellings() -> list[list[str]]:

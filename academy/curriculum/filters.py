@@ -7,7 +7,7 @@ removes secrets and personal data from the experiences that remain.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from academy.curriculum import personal, secrets
 from academy.curriculum.injection import find_injection
@@ -90,3 +90,13 @@ FILTERS: tuple[Filter, ...] = (not_successful, wrong_length, holds_key_file, inj
 def reason_to_drop(experience: Experience) -> str:
     """The reason of the first filter that rejects the experience; empty if none does."""
     return next((reason for check in FILTERS if (reason := check(experience))), "")
+
+
+def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict[str, int]]]:
+    """Run the filters on one shard: each experience with the reason against it, or redacted with the counts by kind."""
+    judgements = []
+    for raw in experiences:
+        reason = reason_to_drop(raw)
+        experience, redactions = (raw, Counter[str]()) if reason else clean(raw)
+        judgements.append((experience, reason, dict(redactions)))
+    return judgements

@@ -50,7 +50,7 @@ _KEY_WORD = re.compile(
 _CLI = re.compile(r"(?:--[\w-]{0,40}|(?m:^)[ \t>$#]{0,12}(?:ENV|export|set|setenv|setx)[ \t]{1,4}[\w.-]{0,40})$")
 _REST = (
     r"(?:word|wd|phrase|code|wort|wörter|e|entials?|s|id|url|key|val(?:ue)?|string|str|hash)?s?"
-    r"(?:[_.-]\w{1,30}|[A-Z]\w{0,30}|\d{1,4}){0,3}"
+    r"(?:[_.-]\w{1,30}+|[A-Z]\w{0,30}+|\d{1,4}+){0,3}+"
 )
 _LINKS = (
     r"(?P<block>[ \t]{0,9}[:=][ \t]{0,9}[|>][+-]?\d?[ \t]{0,9}\n{1,4}[ \t]{0,40})"
@@ -92,7 +92,7 @@ _ADDRESSES = ("dsn", "connection string", "connectionstring", "connection_string
 _TEMPLATE = re.compile(r"\$\{|\{\{|\{\w*\}")
 _ARGUMENT = re.compile(r"[A-Za-z_]\w*[:=]")
 _TERMS = re.compile(
-    r"(?:sha-?\d+|md5|pbkdf2|bcrypt|scrypt|argon2\w*|base\d\d|utf-?\d+|[rhep]s\d{3}|ed25519|oauth2?|aes-?\d+\w*|rsa-?\d*|"
+    r"(?:sha-?\d+|md5|pbkdf2|bcrypt|scrypt|argon2\w*|base\d\d|utf-?\d+|[rhep]s\d{3}|ed25519|oauth2?|aes-?\d\w*|rsa-?\d*|"
     r"#[0-9a-f]{3,8}|\d+(?:[-.]?[a-z]+)?|\d+(?:\.\d+)*%?|.*\.(?:py|md|json|ya?ml|txt|env|toml|ini|cfg|pem|key|crt|js|ts|go|rs|java))$", re.IGNORECASE
 )  # fmt: skip
 

@@ -53,15 +53,15 @@ _DIGEST_PREFIX = re.compile(
 )
 _CARRIER = re.compile(
     r"(?:integrity|sha\d{3}|checksum|digest|resolved|hash|hashes|base64,|h1|zh|h2|public[_ -]?key|pub|ssh-(?:rsa|dss|ed25519)|"
-    r"ecdsa-[\w-]+|cache[_ -]?key|fingerprint|etag|revision|commit|nonce)[\"'\s:=(\[]*$",
+    r"ecdsa-[\w-]{1,24}|cache[_ -]?key|fingerprint|etag|revision|commit|nonce)[\"'\s:=(\[]*$",
     re.IGNORECASE,
 )
 _CONTEXT = re.compile(
     r"secret|token|passw|pwd|credential|api.?key|private|licen[cs]e|access.?key|\bkey\b|bearer", re.IGNORECASE
 )
 _PUBLIC_BLOCK = re.compile(
-    r"-----BEGIN (?:[A-Z0-9 ]*CERTIFICATE(?: REQUEST)?|[A-Z0-9 ]*PUBLIC KEY(?: BLOCK)?|PGP SIGNATURE|PGP MESSAGE)-----.*?-----END",
-    re.DOTALL,
+    r"-----BEGIN (?:[A-Z0-9 ]*CERTIFICATE(?: REQUEST)?|[A-Z0-9 ]*PUBLIC KEY(?: BLOCK)?|PGP SIGNATURE|PGP MESSAGE)-----"
+    r"[^-]*+(?:-(?!----(?:BEGIN|END))[^-]*+)*+-----END"
 )
 UNKNOWN = "unknown token"
 LONGEST_FILE_TOKEN = 150
@@ -110,8 +110,12 @@ def replace_findings(
         if not findings:
             break
         replacements += findings
-        for finding in reversed(findings):
-            text = f"{text[: finding.start]}[{mark}: {finding.kind}]{text[finding.end :]}"
+        parts: list[str] = []
+        end = 0
+        for finding in findings:
+            parts += (text[end : finding.start], f"[{mark}: {finding.kind}]")
+            end = finding.end
+        text = "".join((*parts, text[end:]))
     return text, tuple(replacements)
 
 
@@ -156,12 +160,14 @@ def _plain(match: re.Match[str]) -> str:
 
 
 def _by_entropy(view: str) -> Iterator[tuple[str, int, int]]:
-    public = [match.span() for match in _PUBLIC_BLOCK.finditer(view)] if "-----BEGIN" in view else []
+    public = [match.span() for match in _PUBLIC_BLOCK.finditer(view)][::-1] if "-----BEGIN" in view else []
     for match in _TOKEN.finditer(view):
         token = match[0].rstrip(".=-~")
         if len(token) < 20 or _NO_TOKEN.match(token):
             continue
-        if any(begin <= match.start() < end for begin, end in public):
+        while public and public[-1][1] <= match.start():
+            public.pop()
+        if public and public[-1][0] <= match.start():
             continue
         prefix = _PREFIXED.match(token)
         core = prefix["rest"] if prefix else token

@@ -67,10 +67,16 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-STANDINGS = ("active", "set aside", "superseded", "undone")
+STANDINGS = ("active", "set aside", "superseded", "undone", "waiting", "refused")
 """Whether a lesson counts: only an active one does."""
-DEFAULTS = {"rating": 0, "gold": False, "model_made": False, "thread": "", "context": [], "corrects": ""}
+DEFAULTS = {
+    "rating": 0, "gold": False, "model_made": False, "thread": "", "context": [], "corrects": "", "trusted": True,
+}  # fmt: skip
 """Fields of a row that a line may omit."""
+
+
+SUSPECT = "suspect"
+"""The mark in `extra` of a lesson that an examination rejected and a person released."""
 
 
 def make_row(correction: str = "", **fields: Any) -> dict[str, Any]:
@@ -92,8 +98,10 @@ def _identified(row: dict[str, Any]) -> dict[str, Any]:
 
 def row_to_line(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A row as a line; empty fields are omitted, and so is the standing of an active one."""
-    line: dict[str, Any] = {str(name): row[name] for name in row if name not in ("seq", "id", "standing", "extra")}
+    others = ("seq", "id", "standing", "extra", "trusted")
+    line: dict[str, Any] = {str(name): row[name] for name in row if name not in others}
     line["metadata"] = row["extra"]
+    line["untrusted"] = not row["trusted"]
     line["standing"] = "" if row["standing"] == "active" else row["standing"]
     return {name: value for name, value in line.items() if value or name in ("situation", "action", "result")}
 
@@ -115,6 +123,8 @@ def row_to_experience(row: Mapping[Any, Any]) -> Experience:
         rating=row["rating"],
         gold=row["gold"],
         model_made=row["model_made"],
+        trusted=row["trusted"],
+        suspect=row["extra"].get(SUSPECT) is True,
         seq=row["seq"],
         provenance={"lesson": row["id"], "batch": row["batch"]},
     )

@@ -14,7 +14,7 @@ from typing import Protocol
 from academy.adapters.adapter import Adapter
 from academy.adapters.archive import AdapterStore
 from academy.errors import AdapterError, PromotionError
-from academy.experience.lessons import set_aside
+from academy.experience.standings import set_aside
 from academy.genealogy.description import describe
 from academy.genealogy.versions import AliasUpdate, Version, Versions
 from academy.lifecycle.approval import approval_status

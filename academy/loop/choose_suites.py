@@ -51,7 +51,7 @@ def undecidable(home: Home, dataset: Dataset) -> str:
 
 def suite_context(home: Home, dataset: Dataset, champion: Champion) -> SuiteContext:
     """The input of the suites' factories, for one dataset and one champion."""
-    active = {lesson.id: lesson.seq for lesson in home.store.read()}
+    active = {lesson.id: lesson.seq for lesson in home.store.read() if lesson.trusted and not lesson.suspect}
     held_out = home.holdout.examined(dataset.held_out(active))
 
     def known_lessons() -> Iterable[Experience]:

@@ -47,7 +47,10 @@ VOTES = ("label", "kto_tag")
 """Keys that are true beside a good answer and false beside a bad one (KTO)."""
 CHOICES = ("choices", "options")
 
-_CHATML = re.compile(r"<\|im_start\|>([^\n]*)\n(.*?)<\|im_end\|>", re.DOTALL)
+_CHATML = re.compile(
+    r"<\|im_start\|>([^\n<]*+(?:<(?!\|im_start\|>)[^\n<]*+)*+)\n"
+    r"([^<]*+(?:<(?!\|im_(?:start|end)\|>)[^<]*+)*+)<\|im_end\|>"
+)
 _MARK = re.compile(r"<\|im_(?:start|end)\|>")
 _OUTSIDE = re.compile(r"<s>|</s>|<\|endoftext\|>|<\|begin_of_text\|>|<\|im_start\|>assistant\s*$|\s")
 _SPEAKER = re.compile(r"\n\n(Human|Assistant|System):")

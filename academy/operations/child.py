@@ -13,12 +13,15 @@ import sys
 import time
 from types import FrameType
 
+from academy.private import be_private
+
 POLL_SECONDS = 0.3
 GRACE_SECONDS = 8.0
 
 
 def main() -> int:
     """Run the command until it or the parent ends, or a signal comes."""
+    be_private()
     parent, command = int(sys.argv[1]), sys.argv[2:]
     signals: list[int] = []
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 from starlette.types import ASGIApp
 
 from academy.access.layer import AccessLayer, home_rules
+from academy.private import be_private
 from academy.settings import Settings, load_settings
 
 CONFIGURED = ("MLFLOW_ARTIFACTS_DESTINATION", "MLFLOW_DEFAULT_ARTIFACT_ROOT")
@@ -146,13 +147,10 @@ def _is_own(location: str, roots: tuple[str, ...]) -> bool:
 
 def main() -> None:
     """Serve until a supervisor ends this process."""
-    import uvicorn
+    be_private()
+    from academy.access.guarded_server import run
 
-    app = make_app(load_settings(Path(sys.argv[2])))
-    uvicorn.run(
-        app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", proxy_headers=False,
-        timeout_graceful_shutdown=2, timeout_keep_alive=5,
-    )  # fmt: skip
+    run(make_app(load_settings(Path(sys.argv[2]))), int(sys.argv[1]))
 
 
 if __name__ == "__main__":

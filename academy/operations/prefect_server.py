@@ -29,6 +29,7 @@ from academy.errors import HomeError, InputError
 from academy.operations.job_template import JOB_TEMPLATE
 from academy.operations.locks import evolution_lock, training_lock
 from academy.operations.prefect_app import CLIENT_AUTH, auth_string, make_app
+from academy.private import be_private
 from academy.settings import Settings, load_settings
 from academy.store.locks import exclusive_lock
 from academy.system.connections import check_connections
@@ -264,15 +265,13 @@ def _free_port() -> int:
 
 def main() -> None:
     """Serve until the parent ends; with parent 0 a supervisor ends this process."""
+    be_private()
     port, parent, home = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     if parent:
         die_with_parent(parent)
-    import uvicorn
+    from academy.access.guarded_server import run
 
-    uvicorn.run(
-        make_app(load_settings(home), port), host="127.0.0.1", port=port, proxy_headers=False,
-        log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=5,
-    )  # fmt: skip
+    run(make_app(load_settings(home), port), port)
 
 
 if __name__ == "__main__":

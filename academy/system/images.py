@@ -34,8 +34,8 @@ EXCLUDED = ("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "l
             "dist-packages", "__pycache__")  # fmt: skip
 FOLDERS = ("tmp", "home", "proc", "sys", "dev", "etc", "python/bin")
 ENVIRONMENT = ("ENV PATH=/python/bin", "ENV LD_LIBRARY_PATH=/python/lib")
-LIBRARY = re.compile(r"^\s*(\S+) => (/\S+) \(0x", re.MULTILINE)
-LOADER = re.compile(r"^\s*(/\S*ld-[\w.-]+) \(0x", re.MULTILINE)
+LIBRARY = re.compile(r"^[^\S\n]*+(\S++) => (/\S++) \(0x", re.MULTILINE)
+LOADER = re.compile(r"^[^\S\n]*+(/\S*ld-[\w.-]+) \(0x", re.MULTILINE)
 CHECKED_BY_TIME, NEVER_CHECKED = (0).to_bytes(4, "little"), (1).to_bytes(4, "little")
 """Flags of a compiled module: valid for a source of this time and size, or always valid."""
 

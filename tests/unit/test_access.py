@@ -125,7 +125,7 @@ def basic(user: str, password: str) -> str:
 
 def test_the_owner_needs_no_token_on_loopback(own: Server) -> None:
     status, _, body = own.send(request_bytes(host=own.name))
-    assert (status, body) == (200, {"by": "account", "account": os.getuid()})
+    assert (status, body) == (200, {"by": "account", "account": os.getuid(), "key": ""})
 
 
 def test_another_account_is_refused_in_one_sentence(server: Server) -> None:

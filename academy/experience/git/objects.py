@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from academy.current_folder import environment
 from academy.errors import InputError
 from academy.experience.git.commit import MISSING
 from academy.experience.git.process import NEUTRAL, Child, SilentError, git_program, listing
 from academy.experience.git.repository import Repository
+from academy.masking import public_environment
 
 DAMAGED = "an object is damaged"
 SLOW = "git took too long"
@@ -50,7 +50,7 @@ class View:
         self.repository = repository
         self._silences = 0
         self._git = [git_program(), "--no-pager", f"--git-dir={folder}"]
-        inherited = {name: text for name, text in environment().items() if not name.startswith("GIT_")}
+        inherited = {name: text for name, text in public_environment().items() if not name.startswith("GIT_")}
         self._environment = inherited | NEUTRAL | {
             "GIT_OBJECT_DIRECTORY": str(repository.objects), "GIT_ATTR_NOSYSTEM": "1", "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,

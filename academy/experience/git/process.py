@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
-from academy.current_folder import environment, find_program
+from academy.current_folder import find_program
 from academy.errors import InputError
+from academy.masking import public_environment
 
 SILENCE_SECONDS = 20.0
 """A child that writes nothing for so long is ended: it may wait for a named pipe, or compare without an end."""
@@ -140,7 +141,7 @@ def git_program() -> str:
 
 def environment_outside() -> dict[str, str]:
     """The environment of a git that looks at a repository: without variables that select another or run a command."""
-    kept = {name: text for name, text in environment().items() if not name.startswith("GIT_")}
+    kept = {name: text for name, text in public_environment().items() if not name.startswith("GIT_")}
     kept |= {name: text for name, text in os.environ.items() if name.startswith(_OF_THE_USER)}
     return kept | NEUTRAL
 

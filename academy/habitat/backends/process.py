@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from academy.current_folder import environment
 from academy.habitat.backends.base import BackendChoice, TrainingEvent, TrainingOrder
 from academy.habitat.backends.following import CANCELLED, SILENCE_SECONDS, StartedTrainer, TrainerEnd, run_order
 from academy.habitat.run_folder import LOG, ORDER
+from academy.masking import public_environment
 from academy.records import canonical
 from academy.store.files import explain_disk_errors, write_file
 from academy.system.hardware import Inventory
@@ -88,7 +88,7 @@ class ProcessBackend:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**WAITING, **environment(), **ENVIRONMENT, **self._visible_gpus},
+                env={**WAITING, **public_environment(), **ENVIRONMENT, **self._visible_gpus},
             )
         trainer = self._running[order.digest] = _Subprocess(process)
         return trainer

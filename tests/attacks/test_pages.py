@@ -1,4 +1,4 @@
-"""The pages of a home are open to its owner, and closed to other accounts and to pages of other origins."""
+"""Attacks on the pages of a home, which are open to its owner and closed to other accounts and other origins."""
 
 from __future__ import annotations
 
