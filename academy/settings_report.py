@@ -38,7 +38,7 @@ def describe_settings(settings: Settings) -> SettingsReport:
 
 
 def _shown(name: str, text: str) -> str:
-    return MASK if is_secret(name, text) or "://" in text or "@" in text else text
+    return MASK if is_secret(name, text) or "HEADERS" in name or "://" in text or "@" in text else text
 
 
 def unread_file() -> Path | None:
@@ -49,7 +49,7 @@ def unread_file() -> Path | None:
             return None
         names = names_in_file(file, PREFIX)
     except InputError:
-        return None  # nobody named it, so its mistakes do not matter
+        return None  # it is not named, so its mistakes do not matter
     except OSError:
         return None
     return file if names & setting_names() else None
