@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,9 @@ def deploy(settings: Settings) -> Deployed:
     _prefect(checkout, "--no-prompt", "deploy", "--all")
     return Deployed(
         deployments=DEPLOYMENTS,
-        worker_command="prefect worker start --type process --limit 1 "
+        # Prefect reads settings in the folder where it starts
+        worker_command=f"cd {shlex.quote(str(settings.home.resolve()))} && PYTHONSAFEPATH=1 "
+        "prefect worker start --type process --limit 1 "
         f"--pool {POOLS['cuda']} --name gpu-{settings.home_id}",
     )
 
