@@ -8,12 +8,12 @@ from pathlib import Path
 
 from academy.errors import AcademyError, InputError
 from academy.home_identity import mention_once
+from academy.masking import MASK, is_secret
 from academy.records import Record
 from academy.settings import Settings, setting_names
 from academy.settings_file import FILE_VARIABLE, OWN_FILE, PREFIX, named_file, names_in_file
 
 UNREAD = ".env"
-MASK = "***"
 _OTHERS = ("PREFECT_API_", "PREFECT_CLIENT_", "PREFECT_SERVER_", "MLFLOW_TRACKING_", "MLFLOW_ARTIFACTS_")
 
 
@@ -38,8 +38,7 @@ def describe_settings(settings: Settings) -> SettingsReport:
 
 
 def _shown(name: str, text: str) -> str:
-    is_secret = any(part in name for part in ("KEY", "SECRET", "TOKEN", "PASSWORD", "AUTH", "HEADERS"))
-    return MASK if is_secret or "://" in text or "@" in text else text
+    return MASK if is_secret(name, text) or "HEADERS" in name or "://" in text or "@" in text else text
 
 
 def unread_file() -> Path | None:
@@ -50,7 +49,7 @@ def unread_file() -> Path | None:
             return None
         names = names_in_file(file, PREFIX)
     except InputError:
-        return None  # nobody named it, so its mistakes do not matter
+        return None  # it is not named, so its mistakes do not matter
     except OSError:
         return None
     return file if names & setting_names() else None

@@ -57,8 +57,8 @@ for name, group in (
 
 def main() -> None:
     """Run a command. An error is one sentence on stderr (with --json also an error object) and exit code 2."""
-    close_environment()
     be_private()
+    close_environment()
     # threads that spin while they wait make two busy programs many times slower; must be set before torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
@@ -88,7 +88,7 @@ def _mention_unread_settings() -> None:
         from academy.settings_report import sentence_once
 
         if sentence := sentence_once():
-            sys.stderr.write(f"{sentence}\n")
+            say_error(sentence)
 
 
 def _system_error(problem: BaseException) -> AcademyError | None:

@@ -27,7 +27,7 @@ MAX_SECRETS = 0.5
 
 
 NAMES_OF_PARTS = {"image": "a picture", "audio": "a sound", "video": "a film", "file": "a file"}
-"""Parts of a message that are no texts."""
+"""Parts of a message other than texts."""
 
 
 def clean(experience: Experience) -> tuple[Experience, Counter[str]]:

@@ -140,7 +140,7 @@ class _Reader:
         elif turn.role == "assistant":
             if self._requests:
                 self._pending.append(turn)
-            elif turn.calls or turn.says_something:  # a greeting; a call before any request has nobody who asked
+            elif turn.calls or turn.says_something:  # a greeting; a call before any request has no one who asked
                 self._append(message_of([turn]).bare)
         else:
             self.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -43,7 +44,9 @@ def deploy(settings: Settings) -> Deployed:
     _prefect(CHECKOUT, "--no-prompt", "deploy", "--all")
     return Deployed(
         deployments=DEPLOYMENTS,
-        worker_command="python -m academy.operations.prefect_worker "
+        # Prefect reads settings in the folder where it starts
+        worker_command=f"cd {shlex.quote(str(settings.home.resolve()))} && PYTHONSAFEPATH=1 "
+        "python -m academy.operations.prefect_worker "
         f"--pool {POOLS['cuda']} --name gpu-{settings.home_id}",
     )
 
