@@ -94,8 +94,17 @@ def admit(
     )
     if local and (refusal := _foreign_host(request)):
         return refusal
-    if request.path in rules.public and request.method in ("GET", "HEAD") and request.scheme in ("http", "https"):
+    outcome = _admit_account(request, rules, account_of, local=local)
+    if isinstance(outcome, Refusal) and _is_public(request, rules):
         return Admission(by="public")
+    return outcome
+
+
+def _is_public(request: Request, rules: AccessRules) -> bool:
+    return request.path in rules.public and request.method in ("GET", "HEAD") and request.scheme in ("http", "https")
+
+
+def _admit_account(request: Request, rules: AccessRules, account_of: AccountOf, *, local: bool) -> Admission | Refusal:
     if not local or request.client is None or request.server is None:
         return Refusal(status=401, sentence="Connections from another machine need the home's secret or a token.")
     if any(request.header(name) for name in FORWARDED):

@@ -51,8 +51,8 @@ def show(
         f"The first {len(page.lines)} lines",
         ("id", "batch", "request", "answer"),
         [
-            (line["id"][:8], line["batch"], line["messages"][-2]["content"], line["messages"][-1]["content"])
-            for line in page.lines
+            (line["id"][:8], line["batch"], request, answer)
+            for line, (request, answer) in zip(page.lines, page.texts, strict=True)
         ],
     )
 

@@ -20,6 +20,7 @@ from academy.curriculum.filters import clean
 from academy.errors import ExaminationError
 from academy.experience.experience import Experience
 from academy.loop.home import Home
+from academy.loop.trust_suite import trusted_suites
 from academy.settings import Settings
 from academy.store.ledger import Champion
 from academy.store.ledger_rows import PromotionEntry, VerdictEntry
@@ -83,6 +84,7 @@ def suite_context(home: Home, dataset: Dataset, champion: Champion) -> SuiteCont
         known_lessons=known_lessons,
         source_lessons=lambda: home.store.by_id(row["id"] for row in dataset.inputs()).values(),
         sandbox=cache(lambda: find_sandbox(home.settings.sandbox, image=home.settings.sandbox_image)),
+        trusted=trusted_suites(home.settings),
     )
 
 

@@ -24,9 +24,11 @@ class Part:
     run: Callable[[float, int, int], list[Line]]
 
 
-# First what no other step of CI tests; then the tutorial, if the budget allows it as a whole; the kills use the rest.
+# First what no other step of CI tests, and all attacks; then the tutorial, if the budget allows it as a whole; the
+# kills use the rest.
 PARTS = (
     Part("trainings in containers", 1.0, marked.run_in_containers),
+    Part("attacks", 0.5, marked.run_attacks),
     Part("tutorial", 1.0, tutorial.run),
     Part("marked tests", 0.4, marked.run),
     Part("PostgreSQL", 1.0, postgres.run),

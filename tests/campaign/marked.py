@@ -1,4 +1,4 @@
-"""The tests that are marked `campaign`, which are too long for `make test`: file by file while there is time."""
+"""Runs tests file by file while there is time: those that `make test` leaves to the campaign, and all attacks."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 """Background jobs of a shell ignore SIGINT. The tests must not, so that they can be interrupted."""
 IN_CONTAINERS = "test_container_training.py"
+ATTACKS = ROOT / "tests" / "attacks"
+ATTACK_SECONDS = 300.0
+"""A file of attacks that takes longer has failed: attacks are to be refused, not to hang."""
 FIRST = {
     IN_CONTAINERS: 100, "test_fallback_steps.py": 40, "test_recipes.py": 150, "test_killed_pages.py": 420,
     "test_prefect.py": 250, "test_tuning.py": 250, "test_admission.py": 150, "test_loop.py": 120,
@@ -26,15 +29,17 @@ FIRST = {
     "test_logs_fuzz.py": 35,
 }  # fmt: skip
 """Files whose proofs exist nowhere else come first, with the seconds that they took on two cores."""
+CHOSEN = {True: ("--maxfail=5",), False: ("--exitfirst", "-rP", "-m", "campaign")}
+"""Options of pytest: for attacks, and for other files."""
 FUZZERS = "_fuzz.py"
 """Their names end so, and the counts that they print are shown."""
-LEAST = 60.0
-"""Seconds that must remain for any other file."""
+LEAST, LEAST_OF_ATTACKS = 60.0, 20.0
+"""Seconds that must remain for any other file, and for one of attacks."""
 
 
 def run(seconds: float, _seed: int, _rounds: int) -> list[Line]:
-    """All files except the trainings in containers."""
-    return _run([file for file in _files() if file.name != IN_CONTAINERS], seconds)
+    """All files except the trainings in containers and the attacks, which have parts of their own."""
+    return _run([file for file in _files() if file.name != IN_CONTAINERS and file.parent != ATTACKS], seconds)
 
 
 def run_in_containers(seconds: float, _seed: int, _rounds: int) -> list[Line]:
@@ -42,26 +47,34 @@ def run_in_containers(seconds: float, _seed: int, _rounds: int) -> list[Line]:
     return _run([ROOT / "tests" / "integration" / IN_CONTAINERS], seconds)
 
 
-def _run(files: list[Path], seconds: float) -> list[Line]:
-    """A line for each file that finished or failed. A file that is skipped or interrupted is printed only."""
+def run_attacks(seconds: float, _seed: int, _rounds: int) -> list[Line]:
+    """All attacks, whether `make test` runs them, too, or not."""
+    return _run(sorted(ATTACKS.glob("test_*.py")), seconds, attacks=True)
+
+
+def _run(files: list[Path], seconds: float, *, attacks: bool = False) -> list[Line]:
+    """A line for each file that finished or failed. A file for which the time ran out is printed only."""
     until = time.monotonic() + seconds
     lines = [] if files else [Line("marked tests", checked=1, failed=1, violations=["no file has such tests"])]
     for file in files:
         remaining = until - time.monotonic()
-        if remaining < FIRST.get(file.name, LEAST):
+        if remaining < FIRST.get(file.name, LEAST_OF_ATTACKS if attacks else LEAST):
             print(f"  skipped: {file.name}, {remaining:.0f} s remain", flush=True)
             continue
         began = time.monotonic()
-        command = [sys.executable, "-c", PYTEST, "--exitfirst", "-rP", "-m", "campaign", str(file)]
+        command = [sys.executable, "-c", PYTEST, *CHOSEN[attacks], str(file)]
+        limit = min(remaining, ATTACK_SECONDS) if attacks else remaining
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tests:
             try:
-                output, _ = tests.communicate(timeout=remaining)
+                output, _ = tests.communicate(timeout=limit)
             except subprocess.TimeoutExpired:
                 tests.send_signal(signal.SIGINT)  # the tests end the processes that they started
                 with suppress(subprocess.TimeoutExpired):
                     tests.communicate(timeout=LEAST)
                 tests.kill()
-                print(f"  interrupted: {file.name} after {remaining:.0f} s", flush=True)
+                print(f"  interrupted: {file.name} after {limit:.0f} s", flush=True)
+                if limit < remaining:
+                    lines.append(Line(file.stem, checked=1, failed=1, violations=[f"took over {limit:.0f} s"]))
                 continue
         last = (output.strip().splitlines() or ["no test ran"])[-1]
         print(f"  {file.name}: {time.monotonic() - began:.0f} s, {last}", flush=True)
