@@ -170,7 +170,9 @@ class Settings(BaseSettings):
         description="http://host:port/v1#model of a model that compares answers; informational",
     )  # fmt: skip
     endpoint_key: SecretStr = Field(
-        SecretStr(""), validation_alias=_names("ENDPOINT_KEY"), description="Bearer token for judges and endpoints"
+        SecretStr(""),
+        validation_alias=_names("ENDPOINT_KEY"),
+        description="Keys of endpoints as https://host:port=KEY, separated by spaces; a key alone belongs to the judge",
     )
     promotion: Literal["automatic", "approval"] = Field(
         "automatic", validation_alias=_names("PROMOTION"),
@@ -418,8 +420,13 @@ def _spellings() -> list[list[str]]:
     return [[str(choice) for choice in alias.choices] for alias in aliases if isinstance(alias, AliasChoices)]
 
 
+def setting_names() -> set[str]:
+    """All names of settings, the documents' spellings included."""
+    return {FILE_VARIABLE, *(spelling for spellings in _spellings() for spelling in spellings)}
+
+
 def _reject_unknown_names(names: set[str]) -> None:
-    valid = {FILE_VARIABLE, *(spelling for spellings in _spellings() for spelling in spellings)}
+    valid = setting_names()
     for name in sorted(names):
         if name.startswith(PREFIX) and name not in valid and not name.startswith(PREFIX + "TEST_"):
             matches = difflib.get_close_matches(name, sorted(valid), 1)

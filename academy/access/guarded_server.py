@@ -143,20 +143,12 @@ def limit_logs() -> None:
             logger.addFilter(_REPEATS)
 
 
-def run(app: ASGIApp, port: int) -> None:
-    """Serve an application on a port of loopback until a signal arrives. Exits with 1 where the port is in use."""
+def run(app: ASGIApp, listeners: list[socket.socket]) -> None:
+    """Serve an application on sockets that are bound already, until a signal arrives."""
     config = uvicorn.Config(
         app, log_level="warning", proxy_headers=False, server_header=False, backlog=BACKLOG,
         timeout_graceful_shutdown=2, timeout_keep_alive=5,
     )  # fmt: skip
     limit_logs()
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError as problem:
-            log.error("Port %d of 127.0.0.1 cannot be used (%s).", port, problem.strerror)  # noqa: TRY400
-            sys.exit(1)
-        with suppress(KeyboardInterrupt):
-            GuardedServer(config, ConnectionLimits()).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):
+        GuardedServer(config, ConnectionLimits()).run(sockets=listeners)

@@ -73,15 +73,27 @@ class AccessLayer:
                 await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": outcome.sentence})
 
     async def _refuse(self, refusal: Refusal, send: Send, kind: str) -> None:
-        media_type, body = self.body(refusal)
-        headers = [
-            (b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode()),
-            (b"cache-control", b"no-store"), (b"connection", b"close"),
-        ]  # fmt: skip
-        if refusal.status == 401:
-            headers.append((b"www-authenticate", self.challenge))
-        await send({"type": f"{kind}.start", "status": refusal.status, "headers": headers})
-        await send({"type": f"{kind}.body", "body": body})
+        await send_refusal(refusal, send, kind=kind, challenge=self.challenge, body=self.body)
+
+
+async def send_refusal(
+    refusal: Refusal,
+    send: Send,
+    *,
+    kind: str = "http.response",
+    challenge: bytes = b"",
+    body: Callable[[Refusal], Body] = problem_json,
+) -> None:
+    """Answer a request with a refusal; the connection ends."""
+    media_type, content = body(refusal)
+    headers = [
+        (b"content-type", media_type.encode()), (b"content-length", str(len(content)).encode()),
+        (b"cache-control", b"no-store"), (b"connection", b"close"),
+    ]  # fmt: skip
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", challenge))
+    await send({"type": f"{kind}.start", "status": refusal.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": content})
 
 
 def _with_relative_redirects(scope: Scope, send: Send) -> Send:

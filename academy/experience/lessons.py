@@ -2,7 +2,7 @@
 
 The standing of a lesson is `active`, `set aside` (an examination rejected its batch), `superseded` (a user said that
 another answer is right, or corrected it), `undone` (a user undid its batch), `waiting` (its source is not trusted and
-nobody has decided) or `refused`. Only active lessons are trained on; they are examined if they are trusted. A forgotten
+no one has decided) or `refused`. Only active lessons are trained on; they are examined if they are trusted. A forgotten
 lesson is deleted; only its id stays, so that it cannot be imported again.
 """
 
@@ -32,7 +32,7 @@ from academy.experience.reading import (
     row_to_experience,
     row_to_line,
 )
-from academy.experience.standings import make_way, release, undo
+from academy.experience.standings import erase_rejected, make_way, release, undo
 from academy.experience.wording import signs, wording
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
@@ -165,9 +165,10 @@ class LessonsStore:
             sa.select(lessons).where(lessons.c.standing == "active", lessons.c.seq > since).order_by(lessons.c.seq)
         )
 
-    def every(self) -> Iterator[Experience]:
-        """All lessons, whatever their outcome and standing, in order of admission."""
-        yield from self._stream(sa.select(lessons).order_by(lessons.c.seq))
+    def every(self, *standings: str) -> Iterator[Experience]:
+        """Lessons of any outcome with one of these standings (all, without any), in order of admission."""
+        query = sa.select(lessons).order_by(lessons.c.seq)
+        yield from self._stream(query.where(lessons.c.standing.in_(standings)) if standings else query)
 
     def beginning_with(self, id_: str) -> list[Experience]:
         """At most two lessons whose ids begin with these digits: two mean that the prefix is ambiguous."""
@@ -295,6 +296,7 @@ class LessonsStore:
         if connection.execute(sa.delete(lessons).where(lessons.c.id == lesson)).rowcount:
             connection.execute(sa.insert(forgotten).values(id=lesson, at=now(), because=because))
         erase_ratings(lesson, connection)
+        erase_rejected(lesson, connection)
 
     def scrub(self, lesson: Experience, quarantine: Path) -> None:
         """Erase a forgotten lesson's text from the quarantine and from the free pages of SQLite."""

@@ -30,7 +30,7 @@ def main() -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, remember)
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True, close_fds=False)  # it gets the sockets
     while process.poll() is None and not signals and os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     _end_group(process)
