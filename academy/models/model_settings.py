@@ -38,7 +38,7 @@ GROWTH = 64
 
 
 def check_settings(name: str, files: Mapping[str, Path]) -> None:
-    """Check the JSON files of a base model, by name. Raises BaseModelError for settings that load code or other files."""
+    """Check the JSON files of a base model. Raises BaseModelError for settings that load code or other files."""
     for file, path in files.items():
         if file.endswith("config.json") or file in TOKENIZER_FILES or file == "chat_template.json":
             content = strict_json(path.read_bytes(), f"{file} of {name}", "Copy the model again.")
