@@ -27,7 +27,7 @@ PLAIN_FILE = re.compile(r"[\w][\w.-]*", re.ASCII)
 TOKENIZER = re.compile(r"(?!Auto)\w*Tokenizer(?:Fast)?|TokenizersBackend|SentencePieceBackend|PythonBackend", re.ASCII)
 """Names of classes that are tokenizers. With another name transformers would load any class of its own."""
 QUANTISED = frozenset(("bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors", "mxfp4"))
-LAYERS = re.compile(r"(?:\w+_)?(?:layers?|blocks|depth)")
+LAYERS = re.compile(r"(?!max_)(?:\w+_)?(?:layers?|blocks|depth)")
 EXPERTS = re.compile(r"(?:\w+_)?experts")
 MOST_EXPERTS = 4096
 LONGEST_CONTEXT = 1 << 31
