@@ -384,16 +384,10 @@ def _read(files: list[Path], home: Path | None) -> Settings:
         settings = Settings(_env_file=files)
     except ValidationError as problem:
         raise refusal(problem, names, _spellings(), files) from None
-    _remember_secrets(settings)
-    return settings if home is None else settings.model_copy(update={"home": home})
-
-
-def _remember_secrets(settings: Settings) -> None:
-    """Mask the secrets of the settings and the environment in every text of this process."""
-    remember_environment(os.environ)
+    remember_environment(os.environ)  # so that no text of this process shows their secrets
     remember(settings.serve_key.get_secret_value(), settings.endpoint_key.get_secret_value())
-    for address in (settings.database_url, settings.mlflow_tracking_uri, settings.judge):
-        remember(password_in(address))
+    remember(*map(password_in, (settings.database_url, settings.mlflow_tracking_uri, settings.judge)))
+    return settings if home is None else settings.model_copy(update={"home": home})
 
 
 def _spellings() -> list[list[str]]:
