@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BUDGET ?= 120
 export DO_NOT_TRACK := true
+# Commands read no .env of the folder that they run in. Here the checkout's own one is named on purpose, if there is one.
+export ACADEMY_SETTINGS_FILE ?= $(if $(wildcard .env),$(CURDIR)/.env)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: home evolve test test-fast check lock sbom format campaign bench serve pages deploy clean
@@ -19,7 +21,8 @@ $(READY): pyproject.toml constraints.txt requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-# The databases are set-up, too. The settings say where the home is: ACADEMY_HOME, in the environment or in .env, or data.
+# The databases are set-up, too. The settings say where the home is: ACADEMY_HOME, in the environment or in the checkout's
+# .env, or data.
 home: $(READY)
 	$(BIN)/academy init
 
@@ -51,6 +54,7 @@ lock: $(READY)
 sbom: $(READY)
 	mkdir -p build
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json $(BIN)/python
+	$(BIN)/python tools/licences.py --check
 
 format: $(READY)
 	$(BIN)/ruff format .

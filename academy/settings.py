@@ -1,6 +1,8 @@
-"""Settings: where things are, and when to train. Read from the environment and `.env`, with the prefix ACADEMY_.
+"""Settings: where things are, and when to train. They have the prefix ACADEMY_.
 
-Settings say where (this file), a Recipe says how to train, `prefect.yaml` says when and on which pool.
+They are read from the environment, from the file that ACADEMY_SETTINGS_FILE names, and from the home's own file, never
+from whatever folder one stands in. Settings say where (this file), a Recipe says how to train, `prefect.yaml` says when
+and on which pool.
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ from pydantic_settings import (
 )
 
 from academy.errors import HomeError, InputError
+from academy.home_identity import adopt_home, claim_home
+from academy.home_place import refuse_databases_of_others, settle
+from academy.masking import MASK, is_secret, password_in, remember, remember_environment
+from academy.private import close_home, refuse_homes_of_others
 from academy.records import expectation
-from academy.settings_file import names_in_file
+from academy.settings_file import FILE_VARIABLE, OWN_FILE, PREFIX, named_file, names_in_file
 
-PREFIX = "ACADEMY_"
 LEAST_MEMORY_GIB = 1 / 16
 """Smallest memory limit of a training container; with less memory Python does not start."""
 DISABLED = "the Academy is disabled (ACADEMY_ENABLE=false)"
@@ -43,7 +48,7 @@ class Settings(BaseSettings):
     """Paths, addresses and thresholds. A command reads one instance and passes it down; no global instance exists."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8-sig", frozen=True, extra="ignore", env_ignore_empty=True
+        env_file=None, env_file_encoding="utf-8-sig", frozen=True, extra="ignore", env_ignore_empty=True
     )
 
     enabled: bool = Field(
@@ -61,11 +66,13 @@ class Settings(BaseSettings):
     )
     database_url: str = Field(
         "",
+        repr=False,
         validation_alias=_names("DATABASE_URL"),
         description="SQLAlchemy URL for lessons and the ledger; empty: SQLite in the home",
     )
     mlflow_tracking_uri: str = Field(
         "",
+        repr=False,
         validation_alias=_names("MLFLOW_TRACKING_URI"),
         description="MLflow's tracking URI; empty: SQLite in the home",
     )
@@ -163,7 +170,9 @@ class Settings(BaseSettings):
         description="http://host:port/v1#model of a model that compares answers; informational",
     )  # fmt: skip
     endpoint_key: SecretStr = Field(
-        SecretStr(""), validation_alias=_names("ENDPOINT_KEY"), description="Bearer token for judges and endpoints"
+        SecretStr(""),
+        validation_alias=_names("ENDPOINT_KEY"),
+        description="Keys of endpoints as https://host:port=KEY, separated by spaces; a key alone belongs to the judge",
     )
     promotion: Literal["automatic", "approval"] = Field(
         "automatic", validation_alias=_names("PROMOTION"),
@@ -225,6 +234,14 @@ class Settings(BaseSettings):
         64, ge=0, le=10_000, validation_alias=_names("SERVE_QUEUE"),
         description="Requests that may wait for a free slot",
     )  # fmt: skip
+    serve_connections: int = Field(
+        1024, ge=16, le=50_000, validation_alias=_names("SERVE_CONNECTIONS"),
+        description="Open connections of the gateway; fewer where the system allows fewer open files",
+    )  # fmt: skip
+    serve_connections_per_address: int = Field(
+        256, ge=1, le=50_000, validation_alias=_names("SERVE_CONNECTIONS_PER_ADDRESS"),
+        description="Open connections of one other machine; callers on this machine share the whole number",
+    )  # fmt: skip
     serve_keep: int = Field(
         2, ge=1, le=64, validation_alias=_names("SERVE_KEEP"),
         description="Champions that stay loaded, the current one included",
@@ -253,6 +270,24 @@ class Settings(BaseSettings):
         description="Share of unrated conversations that are kept with `all`",
     )  # fmt: skip
 
+    trusted_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), validation_alias=_names("TRUSTED_KEYS"),
+        description="Names of users' keys whose ratings become lessons without a review, separated by commas; owner: "
+        "this account on loopback, without a key",
+    )  # fmt: skip
+    ratings_per_hour: int = Field(
+        60, ge=0, validation_alias=_names("RATINGS_PER_HOUR"),
+        description="Ratings of one key, and from one address, in an hour; trusted keys have no limit",
+    )  # fmt: skip
+    ratings_per_day: int = Field(
+        200, ge=0, validation_alias=_names("RATINGS_PER_DAY"),
+        description="Ratings of one key, and from one address, in a day; trusted keys have no limit",
+    )  # fmt: skip
+    untrusted_share: float = Field(
+        0.2, ge=0, le=0.5, validation_alias=_names("UNTRUSTED_SHARE"),
+        description="Largest share of a dataset that may come from sources that are not trusted; half of it from one",
+    )  # fmt: skip
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -269,10 +304,10 @@ class Settings(BaseSettings):
     @field_validator("home", "workspace_root")
     @classmethod
     def _expand(cls, path: Path) -> Path:
-        """Expand a `~` in .env, which no shell expands."""
+        """Expand a `~` in a file of settings, which no shell expands."""
         return path.expanduser()
 
-    @field_validator("sources", "trusted_authors", "suites", mode="before")
+    @field_validator("sources", "trusted_authors", "trusted_keys", "suites", mode="before")
     @classmethod
     def _by_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -296,7 +331,8 @@ class Settings(BaseSettings):
         """Raise InputError where the user disabled the Academy."""
         if not self.enabled:
             raise InputError(
-                f"{DISABLED[0].upper()}{DISABLED[1:]}.", "Set ACADEMY_ENABLE=true in the environment or .env."
+                f"{DISABLED[0].upper()}{DISABLED[1:]}.",
+                "Set ACADEMY_ENABLE=true in the environment or the file of settings.",
             )
 
     def folder(self, name: str) -> Path:
@@ -305,7 +341,7 @@ class Settings(BaseSettings):
         path = home / name
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)  # other users must not read the lessons
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as problem:
             raise HomeError(
                 f"The home folder {self.home} cannot be written ({problem.strerror}).",
@@ -321,28 +357,62 @@ def _only_own_names(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsS
     return own
 
 
-def load_settings(home: Path | None = None) -> Settings:
-    """Read the settings and check that the home can be written.
+def load_settings(home: Path | None = None, *, adopt: bool = False) -> Settings:
+    """Read the settings, and check that the home is one of this account and can be written.
 
-    Raises InputError for a value out of bounds, an unknown ACADEMY_ name or an unreadable .env, HomeError for an
-    unwritable home.
+    The environment wins over the file that ACADEMY_SETTINGS_FILE names, and that over the file in the home, which is
+    read only after the home counts. `adopt`: a person trusts the home as it is.
+
+    Raises InputError for a value out of bounds, an unknown ACADEMY_ name or an unreadable file, HomeError for an
+    unwritable home and for one that this account did not make.
     """
-    names = names_in_file(Path(".env"), PREFIX) | set(os.environ)
+    named = named_file()
+    files = [named] if named else []
+    settings = _read(files, home)
+    refuse_homes_of_others(settings.home)
+    (adopt_home if adopt else claim_home)(settings.home)
+    close_home(settings.home)
+    own = settings.home / OWN_FILE
+    if own.is_file():
+        if {"ACADEMY_HOME", "MEMORY_ROOT"} & names_in_file(own, PREFIX):
+            raise InputError(f"{own} names a home.", "Remove the line: the file belongs to the home that it is in.")
+        settings = _read([own, *files], home)
+    _check_writable(settings)
+    settle(settings.home)
+    databases = {
+        "ACADEMY_DATABASE_URL": settings.database_url,
+        "ACADEMY_MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
+    }
+    refuse_databases_of_others(settings.home, databases)
+    return settings
+
+
+def _read(files: list[Path], home: Path | None) -> Settings:
+    """The settings of the environment and of these files, the last of which wins."""
+    names = set(os.environ).union(*(names_in_file(file, PREFIX) for file in files))
     _reject_unknown_names(names)
     try:
-        settings = Settings()
+        settings = Settings(_env_file=files)
     except ValidationError as problem:
         first = problem.errors()[0]
         name = next((str(part) for part in first["loc"]), "a setting")
         name = name if name.isupper() else PREFIX + name.upper()
         spellings = next((spellings for spellings in _spellings() if name in spellings), [])
         name = next((spelling for spelling in spellings if spelling in names), name)
-        sentence = f"{name}={first.get('input')!r} is not valid: {expectation(first)}."
-        raise InputError(sentence, "Correct it in the environment or .env.") from None
-    if home is not None:
-        settings = settings.model_copy(update={"home": home})
-    _check_writable(settings)
-    return settings
+        value = MASK if is_secret(name, str(first.get("input"))) else repr(first.get("input"))
+        sentence = f"{name}={value} is not valid: {expectation(first)}."
+        where = "".join(f" or {file}" for file in files)
+        raise InputError(sentence, f"Correct it in the environment{where}.") from None
+    _remember_secrets(settings)
+    return settings if home is None else settings.model_copy(update={"home": home})
+
+
+def _remember_secrets(settings: Settings) -> None:
+    """Mask the secrets of the settings and the environment in every text of this process."""
+    remember_environment(os.environ)
+    remember(settings.serve_key.get_secret_value(), settings.endpoint_key.get_secret_value())
+    for address in (settings.database_url, settings.mlflow_tracking_uri, settings.judge):
+        remember(password_in(address))
 
 
 def _spellings() -> list[list[str]]:
@@ -350,8 +420,13 @@ def _spellings() -> list[list[str]]:
     return [[str(choice) for choice in alias.choices] for alias in aliases if isinstance(alias, AliasChoices)]
 
 
+def setting_names() -> set[str]:
+    """All names of settings, the documents' spellings included."""
+    return {FILE_VARIABLE, *(spelling for spellings in _spellings() for spelling in spellings)}
+
+
 def _reject_unknown_names(names: set[str]) -> None:
-    valid = {spelling for spellings in _spellings() for spelling in spellings}
+    valid = setting_names()
     for name in sorted(names):
         if name.startswith(PREFIX) and name not in valid and not name.startswith(PREFIX + "TEST_"):
             matches = difflib.get_close_matches(name, sorted(valid), 1)

@@ -1,13 +1,31 @@
-"""Reads the file .env strictly, before the settings are read from it."""
+"""Which files hold settings, and reads them strictly, before the settings are read from them."""
 
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 from dotenv.parser import parse_stream
 
 from academy.errors import InputError
+
+PREFIX = "ACADEMY_"
+FILE_VARIABLE = "ACADEMY_SETTINGS_FILE"
+"""The environment variable that names a file of settings."""
+OWN_FILE = "settings.env"
+"""A home's own file of settings."""
+
+
+def named_file() -> Path | None:
+    """The file that ACADEMY_SETTINGS_FILE names; None without one. Raises InputError for a file that is not there."""
+    text = os.environ.get(FILE_VARIABLE, "")
+    if not text:
+        return None
+    file = Path(text).expanduser()
+    if not file.is_file():
+        raise InputError(f"{FILE_VARIABLE} names {file}, which is not a file.", "Correct the name, or unset it.")
+    return file
 
 
 def names_in_file(path: Path, prefix: str) -> set[str]:

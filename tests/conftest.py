@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,8 +48,13 @@ TRAINED_SECONDS, CAMPAIGN_SECONDS = 900, 1800
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Count the skipped tests of the run."""
+    """Count the skipped tests of the run, and note the homes of tests in a configuration folder of their own."""
     skips.register(config)
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # workers inherit the folder
+        folder = tempfile.TemporaryDirectory(prefix="academy-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["XDG_CONFIG_HOME"] = folder.name
+        os.environ.pop("ACADEMY_SETTINGS_FILE", None)  # make names the checkout's own
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -86,7 +92,7 @@ def evolved(tmp_path_factory: pytest.TempPathFactory) -> Evolved:
 
     source, lessons, first = made_once(tmp_path_factory, "evolved", make)
     home = RealHome(tmp_path_factory.mktemp("evolved") / "home")
-    shutil.copytree(source, home.path)
+    home.restore(source)
     return Evolved(home, lessons, Ended(**json.loads(first.read_text(encoding="utf-8"))))
 
 
@@ -94,7 +100,7 @@ def evolved(tmp_path_factory: pytest.TempPathFactory) -> Evolved:
 def second_home(evolved: Evolved, tmp_path: Path) -> Iterator[RealHome]:
     """A copy of the evolved home, for tests that change the ledger."""
     home = RealHome(tmp_path / "home")
-    shutil.copytree(evolved.home.path, home.path)
+    home.restore(evolved.home.path)
     yield home
     shutil.rmtree(home.path)
 

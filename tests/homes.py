@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from academy.adapters.adapter import digest_of_adapter
+from academy.home_identity import adopt_home
 from tests.forks import Forks
 
 ACADEMY = (sys.executable, "-m", "academy.cli.main")
@@ -174,6 +175,7 @@ class RealHome:
         shutil.rmtree(self.path, ignore_errors=True)
         if place is not None:
             shutil.copytree(place, self.path, symlinks=True)
+            adopt_home(self.path)
 
     def events(self) -> list[dict[str, Any]]:
         """The events of all trainings, without a line that is half-written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -42,10 +43,15 @@ def doctor(base_model: Base = None, json: Json = False) -> None:
 
 
 @app.command()
-def init() -> None:
+def init(
+    adopt: Annotated[
+        bool,
+        typer.Option("--adopt", help="Trust a home that this account did not make, such as a copied or moved one."),
+    ] = False,
+) -> None:
     """Create the databases of this home. Other commands do this by themselves when they need one."""
     from academy.operations.databases import create_databases
 
-    home = open_home()
+    home = open_home(adopt=adopt)
     create_databases(home)
     say(f"The databases in {home.settings.home} are ready.")

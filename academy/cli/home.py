@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from academy.settings import Settings
 
 
-def open_home(base_model: str | None = None) -> Home:
-    """Open the home of the settings."""
+def open_home(base_model: str | None = None, *, adopt: bool = False) -> Home:
+    """Open the home of the settings. `adopt`: the user trusts a home that this account did not make."""
     from academy.loop.home import Home
 
-    return Home.open(base_model)
+    return Home.open(base_model, adopt=adopt)
 
 
 def settings() -> Settings:

@@ -159,6 +159,8 @@ class Dataset(Record):
     context: int = 0  # tokens that an example may have
     per_source: int | None = None  # quotas in examples
     per_author: int | None = None
+    untrusted_share: float = 0.2  # of the tokens that examples of untrusted sources may have
+    untrusted: int = 0  # examples of sources that are not trusted
     allowed: tuple[str, ...] = ()  # keys of the overlaps that were allowed
     version: str = ""  # of the Academy that made it
 

@@ -7,24 +7,27 @@ removes secrets and personal data from the experiences that remain.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from academy.curriculum import secrets
 from academy.curriculum.cleaning import Cleaner
 from academy.curriculum.injection import find_injection
 from academy.curriculum.quality import MIN_QUALITY, noise, quality
+from academy.curriculum.secrets import UnscannableError
 from academy.experience.experience import Experience
 
 Filter = Callable[[Experience], str]
 
 SHORTEST, LONGEST = 1, 20_000
 """Characters that a request or an answer may have. "y" and "5" are answers."""
+LONGEST_CONTEXT = 200_000
+"""Characters of all earlier turns together."""
 MAX_SECRETS = 0.5
 """Largest share of a text that may be secrets; with more there is nothing to learn from the rest."""
 
 
 NAMES_OF_PARTS = {"image": "a picture", "audio": "a sound", "video": "a film", "file": "a file"}
-"""Parts of a message that are no texts."""
+"""Parts of a message other than texts."""
 
 
 def clean(experience: Experience) -> tuple[Experience, Counter[str]]:
@@ -59,13 +62,13 @@ def not_successful(experience: Experience) -> str:
 
 
 def wrong_length(experience: Experience) -> str:
-    """Empty or very long texts."""
+    """Empty or very long texts, and very long earlier turns."""
     for name, text in (("request", experience.request), ("answer", experience.words)):
         if len(text.strip()) < SHORTEST:
             return f"{name} too short"
         if len(text) > LONGEST:
             return f"{name} too long"
-    return ""
+    return "earlier turns too long" if sum(len(turn.content) for turn in experience.before) > LONGEST_CONTEXT else ""
 
 
 def noisy(experience: Experience) -> str:
@@ -107,3 +110,18 @@ FILTERS: tuple[Filter, ...] = (
 def reason_to_drop(experience: Experience) -> str:
     """The reason of the first filter that rejects the experience; empty if none does."""
     return next((reason for check in FILTERS if (reason := check(experience))), "")
+
+
+def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict[str, int]]]:
+    """Run the filters on one shard: each experience with the reason against it, or redacted with the counts by kind."""
+    judgements = []
+    for raw in experiences:
+        reason = reason_to_drop(raw)
+        experience, redactions = raw, Counter[str]()
+        if not reason:
+            try:
+                experience, redactions = clean(raw)
+            except UnscannableError:
+                reason = "cannot be scanned for secrets in time"
+        judgements.append((experience, reason, dict(redactions)))
+    return judgements

@@ -6,7 +6,7 @@ the messages before it. A conversation without feedback gives its last answer, m
 outcome: it is stored and not trained on. A correction replaces the answer. An answer of weight 0 is context only.
 
 A message that calls tools is an answer of its own. Without feedback of its own it shares that of the answer which its
-exchange ends with; where that is corrected, nobody knows whether the calls before it were right.
+exchange ends with; where that is corrected, no one knows whether the calls before it were right.
 """
 
 from __future__ import annotations

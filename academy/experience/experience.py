@@ -67,6 +67,10 @@ class Experience(Record):
     rating: int = 0  # 1 to 5; 0: not rated
     gold: bool = False  # a user marked it with a star
     model_made: bool = False  # a model wrote the answer and no user rated it
+    trusted: bool = True  # its source is trusted, so that it may be held out for the examination
+    rejected: str = ""  # the answer that this one corrects
+    adapter: str = ""  # the adapter that answered, where the gateway's answer was rated
+    suspect: bool = False  # an examination rejected it, and a person released it
     seq: int = 0  # order of admission to the store; 0: not from the store
     trace: Trace = Trace()
     provenance: dict[str, str]

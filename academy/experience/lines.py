@@ -24,7 +24,7 @@ OPTIONS: dict[str, str] = {"task": "--tasks", "conversation": "--conversations",
 """The option of `academy lessons import` for each kind; lessons need none."""
 OWN_KINDS = ("lesson", "task", "conversation", "file")
 """Kinds that an export writes into its lines."""
-_PYTHON = re.compile(rb"\s*\{\s*'|[\[{,:]\s*(?:None|True|False)\s*[,}\]]")
+_PYTHON = re.compile(rb"\{\s*+'|[\[{,:]\s*+(?:None|True|False)\s*+[,}\]]")
 UNFINISHED = ("running", "in progress", "pending", "queued", "scheduled", "processing")
 """Statuses of a task that has no outcome yet."""
 
@@ -137,6 +137,7 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
         extra = {**extra, "task_id": str(content["task_id"])}
     return make_row(
         standing=standing,
+        trusted=content.get("untrusted") is not True,
         kind=_kind(content, kind),
         situation=request,
         action=answer,

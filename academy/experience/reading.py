@@ -69,10 +69,21 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-STANDINGS = ("active", "set aside", "superseded", "undone")
+STANDINGS = ("active", "set aside", "superseded", "undone", "waiting", "refused")
 """Whether a lesson counts: only an active one does."""
-DEFAULTS = {"rating": 0, "gold": False, "model_made": False, "thread": "", "context": [], "corrects": "", "trace": {}}
+DEFAULTS = {
+    "rating": 0, "gold": False, "model_made": False, "thread": "", "context": [], "corrects": "", "trusted": True,
+    "trace": {},
+}  # fmt: skip
 """Fields of a row that a line may omit."""
+
+
+SUSPECT = "suspect"
+"""The mark in `extra` of a lesson that an examination rejected and a person released."""
+
+
+REJECTED = "rejected"
+"""The mark in `extra` with the answer that a correction replaced: a preference needs both."""
 
 
 def make_row(correction: str = "", **fields: Any) -> dict[str, Any]:
@@ -84,7 +95,8 @@ def make_row(correction: str = "", **fields: Any) -> dict[str, Any]:
     row = {"standing": "active", **DEFAULTS, **fields}
     if correction and correction != row["action"]:
         trace = {name: value for name, value in row["trace"].items() if name not in ("tool_calls", "reasoning")}
-        row |= {"action": correction, "corrects": _identified(row)["id"], "trace": trace}
+        extra = {**row["extra"], REJECTED: row["action"]}
+        row |= {"action": correction, "corrects": _identified(row)["id"], "extra": extra, "trace": trace}
     return _identified(row)
 
 
@@ -98,8 +110,10 @@ def _identified(row: dict[str, Any]) -> dict[str, Any]:
 
 def row_to_line(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A row as a line; empty fields are omitted, and so is the standing of an active one."""
-    line: dict[str, Any] = {str(name): row[name] for name in row if name not in ("seq", "id", "standing", "extra")}
+    others = ("seq", "id", "standing", "extra", "trusted")
+    line: dict[str, Any] = {str(name): row[name] for name in row if name not in others}
     line["metadata"] = row["extra"]
+    line["untrusted"] = not row["trusted"]
     line["standing"] = "" if row["standing"] == "active" else row["standing"]
     return {name: value for name, value in line.items() if value or name in ("situation", "action", "result")}
 
@@ -121,7 +135,11 @@ def row_to_experience(row: Mapping[Any, Any]) -> Experience:
         rating=row["rating"],
         gold=row["gold"],
         model_made=row["model_made"],
+        trusted=row["trusted"],
+        suspect=row["extra"].get(SUSPECT) is True,
         seq=row["seq"],
+        rejected=str(row["extra"].get(REJECTED) or ""),
+        adapter=str(row["extra"].get("adapter") or ""),
         trace=Trace.model_validate(row["trace"]),
         provenance={"lesson": row["id"], "batch": row["batch"]},
     )

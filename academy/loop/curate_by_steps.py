@@ -176,7 +176,7 @@ def _copy(source: Path, place: Path) -> Path:
     if place.is_dir():
         raise InputError(f"{place} is a folder.", "Give the name of a file.")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         staging = place.with_name(f"{STAGING}{os.getpid()}-{place.name}")
         shutil.copyfile(source, staging)
         staging.replace(place)

@@ -42,9 +42,9 @@ class Home:
         self._leased: set[str] = set()
 
     @classmethod
-    def open(cls, base_model: str | None = None, home: Path | None = None) -> Home:
-        """Read the settings, check that the home can be written, and migrate the database."""
-        return cls(load_settings(home), base_model)
+    def open(cls, base_model: str | None = None, home: Path | None = None, *, adopt: bool = False) -> Home:
+        """Read the settings, check the home, and migrate the database. `adopt`: a person trusts the home as it is."""
+        return cls(load_settings(home, adopt=adopt), base_model)
 
     @cached_property
     def base(self) -> BaseModel:

@@ -51,7 +51,7 @@ def renew_holdout(home: Home) -> Renewal:
             for transcript in outside_conversations(dataset)
         ]
     for raw in home.store.read(since=max(newest, until)):
-        if raw.id in in_datasets or reason_to_drop(raw):
+        if not raw.trusted or raw.id in in_datasets or reason_to_drop(raw):
             continue
         example = Example.of(clean(raw)[0], origin="")
         request = grouped(example)

@@ -74,7 +74,7 @@ class ChatTemplate:
             text, source = file.read_text(encoding="utf-8"), str(file)
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False, local_files_only=True)
         return cls(tokenizer, text or None, source)
 
     @property

@@ -45,7 +45,10 @@ CHOICES = ("choices", "options")
 AROUND_TOOLS = ("config", "extra", "invocation_params", "kwargs", "request", "body", "parameters", "agent", "data")
 """Keys of objects in which the definitions of tools may stand."""
 
-_CHATML = re.compile(r"<\|im_start\|>([^\n]*)\n(.*?)<\|im_end\|>", re.DOTALL)
+_CHATML = re.compile(
+    r"<\|im_start\|>([^\n<]*+(?:<(?!\|im_start\|>)[^\n<]*+)*+)\n"
+    r"([^<]*+(?:<(?!\|im_(?:start|end)\|>)[^<]*+)*+)<\|im_end\|>"
+)
 _MARK = re.compile(r"<\|im_(?:start|end)\|>")
 _OUTSIDE = re.compile(r"<s>|</s>|<\|endoftext\|>|<\|begin_of_text\|>|<\|im_start\|>assistant\s*$|\s")
 _SPEAKER = re.compile(r"\n\n(Human|Assistant|System):")

@@ -145,7 +145,7 @@ class _Reader:
                 if turn.says_something and any(earlier.calls for earlier in self._pending):
                     self.problem = self.problem or f"a call without its result (turn {turn.number})"
                 self._pending.append(turn)
-            elif turn.calls or turn.says_something:  # a greeting; a call before any request has nobody who asked
+            elif turn.calls or turn.says_something:  # a greeting; a call before any request has no one who asked
                 self._append(message_of([turn]).bare)
         else:
             self.close()

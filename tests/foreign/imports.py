@@ -35,6 +35,7 @@ from academy.experience.experience import Experience
 from academy.experience.importing import ImportResult
 from academy.experience.lessons import LessonsStore
 from academy.experience.quarantine import REASONS
+from academy.home_identity import adopt_home
 from academy.loop.ingest import UnreadFilesError
 from academy.store.database import Database
 from tests.foreign.cases import Case
@@ -68,6 +69,7 @@ def import_case(case: Case, place: Path, monkeypatch: pytest.MonkeyPatch) -> Out
         monkeypatch.delenv(name)
     home = place / "home"
     home.mkdir(mode=0o700)
+    adopt_home(home)
     (home / "academy.db").write_bytes(_migrated())
     monkeypatch.setenv("ACADEMY_HOME", str(home))
     file = place / case.input["name"]

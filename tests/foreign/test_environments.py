@@ -1,6 +1,6 @@
 """Environments as people have them: a setting that hinders is named in a sentence, and loopback needs no proxy.
 
-Keys: `[input] env` (variables), `dotenv` or `base64` (the file .env), `command` (arguments of `academy`), or
+Keys: `[input] env` (variables), `dotenv` or `base64` (the named file .env), `command` (arguments of `academy`), or
 `connects = true`: the process prepares for connections as before the start of a Prefect server. `[right] exit`, or
 `exit_any` (one of these codes); `says`: words in the output (or in NO_PROXY); `never`: words that must not be there;
 `reached`: the libraries that reach a server on loopback.
@@ -103,9 +103,11 @@ def test_an_environment_works_or_is_named(
 ) -> None:
     if "dotenv" in case.input:
         (tmp_path / ".env").write_bytes(case.input["dotenv"].encode())
+        os.environ["ACADEMY_SETTINGS_FILE"] = ".env"
     for name in ("base64", "dotenv_base64"):
         if name in case.input:
             (tmp_path / ".env").write_bytes(base64.b64decode(case.input[name]))
+            os.environ["ACADEMY_SETTINGS_FILE"] = ".env"
     os.environ.update(case.input.get("env", {}))
     code, output = output_of(case, capsys, monkeypatch)
     assert code in case.right.get("exit_any", [case.right.get("exit", code)]), output

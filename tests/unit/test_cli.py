@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from academy.cli.main import main
+from academy.home_identity import claim_home
 
 ROOT = Path(__file__).parents[2]
 ALL_FIXED = ("--rank", "8", "--learning-rate", "0.001", "--epochs", "2")
@@ -334,7 +335,7 @@ def test_home_that_is_a_file_is_an_error(academy: Academy, monkeypatch: pytest.M
 
 
 def test_damaged_database_is_an_error_in_one_line(academy: Academy, tmp_path: Path) -> None:
-    (tmp_path / "home").mkdir()
+    claim_home(tmp_path / "home")
     (tmp_path / "home" / "academy.db").write_bytes(b"this is not a database, but it is long enough" * 30)
     assert "file is not a database" in refusal_of(academy("lessons", "stats"))
 

@@ -19,7 +19,8 @@ from academy.arena.verdict import FEWEST_GROUPS, HORIZON, Item, compute_verdict
 from academy.curriculum.dataset import Dataset
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError
-from academy.experience.lessons import set_aside
+from academy.experience.standings import set_aside
+from academy.home_identity import claim_home
 from academy.loop.choose_suites import choose_suites
 from academy.loop.curate import curate
 from academy.loop.home import Home
@@ -41,7 +42,7 @@ __all__ = ["academy"]
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_database: Callable[[], Database]) -> Iterator[Home]:
     """A home of its own, without repositories."""
-    (tmp_path / "home").mkdir()
+    claim_home(tmp_path / "home")
     shutil.copy(new_database().url.removeprefix("sqlite:///"), tmp_path / "home" / "academy.db")
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     made = Home(load_settings())

@@ -25,6 +25,7 @@ from academy.habitat.run_folder import read_events
 from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, run_log, run_progress
 from academy.habitat.trainer import events as trainer_events
 from academy.habitat.trainer.events import EventWriter
+from academy.home_identity import adopt_home
 from academy.store.locks import exclusive_lock
 from tests.orders import order_of
 
@@ -105,6 +106,7 @@ Academy = Callable[..., tuple[int, str, str]]
 def academy(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Academy]:
     """Runs `academy habitat` in this process."""
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
+    adopt_home(tmp_path / "home")  # a training may have filled it already
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     logger = logging.getLogger("academy")
     before = (logger.handlers[:], logger.level, logger.propagate)

@@ -1,4 +1,4 @@
-"""Settings come from the environment and .env, within bounds, and a mistyped name is reported."""
+"""Settings come from the environment and named files, within bounds, and a mistyped name is reported."""
 
 from __future__ import annotations
 
@@ -10,6 +10,12 @@ from academy.errors import HomeError, InputError
 from academy.settings import Settings, load_settings
 
 
+def settings_file(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """A file of settings that is named on purpose."""
+    Path("academy.env").write_text(text, encoding="utf-8")
+    monkeypatch.setenv("ACADEMY_SETTINGS_FILE", "academy.env")
+
+
 def test_databases_and_folders_lie_in_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     settings = load_settings()
@@ -17,7 +23,7 @@ def test_databases_and_folders_lie_in_the_home(tmp_path: Path, monkeypatch: pyte
     assert settings.tracking_uri == f"sqlite:///{tmp_path}/home/mlflow.db"
     assert settings.folder("runs") == tmp_path / "home" / "runs"
     assert settings.folder("runs").is_dir()
-    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["runs"]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["home.id", "place.json", "runs"]
 
 
 def test_new_home_is_readable_by_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +58,7 @@ def test_spellings_of_the_seed_documents_are_read_from_environment_and_file(
     monkeypatch.setenv(name, value)
     assert getattr(load_settings(), field) == read
     monkeypatch.delenv(name)
-    (tmp_path / ".env").write_text(f"{name}={value}\n")
+    settings_file(monkeypatch, f"{name}={value}\n")
     assert getattr(load_settings(), field) == read
 
 
@@ -109,14 +115,14 @@ def test_unknown_name_is_an_error_without_a_suggestion(monkeypatch: pytest.Monke
         load_settings()
 
 
-def test_mistyped_name_in_the_env_file_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("ACADEMY_MIN_LESONS=5\n")
+def test_mistyped_name_in_the_settings_file_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings_file(monkeypatch, "ACADEMY_MIN_LESONS=5\n")
     with pytest.raises(InputError, match=r"Did you mean ACADEMY_MIN_LESSONS\?"):
         load_settings()
 
 
-def test_names_of_other_programs_are_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / ".env").write_text("SOMETHING_ELSE=5\nACADEMY_MIN_LESSONS=6\n")
+def test_names_of_other_programs_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings_file(monkeypatch, "SOMETHING_ELSE=5\nACADEMY_MIN_LESSONS=6\n")
     monkeypatch.setenv("ACADEMY_TRAINING_IMAGE", "unsloth/unsloth")
     assert load_settings().min_lessons == 6
 
@@ -136,7 +142,8 @@ def test_home_on_a_read_only_disk_is_an_error(read_only_disk: Path, monkeypatch:
 
 
 def test_home_on_a_full_disk_is_an_error(small_disk: Path) -> None:
-    (small_disk / "ballast").write_bytes(b"x" * (64 << 10))
+    load_settings(home=small_disk)
+    (small_disk / "ballast").write_bytes(b"x" * (56 << 10))
     with pytest.raises(HomeError, match=r"cannot be written \(No space left on device\)"):
         load_settings(home=small_disk)
 
@@ -150,7 +157,7 @@ def test_home_that_is_a_file_is_an_error(tmp_path: Path) -> None:
 
 def test_check_of_the_home_leaves_no_file(tmp_path: Path) -> None:
     assert load_settings(home=tmp_path / "home").home == tmp_path / "home"
-    assert list((tmp_path / "home").iterdir()) == []
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["home.id", "place.json"]
 
 
 def test_root_folders_of_the_seed_documents_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -160,9 +167,9 @@ def test_root_folders_of_the_seed_documents_are_read(monkeypatch: pytest.MonkeyP
     assert (found.home, found.workspace_root) == (tmp_path / "memory", tmp_path / "work")
 
 
-def test_tilde_in_the_env_file_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tilde_in_the_settings_file_is_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    Path(".env").write_text("ACADEMY_HOME=~/academy\n")
+    settings_file(monkeypatch, "ACADEMY_HOME=~/academy\n")
     assert load_settings().home == tmp_path / "academy"
 
 
@@ -217,13 +224,13 @@ def test_invalid_value_is_explained_in_plain_words(
 def test_home_of_the_seed_documents_counts_only_without_the_academys_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    Path(".env").write_text("MEMORY_ROOT=./data/memory\n")
+    settings_file(monkeypatch, "MEMORY_ROOT=./data/memory\n")
     assert load_settings().home == Path("data/memory")
     monkeypatch.setenv("ACADEMY_HOME", str(tmp_path / "home"))
     assert load_settings().home == tmp_path / "home"
     monkeypatch.delenv("ACADEMY_HOME")
     monkeypatch.setenv("MEMORY_ROOT", str(tmp_path / "memory"))
-    Path(".env").write_text(f"ACADEMY_HOME={tmp_path / 'own'}\n")
+    settings_file(monkeypatch, f"ACADEMY_HOME={tmp_path / 'own'}\n")
     assert load_settings().home == tmp_path / "own"
 
 
@@ -236,10 +243,13 @@ def test_disabled_academy_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.delenv(name)
 
 
-def test_example_of_an_env_file_changes_nothing_even_with_its_lines_enabled(tmp_path: Path) -> None:
+def test_example_of_a_settings_file_changes_nothing_even_with_its_lines_enabled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     defaults = load_settings()
     text = (Path(__file__).parents[2] / ".env.example").read_text(encoding="utf-8")
-    Path(".env").write_text(text)
+    settings_file(monkeypatch, text)
     assert load_settings() == defaults
-    Path(".env").write_text("\n".join(line.removeprefix("#") for line in text.splitlines() if line.startswith("#ACA")))
+    enabled = [line.removeprefix("#") for line in text.splitlines() if line.startswith("#ACA")]
+    settings_file(monkeypatch, "\n".join(enabled))
     assert load_settings() == defaults

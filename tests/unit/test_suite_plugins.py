@@ -15,6 +15,7 @@ from academy.arena.suites import table
 from academy.arena.suites.base import Generation, Reply
 from academy.curriculum.dataset import Dataset
 from academy.errors import InputError
+from academy.home_identity import claim_home
 from academy.loop.choose_suites import choose_suites, guarded_texts
 from academy.loop.curate import curate
 from academy.loop.home import Home
@@ -80,7 +81,7 @@ class ScriptedPlayer:
 def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, new_database: Callable[[], Database]) -> Iterator[Home]:
     """A home without lessons and repositories."""
     folder = tmp_path / "home"
-    folder.mkdir()
+    claim_home(folder)
     shutil.copy(new_database().url.removeprefix("sqlite:///"), folder / "academy.db")
     monkeypatch.setenv("ACADEMY_HOME", str(folder))
     home = Home(load_settings())

@@ -57,7 +57,7 @@ def train(order: TrainingOrder, events: EventWriter | NullEventWriter, library: 
     # equal bytes are promised only on CPUs; on GPUs determinism is slow, and not all of them support it
     torch.use_deterministic_algorithms(not library.on_gpu, warn_only=True)
     set_seed(recipe.seed)
-    template = ChatTemplate.of(order.base.path)
+    template = order.base.open_template()
     with events.busy():
         rows = read_rows(order, template)
     note = f" with the day {template.day}" if template.day else ""

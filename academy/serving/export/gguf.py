@@ -22,6 +22,7 @@ from safetensors import safe_open
 from academy.adapters.adapter import CONFIG, WEIGHTS, Adapter
 from academy.errors import AdapterError, BaseModelError
 from academy.models.base_model import BaseModel
+from academy.models.model_files import weight_files
 from academy.records import Record
 from academy.serving.export.gguf_vocabulary import vocabulary
 from academy.store.files import digest_of_file, explain_disk_errors, publish_folder, write_file
@@ -71,15 +72,17 @@ def base_file(base: BaseModel, cache: Path, precision: Precision = "f32") -> Pat
     Raises BaseModelError for a model that cannot be written as GGUF.
     """
     place = cache / f"base-{base.digest[:16]}-{precision}" / f"base-{base.digest[:16]}.gguf"
-    return _cached(
-        place, base.digest, precision, lambda path: write_model(base.path, path, name=base.name, precision=precision)
-    )
+    with base.unchanged() as folder:
+        return _cached(
+            place, base.digest, precision, lambda path: write_model(folder, path, name=base.name, precision=precision)
+        )
 
 
 def adapter_file(adapter: Adapter, base: BaseModel, cache: Path) -> Path:
     """An adapter as a file in the cache, written where it is missing or damaged. Raises AdapterError."""
     place = cache / f"adapter-{adapter.digest[:16]}" / f"{adapter.digest}.gguf"
-    return _cached(place, adapter.digest, "f32", lambda path: write_adapter(adapter.path, base.path, path))
+    with base.unchanged() as folder:
+        return _cached(place, adapter.digest, "f32", lambda path: write_adapter(adapter.path, folder, path))
 
 
 def write_model(
@@ -120,7 +123,7 @@ def write_model(
     vocabulary(folder, config.vocab_size, template).add_to(writer)
 
     tensors = [] if factors is None else [("rope_freqs.weight", factors.shape, lambda: factors)]
-    for original, shape, read in _stored(sorted(folder.glob("*.safetensors"))):
+    for original, shape, read in _stored(weight_files(name, folder)):
         if original == "lm_head.weight" and config.tie_word_embeddings:
             continue  # llama.cpp uses the embedding
         name_in_gguf = names.get_name(original, try_suffixes=(".weight", ".bias"))
@@ -214,7 +217,7 @@ def _known(folder: Path) -> tuple[Any, Layout]:
     """The configuration of a transformers folder and its layout. Raises BaseModelError for an unknown one."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     layout = LAYOUTS.get(config.model_type)
     wrong = ""
     if layout is None:
