@@ -27,15 +27,13 @@ _LARGEST = 1 << 16
 
 def settle(home: Path) -> None:
     """Forget what belongs to the place where the home was before. Does nothing where it is still there."""
-    place = home.resolve()
-    state = place.stat()
-    here = {"path": str(place), "device": state.st_dev, "inode": state.st_ino}
-    if _read(place / FILE) == here:
+    if is_settled(home):
         return
+    place, here = home.resolve(), _here(home)
     try:
         with _locked(place):
             note = _read(place / FILE)
-            if note and (note.get("device"), note.get("inode")) != (state.st_dev, state.st_ino):
+            if note and (note.get("device"), note.get("inode")) != (here["device"], here["inode"]):
                 for path in (path for pattern in _OF_THE_PLACE for path in place.glob(pattern)):
                     path.unlink(missing_ok=True)
             # a folder that was only renamed, or is mounted elsewhere, keeps them
@@ -46,6 +44,17 @@ def settle(home: Path) -> None:
             f"The home folder {home} cannot be written ({problem.strerror}).",
             "Set ACADEMY_HOME to a folder that you can write.",
         ) from problem
+
+
+def is_settled(home: Path) -> bool:
+    """Whether the home was used at this place before."""
+    return _read(home.resolve() / FILE) == _here(home)
+
+
+def _here(home: Path) -> dict[str, Any]:
+    place = home.resolve()
+    state = place.stat()
+    return {"path": str(place), "device": state.st_dev, "inode": state.st_ino}
 
 
 def refuse_databases_of_others(home: Path, urls: dict[str, str]) -> None:

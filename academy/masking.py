@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
 import re
 import sys
 import threading
@@ -115,11 +114,6 @@ def remember_environment(environment: Mapping[str, str]) -> None:
             remember(value, value.partition(":")[2])
         elif "://" in value:
             remember(password_in(value))
-
-
-def public_environment() -> dict[str, str]:
-    """The variables of this process without secrets, for children that need none."""
-    return {name: value for name, value in os.environ.items() if not is_secret(name, value)}
 
 
 def mask_outputs() -> None:

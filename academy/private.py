@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from academy.errors import HomeError
+from academy.home_place import is_settled
 from academy.masking import mask_outputs
 
 log = logging.getLogger("academy")
@@ -43,10 +44,10 @@ def close_home(home: Path) -> None:
     state = place.stat()
     was_open = bool(state.st_mode & OTHERS)
     if was_open:
-        _close(place, state.st_mode)  # first: from now on nobody else gets in
+        _close(place, state.st_mode)  # first: from now on no one else gets in
     planted: list[Path] = []
     count = 0
-    for path, entry in _entries(place, deep=was_open):
+    for path, entry in _entries(place, deep=was_open or not is_settled(home)):
         if not _is_ours(path, entry, place):
             planted.append(path)
         elif entry.st_mode & OTHERS and not stat.S_ISLNK(entry.st_mode) and entry.st_uid == os.geteuid():
@@ -130,7 +131,7 @@ def _refuse_replaceable(path: Path) -> None:
 
 
 def _entries(place: Path, *, deep: bool) -> Iterator[tuple[Path, os.stat_result]]:
-    """Everything in the home where it was open, else what lies at its top and all of the folders with secrets.
+    """Everything in a home that was open or is new here, else its top and the folders with secrets.
 
     Links are not followed, except from the top of the home to a folder of this account, as on a larger disk.
     """
@@ -168,7 +169,7 @@ def _close(path: Path, mode: int) -> None:
         handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if stat.S_ISLNK(os.fstat(handle).st_mode):
-                return  # somebody has just replaced it; links have no modes
+                return  # it has just been replaced; links have no modes
             Path(f"/proc/self/fd/{handle}").chmod(stat.S_IMODE(mode) & ~OTHERS)
             is_open, reason = os.fstat(handle).st_mode & OTHERS, "its disk keeps no modes"
         finally:

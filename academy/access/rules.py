@@ -26,7 +26,7 @@ from academy.records import Record
 Scheme = Literal["http", "https", "ws", "wss"]
 AccountOf = Callable[[Address, Address], int | None]
 HolderOf = Callable[[str], str]
-"""The name of the person whose key a bearer token is; empty where it is nobody's."""
+"""The name of the person whose key a bearer token is; empty where it is not a key of a user."""
 SINGLE = ("host", "origin", "authorization")
 """Headers that decide, so that a request with two of one is refused: programs behind the layer may read the other."""
 FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")

@@ -63,7 +63,7 @@ class UserKeys:
             return [UserKey(name=row.name, at=row.at) for row in connection.execute(query)]
 
     def holder(self, token: str) -> str:
-        """The name of the key; empty where nobody has it."""
+        """The name of the key; empty for an unknown key."""
         if not token.startswith(PREFIX) or len(token) > LONGEST_TOKEN:
             return ""
         query = sa.select(user_keys.c.name).where(user_keys.c.digest == _digest(token))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -28,6 +29,7 @@ from academy.cli import (
     training,
 )
 from academy.cli.output import emit, say_error
+from academy.current_folder import close_environment
 from academy.errors import AcademyError, HomeError
 from academy.plain_text import plain_streams
 from academy.private import be_private
@@ -56,12 +58,14 @@ for name, group in (
 def main() -> None:
     """Run a command. An error is one sentence on stderr (with --json also an error object) and exit code 2."""
     be_private()
+    close_environment()
     # threads that spin while they wait make two busy programs many times slower; must be set before torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that the locale lacks must not end a command
             stream.reconfigure(errors="backslashreplace")
     plain_streams()
+    _mention_unread_settings()
     try:
         app()
     except HomeError as problem:
@@ -76,6 +80,15 @@ def main() -> None:
         if (sentence := _system_error(problem)) is None:
             raise
         _fail(sentence)
+
+
+def _mention_unread_settings() -> None:
+    """Say once on stderr that a .env of the current folder is not read."""
+    if Path(".env").exists() and "--help" not in sys.argv:  # most folders have none, and the import takes time
+        from academy.settings_report import sentence_once
+
+        if sentence := sentence_once():
+            say_error(sentence)
 
 
 def _system_error(problem: BaseException) -> AcademyError | None:

@@ -102,6 +102,7 @@ def refuse(
     batch: Batches = None,
     item: Items = None,
     everything: Everything = False,
+    erase: Annotated[bool, typer.Option("--erase", help="Delete the ratings with their texts.")] = False,
     because: Because = "",
     base_model: Base = None,
     json: Json = False,
@@ -110,7 +111,8 @@ def refuse(
     from academy.loop import review
 
     selection = _selection(sources, address, batch, item, everything=everything)
-    _show("Refused", review.turn_down(open_home(base_model), selection, by=user(), because=because), as_json=json)
+    reviewed = review.turn_down(open_home(base_model), selection, by=user(), because=because, erase=erase)
+    _show("Refused", reviewed, as_json=json)
 
 
 def _selection(

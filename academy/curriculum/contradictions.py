@@ -21,7 +21,7 @@ def find_contradictions(experiences: Iterable[Experience]) -> list[Contradiction
         Contradiction(first=first.id, second=later.id, batches=(first.batch, later.batch))
         for first, *others in _by_request(experiences)
         for later in others
-        if contradict(first.answer, later.answer)
+        if contradict(first.words, later.words)
     ]
 
 
@@ -32,9 +32,9 @@ def contradicting_trusted(experiences: Iterable[Experience]) -> dict[str, str]:
     """
     reasons = {}
     for same_request in _by_request(experiences):
-        trusted_answers = {experience.answer for experience in same_request if experience.trusted}
+        trusted_answers = {experience.words for experience in same_request if experience.trusted}
         for experience in same_request if trusted_answers else ():
-            if not experience.trusted and any(contradict(answer, experience.answer) for answer in trusted_answers):
+            if not experience.trusted and any(contradict(answer, experience.words) for answer in trusted_answers):
                 reasons[experience.id] = "contradicts a trusted lesson"
     return reasons
 
@@ -44,5 +44,5 @@ def _by_request(experiences: Iterable[Experience]) -> list[list[Experience]]:
     by_request: dict[Any, list[Experience]] = defaultdict(list)
     for experience in sorted(experiences, key=lambda experience: (experience.seq, experience.id)):
         words = wording(experience.request), signs(experience.request)
-        by_request[experience.kind == "commit", experience.context, words].append(experience)
+        by_request[experience.kind == "commit", experience.before, words].append(experience)
     return list(by_request.values())

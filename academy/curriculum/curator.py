@@ -18,7 +18,7 @@ from academy.curriculum.contradictions import contradicting_trusted, find_contra
 from academy.curriculum.dataset import Contradiction, Dataset, Example, OverlappingExample, group_of, write_dataset
 from academy.curriculum.decontamination import GuardedSuite, count_overlaps
 from academy.curriculum.filters import judge
-from academy.curriculum.holdout import Assignment, Holdout, grouped, request_key
+from academy.curriculum.holdout import Assignment, Holdout, first_of_each_request, grouped, request_key
 from academy.curriculum.overlap_check import guarded_index, near_by_another_answer, refuse_overlap
 from academy.curriculum.quotas import UNTRUSTED, QuotaEntry, alarms, diversity, drops, first_words, sample_ids
 from academy.curriculum.replay import EarlierExample, draw_replay
@@ -33,13 +33,14 @@ from academy.experience.sources.lessons import LessonsSource
 from academy.experience.sources.table import refer, references_of, reopen_sources
 from academy.experience.sources.tasks import TasksSource
 from academy.experience.tombstones import buried
+from academy.models.messages import Transcript
 
 COMMITS_SHARE = 0.20
 """Largest share of the training tokens that commits may have."""
 COLLECTED = "collected: "
 """How a line of the funnel begins that counts what a source gave."""
 
-Measure = Callable[[Sequence[Sequence[Mapping[str, str]]]], Sequence[int | str]]
+Measure = Callable[[Sequence[Transcript]], Sequence[int | str]]
 """The tokens of each conversation as the base model's chat template renders it, or why the template rejects it."""
 
 
@@ -145,7 +146,7 @@ class DatasetCurator:
                 continue
             for kind, number in redactions.items():
                 self.funnel[f"taken out: {kind}"] += number
-            content = (experience.context, normalised(experience.request), experience.answer)
+            content = (experience.before, normalised(experience.request), experience.words, experience.trace.tools)
             if content in distinct:
                 self._count("exact duplicate", 1)
                 if experience.trusted and not distinct[content].trusted:
@@ -172,7 +173,7 @@ class DatasetCurator:
         self._split(holdout)
         train = [(example, tokens) for example, assignment, tokens in self._examples if assignment.side == "train"]
         held_out = [example for example, assignment, _ in self._examples if assignment.side == "holdout"]
-        questions = _first_of_each_request(held_out)
+        questions = first_of_each_request(held_out)
         self._count("held out already with another answer", len(held_out) - len(questions))
         train = self._decontaminate(train, questions)
         train = self._cap_commits(train)
@@ -224,7 +225,7 @@ class DatasetCurator:
                 if len(newest) > limit:
                     passed_over += 1
                     earlier = newest.popleft()
-                    yield EarlierExample(id=earlier.id, group=group_of(earlier.answer))
+                    yield EarlierExample(id=earlier.id, group=group_of(earlier.words))
 
         ids = draw_replay(older(), limit - round(limit * self.replay), self.replay)
         self._recount(source, "dropped: over the limit of lessons", passed_over)
@@ -287,14 +288,14 @@ class DatasetCurator:
         """
         by_context: dict[Any, list[Experience]] = defaultdict(list)
         for experience in self._experience:
-            by_context[experience.context].append(experience)
+            by_context[experience.before].append(experience)
         for experiences in by_context.values():
             experiences.sort(key=lambda experience: not experience.trusted)  # the earlier of two duplicates stays
         contradicting = {id_ for pair in self.contradictions for id_ in (pair.first, pair.second)}
         reasons: dict[str, str] = {}
         for experiences in by_context.values():
             if len(experiences) > 1:
-                texts = [example_text(experience.request, experience.answer) for experience in experiences]
+                texts = [example_text(experience.request, experience.words) for experience in experiences]
                 duplicates = near_duplicates(texts, shards=self.shards, run=self.run)
                 ids = {experiences[duplicate.number].id for duplicate in duplicates}
                 reasons |= dict.fromkeys(ids - contradicting, "near duplicate")
@@ -307,7 +308,7 @@ class DatasetCurator:
                 id=experience.id,
                 source=experience.batch,
                 author=experience.author,
-                tokens=len(experience.request) + len(experience.answer),
+                tokens=len(experience.request) + len(experience.words),
                 model_made=experience.model_made,
                 at=f"{experience.seq:012d}",
                 trusted=experience.trusted,
@@ -318,11 +319,11 @@ class DatasetCurator:
 
     def _decontaminate(self, train: list[tuple[Example, int]], held_out: list[Example]) -> list[tuple[Example, int]]:
         """Training examples without those that overlap with an examination, of this dataset or of another suite."""
-        near = near_by_another_answer([example.messages for example, _ in train], held_out)
+        near = near_by_another_answer([example.transcript for example, _ in train], held_out)
         self._count("near a held-out request", len(near))
         train = [pair for n, pair in enumerate(train) if n not in near]
         index = guarded_index(held_out, self.guarded, self.allowed)
-        texts = [(example.request, example.answer) for example, _ in train]
+        texts = [(example.request, example.words) for example, _ in train]
         matches = overlapping(index, texts, shards=self.shards, run=self.run)
         self.overlaps = [
             OverlappingExample(example=train[n][0].id, overlaps=overlaps) for n, overlaps in sorted(matches.items())
@@ -337,7 +338,7 @@ class DatasetCurator:
         sample = set(sample_ids(example.id for example in train))
         figures = diversity(
             (example.group for example in train),
-            (first_words(example.answer) for example in train),
+            (first_words(example.words) for example in train),
             [example.request for example in train if example.id in sample],
         )
         self.alarms += alarms(figures)
@@ -354,6 +355,8 @@ class DatasetCurator:
             elif example.follows_turns and assignment.side == "holdout":
                 # an examination asks single requests; the rest of a held-out conversation must not be trained on
                 self._count("a later turn of a held-out conversation", 1)
+            elif example.transcript.has_tools and assignment.side == "holdout":
+                self._count("a held-out conversation with tools: no suite asks it", 1)
             elif tokens > self.context:
                 self._count("longer than the model's context", 1)
             elif assignment.side == "neither":
@@ -367,7 +370,7 @@ class DatasetCurator:
     def _renderable(self, examples: list[Example]) -> list[tuple[Example, int]]:
         """Examples with their tokens, without those that the base model's chat template rejects."""
         accepted = []
-        for example, size in zip(examples, self.measure([example.messages for example in examples]), strict=True):
+        for example, size in zip(examples, self.measure([example.transcript for example in examples]), strict=True):
             if isinstance(size, str):
                 self._count(size, 1)
             else:
@@ -389,11 +392,3 @@ class DatasetCurator:
         for name in [line.removeprefix(COLLECTED) for line in self.funnel if line.startswith(COLLECTED)]:
             self.funnel[f"kept for training: {name}"] = kept[name]
         return lessons + newest
-
-
-def _first_of_each_request(examples: list[Example]) -> list[Example]:
-    """Of held-out examples with the same request the earliest: a later answer cannot change the examination."""
-    earliest: dict[Any, Example] = {}
-    for example in sorted(examples, key=lambda e: (e.seq, e.id)):
-        earliest.setdefault((request_key(example.suite, example.request), example.system), example)
-    return list(earliest.values())

@@ -17,6 +17,7 @@ from academy.curriculum.secrets import Finding, merge_findings, replace_findings
 
 _AT = r"(?:@|\s?[\[({]\s?(?:at|@|małpa|malpa)\s?[\])}]\s?|\s(?:at|AT|małpa)\s|&#64;|%40)"
 _DOT = r"(?:\.|\s?[\[({]\s?(?:dot|kropka|punkt|\.)\s?[\])}]\s?|\s(?:dot|DOT|kropka)\s)"
+_DOTS = re.compile(_DOT)
 _EMAIL = re.compile(
     rf"(?<![\w.+-])(?P<local>[A-Za-z0-9_][\w.+-]{{0,63}}?){_AT}(?P<domain>(?:[\w-]{{1,40}}{_DOT}){{1,4}}[A-Za-z]{{2,12}})(?!\w)"
 )
@@ -73,7 +74,7 @@ def _emails(text: str) -> Iterator[Finding]:
     if not any(mark in text for mark in ("@", "at", "AT", "małpa", "&#64;", "%40")):
         return
     for match in _EMAIL.finditer(text):
-        domain = re.sub(_DOT, ".", match["domain"]).lower()
+        domain = _DOTS.sub(".", match["domain"]).lower()
         plain = "@" in match[0]
         if not plain and not re.search(r"[\[({&%]|\bdot\b|kropka|\.", match[0][len(match["local"]) :], re.IGNORECASE):
             continue

@@ -133,7 +133,7 @@ class _Name:
         )
         at = root.start()
         before = view[max(0, at - 40) : at]
-        self.word = re.search(r"[\w.-]*$", before)[0]  # type: ignore[index]  # the pattern matches anything
+        self.word = re.search(r"(?<![\w.-])[\w.-]*$", before)[0]  # type: ignore[index]  # the pattern matches anything
         self.is_upper = view[at : root.end()].isupper() and (self.word == "" or self.word.isupper())
         self.is_password = self.root in _PASSWORDS
         self.is_full = lower.startswith(_INSIDE_WORDS, at)

@@ -2,7 +2,7 @@
 
 The standing of a lesson is `active`, `set aside` (an examination rejected its batch), `superseded` (a user said that
 another answer is right, or corrected it), `undone` (a user undid its batch), `waiting` (its source is not trusted and
-nobody has decided) or `refused`. Only active lessons are trained on; they are examined if they are trusted. A forgotten
+no one has decided) or `refused`. Only active lessons are trained on; they are examined if they are trusted. A forgotten
 lesson is deleted; only its id stays, so that it cannot be imported again.
 """
 
@@ -32,8 +32,9 @@ from academy.experience.reading import (
     row_to_experience,
     row_to_line,
 )
-from academy.experience.standings import make_way, release, undo
+from academy.experience.standings import erase_rejected, make_way, release, undo
 from academy.experience.wording import signs, wording
+from academy.models.formats import FORMATS
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
 
@@ -165,9 +166,10 @@ class LessonsStore:
             sa.select(lessons).where(lessons.c.standing == "active", lessons.c.seq > since).order_by(lessons.c.seq)
         )
 
-    def every(self) -> Iterator[Experience]:
-        """All lessons, whatever their outcome and standing, in order of admission."""
-        yield from self._stream(sa.select(lessons).order_by(lessons.c.seq))
+    def every(self, *standings: str) -> Iterator[Experience]:
+        """Lessons of any outcome with one of these standings (all, without any), in order of admission."""
+        query = sa.select(lessons).order_by(lessons.c.seq)
+        yield from self._stream(query.where(lessons.c.standing.in_(standings)) if standings else query)
 
     def beginning_with(self, id_: str) -> list[Experience]:
         """At most two lessons whose ids begin with these digits: two mean that the prefix is ambiguous."""
@@ -295,15 +297,24 @@ class LessonsStore:
         if connection.execute(sa.delete(lessons).where(lessons.c.id == lesson)).rowcount:
             connection.execute(sa.insert(forgotten).values(id=lesson, at=now(), because=because))
         erase_ratings(lesson, connection)
+        erase_rejected(lesson, connection)
 
     def scrub(self, lesson: Experience, quarantine: Path) -> None:
         """Erase a forgotten lesson's text from the quarantine and from the free pages of SQLite."""
         scrub(quarantine, (lesson.request, lesson.answer))
         self.database.scrub()
 
-    def export(self, path: Path, batch: str | None = None) -> int:
-        """Write lessons of any outcome as JSONL that `import_file` imports with the same ids. Returns how many."""
+    def export(self, path: Path, batch: str | None = None, form: str = "") -> int:
+        """Write lessons of any outcome as JSONL that `import_file` imports with the same ids. Returns how many.
+
+        With `form`, one of FORMATS, those that can be learned from, as conversations. Raises InputError for an unknown
+        format, and for a lesson that the format cannot hold.
+        """
         query = sa.select(lessons).order_by(lessons.c.seq)
+        if form:
+            if form not in FORMATS:
+                raise InputError(f"Unknown format {form}.", f"Choose one of {', '.join(FORMATS)}.")
+            query = query.where(lessons.c.standing == "active", lessons.c.outcome == "success")
         if batch is not None:
             query = query.where(lessons.c.batch == batch)
         count = 0
@@ -313,7 +324,8 @@ class LessonsStore:
             with self.database.read() as connection:
                 for row in connection.execution_options(yield_per=CHUNK).execute(query).mappings():
                     count += 1
-                    yield orjson.dumps(row_to_line(row)) + b"\n"
+                    line = FORMATS[form].write(row_to_experience(row).transcript) if form else row_to_line(row)
+                    yield orjson.dumps(line) + b"\n"
 
         write_file(path, rows())
         return count

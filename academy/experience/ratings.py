@@ -191,6 +191,12 @@ class Ratings:
             change = sa.update(ratings).where(ratings.c.seq.in_(numbers))
             connection.execute(change.values(standing=standing, because=because))
 
+    def erase(self, chosen: Sequence[Rating], connection: sa.Connection) -> None:
+        """Delete ratings with their texts."""
+        for begin in range(0, len(chosen), CHUNK):
+            numbers = [rating.seq for rating in chosen[begin : begin + CHUNK]]
+            connection.execute(sa.delete(ratings).where(ratings.c.seq.in_(numbers)))
+
     def counts(self) -> dict[str, int]:
         """Numbers of ratings by standing."""
         query = sa.select(ratings.c.standing, sa.func.count()).group_by(ratings.c.standing)

@@ -1,4 +1,4 @@
-"""Changes of a lesson's standing, in the transaction of whoever decides: set aside, release, undo, admit, refuse."""
+"""Changes of a lesson's standing, in the transaction of the decision: set aside, release, undo, admit, refuse."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from academy.experience.reading import SUSPECT
+from academy.experience.reading import REJECTED, SUSPECT
 from academy.store.database import lessons
 
 
@@ -63,6 +63,14 @@ def make_way(connection: sa.Connection, ids: Sequence[str]) -> None:
             lessons.c.id.in_(ids), lessons.c.trusted.is_(False), lessons.c.standing.in_(("active", "waiting"))
         )
     )
+
+
+def erase_rejected(lesson: str, connection: sa.Connection) -> None:
+    """Erase a forgotten answer from the lessons that correct it."""
+    query = sa.select(lessons.c.seq, lessons.c.extra).where(lessons.c.corrects == lesson)
+    for row in connection.execute(query).all():
+        extra = {name: value for name, value in row.extra.items() if name != REJECTED}
+        connection.execute(sa.update(lessons).where(lessons.c.seq == row.seq).values(extra=extra))
 
 
 def _as_new(query: sa.Select[Any], connection: sa.Connection, *, suspect: bool | None = None) -> int:

@@ -25,7 +25,7 @@ from academy.loop.home import Home
 from academy.records import Record
 from academy.store.ledger_rows import ReviewEntry
 
-__all__ = ["Review", "Reviewed", "Selection", "admit", "open_review", "turn_down", "waiting_in_words"]
+__all__ = ["Review", "Reviewed", "Selection", "admit", "open_review", "turn_down"]
 SAMPLES = 3
 """What is shown of each source, at first."""
 
@@ -115,12 +115,6 @@ def open_review(home: Home, samples: int = SAMPLES, selection: Selection | None 
     )  # fmt: skip
 
 
-def waiting_in_words(home: Home) -> str:
-    """How many ratings wait, and what to do; empty where none does."""
-    count = Ratings(home.database).counts().get("waiting", 0)
-    return f"{count:,} ratings wait for a person's decision: academy review list" if count else ""
-
-
 def admit(home: Home, selection: Selection, *, by: str, because: str = "") -> Reviewed:
     """Admit what waits and fits a selection: it is trained on. Raises InputError where nothing does."""
     chosen, imported = _chosen(home, selection, ("waiting",))
@@ -134,10 +128,10 @@ def admit(home: Home, selection: Selection, *, by: str, because: str = "") -> Re
         return _record(home, selection, chosen, imported, by=by, because=because, admitted=True, connection=connection)
 
 
-def turn_down(home: Home, selection: Selection, *, by: str, because: str = "") -> Reviewed:
+def turn_down(home: Home, selection: Selection, *, by: str, because: str = "", erase: bool = False) -> Reviewed:
     """Refuse what waits or was admitted before and fits a selection. Raises InputError where nothing does.
 
-    What an adapter has learned stays in its weights.
+    `erase` deletes the ratings with their texts. What an adapter has learned stays in its weights.
     """
     chosen, imported = _chosen(home, selection, ("waiting", "admitted"))
     ids = [rating.lesson for rating in chosen] + [lesson.id for lesson in imported]
@@ -145,7 +139,14 @@ def turn_down(home: Home, selection: Selection, *, by: str, because: str = "") -
         Ratings(home.database).decide(chosen, "refused", _decision(by, because), connection)
         for begin in range(0, len(ids), 500):
             refuse(ids[begin : begin + 500], connection)
-        return _record(home, selection, chosen, imported, by=by, because=because, admitted=False, connection=connection)
+        if erase:
+            Ratings(home.database).erase(chosen, connection)
+        reviewed = _record(
+            home, selection, chosen, imported, by=by, because=because, admitted=False, connection=connection
+        )  # fmt: skip
+    if erase:
+        home.database.scrub()
+    return reviewed
 
 
 def _decision(by: str, because: str) -> str:

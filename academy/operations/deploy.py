@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+from academy.current_folder import environment
 from academy.errors import HomeError, InputError
 from academy.habitat.routing import POOLS
 from academy.operations.prefect_rules import CHECKOUT, DEPLOYMENTS, POOL
 from academy.operations.prefect_server import alive, configure, make_pools, running, use_own_server
+from academy.operations.prefect_settings import import_prefect
 from academy.records import Record
 from academy.settings import Settings
 
@@ -36,19 +39,23 @@ def deploy(settings: Settings) -> Deployed:
     os.environ["ACADEMY_HOME"] = str(settings.home.resolve())
     if not (CHECKOUT / "prefect.yaml").is_file():
         raise InputError("The flows have no prefect.yaml beside them.", "Deploy from a checkout of the project.")
+    import_prefect(settings)
     make_pools(url, [POOL, *POOLS.values()])
     _prefect(CHECKOUT, "--no-prompt", "deploy", "--all")
     return Deployed(
         deployments=DEPLOYMENTS,
-        worker_command="python -m academy.operations.prefect_worker "
+        # Prefect reads settings in the folder where it starts
+        worker_command=f"cd {shlex.quote(str(settings.home.resolve()))} && PYTHONSAFEPATH=1 "
+        "python -m academy.operations.prefect_worker "
         f"--pool {POOLS['cuda']} --name gpu-{settings.home_id}",
     )
 
 
 def _prefect(folder: Path, *arguments: str) -> None:
     process = subprocess.run(
-        [sys.executable, "-m", "prefect", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "prefect", *arguments], cwd=folder, env=environment(), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
     if process.returncode:
         lines = [line for line in (process.stderr or process.stdout).strip().splitlines() if line.strip()]
         raise HomeError(

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from academy.access.layer import ROOT
 from academy.access.peers import listener_account
 from academy.access.secret import owner_of, read_private
+from academy.current_folder import drop_prefect_settings, environment
 from academy.errors import HomeError, InputError
 from academy.operations.job_template import JOB_TEMPLATE
 from academy.operations.listeners import inherited, listen, numbers_of
@@ -45,15 +46,20 @@ _QUIET = {"PREFECT_LOGGING_SERVER_LEVEL": "WARNING", "PREFECT_SERVER_LOGGING_LEV
 
 
 def configure(settings: Settings) -> None:
-    """Set the environment of Prefect: a folder of this home, few log lines. Call it before importing Prefect.
+    """Set the environment of Prefect: a folder and a profile of this home, few log lines. Then import Prefect.
+
+    Of the user's own variables only those of servers count: others name files, profiles and logging that run code.
 
     Raises InputError for a variable with which its client cannot connect.
     """
     check_connections()
     if (url := os.environ.get("PREFECT_API_URL")) and not url.startswith(("http://", "https://")):
         raise InputError(f"PREFECT_API_URL={url} is not an address.", "Write it as http://host:port/api, or unset it.")
-    defaults = {
-        "PREFECT_HOME": str(settings.folder("prefect")),
+    drop_prefect_settings()
+    folder = settings.folder("prefect")
+    variables = {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_PROFILES_PATH": str(folder / "profiles.toml"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP_SECONDS),
@@ -62,8 +68,7 @@ def configure(settings: Settings) -> None:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "DO_NOT_TRACK": "true",
     }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+    os.environ |= variables
 
 
 class Server:
@@ -130,7 +135,8 @@ class OwnServer(Server):
                     sys.executable, "-m", "academy.operations.prefect_server",
                     str(os.getpid()), str(self._home), numbers_of(self._sockets),
                 ],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **_QUIET},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=environment(**_QUIET), cwd=self._home,
                 pass_fds=[listener.fileno() for listener in self._sockets],
             )  # fmt: skip
 

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 from academy.access.secret import write_private
+from academy.current_folder import environment
 from academy.errors import HomeError, InputError
 from academy.habitat.routing import POOLS
 from academy.loop.home import Home
@@ -28,6 +29,7 @@ from academy.operations.prefect_server import (
     running,
     use_server,
 )
+from academy.operations.prefect_settings import import_prefect
 from academy.records import Record
 from academy.settings import Settings
 from academy.store.files import write_file
@@ -75,6 +77,7 @@ def serve_pages(home: Home, port: int, mlflow_port: int, *, with_worker: bool) -
         server = [sys.executable, "-m", "academy.operations.prefect_server", "0", home_folder]
         children = {"server": stack.enter_context(_child(settings, "server", server, sockets["server"]))}
         Server(url, settings.folder("prefect") / "server.log", children["server"]).wait()
+        import_prefect(settings)
         if count := mark_dead_runs_crashed(settings, url):
             yield ServerEvent(kind="runs crashed", count=count)
         write_file(url_file, url.encode())
@@ -117,10 +120,8 @@ def _child(
             stdout=log,
             stderr=log,
             pass_fds=[listener.fileno() for listener in sockets],
-            env={
-                **os.environ,
-                "ACADEMY_HOME": str(settings.home.resolve()),
-            },
+            cwd=settings.home,
+            env=environment(ACADEMY_HOME=str(settings.home.resolve())),
         )
     try:
         yield process

@@ -42,6 +42,7 @@ lessons = sa.Table(
     sa.Column("context", sa.JSON, nullable=False, server_default="[]"),  # earlier messages: role and content
     sa.Column("corrects", sa.String(64), nullable=False, server_default="", index=True),  # id with the wrong answer
     sa.Column("trusted", sa.Boolean, nullable=False, server_default=sa.true()),  # false: it is never examined
+    sa.Column("trace", sa.JSON, nullable=False, server_default="{}"),  # calls of tools, results, thoughts, other parts
     sqlite_autoincrement=True,  # SQLite never reuses a number, not even after a delete
 )
 
@@ -118,7 +119,7 @@ ledger = sa.Table(
 )
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0005"
+HEAD = "0006"
 WAL_SECONDS = 5.0
 """How long to wait for other processes that open a new SQLite file at the same time."""
 

@@ -6,6 +6,7 @@ on a text in which it may begin at many places and runs far from each. `pumps` m
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import random
@@ -13,10 +14,14 @@ import re
 import time
 import types
 from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from re import _constants as sre  # type: ignore[attr-defined]
-from re import _parser as sre_parser
+from re import _parser as sre_parser  # type: ignore[attr-defined]
 from typing import Any, NamedTuple
 
+ROOT = Path(__file__).resolve().parents[2]
+CALLS = frozenset({"compile", "search", "match", "fullmatch", "split", "findall", "finditer", "sub", "subn"})
 ROOMS = ("academy", "flows", "tasks")
 OPTIONAL = frozenset({"gguf", "xllamacpp", "lm_eval", "ray", "prefect_ray", "unsloth", "bitsandbytes", "psycopg"})
 """Packages that need not be installed."""
@@ -24,33 +29,87 @@ ENDS = ("", "\x00", "!", "\n", " x", "=", '"')
 """Ends of pumped texts; most patterns fail at one of them."""
 SIGNS = "aB1 _-.:=<>/\n\t\"'@#(){}[]|,;%&+*~!?$^\\`"
 FEW = 12
-"""Repetitions with a smaller maximum are no pumps: they cost the same on every text."""
+"""Repetitions with a smaller maximum do not count: they cost the same on every text."""
 
 
 class Named(NamedTuple):
-    """A pattern with the place of its definition."""
+    """A pattern with the place of its definition. `searched`: somewhere it is searched in a text, not only matched."""
 
     name: str
     pattern: re.Pattern[Any]
+    searched: bool
 
 
-def modules_of(rooms: tuple[str, ...] = ROOMS) -> Iterator[types.ModuleType]:
-    """All modules that can be imported here."""
-    for room in rooms:
+def all_patterns() -> list[Named]:
+    """Every pattern of the project once: those of modules and classes, and those written into calls."""
+    patterns: dict[tuple[Any, int], Named] = {}
+    for room in ROOMS:
         package = importlib.import_module(room)
-        yield package
         for entry in pkgutil.walk_packages(package.__path__, f"{room}."):
-            if ".migrations.versions" in entry.name or entry.name.endswith("migrations.env"):
-                continue  # alembic runs them
+            if ".migrations" in entry.name or not _has_patterns(entry.name):
+                continue  # alembic runs migrations
             try:
-                yield importlib.import_module(entry.name)
+                module = importlib.import_module(entry.name)
             except ModuleNotFoundError as problem:
                 if (problem.name or "").partition(".")[0] not in OPTIONAL:
                     raise
+                continue
+            for named in _of_module(module):
+                key = (named.pattern.pattern, named.pattern.flags)
+                if key not in patterns or named.searched:
+                    patterns[key] = named
+    for path in sources():
+        for named in inline_patterns(path):
+            patterns.setdefault((named.pattern.pattern, named.pattern.flags), named)
+    return sorted(patterns.values(), key=lambda named: named.name)
 
 
-def patterns_of(module: types.ModuleType) -> Iterator[Named]:
-    """The patterns of a module and of its classes, also within tuples, dictionaries and bound methods."""
+def _has_patterns(module: str) -> bool:
+    """Whether a module compiles patterns; the others need not be imported."""
+    path = ROOT / module.replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return "re.compile(" in path.read_text()
+
+
+def sources() -> list[Path]:
+    """All files of the project's programs."""
+    return sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def calls_of_re(tree: ast.AST) -> Iterator[ast.Call]:
+    """The calls that take a pattern as their first argument."""
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id in ("re", "regex")
+            and node.func.attr in CALLS
+        ):
+            yield node
+
+
+def inline_patterns(path: Path) -> Iterator[Named]:
+    """The patterns that are written into calls, such as `re.sub("[ -]", ...)`."""
+    for call in calls_of_re(ast.parse(path.read_text())):
+        value = call.args[0]
+        if isinstance(value, ast.Constant) and isinstance(call.func, ast.Attribute):
+            options = [*call.args[1:], *(word.value for word in call.keywords)]
+            names = {node.attr for part in options for node in ast.walk(part) if isinstance(node, ast.Attribute)}
+            flags = re.RegexFlag(0)
+            for name in names & set(re.RegexFlag.__members__):
+                flags |= re.RegexFlag[name]
+            pattern = re.compile(value.value, flags)
+            searched = call.func.attr not in ("match", "fullmatch")
+            yield Named(f"{path.relative_to(ROOT)}:{call.lineno}", pattern, searched)
+
+
+@cache
+def _text_of_sources() -> str:
+    return "\n".join(path.read_text() for path in sources())
+
+
+def _of_module(module: types.ModuleType) -> Iterator[Named]:
     for name, value in vars(module).items():
         if isinstance(value, type) and value.__module__ == module.__name__:
             for attribute, content in vars(value).items():
@@ -59,20 +118,14 @@ def patterns_of(module: types.ModuleType) -> Iterator[Named]:
             yield from _within(f"{module.__name__}.{name}", value, 0)
 
 
-def all_patterns() -> list[Named]:
-    """Every pattern of the project once."""
-    patterns: dict[int, Named] = {}
-    for module in modules_of():
-        for named in patterns_of(module):
-            patterns.setdefault(id(named.pattern), named)
-    return sorted(patterns.values(), key=lambda named: named.name)
-
-
 def _within(name: str, value: object, depth: int) -> Iterator[Named]:
+    """The patterns in a value, also within tuples, dictionaries and bound methods."""
     if isinstance(value, re.Pattern):
-        yield Named(name, value)
+        plain = name.rpartition(".")[2]
+        uses = set(re.findall(rf"(?<![A-Za-z_]){re.escape(plain)}\.(\w+)\(", _text_of_sources()))
+        yield Named(name, value, not uses or bool(uses - {"match", "fullmatch"}))
     elif isinstance(value, types.BuiltinMethodType) and isinstance(value.__self__, re.Pattern):
-        yield Named(name, value.__self__)
+        yield Named(name, value.__self__, value.__name__ not in ("match", "fullmatch"))
     elif isinstance(value, (tuple, list, set, frozenset)) and depth < 4:
         for n, part in enumerate(value):
             yield from _within(f"{name}[{n}]", part, depth + 1)
@@ -195,10 +248,10 @@ class Pump(NamedTuple):
         return self.begin + self.piece * max(1, length // len(self.piece)) + self.end
 
 
-def pumps(pattern: re.Pattern[Any], rounds: int) -> list[Pump]:
+def pumps(pattern: re.Pattern[Any], rounds: int, first: int = 0) -> list[Pump]:
     """The texts for a pattern: the more rounds, the more choices within its sets and branches."""
     result: dict[Pump, None] = {}
-    for seed in range(rounds):
+    for seed in range(first, first + rounds):
         tree = _Tree(pattern, seed)
         whole = tree.sample(tree.tree)
         end = tree.random.choice(ENDS)
@@ -216,36 +269,33 @@ def pumps(pattern: re.Pattern[Any], rounds: int) -> list[Pump]:
     return [pump for pump in result if pump.piece]
 
 
-def searched(pattern: re.Pattern[Any], text: str) -> None:
-    """Every match of a pattern in a text."""
-    content = text.encode("utf-8", "replace") if isinstance(pattern.pattern, bytes) else text
-    for _ in pattern.finditer(content):
-        pass
-
-
-def matched(pattern: re.Pattern[Any], text: str) -> None:
-    """The match at the beginning, and that of the whole text."""
-    content = text.encode("utf-8", "replace") if isinstance(pattern.pattern, bytes) else text
-    pattern.match(content)
-    pattern.fullmatch(content)
-
-
-def seconds(call: Callable[[], object]) -> float:
+def seconds(call: Callable[..., object], *values: object) -> float:
     """CPU seconds of a call."""
     began = time.process_time()
-    call()
+    call(*values)
     return time.process_time() - began
 
 
-def milliseconds_per_kilobyte(
-    call: Callable[[str], object], pump: Pump, lengths: tuple[int, ...], budget: float
-) -> float:
-    """The cost at the longest length, or at the first one that is far above the budget."""
-    cost = 0.0
+def cost(call: Callable[[str], object], pump: Pump, lengths: tuple[int, ...], budget: float) -> float:
+    """Milliseconds for a kilobyte of the longest text, or of the first one that is over the budget."""
+    milliseconds = 0.0
     for length in lengths:
         text = pump.text(length)
-        kilobytes = len(text) / 1000
-        cost = min(seconds(lambda: call(text)) for _ in range(2)) * 1000 / kilobytes
-        if cost > 4 * budget:
+        milliseconds = seconds(call, text) * 1e6 / len(text)
+        if milliseconds > budget:  # once more: another program may have disturbed it
+            milliseconds = min(milliseconds, seconds(call, text) * 1e6 / len(text))
+        if milliseconds > budget:
             break
-    return cost
+    return milliseconds
+
+
+def uses_of(named: Named) -> list[Callable[[str], object]]:
+    """What the project may do with a pattern."""
+    pattern = named.pattern
+
+    def content(text: str) -> Any:
+        return text.encode("utf-8", "replace") if isinstance(pattern.pattern, bytes) else text
+
+    if named.searched:
+        return [lambda text: [None for _ in pattern.finditer(content(text))]]
+    return [lambda text: pattern.match(content(text)), lambda text: pattern.fullmatch(content(text))]

@@ -16,9 +16,10 @@ import pytest
 import sqlalchemy as sa
 
 from academy.access.secret import home_secret
+from academy.current_folder import public_environment
 from academy.errors import HomeError, InputError, ServingError, TrainingError
 from academy.genealogy.tracking import open_mlflow
-from academy.masking import MaskedRecord, mask, public_environment, remember
+from academy.masking import MaskedRecord, mask, remember
 from academy.operations.doctor import Finding
 from academy.settings import load_settings
 from academy.store.database import Database
@@ -87,7 +88,7 @@ def test_folder_that_is_no_home_keeps_its_modes(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     data.chmod(0o755)
-    (data / "table.csv").write_text("of somebody's project")
+    (data / "table.csv").write_text("of another project")
     (data / "table.csv").chmod(0o644)
     with pytest.raises(HomeError, match="is not a home that this account made"):
         load_settings(data)
@@ -125,6 +126,16 @@ def test_home_below_a_folder_that_all_may_rename_is_refused(tmp_path: Path) -> N
     assert not (parent / "home").exists()
     parent.chmod(0o1777)  # as /tmp
     assert load_settings(parent / "home").home.is_dir()
+
+
+def test_open_files_in_a_closed_home_are_closed_when_it_comes_to_its_place(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "answers").mkdir(parents=True)
+    (home / "answers" / "one.json").write_text("{}")
+    (home / "answers" / "one.json").chmod(0o644)
+    home.chmod(0o700)
+    load_settings(home, adopt=True)
+    assert open_bits(home) == {}
 
 
 @as_root

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -249,3 +250,11 @@ def test_the_secret_is_private_and_no_process_carries_it(pages: Pages) -> None:
     encoded = base64.b64encode(f"academy:{secret}".encode()).decode()
     assert not any(secret in text or encoded in text for text in [*logs, pages.words.read_text(encoding="utf-8")])
     assert os.stat(pages.home).st_uid == os.getuid()  # noqa: PTH116
+
+
+def test_ambiguous_http_is_refused(pages: Pages) -> None:
+    """The pages have the server of the gateway, with its limits: see test_gateway_abuse.py."""
+    for port in (pages.port, pages.mlflow_port):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(b"GET / HTTP/1.1\nhost: localhost\n\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 400")

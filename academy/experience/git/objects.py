@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from academy.current_folder import public_environment
 from academy.errors import InputError
 from academy.experience.git.commit import MISSING
 from academy.experience.git.process import NEUTRAL, Child, SilentError, git_program, listing
 from academy.experience.git.repository import Repository
-from academy.masking import public_environment
 
 DAMAGED = "an object is damaged"
 SLOW = "git took too long"

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from academy.adapters.adapter import FILES, MANIFEST
+from academy.current_folder import SAFE_PATH
 from academy.errors import BaseModelError, EngineError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ENVIRONMENT, WAITING
@@ -177,6 +178,7 @@ def container_options(
             **from_parent,
             "PYTHONPATH": "/academy",
             "PYTHONDONTWRITEBYTECODE": "1",
+            SAFE_PATH: "1",
             "HF_HUB_OFFLINE": "1",
             "HOME": "/tmp",  # noqa: S108 - the container's own
             "USER": "academy",  # the user id has no name there, and libraries ask for one

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from academy.current_folder import public_environment
 from academy.habitat.backends.base import BackendChoice, TrainingEvent, TrainingOrder
 from academy.habitat.backends.following import CANCELLED, SILENCE_SECONDS, StartedTrainer, TrainerEnd, run_order
 from academy.habitat.run_folder import LOG, ORDER
-from academy.masking import public_environment
 from academy.records import canonical
 from academy.store.files import explain_disk_errors, write_file
 from academy.system.hardware import Inventory
@@ -83,7 +83,8 @@ class ProcessBackend:
         write_file(folder / ORDER, canonical(order))
         with explain_disk_errors(folder), (folder / LOG).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", _program(order), str(folder / ORDER), str(os.getpid())],
+                [sys.executable, "-m", _program(order), str((folder / ORDER).absolute()), str(os.getpid())],
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -24,7 +24,8 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from academy.access.user_keys import ANONYMOUS, OWNER
-from academy.curriculum import personal, secrets
+from academy.curriculum.scrubbing import Scrubber
+from academy.curriculum.secrets import UnscannableError
 from academy.errors import HomeError, InputError
 from academy.experience.feedback import NAMES, Feedback, Unreadable
 from academy.experience.feedback import read_feedback as feedback_read
@@ -137,6 +138,7 @@ class ConversationLog:
         self._remembered: OrderedDict[str, Conversation] = OrderedDict()
         self._characters = 0
         self._room = BoundedSemaphore(BEHIND)
+        self._scrubber = Scrubber()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="conversation-log")
         self._writing: set[Future[Receipt | QuotaExceeded]] = set()
 
@@ -166,7 +168,7 @@ class ConversationLog:
             self.dropped += 1
 
     async def feedback(self, request: FeedbackRequest, rater: Rater) -> Receipt:
-        """Store a user's feedback on an answer. Returns what became of it, after it is on the disk.
+        """Store a user's feedback on an answer. Returns the receipt, after it is on the disk.
 
         Raises RequestError: 404 for an answer that is not in memory (any more), 400 for a vote between answers that
         cannot be compared, 429 for too many ratings, 503 where the writer is behind.
@@ -188,6 +190,8 @@ class ConversationLog:
             raise RequestError(503, "Too many conversations are waiting to be written.", code="writer_behind", retry=5)
         try:
             receipt = await asyncio.wrap_future(writing)
+        except UnscannableError as problem:
+            raise RequestError(422, str(problem), code="not_scanned") from None
         except HomeError as problem:
             raise RequestError(503, str(problem), code="not_written", retry=60) from None
         if isinstance(receipt, QuotaExceeded):
@@ -209,6 +213,7 @@ class ConversationLog:
         if self._writing:
             await asyncio.wait({asyncio.wrap_future(writing) for writing in list(self._writing)}, timeout=FLUSH_SECONDS)
         await asyncio.to_thread(self._writer.shutdown, wait=True, cancel_futures=True)
+        self._scrubber.close()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -243,7 +248,7 @@ class ConversationLog:
     def _write_conversation(self, conversation: Conversation) -> Receipt:
         """Store an unrated conversation; runs in the writer's thread."""
         batch = f"{TAG}-{datetime.now(UTC):%Y-%m-%d}"
-        row = _row(line_of(conversation, Feedback()), batch)
+        row = _row(line_of(conversation, Feedback(), self._scrubber), batch)
         target = conversation.target
         source = conversation.asker.source
         row |= {
@@ -269,13 +274,14 @@ class ConversationLog:
     def _rating(
         self, conversation: Conversation, feedback: Feedback, rater: Rater, worse: Conversation | None
     ) -> Rating:
-        line = line_of(conversation, feedback)
+        line = line_of(conversation, feedback, self._scrubber)
         row, target = _row(line, ""), conversation.target
         is_trusted = rater.source in self.trusted
+        (remark,) = self._scrubber.scrub([conversation.user])
         return Rating(
             at=now(), completion=conversation.id, source=rater.source, asker=conversation.asker.source,
-            address=rater.address, remark=scrubbed(conversation.user)[:LONGEST_REMARK], lesson=row["id"],
-            rated=row["corrects"] or row["id"], line=line, over=_worse(worse) if worse else {},
+            address=rater.address, remark=remark[:LONGEST_REMARK], lesson=row["id"],
+            rated=row["corrects"] or row["id"], line=line, over=_worse(worse, self._scrubber) if worse else {},
             adapter=target.adapter, version=target.name, row=target.seq,
             standing="admitted" if is_trusted else "waiting", because="" if is_trusted else waits(rater.source),
         )  # fmt: skip
@@ -285,7 +291,7 @@ def waits(source: str) -> str:
     """Why a rating of this source is not learned yet, and what to do."""
     who = {
         OWNER: "it came without a key, and programs of this account may forward what others say",
-        ANONYMOUS: "nobody knows who gave it",
+        ANONYMOUS: "its author is unknown",
     }.get(source, f"the key {source} is not trusted")
     return f"{who}: `academy review` decides, or ACADEMY_TRUSTED_KEYS"
 
@@ -297,8 +303,8 @@ def incomparable(better: Conversation, worse: Conversation) -> str:
     return "the two answers are the same" if better.answer.split() == worse.answer.split() else ""
 
 
-def _worse(conversation: Conversation) -> dict[str, Any]:
-    line = line_of(conversation, Feedback())
+def _worse(conversation: Conversation, scrubber: Scrubber) -> dict[str, Any]:
+    line = line_of(conversation, Feedback(), scrubber)
     return {"id": conversation.id, "messages": line["messages"], "adapter": conversation.target.adapter}
 
 
@@ -309,25 +315,24 @@ def _row(line: dict[str, Any], batch: str) -> dict[str, Any]:
         raise HomeError(problem.message, problem.remedy) from None
 
 
-def line_of(conversation: Conversation, feedback: Feedback) -> dict[str, Any]:
+def line_of(conversation: Conversation, feedback: Feedback, scrubber: Scrubber) -> dict[str, Any]:
     """A conversation with its feedback as a line of an import, without secrets and personal data."""
-    messages: list[dict[str, Any]] = [{**turn, "content": scrubbed(turn["content"])} for turn in conversation.messages]
-    messages.append({"role": "assistant", "content": scrubbed(conversation.answer)})
     ratings = feedback.values
-    for name in ("correction", "comment"):
-        if name in ratings:
-            ratings[name] = scrubbed(ratings[name])
+    words = [name for name in ("correction", "comment") if name in ratings]
+    answer, *others = scrubber.scrub(
+        [
+            conversation.answer,
+            *(turn["content"] for turn in conversation.messages),
+            *(ratings[name] for name in words),
+        ]
+    )
+    turns = len(conversation.messages)
+    messages = [{**turn, "content": text} for turn, text in zip(conversation.messages, others[:turns], strict=True)]
+    ratings |= zip(words, others[turns:], strict=True)
     return {
         "id": conversation.id,
-        "messages": messages,
+        "messages": [*messages, {"role": "assistant", "content": answer}],
         "at": conversation.at,
         "tags": [TAG],
         **({"feedback": ratings} if ratings else {}),
     }
-
-
-def scrubbed(text: str) -> str:
-    """A text with placeholders for secrets and personal data, as in curation."""
-    for redact in (secrets.redact, personal.redact):
-        text, _ = redact(text)
-    return text

@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import orjson
 
+from academy.current_folder import public_environment
 from academy.errors import ServingError
-from academy.masking import public_environment
 from academy.serving.runtimes.adapter_scheduling import AdapterScheduler
 from academy.serving.runtimes.llamacpp_server import ServerOptions
 
@@ -162,6 +162,7 @@ async def launch(options: ServerOptions, adapters: Sequence[str]) -> LlamaCppSer
         stdin=pipe,
         stdout=pipe,
         stderr=pipe,
+        cwd="/",
         env=public_environment(),
     )
     server = LlamaCppServer(options.key, adapters, process)
