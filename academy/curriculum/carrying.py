@@ -21,7 +21,7 @@ thousand different ones. The others are decided for each pair (`opposed`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import starmap
@@ -69,8 +69,8 @@ _NUMBERS = {
     )
     for number, word in enumerate(words.split(), start=2)
 }
-_OPPOSITES = frozenset(
-    frozenset(pair.split("/"))
+_OPPOSITES = tuple(
+    pair.split("/")
     for pair in _words(
         """
         on/off enable/disable up/down start/stop open/close open/shut allow/deny allow/forbid permit/deny accept/reject
@@ -92,6 +92,10 @@ _OPPOSITES = frozenset(
         """
     )
 )
+_OPPOSITES_OF = {
+    word: frozenset(other for pair in _OPPOSITES if word in pair for other in pair if other != word)
+    for word in frozenset(word for pair in _OPPOSITES for word in pair)
+}
 _PREFIXES = (
     ("", "un"), ("", "dis"), ("", "de"), ("", "in"), ("", "im"), ("", "ir"), ("", "non"), ("", "nie"), ("", "anti"),
     ("en", "dis"), ("en", "de"), ("up", "down"), ("in", "out"), ("over", "under"), ("in", "ex"), ("im", "ex"),
@@ -178,7 +182,7 @@ def _opposed(first: str, second: str) -> bool:
         return _swapped(one, other)
     if _negations(only_one) != _negations(only_other):
         return True
-    return any(_opposite(a, b) for a in only_one for b in only_other)
+    return _hold_opposites(only_one, only_other) or _hold_opposites(only_other, only_one)
 
 
 def _swapped(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
@@ -191,17 +195,16 @@ def _negations(words: Counter[str]) -> int:
     return sum(count for word, count in words.items() if word in _NEGATIONS)
 
 
-@lru_cache(100_000)
-def _opposite(one: str, other: str) -> bool:
-    if frozenset((one, other)) in _OPPOSITES:
+def _hold_opposites(one: Iterable[str], other: Collection[str]) -> bool:
+    """Whether a word of one text and a word of the other are opposites. It takes linear time: texts are long."""
+    if any(not _OPPOSITES_OF[word].isdisjoint(other) for word in one if word in _OPPOSITES_OF):
         return True
-    for first, second in _PREFIXES:
-        for a, b in ((one, other), (other, one)):
-            if a.startswith(first) and b.startswith(second):
-                rest, other_rest = a[len(first) :], b[len(second) :]
-                if min(len(rest), len(other_rest)) >= 3 and _stem(rest) == _stem(other_rest):
-                    return True
-    return False
+    return any(not _stems_after(first, one).isdisjoint(_stems_after(second, other)) for first, second in _PREFIXES)
+
+
+def _stems_after(prefix: str, words: Iterable[str]) -> set[str]:
+    """The stems of what follows a prefix."""
+    return {_stem(word[len(prefix) :]) for word in words if word.startswith(prefix) and len(word) - len(prefix) >= 3}
 
 
 @lru_cache(100_000)

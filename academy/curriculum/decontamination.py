@@ -11,7 +11,7 @@ Memory: about 30 bytes for each run of eight words. The texts stay in the caller
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +24,8 @@ SHORTEST_LINE = 3
 """A text of fewer words is found only as the whole of an example, not as some of its lines."""
 COMMON = 8
 """A run in more texts of one suite than this is the suite's own phrasing and does not identify any of them."""
+MOST_PLACES = 16
+"""Places of one run in a text that are looked at: a text of one word again and again has thousands."""
 CHUNK = 1024
 
 How = Literal["exact", "normalised", "re-indented", "quoted in a diff", "n-gram"]
@@ -198,9 +200,14 @@ def _shared(
 ) -> Iterator[Overlap]:
     """Runs that a reading shares with a guarded text. The key of a run allows it in every example."""
     last = -1  # position of the last run inside the previous overlap
+    places: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    for place in range(len(guarded_words) - RUN + 1 if runs else 0):
+        places[tuple(guarded_words[place : place + RUN])].append(place)
     for first in runs:
-        begin, end = _longest(words, guarded_words, first)
-        if first > last and end > begin:
+        if first <= last:
+            continue
+        begin, end = _longest(words, guarded_words, first, places[tuple(words[first : first + RUN])][:MOST_PLACES])
+        if end > begin:
             last, run = end - RUN, words[begin:end]
             yield Overlap(
                 suite=suite.name,
@@ -215,20 +222,16 @@ def _contains(words: Sequence[str], run: Sequence[str]) -> bool:
     return f" {' '.join(run)} " in f" {' '.join(words)} "
 
 
-def _longest(words: list[str], others: list[str], first: int) -> tuple[int, int]:
+def _longest(words: list[str], others: list[str], first: int, places: list[int]) -> tuple[int, int]:
     """Begin and end of the longest shared run around the eight words at `first`; equal if there is none."""
-    run = words[first : first + RUN]
     longest = (first, first)
-    for begin in range(len(others) - RUN + 1):
-        if others[begin : begin + RUN] == run:
-            low, high = 0, RUN
-            while min(first, begin) > low and words[first - low - 1] == others[begin - low - 1]:
-                low += 1
-            while (
-                max(first - len(words), begin - len(others)) + high < 0 and words[first + high] == others[begin + high]
-            ):
-                high += 1
-            longest = max(longest, (first - low, first + high), key=lambda span: span[1] - span[0])
+    for begin in places:
+        low, high = 0, RUN
+        while min(first, begin) > low and words[first - low - 1] == others[begin - low - 1]:
+            low += 1
+        while max(first - len(words), begin - len(others)) + high < 0 and words[first + high] == others[begin + high]:
+            high += 1
+        longest = max(longest, (first - low, first + high), key=lambda span: span[1] - span[0])
     return longest
 
 

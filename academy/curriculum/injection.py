@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import unicodedata
+
+from academy.experience.normal_form import compatible
 
 _LOOKALIKES = str.maketrans("аеорсухіјѕԁ01345@$ıοαεν", "aeopcyxijsdoieasasioaev")
 _INVISIBLE = re.compile(
@@ -39,9 +40,9 @@ _ORDERS = re.compile(
 )  # fmt: skip
 _ROLE_MARKS = re.compile(
     r"<\|(?:im_start|im_end|system|user|assistant|endoftext|eot_id|start_header_id|end_header_id|begin_of_text)\|>"
-    r"|\[/?INST\]|<</?SYS>>|<start_of_turn>|<end_of_turn>|</?s>\s*\[INST|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS)\]"
-    r"|(?m:^\s*#{2,4}\s*(?:system|instruction|assistant|human|response)\s*:\s*$)"
-    r"|(?m:^\s*(?:system|assistant)\s*:\s*(?:you are|ignore|from now))",
+    r"|\[/?INST\]|<</?SYS>>|<start_of_turn>|<end_of_turn>|</?s>\s*+\[INST|\[/?(?:SYSTEM_PROMPT|AVAILABLE_TOOLS)\]"
+    r"|(?m:^[^\S\n]*+#{2,4}\s*+(?:system|instruction|assistant|human|response)\s*+:\s*$)"
+    r"|(?m:^[^\S\n]*+(?:system|assistant)\s*+:\s*+(?:you are|ignore|from now))",
     re.IGNORECASE,
 )
 _TRIGGERS = (
@@ -79,7 +80,7 @@ def find_injection(text: str) -> str:
 
 def _undisguised(text: str) -> str:
     if not text.isascii():
-        text = _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+        text = _INVISIBLE.sub("", compatible(text))
     return " ".join(text.casefold().split())
 
 

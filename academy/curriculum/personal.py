@@ -17,6 +17,7 @@ from academy.curriculum.secrets import Finding, merge_findings, replace_findings
 
 _AT = r"(?:@|\s?[\[({]\s?(?:at|@|małpa|malpa)\s?[\])}]\s?|\s(?:at|AT|małpa)\s|&#64;|%40)"
 _DOT = r"(?:\.|\s?[\[({]\s?(?:dot|kropka|punkt|\.)\s?[\])}]\s?|\s(?:dot|DOT|kropka)\s)"
+_DOTS = re.compile(_DOT)
 _EMAIL = re.compile(
     rf"(?<![\w.+-])(?P<local>[A-Za-z0-9_][\w.+-]{{0,63}}?){_AT}(?P<domain>(?:[\w-]{{1,40}}{_DOT}){{1,4}}[A-Za-z]{{2,12}})(?!\w)"
 )
@@ -42,8 +43,8 @@ _IBAN = re.compile(r"(?<!\w)[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-
 _ACCOUNT = re.compile(r"(?<!\w)\d{2}(?:[ -]?\d{4}){6}(?!\w)")
 _NAMED_ACCOUNT = re.compile(
     r"(?i:\b(?:account|acct|konto|kontonummer|nr konta|rachunek|compte|cuenta|conto|routing|sort code|passport|paszport|"
-    r"reisepass|driver'?s licen[cs]e|dowód osobisty|nr dowodu|personalausweis)(?:\s+(?:number|no\.?|nr\.?|numer|nummer))?\s*"
-    r"(?:is|to|lautet|jest|:|=|#)?\s*)(?P<value>[A-Z]{0,3}\d[\d -]{5,20}\d)"
+    r"reisepass|driver'?s licen[cs]e|dowód osobisty|nr dowodu|personalausweis)(?:\s++(?:number|no\.?|nr\.?|numer|nummer))?+\s*+"
+    r"(?:is|to|lautet|jest|:|=|#)?+\s*+)(?P<value>[A-Z]{0,3}\d[\d -]{5,20}\d)"
 )
 _STRICT = re.compile(
     r"(?<![\w.-])(?:[A-Z]{1,2}[ -]?|[A-Z]{1,6})?\d[\dA-Z]*(?:[ ./+-]\d[\dA-Z]*){0,8}(?:[ -]?[A-Z])?(?![\w-])"
@@ -73,7 +74,7 @@ def _emails(text: str) -> Iterator[Finding]:
     if not any(mark in text for mark in ("@", "at", "AT", "małpa", "&#64;", "%40")):
         return
     for match in _EMAIL.finditer(text):
-        domain = re.sub(_DOT, ".", match["domain"]).lower()
+        domain = _DOTS.sub(".", match["domain"]).lower()
         plain = "@" in match[0]
         if not plain and not re.search(r"[\[({&%]|\bdot\b|kropka|\.", match[0][len(match["local"]) :], re.IGNORECASE):
             continue
@@ -192,12 +193,15 @@ def _checks() -> dict[str, tuple[Callable[[str], bool], ...]]:
 def _phones(text: str, emails: list[Finding]) -> Iterator[Finding]:
     import phonenumbers
 
+    following = emails[::-1]
     for match in _PHONE.finditer(text):
         number = match[0].strip()
         digits = re.sub(r"\D", "", number)
         if not 8 <= len(digits) <= 15 or re.fullmatch(r"\d{4}[-./]\d{2}[-./]\d{2}.*", number):
             continue  # too short or long, or a date
-        if any(email.start <= match.start() < email.end for email in emails):
+        while following and following[-1].end <= match.start():
+            following.pop()
+        if following and following[-1].start <= match.start():
             continue
         international = number.startswith(("+", "00"))
         has_phone_word = bool(_PHONE_WORDS.search(text, max(0, match.start() - 30), match.start()))

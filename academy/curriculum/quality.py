@@ -25,7 +25,7 @@ _RUN = re.compile(r"(\S)\1{15,}")
 _RULE = re.compile(r"([=*_#~.+-])\1{2,}|[|\u2500-\u259f]")
 _MOJIBAKE = re.compile("(?:Ã[\u0080-\u00bf]|Â[\u0080-\u00bf]|â€|Å[\u0080-\u00bf]|ï¿½|\ufffd)")
 _BLOB = re.compile(r"[A-Za-z0-9+/=\s]{120,}")
-_FENCE = re.compile(r"(?m:^[ \t]{0,12}(?P<fence>`{3,}|~{3,})(?P<rest>[^\n]*)$)")
+_FENCE = re.compile(r"(?m:^[ \t]{0,12}(?P<fence>`{3,}+|~{3,}+)(?P<rest>[^\n]*+)$)")
 _SYMBOLS = ("Mn", "Mc", "So", "Sm", "Cf")
 """Categories of marks and symbols."""
 _TABLE = re.compile(r"(?m:^[ \t]*\|.*\|[ \t]*$)")

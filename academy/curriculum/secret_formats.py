@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from academy.curriculum.secret_values import is_placeholder, is_words
 
 _FORMATS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("private key", ("PRIVATE KEY",), r"-{4,5} ?BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)? ?-{4,5}(?!\s{0,9}(?:\.{3}|…|<|\[)|[\"'`.,;:)]{0,3} {1,3}[a-z]{1,12} )(?:.*?-{4,5} ?END [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)? ?-{4,5}|(?=\s{0,9}(?:[\w-]{1,40}: [^\n]{0,200}\s{1,9}){0,4}[A-Za-z0-9+/=]{16}).*)"),
+    ("private key", ("PRIVATE KEY",), r"-{4,5} ?BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)? ?-{4,5}(?!\s{0,9}(?:\.{3}|…|<|\[)|[\"'`.,;:)]{0,3} {1,3}[a-z]{1,12} )(?:[^-]*+(?:-(?!-{3,4} ?(?:BEGIN|END) [A-Z0-9 ]{0,60}PRIVATE KEY)[^-]*+)*+-{4,5} ?END [A-Z0-9 ]{0,60}PRIVATE KEY(?: BLOCK)? ?-{4,5}|(?=\s{0,9}(?:[\w-]{1,40}: .{0,800}?\s)?[A-Za-z0-9+/=]{16}).*)"),
     ("private key", ("LS0tLS1CRUdJTi",), r"LS0tLS1CRUdJTi(?!BDRVJUSUZJ|BQVUJMSUMg|BQR1AgU0lH|BUUlVTVEVE)[\w+/=-]{20,}(?:\s+[\w+/-]{40,}={0,2})*"),
     ("private key", ("AGE-SECRET-KEY-",), r"AGE-SECRET-KEY-1[0-9A-Z]{40,}"),
     ("private key", ("Private-Lines:",), r"Private-Lines: \d+(?:\s+[A-Za-z0-9+/=]+)+"),
@@ -59,19 +59,19 @@ _FORMATS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("command line password", ("ConvertTo-SecureString",), r"ConvertTo-SecureString\s{1,9}(?:-String\s{1,9})?[\"'](?P<value>[^\s\"'$]{4,200})[\"']"),
     ("password", ("psk",), r"\b(?:wpa[_-])?psk[\"']?\s{0,3}[=:]\s{0,3}[\"']?(?=[!-~]{0,60}\d)(?P<value>[^\s\"'\[\]]{8,64})"),
     ("password", ("密码", "密碼", "口令", "パスワード", "비밀번호", "암호"), r"(?:密码|密碼|口令|パスワード|비밀번호|암호)\s{0,3}(?:[:：=]|是|为|は|는)\s{0,3}[\"'`「]?(?=[!-~]{0,60}\d)(?P<value>[^\s\"'`」\[\]，。、]{4,200})"),
-    ("seed phrase", ("phrase", "mnemonic", "seed", "wallet"), r"(?i:\b(?:seed|recovery|backup|mnemonic|wallet)\b[^\n]{0,40}?[:=\"'\s])(?P<value>(?:[a-z]{3,8}[ ,]+){11}(?:[a-z]{3,8}[ ,]+){0,12}[a-z]{3,8})"),
+    ("seed phrase", ("phrase", "mnemonic", "seed", "wallet"), r"(?i:\b(?:seed|recovery|backup|mnemonic|wallet)\b[^\n]{0,40}?[:=\"'\s])(?P<value>(?:[a-z]{3,8}[ ,]{1,20}){11}(?:[a-z]{3,8}[ ,]{1,20}){0,12}[a-z]{3,8})"),
     ("wallet key", ("0x",), r"\b0x[0-9a-fA-F]{64}\b"),
     ("docker login", ('"auth"', '""auth""'), r"\"{1,8}auth\"{1,8}\s*:\s*\"{1,8}(?P<value>[A-Za-z0-9+/=]{12,})\""),
     ("basic login", ("curl", "wget", "http"), r"(?:\s-u|--user|--proxy-user|--basic|\s-U)[ =]{0,3}(?:\"(?P<value>[^\s:\"]{1,60}:[^\"\n]{3,200})\"|'(?P<single>[^\s:']{1,60}:[^'\n]{3,200})'|(?P<other>[^\s:'\"]{1,60}:[^\s'\"]{3,200}))"),
     ("command line password", ("-p", "--pass", "sshpass", "-a ", "-w "), r"(?:\bsshpass\s+-p\s*|\b(?:mysql|mysqldump|mysqladmin|mariadb)\b[^\n|;]{0,200}?\s-p|\bredis-cli\b[^\n|;]{0,200}?\s-a\s+|\bldap\w+\b[^\n|;]{0,200}?\s-w\s+)['\"]?(?P<value>[^\s'\"-][^\s'\"]{3,})"),
 )  # fmt: skip
 _COMPILED = tuple((kind, words, re.compile(pattern, re.DOTALL)) for kind, words, pattern in _FORMATS)
-_MANIFEST = re.compile(r"(?m:^(?P<indent>[ \t]*)[\"']?(?:data|stringData)[\"']?:[ \t]*\{?[ \t]*$)")
+_MANIFEST = re.compile(r"(?m:^(?P<indent>[ \t]*)[\"']?(?:data|stringData)[\"']?:[ \t]*+\{?+[ \t]*+$)")
 _ENTRY = re.compile(r"[ \t]+[\"']?[\w.-]+[\"']?:[ \t]*[\"']?(?P<value>[^\s\"',{}|>]{6,})")
 _ADDRESS = re.compile(r"\b[a-zA-Z][a-zA-Z0-9+.-]{1,20}://[^\s/:@\"'<>?#]{0,80}:(?=(?P<rest>[^\s<>]{4,400}))")
-_ADDRESS_END = re.compile(r"[\"'`]+(?=[\s,)\]}:;]|$)")
+_ADDRESS_END = re.compile(r"(?<![\"'`])[\"'`]++(?=[\s,)\]}:;]|$)")
 _ADDRESS_HOST = re.compile(
-    r"(?!sha\d{3}:)(?:\w[\w.-]*|\[[0-9a-fA-F:]+\]|\$?\{+[\w.]+\}+|\$\w+)(?=[:/?#\"'`,;)\]}\\&|]|\.?$)"
+    r"(?!sha\d{3}:)(?:\w[\w.-]*+|\[[0-9a-fA-F:]+\]|\$?\{+[\w.]+\}+|\$\w+)(?=[:/?#\"'`,;)\]}\\&|]|\.?$)"
 )
 _COOKIES = re.compile(r"(?i:\b(?:set-)?cookies?\b[\"']{0,8}\s{0,9}[:=,]\s{0,9}[\"']{0,8})(?P<pairs>[^\n\"']{8,})")
 _PAIR = re.compile(r"[\w.-]{1,60}=(?P<value>(?=[^;\s]{0,60}\d)[^;\s]{12,})")

@@ -50,7 +50,7 @@ _KEY_WORD = re.compile(
 _CLI = re.compile(r"(?:--[\w-]{0,40}|(?m:^)[ \t>$#]{0,12}(?:ENV|export|set|setenv|setx)[ \t]{1,4}[\w.-]{0,40})$")
 _REST = (
     r"(?:word|wd|phrase|code|wort|wörter|e|entials?|s|id|url|key|val(?:ue)?|string|str|hash)?s?"
-    r"(?:[_.-]\w{1,30}|[A-Z]\w{0,30}|\d{1,4}){0,3}"
+    r"(?:[_.-]\w{1,30}+|[A-Z]\w{0,30}+|\d{1,4}+){0,3}+"
 )
 _LINKS = (
     r"(?P<block>[ \t]{0,9}[:=][ \t]{0,9}[|>][+-]?\d?[ \t]{0,9}\n{1,4}[ \t]{0,40})"
@@ -92,7 +92,7 @@ _ADDRESSES = ("dsn", "connection string", "connectionstring", "connection_string
 _TEMPLATE = re.compile(r"\$\{|\{\{|\{\w*\}")
 _ARGUMENT = re.compile(r"[A-Za-z_]\w*[:=]")
 _TERMS = re.compile(
-    r"(?:sha-?\d+|md5|pbkdf2|bcrypt|scrypt|argon2\w*|base\d\d|utf-?\d+|[rhep]s\d{3}|ed25519|oauth2?|aes-?\d+\w*|rsa-?\d*|"
+    r"(?:sha-?\d+|md5|pbkdf2|bcrypt|scrypt|argon2\w*|base\d\d|utf-?\d+|[rhep]s\d{3}|ed25519|oauth2?|aes-?\d\w*|rsa-?\d*|"
     r"#[0-9a-f]{3,8}|\d+(?:[-.]?[a-z]+)?|\d+(?:\.\d+)*%?|.*\.(?:py|md|json|ya?ml|txt|env|toml|ini|cfg|pem|key|crt|js|ts|go|rs|java))$", re.IGNORECASE
 )  # fmt: skip
 
@@ -133,7 +133,7 @@ class _Name:
         )
         at = root.start()
         before = view[max(0, at - 40) : at]
-        self.word = re.search(r"[\w.-]*$", before)[0]  # type: ignore[index]  # the pattern matches anything
+        self.word = re.search(r"(?<![\w.-])[\w.-]*$", before)[0]  # type: ignore[index]  # the pattern matches anything
         self.is_upper = view[at : root.end()].isupper() and (self.word == "" or self.word.isupper())
         self.is_password = self.root in _PASSWORDS
         self.is_full = lower.startswith(_INSIDE_WORDS, at)

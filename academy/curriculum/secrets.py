@@ -14,6 +14,7 @@ Placeholders (`<your-token>`, `changeme`, `$PASSWORD`, `***`) are not secrets, n
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,21 +54,25 @@ _DIGEST_PREFIX = re.compile(
 )
 _CARRIER = re.compile(
     r"(?:integrity|sha\d{3}|checksum|digest|resolved|hash|hashes|base64,|h1|zh|h2|public[_ -]?key|pub|ssh-(?:rsa|dss|ed25519)|"
-    r"ecdsa-[\w-]+|cache[_ -]?key|fingerprint|etag|revision|commit|nonce)[\"'\s:=(\[]*$",
+    r"ecdsa-[\w-]{1,24}|cache[_ -]?key|fingerprint|etag|revision|commit|nonce)[\"'\s:=(\[]*$",
     re.IGNORECASE,
 )
 _CONTEXT = re.compile(
     r"secret|token|passw|pwd|credential|api.?key|private|licen[cs]e|access.?key|\bkey\b|bearer", re.IGNORECASE
 )
 _PUBLIC_BLOCK = re.compile(
-    r"-----BEGIN (?:[A-Z0-9 ]*CERTIFICATE(?: REQUEST)?|[A-Z0-9 ]*PUBLIC KEY(?: BLOCK)?|PGP SIGNATURE|PGP MESSAGE)-----.*?-----END",
-    re.DOTALL,
+    r"-----BEGIN (?:[A-Z0-9 ]*CERTIFICATE(?: REQUEST)?|[A-Z0-9 ]*PUBLIC KEY(?: BLOCK)?|PGP SIGNATURE|PGP MESSAGE)-----"
+    r"[^-]*+(?:-(?!----(?:BEGIN|END))[^-]*+)*+-----END"
 )
 UNKNOWN = "unknown token"
 LONGEST_FILE_TOKEN = 150
 """Longer tokens of plain base64 are files, unless the words before them name a secret."""
-MOST_PASSES = 50
-"""Redaction repeats until nothing is left; more passes than a text can need."""
+MOST_PASSES, SCAN_SECONDS = 50, 60.0
+"""Redaction repeats until nothing is left: limits of its passes, and of the CPU seconds of its thread."""
+
+
+class UnscannableError(InputError):
+    """A text cannot be scanned for secrets or personal data within the limits. It must not be learned or stored."""
 
 
 def find_secrets(text: str) -> tuple[Finding, ...]:
@@ -103,16 +108,29 @@ def merge_findings(findings: list[Finding]) -> tuple[Finding, ...]:
 def replace_findings(
     text: str, find: Callable[[str], tuple[Finding, ...]], mark: str
 ) -> tuple[str, tuple[Finding, ...]]:
-    """Replace findings by `[mark: kind]` until there are no more. Returns the text and all findings."""
+    """Replace findings by `[mark: kind]` until there are no more. Returns the text and all findings.
+
+    It fails closed: raises UnscannableError where something may be left.
+    """
     replacements: list[Finding] = []
+    until = time.thread_time() + SCAN_SECONDS
     for _ in range(MOST_PASSES):
         findings = find(text)
         if not findings:
+            return text, tuple(replacements)
+        if time.thread_time() > until:
             break
         replacements += findings
-        for finding in reversed(findings):
-            text = f"{text[: finding.start]}[{mark}: {finding.kind}]{text[finding.end :]}"
-    return text, tuple(replacements)
+        parts: list[str] = []
+        end = 0
+        for finding in findings:
+            parts += (text[end : finding.start], f"[{mark}: {finding.kind}]")
+            end = finding.end
+        text = "".join((*parts, text[end:]))
+    raise UnscannableError(
+        f"A text of {len(text):,} characters cannot be scanned for secrets and personal data within the limits.",
+        "It is neither learned nor stored. Split it.",
+    )
 
 
 def scan_file(path: Path) -> int:
@@ -126,13 +144,13 @@ def scan_file(path: Path) -> int:
     try:
         with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
-                messages = read_row(orjson.loads(line))
-                if isinstance(messages, str):
+                transcript = read_row(orjson.loads(line))
+                if isinstance(transcript, str):
                     raise InputError(
-                        f"Line {number} of {path.name} cannot be scanned for secrets: {messages}.",
+                        f"Line {number} of {path.name} cannot be scanned for secrets: {transcript}.",
                         "Nothing was trained. Run `academy curate` again.",
                     )
-                secret = next((finding for message in messages for finding in find_secrets(message["content"])), None)
+                secret = next((finding for text in transcript.texts for finding in find_secrets(text)), None)
                 if secret is not None:
                     raise InputError(
                         f"Line {number} of {path.name} contains a secret ({secret.kind}).",
@@ -156,12 +174,14 @@ def _plain(match: re.Match[str]) -> str:
 
 
 def _by_entropy(view: str) -> Iterator[tuple[str, int, int]]:
-    public = [match.span() for match in _PUBLIC_BLOCK.finditer(view)] if "-----BEGIN" in view else []
+    public = [match.span() for match in _PUBLIC_BLOCK.finditer(view)][::-1] if "-----BEGIN" in view else []
     for match in _TOKEN.finditer(view):
         token = match[0].rstrip(".=-~")
         if len(token) < 20 or _NO_TOKEN.match(token):
             continue
-        if any(begin <= match.start() < end for begin, end in public):
+        while public and public[-1][1] <= match.start():
+            public.pop()
+        if public and public[-1][0] <= match.start():
             continue
         prefix = _PREFIXED.match(token)
         core = prefix["rest"] if prefix else token

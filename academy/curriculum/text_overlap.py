@@ -8,16 +8,17 @@ Python's own hash of each word, which differs from process to process, so hashes
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from academy.experience.normal_form import without_invisible
+
 RUN = 8
 """Consecutive words that two texts must share to overlap."""
-MARKED = re.compile(r"(?m)^\s*[+\->|]")
+MARKED = re.compile(r"(?m)^[^\S\n]*+[+\->|]")
 _HEADER = re.compile(r"@@ |diff --git |index [0-9a-f]+\.\.|\+\+\+ |--- ")
 _NO_WORD = re.compile(r"[^\w\n]+")
 _ASCII = str.maketrans({chr(n): " " for n in range(128) if not (chr(n).isalnum() or chr(n) in "_\n")})
@@ -40,7 +41,7 @@ def readings_of(text: str, boilerplate: Iterable[str] = ()) -> list[Reading]:
         text = text.replace(phrase, "\n")
     if "\\n" in text:
         text = text.replace("\\n", "\n").replace("\\t", "\t")  # quoted in JSON or in code
-    plain = text if text.isascii() else _without_marks(text)
+    plain = text if text.isascii() else without_invisible(text)
     plain = plain.casefold()
     # split into words once for all readings
     bare = plain.translate(_ASCII) if plain.isascii() else _NO_WORD.sub(" ", plain)
@@ -59,11 +60,6 @@ def readings_of(text: str, boilerplate: Iterable[str] = ()) -> list[Reading]:
     return readings
 
 
-def _without_marks(text: str) -> str:
-    """The text in Unicode's compatible form (NFKC) without invisible characters."""
-    return "".join(char for char in unicodedata.normalize("NFKC", text) if unicodedata.category(char) != "Cf")
-
-
 def _reading(lines: Iterable[list[str]]) -> Reading:
     words: list[str] = []
     begins, ends = [], []
@@ -78,8 +74,8 @@ def _reading(lines: Iterable[list[str]]) -> Reading:
 def short_lines(reading: Reading) -> Iterator[list[str]]:
     """Lines, and groups of consecutive lines, with fewer words than a run."""
     for n, begin in enumerate(reading.begins):
-        for end in reading.ends[n:]:
-            if end - begin >= RUN:
+        for last in range(n, min(n + RUN, len(reading.ends))):  # a line has a word at least
+            if (end := reading.ends[last]) - begin >= RUN:
                 break
             yield reading.words[begin:end]
 

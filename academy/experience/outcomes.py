@@ -54,7 +54,7 @@ PHRASES = (
     (re.compile(r"\btimed out\b|\btime out\b"), "timeout"),
     (re.compile(r"\bno longer\b|\bnot any ?more\b|\bjuż nie\b"), "not"),
     (re.compile(r"\b(?:no|without) (?:success|effect|luck|result)\b|\bbez (?:skutku|powodzenia|efektu)\b"), "failure"),
-    (re.compile(r"(\w+)n['’]t\b"), r"\1 not"),
+    (re.compile(r"(?<=\w)n['’]t\b"), " not"),
     (re.compile(r"\bnot only\b"), ""),
 )
 EXIT = re.compile(r"\b(?:exit(?:ed)?|return)(?: ?(?:with|code|status|value))* ?[:=]? ?(-?\d+)\b")

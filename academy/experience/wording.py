@@ -11,8 +11,9 @@ and a line of Python does something else where it is indented otherwise. `signs`
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import NamedTuple
+
+from academy.experience.normal_form import without_invisible
 
 _WORD = re.compile(
     r"(?<![\w-])--?[^\W\d_][\w-]*"  # an option: -v, --dry-run
@@ -66,7 +67,7 @@ def signs(text: str) -> Signs:
 
 def wording(text: str) -> tuple[str, ...]:
     """The words of a text in lower case. Options keep their case, because -v and -V are two."""
-    plain = text if text.isascii() else _plain(text)
+    plain = text if text.isascii() else without_invisible(text)
     words: list[str] = []
     for word in _WORD.findall(plain):
         first = word[0]
@@ -81,11 +82,6 @@ def wording(text: str) -> tuple[str, ...]:
         else:
             words.append(word.lower())
     return tuple(words)
-
-
-def _plain(text: str) -> str:
-    """The text in Unicode's compatible form (NFKC), without invisible characters."""
-    return "".join(char for char in unicodedata.normalize("NFKC", text) if unicodedata.category(char) != "Cf")
 
 
 def _parts(word: str) -> list[str]:

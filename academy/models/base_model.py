@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import orjson
 
 from academy.errors import BaseModelError, TemplateError
+from academy.models.messages import Transcript
 from academy.models.model_files import HUB_PATTERNS, loaded_files, weight_files
 from academy.models.model_settings import check_settings, check_sizes
-from academy.models.rendering import Message, Rendering
+from academy.models.rendering import Rendering
 from academy.models.template_day import day_of
 from academy.models.template_files import read_template_files, read_text
 from academy.models.weights import read_shapes
@@ -29,6 +30,8 @@ from academy.store.files import digest_of_file
 if TYPE_CHECKING:
     from academy.models.chat_template import ChatTemplate
 
+NEEDS_TOOLS = "needs a chat template with tools"
+"""Why a base model cannot be trained on a conversation with tools."""
 SEED = "seed"
 SEED_FOLDER = Path(__file__).parent / "seed"
 SUMS = "SHA256SUMS"
@@ -128,7 +131,7 @@ class BaseModel(Record):
             notes.append("The chat template has no system message; its text is put before the first request.")
         return " ".join(notes)
 
-    def measure(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[int | str]:
+    def measure(self, conversations: Sequence[Transcript]) -> list[int | str]:
         """The tokens of each conversation as it is trained on, or why its chat template rejects it, in a few words.
 
         A conversation ends with an answer. Raises TemplateError where the template works for no conversation.
@@ -137,10 +140,12 @@ class BaseModel(Record):
         sizes: list[int | str] = []
         texts: list[str] = []
         owners: list[int] = []  # the conversation of each text
-        for number, messages in enumerate(conversations):
-            turns: list[Message] = [{"role": message["role"], "content": message["content"]} for message in messages]
+        for number, transcript in enumerate(conversations):
+            if transcript.has_tools and not self.rendering.takes_tools:
+                sizes.append(NEEDS_TOOLS)
+                continue
             try:
-                parts = self.rendering.example(turns)
+                parts = self.rendering.example_of(transcript)
             except TemplateError as problem:
                 sizes.append(f"chat template: {problem.message.removeprefix('The chat template ').rstrip('.')}")
                 continue

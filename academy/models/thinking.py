@@ -18,8 +18,8 @@ TAGS = {
 }
 """Beginning -> end of a block."""
 WORDS = frozenset((*TAGS, *TAGS.values()))
-_OPENER = re.compile(r"\s*(" + "|".join(map(re.escape, TAGS)) + r")")
-_LAST_OPENER = re.compile(_OPENER.pattern + r"\s*\Z")
+_OPENER = re.compile(r"\s*+(" + "|".join(map(re.escape, TAGS)) + r")")
+_LAST_OPENER = re.compile("(" + "|".join(map(re.escape, TAGS)) + r")\Z")
 
 
 def without_thoughts(text: str) -> str:
@@ -33,7 +33,7 @@ def without_thoughts(text: str) -> str:
 
 def opened_block(prompt: str) -> str:
     """The tag that a prompt's end opens for the model; empty if none."""
-    match = _LAST_OPENER.search(prompt)
+    match = _LAST_OPENER.search(prompt.rstrip())
     return match[1] if match else ""
 
 

@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from academy.current_folder import environment, find_program
 from academy.errors import EngineError
 from academy.records import Record, digest_of
 from academy.store.files import content_digest_of
@@ -33,8 +34,8 @@ EXCLUDED = ("test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "l
             "dist-packages", "__pycache__")  # fmt: skip
 FOLDERS = ("tmp", "home", "proc", "sys", "dev", "etc", "python/bin")
 ENVIRONMENT = ("ENV PATH=/python/bin", "ENV LD_LIBRARY_PATH=/python/lib")
-LIBRARY = re.compile(r"^\s*(\S+) => (/\S+) \(0x", re.MULTILINE)
-LOADER = re.compile(r"^\s*(/\S*ld-[\w.-]+) \(0x", re.MULTILINE)
+LIBRARY = re.compile(r"^[^\S\n]*+(\S++) => (/\S++) \(0x", re.MULTILINE)
+LOADER = re.compile(r"^[^\S\n]*+(/\S*ld-[\w.-]+) \(0x", re.MULTILINE)
 CHECKED_BY_TIME, NEVER_CHECKED = (0).to_bytes(4, "little"), (1).to_bytes(4, "little")
 """Flags of a compiled module: valid for a source of this time and size, or always valid."""
 
@@ -201,7 +202,10 @@ def _shared_libraries(files: list[Path], extra: Iterable[Path]) -> tuple[dict[st
     Raises EngineError without `ldd`.
     """
     try:
-        output = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False).stdout
+        output = subprocess.run(
+            [find_program("ldd"), *map(str, files)], capture_output=True, text=True, check=False,
+            env=environment(),
+        ).stdout  # fmt: skip
     except OSError as problem:
         raise EngineError(f"ldd cannot be run: {problem}", "Install libc-bin.") from problem
     extra_files = {path.resolve() for path in extra}

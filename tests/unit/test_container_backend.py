@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -123,11 +124,22 @@ def test_a_base_model_with_code_of_its_own_is_refused(order: TrainingOrder, tmp_
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="root only: its containers run as another user")
-def test_an_unreadable_file_is_named(order: TrainingOrder, tmp_path: Path) -> None:
-    order.train_file.chmod(0o600)
-    cause, message = refusal(order, tmp_path / "home")
+def test_an_unreadable_file_of_the_base_model_is_named(order: TrainingOrder, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(SEED_FOLDER, base)
+    (base / "config.json").chmod(0o600)
+    ordered = order.model_copy(update={"base": BaseModel(name="closed", path=base, digest="1" * 64)})
+    cause, message = refusal(ordered, tmp_path / "home")
     assert cause == "order"
-    assert f"chmod a+r {order.train_file}" in message
+    assert f"chmod a+r {base / 'config.json'}" in message
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root only: its containers run as another user")
+def test_closed_dataset_of_the_home_is_opened_for_the_container_only(order: TrainingOrder) -> None:
+    order.train_file.chmod(0o600)
+    isolation.order_mounts(order)
+    state = order.train_file.stat()
+    assert (state.st_gid, stat.S_IMODE(state.st_mode)) == (isolation.NOBODY, 0o640)
 
 
 def test_invalid_or_linked_event_files_are_refused(order: TrainingOrder, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from academy.arena.suites.recall import RecallSuite
 
 GRADER = "stop, form, length within a factor of two and 40 characters; mean, 1"
 ROOM, FACTOR = 40, 2.0
-_LIST = re.compile(r"^\s*(?:[-*]|\d+[.)])\s", re.MULTILINE)
+_LIST = re.compile(r"^[^\S\n]*+(?:[-*]|\d++[.)])\s", re.MULTILINE)
 
 
 def form_of(text: str) -> str:

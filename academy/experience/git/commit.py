@@ -16,7 +16,7 @@ LONGEST_SUBJECT = 1000
 BLANK = " \t\r"
 """White space as git sees it; Python's includes control characters."""
 _PERSON = re.compile(rb"author ([^<]*)<([^>]*)>(?:.*>)?\s*(\d+)(?:\s+([+-])(\d+))?\s*", re.DOTALL)
-_COMMITTED = re.compile(rb"committer .*>\s*(\d+)")
+_COMMITTED = re.compile(rb"committer .*>\s*+(\d+)")
 _OF_PYTHON = frozenset(
     ("idna", "mbcs", "oem", "punycode", "raw_unicode_escape", "undefined", "unicode_escape", "unicode_internal")
 )

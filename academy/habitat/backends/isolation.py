@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from academy.adapters.adapter import FILES, MANIFEST
+from academy.current_folder import SAFE_PATH
 from academy.errors import BaseModelError, EngineError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ENVIRONMENT, WAITING
@@ -102,6 +103,11 @@ def order_mounts(order: TrainingOrder) -> list[tuple[Path, str, bool]]:
     for path, _, _ in mounts:
         if not path.is_file():
             raise TrainingError(f"The file {path} does not exist.", "Run `academy curate` again.", cause="data")
+    if container_user() != os.getuid():
+        for path, _, _ in mounts[len(base_files) :]:  # the home's own files are closed to others
+            os.chown(path, -1, NOBODY)
+            path.chmod(0o640)
+    for path, _, _ in mounts[: len(base_files)]:
         if container_user() != os.getuid() and not path.stat().st_mode & 0o004:
             raise TrainingError(f"The container's user cannot read {path}.", f"Run `chmod a+r {path}`.", cause="order")
     return [*mounts, (order.folder.resolve(), f"/runs/{order.folder.name}", True)]
@@ -172,6 +178,7 @@ def container_options(
             **from_parent,
             "PYTHONPATH": "/academy",
             "PYTHONDONTWRITEBYTECODE": "1",
+            SAFE_PATH: "1",
             "HF_HUB_OFFLINE": "1",
             "HOME": "/tmp",  # noqa: S108 - the container's own
             "USER": "academy",  # the user id has no name there, and libraries ask for one

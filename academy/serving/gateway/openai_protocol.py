@@ -20,7 +20,10 @@ from academy.serving.runtimes.base import Piece, Turn
 
 TEMPERATURE = 0.0
 """The default. OpenAI's is 1; ours gives the answer that was examined, the same every time."""
-MAX_STOPS = 4
+MAX_STOPS, LONGEST_STOP = 4, 500
+"""Most stop strings, and most characters of each."""
+LONGEST_USER = 200
+"""Most characters of the name of a user."""
 
 
 class RequestError(ServingError):
@@ -101,7 +104,7 @@ class ChatRequest(_Read):
     n: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    user: str | None = None
+    user: str | None = Field(default=None, max_length=LONGEST_USER)
 
     @property
     def limit(self) -> int | None:
@@ -140,7 +143,7 @@ def read_request(body: bytes, most_messages: int) -> ChatRequest:
     raw = _object(body)
     _refuse_unsupported(raw)
     try:
-        request = ChatRequest.model_validate_json(body)
+        request = ChatRequest.model_validate(raw)  # what was checked above, not a second reading of the bytes
     except ValidationError as problem:
         raise _refused(problem) from None
     if len(request.messages) > most_messages:
@@ -154,9 +157,11 @@ def read_request(body: bytes, most_messages: int) -> ChatRequest:
     if not any(message.text.strip() for message in request.messages):
         raise RequestError(400, "The messages contain no text.", param="messages")
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
-    if len(stops) > MAX_STOPS or not all(stops):
+    if len(stops) > MAX_STOPS or not all(0 < len(stop) <= LONGEST_STOP for stop in stops):
         raise RequestError(
-            400, f"'stop' must be a string or a list of up to {MAX_STOPS} strings, none of them empty.", param="stop"
+            400,
+            f"'stop' must be a string or a list of up to {MAX_STOPS} strings of 1 to {LONGEST_STOP} characters.",
+            param="stop",
         )
     return request
 
