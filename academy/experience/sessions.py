@@ -1,6 +1,6 @@
 """Sessions of coding agents, which write one event on each line of a file: Claude Code and Codex.
 
-A session is one conversation. Events that are no messages (summaries, snapshots, token counts) and the side
+A session is one conversation. Events that are not messages (summaries, snapshots, token counts) and the side
 conversations of sub-agents are not a part of it.
 """
 
