@@ -8,12 +8,11 @@ from collections.abc import Callable
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from academy.access.peers import account_of
+from academy.access.peers import ROOT, account_of
 from academy.access.rules import AccessRules, Admission, HolderOf, Refusal, Request, admit
 from academy.access.secret import home_secret, owner_of
 from academy.settings import Settings
 
-ROOT = 0
 ADMISSION = "academy.admission"
 """The key of an admitted request's scope that holds its Admission."""
 POLICY_VIOLATION = 1008
