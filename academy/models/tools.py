@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from academy.models.messages import LONGEST_NAME, Message, Tool, canonical_object
+from academy.models.messages import DEEPEST, LONGEST_NAME, Message, Tool, canonical_object
 
 TOOL_KEYS = ("tools", "functions", "tool_definitions", "available_tools", "function_declarations")
 """Keys of the definitions of tools, beside the turns or in an object around them."""
@@ -114,7 +114,7 @@ def _bad_references(schema: Mapping[str, Any]) -> str:
         node = _resolved(schema, pointer)
         if node is None:
             return "the schema of a tool refers to nothing"
-        if len(above) > len(schema) + MOST_TOOLS:
+        if len(above) > DEEPEST:
             return "the schema of a tool has too many references"
         reasons = (visit(inner, above | {pointer}) for inner in sorted(set(_references(node))))
         reason = next((reason for reason in reasons if reason), "")
