@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
+import uvicorn
 
+from academy.access.guarded_connections import ConnectionLimits
+from academy.access.guarded_server import GuardedServer
+from academy.access.layer import AccessLayer
 from academy.access.peers import listener_account
 from academy.access.rules import AccessRules, Refusal, Request, admit
 from academy.access.secret import write_private
@@ -116,3 +124,66 @@ def test_password_of_another_home_is_refused_though_the_account_is_right() -> No
         outcome = admit(request, rules, lambda _client, _server: 7)
         assert isinstance(outcome, Refusal), header
         assert outcome.status == 401
+
+
+HIT_AND_RUN = """
+import socket, struct, sys
+client = socket.socket()
+client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+client.bind(("127.0.0.1", 0))
+print(client.getsockname()[1], flush=True)
+client.connect(("127.0.0.1", int(sys.argv[1])))
+client.sendall(sys.argv[2].encode())
+sys.stdin.readline()
+client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+client.close()
+"""
+HANDSHAKE = "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+HANDSHAKE += "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+
+
+@needs_root
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "more"), [("POST", "content-length: 0\r\n"), ("GET", HANDSHAKE)])
+def test_stranger_who_has_left_is_not_taken_for_the_owner_who_connects_from_the_same_port(
+    method: str, more: str
+) -> None:
+    """A blind request waits while its account is looked up; meanwhile its port gets to a program of the owner."""
+    reached, arrived, proceed = [], threading.Event(), threading.Event()
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        reached.append(scope["path"])
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+
+    def nobody(_token: str) -> str:
+        arrived.set()
+        proceed.wait(20)
+        return ""
+
+    rules = AccessRules(owners=frozenset({0}), tokens=(SECRET,))
+    config = uvicorn.Config(AccessLayer(app, rules, holder_of=nobody), log_config=None, lifespan="off")
+    server = GuardedServer(config, ConnectionLimits())
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        request = f"{method} /blind HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer x\r\n{more}\r\n"
+        python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+        with subprocess.Popen(
+            [python, "-I", "-c", HIT_AND_RUN, str(port), request], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", env={}, text=True,
+        ) as stranger:  # fmt: skip
+            assert stranger.stdout is not None
+            its_port = int(stranger.stdout.readline())
+            assert arrived.wait(20)
+            stranger.communicate("leave\n", timeout=20)
+        with socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.1", its_port)) as owner:
+            proceed.set()
+            time.sleep(0.5)
+            owner.sendall(b"GET /open HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            assert b"200 OK" in owner.recv(65536)
+        server.should_exit = True
+        thread.join(20)
+    assert reached == ["/open"]
