@@ -8,7 +8,9 @@ from __future__ import annotations
 import ipaddress
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
+ROOT = 0
 Address = tuple[str, int]
 """Host and port."""
 READS = 4
@@ -32,7 +34,7 @@ def account_of(client: Address, server: Address) -> int | None:
     """
     accounts: list[int | None] = []
     for _ in range(READS):
-        account = _account(client, server, _ESTABLISHED)
+        account = _only(_accounts(client, server, _ESTABLISHED))
         if account is not None and accounts and accounts[-1] == account:
             return account
         accounts.append(account)
@@ -40,15 +42,35 @@ def account_of(client: Address, server: Address) -> int | None:
 
 
 def listener_account(server: Address) -> int | None:
-    """The uid that listens at an address of this machine; None if that is unknown."""
-    return _account(server, None, _LISTEN)
+    """The uid that listens at an address of this machine; None if that is unknown.
+
+    The kernel prefers who listens at the address itself to who listens at all addresses.
+    """
+    host, port = server
+    every = ["0.0.0.0", "::"] if "." in host else ["::"]  # noqa: S104  addresses, not bindings
+    for name in (host, *every):
+        if accounts := _accounts((name, port), None, _LISTEN):
+            return _only(accounts)
+    return None
 
 
-def _account(local: Address, remote: Address | None, state: bytes) -> int | None:
-    """The account of the only open socket with these addresses."""
+def is_own_listener(url: str, owner: int) -> bool:
+    """Whether this account or root listens at the address of a URL of this machine.
+
+    The port of a server that was killed is free for every account, which then gets what clients send.
+    """
+    parts = urlsplit(url)
+    try:
+        return listener_account((parts.hostname or "", parts.port or 0)) in (ROOT, owner)
+    except ValueError:  # not a port
+        return False
+
+
+def _accounts(local: Address, remote: Address | None, state: bytes) -> set[int | None]:
+    """The accounts of the open sockets with these addresses; None stands for an unknown one."""
     local_names = set(_names(local))
     remote_names = set(_names(remote)) if remote else None
-    accounts = set()
+    accounts: set[int | None] = set()
     for table in _TABLES:
         try:
             lines = Path(table).read_bytes().splitlines()[1:]
@@ -59,12 +81,14 @@ def _account(local: Address, remote: Address | None, state: bytes) -> int | None
             if fields[1] in local_names and (remote_names is None or fields[2] in remote_names):
                 if remote_names is None and fields[3] != state:
                     continue  # a connection to the listener
-                if fields[3] != state or fields[9] == b"0":
-                    return None
-                accounts.add(int(fields[7]))
-    if len(accounts) != 1:
-        return None
-    account = accounts.pop()
+                is_open = fields[3] == state and fields[9] != b"0"
+                accounts.add(int(fields[7]) if is_open else None)
+    return accounts
+
+
+def _only(accounts: set[int | None]) -> int | None:
+    """The account of the only socket; None where there are others, or none, or it is unknown here."""
+    account = accounts.pop() if len(accounts) == 1 else None
     return None if account == _unmapped_account() else account
 
 
