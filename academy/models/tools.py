@@ -16,6 +16,8 @@ TOOL_KEYS = ("tools", "functions", "tool_definitions", "available_tools", "funct
 """Keys of the definitions of tools, beside the turns or in an object around them."""
 MOST_TOOLS = 128
 """Most tools of one conversation: their definitions stand in every prompt."""
+MOST_STEPS = 64
+"""Most references of a schema that lead to each other, one after another."""
 _SCHEMAS = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema", "parameters_json_schema")
 _GROUPS = ("functionDeclarations", "function_declarations")
 
@@ -103,8 +105,10 @@ def _tool(entry: Any) -> Tool | str:
 def _bad_references(schema: Mapping[str, Any]) -> str:
     """Why the references inside a schema cannot be followed; empty where they can."""
     finished: set[str] = set()
+    values = 1_000 + 20 * sum(1 for _ in _values(schema))  # that the search may look at: some more than once
 
     def visit(pointer: str, above: frozenset[str]) -> str:
+        nonlocal values
         if pointer in above:
             return "the schema of a tool refers to itself"
         if pointer in finished:
@@ -114,9 +118,16 @@ def _bad_references(schema: Mapping[str, Any]) -> str:
         node = _resolved(schema, pointer)
         if node is None:
             return "the schema of a tool refers to nothing"
-        if len(above) > len(schema) + MOST_TOOLS:
+        pointers = set()
+        for value in _values(node):
+            values -= 1
+            if isinstance(value, Mapping) and isinstance(value.get("$ref"), str):
+                pointers.add(value["$ref"])
+            if values < 0:
+                break
+        if len(above) >= MOST_STEPS or values < 0:
             return "the schema of a tool has too many references"
-        reasons = (visit(inner, above | {pointer}) for inner in sorted(set(_references(node))))
+        reasons = (visit(inner, above | {pointer}) for inner in sorted(pointers))
         reason = next((reason for reason in reasons if reason), "")
         finished.add(pointer)
         return reason
@@ -140,13 +151,13 @@ def _resolved(schema: Any, pointer: str) -> Any:
     return node
 
 
-def _references(node: Any) -> Iterator[str]:
+def _values(node: Any) -> Iterator[Any]:
+    """A JSON value and all values inside of it."""
     layer = [node]
     while layer:
         value = layer.pop()
+        yield value
         if isinstance(value, Mapping):
-            if isinstance(value.get("$ref"), str):
-                yield value["$ref"]
             layer += value.values()
         elif isinstance(value, list):
             layer += value
