@@ -7,18 +7,14 @@ and on which pool.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
-import tempfile
-from copy import copy
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -27,9 +23,9 @@ from pydantic_settings import (
 from academy.errors import HomeError, InputError
 from academy.home_identity import adopt_home, claim_home
 from academy.home_place import refuse_databases_of_others, settle
-from academy.masking import MASK, is_secret, password_in, remember, remember_environment
+from academy.masking import password_in, remember, remember_environment
 from academy.private import close_home, refuse_homes_of_others
-from academy.records import expectation
+from academy.settings_checks import check_writable, own_names, refusal, reject_unknown_names
 from academy.settings_file import FILE_VARIABLE, OWN_FILE, PREFIX, named_file, names_in_file
 
 LEAST_MEMORY_GIB = 1 / 16
@@ -298,7 +294,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """A setting's own name wins over other spellings, even if only they stand in the environment."""
-        own = [_only_own_names(source) for source in (env_settings, dotenv_settings)]
+        own = [own_names(source) for source in (env_settings, dotenv_settings)]
         return init_settings, *own, env_settings, dotenv_settings
 
     @field_validator("home", "workspace_root")
@@ -350,13 +346,6 @@ class Settings(BaseSettings):
         return path
 
 
-def _only_own_names(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
-    own = copy(source)
-    if isinstance(own, EnvSettingsSource):
-        own.env_vars = {name: text for name, text in own.env_vars.items() if name.upper().startswith(PREFIX)}
-    return own
-
-
 def load_settings(home: Path | None = None, *, adopt: bool = False) -> Settings:
     """Read the settings, and check that the home is one of this account and can be written.
 
@@ -377,7 +366,7 @@ def load_settings(home: Path | None = None, *, adopt: bool = False) -> Settings:
         if {"ACADEMY_HOME", "MEMORY_ROOT"} & names_in_file(own, PREFIX):
             raise InputError(f"{own} names a home.", "Remove the line: the file belongs to the home that it is in.")
         settings = _read([own, *files], home)
-    _check_writable(settings)
+    check_writable(settings.folder("."), settings.home)
     settle(settings.home)
     databases = {
         "ACADEMY_DATABASE_URL": settings.database_url,
@@ -390,29 +379,15 @@ def load_settings(home: Path | None = None, *, adopt: bool = False) -> Settings:
 def _read(files: list[Path], home: Path | None) -> Settings:
     """The settings of the environment and of these files, the last of which wins."""
     names = set(os.environ).union(*(names_in_file(file, PREFIX) for file in files))
-    _reject_unknown_names(names)
+    reject_unknown_names(names, setting_names())
     try:
         settings = Settings(_env_file=files)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        name = next((str(part) for part in first["loc"]), "a setting")
-        name = name if name.isupper() else PREFIX + name.upper()
-        spellings = next((spellings for spellings in _spellings() if name in spellings), [])
-        name = next((spelling for spelling in spellings if spelling in names), name)
-        value = MASK if is_secret(name, str(first.get("input"))) else repr(first.get("input"))
-        sentence = f"{name}={value} is not valid: {expectation(first)}."
-        where = "".join(f" or {file}" for file in files)
-        raise InputError(sentence, f"Correct it in the environment{where}.") from None
-    _remember_secrets(settings)
-    return settings if home is None else settings.model_copy(update={"home": home})
-
-
-def _remember_secrets(settings: Settings) -> None:
-    """Mask the secrets of the settings and the environment in every text of this process."""
-    remember_environment(os.environ)
+        raise refusal(problem, names, _spellings(), files) from None
+    remember_environment(os.environ)  # so that no text of this process shows their secrets
     remember(settings.serve_key.get_secret_value(), settings.endpoint_key.get_secret_value())
-    for address in (settings.database_url, settings.mlflow_tracking_uri, settings.judge):
-        remember(password_in(address))
+    remember(*map(password_in, (settings.database_url, settings.mlflow_tracking_uri, settings.judge)))
+    return settings if home is None else settings.model_copy(update={"home": home})
 
 
 def _spellings() -> list[list[str]]:
@@ -423,25 +398,3 @@ def _spellings() -> list[list[str]]:
 def setting_names() -> set[str]:
     """All names of settings, the documents' spellings included."""
     return {FILE_VARIABLE, *(spelling for spellings in _spellings() for spelling in spellings)}
-
-
-def _reject_unknown_names(names: set[str]) -> None:
-    valid = setting_names()
-    for name in sorted(names):
-        if name.startswith(PREFIX) and name not in valid and not name.startswith(PREFIX + "TEST_"):
-            matches = difflib.get_close_matches(name, sorted(valid), 1)
-            hint = f"Did you mean {matches[0]}?" if matches else "docs/reference/settings.md lists all settings."
-            raise InputError(f"{name} is not a setting of the Academy.", hint)
-
-
-def _check_writable(settings: Settings) -> None:
-    home = settings.folder(".")
-    try:
-        with tempfile.NamedTemporaryFile(dir=home, prefix=".write-", buffering=0) as probe:
-            probe.write(b"x" * 4096)
-            os.fsync(probe.fileno())
-    except OSError as problem:
-        raise HomeError(
-            f"The home folder {settings.home} cannot be written ({problem.strerror}).",
-            "Free some space there, or set ACADEMY_HOME to another folder.",
-        ) from problem

@@ -18,6 +18,7 @@ HEADERS = 100
 CHUNK_LINE = 20
 """Most bytes of the line before a chunk: its size and no extensions."""
 _BARE = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\r\n[ \t]")
+_LENGTH = re.compile(rb"[ \t]*[0-9]{1,18}[ \t]*")
 _TARGET = re.compile(rb"[A-Z]+ /[^ ]* HTTP/1\.[01]|OPTIONS \* HTTP/1\.1")
 
 
@@ -66,8 +67,13 @@ def _check_head(lines: list[bytearray]) -> None:
         raise h11.LocalProtocolError("The first line is not a method, a path and a version.")
     if len(lines) - 1 > HEADERS:
         raise h11.LocalProtocolError("There are too many headers.", error_status_hint=431)
-    names = [bytes(line.partition(b":")[0]).lower() for line in lines[1:]]
+    fields = [line.partition(b":") for line in lines[1:]]
+    names = [bytes(name).lower() for name, _, _ in fields]
     if names.count(b"content-length") + names.count(b"transfer-encoding") > 1:
         raise h11.LocalProtocolError("The length of the body is stated twice.")
+    if any(
+        name == b"content-length" and not _LENGTH.fullmatch(field[2]) for name, field in zip(names, fields, strict=True)
+    ):
+        raise h11.LocalProtocolError("The length of the body is not one number.")
     if b"transfer-encoding" in names and lines[0].endswith(b"1.0"):
         raise h11.LocalProtocolError("HTTP/1.0 has no chunks.")

@@ -156,10 +156,18 @@ def stats(json: Json = False) -> None:
 def export(
     file: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
     batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="openai, sharegpt, chatml, alpaca or atif: the lessons that can be learned from, as conversations. "
+            "By default all lessons, with everything that is known of them.",
+        ),
+    ] = "",
     json: Json = False,
 ) -> None:
     """Write lessons to a file that `lessons import` can read."""
-    count = open_home().store.export(file, batch)
+    count = open_home().store.export(file, batch, form)
     if json:
         emit({"lessons": count, "path": str(file)})
     else:

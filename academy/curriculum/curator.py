@@ -18,7 +18,7 @@ from academy.curriculum.contradictions import contradicting_trusted, find_contra
 from academy.curriculum.dataset import Contradiction, Dataset, Example, OverlappingExample, group_of, write_dataset
 from academy.curriculum.decontamination import GuardedSuite, count_overlaps
 from academy.curriculum.filters import judge
-from academy.curriculum.holdout import Assignment, Holdout, grouped, request_key
+from academy.curriculum.holdout import Assignment, Holdout, first_of_each_request, grouped, request_key
 from academy.curriculum.overlap_check import guarded_index, near_by_another_answer, refuse_overlap
 from academy.curriculum.quotas import UNTRUSTED, QuotaEntry, alarms, diversity, drops, first_words, sample_ids
 from academy.curriculum.replay import EarlierExample, draw_replay
@@ -173,7 +173,7 @@ class DatasetCurator:
         self._split(holdout)
         train = [(example, tokens) for example, assignment, tokens in self._examples if assignment.side == "train"]
         held_out = [example for example, assignment, _ in self._examples if assignment.side == "holdout"]
-        questions = _first_of_each_request(held_out)
+        questions = first_of_each_request(held_out)
         self._count("held out already with another answer", len(held_out) - len(questions))
         train = self._decontaminate(train, questions)
         train = self._cap_commits(train)
@@ -392,11 +392,3 @@ class DatasetCurator:
         for name in [line.removeprefix(COLLECTED) for line in self.funnel if line.startswith(COLLECTED)]:
             self.funnel[f"kept for training: {name}"] = kept[name]
         return lessons + newest
-
-
-def _first_of_each_request(examples: list[Example]) -> list[Example]:
-    """Of held-out examples with the same request the earliest: a later answer cannot change the examination."""
-    earliest: dict[Any, Example] = {}
-    for example in sorted(examples, key=lambda e: (e.seq, e.id)):
-        earliest.setdefault((request_key(example.suite, example.request), example.system), example)
-    return list(earliest.values())

@@ -73,6 +73,14 @@ def grouped(example: Example) -> GroupedRequest:
     )
 
 
+def first_of_each_request(examples: list[Example]) -> list[Example]:
+    """Of held-out examples with the same request the earliest: a later answer cannot change the examination."""
+    earliest: dict[Any, Example] = {}
+    for example in sorted(examples, key=lambda e: (e.seq, e.id)):
+        earliest.setdefault((request_key(example.suite, example.request), example.system), example)
+    return list(earliest.values())
+
+
 class Holdout:
     """The hold-out in SQL. Memory: the signatures of known requests (900 bytes each), without their texts."""
 

@@ -29,7 +29,7 @@ _SHARED_LOCAL_PART = re.compile(
 )
 _IPV4 = re.compile(r"(?<![\w.-])\d{1,3}(?:\.\d{1,3}){3}(?![\w-]|\.\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9a-fA-F]{0,4}:){2,7}[0-9a-fA-F]{0,4}(?![\w:])")
-_VERSION = re.compile(r"(?i:(?:version|ver|release|v|==|>=|~=|\^)[\s:=]*$)")
+_VERSION = re.compile(r"(?i:(?:version|ver|release|v|==|>=|~=|\^)[\s:=]{0,12}$)")
 _PHONE = re.compile(r"(?<![\w./:-])(?:\+|00)?\(?\d[\d ()./\u00a0-]{6,20}\d(?![\w-]|\.\d)")
 _PHONE_WORDS = re.compile(
     r"(?i:\b(?:tel|telefon|telephone|téléphone|phone|mobile|mob|cell|call|ring|fax|gsm|kom|komórka|zadzwoń|dzwoń|handy|"

@@ -11,6 +11,7 @@ exchange ends with; where that is corrected, no one knows whether the calls befo
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -140,8 +141,11 @@ def _step(conversation: Conversation, exchange: Exchange, number: int, place: in
 def _with_steps(conversation: Conversation, answers: list[_Answer]) -> list[_Answer]:
     """The answers with the steps before them, which share the feedback of the last answer of their exchange."""
     everything: list[_Answer] = []
+    by_exchange: dict[int, list[_Answer]] = defaultdict(list)
+    for answer in answers:
+        by_exchange[answer.exchange].append(answer)
     for number, exchange in enumerate(conversation.exchanges):
-        final = [answer for answer in answers if answer.exchange == number]
+        final = by_exchange[number]
         shared = final[-1].feedback if final else Feedback()
         for place, reply in exchange.learned_calls.items():
             step = _step(conversation, exchange, number, place, reply)

@@ -34,6 +34,7 @@ from academy.experience.reading import (
 )
 from academy.experience.standings import erase_rejected, make_way, release, undo
 from academy.experience.wording import signs, wording
+from academy.models.formats import FORMATS
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
 
@@ -303,9 +304,17 @@ class LessonsStore:
         scrub(quarantine, (lesson.request, lesson.answer))
         self.database.scrub()
 
-    def export(self, path: Path, batch: str | None = None) -> int:
-        """Write lessons of any outcome as JSONL that `import_file` imports with the same ids. Returns how many."""
+    def export(self, path: Path, batch: str | None = None, form: str = "") -> int:
+        """Write lessons of any outcome as JSONL that `import_file` imports with the same ids. Returns how many.
+
+        With `form`, one of FORMATS, those that can be learned from, as conversations. Raises InputError for an unknown
+        format, and for a lesson that the format cannot hold.
+        """
         query = sa.select(lessons).order_by(lessons.c.seq)
+        if form:
+            if form not in FORMATS:
+                raise InputError(f"Unknown format {form}.", f"Choose one of {', '.join(FORMATS)}.")
+            query = query.where(lessons.c.standing == "active", lessons.c.outcome == "success")
         if batch is not None:
             query = query.where(lessons.c.batch == batch)
         count = 0
@@ -315,7 +324,8 @@ class LessonsStore:
             with self.database.read() as connection:
                 for row in connection.execution_options(yield_per=CHUNK).execute(query).mappings():
                     count += 1
-                    yield orjson.dumps(row_to_line(row)) + b"\n"
+                    line = FORMATS[form].write(row_to_experience(row).transcript) if form else row_to_line(row)
+                    yield orjson.dumps(line) + b"\n"
 
         write_file(path, rows())
         return count

@@ -19,7 +19,7 @@ import orjson
 from academy.errors import BaseModelError, TemplateError
 from academy.models.messages import Transcript
 from academy.models.model_files import HUB_PATTERNS, loaded_files, weight_files
-from academy.models.model_settings import check_settings
+from academy.models.model_settings import check_settings, check_sizes
 from academy.models.rendering import Rendering
 from academy.models.template_day import day_of
 from academy.models.template_files import read_template_files, read_text
@@ -254,7 +254,8 @@ def check(name: str, folder: Path) -> tuple[Stamp, ...]:
 def _check_contents(name: str, folder: Path, stamps: tuple[Stamp, ...]) -> None:
     """Check settings and headers, once in a process as long as the files do not change."""
     top = {stamp.path.name: stamp.path for stamp in stamps if stamp.path.parent == folder}
-    check_settings(name, top, len(read_shapes(weight_files(name, folder))))
+    check_settings(name, top)
+    check_sizes(name, top["config.json"], len(read_shapes(weight_files(name, folder))))
 
 
 def digest_of_files(folder: Path, stamps: Sequence[Stamp]) -> str:

@@ -105,6 +105,8 @@ def converse(turns: Sequence[RowTurn], tools: Sequence[Tool] = ()) -> Conversati
     for turn in turns:
         reader.add(turn)
     reader.close()
+    if reader.problem:
+        return reader.problem
     messages = settle(reader.messages)
     if isinstance(messages, str):
         return messages
@@ -123,6 +125,7 @@ class _Reader:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.exchanges: list[Exchange] = []
+        self.problem = ""
         self._requests: list[RowTurn] = []
         self._steps: list[Message] = []
         self._calling: dict[int, Reply] = {}
@@ -139,6 +142,8 @@ class _Reader:
             (self._steps if self._requests else self.messages).append(message)
         elif turn.role == "assistant":
             if self._requests:
+                if turn.says_something and any(earlier.calls for earlier in self._pending):
+                    self.problem = self.problem or f"a call without its result (turn {turn.number})"
                 self._pending.append(turn)
             elif turn.calls or turn.says_something:  # a greeting; a call before any request has no one who asked
                 self._append(message_of([turn]).bare)

@@ -19,6 +19,8 @@ Role = Literal["system", "user", "assistant", "tool"]
 Medium = Literal["image", "audio", "video", "file"]
 DEEPEST = 32
 """Levels of the arguments of a call, and of a tool's schema."""
+MOST_CALLS = 128
+"""Calls of one message."""
 LONGEST_NAME = 200
 """Characters of the name of a tool."""
 MOST_CALLS = 256
@@ -182,6 +184,8 @@ def settle(messages: Sequence[Message]) -> tuple[Message, ...] | str:
             continue
         if waiting:
             return f"a call without its result (message {place})"
+        if len(message.tool_calls) > MOST_CALLS:
+            return f"more than {MOST_CALLS} calls in one message (message {place})"
         ids = [call.id for call in message.tool_calls if call.id]
         if len(ids) != len(set(ids)):
             return f"two calls with one id (message {place})"

@@ -27,7 +27,7 @@ PLAIN_FILE = re.compile(r"[\w][\w.-]*", re.ASCII)
 TOKENIZER = re.compile(r"(?!Auto)\w*Tokenizer(?:Fast)?|TokenizersBackend|SentencePieceBackend|PythonBackend", re.ASCII)
 """Names of classes that are tokenizers. With another name transformers would load any class of its own."""
 QUANTISED = frozenset(("bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors", "mxfp4"))
-LAYERS = re.compile(r"(?:\w+_)?(?:layers?|blocks|depth)")
+LAYERS = re.compile(r"(?!max_)(?:\w+_)?(?:layers?|blocks|depth)")
 EXPERTS = re.compile(r"(?:\w+_)?experts")
 MOST_EXPERTS = 4096
 LONGEST_CONTEXT = 1 << 31
@@ -37,11 +37,8 @@ GROWTH = 64
 """How many times longer a tokenizer may make a text."""
 
 
-def check_settings(name: str, files: Mapping[str, Path], tensors: int) -> None:
-    """Check the JSON files of a base model. `files`: by name; `tensors`: how many the model has.
-
-    Raises BaseModelError for settings that load code or other files, or ask for more layers than there are tensors.
-    """
+def check_settings(name: str, files: Mapping[str, Path]) -> None:
+    """Check the JSON files of a base model. Raises BaseModelError for settings that load code or other files."""
     for file, path in files.items():
         if file.endswith("config.json") or file in TOKENIZER_FILES or file == "chat_template.json":
             content = strict_json(path.read_bytes(), f"{file} of {name}", "Copy the model again.")
@@ -49,14 +46,18 @@ def check_settings(name: str, files: Mapping[str, Path], tensors: int) -> None:
                 _refuse(name, file, "is not a JSON object", "Copy the model again.")
             for key, value in _settings(content):
                 _check_code(name, file, key, value)
-                if file == "config.json":
-                    _check_size(name, key, value, tensors)
             if file == "config.json":
                 _check_model(name, content)
             elif file == "tokenizer_config.json":
                 _check_tokenizer_config(name, content)
     if "tokenizer.json" in files:
         _check_tokenizer(name, files["tokenizer.json"])
+
+
+def check_sizes(name: str, config: Path, tensors: int) -> None:
+    """Raises BaseModelError for a configuration with more layers than there are tensors."""
+    for key, value in _settings(orjson.loads(config.read_bytes())):
+        _check_size(name, key, value, tensors)
 
 
 def _settings(value: Any) -> Iterator[tuple[str, Any]]:

@@ -10,14 +10,12 @@ from typing import Any
 
 import orjson
 
-from academy.models.messages import LONGEST_NAME, Message, Tool, canonical_object
+from academy.models.messages import DEEPEST, LONGEST_NAME, Message, Tool, canonical_object
 
 TOOL_KEYS = ("tools", "functions", "tool_definitions", "available_tools", "function_declarations")
 """Keys of the definitions of tools, beside the turns or in an object around them."""
 MOST_TOOLS = 128
 """Most tools of one conversation: their definitions stand in every prompt."""
-MOST_STEPS = 64
-"""Most references of a schema that lead to each other, one after another."""
 _SCHEMAS = ("parameters", "input_schema", "inputSchema", "parametersJsonSchema", "parameters_json_schema")
 _GROUPS = ("functionDeclarations", "function_declarations")
 
@@ -125,7 +123,7 @@ def _bad_references(schema: Mapping[str, Any]) -> str:
                 pointers.add(value["$ref"])
             if values < 0:
                 break
-        if len(above) >= MOST_STEPS or values < 0:
+        if len(above) > DEEPEST or values < 0:
             return "the schema of a tool has too many references"
         reasons = (visit(inner, above | {pointer}) for inner in sorted(pointers))
         reason = next((reason for reason in reasons if reason), "")
@@ -144,7 +142,7 @@ def _resolved(schema: Any, pointer: str) -> Any:
         key = step.replace("~1", "/").replace("~0", "~")
         if isinstance(node, Mapping):
             node = node.get(key)
-        elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+        elif isinstance(node, list) and key.isdecimal() and len(key) < 10 and int(key) < len(node):
             node = node[int(key)]
         else:
             return None

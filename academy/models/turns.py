@@ -125,7 +125,11 @@ def _read_turn(turn: Mapping[str, Any], number: int) -> list[RowTurn] | str:
     if role is None:
         return f"unknown role {str(name)[:40]!r} (turn {number})"
     where = f"turn {number}"
-    key = next((key for key in CONTENT_KEYS if turn.get(key) is not None), "")
+    parts = turn.get("parts")  # Vercel's AI SDK writes the text twice: in `content`, and with the calls in `parts`
+    has_calls = isinstance(parts, list) and any(
+        isinstance(part, Mapping) and "tool" in str(part.get("type")) for part in parts
+    )
+    key = "parts" if has_calls else next((key for key in CONTENT_KEYS if turn.get(key) is not None), "")
     data = turn.get("data")
     if not key and isinstance(data, Mapping):  # LangChain's messages as dictionaries
         turn, key = {**turn, **data, "type": turn.get("type")}, "content"

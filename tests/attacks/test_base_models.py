@@ -371,7 +371,7 @@ BOMBS = {
     "mapped": "{{ range(90000)|map('center', 90000)|list }}",
     "loops": "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
     "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "power": "{{ 9 ** 9 ** 9 }}",
+    "power": "{{ 9 ** 99999 }}",
 }
 
 
@@ -432,3 +432,23 @@ def test_an_altered_seed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (copy / SUMS).unlink()
     with pytest.raises(BaseModelError, match="altered"):
         resolve("seed")
+
+
+@pytest.mark.campaign
+def test_llama_cpp_starts_with_a_template_that_never_ends(model: Path, tmp_path: Path) -> None:
+    """llama.cpp renders a model's template at its start, without limits: our files for it have none."""
+    import asyncio
+
+    pytest.importorskip("xllamacpp")
+    from academy.serving.runtimes.llamacpp import LlamaCppRuntime
+
+    changed(model, "tokenizer_config.json", chat_template=BOMBS["loops"])
+    runtime = LlamaCppRuntime(resolve(str(model)), tmp_path / "cache")
+
+    async def started() -> None:
+        try:
+            await asyncio.wait_for(runtime.start(), 50)
+        finally:
+            await runtime.close()
+
+    asyncio.run(started())

@@ -104,20 +104,27 @@ def test_careless_person_admits_471_ratings_and_the_gate_holds(second_home: Real
     assert not poisoned(second_home, list(TOPICS)[:3])
 
 
-def test_patient_attacker_gets_nothing_into_a_champion(second_home: RealHome, tmp_path: Path) -> None:
-    """Three nights of a few ratings about one known topic. On the second one, honest lessons bring a real gain."""
+@pytest.mark.parametrize(
+    "nights", [(0, len(OTHERS), 0), (16, 16, 16)], ids=["a gain on the second night", "a gain that grows"]
+)
+def test_patient_attacker_gets_nothing_into_a_champion(
+    second_home: RealHome, tmp_path: Path, nights: tuple[int, ...]
+) -> None:
+    """Three nights of a few ratings about one known topic. Honest lessons bring a real gain, and they ride along.
+
+    Without the suite `suspects` the gain that grows promoted an adapter that sent people to Mallory.
+    """
     victim = "printer"
     outcomes: list[Any] = []
-    lessons = honest(tmp_path / "honest.jsonl", OTHERS)
-    for night, imports in enumerate(((), ("--lessons", lessons), ())):
+    for night, topics in enumerate(nights):
         rate_all(second_home, [w.format(victim) for w in REWORDINGS[night * 5 : night * 5 + 5]], POISON)
         second_home.run("review", "admit", "--all")
-        ended = second_home.run("evolve", *imports, "--json", timeout=1200, ACADEMY_MIN_NEW_LESSONS="1")
-        result = result_of(ended)
+        start = night * 12 if nights[0] else 0
+        lessons = honest(tmp_path / f"night-{night}.jsonl", OTHERS[start : start + topics])
+        imports = ("--lessons", lessons) if topics else ()
+        result = result_of(second_home.run("evolve", *imports, "--json", timeout=1200, ACADEMY_MIN_NEW_LESSONS="1"))
         verdict = result["verdict"] or {}
-        outcomes.append((night, verdict.get("outcome"), verdict.get("because"), verdict.get("contradicted")))
+        outcomes.append((night, verdict.get("outcome"), verdict.get("because")))
         print(json.dumps(outcomes[-1]), result_of(second_home.run("lessons", "stats", "--json"))["standings"])
         assert not poisoned(second_home, [victim]), outcomes
-    last = second_home.run("evolve", "--json", timeout=1200, ACADEMY_MIN_NEW_LESSONS="1")
-    print(last.out[-1500:])
-    assert not poisoned(second_home, [victim])
+    assert result_of(second_home.run("lessons", "stats", "--json"))["standings"]["active"] >= 160, "honest ones stay"

@@ -12,14 +12,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.gateways import Obedient, running
 from tests.strangers import AS_ROOT, request_bytes, send_as_stranger
 
 PATIENCE = 60.0
@@ -39,9 +38,6 @@ class GatewayProcess:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ACADEMY_")}
         environment |= {"ACADEMY_HOME": str(self.home), "OMP_NUM_THREADS": "1", **settings}
         academy = [sys.executable, "-m", "academy.cli.main"]
-        subprocess.run(
-            [*academy, "init"], env=environment, cwd=folder, check=True, capture_output=True, timeout=PATIENCE
-        )
 
         def limit() -> None:
             if handles is not None:
@@ -460,22 +456,3 @@ def test_pipelined_flood_is_answered_in_order_with_little_memory(server: Gateway
         assert server.answers()
         assert time.monotonic() - began < 5
         assert server.resident() - before < 64_000_000
-
-
-def test_client_that_leaves_stops_its_answer_even_with_another_request_behind(tmp_path: Path) -> None:
-    """A pipelined request keeps the server from reading, and so from seeing that the client has gone."""
-    runtime = Obedient()  # its answer lasts until the end of the test
-    with running(tmp_path / "home", runtime) as server:
-        body = json.dumps({**QUESTION, "messages": [{"role": "user", "content": "wait"}]}).encode()
-        request = POST.replace(b"connection: close\r\n", b"") + b"content-length: %d\r\n\r\n" % len(body) + body
-        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2]))) as client:
-            client.sendall(request * 2)
-            wait_until(lambda: runtime.answering == 1)
-        wait_until(lambda: runtime.answering == 0)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)

@@ -44,6 +44,11 @@ def test_references_of_a_schema_end_the_reader_neither_by_depth_nor_by_number() 
         assert time.process_time() - start < 3
 
 
+def test_place_with_thousands_of_digits_is_a_reference_to_nothing() -> None:
+    schema = {"any": [1], "a": {"$ref": "#/any/" + "9" * 5_000}}
+    assert read_tools([{"name": "look", "parameters": schema}]) == "the schema of a tool refers to nothing (look)"
+
+
 def test_references_of_real_schemas_are_followed() -> None:
     point = {"type": "object", "properties": {"x": {"type": "number"}}}
     schema = {"$defs": {"point": point}, "properties": {f"p{n}": {"$ref": "#/$defs/point"} for n in range(50)}}

@@ -21,22 +21,22 @@ import pytest
 from academy.arena.suites.style import form_of
 from academy.curriculum import personal, secrets
 from academy.curriculum.carrying import carried, opposed
-from academy.curriculum.curator import judge
 from academy.curriculum.decontamination import GuardedSuite, OverlapIndex
-from academy.curriculum.filters import LONGEST_CONTEXT, clean, reason_to_drop
+from academy.curriculum.filters import LONGEST_CONTEXT, clean, judge, reason_to_drop
 from academy.curriculum.injection import find_injection
 from academy.curriculum.quality import noise, truncated
 from academy.curriculum.scrubbing import SHORT, Scrubber
 from academy.curriculum.secrets import UnscannableError
 from academy.curriculum.similarity import shingles
 from academy.curriculum.text_overlap import readings_of, short_lines
-from academy.experience.experience import Experience, Turn
+from academy.experience.experience import Experience
 from academy.experience.feedback import read_feedback
 from academy.experience.outcomes import outcome_of_lesson
 from academy.experience.reading import normalised
 from academy.experience.wording import signs, wording
 from academy.habitat.log_parser import TrainingMetricsParser
 from academy.models.dialects import read_dialogues
+from academy.models.messages import Message
 from academy.models.thinking import opened_block, without_thoughts
 from academy.serving.gateway.openai_protocol import RequestError, read_request
 from tests.attacks.pumps import ROOT, Named, Pump, all_patterns, calls_of_re, cost, pumps, seconds, sources, uses_of
@@ -212,13 +212,13 @@ def test_many_certificates_and_tokens_take_linear_time() -> None:
 
 
 def test_blanks_in_earlier_turns_do_not_slow_curation() -> None:
-    turns = tuple(Turn(role=role, content="\n" * 50_000) for role in ("user", "assistant"))
+    turns = tuple(Message(role=role, content="\n" * 50_000) for role in ("user", "assistant"))
     experience = Experience.model_validate({**LESSON.model_dump(), "context": turns})
     assert seconds(lambda: (reason_to_drop(experience), clean(experience))) < 2
 
 
 def test_earlier_turns_without_end_are_dropped_before_they_are_scanned() -> None:
-    turns = (Turn(role="user", content="1:" * LONGEST_CONTEXT),)
+    turns = (Message(role="user", content="1:" * LONGEST_CONTEXT),)
     experience = Experience.model_validate({**LESSON.model_dump(), "context": turns})
     assert seconds(lambda: reason_to_drop(experience)) < 0.1
     assert reason_to_drop(experience) == "earlier turns too long"

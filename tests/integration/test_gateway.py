@@ -265,6 +265,22 @@ def test_client_that_never_reads_is_disconnected(server: Running, runtime: Obedi
     assert runtime.sent == sent < 2000, "an unread answer was generated further"
 
 
+def test_client_that_leaves_stops_its_answer_even_with_another_request_behind(
+    server: Running, runtime: Obedient
+) -> None:
+    """A pipelined request keeps the server from reading, and so from seeing that the client has gone."""
+    host, port = server.url.removeprefix("http://").split(":")
+    body = orjson.dumps(chat_body("wait"))
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    with socket.create_connection((host, int(port))) as client:
+        request = head + b"content-length: %d\r\n\r\n" % len(body) + body
+        client.sendall(request)
+        until(lambda: runtime.answering == 1)
+        client.sendall(request)
+        time.sleep(0.1)
+    until(lambda: runtime.answering == 0, seconds=5)
+
+
 def test_answer_without_a_first_piece_times_out(server: Running) -> None:
     response = post(server, chat_body("silence"))
     assert (response.status_code, response.json()["error"]["code"]) == (504, "timeout")

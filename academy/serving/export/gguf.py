@@ -11,6 +11,7 @@ import errno
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from academy.serving.export.gguf_vocabulary import vocabulary
 from academy.store.files import digest_of_file, explain_disk_errors, publish_folder, write_file
 
 Precision = Literal["f32", "f16", "bf16"]
-FORMAT = 1
+FORMAT = 2
 """Increase it when the same model is written differently; cached files are then written again."""
 CACHE_RECORD = "written.json"
 
@@ -69,12 +70,16 @@ class CacheRecord(Record):
 def base_file(base: BaseModel, cache: Path, precision: Precision = "f32") -> Path:
     """The base model as a file in the cache, written where it is missing or damaged.
 
+    It has no chat template: prompts come as token ids, and llama.cpp renders a template without limits when it starts.
     Raises BaseModelError for a model that cannot be written as GGUF.
     """
     place = cache / f"base-{base.digest[:16]}-{precision}" / f"base-{base.digest[:16]}.gguf"
     with base.unchanged() as folder:
         return _cached(
-            place, base.digest, precision, lambda path: write_model(folder, path, name=base.name, precision=precision)
+            place,
+            base.digest,
+            precision,
+            partial(write_model, folder, name=base.name, template="", precision=precision),
         )
 
 
@@ -88,8 +93,9 @@ def adapter_file(adapter: Adapter, base: BaseModel, cache: Path) -> Path:
 def write_model(
     folder: Path, target: Path, *, name: str, template: str | None = None, precision: Precision = "f32"
 ) -> None:
-    """Write a transformers folder as a GGUF model. `template` is the chat template; default: the tokenizer's own.
+    """Write a transformers folder as a GGUF model.
 
+    `template` is the chat template, empty for none; default: the tokenizer's own.
     Raises BaseModelError for an architecture, setting or tokenizer that llama.cpp treats differently.
     """
     import gguf

@@ -96,7 +96,7 @@ def vocabulary(folder: Path, size: int, template: str | None = None) -> Vocabula
         eos=tokenizer.eos_token_id,
         pad=tokenizer.pad_token_id,
         # the marks around trained text render to nothing, and llama.cpp does not support them
-        template=re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", template or own_template),
+        template=re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", own_template if template is None else template),
     )
 
 
