@@ -118,11 +118,13 @@ class GuardedProtocol(H11Protocol):
         self.is_proven  # noqa: B018  reads the scope
         super().handle_events()
         if self.scope is not None:  # its task has not begun
-            self.scope[IS_OPEN] = partial(_is_established, self.transport)
+            scope: dict[str, Any] = self.scope  # type: ignore[assignment]  uvicorn names only the keys of ASGI
+            scope[IS_OPEN] = partial(_is_established, self.transport)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """A websocket has its own protocol from here on."""
-        self.ws_protocol_class = _telling_whether_open(self.config.ws_protocol_class)
+        protocol: Any = self.config.ws_protocol_class
+        self.ws_protocol_class = _telling_whether_open(protocol)
         self.guard.protocols.discard(self)
         super().handle_websocket_upgrade(event)
 
