@@ -65,7 +65,7 @@ def _list(*, as_json: bool) -> None:
         emit([dataset.model_dump(mode="json", exclude={"contradictions"}) for dataset in datasets])
         return
     table(
-        f"{len(datasets)} datasets, oldest first",
+        f"Datasets: {len(datasets):,}, oldest first",
         ("digest", "examples", "held out", "tokens", "contradictions"),
         [
             (dataset.digest[:16], dataset.examples, dataset.holdout, dataset.tokens, len(dataset.contradictions))
@@ -157,8 +157,8 @@ def preferences(
         emit({**report.model_dump(mode="json", exclude={"preferences"}), "reasons": reasons, "signals": signals})
         return
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.kinds.items()) or "none"
-    say(f"Preferences: {kinds}. {report.on_policy:,} are about the champion's own answers.")
-    say(f"From {report.people:,} people or keys on {report.requests:,} requests; {report.waiting:,} wait for a review.")
+    say(f"Preferences: {kinds}. About the champion's own answers: {report.on_policy:,}.")
+    say(f"People or keys: {report.people:,}. Requests: {report.requests:,}. Waiting for a review: {report.waiting:,}.")
     for reason, count in report.preferences.reasons.items():
         say(f"Not counted: {count:,} ({reason}).")
     if newest:

@@ -9,7 +9,7 @@ import typer
 
 from academy.cli.home import open_home
 from academy.cli.options import Base, Json
-from academy.cli.output import emit, say, table
+from academy.cli.output import emit, say, shortened, table
 
 if TYPE_CHECKING:
     from academy.loop.import_files import Imported
@@ -97,13 +97,13 @@ def _show_imports(imports: Imported) -> None:
             f"{len(batch.unreadable):,} unreadable."
         )
         if batch.skipped:
-            say(f"  {batch.skipped:,} lines are not selected by the options.")
+            say(f"  Lines that the options do not select: {batch.skipped:,}.")
         if batch.undecided:
-            say(f"  {batch.undecided:,} have no outcome or rating: they are kept and not trained on.")
+            say(f"  Kept and not trained on, without an outcome or a rating: {batch.undecided:,}.")
         if batch.waiting:
             say("  They wait for your decision: academy review list")
         if batch.forgotten:
-            say(f"  {batch.forgotten:,} were forgotten earlier and stay forgotten.")
+            say(f"  Forgotten earlier, and still forgotten: {batch.forgotten:,}.")
         for line in batch.unreadable[:5]:
             say(f"  {line}")
         if len(batch.unreadable) > 5:
@@ -129,9 +129,12 @@ def list_lessons(
         emit({"lessons": [lesson.model_dump(mode="json") for lesson in lessons]})
         return
     table(
-        f"{len(lessons)} lessons, newest first",
+        f"Lessons: {len(lessons):,}, newest first",
         ("id", "batch", "outcome", "request", "answer"),
-        [(lesson.id[:8], lesson.batch, lesson.outcome, lesson.request, lesson.answer) for lesson in lessons],
+        [
+            (lesson.id[:8], lesson.batch, lesson.outcome, shortened(lesson.request), shortened(lesson.words))
+            for lesson in lessons
+        ],
     )
 
 
@@ -148,8 +151,11 @@ def stats(json: Json = False) -> None:
     if statistics["not_counted"]:
         say(f"Not trained on: {in_words(statistics['not_counted'])}.")
     for name in ("outcomes", "standings", "batches"):
-        say(f"{name}: " + ", ".join(f"{key} {count:,}" for key, count in statistics[name].items()))
-    say("tags: " + ", ".join(f"{tag} {count}" for tag, count in list(statistics["tag_distribution"].items())[:20]))
+        if statistics[name]:
+            say(f"{name}: " + ", ".join(f"{key} {count:,}" for key, count in statistics[name].items()))
+    tags = list(statistics["tag_distribution"].items())[:20]
+    if tags:
+        say("tags: " + ", ".join(f"{tag} {count}" for tag, count in tags))
 
 
 @app.command()

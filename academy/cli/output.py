@@ -17,6 +17,8 @@ from academy.plain_text import json_escaped, plain
 if TYPE_CHECKING:
     from rich.console import Console
 
+CELL = 160  # characters of a long text in a cell
+
 
 def console() -> Console:
     """The terminal's console."""
@@ -65,6 +67,12 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for row in rows:
         grid.add_row(*(Text(plain(str(cell))) for cell in row))
     console().print(grid)
+
+
+def shortened(text: str) -> str:
+    """The first words of a text for a cell, in one line; `--json` has the whole text."""
+    words = " ".join(text[: 2 * CELL].split())
+    return words if len(words) <= CELL and len(text) <= 2 * CELL else words[:CELL].rstrip() + " ..."
 
 
 def listen() -> None:

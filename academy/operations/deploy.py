@@ -44,10 +44,17 @@ def deploy(settings: Settings) -> Deployed:
     _prefect(CHECKOUT, "--no-prompt", "deploy", "--all")
     return Deployed(
         deployments=DEPLOYMENTS,
-        # Prefect reads settings in the folder where it starts
-        worker_command=f"cd {shlex.quote(str(settings.home.resolve()))} && PYTHONSAFEPATH=1 "
-        "python -m academy.operations.prefect_worker "
-        f"--pool {POOLS['cuda']} --name gpu-{settings.home_id}",
+        worker_command=worker_command(settings),
+    )
+
+
+def worker_command(settings: Settings) -> str:
+    """What to type for one more worker of this home, in any folder."""
+    home = shlex.quote(str(settings.home.resolve()))
+    # Prefect reads settings in the folder where it starts, and in the home `data` would be another home
+    return (
+        f"cd {home} && ACADEMY_HOME={home} PYTHONSAFEPATH=1 {shlex.quote(sys.executable)} "
+        f"-m academy.operations.prefect_worker --pool {POOLS['cuda']} --name gpu-{settings.home_id}"
     )
 
 

@@ -188,6 +188,19 @@ def test_dataset_of_an_empty_home_is_empty(academy: Academy) -> None:
 # Lessons by hand and by file
 
 
+def test_a_long_answer_takes_few_lines_of_the_list_and_a_call_is_shown(academy: Academy, tmp_path: Path) -> None:
+    file = tmp_path / "calls.jsonl"
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"town": "Sopot"}'}}
+    messages = [{"role": "user", "content": "rain?"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    file.write_text(json.dumps({"messages": messages}))
+    assert academy("lessons", "import", "--examples", str(file)).code == 0
+    academy("lessons", "add", "how?", "go on and on\n" * 500)
+    shown = academy("lessons", "list").out
+    assert "weather(" in shown
+    assert "..." in shown
+    assert shown.count("\n") < 40
+
+
 def test_lesson_is_added_once_and_listed(academy: Academy) -> None:
     first = json.loads(academy("lessons", "add", "how?", "so [it] goes", "--tag", "a", "--author", "Ana", "--json").out)
     second = json.loads(academy("lessons", "add", "how?", "so [it] goes", "--json").out)
