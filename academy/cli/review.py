@@ -135,4 +135,4 @@ def _show(verb: str, reviewed: Reviewed, *, as_json: bool) -> None:
     if as_json:
         emit(reviewed.model_dump(mode="json"))
     else:
-        say(f"{verb}: {reviewed.ratings:,} ratings, {reviewed.lessons:,} imported lessons.")
+        say(f"{verb}: ratings {reviewed.ratings:,}, imported lessons {reviewed.lessons:,}.")
