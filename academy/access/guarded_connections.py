@@ -118,7 +118,7 @@ class GuardedProtocol(H11Protocol):
         self.is_proven  # noqa: B018  reads the scope
         super().handle_events()
         if self.scope is not None:  # its task has not begun
-            scope: dict[str, Any] = self.scope  # type: ignore[assignment]  uvicorn names only the keys of ASGI
+            scope: Any = self.scope  # its type has only the keys of ASGI
             scope[IS_OPEN] = partial(_is_established, self.transport)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
