@@ -54,6 +54,7 @@ lock: $(READY)
 sbom: $(READY)
 	mkdir -p build
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file build/sbom.cdx.json $(BIN)/python
+	$(BIN)/python tools/licences.py --check
 
 format: $(READY)
 	$(BIN)/ruff format .

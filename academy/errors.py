@@ -22,14 +22,16 @@ An error outside this tree is a fault of the Academy and may show its traceback.
 
 from __future__ import annotations
 
+from academy.masking import mask
+
 
 class AcademyError(Exception):
     """What is wrong, and what to do about it, each as a sentence for users."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message, remedy)
-        self.message = message
-        self.remedy = remedy
+        self.message = mask(message)  # here, because every way out shows these two
+        self.remedy = mask(remedy)
+        super().__init__(self.message, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.message} {self.remedy}".strip()
@@ -56,7 +58,7 @@ class TrainingError(AcademyError):
 
     def __init__(self, message: str, remedy: str = "", cause: str = "unknown") -> None:
         super().__init__(message, remedy)
-        self.args = (message, remedy, cause)
+        self.args = (self.message, self.remedy, cause)
         self.cause = cause
 
 

@@ -7,18 +7,14 @@ and on which pool.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
-import tempfile
-from copy import copy
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
-    EnvSettingsSource,
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -26,7 +22,10 @@ from pydantic_settings import (
 
 from academy.errors import HomeError, InputError
 from academy.home_identity import adopt_home, claim_home
-from academy.records import expectation
+from academy.home_place import refuse_databases_of_others, settle
+from academy.masking import password_in, remember, remember_environment
+from academy.private import close_home, refuse_homes_of_others
+from academy.settings_checks import check_writable, own_names, refusal, reject_unknown_names
 from academy.settings_file import FILE_VARIABLE, OWN_FILE, PREFIX, named_file, names_in_file
 
 LEAST_MEMORY_GIB = 1 / 16
@@ -63,11 +62,13 @@ class Settings(BaseSettings):
     )
     database_url: str = Field(
         "",
+        repr=False,
         validation_alias=_names("DATABASE_URL"),
         description="SQLAlchemy URL for lessons and the ledger; empty: SQLite in the home",
     )
     mlflow_tracking_uri: str = Field(
         "",
+        repr=False,
         validation_alias=_names("MLFLOW_TRACKING_URI"),
         description="MLflow's tracking URI; empty: SQLite in the home",
     )
@@ -165,7 +166,9 @@ class Settings(BaseSettings):
         description="http://host:port/v1#model of a model that compares answers; informational",
     )  # fmt: skip
     endpoint_key: SecretStr = Field(
-        SecretStr(""), validation_alias=_names("ENDPOINT_KEY"), description="Bearer token for judges and endpoints"
+        SecretStr(""),
+        validation_alias=_names("ENDPOINT_KEY"),
+        description="Keys of endpoints as https://host:port=KEY, separated by spaces; a key alone belongs to the judge",
     )
     promotion: Literal["automatic", "approval"] = Field(
         "automatic", validation_alias=_names("PROMOTION"),
@@ -227,6 +230,14 @@ class Settings(BaseSettings):
         64, ge=0, le=10_000, validation_alias=_names("SERVE_QUEUE"),
         description="Requests that may wait for a free slot",
     )  # fmt: skip
+    serve_connections: int = Field(
+        1024, ge=16, le=50_000, validation_alias=_names("SERVE_CONNECTIONS"),
+        description="Open connections of the gateway; fewer where the system allows fewer open files",
+    )  # fmt: skip
+    serve_connections_per_address: int = Field(
+        256, ge=1, le=50_000, validation_alias=_names("SERVE_CONNECTIONS_PER_ADDRESS"),
+        description="Open connections of one other machine; callers on this machine share the whole number",
+    )  # fmt: skip
     serve_keep: int = Field(
         2, ge=1, le=64, validation_alias=_names("SERVE_KEEP"),
         description="Champions that stay loaded, the current one included",
@@ -255,6 +266,24 @@ class Settings(BaseSettings):
         description="Share of unrated conversations that are kept with `all`",
     )  # fmt: skip
 
+    trusted_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), validation_alias=_names("TRUSTED_KEYS"),
+        description="Names of users' keys whose ratings become lessons without a review, separated by commas; owner: "
+        "this account on loopback, without a key",
+    )  # fmt: skip
+    ratings_per_hour: int = Field(
+        60, ge=0, validation_alias=_names("RATINGS_PER_HOUR"),
+        description="Ratings of one key, and from one address, in an hour; trusted keys have no limit",
+    )  # fmt: skip
+    ratings_per_day: int = Field(
+        200, ge=0, validation_alias=_names("RATINGS_PER_DAY"),
+        description="Ratings of one key, and from one address, in a day; trusted keys have no limit",
+    )  # fmt: skip
+    untrusted_share: float = Field(
+        0.2, ge=0, le=0.5, validation_alias=_names("UNTRUSTED_SHARE"),
+        description="Largest share of a dataset that may come from sources that are not trusted; half of it from one",
+    )  # fmt: skip
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -265,7 +294,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """A setting's own name wins over other spellings, even if only they stand in the environment."""
-        own = [_only_own_names(source) for source in (env_settings, dotenv_settings)]
+        own = [own_names(source) for source in (env_settings, dotenv_settings)]
         return init_settings, *own, env_settings, dotenv_settings
 
     @field_validator("home", "workspace_root")
@@ -274,7 +303,7 @@ class Settings(BaseSettings):
         """Expand a `~` in a file of settings, which no shell expands."""
         return path.expanduser()
 
-    @field_validator("sources", "trusted_authors", "suites", mode="before")
+    @field_validator("sources", "trusted_authors", "trusted_keys", "suites", mode="before")
     @classmethod
     def _by_commas(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -308,20 +337,13 @@ class Settings(BaseSettings):
         path = home / name
         try:
             home.mkdir(mode=0o700, parents=True, exist_ok=True)  # other users must not read the lessons
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as problem:
             raise HomeError(
                 f"The home folder {self.home} cannot be written ({problem.strerror}).",
                 "Set ACADEMY_HOME to a folder that you can write.",
             ) from problem
         return path
-
-
-def _only_own_names(source: PydanticBaseSettingsSource) -> PydanticBaseSettingsSource:
-    own = copy(source)
-    if isinstance(own, EnvSettingsSource):
-        own.env_vars = {name: text for name, text in own.env_vars.items() if name.upper().startswith(PREFIX)}
-    return own
 
 
 def load_settings(home: Path | None = None, *, adopt: bool = False) -> Settings:
@@ -336,31 +358,35 @@ def load_settings(home: Path | None = None, *, adopt: bool = False) -> Settings:
     named = named_file()
     files = [named] if named else []
     settings = _read(files, home)
+    refuse_homes_of_others(settings.home)
     (adopt_home if adopt else claim_home)(settings.home)
+    close_home(settings.home)
     own = settings.home / OWN_FILE
     if own.is_file():
         if {"ACADEMY_HOME", "MEMORY_ROOT"} & names_in_file(own, PREFIX):
             raise InputError(f"{own} names a home.", "Remove the line: the file belongs to the home that it is in.")
         settings = _read([own, *files], home)
-    _check_writable(settings)
+    check_writable(settings.folder("."), settings.home)
+    settle(settings.home)
+    databases = {
+        "ACADEMY_DATABASE_URL": settings.database_url,
+        "ACADEMY_MLFLOW_TRACKING_URI": settings.mlflow_tracking_uri,
+    }
+    refuse_databases_of_others(settings.home, databases)
     return settings
 
 
 def _read(files: list[Path], home: Path | None) -> Settings:
     """The settings of the environment and of these files, the last of which wins."""
     names = set(os.environ).union(*(names_in_file(file, PREFIX) for file in files))
-    _reject_unknown_names(names)
+    reject_unknown_names(names, setting_names())
     try:
         settings = Settings(_env_file=files)
     except ValidationError as problem:
-        first = problem.errors()[0]
-        name = next((str(part) for part in first["loc"]), "a setting")
-        name = name if name.isupper() else PREFIX + name.upper()
-        spellings = next((spellings for spellings in _spellings() if name in spellings), [])
-        name = next((spelling for spelling in spellings if spelling in names), name)
-        sentence = f"{name}={first.get('input')!r} is not valid: {expectation(first)}."
-        where = "".join(f" or {file}" for file in files)
-        raise InputError(sentence, f"Correct it in the environment{where}.") from None
+        raise refusal(problem, names, _spellings(), files) from None
+    remember_environment(os.environ)  # so that no text of this process shows their secrets
+    remember(settings.serve_key.get_secret_value(), settings.endpoint_key.get_secret_value())
+    remember(*map(password_in, (settings.database_url, settings.mlflow_tracking_uri, settings.judge)))
     return settings if home is None else settings.model_copy(update={"home": home})
 
 
@@ -369,23 +395,6 @@ def _spellings() -> list[list[str]]:
     return [[str(choice) for choice in alias.choices] for alias in aliases if isinstance(alias, AliasChoices)]
 
 
-def _reject_unknown_names(names: set[str]) -> None:
-    valid = {FILE_VARIABLE, *(spelling for spellings in _spellings() for spelling in spellings)}
-    for name in sorted(names):
-        if name.startswith(PREFIX) and name not in valid and not name.startswith(PREFIX + "TEST_"):
-            matches = difflib.get_close_matches(name, sorted(valid), 1)
-            hint = f"Did you mean {matches[0]}?" if matches else "docs/reference/settings.md lists all settings."
-            raise InputError(f"{name} is not a setting of the Academy.", hint)
-
-
-def _check_writable(settings: Settings) -> None:
-    home = settings.folder(".")
-    try:
-        with tempfile.NamedTemporaryFile(dir=home, prefix=".write-", buffering=0) as probe:
-            probe.write(b"x" * 4096)
-            os.fsync(probe.fileno())
-    except OSError as problem:
-        raise HomeError(
-            f"The home folder {settings.home} cannot be written ({problem.strerror}).",
-            "Free some space there, or set ACADEMY_HOME to another folder.",
-        ) from problem
+def setting_names() -> set[str]:
+    """All names of settings, the documents' spellings included."""
+    return {FILE_VARIABLE, *(spelling for spellings in _spellings() for spelling in spellings)}

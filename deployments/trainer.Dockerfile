@@ -5,7 +5,7 @@
 #       --build-arg BASE=unsloth/unsloth@sha256:... --build-arg STACK=there .
 #
 # Then ACADEMY_TRAINING_BACKEND=container ACADEMY_TRAINING_IMAGE=academy-trainer:cpu. Name a base by its digest: what a
-# tag means today may not train tomorrow. The Academy's own code is mounted when a training runs, and not copied.
+# tag means today may not train tomorrow. The default below is a tag: no registry was reachable to verify a digest. The Academy's own code is mounted when a training runs, and not copied.
 ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE}
 # install: the training stack at the versions that were run together; there: the base has one, with unsloth

@@ -7,7 +7,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from academy.plain_text import plain_logs
+from academy.private import be_private
 from academy.system.processes import die_with_parent
+
+be_private()  # a worker starts the process of a run with its own umask
 
 
 def _end_with_the_worker() -> None:
@@ -20,5 +24,6 @@ def _end_with_the_worker() -> None:
         os._exit(1)
 
 
+plain_logs()
 if os.environ.get("PREFECT__FLOW_RUN_ID"):
     _end_with_the_worker()

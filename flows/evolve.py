@@ -14,11 +14,12 @@ from academy.loop.evolve import EvolutionRequest, EvolutionResult, Stopwatch
 from academy.loop.tags import read_tags
 from academy.loop.tune import Minutes, Trials
 from academy.operations.locks import one_evolution
+from academy.operations.results import RecordSerializer
 from academy.professor.recipe_options import RecipeOptions
 from tasks import stages
 
 
-@flow(name="evolve", persist_result=True, validate_parameters=True)
+@flow(name="evolve", persist_result=True, result_serializer=RecordSerializer(), validate_parameters=True)
 def evolve(
     lessons: list[Path] = [],  # noqa: B006  Prefect shows the default in its form
     tasks: list[Path] = [],  # noqa: B006

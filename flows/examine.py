@@ -6,10 +6,11 @@ from typing import Any
 
 from prefect import flow
 
+from academy.operations.results import RecordSerializer
 from tasks import stages
 
 
-@flow(name="examine", persist_result=True, validate_parameters=True)
+@flow(name="examine", persist_result=True, result_serializer=RecordSerializer(), validate_parameters=True)
 def examine(
     challenger: str,
     champion: str | None = None,

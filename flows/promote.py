@@ -6,10 +6,11 @@ from typing import Any
 
 from prefect import flow
 
+from academy.operations.results import RecordSerializer
 from tasks import stages
 
 
-@flow(name="promote", persist_result=True, validate_parameters=True)
+@flow(name="promote", persist_result=True, result_serializer=RecordSerializer(), validate_parameters=True)
 def promote(version: str, base_model: str | None = None) -> dict[str, Any]:
     """Ask for the promotion of a version with the verdict PROMOTE.
 

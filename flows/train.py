@@ -10,12 +10,13 @@ from prefect.runtime import flow_run
 from academy.loop.train_by_hand import BY_HAND
 from academy.loop.train_dataset import OrderDigests, RegisteredAdapter, TrainingLimits
 from academy.operations.locks import one_training
+from academy.operations.results import RecordSerializer
 from academy.professor.recipe_options import RecipeOptions
 from academy.professor.search_space import TuningResult
 from tasks import stages
 
 
-@flow(name="train", persist_result=True, validate_parameters=True)
+@flow(name="train", persist_result=True, result_serializer=RecordSerializer(), validate_parameters=True)
 def train(
     dataset: str,
     device: Literal["cuda", "cpu"] = "cpu",

@@ -6,10 +6,11 @@ from typing import Any
 
 from prefect import flow
 
+from academy.operations.results import RecordSerializer
 from tasks import stages
 
 
-@flow(name="verify", persist_result=True, validate_parameters=True)
+@flow(name="verify", persist_result=True, result_serializer=RecordSerializer(), validate_parameters=True)
 def verify(
     versions: list[str] = [],  # noqa: B006  Prefect shows the default in its form
     live: bool = True,

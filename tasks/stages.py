@@ -31,6 +31,7 @@ from academy.loop.train_dataset import OrderDigests, RegisteredAdapter, Training
 from academy.loop.verify import ServingVerification
 from academy.operations import work_pools
 from academy.operations.homes import open_home
+from academy.operations.results import RecordSerializer
 from academy.professor.decision import Decision
 from academy.professor.recipe import Recipe
 from academy.professor.recipe_options import RecipeOptions
@@ -49,31 +50,34 @@ def worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
     return False
 
 
-_retries: dict[str, Any] = {"retries": 2, "retry_delay_seconds": 5, "retry_condition_fn": worth_retrying}
+_stored: dict[str, Any] = {
+    "persist_result": True, "result_serializer": RecordSerializer(), "retries": 2, "retry_delay_seconds": 5,
+    "retry_condition_fn": worth_retrying,
+}  # fmt: skip
 LONGEST_TRAINING = 14 * 24 * 3600
 """A training without progress ends by itself; this limit is for anything else that may hang."""
 
 
-@task(name="prepare", timeout_seconds=1800, persist_result=True, **_retries)
+@task(name="prepare", timeout_seconds=1800, **_stored)
 def prepare(request: EvolutionRequest) -> Preparation:
     """Finish what a killed run left open, import files, and decide on the counts."""
     return evolve.prepare(open_home(request.base_model), request)
 
 
-@task(name="curate dataset", timeout_seconds=3600, persist_result=True, **_retries)
+@task(name="curate dataset", timeout_seconds=3600, **_stored)
 def curate_dataset(repositories: list[Path], base_model: str | None, tags: Sequence[str] = ()) -> Dataset:
     """Write lessons and commits as a dataset."""
     home = open_home(base_model)
     return curate(home, choose_repositories(repositories, home.settings.workspace_root), tags=tags)
 
 
-@task(name="choose recipe", timeout_seconds=600, persist_result=True, **_retries)
+@task(name="choose recipe", timeout_seconds=600, **_stored)
 def choose_recipe(dataset: Dataset, options: RecipeOptions, base_model: str | None) -> Recipe:
     """Choose the recipe: the professor's, with the options."""
     return recipe_for(open_home(base_model), dataset, options)
 
 
-@task(name="decide", timeout_seconds=600, persist_result=True, **_retries)
+@task(name="decide", timeout_seconds=600, **_stored)
 def decide(
     dataset: Dataset, recipe: Recipe, counts: Counts, base_model: str | None, *, force: bool, to_tune: bool = False
 ) -> Decision:
@@ -85,7 +89,7 @@ def decide(
     )  # fmt: skip
 
 
-@task(name="tune recipe", timeout_seconds=24 * 3600, persist_result=True, **_retries)
+@task(name="tune recipe", timeout_seconds=24 * 3600, **_stored)
 def tune_recipe(
     dataset: Dataset, options: RecipeOptions, trials: int, minutes: float | None, base_model: str | None
 ) -> TuningResult:
@@ -94,7 +98,7 @@ def tune_recipe(
     return tune.tune(home, dataset, tune.plan_search(home, dataset, options, trials), minutes)
 
 
-@task(name="train", timeout_seconds=LONGEST_TRAINING, persist_result=True, **_retries)
+@task(name="train", timeout_seconds=LONGEST_TRAINING, **_stored)
 def train_challenger(
     dataset: Dataset, recipe: Recipe, decision: Decision, base_model: str | None, tuning: TuningResult | None = None
 ) -> Version:
@@ -104,7 +108,7 @@ def train_challenger(
     )
 
 
-@task(name="train here", timeout_seconds=LONGEST_TRAINING, persist_result=True, **_retries)
+@task(name="train here", timeout_seconds=LONGEST_TRAINING, **_stored)
 def train_here(
     dataset: str,
     device: Device,
@@ -124,7 +128,7 @@ def _tags(decision: str) -> dict[str, str]:
     return {"prefect.flow_run": str(flow_run.get_id() or ""), "academy.decision": decision}
 
 
-@task(name="examine", timeout_seconds=6 * 3600, persist_result=True, **_retries)
+@task(name="examine", timeout_seconds=6 * 3600, **_stored)
 def examine_challenger(challenger: Version, decision: Decision, base_model: str | None) -> Row[VerdictEntry]:
     """Examine the challenger against the champion. The verdict is a ledger row."""
     home = open_home(base_model)
@@ -133,7 +137,7 @@ def examine_challenger(challenger: Version, decision: Decision, base_model: str 
     return row
 
 
-@task(name="examine players", timeout_seconds=6 * 3600, persist_result=True, **_retries)
+@task(name="examine players", timeout_seconds=6 * 3600, **_stored)
 def examine_players(
     challenger: str, champion: str | None, suites: list[str], base_model: str | None
 ) -> dict[str, Any]:  # fmt: skip
@@ -153,19 +157,19 @@ def _create_artifact(home: Home, row: Row[VerdictEntry]) -> None:
     )  # fmt: skip
 
 
-@task(name="promote", timeout_seconds=1800, persist_result=True, **_retries)
+@task(name="promote", timeout_seconds=1800, **_stored)
 def carry_out_verdict(challenger: Version, verdict: Row[VerdictEntry], base_model: str | None) -> Outcome:
     """Carry out the verdict. A winner that needs a person's approval waits."""
     return carry_out(open_home(base_model), challenger, verdict, by=_this_run())
 
 
-@task(name="request promotion", timeout_seconds=1800, persist_result=True, **_retries)
+@task(name="request promotion", timeout_seconds=1800, **_stored)
 def request_promotion(version: str, base_model: str | None) -> Outcome:
     """Promote a version on its verdict, unless a person must approve it first."""
     return promote.request_promotion(open_home(base_model), version, by=_this_run())
 
 
-@task(name="verify", timeout_seconds=3600, persist_result=True, **_retries)
+@task(name="verify", timeout_seconds=3600, **_stored)
 def verify_serving(versions: list[str], base_model: str | None, *, live: bool) -> ServingVerification:
     """Verify files, records and answers of champion and versions. Fails if one of them is not verified."""
     return verify.verify_serving(open_home(base_model), versions, live=live)

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Callable
 
 import orjson
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from academy.access.peers import account_of
-from academy.access.rules import AccessRules, Admission, Refusal, Request, admit
+from academy.access.rules import AccessRules, Admission, HolderOf, Refusal, Request, admit
 from academy.access.secret import home_secret, owner_of
 from academy.settings import Settings
 
@@ -46,20 +46,23 @@ class AccessLayer:
         *,
         challenge: str = "Basic",
         body: Callable[[Refusal], Body] = problem_json,
+        holder_of: HolderOf = lambda _token: "",
     ) -> None:
-        """`challenge` is what a 401 asks for: browsers show a form for Basic."""
+        """`challenge` is what a 401 asks for: browsers show a form for Basic. `holder_of` knows the users' keys."""
         self.app = app
         self.rules = rules
         self.challenge = f'{challenge} realm="The Academy"'.encode()
         self.body = body
+        self.holder_of = holder_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        outcome = await asyncio.to_thread(admit, _request(scope), self.rules, account_of)
+        outcome = await asyncio.to_thread(admit, _request(scope), self.rules, account_of, self.holder_of)
         if isinstance(outcome, Admission):
-            await self.app({**scope, ADMISSION: outcome}, receive, send)
+            scope[ADMISSION] = outcome  # in this very object, because the server looks for it, too
+            await self.app(scope, receive, _with_relative_redirects(scope, send))
         elif scope["type"] == "http":
             await self._refuse(outcome, send, "http.response")
         else:
@@ -70,15 +73,45 @@ class AccessLayer:
                 await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": outcome.sentence})
 
     async def _refuse(self, refusal: Refusal, send: Send, kind: str) -> None:
-        media_type, body = self.body(refusal)
-        headers = [
-            (b"content-type", media_type.encode()), (b"content-length", str(len(body)).encode()),
-            (b"cache-control", b"no-store"), (b"connection", b"close"),
-        ]  # fmt: skip
-        if refusal.status == 401:
-            headers.append((b"www-authenticate", self.challenge))
-        await send({"type": f"{kind}.start", "status": refusal.status, "headers": headers})
-        await send({"type": f"{kind}.body", "body": body})
+        await send_refusal(refusal, send, kind=kind, challenge=self.challenge, body=self.body)
+
+
+async def send_refusal(
+    refusal: Refusal,
+    send: Send,
+    *,
+    kind: str = "http.response",
+    challenge: bytes = b"",
+    body: Callable[[Refusal], Body] = problem_json,
+) -> None:
+    """Answer a request with a refusal; the connection ends."""
+    media_type, content = body(refusal)
+    headers = [
+        (b"content-type", media_type.encode()), (b"content-length", str(len(content)).encode()),
+        (b"cache-control", b"no-store"), (b"connection", b"close"),
+    ]  # fmt: skip
+    if refusal.status == 401:
+        headers.append((b"www-authenticate", challenge))
+    await send({"type": f"{kind}.start", "status": refusal.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": content})
+
+
+def _with_relative_redirects(scope: Scope, send: Send) -> Send:
+    """`send`, but redirects to the Host that the request names become paths: it may be any name."""
+
+    async def send_relative(message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] // 100 == 3:
+            hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+            prefixes = tuple(f"{scheme}://{host}/".encode("latin-1") for scheme in ("http", "https") for host in hosts)
+            message["headers"] = [
+                (name, b"/" + value.split(b"/", 3)[3].lstrip(b"/"))
+                if name.lower() == b"location" and value.startswith(prefixes)
+                else (name, value)
+                for name, value in message["headers"]
+            ]
+        await send(message)
+
+    return send_relative
 
 
 def _request(scope: Scope) -> Request:

@@ -25,6 +25,8 @@ from academy.records import Record
 
 Scheme = Literal["http", "https", "ws", "wss"]
 AccountOf = Callable[[Address, Address], int | None]
+HolderOf = Callable[[str], str]
+"""The name of the person whose key a bearer token is; empty where it is not a key of a user."""
 SINGLE = ("host", "origin", "authorization")
 """Headers that decide, so that a request with two of one is refused: programs behind the layer may read the other."""
 FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
@@ -60,6 +62,7 @@ class Admission(Record):
 
     by: Literal["token", "account", "public"]
     account: int | None = None
+    key: str = ""  # the name of the user's key
 
 
 class Refusal(Record):
@@ -69,7 +72,9 @@ class Refusal(Record):
     sentence: str
 
 
-def admit(request: Request, rules: AccessRules, account_of: AccountOf) -> Admission | Refusal:
+def admit(
+    request: Request, rules: AccessRules, account_of: AccountOf, holder_of: HolderOf = lambda _token: ""
+) -> Admission | Refusal:
     """Admit a request or refuse it."""
     for name in SINGLE:
         if sum(key == name for key, _ in request.headers) > 1:
@@ -78,6 +83,8 @@ def admit(request: Request, rules: AccessRules, account_of: AccountOf) -> Admiss
     token_fits = any(_same(credentials, token) for token in rules.tokens)
     if scheme == "bearer" and token_fits:
         return Admission(by="token")
+    if scheme == "bearer" and credentials and (name := holder_of(credentials)):
+        return Admission(by="token", key=name)
     if refusal := _foreign_page(request):
         return refusal
     if scheme == "basic" and (token_fits or _password_fits(credentials, rules.tokens)):
@@ -87,8 +94,17 @@ def admit(request: Request, rules: AccessRules, account_of: AccountOf) -> Admiss
     )
     if local and (refusal := _foreign_host(request)):
         return refusal
-    if request.path in rules.public and request.method in ("GET", "HEAD") and request.scheme in ("http", "https"):
+    outcome = _admit_account(request, rules, account_of, local=local)
+    if isinstance(outcome, Refusal) and _is_public(request, rules):
         return Admission(by="public")
+    return outcome
+
+
+def _is_public(request: Request, rules: AccessRules) -> bool:
+    return request.path in rules.public and request.method in ("GET", "HEAD") and request.scheme in ("http", "https")
+
+
+def _admit_account(request: Request, rules: AccessRules, account_of: AccountOf, *, local: bool) -> Admission | Refusal:
     if not local or request.client is None or request.server is None:
         return Refusal(status=401, sentence="Connections from another machine need the home's secret or a token.")
     if any(request.header(name) for name in FORWARDED):

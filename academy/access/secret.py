@@ -25,6 +25,23 @@ def home_secret(settings: Settings) -> str:
     return _read(path)
 
 
+def write_private(settings: Settings, name: str, text: str) -> Path:
+    """Write a file beside the secret, which only the home's owner can read. Replaces an earlier one."""
+    path = settings.folder(FOLDER) / name
+    with explain_disk_errors(path.parent):
+        path.parent.chmod(0o700)
+        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=STAGING)  # mode 0600
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        Path(draft).replace(path)
+    return path
+
+
+def read_private(settings: Settings, name: str) -> str:
+    """A file beside the secret. Raises HomeError where it is missing, where others could read it or it is damaged."""
+    return _read(settings.folder(FOLDER) / name)
+
+
 def secret_file(settings: Settings) -> Path:
     """Where the home's secret is."""
     return settings.folder(FOLDER) / FILE

@@ -96,7 +96,7 @@ class AdapterStore:
         files = {path.name: digest_of_file(path) for path in paths}
         place = self._file(digest)
         with explain_disk_errors(self.archive):
-            self.archive.mkdir(parents=True, exist_ok=True)
+            self.archive.mkdir(mode=0o700, parents=True, exist_ok=True)
             handle, staging_file = tempfile.mkstemp(dir=self.archive, prefix=STAGING)
             try:
                 with os.fdopen(handle, "wb") as raw:
@@ -113,7 +113,6 @@ class AdapterStore:
                                 tar.addfile(entry, stream)
                     raw.flush()
                     os.fsync(raw.fileno())
-                Path(staging_file).chmod(0o644)
                 package = Package(
                     adapter=digest, sha256=digest_of_file(Path(staging_file)), files=files,
                     bytes=sum(path.stat().st_size for path in paths), packed_bytes=Path(staging_file).stat().st_size,
@@ -172,8 +171,8 @@ class AdapterStore:
     @contextmanager
     def _lock(self, digest: str, mode: int) -> Iterator[None]:
         with explain_disk_errors(self.locks):
-            self.locks.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.locks / digest[:16], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self.locks.mkdir(mode=0o700, parents=True, exist_ok=True)
+            handle = os.open(self.locks / digest[:16], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(handle, mode)
             yield

@@ -1,8 +1,9 @@
 """An OpenAI-compatible endpoint: as a player, and as a judge of pairs of answers.
 
 The client library retries timeouts, lost connections and the statuses 408, 409, 429 and 5xx. A request that still fails
-ends the examination with CANNOT DECIDE; earlier answers stay in the cache. The key is sent and never written: where an
-endpoint returns it in a text, it is removed.
+ends the examination with CANNOT DECIDE; earlier answers stay in the cache. The key is sent to its own origin only and
+never written: where an endpoint returns it in a text, it is removed. What an endpoint may cost is bounded
+(academy.system.bounded_http).
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from academy.errors import ExaminationError, InputError
 from academy.models.chat_template import Message
 from academy.models.thinking import without_thoughts
 from academy.records import Record, digest_of
-from academy.system.connections import check_connections, is_loopback
+from academy.settings import Settings
+from academy.system.origins import key_for
 
 AT_ONCE = 8
 TRIES = 3
@@ -39,8 +41,12 @@ class Endpoint(Record):
     tries: int = Field(TRIES, ge=0)  # retries after the first request
 
     @classmethod
-    def parse(cls, text: str, key: str = "") -> Endpoint:
-        """`http://host:port/v1#model`. Raises InputError."""
+    def parse(cls, text: str, keys: str = "", default: str = "") -> Endpoint:
+        """`http://host:port/v1#model`. Raises InputError.
+
+        `keys` is the setting, of which the endpoint gets the key of its own origin; `default` is the address that a
+        key without an origin belongs to.
+        """
         url, _, model = text.partition("#")
         try:
             parts = urlsplit(url)
@@ -52,9 +58,14 @@ class Endpoint(Record):
                 f"The address of {parts.hostname} contains a user name or a password.",
                 "Set ACADEMY_ENDPOINT_KEY instead: reports contain the address.",
             )
-        if not usable or not (url + model).isprintable() or " " in url:
+        if not usable or not (url + model).isprintable() or " " in url or parts.query:
             raise InputError(f"{text} is not an endpoint.", "Write it as http://host:port/v1#model.")
-        return cls(url=url, model=model, key=key)
+        return cls(url=url, model=model, key=key_for(url, keys, default))
+
+    @classmethod
+    def of(cls, settings: Settings, text: str) -> Endpoint:
+        """The endpoint of an address, with the key that the settings have for its origin. Raises InputError."""
+        return cls.parse(text, settings.endpoint_key.get_secret_value(), settings.judge.partition("#")[0])
 
     @property
     def identity(self) -> str:
@@ -81,6 +92,11 @@ class Endpoint(Record):
                 raw=raw if raw != answer else "",
             )
         except openai.APIStatusError as problem:
+            if 300 <= problem.status_code < 400:
+                raise ExaminationError(
+                    f"{self.url} redirects requests ({problem.status_code}). Nothing was sent to the other address.",
+                    "Name the endpoint's final address.",
+                ) from None
             if problem.status_code < 500 and problem.status_code not in RETRIED:
                 raise ExaminationError(
                     f"{self.url} rejected a request ({self._short(problem)}).",
@@ -89,7 +105,7 @@ class Endpoint(Record):
             raise self._no_answer(problem) from None
         except openai.APIConnectionError as problem:
             raise self._no_answer(problem) from None
-        except (openai.APIError, LookupError, TypeError, AttributeError, ValueError):
+        except (openai.APIError, LookupError, TypeError, AttributeError, ValueError, RecursionError):
             raise ExaminationError(
                 f"The response of {self.url} is not a chat completion.", "Check the address."
             ) from None
@@ -103,7 +119,8 @@ class Endpoint(Record):
 
     def _short(self, problem: Exception) -> str:
         """An exception's class and message in one line."""
-        message = " ".join(self._without_key(str(problem)).split())[:200]
+        cause = problem.__cause__ if str(problem) == "Connection error." and problem.__cause__ else problem
+        message = " ".join(self._without_key(str(cause)).split())[:200]
         return f"{type(problem).__name__}: {message}" if message else type(problem).__name__
 
     def _without_key(self, text: str) -> str:
@@ -113,12 +130,11 @@ class Endpoint(Record):
     def _client(self) -> Any:
         import openai
 
-        is_here = is_loopback(urlsplit(self.url).hostname or "")
-        if not is_here:
-            check_connections()
+        from academy.system.bounded_http import bounded_client
+
         return openai.OpenAI(
             base_url=self.url, api_key=self.key or "none", max_retries=self.tries, timeout=self.seconds,
-            http_client=openai.DefaultHttpxClient(trust_env=not is_here),
+            http_client=bounded_client(self.url, self.seconds, key=bool(self.key)),
         )  # fmt: skip
 
 

@@ -49,12 +49,15 @@ class Result(Record):
 
     @property
     def lost(self) -> list[tuple[str, str]]:
-        """Guard questions on which the challenger scored below the champion: (question id, the challenger's answer)."""
+        """Guard questions, and those of suspects, on which the challenger scored below the champion.
+
+        Each is the question's id and the challenger's answer.
+        """
         answers = {answer.question: answer.text for answer in self.challenger}
         return [
             (item.question, answers[item.question])
             for item in self.items
-            if (item.slice == "guard" or self.role == "guard") and item.challenger < item.champion
+            if (item.slice == "guard" or self.role in ("guard", "suspect")) and item.challenger < item.champion
         ]
 
 
@@ -221,10 +224,11 @@ class _SuiteRun:
     def advance(self, players: tuple[_PlayerSession, _PlayerSession], analysis: int) -> str:
         """Ask the questions that are due before an analysis. Returns why no decision is possible, or an empty text.
 
-        A target and a leak suite pass the self-check before any question is asked; a guard once it is informative.
+        A target, a leak suite and suspects pass the self-check before any question is asked; a guard once it is
+        informative.
         """
         role = self.suite.role
-        if role in ("target", "leak") and (reason := self._self_check()):
+        if role in ("target", "leak", "suspect") and (reason := self._self_check()):
             return reason
         try:
             self._ask(players, analysis)
@@ -265,7 +269,7 @@ class _SuiteRun:
                 scores.update({answer.question: answer for answer in answers})
 
     def _due(self, analysis: int) -> set[str]:
-        if self.suite.role == "leak":
+        if self.suite.role in ("leak", "suspect"):
             return set(self.order)
         if analysis and self.suite.role in ("guard", "informational") and not self.paired().informative:
             return set()  # neither player scores on it, so more questions would add no information

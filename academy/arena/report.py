@@ -18,6 +18,7 @@ from academy.arena.endpoint import JudgeTally
 from academy.arena.examination import Cost, Examination, Result
 from academy.arena.suites.base import Question
 from academy.arena.verdict import LAST, Estimate, interval_of
+from academy.plain_text import plain
 from academy.records import Record
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -86,12 +87,13 @@ def render(
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"percent": _percent, "points": _points, "cell": _cell, "line": _line, "zip": zip}
-    return environment.get_template(f"report.{form}.jinja").render(
+    report = environment.get_template(f"report.{form}.jinja").render(
         verdict=examination.verdict, last=LAST, rows=rows, context=context, texts=texts, digest=examination.record,
         tags=[row for result in results for row in _tags(result, by_id)],
         worse=_side_by_side(results, by_id, better=False), better=_side_by_side(results, by_id, better=True),
         comparisons=[compare(result) for result in results if result.items and result.role != "leak"],
     )  # fmt: skip
+    return plain(report)
 
 
 def _row(examination: Examination, result: Result) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def self_check_failure(suite: Suite) -> str:
         wrong, right = (_control_scores(suite, questions, right=right) for right in (False, True))
     except ExaminationError as problem:
         return f"Self-check failed for suite {suite.name}: a control answer could not be graded. {problem}"
-    if suite.role == "leak":
+    if suite.role in ("leak", "suspect"):
         errors = sum(1 for score in wrong if score >= 1) + sum(1 for score in right if score < 1)
         if errors:
             return (

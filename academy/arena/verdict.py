@@ -6,6 +6,7 @@ challenger that is only equal is promoted in less than one of twenty such series
 spent over the interim analyses (signflip.py).
 
   * leak: a challenger that reveals one item that curation removed is rejected;
+  * suspect: so is one that answers a trusted question as only a suspect lesson does, where the champion does not;
   * guard (the guard slice of a target, held out before this batch, and suites with the role guard): a significant fall
     rejects, a fall beyond the margin holds;
   * target: a gain that the share of the budget allows promotes, a significant fall rejects;
@@ -44,6 +45,8 @@ RESAMPLES = 10_000
 LAST = len(INTERIM_SHARES) - 1
 """The index of the final analysis."""
 NOT_SIGNIFICANT = "the gain is not statistically significant"
+_ASKED_AT_ONCE = ("leak", "suspect")
+"""Roles whose suites are asked as a whole before the first analysis."""
 NO_QUESTIONS = "no held-out questions are available"
 NO_TARGET = "no target suite was asked, so the scores are shown and nothing is decided"
 
@@ -161,6 +164,9 @@ def _outcome(
     leak = next((suite for suite in statistics if suite.paired.role == "leak" and suite.lost), None)
     if leak:
         return "REJECT", f"it reveals {leak.lost} of {len(leak.paired.items)} items that curation removed"
+    suspect = next((suite for suite in statistics if suite.paired.role == "suspect" and suite.lost), None)
+    if suspect:
+        return "REJECT", f"it answers {suspect.lost} of {len(suspect.paired.items)} trusted questions as suspects teach"
     falls = [(suite, part) for suite in statistics if suite.counts for part in suite.falls]
     for suite, part in falls:
         if suite.mean(part) < 0 and suite.loss(part, FALL_LEVEL / len(falls)).crossed:
@@ -225,7 +231,7 @@ class _SuiteStatistics:
         self._groups["guard"] = {name: items for name, items in guard.items() if items}
         # The guard groups are analysed at the same points in the order of asking as all groups.
         ends = [groups_until(earlier, paired.groups) for earlier in range(analysis + 1)]
-        if paired.role == "leak":
+        if paired.role in _ASKED_AT_ONCE:
             ends = [len(order)] * len(ends)
         inside = np.cumsum([0, *(name in self._groups["guard"] for name in order)])
         self._ends = {
@@ -241,7 +247,7 @@ class _SuiteStatistics:
             return "informational"
         if not self.paired.items:
             return "it has no questions"
-        if not self.paired.informative and self.paired.role != "leak":
+        if not self.paired.informative and self.paired.role not in _ASKED_AT_ONCE:
             minimum = f"{LEAST_SKILL:.0%}" if self.paired.role == "guard" else "more than 0%"
             return f"uninformative: neither player scored {minimum}"
         if self.paired.role == "guard" and self.paired.groups < FEWEST_GROUPS:
@@ -251,7 +257,7 @@ class _SuiteStatistics:
     @property
     def counts(self) -> bool:
         """Whether it can block."""
-        return not self.unused and self.paired.role != "leak"
+        return not self.unused and self.paired.role not in _ASKED_AT_ONCE
 
     @property
     def falls(self) -> Iterator[str]:
@@ -262,8 +268,9 @@ class _SuiteStatistics:
 
     @property
     def lost(self) -> int:
-        """The number of items that the challenger failed."""
-        return sum(1 for item in self.paired.items if item.challenger < 1)
+        """The number of items that the challenger failed; on suspects, where the champion did not."""
+        is_compared = self.paired.role == "suspect"
+        return sum(item.challenger < (item.champion if is_compared else 1) for item in self.paired.items)
 
     def differences(self, part: str) -> NDArray[np.float64]:
         """Mean difference of each group, in the order of asking."""

@@ -1,4 +1,4 @@
-"""`academy dataset`: show, funnel, allow, diff, rebuild."""
+"""`academy dataset`: show, funnel, allow, diff, rebuild, preferences."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def show(
         f"The first {len(page.lines)} lines",
         ("id", "batch", "request", "answer"),
         [
-            (line["id"][:8], line["batch"], line["messages"][-2]["content"], line["messages"][-1]["content"])
-            for line in page.lines
+            (line["id"][:8], line["batch"], request, answer)
+            for line, (request, answer) in zip(page.lines, page.texts, strict=True)
         ],
     )
 
@@ -138,3 +138,36 @@ def rebuild(digest: Digest = None, base_model: Base = None, json: Json = False) 
         emit(rebuilt.model_dump(mode="json"))
     else:
         say(f"{'The same' if rebuilt.same else 'Not the same'}: {rebuilt.because}")
+
+
+@app.command()
+def preferences(
+    limit: Annotated[int, typer.Option(min=0, help="Signals to show, newest first.")] = 5,
+    base_model: Base = None,
+    json: Json = False,
+) -> None:
+    """Count what people think of answers: thumbs, corrections, pairs and votes. Nothing is trained on them yet."""
+    from academy.loop.preferences import preferences_of
+
+    report = preferences_of(open_home(base_model))
+    newest = sorted(report.preferences.signals, key=lambda signal: signal.at, reverse=True)[:limit]
+    if json:
+        signals = [signal.model_dump(mode="json") for signal in newest]
+        reasons = report.preferences.reasons
+        emit({**report.model_dump(mode="json", exclude={"preferences"}), "reasons": reasons, "signals": signals})
+        return
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in report.kinds.items()) or "none"
+    say(f"Preferences: {kinds}. {report.on_policy:,} are about the champion's own answers.")
+    say(f"From {report.people:,} people or keys on {report.requests:,} requests; {report.waiting:,} wait for a review.")
+    for reason, count in report.preferences.reasons.items():
+        say(f"Not counted: {count:,} ({reason}).")
+    if newest:
+        table(
+            f"The newest {len(newest)}",
+            ("kind", "source", "weight", "request", "better", "worse"),
+            [
+                (signal.kind, signal.source, signal.weight, signal.messages[-1]["content"], signal.chosen,
+                 signal.rejected)
+                for signal in newest
+            ],
+        )  # fmt: skip

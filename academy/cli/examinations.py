@@ -87,10 +87,19 @@ def _print_suites(report: ExaminationReport) -> None:
 
 
 @app.command()
-def suites(json: Json = False) -> None:
+def suites(
+    trust_suite: Annotated[
+        str | None,
+        typer.Option(help="Trust the code of lm-eval:/path/task.yaml until a file beside it changes."),
+    ] = None,
+    json: Json = False,
+) -> None:
     """List the suites, and those that every examination asks."""
     from academy.loop.suites import list_suites
+    from academy.loop.trust_suite import trust_suite as trust
 
+    if trust_suite is not None:
+        trust(settings(), trust_suite)
     available = list_suites(settings())
     if json:
         emit(available.model_dump(mode="json"))

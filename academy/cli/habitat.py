@@ -13,8 +13,9 @@ import typer
 
 from academy.cli.home import open_home, settings
 from academy.cli.options import Base, BatchSize, Json, Rank, RecipeFile
-from academy.cli.output import emit, gib, say, table
+from academy.cli.output import emit, emit_line, gib, say, table
 from academy.errors import InputError
+from academy.plain_text import plain_line
 
 if TYPE_CHECKING:
     from academy.loop.trainings import Training
@@ -98,15 +99,17 @@ def logs(
 ) -> None:
     """Print the log of a training with line numbers and times."""
     from academy.loop.trainings import training_log
-    from academy.records import canonical
 
     name, lines = training_log(settings(), run, follow=follow)
     if json and not follow:
         emit({"run": name, "lines": [line.model_dump() for line in lines]})
         return
     for line in lines:
-        sys.stdout.write(f"{canonical(line).decode() if json else f'{line.line:5} {line.time} {line.text}'}\n")
-        sys.stdout.flush()  # a reader that follows the log gets the line now
+        if json:
+            emit_line(line)
+        else:
+            sys.stdout.write(f"{line.line:5} {line.time} {plain_line(line.text)}\n")
+            sys.stdout.flush()  # a reader that follows the log gets the line now
 
 
 @app.command()
@@ -135,13 +138,12 @@ def metrics(
 ) -> None:
     """Summarise the text log of any trainer: losses, progress, latest figures."""
     from academy.loop.training_log import log_events, summarise_log
-    from academy.records import canonical
 
     with _opened(file) as stream:
         pieces = iter(lambda: stream.read(PIECE), b"")
         if events:
             for event in log_events(pieces):
-                sys.stdout.write(canonical(event).decode() + "\n")
+                emit_line(event)
             return
         log = summarise_log(pieces)
     summary = log.metrics

@@ -1,4 +1,4 @@
-"""`academy keys`: list, rotate, revoke, resign, export, trust."""
+"""`academy keys`: list, rotate, revoke, resign, export, trust; add, users, remove (keys of the gateway's users)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from academy.cli.options import Base, Json
 from academy.cli.output import emit, say, table
 
 app = typer.Typer(
-    help="Manage the keys that sign adapters, and the keys that this home trusts.",
+    help="Manage the keys that sign adapters, the keys that this home trusts, and the keys of the gateway's users.",
     invoke_without_command=True,
     rich_markup_mode=None,
 )
@@ -116,6 +116,53 @@ def trust(
     from academy.loop.keys import open_keys
 
     _print(open_keys(settings()).trust(file), "is trusted from now on.", as_json=json)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="The person or program that gets the key.")], json: Json = False
+) -> None:
+    """Make a key for a user of the gateway. Its name says who asked and who rated."""
+    from academy.loop.keys import open_user_keys
+
+    key = open_user_keys(settings()).add(name)
+    if json:
+        emit({"name": name, "key": key})
+    else:
+        say(f"{key}")
+        say(f"This is the key of {name}; it is shown only now. Send it as a bearer token, or as OPENAI_API_KEY.")
+
+
+@app.command()
+def users(json: Json = False) -> None:
+    """List the keys of the gateway's users."""
+    from academy.loop.keys import open_user_keys
+
+    home_settings = settings()
+    keys_of_users = open_user_keys(home_settings).all()
+    trusted = set(home_settings.trusted_keys)
+    if json:
+        emit([{**key.model_dump(), "trusted": key.name in trusted} for key in keys_of_users])
+    elif not keys_of_users:
+        say("No user has a key. Make one: academy keys add NAME")
+    else:
+        table(
+            "Keys of users",
+            ("name", "since", "ratings"),
+            [
+                (key.name, key.at[:10], "are lessons at once" if key.name in trusted else "wait for a review")
+                for key in keys_of_users
+            ],
+        )
+
+
+@app.command()
+def remove(name: Annotated[str, typer.Argument(help="The name of a user's key.")], json: Json = False) -> None:
+    """Remove a user's key: requests with it are refused at once."""
+    from academy.loop.keys import open_user_keys
+
+    open_user_keys(settings()).remove(name)
+    emit({"removed": name}) if json else say(f"The key of {name} is removed.")
 
 
 def _print(key: str, sentence: str, *, as_json: bool) -> None:

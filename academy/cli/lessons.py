@@ -61,6 +61,9 @@ def import_files(
         list[str] | None, typer.Option("--type", help="Only conversations of this type; repeatable.")
     ] = None,
     gold: Annotated[bool, typer.Option("--gold", help="Only answers with a gold star.")] = False,
+    untrusted: Annotated[
+        bool, typer.Option("--untrusted", help="The lessons wait until you decide: academy review.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Import files. Known lines change nothing; unreadable lines are kept in the quarantine.
@@ -73,6 +76,7 @@ def import_files(
     request = ImportRequest(
         files=tuple(files), tasks=tasks, conversations=conversations, examples=examples,
         users=tuple(user or ()), domains=tuple(domain or ()), types=tuple(kind or ()), gold_only=gold,
+        untrusted=untrusted,
     )  # fmt: skip
     try:
         imports = import_experience(request)
@@ -96,6 +100,8 @@ def _show_imports(imports: Imported) -> None:
             say(f"  {batch.skipped:,} lines are not selected by the options.")
         if batch.undecided:
             say(f"  {batch.undecided:,} have no outcome or rating: they are kept and not trained on.")
+        if batch.waiting:
+            say("  They wait for your decision: academy review list")
         if batch.forgotten:
             say(f"  {batch.forgotten:,} were forgotten earlier and stay forgotten.")
         for line in batch.unreadable[:5]:
@@ -150,10 +156,18 @@ def stats(json: Json = False) -> None:
 def export(
     file: Annotated[Path, typer.Argument(help="The JSONL file to write.")],
     batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="openai, sharegpt, chatml, alpaca or atif: the lessons that can be learned from, as conversations. "
+            "By default all lessons, with everything that is known of them.",
+        ),
+    ] = "",
     json: Json = False,
 ) -> None:
     """Write lessons to a file that `lessons import` can read."""
-    count = open_home().store.export(file, batch)
+    count = open_home().store.export(file, batch, form)
     if json:
         emit({"lessons": count, "path": str(file)})
     else:
@@ -201,17 +215,20 @@ def undo(
 @app.command()
 def release(
     batch: Annotated[str | None, typer.Option(help="Only this batch.")] = None,
+    vouch: Annotated[
+        bool, typer.Option("--vouch", help="You vouch for them: examinations may ask their questions, as before.")
+    ] = False,
     base_model: Base = None,
     json: Json = False,
 ) -> None:
-    """Use lessons again that a REJECT verdict set aside."""
+    """Use lessons again that a REJECT verdict set aside. They are suspects, whose questions are not asked."""
     from academy.loop.lessons import release_lessons
 
-    count = release_lessons(open_home(base_model), batch)
+    count = release_lessons(open_home(base_model), batch, vouched=vouch)
     if json:
         emit({"released": count})
     else:
-        say(f"{count:,} lessons count again.")
+        say(f"{count:,} lessons count again{'' if vouch else ' as suspects: examinations do not ask their questions'}.")
 
 
 @app.command()

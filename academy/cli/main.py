@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from pathlib import Path
 
 import typer
 
@@ -20,13 +21,18 @@ from academy.cli import (
     models,
     pages,
     promotion,
+    review,
     sandbox,
     serve,
     status,
     trainer,
     training,
 )
+from academy.cli.output import emit, say_error
+from academy.current_folder import close_environment
 from academy.errors import AcademyError, HomeError
+from academy.plain_text import plain_streams
+from academy.private import be_private
 
 app = typer.Typer(
     help="Train LoRA adapters from an assistant's experience, examine them, and serve the best one.",
@@ -44,18 +50,22 @@ for group in (
     app.add_typer(group)
 for name, group in (
     ("lessons", lessons.app), ("dataset", dataset.app), ("models", models.app), ("habitat", habitat.app),
-    ("keys", keys.app),
+    ("keys", keys.app), ("review", review.app),
 ):  # fmt: skip
     app.add_typer(group, name=name)
 
 
 def main() -> None:
     """Run a command. An error is one sentence on stderr (with --json also an error object) and exit code 2."""
+    be_private()
+    close_environment()
     # threads that spin while they wait make two busy programs many times slower; must be set before torch is loaded
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a sign that the locale lacks must not end a command
             stream.reconfigure(errors="backslashreplace")
+    plain_streams()
+    _mention_unread_settings()
     try:
         app()
     except HomeError as problem:
@@ -70,6 +80,15 @@ def main() -> None:
         if (sentence := _system_error(problem)) is None:
             raise
         _fail(sentence)
+
+
+def _mention_unread_settings() -> None:
+    """Say once on stderr that a .env of the current folder is not read."""
+    if Path(".env").exists() and "--help" not in sys.argv:  # most folders have none, and the import takes time
+        from academy.settings_report import sentence_once
+
+        if sentence := sentence_once():
+            say_error(sentence)
 
 
 def _system_error(problem: BaseException) -> AcademyError | None:
@@ -90,11 +109,8 @@ def _system_error(problem: BaseException) -> AcademyError | None:
 
 def _fail(problem: AcademyError) -> None:
     if "--json" in sys.argv:
-        import orjson
-
-        body = {"error": {"kind": type(problem).__name__, "message": problem.message, "remedy": problem.remedy}}
-        sys.stdout.write(orjson.dumps(body, option=orjson.OPT_INDENT_2).decode() + "\n")
-    sys.stderr.write(f"{problem}\n")
+        emit({"error": {"kind": type(problem).__name__, "message": problem.message, "remedy": problem.remedy}})
+    say_error(str(problem))
     sys.exit(2)
 
 

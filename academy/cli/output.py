@@ -1,4 +1,8 @@
-"""How commands print: text and tables on the terminal, or one JSON object; progress goes to stderr."""
+"""How commands print: text and tables on the terminal, or one JSON object; progress goes to stderr.
+
+Texts may be of strangers: control characters become visible escapes here, and what other libraries print passes
+`PlainStream`, which `main` puts before both streams.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from academy.plain_text import json_escaped, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,14 +27,27 @@ def console() -> Console:
 
 def say(text: str) -> None:
     """Print one line; brackets in it are printed as they are."""
-    console().print(text, markup=False)
+    console().print(plain(text), markup=False)
+
+
+def say_error(text: str) -> None:
+    """Print one line on stderr."""
+    sys.stderr.write(plain(text) + "\n")
 
 
 def emit(value: Any) -> None:
-    """Print the JSON object of `--json`."""
+    """Print the JSON object of `--json`; control characters in its strings are escapes."""
     import orjson
 
-    sys.stdout.write(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode() + "\n")
+    sys.stdout.write(json_escaped(orjson.dumps(value, option=orjson.OPT_INDENT_2, default=str).decode()) + "\n")
+
+
+def emit_line(value: Any) -> None:
+    """Print one JSON object in one line, now: the reader may follow."""
+    from academy.records import canonical
+
+    sys.stdout.write(json_escaped(canonical(value).decode()) + "\n")
+    sys.stdout.flush()
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -38,10 +57,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
     # folded, because a command that ends in an ellipsis cannot be copied
     grid = Table(
-        *(Column(name, overflow="fold") for name in columns), title=title, title_justify="left", header_style="bold"
+        *(Column(name, overflow="fold") for name in columns),
+        title=plain(title),
+        title_justify="left",
+        header_style="bold",
     )
     for row in rows:
-        grid.add_row(*(Text(str(cell)) for cell in row))
+        grid.add_row(*(Text(plain(str(cell))) for cell in row))
     console().print(grid)
 
 

@@ -34,6 +34,8 @@ def status(base_model: Base = None, json: Json = False) -> None:
         say(f"Not counted: {in_words(others)}.")
     if aside := lessons["standings"].get("set aside", 0):
         say(f"Set aside after a REJECT: {aside:,}. To use them again after a review, run: academy lessons release")
+    if summary.ratings_waiting:
+        say(f"{summary.ratings_waiting:,} ratings wait for your decision: academy review list")
     if summary.contradictions:
         say(f"{count_in_words(summary.contradictions)} (`academy curate` lists them)")
     if verdict := summary.last_verdict:

@@ -14,15 +14,14 @@ from typing import Any
 
 from academy import __version__
 from academy.curriculum import replay
-from academy.curriculum.contradictions import find_contradictions
+from academy.curriculum.contradictions import contradicting_trusted, find_contradictions
 from academy.curriculum.dataset import Contradiction, Dataset, Example, OverlappingExample, group_of, write_dataset
 from academy.curriculum.decontamination import GuardedSuite, count_overlaps
-from academy.curriculum.filters import clean, reason_to_drop
-from academy.curriculum.holdout import Assignment, Holdout, grouped, request_key
+from academy.curriculum.filters import judge
+from academy.curriculum.holdout import Assignment, Holdout, first_of_each_request, grouped, request_key
 from academy.curriculum.overlap_check import guarded_index, near_by_another_answer, refuse_overlap
-from academy.curriculum.quotas import QuotaEntry, alarms, diversity, drops, first_words, sample_ids
+from academy.curriculum.quotas import UNTRUSTED, QuotaEntry, alarms, diversity, drops, first_words, sample_ids
 from academy.curriculum.replay import EarlierExample, draw_replay
-from academy.curriculum.secrets import UnscannableError
 from academy.curriculum.sharding import ShardRunner, in_process, merge, near_duplicates, overlapping, shard
 from academy.curriculum.similarity import example_text
 from academy.experience.experience import Experience
@@ -34,13 +33,14 @@ from academy.experience.sources.lessons import LessonsSource
 from academy.experience.sources.table import refer, references_of, reopen_sources
 from academy.experience.sources.tasks import TasksSource
 from academy.experience.tombstones import buried
+from academy.models.messages import Transcript
 
 COMMITS_SHARE = 0.20
 """Largest share of the training tokens that commits may have."""
 COLLECTED = "collected: "
 """How a line of the funnel begins that counts what a source gave."""
 
-Measure = Callable[[Sequence[Sequence[Mapping[str, str]]]], Sequence[int | str]]
+Measure = Callable[[Sequence[Transcript]], Sequence[int | str]]
 """The tokens of each conversation as the base model's chat template renders it, or why the template rejects it."""
 
 
@@ -66,10 +66,11 @@ class DatasetCurator:
         run: ShardRunner = in_process,
         per_source: int | None = None,
         per_author: int | None = None,
+        untrusted_share: float = UNTRUSTED,
     ) -> None:
         """`context`: tokens that an example may have. `replay`: share of older lessons. `base`: the base model's
         digest. `guarded`: texts of other suites. `allowed`: keys of overlaps that a user allows. `per_source` and
-        `per_author`: quotas in examples.
+        `per_author`: quotas in examples. `untrusted_share`: of the tokens that strangers' examples may have.
         """
         self.store = lessons_store
         self.measure = measure
@@ -83,6 +84,7 @@ class DatasetCurator:
         self.run = run
         self.per_source = per_source
         self.per_author = per_author
+        self.untrusted_share = untrusted_share
         self.overlaps: list[OverlappingExample] = []
         self.cursor = lessons_store.newest()
         self.covered: int | None = None  # the last lesson that the dataset covers, where not all were collected
@@ -95,6 +97,7 @@ class DatasetCurator:
         self._examples: list[tuple[Example, Assignment, int]] = []  # with their tokens
         self._counted: dict[tuple[str, str], int] = {}  # what a source counted in its last collection
         self._skipped: set[tuple[str, str, str]] = set()
+        self._untrusted: set[str] = set()  # ids of experience whose source is not trusted
         self._funnel_before_save: Counter[str] | None = None
 
     @property
@@ -143,12 +146,15 @@ class DatasetCurator:
                 continue
             for kind, number in redactions.items():
                 self.funnel[f"taken out: {kind}"] += number
-            content = (experience.context, normalised(experience.request), experience.answer)
+            content = (experience.before, normalised(experience.request), experience.words, experience.trace.tools)
             if content in distinct:
                 self._count("exact duplicate", 1)
+                if experience.trusted and not distinct[content].trusted:
+                    distinct[content] = experience
             else:
                 distinct[content] = experience
         self._experience = list(distinct.values())
+        self._drop(contradicting_trusted(self._experience))
         self.contradictions = find_contradictions(self._experience)
         self.funnel.pop("contradictions", None)
         if self.contradictions:
@@ -167,7 +173,7 @@ class DatasetCurator:
         self._split(holdout)
         train = [(example, tokens) for example, assignment, tokens in self._examples if assignment.side == "train"]
         held_out = [example for example, assignment, _ in self._examples if assignment.side == "holdout"]
-        questions = _first_of_each_request(held_out)
+        questions = first_of_each_request(held_out)
         self._count("held out already with another answer", len(held_out) - len(questions))
         train = self._decontaminate(train, questions)
         train = self._cap_commits(train)
@@ -192,6 +198,8 @@ class DatasetCurator:
             context=self.context,
             per_source=self.per_source,
             per_author=self.per_author,
+            untrusted_share=self.untrusted_share,
+            untrusted=sum(example.id in self._untrusted for example in examples),
             allowed=tuple(sorted(self.allowed)),
             version=__version__,
         )
@@ -217,7 +225,7 @@ class DatasetCurator:
                 if len(newest) > limit:
                     passed_over += 1
                     earlier = newest.popleft()
-                    yield EarlierExample(id=earlier.id, group=group_of(earlier.answer))
+                    yield EarlierExample(id=earlier.id, group=group_of(earlier.words))
 
         ids = draw_replay(older(), limit - round(limit * self.replay), self.replay)
         self._recount(source, "dropped: over the limit of lessons", passed_over)
@@ -236,13 +244,16 @@ class DatasetCurator:
             experiences = [experience for experience in experiences if experience.id not in forgotten]
         self._sources |= {experience.id: source.name for experience in experiences}
         self._references += [
-            refer(source, experience.id, experience.seq, experience.provenance.get("commit", ""))
+            refer(source, experience.id, experience.seq, experience.provenance.get("commit", "")).model_copy(
+                update={"trusted": experience.trusted}
+            )
             for experience in experiences
         ]
         for item in items:
             if isinstance(item, Skipped) and (key := (source.name, source.location, item.what)) not in self._skipped:
                 self._skipped.add(key)
                 self._count(f"{source.name}: {item.because}", 1)
+        self._untrusted |= {experience.id for experience in experiences if not experience.trusted}
         self._experience += experiences
         self.funnel[f"{COLLECTED}{source.name}"] += len(experiences)
         return len(experiences)
@@ -277,12 +288,14 @@ class DatasetCurator:
         """
         by_context: dict[Any, list[Experience]] = defaultdict(list)
         for experience in self._experience:
-            by_context[experience.context].append(experience)
+            by_context[experience.before].append(experience)
+        for experiences in by_context.values():
+            experiences.sort(key=lambda experience: not experience.trusted)  # the earlier of two duplicates stays
         contradicting = {id_ for pair in self.contradictions for id_ in (pair.first, pair.second)}
         reasons: dict[str, str] = {}
         for experiences in by_context.values():
             if len(experiences) > 1:
-                texts = [example_text(experience.request, experience.answer) for experience in experiences]
+                texts = [example_text(experience.request, experience.words) for experience in experiences]
                 duplicates = near_duplicates(texts, shards=self.shards, run=self.run)
                 ids = {experiences[duplicate.number].id for duplicate in duplicates}
                 reasons |= dict.fromkeys(ids - contradicting, "near duplicate")
@@ -295,21 +308,22 @@ class DatasetCurator:
                 id=experience.id,
                 source=experience.batch,
                 author=experience.author,
-                tokens=len(experience.request) + len(experience.answer),
+                tokens=len(experience.request) + len(experience.words),
                 model_made=experience.model_made,
                 at=f"{experience.seq:012d}",
+                trusted=experience.trusted,
             )
             for experience in self._experience
         ]
-        return drops(entries, per_source=self.per_source, per_author=self.per_author)
+        return drops(entries, per_source=self.per_source, per_author=self.per_author, untrusted=self.untrusted_share)
 
     def _decontaminate(self, train: list[tuple[Example, int]], held_out: list[Example]) -> list[tuple[Example, int]]:
         """Training examples without those that overlap with an examination, of this dataset or of another suite."""
-        near = near_by_another_answer([example.messages for example, _ in train], held_out)
+        near = near_by_another_answer([example.transcript for example, _ in train], held_out)
         self._count("near a held-out request", len(near))
         train = [pair for n, pair in enumerate(train) if n not in near]
         index = guarded_index(held_out, self.guarded, self.allowed)
-        texts = [(example.request, example.answer) for example, _ in train]
+        texts = [(example.request, example.words) for example, _ in train]
         matches = overlapping(index, texts, shards=self.shards, run=self.run)
         self.overlaps = [
             OverlappingExample(example=train[n][0].id, overlaps=overlaps) for n, overlaps in sorted(matches.items())
@@ -324,19 +338,25 @@ class DatasetCurator:
         sample = set(sample_ids(example.id for example in train))
         figures = diversity(
             (example.group for example in train),
-            (first_words(example.answer) for example in train),
+            (first_words(example.words) for example in train),
             [example.request for example in train if example.id in sample],
         )
         self.alarms += alarms(figures)
 
     def _split(self, holdout: Holdout) -> None:
         examples = self._renderable([Example.of(experience, origin="") for experience in self._experience])
-        assignments = holdout.assign(grouped(example) for example, _ in examples)
+        assignments = holdout.assign(grouped(example) for example, _ in examples if example.id not in self._untrusted)
+        untrusted = holdout.look_up(grouped(example) for example, _ in examples if example.id in self._untrusted)
         for example, tokens in examples:
-            assignment = assignments[request_key(example.suite, example.opening)]
-            if example.follows_turns and assignment.side == "holdout":
+            is_untrusted = example.id in self._untrusted
+            assignment = (untrusted if is_untrusted else assignments)[request_key(example.suite, example.opening)]
+            if is_untrusted and assignment.side == "holdout":
+                self._count("a held-out question, from a source that is not trusted", 1)
+            elif example.follows_turns and assignment.side == "holdout":
                 # an examination asks single requests; the rest of a held-out conversation must not be trained on
                 self._count("a later turn of a held-out conversation", 1)
+            elif example.transcript.has_tools and assignment.side == "holdout":
+                self._count("a held-out conversation with tools: no suite asks it", 1)
             elif tokens > self.context:
                 self._count("longer than the model's context", 1)
             elif assignment.side == "neither":
@@ -350,7 +370,7 @@ class DatasetCurator:
     def _renderable(self, examples: list[Example]) -> list[tuple[Example, int]]:
         """Examples with their tokens, without those that the base model's chat template rejects."""
         accepted = []
-        for example, size in zip(examples, self.measure([example.messages for example in examples]), strict=True):
+        for example, size in zip(examples, self.measure([example.transcript for example in examples]), strict=True):
             if isinstance(size, str):
                 self._count(size, 1)
             else:
@@ -372,26 +392,3 @@ class DatasetCurator:
         for name in [line.removeprefix(COLLECTED) for line in self.funnel if line.startswith(COLLECTED)]:
             self.funnel[f"kept for training: {name}"] = kept[name]
         return lessons + newest
-
-
-def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict[str, int]]]:
-    """Run the filters on one shard: each experience with the reason against it, or redacted with the counts by kind."""
-    judgements = []
-    for raw in experiences:
-        reason = reason_to_drop(raw)
-        experience, redactions = raw, Counter[str]()
-        if not reason:
-            try:
-                experience, redactions = clean(raw)
-            except UnscannableError:
-                reason = "cannot be scanned for secrets in time"
-        judgements.append((experience, reason, dict(redactions)))
-    return judgements
-
-
-def _first_of_each_request(examples: list[Example]) -> list[Example]:
-    """Of held-out examples with the same request the earliest: a later answer cannot change the examination."""
-    earliest: dict[Any, Example] = {}
-    for example in sorted(examples, key=lambda e: (e.seq, e.id)):
-        earliest.setdefault((request_key(example.suite, example.request), example.system), example)
-    return list(earliest.values())

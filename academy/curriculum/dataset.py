@@ -24,9 +24,10 @@ from pydantic import ValidationError
 from academy.curriculum.decontamination import Overlap
 from academy.curriculum.secrets import scan_file
 from academy.errors import InputError
-from academy.experience.experience import Experience, Turn, system_message
+from academy.experience.experience import Experience, Trace, system_message
 from academy.experience.sources.base import Reference
-from academy.models.formats import FORMATS
+from academy.models.formats import FORMATS, read_row
+from academy.models.messages import Message, Transcript, words_of
 from academy.records import Record, canonical, digest_of, digest_of_bytes
 from academy.store.files import digest_of_file, publish_folder, write_file
 
@@ -38,9 +39,10 @@ class Example(Record):
 
     id: str
     suite: str
-    context: tuple[Turn, ...] = ()
+    context: tuple[Message, ...] = ()
     request: str
     answer: str
+    trace: Trace = Trace()
     origin: str
     group: str
     seq: int = 0  # not written to disk: a released lesson gets a new number
@@ -59,7 +61,8 @@ class Example(Record):
             request=experience.request,
             answer=experience.answer,
             origin=origin,
-            group=group_of(experience.answer),
+            trace=experience.trace,
+            group=group_of(experience.words),
             seq=experience.seq,
             tags=experience.tags,
             author=experience.author,
@@ -68,22 +71,30 @@ class Example(Record):
         )
 
     @property
-    def messages(self) -> list[dict[str, str]]:
-        """The example as a conversation that ends with the answer."""
-        before = [{"role": turn.role, "content": turn.content} for turn in self.context]
-        return [*before, {"role": "user", "content": self.request}, {"role": "assistant", "content": self.answer}]
+    def transcript(self) -> Transcript:
+        """The example as a conversation that ends with the answer. Thoughts are not trained on."""
+        trace = self.trace.model_copy(update={"reasoning": ""}) if self.trace.reasoning else self.trace
+        return trace.transcript(self.context, self.request, self.answer)
+
+    @property
+    def words(self) -> str:
+        """The answer, and what it calls in words."""
+        return words_of(self.answer, self.trace.tool_calls)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The example as a line of train.jsonl, in OpenAI's format."""
+        return FORMATS["openai"].write(self.transcript)
 
     @property
     def opening(self) -> str:
         """The user's first message. All turns of a conversation share it, so they are never on both sides."""
-        return next((turn.content for turn in self.context if turn.role == "user"), self.request)
+        return opening_of(self.transcript)[0]
 
     @property
     def opening_answer(self) -> str:
-        """The first answer to the user's first message."""
-        roles = [turn.role for turn in self.context]
-        after = self.context[roles.index("user") + 1 :] if "user" in roles else ()
-        return next((turn.content for turn in after if turn.role == "assistant"), self.answer)
+        """The first answer to the user's first message, or what the assistant called first."""
+        return opening_of(self.transcript)[1]
 
     @property
     def system(self) -> str:
@@ -94,6 +105,21 @@ class Example(Record):
     def follows_turns(self) -> bool:
         """Whether a user's or an assistant's message precedes the request. A system message is not an earlier turn."""
         return any(turn.role != "system" for turn in self.context)
+
+
+def opening_of(transcript: Transcript) -> tuple[str, str]:
+    """The user's first message and the first answer to it."""
+    messages = transcript.messages
+    first = next(n for n, message in enumerate(messages) if message.role == "user")
+    answer = next(message.words for message in messages[first:] if message.role == "assistant")
+    return messages[first].content, answer
+
+
+def shown_texts(row: Any) -> tuple[str, str]:
+    """The last request of a line of train.jsonl, and its answer in words."""
+    transcript = transcript_of(row)
+    request = next(message.content for message in reversed(transcript.messages) if message.role == "user")
+    return request, transcript.messages[-1].words
 
 
 class Contradiction(Record):
@@ -133,6 +159,8 @@ class Dataset(Record):
     context: int = 0  # tokens that an example may have
     per_source: int | None = None  # quotas in examples
     per_author: int | None = None
+    untrusted_share: float = 0.2  # of the tokens that examples of untrusted sources may have
+    untrusted: int = 0  # examples of sources that are not trusted
     allowed: tuple[str, ...] = ()  # keys of the overlaps that were allowed
     version: str = ""  # of the Academy that made it
 
@@ -161,7 +189,7 @@ class Dataset(Record):
         path = self.path / f"train.{form}.jsonl"
         if not path.is_file():
             write = FORMATS[form].write
-            write_file(path, (orjson.dumps(write(row["messages"])) + b"\n" for row in read_rows(self.train_file)))
+            write_file(path, (orjson.dumps(write(transcript_of(row))) + b"\n" for row in read_rows(self.train_file)))
         return path
 
     def held_out(self, numbers: Mapping[str, int] | None = None) -> list[Example]:
@@ -178,6 +206,14 @@ class Dataset(Record):
             for example in examples
             if "lesson" not in example.provenance or example.id in numbers
         ]
+
+
+def transcript_of(row: Any) -> Transcript:
+    """A line of train.jsonl. Raises InputError where it was altered."""
+    transcript = read_row(row)
+    if isinstance(transcript, str):
+        raise InputError(f"A line of the dataset cannot be read: {transcript}.", "Run `academy curate` again.")
+    return transcript
 
 
 def check_format(form: str) -> None:
@@ -201,8 +237,8 @@ def write_dataset(
 ) -> Dataset:
     """Write a dataset under its digest in `folder`, unless it is there. `facts` are the other fields of the record."""
     train, held_out = (sorted(side, key=lambda example: example.id) for side in (train, held_out))
-    rows = b"".join(orjson.dumps({"messages": example.messages}) + b"\n" for example in train)
-    exam = b"".join(orjson.dumps(example.model_dump(mode="json", exclude={"seq"})) + b"\n" for example in held_out)
+    rows = b"".join(orjson.dumps(example.row) + b"\n" for example in train)
+    exam = b"".join(orjson.dumps(_exam_row(example)) + b"\n" for example in held_out)
     train_digest = digest_of_bytes(rows)
     digest = digest_of({"train": train_digest, "holdout": digest_of_bytes(exam)})
     path = folder / digest[:16]
@@ -233,6 +269,12 @@ def write_dataset(
                 _manifest(dataset),
             )
     return dataset
+
+
+def _exam_row(example: Example) -> dict[str, Any]:
+    """An example of holdout.jsonl; the trace of one without tools is not written."""
+    empty = set() if example.trace.identity else {"trace"}
+    return example.model_dump(mode="json", exclude={"seq", *empty})
 
 
 def _manifest(dataset: Dataset) -> bytes:

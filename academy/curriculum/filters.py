@@ -7,11 +7,13 @@ removes secrets and personal data from the experiences that remain.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from academy.curriculum import personal, secrets
+from academy.curriculum import secrets
+from academy.curriculum.cleaning import Cleaner
 from academy.curriculum.injection import find_injection
 from academy.curriculum.quality import MIN_QUALITY, noise, quality
+from academy.curriculum.secrets import UnscannableError
 from academy.experience.experience import Experience
 
 Filter = Callable[[Experience], str]
@@ -19,33 +21,35 @@ Filter = Callable[[Experience], str]
 SHORTEST, LONGEST = 1, 20_000
 """Characters that a request or an answer may have. "y" and "5" are answers."""
 LONGEST_CONTEXT = 200_000
-"""Characters of all earlier turns together."""
+"""Characters of all earlier turns together, with their calls, results and thoughts."""
 MAX_SECRETS = 0.5
 """Largest share of a text that may be secrets; with more there is nothing to learn from the rest."""
 
 
+NAMES_OF_PARTS = {"image": "a picture", "audio": "a sound", "video": "a film", "file": "a file"}
+"""Parts of a message other than texts."""
+
+
 def clean(experience: Experience) -> tuple[Experience, Counter[str]]:
     """The experience with secrets and personal data replaced by marks, and the number of each kind."""
-    redactions: Counter[str] = Counter()
-
-    def clean_text(text: str) -> str:
-        for category, redact in (("secret", secrets.redact), ("personal", personal.redact)):
-            text, findings = redact(text)
-            redactions.update(f"{category}: {finding.kind}" for finding in findings)
-        return text
-
-    request, answer = clean_text(experience.request), clean_text(experience.answer)
-    context = tuple(turn.model_copy(update={"content": clean_text(turn.content)}) for turn in experience.context)
-    if not redactions:
-        return experience, redactions
-    return experience.model_copy(update={"request": request, "answer": answer, "context": context}), redactions
+    cleaner = Cleaner()
+    update = {
+        "request": cleaner.text(experience.request),
+        "answer": cleaner.text(experience.answer),
+        "context": tuple(map(cleaner.message, experience.context)),
+        "trace": cleaner.trace(experience.trace),
+    }
+    if not cleaner.redactions:
+        return experience, cleaner.redactions
+    return experience.model_copy(update=update), cleaner.redactions
 
 
 def holds_key_file(experience: Experience) -> str:
     """A private key, or a text that is mostly secrets: nothing is left to learn after redaction."""
-    for text in (experience.request, experience.answer):
+    for text in (experience.request, experience.answer, *experience.transcript.texts):
         if secrets.holds_key_file(text):
             return "holds a private key"
+    for text in (experience.request, experience.words):
         length = sum(finding.end - finding.start for finding in secrets.find_secrets(text))
         if length > MAX_SECRETS * len(text):
             return "holds little but secrets"
@@ -59,12 +63,13 @@ def not_successful(experience: Experience) -> str:
 
 def wrong_length(experience: Experience) -> str:
     """Empty or very long texts, and very long earlier turns."""
-    for name, text in (("request", experience.request), ("answer", experience.answer)):
+    for name, text in (("request", experience.request), ("answer", experience.words)):
         if len(text.strip()) < SHORTEST:
             return f"{name} too short"
         if len(text) > LONGEST:
             return f"{name} too long"
-    return "earlier turns too long" if sum(len(turn.content) for turn in experience.context) > LONGEST_CONTEXT else ""
+    others = sum(map(len, experience.transcript.texts)) - len(experience.request) - len(experience.answer)
+    return "earlier turns too long" if others > LONGEST_CONTEXT else ""
 
 
 def noisy(experience: Experience) -> str:
@@ -77,8 +82,14 @@ def noisy(experience: Experience) -> str:
 
 def injected(experience: Experience) -> str:
     """Orders to the reader in any part of the experience."""
-    texts = (experience.request, experience.answer, *(turn.content for turn in experience.context))
+    texts = experience.transcript.texts
     return next((f"injection: {reason}" for text in texts if (reason := find_injection(text))), "")
+
+
+def other_than_text(experience: Experience) -> str:
+    """A picture, a sound, a film or a file: the base model reads texts only, and the text may make no sense alone."""
+    parts = (part for message in experience.transcript.messages for part in message.parts)
+    return next((f"has {NAMES_OF_PARTS[part.kind]}, which the base model cannot take" for part in parts), "")
 
 
 def low_quality(experience: Experience) -> str:
@@ -86,9 +97,32 @@ def low_quality(experience: Experience) -> str:
     return "low quality" if quality(experience) < MIN_QUALITY else ""
 
 
-FILTERS: tuple[Filter, ...] = (not_successful, wrong_length, holds_key_file, injected, noisy, low_quality)
+FILTERS: tuple[Filter, ...] = (
+    not_successful,
+    other_than_text,
+    wrong_length,
+    holds_key_file,
+    injected,
+    noisy,
+    low_quality,
+)
 
 
 def reason_to_drop(experience: Experience) -> str:
     """The reason of the first filter that rejects the experience; empty if none does."""
     return next((reason for check in FILTERS if (reason := check(experience))), "")
+
+
+def judge(experiences: Sequence[Experience]) -> list[tuple[Experience, str, dict[str, int]]]:
+    """Run the filters on one shard: each experience with the reason against it, or redacted with the counts by kind."""
+    judgements = []
+    for raw in experiences:
+        reason = reason_to_drop(raw)
+        experience, redactions = raw, Counter[str]()
+        if not reason:
+            try:
+                experience, redactions = clean(raw)
+            except UnscannableError:
+                reason = "cannot be scanned for secrets in time"
+        judgements.append((experience, reason, dict(redactions)))
+    return judgements

@@ -2,8 +2,11 @@
 
 A request and all similar ones form one origin, and an origin is on one side only. Similar requests that ask different
 things, such as two error codes, are two origins (carrying.py). A new request that is similar to a known one joins its
-side; one that is similar to both sides joins neither. Of the new origins of one answer about a
-fifth are held out (at least one of two or more), selected by a hash and independent of the order.
+side; one that is similar to both sides joins neither. Of the new origins of one answer about a fifth are held out (at
+least one of two or more), selected by a hash and independent of the order.
+
+Requests of sources that are not trusted are looked up and never assigned: strangers must neither write the examination
+nor keep questions out of it.
 """
 
 from __future__ import annotations
@@ -70,6 +73,14 @@ def grouped(example: Example) -> GroupedRequest:
     )
 
 
+def first_of_each_request(examples: list[Example]) -> list[Example]:
+    """Of held-out examples with the same request the earliest: a later answer cannot change the examination."""
+    earliest: dict[Any, Example] = {}
+    for example in sorted(examples, key=lambda e: (e.seq, e.id)):
+        earliest.setdefault((request_key(example.suite, example.request), example.system), example)
+    return list(earliest.values())
+
+
 class Holdout:
     """The hold-out in SQL. Memory: the signatures of known requests (900 bytes each), without their texts."""
 
@@ -111,6 +122,22 @@ class Holdout:
         if rows:
             connection.execute(sa.insert(assignments), rows)
         return {key: by_request[key] for key in by_key}
+
+    def look_up(self, requests: Iterable[GroupedRequest]) -> dict[str, Assignment]:
+        """The sides of requests that may not be assigned, by request key: those of similar known ones, or else train.
+
+        Nothing is stored, so a request that only strangers know can still be held out for a trusted source.
+        """
+        by_key = {request_key(request.suite, request.text): request for request in requests}
+        with self.database.read() as connection:
+            rows = _rows(connection, assignments.c.request, list(by_key))
+            by_request = {row["request"]: Assignment(origin=row["origin"], side=row["side"]) for row in rows}
+            if len(by_request) < len(by_key):
+                self._sign(connection)
+            for suite in sorted({request.suite for key, request in by_key.items() if key not in by_request}):
+                new = {k: r for k, r in sorted(by_key.items()) if r.suite == suite and k not in by_request}
+                by_request |= _assign_new(new, self._known[suite], connection, hold_out=False)
+        return by_request
 
     def examined(self, examples: Iterable[Example]) -> list[Example]:
         """The held-out examples among these that no renewal has retired."""
@@ -209,8 +236,13 @@ def _rows(connection: sa.Connection, column: sa.Column[Any], values: Sequence[An
         yield from connection.execute(query).mappings()
 
 
-def _assign_new(fresh: dict[str, GroupedRequest], known: Index, connection: sa.Connection) -> dict[str, Assignment]:
-    """Assignments of new requests (by key, sorted), given the known ones of the same suite."""
+def _assign_new(
+    fresh: dict[str, GroupedRequest], known: Index, connection: sa.Connection, *, hold_out: bool = True
+) -> dict[str, Assignment]:
+    """Assignments of new requests (by key, sorted), given the known ones of the same suite.
+
+    Without `hold_out` no new origin is held out.
+    """
     keys = list(fresh)
     leader = list(range(len(keys)))  # union-find over the new requests
 
@@ -252,7 +284,7 @@ def _assign_new(fresh: dict[str, GroupedRequest], known: Index, connection: sa.C
         side: Side = neighbours[0].side if len(sides) == 1 else "neither"
         by_request |= {keys[i]: Assignment(origin=neighbours[0].origin, side=side) for i in inside}
     for origins in new_origins.values():
-        held_out = _held_out([origin for origin, _ in origins])
+        held_out = _held_out([origin for origin, _ in origins]) if hold_out else set()
         for origin, inside in origins:
             assignment = Assignment(origin=origin, side="holdout" if origin in held_out else "train")
             by_request |= {keys[i]: assignment for i in inside}

@@ -5,19 +5,18 @@ Hold-out and curation keep both sides apart; this check proves that they did.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from academy.curriculum.carrying import answer_key, carried, opposed, salts
-from academy.curriculum.dataset import Example
+from academy.curriculum.dataset import Example, opening_of
 from academy.curriculum.decontamination import GuardedSuite, OverlapIndex
 from academy.curriculum.similarity import near_between
 from academy.errors import ExaminationError
 from academy.experience.sources.commits import REQUEST_PREFIX
+from academy.models.messages import Transcript
 
 
-def near_held_out(
-    train: Sequence[Sequence[Mapping[str, str]]], held_out: Sequence[Example]
-) -> Iterator[tuple[int, int, float]]:
+def near_held_out(train: Sequence[Transcript], held_out: Sequence[Example]) -> Iterator[tuple[int, int, float]]:
     """Pairs (held-out example, conversation, similarity) whose first requests are one question (carrying.py)."""
     openings = [opening_of(messages) for messages in train]
     requests = [example.request for example in held_out]
@@ -25,14 +24,14 @@ def near_held_out(
         requests,
         [request for request, _ in openings],
         salts=(
-            salts((example.request, answer_key(example.answer)) for example in held_out),
+            salts((example.request, answer_key(example.words)) for example in held_out),
             salts((request, answer_key(answer)) for request, answer in openings),
         ),
         distinct=opposed,
     )
 
 
-def near_by_another_answer(train: Sequence[Sequence[Mapping[str, str]]], held_out: Sequence[Example]) -> set[int]:
+def near_by_another_answer(train: Sequence[Transcript], held_out: Sequence[Example]) -> set[int]:
     """Conversations (by number) that are near a held-out request only because they give the same answer.
 
     The hold-out compares a request by its first answer. So a request that has several, in contradicting lessons, may
@@ -64,17 +63,17 @@ def refuse_overlap(
     allowed: Collection[str] = (),
 ) -> None:
     """As `refuse_overlap_of_texts`, for examples."""
-    refuse_overlap_of_texts([example.messages for example in train], held_out, others, allowed)
+    refuse_overlap_of_texts([example.transcript for example in train], held_out, others, allowed)
 
 
 def refuse_overlap_of_texts(
-    train: Sequence[Sequence[Mapping[str, str]]],
+    train: Sequence[Transcript],
     held_out: Sequence[Example],
     others: Sequence[GuardedSuite] = (),
     allowed: Collection[str] = (),
 ) -> None:
-    """Raises ExaminationError with the first pair of texts that overlap. `train`: conversations, lists of messages."""
-    texts = [(messages[-2]["content"], messages[-1]["content"]) for messages in train]
+    """Raises ExaminationError with the first pair of texts that overlap. `train`: conversations."""
+    texts = [(_request_of(transcript), transcript.messages[-1].words) for transcript in train]
     for i, j, similarity in near_held_out(train, held_out):
         raise ExaminationError(
             f"A training request is too similar ({similarity:.2f}) to a held-out one: '{opening_of(train[j])[0]}' and "
@@ -89,8 +88,6 @@ def refuse_overlap_of_texts(
         )
 
 
-def opening_of(messages: Sequence[Mapping[str, str]]) -> tuple[str, str]:
-    """The user's first message and the first answer to it."""
-    first = next(n for n, message in enumerate(messages) if message["role"] == "user")
-    answer = next((m["content"] for m in messages[first:] if m["role"] == "assistant"), messages[-1]["content"])
-    return messages[first]["content"], answer
+def _request_of(transcript: Transcript) -> str:
+    """The last request."""
+    return next(message.content for message in reversed(transcript.messages) if message.role == "user")

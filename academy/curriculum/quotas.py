@@ -9,7 +9,7 @@ Memory: a QuotaEntry is a few short strings; only the sample for `diversity` con
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from academy.curriculum.similarity import jaccard, shingles
@@ -17,6 +17,8 @@ from academy.records import Record, stable_fraction
 
 MODEL_MADE = 0.3
 """Largest share of the tokens that answers may have that a model wrote and no user rated."""
+UNTRUSTED = 0.2
+"""Largest share of the tokens that examples of untrusted sources may have. One of these sources has half of it."""
 SAMPLE = 200
 """Number of texts on which the mean nearest similarity is measured."""
 MAX_ANSWER, MAX_OPENING, MAX_SIMILARITY, MIN_ANSWERS = 0.2, 0.4, 0.6, 0.1
@@ -33,6 +35,7 @@ class QuotaEntry(Record):
     tokens: int = 1
     model_made: bool = False
     at: str = ""
+    trusted: bool = True
 
 
 def drops(
@@ -41,8 +44,9 @@ def drops(
     per_source: Mapping[str, int] | int | None = None,
     per_author: Mapping[str, int] | int | None = None,
     model_made: float = MODEL_MADE,
+    untrusted: float = UNTRUSTED,
 ) -> dict[str, str]:
-    """Reasons to drop by id: first the quotas of sources (in examples), then those of authors, then the model-made cap.
+    """Reasons to drop by id: first the quotas of sources (in examples), then those of authors, then the caps.
 
     A quota is one number for all names, or a mapping with one number for each name (other names have no quota). The
     newest entries stay; of equally old ones those with the smaller id. An empty author has no quota.
@@ -52,7 +56,8 @@ def drops(
     remaining = [entry for entry in remaining if entry.id not in reasons]
     reasons |= over_quota(remaining, lambda entry: entry.author, per_author, "over the quota of author {}")
     remaining = [entry for entry in remaining if entry.id not in reasons]
-    return reasons | over_share(remaining, model_made)
+    reasons |= over_share(remaining, model_made)
+    return reasons | _over_untrusted([entry for entry in remaining if entry.id not in reasons], untrusted)
 
 
 def over_quota(
@@ -87,6 +92,25 @@ def over_share(newest_first: Sequence[QuotaEntry], max_share: float = MODEL_MADE
         if room < -1e-9:
             room += entry.tokens
             reasons[entry.id] = "over the share of model-made examples"
+    return reasons
+
+
+def _over_untrusted(newest_first: Sequence[QuotaEntry], max_share: float) -> dict[str, str]:
+    """Reasons for examples of untrusted sources beyond their share, first by source (its author), then all together."""
+    tokens = sum(entry.tokens for entry in newest_first if entry.trusted)
+    room_of: dict[str, float] = defaultdict(lambda: max_share / 2 / (1 - max_share) * tokens)
+    room = max_share / (1 - max_share) * tokens
+    reasons = {}
+    for entry in newest_first:
+        if entry.trusted:
+            continue
+        for name, left in ((f"of source {entry.author}", room_of[entry.author]), ("of untrusted sources", room)):
+            if entry.tokens > left + 1e-9:
+                reasons[entry.id] = f"over the share {name}"
+                break
+        else:
+            room_of[entry.author] -= entry.tokens
+            room -= entry.tokens
     return reasons
 
 

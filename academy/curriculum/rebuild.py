@@ -62,6 +62,7 @@ def rebuild(
         allowed=dataset.allowed,
         per_source=dataset.per_source,
         per_author=dataset.per_author,
+        untrusted_share=dataset.untrusted_share,
     )
     curator.cursor = dataset.cursor
     missing = curator.collect_again(references)
@@ -74,6 +75,11 @@ def rebuild(
         because = f"It contains forgotten lessons: {missing:,} of {len(references):,} lessons and commits are missing."
     elif dataset.version != __version__:
         because = f"Version {dataset.version} made it and this is version {__version__}: the rules have changed."
+    elif dataset.untrusted:
+        because = (
+            f"{dataset.untrusted:,} examples are of sources that are not trusted: questions that were held out since "
+            "may exclude some of them."
+        )
     else:
         because = "The same lessons and commits gave different bytes, or the suites have changed."
     return RebuildResult(digest=dataset.digest, again=new_digest, same=is_same, because=because)

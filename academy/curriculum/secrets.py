@@ -144,13 +144,13 @@ def scan_file(path: Path) -> int:
     try:
         with path.open("rb") as stream:
             for number, line in enumerate(stream, start=1):
-                messages = read_row(orjson.loads(line))
-                if isinstance(messages, str):
+                transcript = read_row(orjson.loads(line))
+                if isinstance(transcript, str):
                     raise InputError(
-                        f"Line {number} of {path.name} cannot be scanned for secrets: {messages}.",
+                        f"Line {number} of {path.name} cannot be scanned for secrets: {transcript}.",
                         "Nothing was trained. Run `academy curate` again.",
                     )
-                secret = next((finding for message in messages for finding in find_secrets(message["content"])), None)
+                secret = next((finding for text in transcript.texts for finding in find_secrets(text)), None)
                 if secret is not None:
                     raise InputError(
                         f"Line {number} of {path.name} contains a secret ({secret.kind}).",

@@ -2,6 +2,7 @@
 
 A corrected row names the id that it would have with the wrong answer (`corrects`). Only rows of the same conversation
 (`thread`) are retired: where another conversation gave the same answer, both stay and are shown as a contradiction.
+A correction from a source that is not trusted retires no lesson of a trusted one.
 """
 
 from __future__ import annotations
@@ -26,19 +27,22 @@ def retire_corrected(connection: sa.Connection, rows: Sequence[dict[str, Any]]) 
     for stored in _active(connection, lessons.c.id.in_(corrections)):
         row = corrections[stored.id]
         earlier = (lessons.c.corrects == row["corrects"]) & (lessons.c.seq < stored.seq)
-        _supersede(connection, (lessons.c.id == row["corrects"]) | earlier, lessons.c.thread == row["thread"])
+        which = (lessons.c.id == row["corrects"]) | earlier
+        _supersede(connection, stored.trusted, which, lessons.c.thread == row["thread"])
         if not stored.corrects:  # the right answer was known, and now it corrects another one
             change = sa.update(lessons).where(lessons.c.seq == stored.seq)
             connection.execute(change.values(corrects=row["corrects"]))
     for stored in _active(connection, lessons.c.corrects.in_([row["id"] for row in rows])):
-        _supersede(connection, lessons.c.id == stored.corrects, lessons.c.thread == stored.thread)
+        _supersede(connection, stored.trusted, lessons.c.id == stored.corrects, lessons.c.thread == stored.thread)
 
 
 def _active(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Sequence[sa.Row[Any]]:
-    columns = (lessons.c.seq, lessons.c.id, lessons.c.thread, lessons.c.corrects)
+    columns = (lessons.c.seq, lessons.c.id, lessons.c.thread, lessons.c.corrects, lessons.c.trusted)
     return connection.execute(sa.select(*columns).where(condition, lessons.c.standing == "active")).all()
 
 
-def _supersede(connection: sa.Connection, *conditions: sa.ColumnElement[bool]) -> None:
+def _supersede(connection: sa.Connection, trusted: bool, *conditions: sa.ColumnElement[bool]) -> None:
+    if not trusted:
+        conditions = (*conditions, lessons.c.trusted.is_(False))
     change = sa.update(lessons).where(*conditions, lessons.c.standing.in_(RETIRED))
     connection.execute(change.values(standing="superseded"))

@@ -17,6 +17,7 @@ import orjson
 
 from academy.errors import InputError
 from academy.experience.reading import LONGEST_LINE, numbered_lines
+from academy.experience.sessions import read_session
 from academy.models.turns import role_of
 
 LARGEST_WHOLE = 64 << 20
@@ -81,6 +82,8 @@ def pieces_of(path: Path) -> Iterator[Piece]:
         yield from _of_text(_decoded(path, encoding), encoding)
     elif text := _over_several_lines(path):
         yield from _of_text(text, encoding)
+    elif session := read_session(path, LARGEST_WHOLE):
+        yield Piece(1, session, path.read_bytes())
     else:
         for number, line in numbered_lines(path):
             is_whole = len(line) <= LONGEST_LINE

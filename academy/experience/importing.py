@@ -38,6 +38,7 @@ class ImportResult(Record):
     quarantine: str = ""  # the file that keeps the unreadable lines
     lines: int = 0
     skipped: int = 0  # lines that the options do not select
+    waiting: bool = False  # the file is not trusted: its lessons wait for a person's decision
     undecided: int = 0  # lessons read whose outcome is unknown: they are not trained on
     reasons: Mapping[str, int] = Field(default_factory=dict)  # unreadable lines by reason
     looks_like: str = ""  # what a file seems to be of which nothing could be read

@@ -1,8 +1,9 @@
 """LessonsStore: lessons and task histories in SQL. Adding the same content twice changes nothing.
 
 The standing of a lesson is `active`, `set aside` (an examination rejected its batch), `superseded` (a user said that
-another answer is right, or corrected it) or `undone` (a user undid its batch). Only active lessons are trained on and
-examined. A forgotten lesson is deleted; only its id stays, so that it cannot be imported again.
+another answer is right, or corrected it), `undone` (a user undid its batch), `waiting` (its source is not trusted and
+no one has decided) or `refused`. Only active lessons are trained on; they are examined if they are trusted. A forgotten
+lesson is deleted; only its id stays, so that it cannot be imported again.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from academy.experience.experience import Experience, Kind
 from academy.experience.importing import CHUNK, Counts, ImportResult, import_lines
 from academy.experience.outcomes import outcome_of_lesson, refuse_invalid
 from academy.experience.quarantine import scrub
+from academy.experience.ratings import erase_ratings
 from academy.experience.reading import (
     LONGEST_LINE,
     make_row,
@@ -30,13 +32,15 @@ from academy.experience.reading import (
     row_to_experience,
     row_to_line,
 )
+from academy.experience.standings import erase_rejected, make_way, release, undo
 from academy.experience.wording import signs, wording
+from academy.models.formats import FORMATS
 from academy.store.database import Database, forgotten, lessons
 from academy.store.files import write_file
 
 SHORTEST_SHARED = 12
 """Characters of an answer that two requests share because they are wordings of one, and not by chance."""
-FEEDBACK_FIELDS = ("outcome", "rating", "gold", "feedback", "model_made")
+FEEDBACK_FIELDS = ("outcome", "rating", "gold", "feedback", "model_made", "trusted")
 """Fields of a row that a user's feedback changes."""
 
 
@@ -106,9 +110,17 @@ class LessonsStore:
         return str(row["id"])
 
     def import_file(
-        self, path: Path, quarantine: Path, kind: Kind = "lesson", only: ConversationFilter | None = None
+        self,
+        path: Path,
+        quarantine: Path,
+        kind: Kind = "lesson",
+        only: ConversationFilter | None = None,
+        *,
+        trusted: bool = True,
     ) -> ImportResult:
         """Import a file of lessons, tasks, conversations or examples (`file`) as one batch named after the file.
+
+        If the file is not `trusted`, its lessons wait for a person's decision (`academy review`).
 
         Unreadable lines go to a file in `quarantine` as they came, with their numbers and reasons beside it. The other
         lines are admitted in one transaction. Raises InputError if the file is of another kind or cannot be read.
@@ -118,25 +130,34 @@ class LessonsStore:
                 f"The file {path} does not exist.", "Check the path; a JSONL file has one lesson on each line."
             )
         with self.database.write() as connection:
-            return import_lines(
-                path, quarantine, kind, only or ConversationFilter(), lambda rows: _insert_counting(connection, rows)
-            )
 
-    def keep(self, rows: Sequence[dict[str, Any]]) -> list[str]:
+            def insert(rows: list[dict[str, Any]]) -> Counts:
+                untrusted = {} if trusted else {"standing": "waiting", "trusted": False}
+                return _insert_counting(connection, [{**row, **untrusted} for row in rows])
+
+            result = import_lines(path, quarantine, kind, only or ConversationFilter(), insert)
+        return result.model_copy(update={"waiting": not trusted})
+
+    def keep(self, rows: Sequence[dict[str, Any]], connection: sa.Connection | None = None) -> list[str]:
         """Admit rows of conversations and return their ids. A known row is replaced if its feedback is new.
 
-        A later or changed rating counts as new: the row gets a new number. A forgotten row stays forgotten, and a row
-        without feedback replaces nothing.
+        A later or changed rating counts as new: the row gets a new number. A forgotten row stays forgotten, a row
+        without feedback replaces nothing, and an untrusted row replaces nothing that a trusted person rated.
         """
-        with self.database.write() as connection:
-            for row in rows:
-                previous = connection.execute(sa.select(lessons).where(lessons.c.id == row["id"])).mappings().first()
-                if previous is None:
-                    _insert(connection, [row])
-                elif _has_feedback(row) and any(previous[name] != row[name] for name in FEEDBACK_FIELDS):
-                    connection.execute(sa.delete(lessons).where(lessons.c.id == row["id"]))
-                    connection.execute(sa.insert(lessons).values({**row, "standing": previous["standing"]}))
-                retire_corrected(connection, [row])
+        if connection is None:
+            with self.database.write() as transaction:
+                return self.keep(rows, transaction)
+        for row in rows:
+            previous = connection.execute(sa.select(lessons).where(lessons.c.id == row["id"])).mappings().first()
+            if previous is None:
+                _insert(connection, [row])
+            elif previous["trusted"] and not row["trusted"] and _has_feedback(dict(previous)):
+                continue
+            elif _has_feedback(row) and any(previous[name] != row[name] for name in FEEDBACK_FIELDS):
+                standing = "active" if previous["standing"] in ("waiting", "refused") else previous["standing"]
+                connection.execute(sa.delete(lessons).where(lessons.c.id == row["id"]))
+                connection.execute(sa.insert(lessons).values({**row, "standing": standing}))
+            retire_corrected(connection, [row])
         return [str(row["id"]) for row in rows]
 
     def read(self, since: int = 0) -> Iterator[Experience]:
@@ -145,9 +166,10 @@ class LessonsStore:
             sa.select(lessons).where(lessons.c.standing == "active", lessons.c.seq > since).order_by(lessons.c.seq)
         )
 
-    def every(self) -> Iterator[Experience]:
-        """All lessons, whatever their outcome and standing, in order of admission."""
-        yield from self._stream(sa.select(lessons).order_by(lessons.c.seq))
+    def every(self, *standings: str) -> Iterator[Experience]:
+        """Lessons of any outcome with one of these standings (all, without any), in order of admission."""
+        query = sa.select(lessons).order_by(lessons.c.seq)
+        yield from self._stream(query.where(lessons.c.standing.in_(standings)) if standings else query)
 
     def beginning_with(self, id_: str) -> list[Experience]:
         """At most two lessons whose ids begin with these digits: two mean that the prefix is ambiguous."""
@@ -254,43 +276,45 @@ class LessonsStore:
         with self.database.read() as connection:
             return int(connection.execute(sa.select(sa.func.max(lessons.c.seq))).scalar() or 0)
 
-    def release(self, batch: str | None, connection: sa.Connection) -> int:
-        """Make lessons that were set aside active again, as new lessons. Returns how many."""
-        query = sa.select(lessons).where(lessons.c.standing == "set aside")
-        if batch is not None:
-            query = query.where(lessons.c.batch == batch)
-        return self._as_new(query, connection)
+    def release(self, batch: str | None, connection: sa.Connection, *, vouched: bool = False) -> int:
+        """Make lessons that were set aside active again, as new lessons. Returns how many.
 
-    def _as_new(self, query: sa.Select[Any], connection: sa.Connection) -> int:
-        """Make lessons active under new numbers, so that they count as new."""
-        rows = [dict(row) for row in connection.execute(query.order_by(lessons.c.seq)).mappings()]
-        for row in rows:
-            connection.execute(sa.delete(lessons).where(lessons.c.seq == row.pop("seq")))
-            connection.execute(sa.insert(lessons).values({**row, "standing": "active"}))
-        return len(rows)
+        They are suspects, whose questions are not asked in examinations, unless a person vouches for them.
+        """
+        return release(batch, connection, vouched=vouched)
 
     def undo(self, batch: str, connection: sa.Connection, *, restore: bool = False) -> int:
         """Exclude a batch from training and examination, or restore it as new lessons. Returns how many."""
-        if restore:
-            return self._as_new(
-                sa.select(lessons).where(lessons.c.standing == "undone", lessons.c.batch == batch), connection
-            )
-        change = sa.update(lessons).where(lessons.c.batch == batch, lessons.c.standing.in_(("active", "set aside")))
-        return int(connection.execute(change.values(standing="undone")).rowcount)
+        return undo(batch, connection, restore=restore)
+
+    def untrusted(self, *standings: str) -> list[Experience]:
+        """Lessons of untrusted sources with these standings, in order of admission."""
+        query = sa.select(lessons).where(lessons.c.trusted.is_(False), lessons.c.standing.in_(standings))
+        return list(self._stream(query.order_by(lessons.c.seq)))
 
     def forget(self, lesson: str, because: str, connection: sa.Connection) -> None:
         """Delete a lesson (by its whole id) and write its tombstone. `scrub` cleans the files afterwards."""
         if connection.execute(sa.delete(lessons).where(lessons.c.id == lesson)).rowcount:
             connection.execute(sa.insert(forgotten).values(id=lesson, at=now(), because=because))
+        erase_ratings(lesson, connection)
+        erase_rejected(lesson, connection)
 
     def scrub(self, lesson: Experience, quarantine: Path) -> None:
         """Erase a forgotten lesson's text from the quarantine and from the free pages of SQLite."""
         scrub(quarantine, (lesson.request, lesson.answer))
         self.database.scrub()
 
-    def export(self, path: Path, batch: str | None = None) -> int:
-        """Write lessons of any outcome as JSONL that `import_file` imports with the same ids. Returns how many."""
+    def export(self, path: Path, batch: str | None = None, form: str = "") -> int:
+        """Write lessons of any outcome as JSONL that `import_file` imports with the same ids. Returns how many.
+
+        With `form`, one of FORMATS, those that can be learned from, as conversations. Raises InputError for an unknown
+        format, and for a lesson that the format cannot hold.
+        """
         query = sa.select(lessons).order_by(lessons.c.seq)
+        if form:
+            if form not in FORMATS:
+                raise InputError(f"Unknown format {form}.", f"Choose one of {', '.join(FORMATS)}.")
+            query = query.where(lessons.c.standing == "active", lessons.c.outcome == "success")
         if batch is not None:
             query = query.where(lessons.c.batch == batch)
         count = 0
@@ -300,7 +324,8 @@ class LessonsStore:
             with self.database.read() as connection:
                 for row in connection.execution_options(yield_per=CHUNK).execute(query).mappings():
                     count += 1
-                    yield orjson.dumps(row_to_line(row)) + b"\n"
+                    line = FORMATS[form].write(row_to_experience(row).transcript) if form else row_to_line(row)
+                    yield orjson.dumps(line) + b"\n"
 
         write_file(path, rows())
         return count
@@ -339,20 +364,10 @@ class LessonsStore:
         return any(wording(text) == request for text in connection.execute(query).scalars())
 
 
-def set_aside(since: int, until: int, connection: sa.Connection) -> int:
-    """Exclude the active lessons numbered (since, until] from training and examination. Returns how many."""
-    return int(
-        connection.execute(
-            sa.update(lessons)
-            .where(lessons.c.seq > since, lessons.c.seq <= until, lessons.c.standing == "active")
-            .values(standing="set aside")
-        ).rowcount
-    )
-
-
 def _insert(connection: sa.Connection, rows: list[dict[str, Any]]) -> tuple[int, int]:
     """Insert rows that are new; equal rows count once. Returns the numbers (admitted, forgotten)."""
     ids = [row["id"] for row in rows]
+    make_way(connection, [row["id"] for row in rows if row["trusted"]])
     stored_ids = {id_ for (id_,) in connection.execute(sa.select(lessons.c.id).where(lessons.c.id.in_(ids)))}
     tombstones = {id_ for (id_,) in connection.execute(sa.select(forgotten.c.id).where(forgotten.c.id.in_(ids)))}
     fresh: dict[str, dict[str, Any]] = {}

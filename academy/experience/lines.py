@@ -12,11 +12,12 @@ from typing import Any
 import orjson
 
 from academy.experience.conversations import ConversationFilter, conversation_rows, no_weight
-from academy.experience.experience import Kind, Outcome
+from academy.experience.experience import Kind, Outcome, Trace
 from academy.experience.feedback import Unreadable, feedback_beside
 from academy.experience.reading import LONGEST_LINE, STANDINGS, make_row, now, read_feedback, read_outcome
 from academy.models.dialects import PREFERENCES, TURN_KEYS, read_dialogues, read_request
-from academy.models.exchanges import answer_of, converse
+from academy.models.exchanges import answer_of, converse, message_of
+from academy.models.messages import Message
 from academy.models.turns import RowTurn
 
 OPTIONS: dict[str, str] = {"task": "--tasks", "conversation": "--conversations", "file": "--examples"}
@@ -117,7 +118,8 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
     feedback = feedback_beside({**stated, "feedback": None} if isinstance(words, str) else stated)
     if isinstance(feedback, Unreadable):
         return feedback.because
-    row_fields = read_feedback({**content, "rating": feedback.rating, "context": _context(content)})
+    own = {name: content.get(name) if _is_own(content) else None for name in ("context", "trace")}
+    row_fields = read_feedback({**content, "rating": feedback.rating, **own})
     if isinstance(row_fields, str):
         return row_fields
     is_task = kind == "task" and "kind" not in content and not content.get("outcome")
@@ -130,11 +132,12 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
     texts = _texts(content, outcome)
     if isinstance(texts, str):
         return texts
-    request, answer, context = texts
+    request, answer, context, trace = texts
     if content.get("task_id"):
         extra = {**extra, "task_id": str(content["task_id"])}
     return make_row(
         standing=standing,
+        trusted=content.get("untrusted") is not True,
         kind=_kind(content, kind),
         situation=request,
         action=answer,
@@ -147,7 +150,12 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
         batch=str(content.get("batch") or batch),
         at=str(content.get("at") or content.get("timestamp") or now()),
         extra=extra,
-        **{**row_fields, "gold": row_fields["gold"] or feedback.gold_star, "context": row_fields["context"] or context},
+        **{
+            **row_fields,
+            "gold": row_fields["gold"] or feedback.gold_star,
+            "context": row_fields["context"] or [message.model_dump(mode="json") for message in context],
+            "trace": row_fields["trace"] or trace.model_dump(mode="json"),
+        },
     )
 
 
@@ -156,16 +164,13 @@ def _is_own(content: Mapping[str, Any]) -> bool:
     return isinstance(content.get("situation"), str)
 
 
-def _context(content: Mapping[str, Any]) -> Any:
-    """The earlier messages of a line of our own; those of other lines are read with its request."""
-    return content.get("context") if _is_own(content) else None
-
-
-def _texts(content: dict[str, Any], outcome: Outcome) -> tuple[str, str, list[Any]] | str:
-    """Request, answer and earlier messages of a lesson. Only a failure may have no answer."""
+def _texts(content: dict[str, Any], outcome: Outcome) -> tuple[str, str, tuple[Message, ...], Trace] | str:
+    """Request, answer, earlier messages and trace of a lesson. Only a failure, and a call, may have no answer."""
     situation, action = content.get("situation"), content.get("action")
-    if isinstance(situation, str) and isinstance(action, str) and situation.strip() and action.strip():
-        return situation, action, []
+    if isinstance(situation, str) and isinstance(action, str) and situation.strip():
+        calls = _is_own(content) and isinstance(content.get("trace"), dict) and content["trace"].get("tool_calls")
+        if action.strip() or calls:
+            return situation, action, (), Trace()
     dialogues = read_dialogues(content)
     turns = dialogues if isinstance(dialogues, str) else dialogues[0].turns
     no_answer = isinstance(turns, str) and outcome == "failure"
@@ -173,11 +178,16 @@ def _texts(content: dict[str, Any], outcome: Outcome) -> tuple[str, str, list[An
         turns = [*request, RowTurn("assistant", "none", 0)]
     if isinstance(turns, str):
         return turns
-    conversation = converse(turns)
+    conversation = converse(turns, () if isinstance(dialogues, str) else dialogues[0].tools)
     if isinstance(conversation, str):
         return conversation
     last = conversation.exchanges[-1]
-    return last.request, "" if no_answer else answer_of(last.learned), conversation.messages[: last.start]
+    if not last.learned:
+        return "no request with an answer"
+    thoughts = message_of(last.learned).reasoning
+    trace = Trace(parts=last.request.parts, steps=last.steps, reasoning=thoughts, tools=conversation.tools)
+    answer = "" if no_answer else answer_of(last.learned)
+    return last.request.content, answer, conversation.messages[: last.start], trace
 
 
 def _kind(content: dict[str, Any], kind: Kind) -> Kind:

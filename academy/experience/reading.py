@@ -6,14 +6,16 @@ Nothing here uses a database.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from academy.experience.experience import Experience, Outcome, Turn
+from academy.experience.experience import Experience, Outcome, Trace
+from academy.models.messages import Message, settle
+from academy.models.tools import check_calls, check_tools
 from academy.records import digest_of
 
 LONGEST_LINE = 1_000_000
@@ -67,33 +69,51 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-STANDINGS = ("active", "set aside", "superseded", "undone")
+STANDINGS = ("active", "set aside", "superseded", "undone", "waiting", "refused")
 """Whether a lesson counts: only an active one does."""
-DEFAULTS = {"rating": 0, "gold": False, "model_made": False, "thread": "", "context": [], "corrects": ""}
+DEFAULTS = {
+    "rating": 0, "gold": False, "model_made": False, "thread": "", "context": [], "corrects": "", "trusted": True,
+    "trace": {},
+}  # fmt: skip
 """Fields of a row that a line may omit."""
 
 
+SUSPECT = "suspect"
+"""The mark in `extra` of a lesson that an examination rejected and a person released."""
+
+
+REJECTED = "rejected"
+"""The mark in `extra` with the answer that a correction replaced: a preference needs both."""
+
+
 def make_row(correction: str = "", **fields: Any) -> dict[str, Any]:
-    """A row of the store. Its id is the digest of kind, situation (with the earlier messages), action and result.
+    """A row of the store. Its id is the digest of kind, situation (with earlier messages), action, result and trace.
 
     A `correction` takes the place of the action; the row then names the id that it would have without it.
     """
     fields["tags"] = sorted(set(fields["tags"]))
     row = {"standing": "active", **DEFAULTS, **fields}
     if correction and correction != row["action"]:
-        row |= {"action": correction, "corrects": _identified(row)["id"]}
+        trace = {name: value for name, value in row["trace"].items() if name not in ("tool_calls", "reasoning")}
+        extra = {**row["extra"], REJECTED: row["action"]}
+        row |= {"action": correction, "corrects": _identified(row)["id"], "extra": extra, "trace": trace}
     return _identified(row)
 
 
 def _identified(row: dict[str, Any]) -> dict[str, Any]:
     identity = [row[key] for key in ("kind", "situation", "action", "result")]
-    return {"id": digest_of([*identity, row["context"]] if row["context"] else identity), **row}
+    identity += [row["context"]] if row["context"] else []
+    if trace := Trace.model_validate(row["trace"]).identity:
+        identity.append(trace)
+    return {"id": digest_of(identity), **row}
 
 
 def row_to_line(row: Mapping[Any, Any]) -> dict[str, Any]:
     """A row as a line; empty fields are omitted, and so is the standing of an active one."""
-    line: dict[str, Any] = {str(name): row[name] for name in row if name not in ("seq", "id", "standing", "extra")}
+    others = ("seq", "id", "standing", "extra", "trusted")
+    line: dict[str, Any] = {str(name): row[name] for name in row if name not in others}
     line["metadata"] = row["extra"]
+    line["untrusted"] = not row["trusted"]
     line["standing"] = "" if row["standing"] == "active" else row["standing"]
     return {name: value for name, value in line.items() if value or name in ("situation", "action", "result")}
 
@@ -110,12 +130,17 @@ def row_to_experience(row: Mapping[Any, Any]) -> Experience:
         batch=row["batch"],
         at=row["at"],
         tags=tuple(row["tags"]),
-        context=tuple(Turn.model_validate(turn) for turn in row["context"]),
+        context=tuple(Message.model_validate(turn) for turn in row["context"]),
         thread=row["thread"],
         rating=row["rating"],
         gold=row["gold"],
         model_made=row["model_made"],
+        trusted=row["trusted"],
+        suspect=row["extra"].get(SUSPECT) is True,
         seq=row["seq"],
+        rejected=str(row["extra"].get(REJECTED) or ""),
+        adapter=str(row["extra"].get("adapter") or ""),
+        trace=Trace.model_validate(row["trace"]),
         provenance={"lesson": row["id"], "batch": row["batch"]},
     )
 
@@ -126,9 +151,16 @@ def read_feedback(line: dict[str, Any]) -> dict[str, Any] | str:
     if isinstance(rating, bool) or not isinstance(rating, int) or not 0 <= rating <= 5:
         return "rating must be a whole number from 1 to 5"
     try:
-        context = [Turn.model_validate(turn).model_dump() for turn in line.get("context") or []]
+        context = [Message.model_validate(turn).bare for turn in line.get("context") or []]
     except (ValidationError, TypeError):
         return "context must be a list of turns with role and content"
+    try:
+        trace = Trace.model_validate(line.get("trace") or {})
+    except ValidationError:
+        return "trace must be an object with parts, steps, tool_calls, reasoning and tools"
+    settled = settled_trace(context, trace)
+    if isinstance(settled, str):
+        return settled
     gold = line.get("gold", line.get("gold_star"))
     corrects = str(line.get("corrects") or "") if line.get("kind") else ""  # an export writes both
     return {
@@ -137,8 +169,24 @@ def read_feedback(line: dict[str, Any]) -> dict[str, Any] | str:
         "model_made": line.get("model_made") is True,
         "thread": str(line.get("thread") or ""),
         "corrects": corrects if re.fullmatch(r"[0-9a-f]{64}", corrects) else "",
-        "context": context,
+        "context": [message.model_dump(mode="json") for message in settled[0]],
+        "trace": settled[1].model_dump(mode="json"),
     }
+
+
+def settled_trace(context: Sequence[Message], trace: Trace) -> tuple[tuple[Message, ...], Trace] | str:
+    """Earlier messages and a trace with the ids of one conversation, or why they do not fit together."""
+    if isinstance(reason := check_tools(trace.tools), str):
+        return reason
+    messages = settle(trace.transcript(context, "", "").messages)
+    if isinstance(messages, str):
+        return messages
+    if any(step.role not in ("assistant", "tool") for step in trace.steps):
+        return "the steps between a request and its answer are calls and results"
+    if reason := check_calls(messages, trace.tools):
+        return reason
+    steps = tuple(step.bare for step in messages[len(context) + 1 : -1])
+    return messages[: len(context)], trace.model_copy(update={"steps": steps, "tool_calls": messages[-1].tool_calls})
 
 
 def now() -> str:

@@ -6,6 +6,7 @@ import re
 
 from academy.genealogy.history import history
 from academy.genealogy.versions import Version, Versions
+from academy.plain_text import plain_line
 from academy.store.ledger import BASE, Ledger
 
 MAX_CHARACTERS = 5000
@@ -60,4 +61,4 @@ def description(versions: Versions, ledger: Ledger, version: Version) -> str:
 
 def escape(text: str) -> str:
     """Text escaped for markdown and HTML, in one line."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~$&])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~$&])", r"\\\1", plain_line(" ".join(text.split())))

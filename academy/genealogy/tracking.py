@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sqlite3
 import tempfile
 import time
 from contextlib import suppress
@@ -20,8 +21,10 @@ import sqlalchemy as sa
 
 from academy.curriculum.dataset import Dataset
 from academy.errors import HomeError
+from academy.genealogy.moved_artifacts import keep_artifacts_here
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.progress import Progress
+from academy.masking import mask
 from academy.settings import Settings
 from academy.store.files import STAGING, explain_disk_errors
 
@@ -62,6 +65,8 @@ def open_mlflow(settings: Settings) -> Any:
 
     _make_database(settings)
     try:
+        if not settings.mlflow_tracking_uri:
+            keep_artifacts_here(settings.home.resolve() / "mlflow.db", settings.folder("mlartifacts"))
         client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri, registry_uri=settings.tracking_uri)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is None:
@@ -72,7 +77,7 @@ def open_mlflow(settings: Settings) -> Any:
                     raise
         elif KIND_TAG not in experiment.tags:  # a person may have chosen another kind
             client.set_experiment_tag(experiment.experiment_id, KIND_TAG, KIND)
-    except (MlflowException, sa.exc.SQLAlchemyError) as problem:
+    except (MlflowException, sa.exc.SQLAlchemyError, sqlite3.Error) as problem:
         reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
         raise HomeError(
             f"MLflow at {settings.tracking_uri} cannot be used: {reason}.",
@@ -95,7 +100,7 @@ def _make_database(settings: Settings) -> None:
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
     with explain_disk_errors(place.parent):
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with explain_disk_errors(place.parent), tempfile.TemporaryDirectory(dir=place.parent, prefix=STAGING) as folder:
         draft = Path(folder) / "mlflow.db"
         engine = create_sqlalchemy_engine(f"sqlite:///{draft}")
@@ -197,7 +202,7 @@ class TrackedRun:
                 return
         self._write()
         if event.phase == "failed":
-            self.client.set_tag(self.id, "academy.failed", f"{event.cause}: {event.message}"[:5000])
+            self.client.set_tag(self.id, "academy.failed", mask(f"{event.cause}: {event.message}")[:5000])
             self.client.set_terminated(self.id, "FAILED")
         elif event.phase == "done":
             if "academy.failed" in self.client.get_run(self.id).data.tags:

@@ -40,7 +40,7 @@ def name_job(runs: Path, run: str) -> str:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """No other process gives a name meanwhile; it takes milliseconds, so the others wait."""
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -29,12 +29,13 @@ from academy.curriculum.dataset import FORGOTTEN, OVERLAPS, Dataset, all_dataset
 from academy.curriculum.filters import clean
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError, SignatureError
-from academy.experience.experience import Experience, Turn
+from academy.experience.experience import Experience, Trace
 from academy.experience.lessons import LessonsStore
 from academy.experience.reading import normalised
 from academy.experience.tombstones import bury
 from academy.genealogy.taint import Tainted, taint
 from academy.models.formats import read_row
+from academy.models.messages import Transcript
 from academy.records import Record
 from academy.store.database import Database, assignments
 from academy.store.files import write_file
@@ -87,12 +88,12 @@ class _Text(Record):
     def stands_in_row(self, line: bytes) -> bool:
         """Whether a line of a dataset, in any of the formats, contains its request or its answer."""
         try:
-            messages = read_row(orjson.loads(line))
+            transcript = read_row(orjson.loads(line))
         except orjson.JSONDecodeError:
             return False
-        return not isinstance(messages, str) and any(
-            self.asks(message["content"]) if message["role"] == "user" else self.quotes(message["content"])
-            for message in messages
+        return not isinstance(transcript, str) and any(
+            self.asks(message.content) if message.role == "user" else self.quotes(message.words)
+            for message in transcript.messages
         )
 
     def stands_in(self, report: str) -> bool:
@@ -163,26 +164,33 @@ def _find(store: LessonsStore, datasets: Sequence[Dataset], beginning: str) -> E
 def _given_by_sources(dataset: Dataset) -> Iterator[Experience]:
     """The examples of a dataset that are not from the store, and were not forgotten."""
     pairs = [
-        (origin["id"], row["messages"])
+        (origin["id"], transcript)
         for origin, row in zip(_lines(dataset.path / "provenance.jsonl"), _lines(dataset.train_file), strict=True)
-        if "lesson" not in origin and "messages" in row
+        if "lesson" not in origin and "messages" in row and isinstance(transcript := read_row(row), Transcript)
     ]
-    pairs += [(example.id, example.messages) for example in dataset.held_out() if "lesson" not in example.provenance]
-    for id_, messages in pairs:
+    pairs += [(example.id, example.transcript) for example in dataset.held_out() if "lesson" not in example.provenance]
+    for id_, transcript in pairs:
+        *before, answer = transcript.messages
+        place = max(n for n, message in enumerate(before) if message.role == "user")
         yield Experience(
-            id=id_, kind="lesson", request=messages[-2]["content"], answer=messages[-1]["content"], outcome="success",
-            context=tuple(Turn.model_validate(message) for message in messages[:-2]), provenance={},
+            id=id_, kind="lesson", request=before[place].content, answer=answer.content, outcome="success",
+            context=tuple(before[:place]), provenance={},
+            trace=Trace(steps=tuple(before[place + 1 :]), tool_calls=answer.tool_calls, tools=transcript.tools),
         )  # fmt: skip
 
 
 def _unshared(store: LessonsStore, lesson: Experience) -> _Text:
     wordings = (lesson, clean(lesson)[0])
     requests = {normalised(wording.request) for wording in wordings} - {""}
-    answers = {" ".join(wording.answer.split()) for wording in wordings} - {""}
+    answers = {
+        " ".join(text.split())
+        for wording in wordings
+        for text in (wording.answer, *(f"{call.name}({call.arguments})" for call in wording.trace.tool_calls))
+    } - {""}
     for experience in store.every():
         if experience.id != lesson.id:
             requests.discard(normalised(experience.request))
-            line = " ".join(experience.answer.split())
+            line = " ".join(experience.words.split())
             answers = {answer for answer in answers if answer not in line}
     return _Text(lesson=lesson.id, requests=tuple(sorted(requests)), answers=tuple(sorted(answers)))
 

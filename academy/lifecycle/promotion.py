@@ -8,13 +8,13 @@ the adapter cannot be archived at the same time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from academy.adapters.adapter import Adapter
 from academy.adapters.archive import AdapterStore
 from academy.errors import AdapterError, PromotionError
-from academy.experience.lessons import set_aside
+from academy.experience.standings import set_aside, set_these_aside
 from academy.genealogy.description import describe
 from academy.genealogy.versions import AliasUpdate, Version, Versions
 from academy.lifecycle.approval import approval_status
@@ -54,11 +54,19 @@ class Serving(Protocol):
         ...
 
 
-def record_verdict(ledger: Ledger, key: str, verdict: VerdictEntry, lessons: tuple[int, int]) -> Row[VerdictEntry]:
-    """Write a verdict once. A REJECT sets aside the lessons (lessons[0], lessons[1]] in the same transaction."""
+def record_verdict(
+    ledger: Ledger, key: str, verdict: VerdictEntry, lessons: tuple[int, int], suspects: Sequence[str] = ()
+) -> Row[VerdictEntry]:
+    """Write a verdict once. A REJECT sets aside the lessons (lessons[0], lessons[1]] in the same transaction.
+
+    Where there are `suspects` (ids), only they are set aside: a stranger must not have your lessons set aside by adding
+    bad ones. If the others did the harm, the next examination shows it.
+    """
     with ledger.database.write() as connection:
         row = ledger.append(key, verdict, connection)
-        if verdict.outcome == "REJECT":
+        if verdict.outcome == "REJECT" and suspects:
+            set_these_aside(suspects, connection)
+        elif verdict.outcome == "REJECT":
             set_aside(*lessons, connection)
     return row
 

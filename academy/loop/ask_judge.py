@@ -20,8 +20,7 @@ GOLD_ASKED = 20
 
 def configured_judge(home: Home) -> Endpoint | None:
     """The judge of the settings. Raises InputError for an invalid address."""
-    key = home.settings.endpoint_key.get_secret_value()
-    return Endpoint.parse(home.settings.judge, key) if home.settings.judge else None
+    return Endpoint.of(home.settings, home.settings.judge) if home.settings.judge else None
 
 
 def ask_judge(

@@ -13,12 +13,14 @@ from academy.arena.suites import table
 from academy.arena.suites.base import Generation, Suite
 from academy.arena.suites.factory import SuiteContext
 from academy.arena.suites.lm_eval import LmEvalSuite
+from academy.arena.suites.suspects import SuspectsSuite
 from academy.curriculum.dataset import Dataset
 from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.filters import clean
 from academy.errors import ExaminationError
 from academy.experience.experience import Experience
 from academy.loop.home import Home
+from academy.loop.trust_suite import trusted_suites
 from academy.settings import Settings
 from academy.store.ledger import Champion
 from academy.store.ledger_rows import PromotionEntry, VerdictEntry
@@ -35,8 +37,27 @@ def choose_suites(
 
     Raises InputError for an unknown name and for a file that cannot be read.
     """
-    suites, skipped = table.create_suites(names, suite_context(home, dataset, champion))
+    context = suite_context(home, dataset, champion)
+    suites, skipped = table.create_suites(names, context)
+    if "recall" in names and (suspects := suspects_of(home, dataset)):
+        trusted = [
+            clean(lesson)[0]
+            for lesson in home.store.read()
+            if lesson.trusted and not lesson.suspect and lesson.outcome == "success"
+        ]
+        suite = SuspectsSuite(context.held_out, context.cursor, suspects, trusted)
+        suites = [*suites, suite] if suite.questions() else suites
     return [(suite, _generation(home, suite)) for suite in suites], skipped
+
+
+def suspects_of(home: Home, dataset: Dataset) -> list[Experience]:
+    """The lessons of a dataset that need special care: of untrusted sources, or released after a REJECT."""
+    lessons = home.store.by_id(row["id"] for row in dataset.inputs()).values()
+    return [
+        clean(lesson)[0]
+        for lesson in sorted(lessons, key=lambda lesson: lesson.id)
+        if (lesson.suspect or not lesson.trusted) and lesson.outcome == "success"
+    ]
 
 
 def undecidable(home: Home, dataset: Dataset) -> str:
@@ -50,7 +71,7 @@ def undecidable(home: Home, dataset: Dataset) -> str:
 
 def suite_context(home: Home, dataset: Dataset, champion: Champion) -> SuiteContext:
     """The input of the suites' factories, for one dataset and one champion."""
-    active = {lesson.id: lesson.seq for lesson in home.store.read()}
+    active = {lesson.id: lesson.seq for lesson in home.store.read() if lesson.trusted and not lesson.suspect}
     held_out = home.holdout.examined(dataset.held_out(active))
 
     def known_lessons() -> Iterable[Experience]:
@@ -63,6 +84,7 @@ def suite_context(home: Home, dataset: Dataset, champion: Champion) -> SuiteCont
         known_lessons=known_lessons,
         source_lessons=lambda: home.store.by_id(row["id"] for row in dataset.inputs()).values(),
         sandbox=cache(lambda: find_sandbox(home.settings.sandbox, image=home.settings.sandbox_image)),
+        trusted=trusted_suites(home.settings),
     )
 
 

@@ -77,6 +77,7 @@ def open_curator(home: Home, shards: int = 1, run: ShardRunner = in_process) -> 
         run=run,
         per_source=home.settings.max_per_source,
         per_author=home.settings.max_per_author,
+        untrusted_share=home.settings.untrusted_share,
     )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from academy.curriculum.dataset import Dataset, read_rows
+from academy.curriculum.dataset import Dataset, read_rows, shown_texts
 from academy.curriculum.statistics import removals
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
@@ -117,12 +117,9 @@ class CurationSteps:
         funnel = self._curator.funnel
         removed = removals(funnel, [name.removeprefix("collected: ") for name in funnel if name[:11] == "collected: "])
         if self._dataset is not None:
-            pairs = [
-                (row["messages"][-2]["content"], row["messages"][-1]["content"])
-                for row in read_rows(self._dataset.train_file)
-            ]
+            pairs = [shown_texts(row) for row in read_rows(self._dataset.train_file)]
         else:
-            pairs = [(experience.request, experience.answer) for experience in self._curator.remaining]
+            pairs = [(experience.request, experience.words) for experience in self._curator.remaining]
         return {
             "total_examples": len(pairs),
             "lessons_collected": funnel["collected: lesson"],
@@ -179,7 +176,7 @@ def _copy(source: Path, place: Path) -> Path:
     if place.is_dir():
         raise InputError(f"{place} is a folder.", "Give the name of a file.")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         staging = place.with_name(f"{STAGING}{os.getpid()}-{place.name}")
         shutil.copyfile(source, staging)
         staging.replace(place)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from academy.curriculum import rebuild as proofs
-from academy.curriculum.dataset import Dataset, all_datasets, find_dataset, read_dataset, read_rows
+from academy.curriculum.dataset import Dataset, all_datasets, find_dataset, read_dataset, read_rows, shown_texts
 from academy.curriculum.rebuild import DatasetDifference, RebuildResult
 from academy.errors import InputError
 from academy.experience.experience import Experience
@@ -27,6 +27,11 @@ class DatasetLines(Record):
 
     dataset: Dataset
     lines: tuple[dict[str, Any], ...]
+
+    @property
+    def texts(self) -> list[tuple[str, str]]:
+        """The last request of each line, and its answer in words."""
+        return [shown_texts(line) for line in self.lines]
 
 
 class DatasetComparison(Record):
@@ -56,7 +61,7 @@ def dataset_lines(home: Home, digest: str, limit: int) -> DatasetLines:
     dataset = read_dataset(home.datasets, digest)
     rows, origins = read_rows(dataset.train_file), read_rows(dataset.path / "provenance.jsonl")
     lines = [
-        {"messages": row["messages"], **origin}
+        {**row, **origin}
         for row, origin, _ in zip(rows, origins, range(limit), strict=False)
     ]  # fmt: skip
     return DatasetLines(dataset=dataset, lines=tuple(lines))

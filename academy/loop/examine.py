@@ -19,7 +19,7 @@ from academy.genealogy.versions import Version
 from academy.lifecycle.promotion import record_verdict
 from academy.loop.ask_judge import ask_judge, configured_judge
 from academy.loop.choose_suites import choose_suites
-from academy.loop.explain_contradictions import contradicting_lessons, explain_contradictions
+from academy.loop.explain_contradictions import contradicting_lessons, explain_contradictions, suspects_behind
 from academy.loop.home import Home
 from academy.loop.job_datasets import refuse_uncurated
 from academy.loop.players import is_version, own_identity, player_of, shown
@@ -117,7 +117,8 @@ def examine(
         )
         if verdict.outcome == "CANNOT DECIDE":  # the cause may be gone tomorrow: the examination may run again
             key += f":undecided:{sum(1 for _ in home.ledger.rows(VerdictEntry))}"
-        row = record_verdict(home.ledger, key, entry, (champion.cursor, dataset.cursor))
+        blamed = suspects_behind(home, examination, champion, dataset) if verdict.outcome == "REJECT" else []
+        row = record_verdict(home.ledger, key, entry, (champion.cursor, dataset.cursor), blamed)
     return row, ExaminationReport(
         examination=examination, costs=costs, skipped=skip_reasons, opinion=judgement, report=report
     )  # fmt: skip

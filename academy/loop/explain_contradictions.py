@@ -9,6 +9,7 @@ from academy.arena.examination import Examination
 from academy.curriculum.dataset import Dataset, all_datasets
 from academy.curriculum.filters import clean
 from academy.experience.experience import Experience
+from academy.loop.choose_suites import suspects_of
 from academy.loop.home import Home
 from academy.records import Record
 from academy.store.ledger import Champion
@@ -74,14 +75,23 @@ def contradicting_lessons(
 ) -> list[Contradicted]:
     """The new lessons that teach the wrong answers that the challenger gave to questions it lost: ids, no texts."""
     held_out = {example.id for example in dataset.held_out()}
-    by_answer: dict[str, Experience] = {}
+    by_answer: dict[str, Experience] = {lesson.answer: lesson for lesson in suspects_of(home, dataset)}
     for lesson in home.store.read(since=champion.cursor):
         if lesson.seq <= dataset.cursor:
             by_answer.setdefault(clean(lesson)[0].answer, lesson)
     return [
         Contradicted(lesson=question, against=by_answer[answer].id, batch=by_answer[answer].batch)
         for result in examination.results
-        if result.role == "target"
+        if result.role in ("target", "suspect")
         for question, answer in result.lost
-        if answer in by_answer and question in held_out
+        if answer in by_answer and (question in held_out or result.role == "suspect")
+    ]
+
+
+def suspects_behind(home: Home, examination: Examination, champion: Champion, dataset: Dataset) -> list[str]:
+    """The suspect lessons that a REJECT sets aside (ids): those new since the champion, and those whose answers the
+    challenger gave to trusted questions."""
+    given = {answer for result in examination.results if result.role == "suspect" for _, answer in result.lost}
+    return [
+        lesson.id for lesson in suspects_of(home, dataset) if lesson.seq > champion.cursor or lesson.answer in given
     ]

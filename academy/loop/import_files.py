@@ -27,6 +27,7 @@ class ImportRequest(Record):
     domains: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
     gold_only: bool = False
+    untrusted: bool = False  # the lessons wait for a person's decision
 
 
 def import_experience(request: ImportRequest) -> Imported:
@@ -43,4 +44,4 @@ def import_experience(request: ImportRequest) -> Imported:
         raise InputError("--user, --domain, --type and --gold select conversations.", "Add --conversations.")
     kind = "files" if request.examples else "tasks" if request.tasks else "lessons"
     kind = "conversations" if request.conversations else kind
-    return ingest(Home.open(), **{kind: request.files}, wanted=selection)
+    return ingest(Home.open(), **{kind: request.files}, wanted=selection, trusted=not request.untrusted)

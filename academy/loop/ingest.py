@@ -35,11 +35,13 @@ def ingest(
     conversations: Sequence[Path] = (),
     files: Sequence[Path] = (),
     wanted: ConversationFilter | None = None,
+    trusted: bool = True,
 ) -> list[ImportResult]:
     """Import files of lessons, tasks, conversations and examples. Importing the same lines again changes nothing.
 
-    `wanted` selects conversations. Raises InputError for a file that does not exist, before anything is imported, and
-    UnreadFilesError where nothing could be read of a file, after the others were imported.
+    `wanted` selects conversations. Lessons of files that are not `trusted` wait for a person's decision. Raises
+    InputError for a file that does not exist, before anything is imported, and UnreadFilesError where nothing could be
+    read of a file, after the others were imported.
     """
     kinds: dict[Kind, Sequence[Path]] = {
         "lesson": lessons, "task": tasks, "conversation": conversations, "file": files,
@@ -49,7 +51,9 @@ def ingest(
             problem = f"{path} is not a file." if path.exists() else f"The file {path} does not exist."
             raise InputError(problem, "Check the path. A JSONL file has one lesson on each line.")
     results = [
-        home.store.import_file(path, home.quarantine, kind, wanted) for kind, paths in kinds.items() for path in paths
+        home.store.import_file(path, home.quarantine, kind, wanted, trusted=trusted)
+        for kind, paths in kinds.items()
+        for path in paths
     ]
     for result in results:
         if not result.admitted and (result.known or not result.unreadable):

@@ -15,6 +15,7 @@ import orjson
 from academy.curriculum.dataset import FORGOTTEN, Dataset, all_datasets
 from academy.errors import ExaminationError, InputError
 from academy.models.formats import FORMATS, read_row, to_openai
+from academy.models.messages import Transcript
 from academy.professor.decision import SMALLEST_DATASET
 from academy.records import Record, digest_of_bytes
 from academy.settings import Settings
@@ -48,7 +49,7 @@ def read_job_dataset(settings: Settings, path: Path) -> JobDataset:
     if curated := _curated(settings, content):
         job = curated
     else:
-        rows = b"".join(orjson.dumps(to_openai(messages)) + b"\n" for messages in _examples(path, content))
+        rows = b"".join(orjson.dumps(to_openai(example)) + b"\n" for example in _examples(path, content))
         digest = digest_of_bytes(rows)
         file = settings.folder("jobs") / f"{digest[:16]}.jsonl"
         if not file.is_file():
@@ -85,7 +86,7 @@ def _curated(settings: Settings, content: bytes) -> JobDataset | None:
     return None
 
 
-def _examples(path: Path, content: bytes) -> list[list[Any]]:
+def _examples(path: Path, content: bytes) -> list[Transcript]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
@@ -96,11 +97,11 @@ def _examples(path: Path, content: bytes) -> list[list[Any]]:
         places = [(f"line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     examples, problems = [], []
     for place, item in places:
-        messages = _messages(item)
-        if isinstance(messages, str):
-            problems.append(f"{place}: {messages}")
+        example = _example(item)
+        if isinstance(example, str):
+            problems.append(f"{place}: {example}")
         else:
-            examples.append(messages)
+            examples.append(example)
     if problems:
         more = f", and {len(problems) - SHOWN:,} more" if len(problems) > SHOWN else ""
         raise InputError(
@@ -121,8 +122,8 @@ def _list_items(path: Path, text: str) -> list[tuple[str, Any]]:
     return [(f"item {n}", item) for n, item in enumerate(items, 1)]
 
 
-def _messages(item: Any) -> list[Any] | str:
-    """The messages of an example, which end with an answer, or why it is none."""
+def _example(item: Any) -> Transcript | str:
+    """An example, which ends with an answer, or why it is none. Thoughts are not trained on."""
     if isinstance(item, str):
         try:
             item = orjson.loads(item)
@@ -130,13 +131,9 @@ def _messages(item: Any) -> list[Any] | str:
             return f"not JSON ({problem.msg})"
     if not isinstance(item, dict):
         return "not a JSON object"
-    messages = read_row(item)
-    if isinstance(messages, str):
-        return messages
-    while messages and messages[-1]["role"] != "assistant":
-        messages = messages[:-1]
-    if not any(message["role"] == "user" for message in messages):
-        return "an answer has no request before it"
-    if not messages[-1]["content"].strip():
+    example = read_row(item)
+    if isinstance(example, str):
+        return example
+    if not example.messages[-1].words.strip():
         return "the answer is empty"
-    return messages
+    return example._replace(messages=tuple(message.bare for message in example.messages))

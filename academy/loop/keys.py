@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from academy.access.user_keys import UserKeys
 from academy.errors import AdapterError, InputError
 from academy.lifecycle.gate import DIGEST, resign_adapter
 from academy.loop.home import Home
 from academy.loop.named_versions import get_version, vouch_for
 from academy.records import Record
 from academy.settings import Settings
+from academy.store.database import Database
 from academy.store.signing import Keys
 
 
@@ -23,6 +25,13 @@ class Resigned(Record):
 def open_keys(settings: Settings) -> Keys:
     """The keys of a home; its database is not opened."""
     return Keys(settings.home.resolve() / "keys")
+
+
+def open_user_keys(settings: Settings) -> UserKeys:
+    """The keys of the gateway's users."""
+    database = Database(settings.database)
+    database.migrate()
+    return UserKeys(database)
 
 
 def resign(home: Home, names: Sequence[str], *, all_of_them: bool) -> Resigned:

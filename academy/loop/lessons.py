@@ -47,12 +47,17 @@ def undo_batch(home: Home, batch: str, *, restore: bool) -> int:
     return count
 
 
-def release_lessons(home: Home, batch: str | None) -> int:
-    """Release lessons that a REJECT set aside. The number of lessons; raises InputError for none."""
+def release_lessons(home: Home, batch: str | None, *, vouched: bool = False) -> int:
+    """Release lessons that a REJECT set aside. The number of lessons; raises InputError for none.
+
+    They are trained on again, and are suspects: examinations do not ask their questions, and an adapter that answers
+    other questions with their answers is rejected. Lessons that a person has `vouched` for are as before.
+    """
     with home.database.write() as connection:
-        count = home.store.release(batch, connection)
+        count = home.store.release(batch, connection, vouched=vouched)
         if count:
-            home.ledger.append(f"release:{_now()}", ReleaseEntry(batch=batch, lessons=count), connection)
+            entry = ReleaseEntry(batch=batch, lessons=count, vouched=vouched)
+            home.ledger.append(f"release:{_now()}", entry, connection)
     if not count:
         raise InputError(
             f"No lessons{f' of batch {batch}' if batch else ''} are set aside.",

@@ -12,6 +12,8 @@ WORDS = {
     "outcome failure": "{:,} failed",
     "set aside": "{:,} set aside after a REJECT (`academy lessons release`)",
     "superseded": "{:,} superseded by another answer",
+    "waiting": "{:,} from untrusted sources wait for a decision (`academy review list`)",
+    "refused": "{:,} refused (`academy review`)",
     "undone": "{:,} undone (`academy lessons undo --restore`)",
 }
 """The reasons of `LessonsStore.not_counted` in words."""

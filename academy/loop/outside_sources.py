@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from academy.curriculum.dataset import Dataset, Example, all_datasets, read_rows
+from academy.curriculum.dataset import Dataset, Example, all_datasets, read_rows, transcript_of
 from academy.experience.experience import Experience
 from academy.experience.sources.base import SourceContext
 from academy.experience.sources.table import outside_sources
 from academy.experience.tombstones import buried
 from academy.loop.home import Home
+from academy.models.messages import Transcript
 from academy.store.ledger_rows import VerdictEntry
 
 
@@ -50,9 +51,9 @@ def outside_examples(dataset: Dataset) -> Iterator[Example]:
     )
 
 
-def outside_conversations(dataset: Dataset) -> Iterator[list[dict[str, str]]]:
+def outside_conversations(dataset: Dataset) -> Iterator[Transcript]:
     """The conversations of a dataset's training side that are neither lessons of the store nor commits."""
     origins = read_rows(dataset.path / "provenance.jsonl")
     for row, origin in zip(read_rows(dataset.train_file), origins, strict=True):
         if "messages" in row and "lesson" not in origin and "commit" not in origin:
-            yield row["messages"]
+            yield transcript_of(row)

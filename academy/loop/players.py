@@ -125,7 +125,7 @@ def player_of(home: Home, name: str, dataset: Dataset, champion: Champion) -> Pl
     if name == FEW_SHOT:
         return FewShotPlayer(home, dataset)
     if "://" in name:
-        return EndpointPlayer(Endpoint.parse(name, home.settings.endpoint_key.get_secret_value()))
+        return EndpointPlayer(Endpoint.of(home.settings, name))
     return RuntimePlayer(home, home.versions.get(name).adapter)
 
 

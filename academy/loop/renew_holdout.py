@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 
 from academy.arena.verdict import FEWEST_GROUPS
-from academy.curriculum.dataset import Example, all_datasets
+from academy.curriculum.dataset import Example, all_datasets, opening_of
 from academy.curriculum.filters import clean, reason_to_drop
 from academy.curriculum.holdout import GroupedRequest, Renewal, grouped
-from academy.curriculum.overlap_check import opening_of
 from academy.errors import InputError
 from academy.loop.home import Home
 from academy.loop.outside_sources import outside_conversations, outside_examples
@@ -48,16 +47,16 @@ def renew_holdout(home: Home) -> Renewal:
         examined_requests += held_out if dataset.digest in digests else []
         seen_requests += held_out
         seen_requests += [
-            GroupedRequest(text=opening_of(messages)[0], suite="recall", group="")
-            for messages in outside_conversations(dataset)
+            GroupedRequest(text=opening_of(transcript)[0], suite="recall", group="")
+            for transcript in outside_conversations(dataset)
         ]
     for raw in home.store.read(since=max(newest, until)):
-        if raw.id in in_datasets or reason_to_drop(raw):
+        if not raw.trusted or raw.id in in_datasets or reason_to_drop(raw):
             continue
         example = Example.of(clean(raw)[0], origin="")
         request = grouped(example)
         fresh.append(request)
-        if not example.follows_turns:  # an examination asks single requests
+        if not example.follows_turns and not example.transcript.has_tools:  # an examination asks single requests
             unseen_requests.append(request)
     with home.database.write() as connection:
         home.holdout.assign(fresh, connection)

@@ -104,7 +104,7 @@ def run_trials(
     """
     folder = search.folder
     with explain_disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         study = _study(folder / JOURNAL)
         while True:
             trials = _finished(study, search)

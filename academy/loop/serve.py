@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+from academy.access.user_keys import UserKeys
 from academy.errors import InputError
 from academy.lifecycle.gate import AdmissionMonitor, admit_adapter, refusal
 from academy.loop.home import Home
@@ -48,9 +49,11 @@ def serve(
         raise InputError(
             f"'{name}' is not a valid gateway name.", "Use up to 32 lower-case letters, digits and dashes."
         )
-    if not is_loopback(host) and not home.settings.serve_key.get_secret_value():
+    has_key = home.settings.serve_key.get_secret_value() or UserKeys(home.database).all()
+    if not is_loopback(host) and not has_key:
         raise InputError(
-            f"At {host} other machines can send requests, and no key is set.", "Set ACADEMY_SERVE_KEY, or omit --host."
+            f"At {host} other machines can send requests, and no key is set.",
+            "Give each user a key (`academy keys add NAME`), set ACADEMY_SERVE_KEY, or omit --host.",
         )
     monitor = AdmissionMonitor(home.gate)
     engine = make_runtime(

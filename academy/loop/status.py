@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from academy.arena.verdict import HORIZON
+from academy.experience.ratings import Ratings
 from academy.lifecycle.approval import open_verdicts
 from academy.lifecycle.gate import refusal
 from academy.lifecycle.promotion import reconcile
@@ -58,6 +59,7 @@ class Status(Record):
     generation: int
     base_model: BaseModelStatus
     lessons: dict[str, Any]  # the store's statistics, and `new` since the champion's examination
+    ratings_waiting: int  # ratings of sources that are not trusted, until a person decides
     contradictions: int  # pairs of active lessons that answer one request differently
     last_verdict: LastVerdict | None
     budget: Budget
@@ -91,6 +93,7 @@ def status_of(home: Home) -> Status:
         generation=champion.generation,
         base_model=BaseModelStatus(name=home.base.name, digest=home.base.digest, family=home.base.family),
         lessons=home.store.get_statistics() | {"new": home.store.trainable(since=champion.cursor)},
+        ratings_waiting=Ratings(home.database).counts().get("waiting", 0),
         contradictions=open_contradictions(home),
         last_verdict=(
             LastVerdict(

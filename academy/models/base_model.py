@@ -6,25 +6,36 @@ from the Hugging Face hub (safetensors and tokenizer files only, no remote code)
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
 from academy.errors import BaseModelError, TemplateError
-from academy.models.rendering import Message, Rendering
+from academy.models.messages import Transcript
+from academy.models.model_files import HUB_PATTERNS, loaded_files, weight_files
+from academy.models.model_settings import check_settings, check_sizes
+from academy.models.rendering import Rendering
 from academy.models.template_day import day_of
 from academy.models.template_files import read_template_files, read_text
+from academy.models.weights import read_shapes
 from academy.records import Record, digest_of
 from academy.store.files import digest_of_file
 
+if TYPE_CHECKING:
+    from academy.models.chat_template import ChatTemplate
+
+NEEDS_TOOLS = "needs a chat template with tools"
+"""Why a base model cannot be trained on a conversation with tools."""
 SEED = "seed"
 SEED_FOLDER = Path(__file__).parent / "seed"
-MODEL_FILES = ("config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt",
-          "chat_template.jinja", "additional_chat_templates/*.jinja", "*.safetensors",
-          "*.safetensors.index.json")  # fmt: skip
+SUMS = "SHA256SUMS"
+"""The sha256 of the seed's files, beside them."""
 
 
 class BaseModel(Record):
@@ -38,23 +49,44 @@ class BaseModel(Record):
     digest: str
 
     @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shapes of its tensors by name, from the headers of the weights that are loaded."""
+        return read_shapes(self.weights)
+
+    @cached_property
+    def weights(self) -> tuple[Path, ...]:
+        """The files of its weights."""
+        return weight_files(self.name, self.path)
+
+    @property
     def parameters(self) -> int:
-        """The number of weights, from the headers of its safetensors files."""
-        total = 0
-        for path in sorted(self.path.glob("*.safetensors")):
-            for name, entry in _header(path).items():
-                if name != "__metadata__":
-                    count = 1
-                    for size in entry["shape"]:
-                        count *= size
-                    total += count
-        return total
+        """The number of weights."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
 
     @cached_property
     def modules(self) -> frozenset[str]:
-        """The last parts of its layers' names (`q_proj`), from the headers of its safetensors files."""
-        names = (name for path in self.path.glob("*.safetensors") for name in _header(path))
-        return frozenset(name.removesuffix(".weight").rpartition(".")[2] for name in names)
+        """The last parts of its layers' names (`q_proj`)."""
+        return frozenset(name.removesuffix(".weight").rpartition(".")[2] for name in self.shapes)
+
+    @contextmanager
+    def unchanged(self) -> Iterator[Path]:
+        """The folder, for a loader. Its files are checked before and after: what is loaded is what the digest covers.
+
+        A process that has the digest from another one reads all files once. Raises BaseModelError.
+        """
+        before = check(self.name, self.path)
+        digest = digest_of_files(self.path, before)
+        if digest != self.digest:
+            raise BaseModelError(
+                f"The files of the base model {self.name} have changed: its digest is {digest[:12]}, "
+                f"not {self.digest[:12]}.",
+                "Start again with the changed model, or copy the model again.",
+            )
+        yield self.path
+        if check(self.name, self.path) != before:
+            raise BaseModelError(
+                f"Files of the base model {self.name} changed while they were loaded.", "Wait for the copy, and retry."
+            )
 
     @cached_property
     def context(self) -> int:
@@ -72,6 +104,13 @@ class BaseModel(Record):
     def rendering(self) -> Rendering:
         """Its chat template, without a tokenizer. Raises TemplateError where it cannot be read."""
         return Rendering.of(read_template_files(self.path))
+
+    def open_template(self, adapter: Path | None = None) -> ChatTemplate:
+        """The chat template with the tokenizer: the adapter's stored template, or its own. Loads transformers."""
+        from academy.models.chat_template import ChatTemplate
+
+        with self.unchanged() as folder:
+            return ChatTemplate.of(folder, adapter)
 
     @property
     def template_note(self) -> str:
@@ -92,7 +131,7 @@ class BaseModel(Record):
             notes.append("The chat template has no system message; its text is put before the first request.")
         return " ".join(notes)
 
-    def measure(self, conversations: Sequence[Sequence[Mapping[str, str]]]) -> list[int | str]:
+    def measure(self, conversations: Sequence[Transcript]) -> list[int | str]:
         """The tokens of each conversation as it is trained on, or why its chat template rejects it, in a few words.
 
         A conversation ends with an answer. Raises TemplateError where the template works for no conversation.
@@ -101,10 +140,12 @@ class BaseModel(Record):
         sizes: list[int | str] = []
         texts: list[str] = []
         owners: list[int] = []  # the conversation of each text
-        for number, messages in enumerate(conversations):
-            turns: list[Message] = [{"role": message["role"], "content": message["content"]} for message in messages]
+        for number, transcript in enumerate(conversations):
+            if transcript.has_tools and not self.rendering.takes_tools:
+                sizes.append(NEEDS_TOOLS)
+                continue
             try:
-                parts = self.rendering.example(turns)
+                parts = self.rendering.example_of(transcript)
             except TemplateError as problem:
                 sizes.append(f"chat template: {problem.message.removeprefix('The chat template ').rstrip('.')}")
                 continue
@@ -122,11 +163,13 @@ class BaseModel(Record):
         if (self.path / "tokenizer.json").is_file():
             from tokenizers import Tokenizer
 
-            fast = Tokenizer.from_file(str(self.path / "tokenizer.json"))
+            with self.unchanged() as folder:
+                fast = Tokenizer.from_file(str(folder / "tokenizer.json"))
             return [len(encoding.ids) for encoding in fast.encode_batch(texts, add_special_tokens=False)]
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=False)
+        with self.unchanged() as folder:
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
@@ -144,13 +187,13 @@ def resolve(name: str) -> BaseModel:
         raise BaseModelError(f"The base model folder {name} does not exist.", "Check the path of the base model.")
     else:
         folder = _from_hub(name)
-    check(name, folder)
-    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
-    return BaseModel(
-        name=name,
-        path=folder,
-        digest=digest_of({str(path.relative_to(folder)): digest_of_file(path) for path in files}),
-    )
+    stamps = check(name, folder)
+    if folder == SEED_FOLDER and (altered := altered_seed_files()):
+        raise BaseModelError(
+            f"The seed model was altered: {', '.join(altered)} does not have the checksum in {SUMS}.",
+            "Install the package again, or use another base model.",
+        )
+    return BaseModel(name=name, path=folder, digest=digest_of_files(folder, stamps))
 
 
 def _absolute(folder: Path) -> str:
@@ -169,7 +212,7 @@ def _from_hub(name: str) -> Path:
 
     remedy = f"Check the name, the network and your access. Or use a folder, or '{SEED}' for the included model."
     try:
-        return Path(snapshot_download(name, allow_patterns=list(MODEL_FILES)))
+        return Path(snapshot_download(name, allow_patterns=list(HUB_PATTERNS), ignore_patterns=["consolidated*"]))
     except HFValidationError as problem:
         if re.fullmatch(r"[\w.-]+(?:/[\w.-]+)?:[\w.-]+", name):
             raise BaseModelError(
@@ -183,28 +226,55 @@ def _from_hub(name: str) -> Path:
         ) from problem
 
 
-def check(name: str, folder: Path) -> None:
-    """Raises BaseModelError for a folder without a base model, or a base model that needs its own code."""
-    config = folder / "config.json"
-    if not config.is_file() or not any(folder.glob("*.safetensors")):
-        raise BaseModelError(
-            f"{name} does not contain a base model: config.json and *.safetensors are required.",
-            "Other weight formats are refused because they can run code. Convert the model to safetensors.",
-        )
-    try:
-        content = orjson.loads(config.read_bytes())
-    except orjson.JSONDecodeError as problem:
-        raise BaseModelError(
-            f"config.json of {name} is not valid JSON ({problem}).", "Copy the model again."
-        ) from problem
-    if "auto_map" in content:
-        raise BaseModelError(
-            f"The base model {name} needs its own code (auto_map).", "Choose one that transformers supports."
-        )
+class Stamp(NamedTuple):
+    """What changes with a file: even a program that restores its time cannot restore `changed`."""
+
+    path: Path
+    inode: int
+    size: int
+    modified: int
+    changed: int
 
 
-def _header(path: Path) -> dict[str, dict[str, list[int]]]:
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        header: dict[str, dict[str, list[int]]] = orjson.loads(stream.read(length))
-    return header
+def check(name: str, folder: Path) -> tuple[Stamp, ...]:
+    """The files of a base model that are loaded, all of them checked.
+
+    Raises BaseModelError for a folder without a base model, with files that are not known, or with a model that needs
+    its own code or has settings that are refused.
+    """
+    stamps = []
+    for path in loaded_files(name, folder):
+        status = path.stat()
+        stamps.append(Stamp(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    _check_contents(name, folder, tuple(stamps))
+    return tuple(stamps)
+
+
+@lru_cache(maxsize=16)
+def _check_contents(name: str, folder: Path, stamps: tuple[Stamp, ...]) -> None:
+    """Check settings and headers, once in a process as long as the files do not change."""
+    top = {stamp.path.name: stamp.path for stamp in stamps if stamp.path.parent == folder}
+    check_settings(name, top)
+    check_sizes(name, top["config.json"], len(read_shapes(weight_files(name, folder))))
+
+
+def digest_of_files(folder: Path, stamps: Sequence[Stamp]) -> str:
+    """The digest of a base model: of the names and contents of all files that are loaded."""
+    return digest_of({str(stamp.path.relative_to(folder)): _digest_of(stamp) for stamp in stamps})
+
+
+@lru_cache(maxsize=1024)
+def _digest_of(stamp: Stamp) -> str:
+    """The sha256 of a file, computed once in a process as long as the file does not change."""
+    return digest_of_file(stamp.path)
+
+
+def altered_seed_files() -> list[str]:
+    """The names of the seed's files that differ from the checksums beside them."""
+    file = SEED_FOLDER / SUMS
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    sums = {name: digest for digest, name in map(str.split, lines)}
+    digests = {stamp.path.name: _digest_of(stamp) for stamp in check(SEED, SEED_FOLDER)}
+    others = {name: SEED_FOLDER / name for name in sums.keys() - digests.keys()}
+    digests |= {name: digest_of_file(path) if path.is_file() else "" for name, path in others.items()}
+    return sorted(name for name in digests if digests[name] != sums.get(name))

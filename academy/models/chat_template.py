@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from academy.errors import TemplateError
+from academy.models.messages import Transcript
 from academy.models.rendering import Message, Rendering, Text
 from academy.models.template_day import day_of
 from academy.models.template_files import FILE, PLAIN, AddedToken, chosen, end_ids, named, read_text
@@ -73,7 +74,7 @@ class ChatTemplate:
             text, source = file.read_text(encoding="utf-8"), str(file)
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False, local_files_only=True)
         return cls(tokenizer, text or None, source)
 
     @property
@@ -106,6 +107,11 @@ class ChatTemplate:
         Raises TemplateError if the template rejects or changes the example, or does not end it.
         """
         prompt, answer = self.rendering.example(messages)
+        return self._ids(prompt), self._ids(answer)
+
+    def example_of(self, transcript: Transcript) -> tuple[list[int], list[int]]:
+        """As `example`, for a conversation that may have tools."""
+        prompt, answer = self.rendering.example_of(transcript)
         return self._ids(prompt), self._ids(answer)
 
     def raw_answer(self, tokens: Sequence[int]) -> str:

@@ -12,16 +12,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from academy.models.turns import (
-    MEDIA_KEYS,
-    ROLES,
-    RowTurn,
-    UnreadableRowError,
-    media_in,
-    read_text,
-    read_turns,
-    role_of,
-)
+from academy.models.calls import UnreadableRowError
+from academy.models.contents import MEDIA_KEYS, media_beside
+from academy.models.messages import Part, Tool
+from academy.models.tools import TOOL_KEYS, read_tools
+from academy.models.trajectories import read_trajectory
+from academy.models.turns import ROLES, RowTurn, read_text, read_turns, role_of
 
 TURN_KEYS = (
     "messages", "conversations", "conversation", "chat_messages", "contents", "turns", "dialogue", "dialog", "chat",
@@ -46,6 +42,8 @@ SCORES = ("score_chosen", "score_rejected")
 VOTES = ("label", "kto_tag")
 """Keys that are true beside a good answer and false beside a bad one (KTO)."""
 CHOICES = ("choices", "options")
+AROUND_TOOLS = ("config", "extra", "invocation_params", "kwargs", "request", "body", "parameters", "agent", "data")
+"""Keys of objects in which the definitions of tools may stand."""
 
 _CHATML = re.compile(
     r"<\|im_start\|>([^\n<]*+(?:<(?!\|im_start\|>)[^\n<]*+)*+)\n"
@@ -72,6 +70,7 @@ class Dialogue(NamedTuple):
 
     turns: list[RowTurn]
     preferred: bool | None = None
+    tools: tuple[Tool, ...] = ()
 
 
 def read_dialogues(row: Any) -> list[Dialogue] | str:
@@ -80,12 +79,37 @@ def read_dialogues(row: Any) -> list[Dialogue] | str:
         row = {"messages": row}
     if not isinstance(row, Mapping):
         return "not a JSON object"
-    if reason := media_in(row, MEDIA_KEYS):
-        return reason
     try:
-        return _preference(row) or [Dialogue(_turns_of(row))]
+        tools = _tools_of(row, 0)
+        dialogues = _preference(row) or [Dialogue(_turns_of(row))]
     except UnreadableRowError as problem:
         return str(problem)
+    media = media_beside(row, MEDIA_KEYS)
+    return [
+        dialogue._replace(turns=_with_media(dialogue.turns, media) if media else dialogue.turns, tools=tools)
+        for dialogue in dialogues
+    ]
+
+
+def _with_media(turns: list[RowTurn], media: tuple[Part, ...]) -> list[RowTurn]:
+    """The turns with what stands beside them: it belongs to the first request."""
+    first = next((n for n, turn in enumerate(turns) if turn.role == "user"), 0)
+    return [turn._replace(parts=(*media, *turn.parts)) if n == first else turn for n, turn in enumerate(turns)]
+
+
+def _tools_of(row: Mapping[str, Any], depth: int) -> tuple[Tool, ...]:
+    """The definitions of tools beside the turns, or in an object around them."""
+    for key in TOOL_KEYS:
+        if row.get(key):
+            tools = read_tools(row[key])
+            if isinstance(tools, str):
+                raise UnreadableRowError(tools)
+            return tools
+    for key in (*TURN_KEYS, *REQUEST_KEYS, *AROUND_TOOLS):
+        inner = row.get(key)
+        if isinstance(inner, Mapping) and depth < _DEEPEST and (tools := _tools_of(inner, depth + 1)):
+            return tools
+    return ()
 
 
 def read_request(row: Mapping[str, Any]) -> list[RowTurn] | str:
@@ -168,6 +192,8 @@ def _transcript(text: str) -> list[RowTurn]:
 
 
 def _turns_of(row: Mapping[str, Any]) -> list[RowTurn]:
+    if (steps := read_trajectory(row)) is not None:
+        return _checked(read_turns(steps))
     if (turns := _turn_list(row, 0)) is not None:
         if turns and turns[-1].role in ("user", "tool"):  # a logged request, with its answer beside it
             turns += _answer(row) or []

@@ -11,14 +11,17 @@ Control tokens in contents are plain text. `Rendering` replaces each by one char
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
-from functools import cached_property
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 from typing_extensions import TypedDict  # pydantic needs it before Python 3.12
 
 from academy.errors import TemplateError
+from academy.models.messages import Message as Turn
+from academy.models.messages import Tool, ToolCall, Transcript
 from academy.models.template_day import with_fixed_day
 from academy.models.template_files import AddedToken, TemplateFiles
 from academy.models.template_sandbox import MessagesRejectedError, render
@@ -162,6 +165,49 @@ class Rendering:
             "Remove the example, or give the base model another chat template.",
         )
 
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the template writes the definitions of tools, calls and results."""
+        words = ("probe_tool", "Aspidistra", "Begonia", "Calathea")
+        call = ToolCall(id="call00001", name=words[0], arguments=f'{{"plant":"{words[2]}"}}')
+        turns = (
+            Turn(role="user", content="a"),
+            Turn(role="assistant", content="", tool_calls=(call,)),
+            Turn(role="tool", content=words[3], tool_call_id=call.id, name=call.name),
+        )
+        schema = '{"properties":{"plant":{"type":"string"}},"type":"object"}'
+        tools = [Tool(name=words[0], description=words[1], parameters=schema).as_function]
+        try:
+            text = self._render([turn.written(parsed=True) for turn in turns], answer_follows=True, tools=tools)
+        except TemplateError:
+            return False
+        return all(word in text for word in words)
+
+    def example_of(self, transcript: Transcript) -> tuple[Text, Text]:
+        """As `example`, for a conversation that may have tools. Calls are a part of the answer; results never are.
+
+        The answer is what the template writes behind the prompt, which must be a prefix of the whole.
+        """
+        if not transcript.has_tools:
+            return self.example([{"role": turn.role, "content": turn.content} for turn in transcript.messages])
+        if not self.takes_tools:
+            raise TemplateError("The chat template has no place for tools.", "Give the base model another template.")
+        *before, last = transcript.messages
+        bare = without_thoughts(last.content)
+        for content in [bare] if self.closes_thoughts else list(dict.fromkeys((last.content, bare))):
+            answer = last.model_copy(update={"content": content})
+            turns, tools, stand_ins = self._prepared_with_tools([*before, answer], transcript.tools)
+            whole = self._render(turns, answer_follows=False, tools=tools)
+            start = self._render(turns[:-1], answer_follows=True, tools=tools).removesuffix(self.frame.opener)
+            prompt = start + self.frame.lead
+            written, end, rest = whole.removeprefix(prompt).partition(self.frame.end or "\0")
+            is_whole = bool(end) == bool(self.frame.end) and not rest.strip()
+            if whole.startswith(prompt) and is_whole and _says(written, turns[-1]):
+                return Text(prompt, stand_ins), Text(written + end, stand_ins)
+        raise TemplateError(
+            "The chat template does not put the answer with its calls behind the prompt.", "Remove the example."
+        )
+
     def has_control_tokens(self, content: str) -> bool:
         """Whether a user's text contains control tokens."""
         return bool(self._controls[0].search(content))
@@ -188,6 +234,29 @@ class Rendering:
             turn["content"] = controls.sub(lambda match: stand_ins[match[0]], turn["content"])
         return turns, {character: token for token, character in stand_ins.items()}
 
+    def _prepared_with_tools(
+        self, messages: Sequence[Turn], tools: Sequence[Tool]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None, dict[str, str]]:
+        """As `_prepared`: control tokens are replaced in arguments, results and definitions, too."""
+        turns = [message.written(parsed=True, thoughts=False) for message in messages]
+        if [turn["role"] for turn in turns[:2]] == ["system", "user"] and self.system_in_request:
+            content = f"{turns[0]['content']}\n\n{turns[1]['content']}"
+            turns = [{**turns[1], "content": content}, *turns[2:]]
+        functions = [tool.as_function for tool in tools]
+        of_others, of_assistant = self._controls
+        patterns = [of_assistant if turn["role"] == "assistant" else of_others for turn in turns]
+        values = [*zip(patterns, turns, strict=True), (of_others, functions)]
+        tokens = {token: "" for pattern, value in values for text in _strings(value) for token in pattern.findall(text)}
+        if not tokens:
+            return turns, functions or None, {}
+        characters = set().union(*(text for _, value in values for text in _strings(value)), self.text)
+        free = (chr(n) for n in range(FIRST_STAND_IN, 0xFFFFE) if chr(n) not in characters)
+        stand_ins = dict(zip(tokens, free, strict=False))
+        *turns, functions = [
+            _mapped(value, partial(pattern.sub, lambda match: stand_ins[match[0]])) for pattern, value in values
+        ]
+        return turns, functions or None, {character: token for token, character in stand_ins.items()}
+
     @cached_property
     def _controls(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
         """Control tokens in contents of users and systems, and in answers.
@@ -210,18 +279,57 @@ class Rendering:
             raise _unmarked()
         return before, after
 
-    def _render(self, turns: Sequence[Message], *, answer_follows: bool) -> str:
+    def _render(
+        self, turns: Sequence[Mapping[str, Any]], *, answer_follows: bool, tools: Sequence[Any] | None = None
+    ) -> str:
         variables = {
-            **self._special, "messages": [dict(turn) for turn in turns], "tools": None, "documents": None,
+            **self._special, "messages": [dict(turn) for turn in turns], "tools": tools, "documents": None,
             "add_generation_prompt": answer_follows,
         }  # fmt: skip
         try:
             return render(self.text, variables, self.source, self._first_line)
         except MessagesRejectedError as problem:
             words = str(problem)
-            if any(len(turn["content"]) > 3 and turn["content"][:40] in words for turn in turns):
+            if any(len(text) > 3 and text[:40] in words for turn in turns for text in _texts_in(turn)):
                 words = "it names a text of the conversation"  # reports contain no texts
             raise TemplateError(f"The chat template rejects the conversation: {words.rstrip('.')}.", "") from None
+
+
+def _texts_in(turn: Mapping[str, Any]) -> Iterator[str]:
+    """The content of a turn and the texts in the arguments of its calls."""
+    yield from _strings(turn["content"])
+    for call in turn.get("tool_calls", ()):
+        yield from (text for value in call["function"]["arguments"].values() for text in _strings(value))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in a JSON value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from (key, *_strings(inner))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _strings(inner)
+
+
+def _mapped(value: Any, change: Callable[[str], str]) -> Any:
+    """A JSON value with every text changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {change(key): _mapped(inner, change) for key, inner in value.items()}
+    return [_mapped(inner, change) for inner in value] if isinstance(value, list) else value
+
+
+def _says(written: str, turn: Mapping[str, Any]) -> bool:
+    """Whether what a template wrote has a turn's text, the names of what it calls, and the texts of the arguments."""
+    functions = [call["function"] for call in turn.get("tool_calls", ())]
+    texts = [text for function in functions for text in (function["name"], *_strings(function["arguments"]))]
+    return str(turn["content"]).strip() in written and all(
+        text in written or json.dumps(text, ensure_ascii=False)[1:-1] in written for text in texts
+    )
 
 
 def _any_of(texts: Sequence[str]) -> re.Pattern[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache, wraps
 from typing import Any
@@ -32,7 +32,17 @@ LARGEST = 60 << 10
 """Bytes of a template. An adapter's copy of it, with its day, must fit into 64 KiB."""
 REMEDY = "Correct the base model's chat template, or choose another base model."
 
-_WIDE = re.compile(r"\d{6}")
+ALLOCATED = 25 * LONGEST
+"""Characters of all values that one rendering makes, those included that it drops again."""
+PLACE = 16
+"""What a place in a list counts, in characters."""
+WIDEST = 100
+"""Largest indentation of JSON."""
+
+_WIDE = re.compile(r"\{[^{}]*:[^{}]*(?:\d{4}|\{)")
+"""A field with a width of four digits, or one that an argument sets."""
+_METHODS = frozenset(("encode", "expandtabs", "format_map", "maketrans", "translate"))
+"""Methods of texts that make bytes or text of any length; chat templates do not use them."""
 _WRITERS = frozenset(("string", "tojson", "join", "urlencode", "list"))
 """Filters that write every value inside of a value."""
 _OMITTED = frozenset(("random", "wordwrap", "urlize", "striptags", "xmlattr", "pprint"))
@@ -46,6 +56,7 @@ class _Budget:
     def __init__(self) -> None:
         self.until = time.monotonic() + SECONDS
         self.characters = 10 * LONGEST
+        self.allocated = ALLOCATED
 
 
 _budget: ContextVar[_Budget] = ContextVar("budget")
@@ -94,8 +105,14 @@ class _Environment(ImmutableSandboxedEnvironment):
         tree = super()._parse(source, name, filename)
         for loop in tree.find_all(nodes.For):
             loop.body.insert(0, nodes.ExprStmt(_of_environment("tick", []), lineno=loop.lineno))
-        _limit_concatenations(tree)
+        _limit_operators(tree)
         return tree
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Whether a template may use an attribute: none of numbers and bytes, and not all of texts."""
+        if isinstance(obj, int | float | complex | bytes | bytearray) or (isinstance(obj, str) and attr in _METHODS):
+            return False
+        return super().is_safe_attribute(obj, attr, value)
 
     def tick(self) -> None:
         """Called in every round of a loop; `call` checks the time."""
@@ -104,13 +121,18 @@ class _Environment(ImmutableSandboxedEnvironment):
         """The operator `~`."""
         return str(_checked("".join([str(_shown(value)) for value in values])))
 
+    def sliced(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
+        """A slice: `value[start:stop:step]`."""
+        return _checked(value[slice(start, stop, step)])
+
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a function or method within the limits."""
         _check_time()
         name, owner = getattr(obj, "__name__", ""), getattr(obj, "__self__", None)
         if isinstance(owner, str):
             _check_arguments(name, (owner, *args), kwargs)
-        return super().call(context, obj, *args, **kwargs)
+            args = tuple(map(_counted, args))
+        return _checked(super().call(context, obj, *args, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """`str.format` without large widths."""
@@ -122,7 +144,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         def limited(*args: Any, **kwargs: Any) -> str:
             if _WIDE.search(value.__self__):
                 raise _LimitError(TOO_LARGE)
-            _check_arguments("format", (value.__self__, *args), kwargs)
+            _check_arguments("format", (value.__self__, *args, 10**3), kwargs)
             return str(_checked(write(*args, **kwargs)))
 
         return limited
@@ -147,7 +169,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             too_large = sum(sizes) > LONGEST
         if too_large:
             raise _LimitError(TOO_LARGE)
-        return super().call_binop(context, operator, left, right)
+        return _checked(super().call_binop(context, operator, left, right))
 
 
 def render(text: str, variables: Mapping[str, Any], source: str = "the chat template", first_line: int = 1) -> str:
@@ -209,23 +231,26 @@ def _of_environment(name: str, arguments: Sequence[nodes.Expr]) -> nodes.Call:
     return nodes.Call(nodes.EnvironmentAttribute(name), list(arguments), [], None, None)
 
 
-def _limit_concatenations(node: nodes.Node) -> None:
-    """Replace every `~`, which cannot be intercepted, by a call."""
+def _limit_operators(node: nodes.Node) -> None:
+    """Replace every `~` and every slice, which cannot be intercepted, by a call."""
     for name, value in node.iter_fields():
         if isinstance(value, list):
             for place, child in enumerate(value):
                 if isinstance(child, nodes.Node):
-                    _limit_concatenations(child)
+                    _limit_operators(child)
                     value[place] = _limited(child)
         elif isinstance(value, nodes.Node):
-            _limit_concatenations(value)
+            _limit_operators(value)
             setattr(node, name, _limited(value))
 
 
 def _limited(node: nodes.Node) -> nodes.Node:
-    if not isinstance(node, nodes.Concat):
-        return node
-    return _of_environment("joined", node.nodes).set_lineno(node.lineno)
+    if isinstance(node, nodes.Concat):
+        return _of_environment("joined", node.nodes).set_lineno(node.lineno)
+    if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
+        ends = [end or nodes.Const(None) for end in (node.arg.start, node.arg.stop, node.arg.step)]
+        return _of_environment("sliced", [node.node, *ends]).set_lineno(node.lineno)
+    return node
 
 
 def _check_time() -> None:
@@ -234,13 +259,26 @@ def _check_time() -> None:
 
 
 def _checked(value: Any) -> Any:
-    """A value that is not too large."""
+    """A value that is not too large, alone and with all others of this rendering."""
     _check_time()
-    if (isinstance(value, str) and len(value) > LONGEST) or (
-        isinstance(value, list | tuple | dict) and len(value) > 2 * MAX_NUMBER
-    ):
+    if isinstance(value, str | bytes):
+        size = len(value)
+        too_large = size > LONGEST
+    elif isinstance(value, list | tuple | dict):
+        size = PLACE * len(value)
+        too_large = len(value) > 2 * MAX_NUMBER
+    else:
+        return value
+    budget = _budget.get()
+    budget.allocated -= size
+    if too_large or budget.allocated < 0:
         raise _LimitError(TOO_LARGE)
     return value
+
+
+def _counted(value: Any) -> Any:
+    """A value whose items are checked while a function reads them, if it is a generator."""
+    return map(_checked, value) if isinstance(value, Iterator) else value
 
 
 def _written(value: Any) -> Any:
@@ -275,11 +313,14 @@ def _check_arguments(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) 
     rest = [*args[1:], *kwargs.values()]
     if any(isinstance(value, int | float) and abs(value) > MAX_NUMBER for value in rest):
         raise _LimitError(TOO_LARGE)
+    if name == "sum" and any(not isinstance(value, int | float | str) for value in rest):
+        raise _LimitError(TOO_LARGE)  # a sum of lists copies all of them again for each
     if name == "join":
         _shown(list(args))
     if name in ("join", "replace", "format", "indent", "translate") and rest:
         length = len(args[0]) if isinstance(args[0], str | list | tuple | range) else MAX_NUMBER
         longest = max((len(value) for value in rest if isinstance(value, str | list | tuple)), default=0)
+        longest = max([longest, *(abs(int(value)) for value in rest if isinstance(value, int | float))])
         if length * longest > 10 * LONGEST:
             raise _LimitError(TOO_LARGE)
 
@@ -296,7 +337,7 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             raise _LimitError(TOO_LARGE)
         if name in _WRITERS:
             _shown(list(args[1:] if passes_context else args))
-        return _checked(function(*args, **kwargs))
+        return _checked(function(*map(_counted, args), **kwargs))
 
     return limited
 
@@ -308,11 +349,22 @@ def _raise_exception(message: Any) -> None:
 def _tojson(
     value: Any,
     ensure_ascii: bool = False,
-    indent: int | None = None,
+    indent: int | str | None = None,
     separators: Any = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    if indent is None:
+        return encoder.encode(value)
+    if (len(indent) if isinstance(indent, str) else indent) > WIDEST:
+        raise _LimitError(TOO_LARGE)
+    parts, characters = [], 0
+    for part in encoder.iterencode(value):  # deep values have more indentation than text
+        parts.append(part)
+        characters += len(part)
+        if characters > LONGEST:
+            raise _LimitError(TOO_LARGE)
+    return "".join(parts)
 
 
 ENVIRONMENT = _Environment()

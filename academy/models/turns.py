@@ -1,14 +1,25 @@
-"""Reads the turns of foreign conversations: role names of all common dialects, and contents as texts or lists of parts.
+"""Reads the turns of foreign conversations: role names of all common dialects, contents, calls of tools and results.
 
-A turn that cannot be read gives a reason. Nothing is passed over, except what a model thinks before its answer.
+A turn that cannot be read gives a reason. Nothing is passed over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-Role = Literal["system", "user", "assistant", "tool"]
+from academy.models.calls import (
+    Item,
+    Result,
+    Thought,
+    UnreadableRowError,
+    call_in,
+    calls_beside,
+    calls_in,
+    items_of,
+)
+from academy.models.contents import FILE_KEYS, MEDIA_KEYS, items_in, media_beside, plain, result_items, thoughts_in
+from academy.models.messages import Part, Role, ToolCall
 
 ROLES: dict[str, Role] = {
     **dict.fromkeys(("system", "developer", "systemmessage", "systemmessagechunk"), "system"),
@@ -16,20 +27,22 @@ ROLES: dict[str, Role] = {
     **dict.fromkeys(
         (
             "assistant", "gpt", "chatgpt", "model", "ai", "bot", "chatbot", "llm", "bard", "bing", "claude", "gemini",
-            "aimessage", "aimessagechunk", "function_call", "tool_call", "tool_calls",
+            "aimessage", "aimessagechunk", "agent", "function_call", "tool_call", "tool_calls", "custom_tool_call",
+            "local_shell_call", "reasoning",
         ),
         "assistant",
     ),
     **dict.fromkeys(
         (
             "tool", "function", "observation", "ipython", "function_response", "tool_response", "tool_result",
-            "function_call_output", "toolmessage", "functionmessage",
+            "function_call_output", "custom_tool_call_output", "local_shell_call_output", "toolmessage",
+            "toolmessagechunk", "functionmessage",
         ),
         "tool",
     ),
 }  # fmt: skip
 """Names of the roles; upper case, hyphens and spaces do not matter."""
-CALLS = frozenset({"function_call", "tool_call", "tool_calls"})
+CALLS = frozenset({"function_call", "tool_call", "tool_calls", "custom_tool_call", "local_shell_call"})
 """Names of an assistant's turn that only calls a tool."""
 ROLE_KEYS = ("role", "from", "sender", "speaker", "author", "type")
 CONTENT_KEYS = ("content", "value", "text", "parts", "message", "output")
@@ -40,23 +53,15 @@ PAIR_KEYS: dict[str, Role] = {
 }
 """Keys of a turn that holds a request and its answer (Capybara, XTuner)."""
 
-MEDIA_KEYS = (
-    "image", "images", "image_url", "image_urls", "video", "videos", "audio", "audios",
-)  # fmt: skip
-"""Keys of pictures, films and sounds beside a text, in a turn or a row. The text may make no sense without them."""
-FILE_KEYS = ("attachments", "files")
-"""Keys of files beside the text of a turn."""
-
-_TEXTS = frozenset({"text", "input_text", "output_text"})
-_THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning", "thought"})
-_CALL_PARTS = frozenset({"tool_use", "server_tool_use", "tool_call", "function_call", "functioncall", "executablecode"})
-_RESULT_PARTS = frozenset(
-    {"tool_result", "tool_response", "function_response", "functionresponse", "codeexecutionresult"}
-)
-
-
-class UnreadableRowError(Exception):
-    """Why a row cannot be read. The readers return it as a text."""
+THOUGHT_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""Keys of what an assistant thought, beside its text."""
+WEIGHTS = ("weight", "train", "training", "train_on_turn", "loss", "loss_weight", "loss_scale", "loss_mask")
+"""Fields of a turn that say whether it is learned: a number, or true and false. 0 and false mean context only."""
+UNCLEAR_WEIGHTS = {
+    "mask": "mask does not say whether 1 is learned or omitted",
+    "train_detail": "train_detail marks parts of an answer",
+}
+"""Fields of a turn that cannot be followed."""
 
 
 class RowTurn(NamedTuple):
@@ -65,19 +70,21 @@ class RowTurn(NamedTuple):
     role: Role
     text: str
     number: int  # in the row, from 1
-    calls: bool = False  # it calls a tool, so its text is a preamble
+    calls: tuple[ToolCall, ...] = ()
     source: Mapping[str, Any] = {}
+    result: Result | None = None  # of a tool's turn
+    reasoning: str = ""
+    parts: tuple[Part, ...] = ()
 
-
-class _Content(NamedTuple):
-    text: str = ""
-    calls: bool = False
-    results: bool = False
+    @property
+    def says_something(self) -> bool:
+        """Whether it has a text that is not blank."""
+        return bool(self.text.strip())
 
 
 def role_of(name: Any) -> Role | None:
     """The standard role of a name, or None."""
-    return ROLES.get(_plain(name)) if isinstance(name, str) else None
+    return ROLES.get(plain(name)) if isinstance(name, str) else None
 
 
 def read_turns(turns: list[Any]) -> list[RowTurn] | str:
@@ -87,7 +94,10 @@ def read_turns(turns: list[Any]) -> list[RowTurn] | str:
         return [RowTurn(roles[n % 2], text, n + 1) for n, text in enumerate(turns)]
     result: list[RowTurn] = []
     for number, turn in enumerate(turns, start=1):
-        read = _read_turn(turn, number) if isinstance(turn, Mapping) else f"a turn is not an object (turn {number})"
+        try:
+            read = _read_turn(turn, number) if isinstance(turn, Mapping) else f"a turn is not an object (turn {number})"
+        except UnreadableRowError as problem:
+            return str(problem)
         if isinstance(read, str):
             return read
         result += read
@@ -96,39 +106,119 @@ def read_turns(turns: list[Any]) -> list[RowTurn] | str:
 
 def read_text(content: Any, where: str) -> str:
     """The text of a system message or of an answer that stands alone. Raises UnreadableRowError."""
-    parsed = _content(content, where)
-    return parsed.text
-
-
-def media_in(source: Mapping[str, Any], keys: tuple[str, ...]) -> str:
-    """Why a turn or a row cannot be read from its text alone; empty if it can."""
-    return next((f"what {key!r} holds is not text" for key in keys if source.get(key)), "")
+    items = list(items_in(content, where))
+    if any(isinstance(item, ToolCall | Result | Part) for item in items):
+        raise UnreadableRowError(f"content is not text ({where})")
+    return _texts(items)
 
 
 def _read_turn(turn: Mapping[str, Any], number: int) -> list[RowTurn] | str:
     if turn.get("type") == "constructor" and isinstance(turn.get("kwargs"), Mapping):  # LangChain's own JSON
         name = turn["id"][-1] if isinstance(turn.get("id"), list) and turn["id"] else None
         turn = {**turn["kwargs"], "role": name}
-    if reason := media_in(turn, (*MEDIA_KEYS, *FILE_KEYS)):
-        return f"{reason} (turn {number})"
     name = _role_name(turn)
     if name is None:
+        if media := media_beside(turn, (*MEDIA_KEYS, *FILE_KEYS)):
+            return f"a {media[0].kind} without a role (turn {number})"
         return _pair_turn(turn, number)
     role = role_of(name)
     if role is None:
         return f"unknown role {str(name)[:40]!r} (turn {number})"
-    key = next((key for key in CONTENT_KEYS if turn.get(key) is not None), "")
+    where = f"turn {number}"
+    parts = turn.get("parts")  # Vercel's AI SDK writes the text twice: in `content`, and with the calls in `parts`
+    has_calls = isinstance(parts, list) and any(
+        isinstance(part, Mapping) and "tool" in str(part.get("type")) for part in parts
+    )
+    key = "parts" if has_calls else next((key for key in CONTENT_KEYS if turn.get(key) is not None), "")
+    data = turn.get("data")
+    if not key and isinstance(data, Mapping):  # LangChain's messages as dictionaries
+        turn, key = {**turn, **data, "type": turn.get("type")}, "content"
+    media = media_beside(turn, (*MEDIA_KEYS, *FILE_KEYS))
+    if plain(name) in CALLS:
+        calls = _called(turn, key, where)
+        return [RowTurn("assistant", "", number, tuple(calls), turn, None, "", media)]
+    items = [*media, *([] if plain(name) == "reasoning" else _items(turn, key, role, where))]
+    if role == "assistant":
+        for thought_key in THOUGHT_KEYS:
+            value = turn.get(thought_key)
+            if isinstance(value, str) and value.strip():
+                items.insert(0, Thought(value))
+                break
+        if plain(name) == "reasoning" and (words := thoughts_in(turn)):
+            items.insert(0, Thought(words))
+        if not any(isinstance(item, ToolCall) for item in items):  # LangChain has them in the content as well
+            items += calls_beside(turn, where)
+        return _assistant_turns(items, number, turn)
+    if any(isinstance(item, ToolCall) for item in items):
+        return f"a call that is not the assistant's ({where})"
+    return _other_turns(items, role, number, turn)
+
+
+def _called(turn: Mapping[str, Any], key: str, where: str) -> list[ToolCall]:
+    """The calls of a turn that only calls."""
+    if isinstance(turn.get("name"), str) or plain(turn.get("type")) in CALLS:
+        return [call_in({"name": plain(turn.get("type")).removesuffix("_call"), **turn}, where)]
+    if beside := calls_beside(turn, where):
+        return beside
     value = turn.get(key)
-    if not key and isinstance(turn.get("data"), Mapping):  # LangChain's messages as dictionaries
-        value = turn["data"].get("content")
-    try:
-        content = _content(value, f"turn {number}")
-    except UnreadableRowError as problem:
-        return str(problem)
-    calls = content.calls or _plain(name) in CALLS or bool(turn.get("tool_calls") or turn.get("function_call"))
-    if content.results and not content.text.strip():
-        role = "tool"
-    return [RowTurn(role, "" if _plain(name) in CALLS else content.text, number, calls and role == "assistant", turn)]
+    if isinstance(value, str) and (marked := [item for item in items_of(value, where) if isinstance(item, ToolCall)]):
+        return marked
+    return calls_in(value, where)
+
+
+def _items(turn: Mapping[str, Any], key: str, role: Role, where: str) -> list[Item]:
+    if role == "tool":
+        value = turn.get(key)
+        items = list(items_in(value, where)) if isinstance(value, list) else []
+        results: list[Item] = [item for item in items if isinstance(item, Result)]
+        return results or [result_items({**turn, "content": value}, where)]
+    items = list(items_in(turn.get(key), where))
+    if role != "assistant":
+        return items
+    return [
+        inner
+        for item in items
+        for inner in (items_of(item, where) if isinstance(item, str) and not isinstance(item, Thought) else [item])
+    ]
+
+
+def _assistant_turns(items: list[Item], number: int, source: Mapping[str, Any]) -> list[RowTurn]:
+    """An assistant's turn; results inside of it divide it. Its feedback belongs to the last text."""
+    groups: list[list[Item]] = [[]]
+    for item in items:
+        if groups[-1] and isinstance(groups[-1][-1], Result) and not isinstance(item, Result):
+            groups.append([])
+        groups[-1].append(item)
+    weights = {name: source[name] for name in (*WEIGHTS, *UNCLEAR_WEIGHTS) if name in source}
+    turns: list[RowTurn] = []
+    for place, group in enumerate(groups, start=1):
+        calls = tuple(item for item in group if isinstance(item, ToolCall))
+        parts = tuple(item for item in group if isinstance(item, Part))
+        thoughts = "\n".join(item for item in group if isinstance(item, Thought))
+        own = source if place == len(groups) else weights
+        turns.append(RowTurn("assistant", _texts(group), number, calls, own, None, thoughts, parts))
+        turns += _results(group, number)
+    return turns
+
+
+def _other_turns(items: list[Item], role: Role, number: int, source: Mapping[str, Any]) -> list[RowTurn]:
+    """Another's turn: results come first, whatever stands before them."""
+    turns = _results(items, number)
+    text = _texts(items)
+    parts = tuple(item for item in items if isinstance(item, Part))
+    if role != "tool" and (text.strip() or parts or not turns):
+        turns.append(RowTurn(role, text, number, (), source, None, "", parts))
+    return turns
+
+
+def _results(items: list[Item], number: int) -> list[RowTurn]:
+    return [
+        RowTurn("tool", item.text, number, (), {}, item, "", item.parts) for item in items if isinstance(item, Result)
+    ]
+
+
+def _texts(items: list[Item]) -> str:
+    return "".join(item for item in items if isinstance(item, str) and not isinstance(item, Thought))
 
 
 def _role_name(turn: Mapping[str, Any]) -> Any:
@@ -139,7 +229,7 @@ def _role_name(turn: Mapping[str, Any]) -> Any:
         if key == "type" and name in ("message", "text"):
             continue
         if name is not None:
-            return "assistant" if key == "type" and name == "reasoning" else name
+            return name
     return None
 
 
@@ -152,52 +242,6 @@ def _pair_turn(turn: Mapping[str, Any], number: int) -> list[RowTurn] | str:
             continue
         if not isinstance(value, str):
             return f"content is not text (turn {number}, {key})"
-        result.append(RowTurn(role, value, number, False, turn if role == "assistant" else {}))
+        result.append(RowTurn(role, value, number, (), turn if role == "assistant" else {}))
     order = ("system", "user", "assistant")
     return sorted(result, key=lambda row_turn: order.index(row_turn.role)) or f"a turn has no role (turn {number})"
-
-
-def _content(value: Any, where: str) -> _Content:
-    """The text of a content and whether it calls a tool or has its results. Raises UnreadableRowError."""
-    if value is None:
-        return _Content()
-    if isinstance(value, str):
-        return _Content(value)
-    if isinstance(value, Mapping):
-        parts = value.get("parts")
-        value = parts if isinstance(parts, list) else [value]
-    if not isinstance(value, list):
-        raise UnreadableRowError(f"content is not text ({where}: {type(value).__name__})")
-    texts, calls, results = [], False, False
-    for part in value:
-        if part is None or isinstance(part, str):
-            texts.append(part or "")
-            continue
-        if not isinstance(part, Mapping):
-            raise UnreadableRowError(f"content has a part that is not text ({where}: {type(part).__name__})")
-        kinds = {_plain(part["type"])} if isinstance(part.get("type"), str) else {_plain(key) for key in part}
-        if kinds & _CALL_PARTS:
-            calls = True
-        elif kinds & _RESULT_PARTS:
-            results = True
-        elif kinds & _THOUGHTS or part.get("thought") is True:
-            continue
-        else:
-            texts.append(_text_of(part, kinds, where))
-    return _Content("".join(texts), calls, results)
-
-
-def _text_of(part: Mapping[str, Any], kinds: set[str], where: str) -> str:
-    text = part.get("text")
-    if text is None and "type" not in part:
-        text = part.get("content")
-    if isinstance(text, Mapping):
-        text = text.get("value")
-    if not isinstance(text, str) or ("type" in part and not kinds & _TEXTS):
-        kind = str(part.get("type") or ", ".join(map(str, part)) or "empty")[:40]
-        raise UnreadableRowError(f"a part of type {kind!r} cannot be read ({where})")
-    return text
-
-
-def _plain(name: Any) -> str:
-    return str(name).strip().strip(":").casefold().replace("-", "_").replace(" ", "_")

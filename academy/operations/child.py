@@ -13,12 +13,15 @@ import sys
 import time
 from types import FrameType
 
+from academy.private import be_private
+
 POLL_SECONDS = 0.3
 GRACE_SECONDS = 8.0
 
 
 def main() -> int:
     """Run the command until it or the parent ends, or a signal comes."""
+    be_private()
     parent, command = int(sys.argv[1]), sys.argv[2:]
     signals: list[int] = []
 
@@ -27,7 +30,7 @@ def main() -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, remember)
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(command, start_new_session=True, close_fds=False)  # it gets the sockets
     while process.poll() is None and not signals and os.getppid() == parent:
         time.sleep(POLL_SECONDS)
     _end_group(process)

@@ -8,6 +8,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from academy.current_folder import environment
 from academy.errors import HomeError
 from academy.loop.home import Home
 from academy.operations.prefect_server import configure
@@ -31,7 +32,7 @@ def create_databases(home: Home) -> None:
     command = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
     process = subprocess.run(
         command, capture_output=True, text=True, errors="replace", check=False,
-        env={**os.environ, "PREFECT_CLI_PROMPT": "false"},
+        env=environment(PREFECT_CLI_PROMPT="false"), cwd=home.settings.folder("prefect"),
     )  # fmt: skip
     if process.returncode:
         # a child that was killed may have written nothing, or only white space

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+from academy.current_folder import environment
 from academy.errors import HomeError, InputError
 from academy.habitat.routing import POOLS
+from academy.operations.prefect_rules import CHECKOUT, DEPLOYMENTS, POOL
 from academy.operations.prefect_server import alive, configure, make_pools, running, use_own_server
+from academy.operations.prefect_settings import import_prefect
 from academy.records import Record
 from academy.settings import Settings
-
-POOL = "academy-cpu"
-"""The work pool of all flows except trainings on a device."""
-DEPLOYMENTS = (
-    "evolve/nightly", "evolve/on-demand", "train/cpu", "train/gpu", "examine/by-hand", "promote/by-hand",
-    "verify/nightly",
-)  # fmt: skip
 
 
 class Deployed(Record):
@@ -40,22 +37,25 @@ def deploy(settings: Settings) -> Deployed:
     if "PREFECT_API_URL" not in os.environ:
         use_own_server(settings, url)
     os.environ["ACADEMY_HOME"] = str(settings.home.resolve())
-    checkout = Path(__file__).parents[2]
-    if not (checkout / "prefect.yaml").is_file():
+    if not (CHECKOUT / "prefect.yaml").is_file():
         raise InputError("The flows have no prefect.yaml beside them.", "Deploy from a checkout of the project.")
+    import_prefect(settings)
     make_pools(url, [POOL, *POOLS.values()])
-    _prefect(checkout, "--no-prompt", "deploy", "--all")
+    _prefect(CHECKOUT, "--no-prompt", "deploy", "--all")
     return Deployed(
         deployments=DEPLOYMENTS,
-        worker_command="prefect worker start --type process --limit 1 "
+        # Prefect reads settings in the folder where it starts
+        worker_command=f"cd {shlex.quote(str(settings.home.resolve()))} && PYTHONSAFEPATH=1 "
+        "python -m academy.operations.prefect_worker "
         f"--pool {POOLS['cuda']} --name gpu-{settings.home_id}",
     )
 
 
 def _prefect(folder: Path, *arguments: str) -> None:
     process = subprocess.run(
-        [sys.executable, "-m", "prefect", *arguments], cwd=folder, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-m", "prefect", *arguments], cwd=folder, env=environment(), capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
     if process.returncode:
         lines = [line for line in (process.stderr or process.stdout).strip().splitlines() if line.strip()]
         raise HomeError(

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_sandbox
 from academy.errors import AcademyError, EngineError, ExaminationError
@@ -15,11 +18,13 @@ from academy.habitat.backends.choice import select_backend
 from academy.habitat.backends.container import ContainerChoice
 from academy.habitat.backends.isolation import GPU_REMEDY, visible_gpus
 from academy.loop.home import Home
-from academy.models.base_model import SEED, SEED_FOLDER, resolve
+from academy.masking import mask
+from academy.models.base_model import SEED, altered_seed_files, resolve
 from academy.operations.prefect_server import running
 from academy.records import Record
 from academy.settings import Settings
-from academy.store.files import digest_of_file
+from academy.settings_file import FILE_VARIABLE
+from academy.settings_report import describe_settings
 from academy.system.docker import ENGINE_REMEDY, connect
 from academy.system.hardware import Gpu, Inventory, take_inventory
 from academy.system.installation import install_remedy
@@ -34,15 +39,15 @@ class Finding(Record):
     name: str
     works: bool
     needed: bool
-    found: str
-    remedy: str = ""
+    found: Annotated[str, AfterValidator(mask)]
+    remedy: Annotated[str, AfterValidator(mask)] = ""
 
 
 def diagnose(settings: Settings, base_model: str | None = None) -> tuple[Finding, ...]:
     """Check everything, with this base model or the one of the settings."""
     machine = take_inventory()
     return (
-        _python(), _home(settings), _checked("database", lambda: _database(settings)),
+        _python(), _settings(settings), _home(settings), _checked("database", lambda: _database(settings)),
         _checked("base model", lambda: _base(base_model or settings.base_model)), _seed_intact(),
         _checked("MLflow", lambda: _mlflow(settings)), _prefect(settings), check_gpu(machine), _cuda(machine),
         _library("unsloth", "TRL and PEFT train instead", installed=machine.unsloth),
@@ -73,6 +78,16 @@ def _python() -> Finding:
     )
 
 
+def _settings(settings: Settings) -> Finding:
+    report = describe_settings(settings)
+    parts = [*(report.files or ("no file",)), *report.variables]
+    return Finding(
+        name="settings", works=not report.unread, needed=False,
+        found=", ".join(parts) + (f"; not read: {report.unread}" if report.unread else ""),
+        remedy=f"If you trust the file, set {FILE_VARIABLE}={report.unread}." if report.unread else "",
+    )  # fmt: skip
+
+
 def _home(settings: Settings) -> Finding:
     free = shutil.disk_usage(settings.folder(".")).free
     works = free > SCARCE_BYTES
@@ -98,13 +113,12 @@ def _base(name: str) -> Finding:
 
 
 def _seed_intact() -> Finding:
-    lines = (SEED_FOLDER / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    names = [name for digest, name in map(str.split, lines) if digest_of_file(SEED_FOLDER / name) != digest]
+    names = altered_seed_files()
     return Finding(
         name="seed model",
         works=not names,
         needed=False,
-        found=f"altered: {', '.join(names)}" if names else f"{len(lines)} files checked",
+        found=f"altered: {', '.join(names)}" if names else "all files checked",
         remedy=f"Install the package again, or use a base model other than '{SEED}'." if names else "",
     )
 

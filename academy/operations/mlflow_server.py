@@ -1,4 +1,4 @@
-"""`python -m academy.operations.mlflow_server PORT HOME`: MLflow's pages and API, behind the access layer.
+"""`python -m academy.operations.mlflow_server HOME SOCKETS`: MLflow's pages and API, behind the access layer.
 
 MLflow's assistant runs shell commands, and its gateway, jobs and webhooks ask other servers or run code: the pages of a
 home do without them. Artifacts are read and written below the home's folder for them, or in the configured store.
@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 from starlette.types import ASGIApp
 
 from academy.access.layer import AccessLayer, home_rules
+from academy.operations.listeners import inherited
+from academy.private import be_private
 from academy.settings import Settings, load_settings
 
 CONFIGURED = ("MLFLOW_ARTIFACTS_DESTINATION", "MLFLOW_DEFAULT_ARTIFACT_ROOT")
@@ -146,13 +148,10 @@ def _is_own(location: str, roots: tuple[str, ...]) -> bool:
 
 def main() -> None:
     """Serve until a supervisor ends this process."""
-    import uvicorn
+    be_private()
+    from academy.access.guarded_server import run
 
-    app = make_app(load_settings(Path(sys.argv[2])))
-    uvicorn.run(
-        app, host="127.0.0.1", port=int(sys.argv[1]), log_level="warning", proxy_headers=False,
-        timeout_graceful_shutdown=2, timeout_keep_alive=5,
-    )  # fmt: skip
+    run(make_app(load_settings(Path(sys.argv[1]))), inherited(sys.argv[2]))
 
 
 if __name__ == "__main__":

@@ -4,33 +4,78 @@ from __future__ import annotations
 
 import base64
 import os
+import secrets
 from contextlib import nullcontext
 from typing import Any
 
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from academy.access.layer import AccessLayer, home_rules
-from academy.access.secret import home_secret
+from academy.access.layer import AccessLayer, home_rules, send_refusal
+from academy.access.rules import Refusal
+from academy.operations.prefect_rules import request_refusal
 from academy.settings import Settings
 
 SERVER_AUTH, CLIENT_AUTH = "PREFECT_SERVER_API_AUTH_STRING", "PREFECT_API_AUTH_STRING"
-UI_SETTINGS = "/ui-settings"
+API, UI_SETTINGS = "/api", "/ui-settings"
+READING = ("GET", "HEAD", "OPTIONS")
+LARGEST_BODY = 16 * 2**20
+"""Bytes of a request that is read here."""
 
 
-def auth_string(settings: Settings) -> str:
-    """Prefect's `user:password` for this home: its secret is the password, unless the environment sets another."""
-    return os.environ.get(SERVER_AUTH) or f"academy:{home_secret(settings)}"
+def new_auth_string() -> str:
+    """Prefect's `user:password` for a server that starts now: a random one, unless the environment sets another.
+
+    The home's secret is not sent by any client: what a server's successor at the same address could learn is worthless.
+    """
+    return os.environ.get(SERVER_AUTH) or f"academy:{secrets.token_urlsafe(32)}"
 
 
 def make_app(settings: Settings, port: int) -> ASGIApp:
     """Prefect's server for a port of loopback. Call it before anything imports Prefect."""
-    credentials = auth_string(settings)
+    credentials = os.environ.get(CLIENT_AUTH) or new_auth_string()  # of the process that starts this one
     os.environ[SERVER_AUTH] = credentials
     os.environ["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = f"http://127.0.0.1:{port}"  # its default is every page
     from prefect.server.api.server import create_app
 
-    return AccessLayer(_Authorized(create_app(), credentials), home_rules(settings, tokens=(credentials,)))
+    app = _OwnFlowsOnly(_Authorized(create_app(), credentials))
+    return AccessLayer(app, home_rules(settings, tokens=(credentials,)))
+
+
+class _OwnFlowsOnly:
+    """Refuses requests that would make text run as code (prefect_rules.py), also of admitted users."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in READING or not scope["path"].startswith(f"{API}/"):
+            await self.app(scope, receive, send)
+            return
+        body, message = b"", await receive()
+        while message["type"] == "http.request":
+            body += message.get("body", b"")
+            if len(body) > LARGEST_BODY or not message.get("more_body"):
+                break
+            message = await receive()
+        refusal = (
+            f"A request may have {LARGEST_BODY >> 20} MiB."
+            if len(body) > LARGEST_BODY
+            else request_refusal(scope["method"], scope["path"].removeprefix(API), body)
+        )
+        if refusal:
+            await send_refusal(Refusal(status=403, sentence=refusal), send)
+            return
+        sent = False
+
+        async def receive_again() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": body}
+
+        await self.app(scope, receive_again, send)
 
 
 class _Authorized:

@@ -1,14 +1,13 @@
 """A Prefect server for a flow that runs in this process: the running one, or one that ends with this process.
 
 Prefect's own ephemeral server survives a killed process. This one asks the kernel to end it with its parent.
-`python -m academy.operations.prefect_server PORT PARENT HOME` is that child process.
+`python -m academy.operations.prefect_server PARENT HOME SOCKETS` is that child process.
 """
 
 from __future__ import annotations
 
 import http.client
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -23,11 +22,14 @@ from urllib.parse import urlsplit
 
 from academy.access.layer import ROOT
 from academy.access.peers import listener_account
-from academy.access.secret import owner_of
+from academy.access.secret import owner_of, read_private
+from academy.current_folder import drop_prefect_settings, environment
 from academy.errors import HomeError, InputError
 from academy.operations.job_template import JOB_TEMPLATE
+from academy.operations.listeners import inherited, listen, numbers_of
 from academy.operations.locks import evolution_lock, training_lock
-from academy.operations.prefect_app import CLIENT_AUTH, auth_string, make_app
+from academy.operations.prefect_app import CLIENT_AUTH, make_app, new_auth_string
+from academy.private import be_private
 from academy.settings import Settings, load_settings
 from academy.store.locks import exclusive_lock
 from academy.system.connections import check_connections
@@ -37,22 +39,27 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 STARTUP_SECONDS = 120
-URL_FILE = "server.url"
+URL_FILE, AUTH_FILE = "server.url", "prefect"
 RESTARTS = 3
 KEEP_SECONDS = 0.3
 _QUIET = {"PREFECT_LOGGING_SERVER_LEVEL": "WARNING", "PREFECT_SERVER_LOGGING_LEVEL": "WARNING"}
 
 
 def configure(settings: Settings) -> None:
-    """Set the environment of Prefect: a folder of this home, few log lines. Call it before importing Prefect.
+    """Set the environment of Prefect: a folder and a profile of this home, few log lines. Then import Prefect.
+
+    Of the user's own variables only those of servers count: others name files, profiles and logging that run code.
 
     Raises InputError for a variable with which its client cannot connect.
     """
     check_connections()
     if (url := os.environ.get("PREFECT_API_URL")) and not url.startswith(("http://", "https://")):
         raise InputError(f"PREFECT_API_URL={url} is not an address.", "Write it as http://host:port/api, or unset it.")
-    defaults = {
-        "PREFECT_HOME": str(settings.folder("prefect")),
+    drop_prefect_settings()
+    folder = settings.folder("prefect")
+    variables = {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_PROFILES_PATH": str(folder / "profiles.toml"),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": str(STARTUP_SECONDS),
@@ -61,8 +68,7 @@ def configure(settings: Settings) -> None:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
         "DO_NOT_TRACK": "true",
     }
-    for name, value in defaults.items():
-        os.environ.setdefault(name, value)
+    os.environ |= variables
 
 
 class Server:
@@ -93,12 +99,13 @@ class OwnServer(Server):
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._port = _free_port()
+        self._sockets = listen(0)
         self._home = settings.home.resolve()
         self._over = threading.Event()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
-        super().__init__(f"http://127.0.0.1:{self._port}/api", settings.folder("prefect") / "server.log")
-        use_own_server(settings, self.url)
+        port = self._sockets[0].getsockname()[1]
+        super().__init__(f"http://127.0.0.1:{port}/api", settings.folder("prefect") / "server.log")
+        use_server(self.url, new_auth_string())
         self.process = self._start()
 
     def wait(self) -> None:
@@ -118,16 +125,19 @@ class OwnServer(Server):
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+        for listener in self._sockets:
+            listener.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(
                 [
                     sys.executable, "-m", "academy.operations.prefect_server",
-                    str(self._port), str(os.getpid()), str(self._home),
+                    str(os.getpid()), str(self._home), numbers_of(self._sockets),
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env={**os.environ, **_QUIET},
+                env=environment(**_QUIET), cwd=self._home,
+                pass_fds=[listener.fileno() for listener in self._sockets],
             )  # fmt: skip
 
     def _keep(self) -> None:
@@ -158,9 +168,17 @@ def prefect_server(settings: Settings) -> Iterator[Server]:
         server.end()
 
 
+def use_server(url: str, credentials: str) -> None:
+    """Make this process and its children use a server with this auth string."""
+    os.environ |= {"PREFECT_API_URL": url, CLIENT_AUTH: credentials}
+
+
 def use_own_server(settings: Settings, url: str) -> None:
-    """Make this process and its children use a server of this home. No other server gets the home's auth string."""
-    os.environ |= {"PREFECT_API_URL": url, CLIENT_AUTH: auth_string(settings)}
+    """Make this process and its children use the running server of this home: the address that `running` returned.
+
+    Its auth string ends with it, so another program that gets the address later learns nothing of use.
+    """
+    use_server(url, read_private(settings, AUTH_FILE))
 
 
 def _drain() -> None:
@@ -251,23 +269,15 @@ def _client(url: str) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def main() -> None:
     """Serve until the parent ends; with parent 0 a supervisor ends this process."""
-    port, parent, home = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    be_private()
+    parent, home, sockets = int(sys.argv[1]), Path(sys.argv[2]), inherited(sys.argv[3])
     if parent:
         die_with_parent(parent)
-    import uvicorn
+    from academy.access.guarded_server import run
 
-    uvicorn.run(
-        make_app(load_settings(home), port), host="127.0.0.1", port=port, proxy_headers=False,
-        log_level="warning", timeout_graceful_shutdown=2, timeout_keep_alive=5,
-    )  # fmt: skip
+    run(make_app(load_settings(home), sockets[0].getsockname()[1]), sockets)
 
 
 if __name__ == "__main__":

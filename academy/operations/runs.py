@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from academy.loop.decide import Counts
 from academy.loop.evolve import EvolutionRequest, EvolutionResult
 from academy.operations.prefect_server import configure, prefect_server
+from academy.operations.prefect_settings import import_prefect
 from academy.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -28,10 +29,11 @@ def run_evolution(request: EvolutionRequest, counts: Counts) -> EvolutionResult:
 
 def run_flow(entrypoint: str, parameters: dict[str, Any], settings: Settings) -> Any:
     """Run a flow in this process and return its result. Uses the running Prefect server, or starts one for this run."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the command prints its own log
     configure(settings)
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"  # the command prints its own log
     with prefect_server(settings) as server:
         # Prefect's load_flow_from_entrypoint would import a folder `flows` of the working directory instead of ours
+        import_prefect(settings)
         flow: Flow[..., Any] = pkgutil.resolve_name(entrypoint)  # while the server starts
         server.wait()
         return flow(**parameters)

@@ -7,22 +7,29 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
+from academy.access.secret import write_private
+from academy.current_folder import environment
 from academy.errors import HomeError, InputError
 from academy.habitat.routing import POOLS
 from academy.loop.home import Home
-from academy.operations.deploy import POOL, Deployed, deploy
+from academy.operations.deploy import Deployed, deploy
+from academy.operations.listeners import listen, numbers_of
+from academy.operations.prefect_app import new_auth_string
+from academy.operations.prefect_rules import POOL
 from academy.operations.prefect_server import (
+    AUTH_FILE,
     URL_FILE,
     Server,
     configure,
     mark_dead_runs_crashed,
     running,
-    use_own_server,
+    use_server,
 )
+from academy.operations.prefect_settings import import_prefect
 from academy.records import Record
 from academy.settings import Settings
 from academy.store.files import write_file
@@ -51,8 +58,6 @@ def serve_pages(home: Home, port: int, mlflow_port: int, *, with_worker: bool) -
     ends by itself.
     """
     settings = home.settings
-    for number in (port, mlflow_port):
-        _check_free(number)
     configure(settings)
     if running(settings):
         raise InputError("A Prefect server of this home is already running.", "Use it, or stop it first.")
@@ -61,18 +66,24 @@ def serve_pages(home: Home, port: int, mlflow_port: int, *, with_worker: bool) -
     url_file = settings.folder("prefect") / URL_FILE
     # Prefect's pages call the API at the address that the server believes in, and its default is port 4200
     os.environ |= {"PREFECT_SERVER_API_HOST": "127.0.0.1", "PREFECT_SERVER_API_PORT": str(port)}
-    use_own_server(settings, url)
     home_folder = str(settings.home.resolve())
     with ExitStack() as stack:
-        server = [sys.executable, "-m", "academy.operations.prefect_server", str(port), "0", home_folder]
-        children = {"server": stack.enter_context(_child(settings, "server", server))}
+        sockets = {name: listen(number) for name, number in (("server", port), ("mlflow", mlflow_port))}
+        for listener in (each for pair in sockets.values() for each in pair):
+            stack.enter_context(listener)
+        credentials = new_auth_string()
+        use_server(url, credentials)
+        stack.callback(write_private(settings, AUTH_FILE, credentials).unlink, missing_ok=True)
+        server = [sys.executable, "-m", "academy.operations.prefect_server", "0", home_folder]
+        children = {"server": stack.enter_context(_child(settings, "server", server, sockets["server"]))}
         Server(url, settings.folder("prefect") / "server.log", children["server"]).wait()
+        import_prefect(settings)
         if count := mark_dead_runs_crashed(settings, url):
             yield ServerEvent(kind="runs crashed", count=count)
         write_file(url_file, url.encode())
         stack.callback(url_file.unlink, missing_ok=True)
-        mlflow = [sys.executable, "-m", "academy.operations.mlflow_server", str(mlflow_port), home_folder]
-        children["mlflow"] = stack.enter_context(_child(settings, "mlflow", mlflow))
+        mlflow = [sys.executable, "-m", "academy.operations.mlflow_server", home_folder]
+        children["mlflow"] = stack.enter_context(_child(settings, "mlflow", mlflow, sockets["mlflow"]))
         yield ServerEvent(kind="server", name="Prefect", url=f"http://127.0.0.1:{port}")
         yield ServerEvent(kind="server", name="MLflow", url=f"http://127.0.0.1:{mlflow_port}")
         if with_worker:
@@ -88,24 +99,29 @@ def serve_pages(home: Home, port: int, mlflow_port: int, *, with_worker: bool) -
 
 def _worker_command(settings: Settings, pool: str, name: str) -> list[str]:
     return [
-        sys.executable, "-m", "prefect", "worker", "start", "--pool", pool,
-        "--name", f"{name}-{settings.home_id}", "--type", "process", "--limit", "1",
+        sys.executable, "-m", "academy.operations.prefect_worker", "--pool", pool,
+        "--name", f"{name}-{settings.home_id}",
     ]  # fmt: skip
 
 
 @contextmanager
-def _child(settings: Settings, name: str, command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A supervised child process (operations/child.py) that logs into the home and ends with the context."""
+def _child(
+    settings: Settings, name: str, command: list[str], sockets: Sequence[socket.socket] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A supervised child process (operations/child.py) that logs into the home and ends with the context.
+
+    Where it gets sockets, their numbers are its last argument.
+    """
+    command = [*command, numbers_of(sockets)] if sockets else command
     with (settings.folder("prefect") / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "academy.operations.child", str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={
-                **os.environ,
-                "ACADEMY_HOME": str(settings.home.resolve()),
-            },
+            pass_fds=[listener.fileno() for listener in sockets],
+            cwd=settings.home,
+            env=environment(ACADEMY_HOME=str(settings.home.resolve())),
         )
     try:
         yield process
@@ -122,12 +138,3 @@ def _watch(settings: Settings, children: dict[str, subprocess.Popen[bytes]]) -> 
                 log = settings.folder("prefect") / f"{name}.log"
                 raise HomeError(f"The {name} process ended by itself.", f"Its output is in {log}.")
         time.sleep(POLL_SECONDS)
-
-
-def _check_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as problem:
-            raise InputError(f"Port {port} is in use.", "Choose others with --port and --mlflow-port.") from problem

@@ -20,6 +20,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled
 
+import academy.operations.results  # noqa: F401  from here on, results are read as JSON only
 from academy.curriculum.dataset import Dataset
 from academy.errors import AcademyError, TrainingError
 from academy.genealogy.versions import Version, Versions

@@ -33,7 +33,7 @@ lessons = sa.Table(
     sa.Column("author", sa.String(200), nullable=False),
     sa.Column("batch", sa.String(200), nullable=False, index=True),
     sa.Column("at", sa.String(40), nullable=False),  # ISO 8601, UTC
-    sa.Column("standing", sa.String(16), nullable=False, index=True),  # active | set aside | superseded
+    sa.Column("standing", sa.String(16), nullable=False, index=True),  # one of experience.reading.STANDINGS
     sa.Column("extra", sa.JSON, nullable=False),
     sa.Column("rating", sa.Integer, nullable=False, server_default="0"),  # 1 to 5; 0 means none
     sa.Column("gold", sa.Boolean, nullable=False, server_default=sa.false()),  # a person marked it as a gold answer
@@ -41,6 +41,8 @@ lessons = sa.Table(
     sa.Column("thread", sa.String(200), nullable=False, server_default=""),  # the conversation that it belongs to
     sa.Column("context", sa.JSON, nullable=False, server_default="[]"),  # earlier messages: role and content
     sa.Column("corrects", sa.String(64), nullable=False, server_default="", index=True),  # id with the wrong answer
+    sa.Column("trusted", sa.Boolean, nullable=False, server_default=sa.true()),  # false: it is never examined
+    sa.Column("trace", sa.JSON, nullable=False, server_default="{}"),  # calls of tools, results, thoughts, other parts
     sqlite_autoincrement=True,  # SQLite never reuses a number, not even after a delete
 )
 
@@ -50,6 +52,45 @@ forgotten = sa.Table(
     sa.Column("id", sa.String(64), primary_key=True),
     sa.Column("at", sa.String(40), nullable=False),
     sa.Column("because", sa.Text, nullable=False),
+)
+
+ratings = sa.Table(
+    "ratings",  # feedback that users of the gateway gave, with the answer that it is about
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.String(40), nullable=False, index=True),  # ISO 8601, UTC
+    sa.Column("completion", sa.String(200), nullable=False, index=True),
+    sa.Column("source", sa.String(64), nullable=False, index=True),  # who rated: a key's name, owner or anonymous
+    sa.Column("asker", sa.String(64), nullable=False),  # who asked, in the same way
+    sa.Column("address", sa.String(64), nullable=False, index=True),  # an IPv4 address, or the /64 network of IPv6
+    sa.Column("remark", sa.String(200), nullable=False),  # the field `user` of the request
+    sa.Column("lesson", sa.String(64), nullable=False, index=True),  # id of the lesson that it would be
+    sa.Column("rated", sa.String(64), nullable=False, index=True),  # id with the rated answer: without its correction
+    sa.Column("line", sa.JSON, nullable=False),  # messages, answer and feedback, as a line of an import
+    sa.Column("over", sa.JSON, nullable=False),  # the worse answer of a blind vote; empty: none
+    sa.Column("adapter", sa.String(64), nullable=False),
+    sa.Column("version", sa.String(64), nullable=False),
+    sa.Column("row", sa.Integer, nullable=False),  # the ledger row by which the version answered
+    sa.Column("standing", sa.String(16), nullable=False, index=True),  # waiting | admitted | refused
+    sa.Column("because", sa.Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+kept_out = sa.Table(
+    "kept_out",  # how many ratings were not stored, by day and reason
+    metadata,
+    sa.Column("day", sa.String(10), primary_key=True),
+    sa.Column("source", sa.String(64), primary_key=True),
+    sa.Column("because", sa.String(200), primary_key=True),
+    sa.Column("count", sa.Integer, nullable=False),
+)
+
+user_keys = sa.Table(
+    "user_keys",  # keys of the gateway's users: their digests only
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("at", sa.String(40), nullable=False),
 )
 
 assignments = sa.Table(
@@ -78,7 +119,7 @@ ledger = sa.Table(
 )
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-HEAD = "0004"
+HEAD = "0006"
 WAL_SECONDS = 5.0
 """How long to wait for other processes that open a new SQLite file at the same time."""
 

@@ -113,10 +113,10 @@ def is_full(home: Path, problem: BaseException) -> bool:
     return home.is_dir() and shutil.disk_usage(home).free < LEAST_FREE
 
 
-def write_file(path: Path, content: bytes | Iterable[bytes], mode: int = 0o644) -> Path:
+def write_file(path: Path, content: bytes | Iterable[bytes], mode: int = 0o600) -> Path:
     """Write a file atomically and replace an existing one. Its permissions never exceed `mode`."""
     with explain_disk_errors(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, staging_file = tempfile.mkstemp(dir=path.parent, prefix=STAGING)
         try:
             with os.fdopen(handle, "wb") as stream:
@@ -139,16 +139,15 @@ def publish_folder(place: Path) -> Iterator[Path]:
     If `place` exists, the new folder is discarded: folders are named by their content.
     """
     with explain_disk_errors(place.parent):
-        place.parent.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         staging_folder = Path(tempfile.mkdtemp(dir=place.parent, prefix=STAGING))
         try:
             yield staging_folder
             for path in sorted(staging_folder.rglob("*")):
                 if path.is_file():
-                    path.chmod(0o644)
+                    path.chmod(0o600)
                     with path.open("rb") as stream:
                         os.fsync(stream.fileno())
-            staging_folder.chmod(0o755)
             _sync_folder(staging_folder)
             try:
                 staging_folder.rename(place)

@@ -14,7 +14,7 @@ from academy.records import Record
 
 Kind = Literal[
     "verdict", "promotion", "rollback", "approval", "archive", "restore",
-    "release", "supersede", "undo", "allow", "renewal", "refuse",
+    "release", "supersede", "undo", "allow", "renewal", "refuse", "review",
 ]  # fmt: skip
 Outcome = Literal["PROMOTE", "HOLD", "REJECT", "CANNOT DECIDE"]
 
@@ -232,12 +232,29 @@ class RestoreEntry(PackedEntry):
 
 
 class ReleaseEntry(Entry):
-    """Lessons that were set aside count again; all of them where `batch` is None."""
+    """Lessons that were set aside count again; all of them where `batch` is None.
+
+    They are suspects unless a person vouches for them.
+    """
 
     kind = "release"
 
     batch: str | None
     lessons: int
+    vouched: bool = False
+
+
+class ReviewEntry(Entry):
+    """A person admitted or refused feedback and lessons of sources that are not trusted. Names only, no texts."""
+
+    kind = "review"
+
+    admitted: bool
+    selection: dict[str, tuple[str, ...]]
+    ratings: int
+    lessons: int
+    by: str
+    because: str = ""
 
 
 class SupersedeEntry(Entry):
@@ -295,7 +312,7 @@ ENTRIES: dict[Kind, type[Entry]] = {
     entry.kind: entry
     for entry in (
         VerdictEntry, PromotionEntry, RollbackEntry, ApprovalEntry, ArchiveEntry, RestoreEntry,
-        ReleaseEntry, SupersedeEntry, UndoEntry, AllowEntry, RenewalEntry, RefusalEntry,
+        ReleaseEntry, ReviewEntry, SupersedeEntry, UndoEntry, AllowEntry, RenewalEntry, RefusalEntry,
     )
 }  # fmt: skip
 """Every kind of row with the class of its body."""

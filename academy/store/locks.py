@@ -20,8 +20,8 @@ RETRY_SECONDS = 0.5
 def exclusive_lock(lock: Path, refusal: str) -> Iterator[None]:
     """Hold a lock file; the system releases it when the process dies. Raises HomeError if another one holds it."""
     with explain_disk_errors(lock.parent):
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         if not take_lock(handle):
             raise HomeError(refusal, "Wait until it ends, or use another ACADEMY_HOME.")

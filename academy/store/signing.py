@@ -148,7 +148,7 @@ class Keys:
     def export(self, file: Path) -> str:
         """Write the current public key to a file, so that other homes can trust it. Returns its id."""
         key = self._current() or self._make_first()
-        write_file(file, self._path(key, PUBLIC).read_bytes())
+        write_file(file, self._path(key, PUBLIC).read_bytes(), mode=0o644)  # other accounts are to read it
         return key
 
     def _find(self, beginning: str) -> str:

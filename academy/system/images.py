@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from academy.current_folder import environment, find_program
 from academy.errors import EngineError
 from academy.records import Record, digest_of
 from academy.store.files import content_digest_of
@@ -201,7 +202,10 @@ def _shared_libraries(files: list[Path], extra: Iterable[Path]) -> tuple[dict[st
     Raises EngineError without `ldd`.
     """
     try:
-        output = subprocess.run(["ldd", *map(str, files)], capture_output=True, text=True, check=False).stdout
+        output = subprocess.run(
+            [find_program("ldd"), *map(str, files)], capture_output=True, text=True, check=False,
+            env=environment(),
+        ).stdout  # fmt: skip
     except OSError as problem:
         raise EngineError(f"ldd cannot be run: {problem}", "Install libc-bin.") from problem
     extra_files = {path.resolve() for path in extra}

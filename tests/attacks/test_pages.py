@@ -6,11 +6,13 @@ import base64
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from websockets.typing import Subprotocol
 from academy.access.peers import listener_account
 from academy.access.secret import home_secret
 from academy.settings import load_settings
+from tests.attacks.test_addresses import bind
 from tests.homes import ROOT
 from tests.servers.pages import Pages
 from tests.strangers import AS_ROOT, request_bytes, send_as_stranger
@@ -127,18 +130,19 @@ def test_prefects_events_follow_the_same_rules(pages: Pages) -> None:
 
 
 BEHIND = """
-import asyncio, base64, sys
+import asyncio, base64, os, sys
 from pathlib import Path
-from academy.operations.prefect_app import auth_string, make_app
+from academy.operations.prefect_app import CLIENT_AUTH, make_app
 from academy.operations.prefect_server import configure
 from academy.settings import load_settings
 settings = load_settings(Path(sys.argv[1]))
 configure(settings)
-prefect = make_app(settings, 4200).app.app
+os.environ[CLIENT_AUTH] = "academy:right"
+prefect = make_app(settings, 4200).app.app.app
 import httpx
 async def main():
     async with httpx.AsyncClient(transport=httpx.ASGITransport(prefect), base_url="http://127.0.0.1:4200") as client:
-        right = "Basic " + base64.b64encode(auth_string(settings).encode()).decode()
+        right = "Basic " + base64.b64encode(b"academy:right").decode()
         wrong = "Basic " + base64.b64encode(b"academy:x").decode()
         for header in ({}, {"authorization": wrong}, {"authorization": right}):
             print((await client.get("/api/admin/version", headers=header)).status_code)
@@ -225,10 +229,32 @@ def test_mlflows_client_works_without_typing_anything(pages: Pages, urls: tuple[
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_secret_is_private_and_in_no_command_line(pages: Pages) -> None:
+def test_both_loopback_addresses_of_the_pages_are_the_owners(pages: Pages) -> None:
+    for port, path in ((pages.port, "/api/health"), (pages.mlflow_port, "/version")):
+        for host in ("127.0.0.1", "::1") if bind("::1", 0) == 0 else ():
+            assert listener_account((host, port)) == os.getuid()
+            assert bind(host, port) != 0, "no other program can take it"
+            name = f"[{host}]" if ":" in host else host
+            assert ask(f"http://{name}:{port}{path}").status_code == 200
+
+
+def test_the_secret_is_private_and_no_process_carries_it(pages: Pages) -> None:
     secret = home_secret(load_settings(pages.home))
     assert not any(secret in command for command in pages.left())
+    mark = f"ACADEMY_HOME={pages.home}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            variables = (process / "environ").read_bytes()
+            assert mark not in variables or secret.encode() not in variables, process
     logs = [path.read_text(encoding="utf-8", errors="replace") for path in (pages.home / "prefect").glob("*.log")]
     encoded = base64.b64encode(f"academy:{secret}".encode()).decode()
     assert not any(secret in text or encoded in text for text in [*logs, pages.words.read_text(encoding="utf-8")])
     assert os.stat(pages.home).st_uid == os.getuid()  # noqa: PTH116
+
+
+def test_ambiguous_http_is_refused(pages: Pages) -> None:
+    """The pages have the server of the gateway, with its limits: see test_gateway_abuse.py."""
+    for port in (pages.port, pages.mlflow_port):
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(b"GET / HTTP/1.1\nhost: localhost\n\n")
+            assert client.recv(1000).startswith(b"HTTP/1.1 400")

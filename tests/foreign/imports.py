@@ -5,6 +5,7 @@ name = "file.jsonl"          # the file's name
 options = ["--examples"]     # of `academy lessons import`
 [right]                      # every key is optional
 lessons = [{request, answer, outcome, system, rating}]   # everything that is stored, in this order; only these fields
+                             # and of tools: calls, steps (earlier messages of the exchange), tools, reasoning, parts
 learned = [...]              # what counts for training, in this order
 includes = [...]             # some of what is stored
 set_aside = 1                # lines that are kept in the quarantine, byte by byte
@@ -147,7 +148,13 @@ def _matches(expected: Mapping[str, Any], lesson: Experience) -> bool:
 def _shown(lesson: Experience) -> dict[str, Any]:
     system = "\n".join(turn.content for turn in lesson.context if turn.role == "system")
     earlier = [turn.content for turn in lesson.context if turn.role != "system"]
+    trace = lesson.trace
     return {
+        "calls": [f"{call.name}({call.arguments})" for call in trace.tool_calls],
+        "steps": [f"{step.role}: {step.words}" for step in trace.steps],
+        "tools": [tool.name for tool in trace.tools],
+        "reasoning": trace.reasoning,
+        "parts": [f"{part.kind} {part.reference}" for part in trace.parts],
         **lesson.model_dump(include={"request", "answer", "outcome", "rating", "tags"}),
         "system": system,
         "earlier": earlier,

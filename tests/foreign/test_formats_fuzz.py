@@ -169,9 +169,11 @@ def test_trainer_reads_the_rows_of_a_case_or_has_a_reason(case: Case) -> None:
             row = orjson.loads(line)
         except orjson.JSONDecodeError:
             continue
-        messages = read_row(row)
-        if isinstance(messages, str):
-            assert messages
+        transcript = read_row(row)
+        if isinstance(transcript, str):
+            assert transcript
         else:
-            assert [message["role"] for message in messages[-2:]] == ["user", "assistant"]
-            assert messages[-1]["content"].strip()
+            before, answer = transcript.messages[-2:]
+            assert answer.role == "assistant"
+            assert before.role in ("user", "tool")
+            assert answer.words.strip()

@@ -34,9 +34,10 @@ import orjson
 import pytest
 
 from academy.errors import AcademyError
-from academy.models.base_model import SEED_FOLDER, BaseModel
+from academy.models.base_model import SEED_FOLDER, BaseModel, check, digest_of_files
 from academy.models.chat_template import ChatTemplate, Message
 from academy.models.template_files import ADDITIONAL, CONFIG, GENERATION, TOKENIZER
+from academy.models.weights import SINGLE
 from tests.foreign.cases import Case, each_case
 
 SECONDS = 10
@@ -44,8 +45,9 @@ SECONDS = 10
 
 def model_of(case: Case, folder: Path) -> BaseModel:
     """The seed model with the template and tokens of a case."""
-    for name in (TOKENIZER, CONFIG, GENERATION):
+    for name in (TOKENIZER, CONFIG, GENERATION, "config.json"):
         shutil.copyfile(SEED_FOLDER / name, folder / name)
+    write_weights(folder / SINGLE)
     given = case.input
     tokens = {**given.get("special", {})}
     special, ordinary = [*tokens.values(), *given.get("marks", ())], given.get("ordinary", [])
@@ -76,7 +78,15 @@ def model_of(case: Case, folder: Path) -> BaseModel:
     if "ends" in given:
         numbers = {row["content"]: row["id"] for row in tokenizer["added_tokens"]}
         (folder / GENERATION).write_bytes(orjson.dumps({"eos_token_id": [numbers[end] for end in given["ends"]]}))
-    return BaseModel(name=str(folder), path=folder, digest="0" * 64)
+    return BaseModel(name=str(folder), path=folder, digest=digest_of_files(folder, check(str(folder), folder)))
+
+
+def write_weights(path: Path) -> None:
+    """A tensor for each layer of the configuration: templates need no more weights."""
+    names = [str(number) for number in range(6)]
+    entries = {name: {"dtype": "F32", "shape": [], "data_offsets": [4 * n, 4 * n + 4]} for n, name in enumerate(names)}
+    header = orjson.dumps(entries)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4 * len(names)))
 
 
 def refusal(base: BaseModel, messages: Sequence[Message]) -> str:

@@ -30,6 +30,7 @@ from tests.ledger_entries import promotion
 from tests.strangers import AS_ROOT, request_bytes, send_as_stranger
 
 A, B, C, D = (fake_digest(letter) for letter in "abcd")
+JSON = {"content-type": "application/json"}
 LIMITS = Limits(concurrency=2, queue=2, first_token=1.0, total=20.0, slow_reader=0.5, drain=1.0)
 
 
@@ -53,7 +54,8 @@ def until(condition: Callable[[], bool], seconds: float = PATIENCE) -> None:
 
 def post(server: Running, body: Any, path: str = "/v1/chat/completions", **more: Any) -> httpx.Response:
     content = body if isinstance(body, bytes) else orjson.dumps(body)
-    return httpx.post(server.url + path, content=content, timeout=PATIENCE, **more)
+    headers = JSON | more.pop("headers", {})
+    return httpx.post(server.url + path, content=content, headers=headers, timeout=PATIENCE, **more)
 
 
 def chat_body(text: str = "count 2", **more: Any) -> dict[str, Any]:
@@ -186,13 +188,15 @@ def test_too_large_body_is_refused_unread(server: Running) -> None:
         for _ in range(LIMITS.body // 1000 + 2):
             yield b" " * 1000
 
-    assert httpx.post(f"{server.url}/v1/chat/completions", content=endless(), timeout=PATIENCE).status_code == 413
+    response = httpx.post(f"{server.url}/v1/chat/completions", content=endless(), headers=JSON, timeout=PATIENCE)
+    assert response.status_code == 413
 
 
 def test_incomplete_body_times_out(server: Running) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
-        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 50\r\n\r\n{")
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n")
+        client.sendall(b"content-type: application/json\r\ncontent-length: 50\r\n\r\n{")
         assert b" 408 " in client.recv(1000).split(b"\r\n")[0]
 
 
@@ -249,7 +253,7 @@ def test_client_that_never_reads_is_disconnected(server: Running, runtime: Obedi
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect((host, int(port)))
         client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\n" +
-                       b"content-length: %d\r\n\r\n" % len(body) + body)  # fmt: skip
+                       b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body)  # fmt: skip
         until(lambda: runtime.answering == 1)
         until(lambda: runtime.answering == 0)
         until(lambda: server.gateway.slots.busy == 0)
@@ -259,6 +263,22 @@ def test_client_that_never_reads_is_disconnected(server: Running, runtime: Obedi
                 pass
     time.sleep(0.05)
     assert runtime.sent == sent < 2000, "an unread answer was generated further"
+
+
+def test_client_that_leaves_stops_its_answer_even_with_another_request_behind(
+    server: Running, runtime: Obedient
+) -> None:
+    """A pipelined request keeps the server from reading, and so from seeing that the client has gone."""
+    host, port = server.url.removeprefix("http://").split(":")
+    body = orjson.dumps(chat_body("wait"))
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    with socket.create_connection((host, int(port))) as client:
+        request = head + b"content-length: %d\r\n\r\n" % len(body) + body
+        client.sendall(request)
+        until(lambda: runtime.answering == 1)
+        client.sendall(request)
+        time.sleep(0.1)
+    until(lambda: runtime.answering == 0, seconds=5)
 
 
 def test_answer_without_a_first_piece_times_out(server: Running) -> None:

@@ -125,7 +125,7 @@ def basic(user: str, password: str) -> str:
 
 def test_the_owner_needs_no_token_on_loopback(own: Server) -> None:
     status, _, body = own.send(request_bytes(host=own.name))
-    assert (status, body) == (200, {"by": "account", "account": os.getuid()})
+    assert (status, body) == (200, {"by": "account", "account": os.getuid(), "key": ""})
 
 
 def test_another_account_is_refused_in_one_sentence(server: Server) -> None:
@@ -386,3 +386,42 @@ def test_a_secret_that_is_a_link_is_refused(settings: Settings, tmp_path: Path) 
     secret_file(settings).symlink_to(tmp_path / "theirs")
     with pytest.raises(HomeError, match="cannot be read"):
         home_secret(settings)
+
+
+@pytest.mark.parametrize(
+    ("location", "sent"),
+    [
+        (b"http://evil.example/v1/models?a=b", b"/v1/models?a=b"),
+        (b"https://evil.example//elsewhere", b"/elsewhere"),
+        (b"/pages", b"/pages"),
+        (b"https://store.example/file", b"https://store.example/file"),  # a place that the request did not name
+    ],
+)
+def test_redirects_to_the_host_of_a_request_become_paths(location: bytes, sent: bytes) -> None:
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 307, "headers": [(b"location", location)]})
+        await send({"type": "http.response.body", "body": b""})
+
+    messages: list[Any] = []
+
+    async def call() -> None:
+        layer = AccessLayer(app, AccessRules(owners=frozenset(), tokens=("token",)))
+        headers = [(b"host", b"evil.example"), (b"authorization", b"Bearer token")]
+        scope = {
+            "type": "http",
+            "path": "/",
+            "headers": headers,
+            "client": ("192.0.2.1", 1),
+            "server": ("192.0.2.2", 2),
+        }
+
+        async def receive() -> Any:
+            return {"type": "http.request"}
+
+        async def send(message: Any) -> None:
+            messages.append(message)
+
+        await layer(scope, receive, send)
+
+    asyncio.run(call())
+    assert messages[0]["headers"] == [(b"location", sent)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -97,16 +98,18 @@ def test_an_order_inside_a_container_keeps_its_digest(order: TrainingOrder) -> N
 
 
 def test_mounts_are_read_only_except_the_run_and_contain_no_model_code(order: TrainingOrder, tmp_path: Path) -> None:
-    base = tmp_path / "base"
+    base = tmp_path / "models--me--seed" / "snapshots" / "main"
     shutil.copytree(SEED_FOLDER, base)
-    (base / "modeling_evil.py").write_text("raise SystemExit")
-    linked = base / "tokenizer.json"
-    linked.rename(tmp_path / "blob")
-    linked.symlink_to(tmp_path / "blob")  # as in the cache of a model hub
+    (base / "code").mkdir()
+    (base / "code" / "modeling_evil.py").write_text("raise SystemExit")
+    blob = tmp_path / "models--me--seed" / "blobs" / "1234"
+    blob.parent.mkdir()
+    (base / "tokenizer.json").rename(blob)
+    (base / "tokenizer.json").symlink_to(blob)  # as in the cache of a model hub
     found = isolation.order_mounts(order.model_copy(update={"base": resolve(str(base))}))
     assert [place for _, place, written in found if written] == [f"/runs/{order.folder.name}"]
     assert not [place for _, place, _ in found if place.endswith(".py")]
-    assert (tmp_path / "blob", "/base/tokenizer.json", False) in found
+    assert (blob, "/base/tokenizer.json", False) in found
 
 
 def test_a_base_model_with_code_of_its_own_is_refused(order: TrainingOrder, tmp_path: Path) -> None:
@@ -121,11 +124,22 @@ def test_a_base_model_with_code_of_its_own_is_refused(order: TrainingOrder, tmp_
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="root only: its containers run as another user")
-def test_an_unreadable_file_is_named(order: TrainingOrder, tmp_path: Path) -> None:
-    order.train_file.chmod(0o600)
-    cause, message = refusal(order, tmp_path / "home")
+def test_an_unreadable_file_of_the_base_model_is_named(order: TrainingOrder, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(SEED_FOLDER, base)
+    (base / "config.json").chmod(0o600)
+    ordered = order.model_copy(update={"base": BaseModel(name="closed", path=base, digest="1" * 64)})
+    cause, message = refusal(ordered, tmp_path / "home")
     assert cause == "order"
-    assert f"chmod a+r {order.train_file}" in message
+    assert f"chmod a+r {base / 'config.json'}" in message
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="root only: its containers run as another user")
+def test_closed_dataset_of_the_home_is_opened_for_the_container_only(order: TrainingOrder) -> None:
+    order.train_file.chmod(0o600)
+    isolation.order_mounts(order)
+    state = order.train_file.stat()
+    assert (state.st_gid, stat.S_IMODE(state.st_mode)) == (isolation.NOBODY, 0o640)
 
 
 def test_invalid_or_linked_event_files_are_refused(order: TrainingOrder, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from academy.experience.experience import Experience
 from academy.experience.feedback import NAMES, feedback_beside
 from academy.experience.lessons import LessonsStore
+from academy.experience.ratings import Rater
 from academy.models.chat_template import Message
 from academy.serving.gateway.adapter_pool import ServedVersion
 from academy.serving.gateway.conversation_log import BEHIND, ConversationLog, read_feedback
@@ -21,6 +22,7 @@ from academy.serving.gateway.openai_protocol import RequestError
 from academy.store.database import Database
 
 SERVED = ServedVersion(version="7", adapter="a" * 64, generation=3, seq=12)
+OWNER = Rater(source="owner", address="127.0.0.1")
 REQUEST = "Which lights show that the gateway in the tower works?"
 ANSWER = "The two green ones on its left side."
 ASKED: tuple[Message, ...] = ({"role": "user", "content": REQUEST},)
@@ -32,7 +34,7 @@ def stored_after(
     """The stored experience after `do` has used a conversation log."""
 
     async def run() -> None:
-        log = ConversationLog(LessonsStore(database), mode, share)
+        log = ConversationLog(LessonsStore(database), mode, share, trusted=frozenset({"owner"}))
         try:
             await do(log)
         finally:
@@ -42,14 +44,14 @@ def stored_after(
     return list(LessonsStore(database).every())
 
 
-def feedback(log: ConversationLog, **said: Any) -> Any:
-    return log.feedback(read_feedback(orjson.dumps({"id": "chatcmpl-1", **said})))
+def feedback(log: ConversationLog, rater: Rater = OWNER, **said: Any) -> Any:
+    return log.feedback(read_feedback(orjson.dumps({"id": "chatcmpl-1", **said})), rater)
 
 
 def remembered(
     log: ConversationLog, messages: tuple[Message, ...] = ASKED, answer: str = ANSWER, user: str = ""
 ) -> None:
-    log.remember("chatcmpl-1", messages, answer, SERVED, user)
+    log.remember("chatcmpl-1", messages, answer, SERVED, OWNER, user)
 
 
 def rated(**said: Any) -> Callable[[ConversationLog], Any]:
@@ -74,7 +76,7 @@ def test_mode_off_stores_and_remembers_nothing(database: Database, tmp_path: Pat
 
 def test_mode_rated_stores_only_rated_conversations(database: Database) -> None:
     async def do(log: ConversationLog) -> None:
-        log.remember("chatcmpl-2", ASKED, "another answer", SERVED, "")
+        log.remember("chatcmpl-2", ASKED, "another answer", SERVED, OWNER)
         await rated(thumb="up", comment="just so")(log)
 
     (lesson,) = stored_after(database, "rated", do)
@@ -123,7 +125,7 @@ def test_mode_all_stores_unrated_conversations_as_model_made_until_they_are_rate
 def test_share_limits_only_unrated_conversations(database: Database) -> None:
     async def many(log: ConversationLog) -> None:
         for n in range(200):
-            log.remember(f"chatcmpl-x{n}", ({"role": "user", "content": f"{REQUEST} {n}"},), ANSWER, SERVED, "")
+            log.remember(f"chatcmpl-x{n}", ({"role": "user", "content": f"{REQUEST} {n}"},), ANSWER, SERVED, OWNER)
         await rated(thumb="up")(log)
 
     lessons = stored_after(database, "all", many, share=0.25)
@@ -186,7 +188,7 @@ def test_conversations_beyond_the_queue_are_dropped_and_counted(
     async def do(log: ConversationLog) -> None:
         log._writer.submit(going.wait, 60)
         for n in range(BEHIND + 5):
-            log.remember(f"chatcmpl-x{n}", ASKED, ANSWER, SERVED, "")
+            log.remember(f"chatcmpl-x{n}", ASKED, ANSWER, SERVED, OWNER)
         remembered(log)
         dropped.append(log.dropped)
         with pytest.raises(RequestError) as refused:

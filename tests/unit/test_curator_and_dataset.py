@@ -29,7 +29,8 @@ from academy.curriculum.overlap_check import refuse_overlap
 from academy.curriculum.similarity import NEAR, shingles
 from academy.errors import ExaminationError, InputError
 from academy.experience.experience import Experience
-from academy.experience.lessons import LessonsStore, set_aside
+from academy.experience.lessons import LessonsStore
+from academy.experience.standings import set_aside
 from academy.store.database import Database, assignments
 
 NewDatabase = Callable[[], Database]

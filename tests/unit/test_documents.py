@@ -31,7 +31,7 @@ from tests.documents import (
 
 ACADEMY = typer.main.get_command(app)
 TARGETS = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-NOT_SETTINGS = {"ACADEMY_HOME", "ACADEMY_API_KEY"}
+NOT_SETTINGS = {"ACADEMY_HOME", "ACADEMY_SETTINGS_FILE", "ACADEMY_API_KEY"}
 """Names of the environment that are read before, or beside, the settings."""
 
 

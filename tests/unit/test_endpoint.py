@@ -148,7 +148,7 @@ def failed(server: Server, tries: int = 2) -> str:
 
 
 def test_endpoint_address_names_a_model() -> None:
-    found = Endpoint.parse("http://127.0.0.1:8000/v1#org/model-7b:q4", KEY)
+    found = Endpoint.parse("http://127.0.0.1:8000/v1#org/model-7b:q4", f"http://127.0.0.1:8000={KEY}")
     assert (found.url, found.model, found.key) == ("http://127.0.0.1:8000/v1", "org/model-7b:q4", KEY)
 
 

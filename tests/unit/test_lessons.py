@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from academy.errors import InputError
 from academy.experience.conversations import MOST_RATED
 from academy.experience.importing import ImportResult
-from academy.experience.lessons import LONGEST_LINE, LessonsStore, set_aside
+from academy.experience.lessons import LONGEST_LINE, LessonsStore
 from academy.experience.quarantine import REASONS
 from academy.experience.reading import normalised, read_outcome
+from academy.experience.standings import set_aside
 from academy.store.database import Database
 
 ROOT = Path(__file__).parents[2]

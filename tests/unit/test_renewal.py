@@ -19,7 +19,7 @@ from academy.arena.verdict import FEWEST_GROUPS, HORIZON, Item, compute_verdict
 from academy.curriculum.dataset import Dataset
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError
-from academy.experience.lessons import set_aside
+from academy.experience.standings import set_aside
 from academy.home_identity import claim_home
 from academy.loop.choose_suites import choose_suites
 from academy.loop.curate import curate

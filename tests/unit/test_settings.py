@@ -23,7 +23,7 @@ def test_databases_and_folders_lie_in_the_home(tmp_path: Path, monkeypatch: pyte
     assert settings.tracking_uri == f"sqlite:///{tmp_path}/home/mlflow.db"
     assert settings.folder("runs") == tmp_path / "home" / "runs"
     assert settings.folder("runs").is_dir()
-    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["home.id", "runs"]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["home.id", "place.json", "runs"]
 
 
 def test_new_home_is_readable_by_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +143,7 @@ def test_home_on_a_read_only_disk_is_an_error(read_only_disk: Path, monkeypatch:
 
 def test_home_on_a_full_disk_is_an_error(small_disk: Path) -> None:
     load_settings(home=small_disk)
-    (small_disk / "ballast").write_bytes(b"x" * (60 << 10))
+    (small_disk / "ballast").write_bytes(b"x" * (56 << 10))
     with pytest.raises(HomeError, match=r"cannot be written \(No space left on device\)"):
         load_settings(home=small_disk)
 
@@ -157,7 +157,7 @@ def test_home_that_is_a_file_is_an_error(tmp_path: Path) -> None:
 
 def test_check_of_the_home_leaves_no_file(tmp_path: Path) -> None:
     assert load_settings(home=tmp_path / "home").home == tmp_path / "home"
-    assert [path.name for path in (tmp_path / "home").iterdir()] == ["home.id"]
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["home.id", "place.json"]
 
 
 def test_root_folders_of_the_seed_documents_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import sys
 import time
@@ -29,6 +28,7 @@ from academy.arena.sandbox.memory import find_cgroups, memory_of
 from academy.arena.sandbox.records import Call, Ended, Limits, RunResult
 from academy.arena.sandbox.seccomp import seccomp_filter
 from academy.arena.sandbox.users import own_uid
+from academy.current_folder import find_program
 from academy.errors import ExaminationError
 
 START_SECONDS = 20.0
@@ -46,8 +46,8 @@ class BubblewrapSandbox:
 
     def __init__(self, limits: Limits | None = None, python: str = "") -> None:
         self.limits = limits or Limits()
-        self.bwrap = shutil.which("bwrap") or ""
-        self.setpriv = os.path.realpath(shutil.which("setpriv") or "")
+        self.bwrap = find_program("bwrap")
+        self.setpriv = os.path.realpath(find_program("setpriv"))
         if not self.bwrap:
             raise ExaminationError(
                 "bubblewrap (bwrap) is not on the PATH.", "Install it: apt-get install bubblewrap (or dnf, or pacman)."

@@ -54,9 +54,9 @@ def as_messages(prompt: Prompt) -> list[Message]:
 
 
 Slice = Literal["guard", "new"]
-Role = Annotated[Literal["target", "guard", "leak", "informational"], BeforeValidator(current_role)]
-"""Effect on the verdict: a gain on a target promotes, a guard can only block, one leak rejects, an informational suite
-is reported and has no effect."""
+Role = Annotated[Literal["target", "guard", "leak", "suspect", "informational"], BeforeValidator(current_role)]
+"""Effect on the verdict: a gain on a target promotes, a guard can only block, one leak and one answer of a suspect
+reject, an informational suite is reported and has no effect."""
 
 
 def role_in_digests(role: Role) -> str:

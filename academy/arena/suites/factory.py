@@ -31,6 +31,8 @@ class SuiteContext(Record):
     """All lessons that the dataset was made from, trained on or not, as they were imported."""
     sandbox: Callable[[], Sandbox | Unavailable]
     """The sandbox for code that a model wrote."""
+    trusted: frozenset[str] = frozenset()
+    """Digests of tasks of lm-eval whose code a person trusts."""
 
 
 class SuiteFactory(ABC):

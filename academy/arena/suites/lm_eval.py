@@ -4,15 +4,15 @@
     lm-eval:/path/task.yaml        a task of your own, or a folder that contains one
 
 The text, with the task's few-shot examples, becomes the user's turn of the template that the adapter was trained with.
-A task can contain code (`!function`): use only tasks that you trust. Scores differ from those of a leaderboard, which
-asks a base model without a template, and asks all questions.
+A task of your own that holds code (`!function` and its kind) is refused until a person trusts its files. Scores differ
+from those of a leaderboard, which asks a base model without a template, and asks all questions.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from academy.arena.sandbox import Unavailable
 from academy.arena.suites.base import Question, Reply, Role, role_in_digests
+from academy.arena.suites.lm_eval_code import is_path, require_trust
 from academy.errors import InputError
 from academy.records import digest_of, stable_fraction
 from academy.system.installation import install_remedy
@@ -35,18 +36,23 @@ UNLIKELY = -1e9
 Doc = dict[str, Any]
 
 
-def lm_eval_suite(task: str, role: Role = "informational", most: int = MOST) -> LmEvalSuite | Unavailable:
-    """The suite of a task's name or path.
+def lm_eval_suite(
+    task: str, role: Role = "informational", most: int = MOST, trusted: Collection[str] = ()
+) -> LmEvalSuite | Unavailable:
+    """The suite of a task's name or path. `trusted`: digests of files whose code a person trusts.
 
-    Unavailable where the library or the task's data is missing. Raises InputError for an unknown task and for one of
-    an unsupported kind.
+    Unavailable where the library or the task's data is missing. Raises InputError for an unknown task, one of an
+    unsupported kind, and one with code that is not trusted.
     """
+    if is_path(task):
+        require_trust(task, trusted)
     try:
         import lm_eval.tasks as library
     except ModuleNotFoundError:
         return Unavailable(because=f"lm-eval is not installed. {install_remedy(EXTRA)}")
     except (ImportError, AttributeError) as problem:  # a version that does not work with the installed transformers
         return Unavailable(because=f"lm-eval cannot be imported ({_line(problem)}). {install_remedy(EXTRA)}")
+    _close_templates()
     with _quiet():
         name, manager = _manager(library, task)
         try:
@@ -55,6 +61,20 @@ def lm_eval_suite(task: str, role: Role = "informational", most: int = MOST) -> 
             raise
         except Exception as problem:  # noqa: BLE001 - a task is third-party code, and its data may be anywhere
             return Unavailable(because=f"The lm-eval task {task} could not be loaded ({_line(problem)}).")
+
+
+def _close_templates() -> None:
+    """Render the library's templates in Jinja's sandbox: in its open environment a template can run any program."""
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from lm_eval import utils
+
+    if isinstance(utils.env, ImmutableSandboxedEnvironment):
+        return
+    closed = ImmutableSandboxedEnvironment(
+        loader=utils.env.loader, undefined=utils.env.undefined, keep_trailing_newline=utils.env.keep_trailing_newline
+    )
+    closed.filters.update(utils.env.filters)
+    utils.env = closed
 
 
 def missing_library() -> str:
@@ -189,7 +209,7 @@ def _require_supported(name: str, task: Any) -> None:
 def _manager(library: Any, task: str) -> tuple[str, Any]:
     """The task's name and its task manager. Raises InputError for an unknown name or path."""
     path = Path(task).expanduser()
-    if "/" not in task and path.suffix not in (".yaml", ".yml"):
+    if not is_path(task):
         manager = library.TaskManager()
         names = {*manager.all_tasks, *manager.all_groups, *manager.all_tags}
         if task in names:

@@ -67,7 +67,7 @@ def may_be_target(name: str) -> bool:
 def create_suite(name: str, context: SuiteContext) -> Suite | Unavailable:
     """The suite of this name, or why it cannot run here. Raises InputError as `create_suites` does."""
     if name.startswith(PREFIX):
-        return lm_eval_suite(name.removeprefix(PREFIX))
+        return lm_eval_suite(name.removeprefix(PREFIX), trusted=context.trusted)
     if name.endswith(ENDING):
         return _file_suite(name, context)
     suite = _factory(name).create(context)

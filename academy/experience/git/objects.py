@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from academy.current_folder import public_environment
 from academy.errors import InputError
 from academy.experience.git.commit import MISSING
 from academy.experience.git.process import NEUTRAL, Child, SilentError, git_program, listing
@@ -49,7 +50,7 @@ class View:
         self.repository = repository
         self._silences = 0
         self._git = [git_program(), "--no-pager", f"--git-dir={folder}"]
-        inherited = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")}
+        inherited = {name: text for name, text in public_environment().items() if not name.startswith("GIT_")}
         self._environment = inherited | NEUTRAL | {
             "GIT_OBJECT_DIRECTORY": str(repository.objects), "GIT_ATTR_NOSYSTEM": "1", "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,

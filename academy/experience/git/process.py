@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import subprocess
 import tempfile
 import time
@@ -12,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
+from academy.current_folder import find_program, public_environment
 from academy.errors import InputError
 
 SILENCE_SECONDS = 20.0
@@ -45,9 +45,9 @@ class SilentError(Exception):
 class Child:
     """A running git. A context manager: after its end, the child has ended and its pipes are closed."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], stdin: IO[bytes] | int) -> None:
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str], stdin: IO[bytes] | int) -> None:
         self._process = subprocess.Popen(
-            command, env=dict(environment), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command, env=dict(variables), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         assert self._process.stdout is not None  # noqa: S101  for mypy
         assert self._process.stderr is not None  # noqa: S101
@@ -132,16 +132,15 @@ def git_program() -> str:
 
     Relative entries of PATH are ignored: the current folder may be the repository of someone else.
     """
-    folders = [name for name in os.environ.get("PATH", os.defpath).split(os.pathsep) if os.path.isabs(name)]  # noqa: PTH117
-    program = shutil.which("git", path=os.pathsep.join(folders))
-    if program is None:
+    program = find_program("git")
+    if not program:
         raise InputError("git is not installed, so no history can be read.", "Install git, or omit --repo.")
     return program
 
 
 def environment_outside() -> dict[str, str]:
     """The environment of a git that looks at a repository: without variables that select another or run a command."""
-    kept = {name: text for name, text in os.environ.items() if not name.startswith("GIT_")}
+    kept = {name: text for name, text in public_environment().items() if not name.startswith("GIT_")}
     kept |= {name: text for name, text in os.environ.items() if name.startswith(_OF_THE_USER)}
     return kept | NEUTRAL
 

@@ -42,6 +42,7 @@ class Reference(Record):
     commit: str = ""
     repository: str = ""  # the source's location; empty for the store
     source: str = ""  # name of a source from another package; empty for ours
+    trusted: bool = True  # as it was at that time
 
 
 class SourceContext(NamedTuple):

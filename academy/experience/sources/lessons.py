@@ -35,7 +35,9 @@ def stored_again(store: LessonsStore, references: Sequence[Reference]) -> Iterat
     """Lessons and tasks of the store under the numbers of the references, in order of these."""
     present = store.by_id(reference.id for reference in references)
     lessons = [
-        present[reference.id].model_copy(update={"seq": reference.seq or present[reference.id].seq})
+        present[reference.id].model_copy(
+            update={"seq": reference.seq or present[reference.id].seq, "trusted": reference.trusted}
+        )
         for reference in references
         if reference.id in present
     ]

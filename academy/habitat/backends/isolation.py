@@ -15,10 +15,11 @@ from typing import Any
 from pydantic import Field
 
 from academy.adapters.adapter import FILES, MANIFEST
+from academy.current_folder import SAFE_PATH
 from academy.errors import BaseModelError, EngineError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ENVIRONMENT, WAITING
-from academy.models.base_model import MODEL_FILES, BaseModel, check
+from academy.models.base_model import BaseModel, check
 from academy.records import Record
 from academy.settings import LEAST_CPUS, LEAST_MEMORY_GIB
 from academy.system.docker import problems
@@ -87,9 +88,13 @@ def order_mounts(order: TrainingOrder) -> list[tuple[Path, str, bool]]:
     """What an order's container sees of this machine: source, path inside, writable. Raises TrainingError.
 
     Of the base model it sees only what the base's digest covers: no code of its own, and no link out of its folder.
+    The trainer compares the digest.
     """
-    base_files = sorted({path for pattern in MODEL_FILES for path in order.base.path.glob(pattern) if path.is_file()})
-    mounts = [(path.resolve(), f"/base/{path.name}", False) for path in base_files]
+    try:
+        base_files = [stamp.path for stamp in check(order.base.name, order.base.path)]
+    except BaseModelError as problem:
+        raise TrainingError(problem.message, problem.remedy, cause="base model") from problem
+    mounts = [(path.resolve(), f"/base/{path.relative_to(order.base.path)}", False) for path in base_files]
     mounts.append((order.train_file.resolve(), "/dataset/train.jsonl", False))
     if order.init_adapter is not None:
         mounts += [
@@ -98,12 +103,13 @@ def order_mounts(order: TrainingOrder) -> list[tuple[Path, str, bool]]:
     for path, _, _ in mounts:
         if not path.is_file():
             raise TrainingError(f"The file {path} does not exist.", "Run `academy curate` again.", cause="data")
+    if container_user() != os.getuid():
+        for path, _, _ in mounts[len(base_files) :]:  # the home's own files are closed to others
+            os.chown(path, -1, NOBODY)
+            path.chmod(0o640)
+    for path, _, _ in mounts[: len(base_files)]:
         if container_user() != os.getuid() and not path.stat().st_mode & 0o004:
             raise TrainingError(f"The container's user cannot read {path}.", f"Run `chmod a+r {path}`.", cause="order")
-    try:
-        check(order.base.name, order.base.path)
-    except BaseModelError as problem:  # it contains code of its own
-        raise TrainingError(problem.message, problem.remedy, cause="base model") from problem
     return [*mounts, (order.folder.resolve(), f"/runs/{order.folder.name}", True)]
 
 
@@ -172,6 +178,7 @@ def container_options(
             **from_parent,
             "PYTHONPATH": "/academy",
             "PYTHONDONTWRITEBYTECODE": "1",
+            SAFE_PATH: "1",
             "HF_HUB_OFFLINE": "1",
             "HOME": "/tmp",  # noqa: S108 - the container's own
             "USER": "academy",  # the user id has no name there, and libraries ask for one

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from academy.current_folder import public_environment
 from academy.habitat.backends.base import BackendChoice, TrainingEvent, TrainingOrder
 from academy.habitat.backends.following import CANCELLED, SILENCE_SECONDS, StartedTrainer, TrainerEnd, run_order
 from academy.habitat.run_folder import LOG, ORDER
@@ -82,11 +83,12 @@ class ProcessBackend:
         write_file(folder / ORDER, canonical(order))
         with explain_disk_errors(folder), (folder / LOG).open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", _program(order), str(folder / ORDER), str(os.getpid())],
+                [sys.executable, "-m", _program(order), str((folder / ORDER).absolute()), str(os.getpid())],
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**WAITING, **os.environ, **ENVIRONMENT, **self._visible_gpus},
+                env={**WAITING, **public_environment(), **ENVIRONMENT, **self._visible_gpus},
             )
         trainer = self._running[order.digest] = _Subprocess(process)
         return trainer

@@ -24,7 +24,8 @@ from academy.habitat.backends.following import FULL
 from academy.habitat.run_folder import EVENTS
 from academy.habitat.trainer.checkpoints import make_room
 from academy.habitat.trainer.events import NOTE, EventWriter, NullEventWriter
-from academy.models.base_model import check
+from academy.masking import mask
+from academy.private import be_private
 from academy.records import canonical, expectation
 from academy.store.files import is_full, write_file
 from academy.system.hardware import EnergyMeter
@@ -35,6 +36,7 @@ def main() -> int | str:
     """Read the order, train, report. Returns the exit code, or a message about a wrong call."""
     if len(sys.argv) != 3 or not sys.argv[2].isdigit():
         return "Usage: ORDER PARENT, the file of a training order and the id of the process to end with, or 0."
+    be_private()  # also in a container, which has the umask of its engine
     order_file, parent = Path(sys.argv[1]), int(sys.argv[2])
     rank = os.environ.get("RANK")  # of several processes, set by torch's launcher
     if rank is not None:
@@ -91,8 +93,8 @@ def carry_out(order: TrainingOrder, events: EventWriter | NullEventWriter, note:
         events.write("changed", message=f"less memory: {change}")
     try:
         with events.busy():
-            check(order.base.name, order.base.path)
-            from academy.habitat.trainer.model import prepare
+            with order.base.unchanged():  # a refusal before the libraries are imported
+                from academy.habitat.trainer.model import prepare
 
             library = prepare(order)  # before anything imports transformers or TRL
             if library.on_gpu and isinstance(events, EventWriter):
@@ -102,7 +104,7 @@ def carry_out(order: TrainingOrder, events: EventWriter | NullEventWriter, note:
         adapter, loss = train(order, events, library)
     except Exception as problem:  # noqa: BLE001  libraries have their own errors; every failure is reported
         if not isinstance(problem, AcademyError):
-            traceback.print_exc()  # into the trainer's own log
+            sys.stderr.write(mask(traceback.format_exc()))  # into the trainer's own log
         cause = _cause(problem, order)
         failure = {"message": _sentence(problem, cause), "cause": cause}
         if cause == "disk" and isinstance(events, EventWriter):
@@ -144,7 +146,7 @@ def _sentence(problem: BaseException, cause: str) -> str:
         case "disk":
             return FULL
     first = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-    return f"The trainer failed: {first[:300]}"
+    return mask(f"The trainer failed: {first[:300]}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ending_of
 from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer.events import NOTE, EventWriter
+from academy.private import be_private
 from academy.system.processes import die_with_parent, oom_kills
 
 SHARDED = [
@@ -31,6 +32,7 @@ SHARDED = [
 
 def main() -> int:
     """Start the processes, and report why they ended if they failed."""
+    be_private()
     order_file, parent = Path(sys.argv[1]), int(sys.argv[2])
     die_with_parent(parent)
     order = TrainingOrder.model_validate_json(order_file.read_bytes())  # written by the backend that starts this

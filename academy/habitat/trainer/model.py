@@ -125,13 +125,15 @@ def load(order: TrainingOrder, library: Library) -> Any:
             bnb_4bit_compute_dtype=library.dtype,
         )
         quantised["device_map"] = {"": int(os.environ.get("LOCAL_RANK", "0")) if library.on_gpu else "cpu"}
-    model = AutoModelForCausalLM.from_pretrained(
-        order.base.path,
-        dtype=library.dtype,
-        trust_remote_code=False,
-        use_safetensors=True,
-        **quantised,
-    )
+    with order.base.unchanged() as base_folder:
+        model = AutoModelForCausalLM.from_pretrained(
+            base_folder,
+            dtype=library.dtype,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            **quantised,
+        )
     model.config.use_cache = False
     if recipe.init_adapter:
         adapter_folder = _init_adapter(order)
@@ -179,13 +181,14 @@ def _init_adapter(order: TrainingOrder) -> Path:
 def _by_unsloth(order: TrainingOrder, library: Library) -> Any:
     recipe = order.recipe
     loader: Any = importlib.import_module("unsloth").FastLanguageModel
-    model, _ = loader.from_pretrained(
-        model_name=str(order.base.path),
-        max_seq_length=recipe.max_length,
-        dtype=library.dtype,
-        load_in_4bit=recipe.four_bit,
-        trust_remote_code=False,
-    )
+    with order.base.unchanged() as base_folder:
+        model, _ = loader.from_pretrained(
+            model_name=str(base_folder),
+            max_seq_length=recipe.max_length,
+            dtype=library.dtype,
+            load_in_4bit=recipe.four_bit,
+            trust_remote_code=False,
+        )
     return loader.get_peft_model(
         model,
         r=recipe.rank,

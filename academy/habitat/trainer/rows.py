@@ -12,8 +12,9 @@ import orjson
 
 from academy.errors import TemplateError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
-from academy.models.chat_template import ChatTemplate, Message
+from academy.models.chat_template import ChatTemplate
 from academy.models.formats import read_row
+from academy.models.messages import Transcript
 from academy.store.files import digest_of_file
 
 IGNORED = -100
@@ -28,7 +29,7 @@ class Rows(NamedTuple):
 
     train: list[Row]
     dev: list[Row]
-    messages: list[list[Message]]
+    messages: list[Transcript]
 
     @property
     def supervised(self) -> int:
@@ -47,7 +48,7 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
     rows = []
     for number, conversation in enumerate(messages, start=1):
         try:
-            prompt, answer = template.example(conversation)
+            prompt, answer = template.example_of(conversation)
         except TemplateError as problem:
             raise TemplateError(f"Line {number} of the dataset: {problem.message}", problem.remedy) from problem
         if len(prompt) + len(answer) <= order.recipe.max_length:
@@ -70,7 +71,7 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
             )
     if not order.recipe.dev_share:
         return Rows(rows, [], messages)
-    is_dev = [order.recipe.holds_back(conversation[-2]["content"]) for conversation in messages]
+    is_dev = [order.recipe.holds_back(request_of(conversation)) for conversation in messages]
     split = Rows(
         [row for row, dev in zip(rows, is_dev, strict=True) if not dev],
         [row for row, dev in zip(rows, is_dev, strict=True) if dev],
@@ -85,7 +86,12 @@ def read_rows(order: TrainingOrder, template: ChatTemplate) -> Rows:
     return split
 
 
-def _messages(line: bytes, number: int) -> list[Message]:
+def request_of(transcript: Transcript) -> str:
+    """The last request of a conversation."""
+    return next(message.content for message in reversed(transcript.messages) if message.role == "user")
+
+
+def _messages(line: bytes, number: int) -> Transcript:
     """A line in any format that is imported, as a conversation that ends with its last answer."""
     try:
         conversation = read_row(orjson.loads(line))

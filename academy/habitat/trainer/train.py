@@ -36,7 +36,7 @@ from academy.habitat.trainer.canaries import canaries
 from academy.habitat.trainer.checkpoints import CHECKPOINTS, DRAFT, whole_checkpoint
 from academy.habitat.trainer.events import EventWriter, NullEventWriter
 from academy.habitat.trainer.model import Library, load, refuse_leaks
-from academy.habitat.trainer.rows import Rows, packed, read_rows
+from academy.habitat.trainer.rows import Rows, packed, read_rows, request_of
 from academy.models.chat_template import FILE as TEMPLATE_FILE
 from academy.models.chat_template import ChatTemplate
 from academy.store.files import publish_folder, write_file
@@ -57,7 +57,7 @@ def train(order: TrainingOrder, events: EventWriter | NullEventWriter, library: 
     # equal bytes are promised only on CPUs; on GPUs determinism is slow, and not all of them support it
     torch.use_deterministic_algorithms(not library.on_gpu, warn_only=True)
     set_seed(recipe.seed)
-    template = ChatTemplate.of(order.base.path)
+    template = order.base.open_template()
     with events.busy():
         rows = read_rows(order, template)
     note = f" with the day {template.day}" if template.day else ""
@@ -126,7 +126,7 @@ def _finish(
         )
     if not is_first and not library.plan.shared:
         return ""
-    recorded_canaries = canaries(model, template, [conversation[-2]["content"] for conversation in rows.messages])
+    recorded_canaries = canaries(model, template, [request_of(conversation) for conversation in rows.messages])
     if not is_first:
         return ""
     shutil.rmtree(order.folder / DRAFT, ignore_errors=True)

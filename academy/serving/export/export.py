@@ -67,7 +67,7 @@ def export(adapter: Adapter, base: BaseModel, to: Path, request: ExportRequest) 
         raise InputError(f"{to} already exists.", "Choose a new folder with --to.")
     with publish_folder(to.absolute()) as folder:
         adapter = _own_copy(adapter, base, folder / CHECKED)
-        template = ChatTemplate.of(base.path, adapter.path)
+        template = base.open_template(adapter.path)
         match request.form:
             case "adapter":
                 notes = _adapter(adapter, base, template, folder)
@@ -92,7 +92,7 @@ def merged_file(folder: Path, *, base: BaseModel, cache: Path) -> Path:
     place = cache / f"merged-{adapter.digest[:16]}"
     if not place.is_dir():
         with publish_folder(place) as new_folder:
-            _merged_gguf(adapter, base, ChatTemplate.of(base.path, folder), new_folder, "f16")
+            _merged_gguf(adapter, base, base.open_template(folder), new_folder, "f16")
     return next(place.glob("*.gguf"))
 
 
@@ -125,12 +125,13 @@ def _merged(
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    base_type = AutoConfig.from_pretrained(base.path, trust_remote_code=False).dtype or torch.float32
-    kind = getattr(torch, TORCH_TYPES[precision]) if precision else base_type
-    # merge in 32 bits and round once
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        base.path, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-    )
+    with base.unchanged() as place:
+        base_type = AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True).dtype
+        # merge in 32 bits and round once
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            place, dtype=torch.float32, trust_remote_code=False, local_files_only=True, use_safetensors=True
+        )
+    kind = getattr(torch, TORCH_TYPES[precision]) if precision else base_type or torch.float32
     model = PeftModel.from_pretrained(model, str(adapter.path)).merge_and_unload(safe_merge=True)
     model.to(kind).save_pretrained(folder)
     template.tokenizer.chat_template = template.text
@@ -143,8 +144,9 @@ def _gguf(
 ) -> tuple[str, ...]:
     """Base model and adapter as two files, under the names by which our own runtime recognizes them."""
     model, lora = f"base-{base.digest[:16]}.gguf", f"{adapter.digest}.gguf"
-    write_adapter(adapter.path, base.path, folder / lora)
-    write_model(base.path, folder / model, name=base.name, template=template.text, precision=precision)
+    with base.unchanged() as place:
+        write_adapter(adapter.path, place, folder / lora)
+        write_model(place, folder / model, name=base.name, template=template.text, precision=precision)
     return (f"Serve it with llama-server -m {model} --lora {lora}", *_splitting(base.path, template))
 
 

@@ -11,6 +11,7 @@ import errno
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,12 +23,13 @@ from safetensors import safe_open
 from academy.adapters.adapter import CONFIG, WEIGHTS, Adapter
 from academy.errors import AdapterError, BaseModelError
 from academy.models.base_model import BaseModel
+from academy.models.model_files import weight_files
 from academy.records import Record
 from academy.serving.export.gguf_vocabulary import vocabulary
 from academy.store.files import digest_of_file, explain_disk_errors, publish_folder, write_file
 
 Precision = Literal["f32", "f16", "bf16"]
-FORMAT = 1
+FORMAT = 2
 """Increase it when the same model is written differently; cached files are then written again."""
 CACHE_RECORD = "written.json"
 
@@ -68,25 +70,32 @@ class CacheRecord(Record):
 def base_file(base: BaseModel, cache: Path, precision: Precision = "f32") -> Path:
     """The base model as a file in the cache, written where it is missing or damaged.
 
+    It has no chat template: prompts come as token ids, and llama.cpp renders a template without limits when it starts.
     Raises BaseModelError for a model that cannot be written as GGUF.
     """
     place = cache / f"base-{base.digest[:16]}-{precision}" / f"base-{base.digest[:16]}.gguf"
-    return _cached(
-        place, base.digest, precision, lambda path: write_model(base.path, path, name=base.name, precision=precision)
-    )
+    with base.unchanged() as folder:
+        return _cached(
+            place,
+            base.digest,
+            precision,
+            partial(write_model, folder, name=base.name, template="", precision=precision),
+        )
 
 
 def adapter_file(adapter: Adapter, base: BaseModel, cache: Path) -> Path:
     """An adapter as a file in the cache, written where it is missing or damaged. Raises AdapterError."""
     place = cache / f"adapter-{adapter.digest[:16]}" / f"{adapter.digest}.gguf"
-    return _cached(place, adapter.digest, "f32", lambda path: write_adapter(adapter.path, base.path, path))
+    with base.unchanged() as folder:
+        return _cached(place, adapter.digest, "f32", lambda path: write_adapter(adapter.path, folder, path))
 
 
 def write_model(
     folder: Path, target: Path, *, name: str, template: str | None = None, precision: Precision = "f32"
 ) -> None:
-    """Write a transformers folder as a GGUF model. `template` is the chat template; default: the tokenizer's own.
+    """Write a transformers folder as a GGUF model.
 
+    `template` is the chat template, empty for none; default: the tokenizer's own.
     Raises BaseModelError for an architecture, setting or tokenizer that llama.cpp treats differently.
     """
     import gguf
@@ -120,7 +129,7 @@ def write_model(
     vocabulary(folder, config.vocab_size, template).add_to(writer)
 
     tensors = [] if factors is None else [("rope_freqs.weight", factors.shape, lambda: factors)]
-    for original, shape, read in _stored(sorted(folder.glob("*.safetensors"))):
+    for original, shape, read in _stored(weight_files(name, folder)):
         if original == "lm_head.weight" and config.tie_word_embeddings:
             continue  # llama.cpp uses the embedding
         name_in_gguf = names.get_name(original, try_suffixes=(".weight", ".bias"))
@@ -214,7 +223,7 @@ def _known(folder: Path) -> tuple[Any, Layout]:
     """The configuration of a transformers folder and its layout. Raises BaseModelError for an unknown one."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     layout = LAYOUTS.get(config.model_type)
     wrong = ""
     if layout is None:

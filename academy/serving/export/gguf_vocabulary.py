@@ -68,7 +68,7 @@ def vocabulary(folder: Path, size: int, template: str | None = None) -> Vocabula
 
     from academy.models.chat_template import ChatTemplate
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     own_template = ChatTemplate(tokenizer).text  # this also sets the tokenizer's end token
     backend = getattr(tokenizer, "backend_tokenizer", None)
     description: dict[str, Any] = orjson.loads(backend.to_str()) if backend is not None else {}
@@ -96,7 +96,7 @@ def vocabulary(folder: Path, size: int, template: str | None = None) -> Vocabula
         eos=tokenizer.eos_token_id,
         pad=tokenizer.pad_token_id,
         # the marks around trained text render to nothing, and llama.cpp does not support them
-        template=re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", template or own_template),
+        template=re.sub(r"\{%-?\s*(?:end)?generation\s*-?%\}", "", own_template if template is None else template),
     )
 
 

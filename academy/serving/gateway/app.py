@@ -2,9 +2,11 @@
 
 The access layer stands before it: on loopback the home's owner needs no key, other accounts need the home's secret.
 
-/v1/chat/completions  /v1/models  /v1/feedback           users; with a bearer token where ACADEMY_SERVE_KEY is set
+/v1/chat/completions  /v1/models  /v1/feedback           users; with a key where ACADEMY_SERVE_KEY is set
 /admin/load  /admin/follow  /admin/verify  /admin/status this machine only, with the token of the discovery file
-/healthz                                                 public: readiness and counts, no texts
+/healthz                                                 public: readiness; counts only for those who may use the rest
+
+A body is JSON and says so: pages of another origin cannot send that type without asking first.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from academy.access.layer import ADMISSION
 from academy.errors import AcademyError
 from academy.records import Record
 from academy.serving.gateway.adapter_pool import CHAMPION
+from academy.serving.gateway.bodies import DisconnectedError, disconnected, read_body, read_field
 from academy.serving.gateway.conversation_log import read_feedback
 from academy.serving.gateway.gateway import Gateway, access, identity_headers, new_id
 from academy.serving.gateway.openai_protocol import (
@@ -39,7 +43,7 @@ from academy.serving.gateway.openai_protocol import (
     model_list,
     read_request,
 )
-from academy.serving.gateway.slots import Limits
+from academy.serving.gateway.visitors import has_own_key, visitor_of
 from academy.serving.runtimes.base import Piece
 from academy.store.ledger import BASE
 
@@ -55,7 +59,9 @@ class Access(Record):
 
 def make_app(gateway: Gateway, access_rules: Access) -> FastAPI:
     """The application. Its routes raise RequestError, which becomes OpenAI's error object."""
-    app = FastAPI(title="The Academy's gateway", docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="The Academy's gateway", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
+    )  # fmt: skip
     app.add_exception_handler(HTTPException, _as_error)
     app.add_exception_handler(Exception, _as_error)
 
@@ -81,13 +87,16 @@ def make_app(gateway: Gateway, access_rules: Access) -> FastAPI:
 
     async def feedback(request: Request) -> Response:
         user(request)
-        feedback_request = read_feedback(await _body(request.receive, request.scope, gateway.limits))
-        ids = await gateway.conversations.feedback(feedback_request)
+        feedback_request = read_feedback(await read_body(request.receive, request.scope, gateway.limits))
+        receipt = await gateway.conversations.feedback(feedback_request, visitor_of(request.scope))
         gateway.counts["feedback"] += 1
-        return _json({"id": feedback_request.id, "object": "feedback", "lessons": ids})
+        return _json({"id": feedback_request.id, "object": "feedback", **receipt.model_dump(mode="json")})
 
-    async def healthz(_request: Request) -> Response:
+    async def healthz(request: Request) -> Response:
         health = gateway.health()
+        admission = request.scope.get(ADMISSION)
+        if admission is None or admission.by == "public":
+            health = {"status": health["status"]}
         return _json(health, 503 if gateway.unavailable else 200)
 
     async def status(request: Request) -> Response:
@@ -101,7 +110,7 @@ def make_app(gateway: Gateway, access_rules: Access) -> FastAPI:
 
     async def load(request: Request) -> Response:
         admin(request)
-        adapter = await _field(request, gateway.limits, "adapter")
+        adapter = await read_field(request, gateway.limits, "adapter")
         if adapter and not (len(adapter) == 64 and adapter.isalnum()) and adapter != BASE:
             raise RequestError(
                 400, "'adapter' must be a digest of 64 characters.", param="adapter", code="invalid_value"
@@ -115,7 +124,7 @@ def make_app(gateway: Gateway, access_rules: Access) -> FastAPI:
 
     async def verify(request: Request) -> Response:
         admin(request)
-        name = await _field(request, gateway.limits, "model")
+        name = await read_field(request, gateway.limits, "model")
         with _errors_as_409():
             target, identity = await gateway.verify(name or CHAMPION)
         return _json({"version": target.name, "holds": identity.holds, **identity.model_dump()})
@@ -148,12 +157,12 @@ class Chat:
         try:
             _check_key(scope, self.access_rules)
             self.gateway.refuse_if_closed()
-            body = await _body(receive, scope, self.gateway.limits)
+            body = await read_body(receive, scope, self.gateway.limits)
             chat_request = read_request(body, self.gateway.limits.messages)
             await self._until_disconnect(answering, chat_request, receive)
         except RequestError as problem:
             await answering.refuse(problem)
-        except _DisconnectedError:
+        except DisconnectedError:
             answering.status = 499
         except _SlowReaderError:
             answering.status = 408
@@ -167,11 +176,11 @@ class Chat:
         work = asyncio.create_task(answering.answer(request))
         self.gateway.answers.add(work)
         work.add_done_callback(self.gateway.answers.discard)
-        disconnect = asyncio.create_task(_disconnected(receive))
+        disconnect = asyncio.create_task(disconnected(receive))
         try:
             await asyncio.wait({work, disconnect}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                raise _DisconnectedError
+                raise DisconnectedError
             if work.cancelled():
                 raise RequestError(
                     503, "The gateway shut down before the answer was complete.", code="shutting_down", retry=10
@@ -183,10 +192,6 @@ class Chat:
             await asyncio.wait({work, disconnect})
             for task in (work, disconnect):
                 task.cancelled() or task.exception()  # reported already, or without a recipient
-
-
-class _DisconnectedError(Exception):
-    """The client has disconnected."""
 
 
 class _SlowReaderError(Exception):
@@ -214,7 +219,9 @@ class _Answering:
             envelope = Envelope(f"chatcmpl-{self.id}", target.name, target.fingerprint)
             send = self._as_stream if request.stream else self._whole
             text = await send(envelope, request, pieces)
-            self.gateway.conversations.remember(envelope.id, request.conversation, text, target, request.user or "")
+            self.gateway.conversations.remember(
+                envelope.id, request.conversation, text, target, visitor_of(self.scope), request.user or ""
+            )
 
     async def _whole(self, envelope: Envelope, _request: ChatRequest, pieces: Any) -> str:
         parts: list[str] = []
@@ -289,39 +296,8 @@ class _Answering:
             raise _SlowReaderError from None
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _body(receive: Receive, scope: Scope, limits: Limits) -> bytes:
-    """A request's body. Raises RequestError where it is too large (413, unread) or does not arrive (408)."""
-    try:
-        async with asyncio.timeout(limits.slow_reader):
-            return await _read(receive, scope, limits.body)
-    except TimeoutError:
-        raise RequestError(408, "The body did not arrive in time.", code="timeout") from None
-
-
-async def _read(receive: Receive, scope: Scope, limit: int) -> bytes:
-    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    too_large = RequestError(413, f"The body is larger than {limit:,} bytes.", code="body_too_large")
-    if not length.isdigit() or int(length) > limit:
-        raise too_large
-    content = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _DisconnectedError
-        content += message.get("body", b"")
-        if len(content) > limit:
-            raise too_large
-        if not message.get("more_body"):
-            return bytes(content)
-
-
 def _check_key(scope: Scope, access_rules: Access) -> None:
-    if access_rules.key and not _bears(scope, access_rules.key):
+    if access_rules.key and not has_own_key(scope) and not _bears(scope, access_rules.key):
         raise RequestError(401, "The bearer token is missing or wrong.", code="invalid_api_key")
 
 
@@ -336,19 +312,6 @@ def _is_local(scope: Scope) -> bool:
         return ipaddress.ip_address((scope.get("client") or ("",))[0]).is_loopback
     except ValueError:
         return False
-
-
-async def _field(request: Request, limits: Limits, field: str) -> str:
-    """A text field of the body; empty where it is missing."""
-    raw = await _body(request.receive, request.scope, limits)
-    try:
-        content = orjson.loads(raw) if raw else {}
-    except orjson.JSONDecodeError:
-        raise RequestError(400, "The body is not valid JSON.", code="invalid_json") from None
-    name = content.get(field, "") if isinstance(content, dict) else ""
-    if not isinstance(name, str):
-        raise RequestError(400, f"'{field}' must be a string.", param=field, code="invalid_value")
-    return name
 
 
 @contextmanager
@@ -372,7 +335,7 @@ def _logged(gateway: Gateway, route: Route_) -> Route_:
         except RequestError as problem:
             gateway.counts[f"refused {problem.status}"] += 1
             response = _json(problem.body, problem.status, problem.headers)
-        except _DisconnectedError:
+        except DisconnectedError:
             response = Response(status_code=400)  # the client is gone
         response.headers["x-request-id"] = id_
         access.info(

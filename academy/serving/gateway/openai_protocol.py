@@ -143,7 +143,7 @@ def read_request(body: bytes, most_messages: int) -> ChatRequest:
     raw = _object(body)
     _refuse_unsupported(raw)
     try:
-        request = ChatRequest.model_validate_json(body)
+        request = ChatRequest.model_validate(raw)  # what was checked above, not a second reading of the bytes
     except ValidationError as problem:
         raise _refused(problem) from None
     if len(request.messages) > most_messages:

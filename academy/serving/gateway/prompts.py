@@ -45,7 +45,7 @@ class Prompts:
 
     async def prepare(self) -> None:
         """Read the base model's tokenizer, which all templates share, before the first request needs it."""
-        self._templates[BASE] = await asyncio.to_thread(ChatTemplate.of, self.base.path)
+        self._templates[BASE] = await asyncio.to_thread(self.base.open_template)
 
     def _count(self, messages: Sequence[Message], adapter: str) -> int:
         try:

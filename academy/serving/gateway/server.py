@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -24,10 +23,13 @@ import orjson
 import uvicorn
 from fastapi import FastAPI
 
+from academy.access.guarded_server import BACKLOG, GuardedServer, limit_logs
 from academy.access.layer import AccessLayer, home_rules
 from academy.access.rules import AccessRules, Refusal
+from academy.access.user_keys import UserKeys
 from academy.errors import InputError
 from academy.experience.lessons import LessonsStore
+from academy.experience.ratings import Quota
 from academy.models.base_model import BaseModel
 from academy.serving.gateway.adapter_pool import AdapterHooks, AdapterPool
 from academy.serving.gateway.app import Access, make_app
@@ -48,16 +50,13 @@ KEEP_NAMED = 2
 """Versions that stay loaded besides the champions because requests named them."""
 LAST_WORDS = 3
 """Seconds for connections to close after the last answer."""
-BACKLOG = 1024
-RESET = struct.pack("ii", 1, 0)
-"""With this option, closing a connection discards its undelivered data."""
 
 
-class _Server(uvicorn.Server):
+class _Server(GuardedServer):
     """Shuts down in two steps: it refuses new requests, then closes the port after the answers or a time limit."""
 
     def __init__(self, config: uvicorn.Config, gateway: Gateway, ready: Callable[[], None]) -> None:
-        super().__init__(config)
+        super().__init__(config, gateway.limits.connections)
         self.gateway = gateway
         self.ready = ready
         self.until: float | None = None  # when running answers are cancelled (the loop's clock)
@@ -88,12 +87,9 @@ class _Server(uvicorn.Server):
 
     def abort(self, client: Any) -> None:
         """Close a client's connection and discard its buffers."""
-        for connection in list(self.server_state.connections):
-            if getattr(connection, "client", None) == client and connection.transport is not None:
-                client_socket = connection.transport.get_extra_info("socket")
-                # also discards the buffers of the system
-                client_socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-                connection.transport.abort()
+        for connection in list(self.guard.protocols):
+            if connection.client == client:
+                connection.abort()
 
 
 def serve(
@@ -123,7 +119,10 @@ def serve(
             runtime, ledger, settings.folder("adapters"), hooks,
             keep_champions=settings.serve_keep, keep_named=KEEP_NAMED, patience=limits.load,
         )  # fmt: skip
-        conversations = ConversationLog(store, settings.keep_conversations, settings.keep_share)
+        conversations = ConversationLog(
+            store, settings.keep_conversations, settings.keep_share, trusted=frozenset(settings.trusted_keys),
+            quota=Quota(per_hour=settings.ratings_per_hour, per_day=settings.ratings_per_day),
+        )  # fmt: skip
         gateway = Gateway(base, pool, ChampionFollower(pool), conversations, limits, name)
         discovery = DiscoveryFile(
             name=name, url=_url(listener), token=secrets.token_urlsafe(32), pid=os.getpid(), family=ledger.family
@@ -163,6 +162,7 @@ async def _serve(
             backlog=BACKLOG,
             timeout_graceful_shutdown=LAST_WORDS, lifespan="on", ws="none",
         )  # fmt: skip
+        limit_logs()
         await _Server(config, gateway, ready).serve(sockets=[listener])
     finally:
         await gateway.conversations.close()
@@ -178,7 +178,8 @@ def _closed(app: FastAPI, gateway: Gateway, rules: AccessRules) -> AccessLayer:
         code = "invalid_api_key" if refusal.status == 401 else "not_allowed"
         return "application/json", orjson.dumps(RequestError(refusal.status, refusal.sentence, code=code).body)
 
-    return AccessLayer(app, rules, challenge="Bearer", body=refuse)
+    holder_of = UserKeys(gateway.conversations.store.database).holder
+    return AccessLayer(app, rules, challenge="Bearer", body=refuse, holder_of=holder_of)
 
 
 def _following(gateway: Gateway) -> Callable[[FastAPI], Any]:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from academy.access.guarded_connections import ConnectionLimits
 from academy.records import Record
 from academy.serving.gateway.openai_protocol import RequestError
 from academy.settings import Settings
@@ -27,6 +28,7 @@ class Limits(Record):
     body: int = 1_000_000  # most bytes of a request
     messages: int = 256  # most messages of a request
     max_new_tokens: int = 1024  # default limit of an answer
+    connections: ConnectionLimits = ConnectionLimits()
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
@@ -38,6 +40,11 @@ class Limits(Record):
             total=settings.serve_seconds,
             slow_reader=settings.serve_slow_reader_seconds,
             drain=settings.serve_drain_seconds,
+            connections=ConnectionLimits(
+                total=settings.serve_connections,
+                per_address=settings.serve_connections_per_address,
+                unread=settings.serve_slow_reader_seconds,
+            ),
         )
 
 

@@ -30,6 +30,7 @@ from academy.models.base_model import BaseModel
 from academy.models.chat_template import Message
 from academy.records import Record
 from academy.settings import Settings
+from academy.system.origins import key_for
 
 Request = str | Sequence[Message]
 """A user's text, or a conversation that ends with one."""
@@ -177,8 +178,9 @@ class RuntimeContext:
 
     @property
     def key(self) -> str:
-        """The bearer token for a server that runs already; "" for none."""
-        return self.settings.endpoint_key.get_secret_value()
+        """The bearer token for a server that runs already; "" for none. Raises InputError as `key_for` does."""
+        judge = self.settings.judge.partition("#")[0]
+        return key_for(self.url, self.settings.endpoint_key.get_secret_value(), judge) if self.url else ""
 
     def required_url(self, runtime: str) -> str:
         """The server's address. Raises InputError without one."""

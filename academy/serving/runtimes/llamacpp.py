@@ -99,7 +99,7 @@ class LlamaCppRuntime:
         async with self._lock:
             if self._server is not None and not self._server.ended:
                 return
-            self._templates[BASE] = await asyncio.to_thread(ChatTemplate.of, self.base.path)
+            self._templates[BASE] = await asyncio.to_thread(self.base.open_template)
             previous, self._server = (
                 self._server,
                 await (self._connect() if self._url else self._launch(self._adapters)),
@@ -118,7 +118,7 @@ class LlamaCppRuntime:
             server = self._running()
             if record.digest in self._adapters:
                 return record.digest
-            template = await asyncio.to_thread(ChatTemplate.of, self.base.path, adapter)
+            template = await asyncio.to_thread(self.base.open_template, adapter)
             refuse_other_than_plain(orjson.loads((adapter / CONFIG).read_bytes()))
             if self._url:
                 await _adapters_by_place(server, {record.digest})

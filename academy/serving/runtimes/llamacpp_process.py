@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import orjson
 
+from academy.current_folder import public_environment
 from academy.errors import ServingError
 from academy.serving.runtimes.adapter_scheduling import AdapterScheduler
 from academy.serving.runtimes.llamacpp_server import ServerOptions
@@ -161,6 +162,8 @@ async def launch(options: ServerOptions, adapters: Sequence[str]) -> LlamaCppSer
         stdin=pipe,
         stdout=pipe,
         stderr=pipe,
+        cwd="/",
+        env=public_environment(),
     )
     server = LlamaCppServer(options.key, adapters, process)
     try:

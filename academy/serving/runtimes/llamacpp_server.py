@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from academy.private import be_private
 from academy.records import Record
 from academy.system.processes import die_with_parent
 
@@ -33,6 +34,7 @@ HTTP_THREADS = 64
 
 def main() -> None:
     """Serve until the parent ends."""
+    be_private()
     die_with_parent(int(sys.argv[1]))
     options = ServerOptions.model_validate_json(sys.stdin.readline())
     import xllamacpp

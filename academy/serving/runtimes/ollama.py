@@ -124,7 +124,7 @@ class OllamaRuntime:
         major, minor, patch = [*map(int, re.findall(r"\d+", version)), 0, 0, 0][:3]
         self._version = (major, minor, patch)
         self._architecture = await self._learn(BASE)
-        self._templates[BASE] = await asyncio.to_thread(ChatTemplate.of, self.base.path)
+        self._templates[BASE] = await asyncio.to_thread(self.base.open_template)
         await self._warm(self._model)
 
     async def load(self, adapter: Path) -> str:

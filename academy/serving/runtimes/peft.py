@@ -37,7 +37,7 @@ class PeftRuntime:
         self._plain = is_plain(self._model)
         self._layers = AdapterLayers(self._model)
         self._adapters: dict[str, Adapter] = {}
-        self._templates: dict[str, ChatTemplate] = {BASE: ChatTemplate.of(base.path)}
+        self._templates: dict[str, ChatTemplate] = {BASE: base.open_template()}
 
     def load(self, adapter: Path) -> str:
         """Check an adapter and load it, from the same bytes that were checked."""
@@ -116,9 +116,10 @@ def open_model(base: BaseModel) -> tuple[Any, str]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     disable_progress_bar()
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        base.path, dtype=dtype, trust_remote_code=False, use_safetensors=True
-    ).to(device)
+    with base.unchanged() as folder:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, trust_remote_code=False, local_files_only=True, use_safetensors=True
+        ).to(device)
     return model.eval(), device
 
 

@@ -66,7 +66,7 @@ class PeftLive:
             return
         self._died, self._engine = self.ended, None  # one model in memory at a time
         self._templates.clear()  # adapters must be attached to the new model
-        self._templates[BASE] = await asyncio.to_thread(ChatTemplate.of, self.base.path)
+        self._templates[BASE] = await asyncio.to_thread(self.base.open_template)
         engine = await asyncio.to_thread(_Engine, self.base)
         engine.start()
         self._engine, self._died = engine, False
@@ -218,7 +218,7 @@ class _Engine(threading.Thread):
             )
         self.layers = AdapterLayers(self.model)
         self.dead = False
-        template = ChatTemplate.of(base.path)
+        template = base.open_template()
         self._pad: int = template.tokenizer.pad_token_id
         self._inbox: queue.SimpleQueue[_Job | _Action | None] = queue.SimpleQueue()
         self._groups: dict[str, _Group] = {}

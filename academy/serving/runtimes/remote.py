@@ -21,23 +21,32 @@ from academy.errors import AdapterError, InputError, ServingError
 from academy.models.chat_template import FILE as TEMPLATE_FILE
 from academy.models.chat_template import ChatTemplate
 from academy.system.connections import check_connections, is_loopback
+from academy.system.origins import refuse_plain_text
 
 CONNECT_SECONDS = 5.0
 FULL = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 BARRED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
+MOST_BYTES, MOST_LINE = 64 << 20, 4 << 20
+"""Bytes of an answer, and of one line of it."""
+PATIENCES = 10
+"""An answer that is not streamed may take so many times the patience, however steadily it trickles."""
 
 
 class RemoteConnection:
     """The connection to one HTTP server. `patience`: seconds that it may be silent, also within an answer."""
 
     def __init__(self, name: str, url: str, key: str, patience: float) -> None:
+        """Raises InputError for a key that would cross a network in plain text."""
+        refuse_plain_text(url, key)
         self.name, self.url, self.patience = name, url.rstrip("/"), patience
         is_here = is_loopback(httpx.URL(self.url).host)
         if not is_here:
             check_connections()
         self._client = httpx.AsyncClient(
             base_url=self.url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"Accept-Encoding": "identity"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            event_hooks={"response": [_bound]},
+            follow_redirects=False,
             timeout=httpx.Timeout(patience, connect=CONNECT_SECONDS, pool=None),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=32),
             trust_env=not is_here,  # a proxy cannot reach our loopback
@@ -51,10 +60,11 @@ class RemoteConnection:
         The caller judges every other status.
         """
         with self._clear_errors():
-            if isinstance(body, Mapping):
-                response = await self._client.request(method, path, json=body)
-            else:
-                response = await self._client.request(method, path, content=body)
+            async with asyncio.timeout(None if isinstance(body, AsyncIterator) else PATIENCES * self.patience):
+                if isinstance(body, Mapping):
+                    response = await self._client.request(method, path, json=body)
+                else:
+                    response = await self._client.request(method, path, content=body)
         self._refuse_full(response)
         return response
 
@@ -146,7 +156,7 @@ class RemoteConnection:
             raise ServingError(
                 f"There is no {self.name} server at {self.url}.", "Start it, or correct the URL."
             ) from problem
-        except httpx.TimeoutException as problem:
+        except (httpx.TimeoutException, TimeoutError) as problem:
             raise ServingError(
                 f"The {self.name} server at {self.url} was silent for {self.patience:g} seconds.",
                 "Check its log and its load; a larger model may need a longer limit.",
@@ -157,6 +167,32 @@ class RemoteConnection:
             ) from problem
         except httpx.TransportError as problem:
             raise self.ended_early(str(problem)) from problem
+
+
+async def _bound(response: httpx.Response) -> None:
+    """Limit an answer before it is read. A compressed one was not asked for, and has no limit when it is unpacked."""
+    if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise httpx.ReadError("its answer is compressed", request=response.request)
+    if isinstance(response.stream, httpx.AsyncByteStream):
+        response.stream = _BoundedStream(response.stream)
+
+
+class _BoundedStream(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        total = line = 0
+        async for chunk in self._stream:
+            total += len(chunk)
+            newline = chunk.rfind(b"\n")
+            line = line + len(chunk) if newline < 0 else len(chunk) - newline - 1
+            if total > MOST_BYTES or line > MOST_LINE:
+                raise httpx.ReadError("its answer is too long")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class RunningTurns:

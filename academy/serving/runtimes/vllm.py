@@ -104,7 +104,7 @@ class VllmRuntime:
         self.base_proven = bool(matches)
         self._served = str(card["id"])
         self._context = min(self.base.context, int(card.get("max_model_len") or self.base.context))
-        self._templates[BASE] = await asyncio.to_thread(ChatTemplate.of, self.base.path)
+        self._templates[BASE] = await asyncio.to_thread(self.base.open_template)
 
     async def load(self, adapter: Path) -> str:
         """Check an adapter's files here, then make the server load them from the folder that it sees."""

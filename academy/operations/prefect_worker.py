@@ -1,0 +1,38 @@
+"""`python -m academy.operations.prefect_worker --pool POOL --name NAME`: a worker of this home.
+
+It uses the server in PREFECT_API_URL, or the home's own. Its options are those of Prefect's `worker start`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from academy.errors import AcademyError, HomeError
+from academy.operations.prefect_server import configure, running, use_own_server
+from academy.settings import load_settings
+
+
+def main() -> None:
+    """Work until a signal comes. Ends with code 2 where there is no server."""
+    try:
+        settings = load_settings()
+        configure(settings)
+        if "PREFECT_API_URL" not in os.environ:
+            url = running(settings)
+            if not url:
+                raise HomeError("No Prefect server is running.", "Start one with `make pages`, or set PREFECT_API_URL.")
+            use_own_server(settings, url)
+    except AcademyError as problem:
+        sys.stderr.write(f"{problem}\n")
+        sys.exit(2)
+    from prefect.cli import app
+
+    import academy.operations.home_worker  # noqa: F401  takes the place of Prefect's worker for process pools
+
+    sys.argv = ["prefect", "worker", "start", "--type", "process", "--limit", "1", *sys.argv[1:]]
+    app()
+
+
+if __name__ == "__main__":
+    main()
