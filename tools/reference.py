@@ -36,7 +36,9 @@ from academy.models.dialects import (
     TURN_KEYS,
     VOTES,
 )
-from academy.models.turns import CALLS, CONTENT_KEYS, PAIR_KEYS, ROLE_KEYS, ROLES, WEIGHTS
+from academy.models.messages import MOST_CALLS
+from academy.models.tools import MOST_TOOLS, TOOL_KEYS
+from academy.models.turns import CALLS, CONTENT_KEYS, PAIR_KEYS, ROLE_KEYS, ROLES, THOUGHT_KEYS, WEIGHTS
 from academy.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -182,7 +184,8 @@ def formats_page() -> str:
             "pair_keys": code(PAIR_KEYS), "roles": "\n".join(role_rows()), "weights": code(WEIGHTS),
             "feedback": "\n".join(f"| {code(names)} | {FEEDBACK[field]} |" for field, names in NAMES.items()),
             "beside": code(BESIDE), "bad_if_false": code(BAD_IF_FALSE), "bad_if_true": code(BAD_IF_TRUE),
-            "media_keys": code(MEDIA_KEYS), "file_keys": code(FILE_KEYS),
+            "thought_keys": code(THOUGHT_KEYS), "tool_keys": code(TOOL_KEYS), "most_tools": MOST_TOOLS,
+            "most_calls": MOST_CALLS, "media_keys": code(MEDIA_KEYS), "file_keys": code(FILE_KEYS),
             "up": code(sorted(UP)), "down": code(sorted(DOWN)), "scales": code(SCALES), "notes": code(sorted(NOTES)),
             "choices": code(CHOICES), "rejected_files": ", ".join(files.values()), "largest": LARGEST_WHOLE >> 20,
             "longest": f"{LONGEST_LINE:,}", "good": GOOD, "bad": BAD, "most_rated": MOST_RATED,

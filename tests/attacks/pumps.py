@@ -29,7 +29,7 @@ ENDS = ("", "\x00", "!", "\n", " x", "=", '"')
 """Ends of pumped texts; most patterns fail at one of them."""
 SIGNS = "aB1 _-.:=<>/\n\t\"'@#(){}[]|,;%&+*~!?$^\\`"
 FEW = 12
-"""Repetitions with a smaller maximum do not count: they cost the same on every text."""
+"""Repetitions with a smaller maximum are not pumps: they cost the same on every text."""
 
 
 class Named(NamedTuple):

@@ -371,7 +371,7 @@ BOMBS = {
     "mapped": "{{ range(90000)|map('center', 90000)|list }}",
     "loops": "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
     "recursion": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "power": "{{ 9 ** 9 ** 9 }}",
+    "power": "{{ 9 ** 99999 }}",
 }
 
 

@@ -49,7 +49,7 @@ def begin(pages: Pages, lessons: list[Path]) -> dict[str, object]:
 
 @pytest.mark.parametrize(
     "words",
-    [("worker", "start", "academy-train-cpu"), ("academy.operations.prefect_server",)],
+    [("prefect_worker", "academy-train-cpu"), ("academy.operations.prefect_server",)],
     ids=["worker", "server"],
 )
 def test_a_training_goes_on_after_a_kill(tmp_path: Path, words: tuple[str, ...]) -> None:

@@ -21,7 +21,7 @@ from academy.arena.suites.base import Reply
 from academy.arena.suites.commits import CommitsSuite
 from academy.arena.suites.recall import RecallSuite
 from academy.curriculum.curator import COMMITS_SHARE, DatasetCurator, Measure
-from academy.curriculum.dataset import Dataset, Example, read_dataset, read_rows
+from academy.curriculum.dataset import Dataset, Example, read_dataset, read_rows, transcript_of
 from academy.curriculum.decontamination import GuardedSuite
 from academy.curriculum.filters import reason_to_drop
 from academy.curriculum.holdout import GroupedRequest, Holdout, request_key
@@ -577,7 +577,7 @@ def test_commits_are_at_most_a_fifth_of_the_training_tokens(here: Curation, tmp_
     add(here, 30, 5)
     made = here.curate(history(tmp_path / "repository", 80, 300))
     rows = training_pairs(made)
-    tokens = [int(size) for size in here.measure([row["messages"] for row in read_rows(made.train_file)])]
+    tokens = [int(size) for size in here.measure([transcript_of(row) for row in read_rows(made.train_file)])]
     assert sum(tokens) == made.tokens
     commits = [n for n, row in zip(tokens, rows, strict=True) if row["answer"].startswith("Subject number")]
     assert made.funnel["dropped: over the share of commits"] > 0

@@ -14,7 +14,8 @@ from academy.arena.suites.base import Generation, Question, Reply
 from academy.arena.suites.leak import MOST, SHORTEST, LeakSuite
 from academy.arena.suites.style import StyleSuite, form_of
 from academy.curriculum.filters import clean
-from academy.experience.experience import Experience, Turn
+from academy.experience.experience import Experience
+from academy.models.messages import Message
 from academy.records import canonical
 from tests.data.planted import Planted, planted
 
@@ -125,7 +126,7 @@ def test_style_digest_changes_with_questions_and_references() -> None:
 def lesson(number: int, request: str, answer: str, context: Sequence[str] = ()) -> Experience:
     return Experience(
         id=f"{number:064x}", kind="lesson", request=request, answer=answer, outcome="success", provenance={},
-        context=tuple(Turn(role="user", content=text) for text in context),
+        context=tuple(Message(role="user", content=text) for text in context),
     )  # fmt: skip
 
 

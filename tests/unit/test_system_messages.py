@@ -15,7 +15,7 @@ from academy.arena.suites.base import Generation, Prompt, Question, Reply, as_me
 from academy.arena.suites.recall import RecallSuite
 from academy.arena.suites.regression import regression
 from academy.curriculum.dataset import Example
-from academy.experience.experience import Experience, Turn
+from academy.experience.experience import Experience
 from academy.lifecycle.forgetting import forget
 from academy.loop.decide import count, decide, preview_decision
 from academy.loop.dry_run import dry_run
@@ -23,6 +23,7 @@ from academy.loop.evolve import EvolutionRequest
 from academy.loop.home import Home
 from academy.loop.ingest import ingest
 from academy.loop.renew_holdout import renew_holdout
+from academy.models.messages import Message
 from academy.operations.homes import open_home
 from academy.store.ledger_rows import VerdictEntry
 from tests.ledger_entries import verdict
@@ -63,7 +64,7 @@ def conversations(path: Path, *before: tuple[str, str], verbs: Sequence[str] = V
     return path
 
 
-def example(n: int, *context: Turn) -> Example:
+def example(n: int, *context: Message) -> Example:
     lesson = Experience(
         id=f"{n:064}", kind="file", request=f"request {n}", answer=f"answer {n}", outcome="success", context=context,
         provenance={"lesson": f"{n:064}"},
@@ -144,7 +145,7 @@ def test_wordings_of_few_answers_are_not_enough_groups() -> None:
 
 
 def test_recall_and_regression_ask_with_the_system_message() -> None:
-    context = Turn(role="system", content=SYSTEM)
+    context = Message(role="system", content=SYSTEM)
     plain, harbour = example(1), example(2, context)
     first, second = RecallSuite([plain, harbour], 0).questions()
     assert first.prompt == first.key == "request 1"

@@ -16,10 +16,17 @@ from academy.errors import AdapterError, TemplateError
 from academy.lifecycle.gate import _check_template
 from academy.models.base_model import SEED_FOLDER, resolve
 from academy.models.chat_template import PLAIN, ChatTemplate, Message
+from academy.models.messages import Message as Turn
+from academy.models.messages import Transcript
 from academy.models.template_day import DAY, day_of, with_fixed_day
 from academy.models.thinking import ThoughtsFilter, without_thoughts
 from academy.serving.export.gguf_vocabulary import vocabulary
 from tests.adapters import make_adapter
+
+
+def transcript(*messages: Any) -> Transcript:
+    return Transcript(tuple(Turn.model_validate(message) for message in messages))
+
 
 TALK: list[Message] = [{"role": "user", "content": "why"}, {"role": "assistant", "content": "because"}]
 
@@ -113,7 +120,7 @@ def test_template_that_does_not_work_has_no_note_beside_its_error(model: Path, t
     base = resolve(str(model))
     assert base.template_note == ""
     with pytest.raises(TemplateError) as problem:
-        base.measure([[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]])
+        base.measure([transcript({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})])
     assert ".." not in str(problem.value)
 
 
@@ -121,7 +128,7 @@ def test_curation_counts_what_the_template_rejects(model: Path) -> None:
     strict = "{% if messages|length > 2 %}{{ raise_exception('too long') }}{% endif %}" + PLAIN
     change(model / "tokenizer_config.json", chat_template=strict, eos_token="<|end|>")
     base = resolve(str(model))
-    size, reason = base.measure([TALK, [*TALK, *TALK]])
+    size, reason = base.measure([transcript(*TALK), transcript(*TALK, *TALK)])
     assert isinstance(size, int)
     assert reason == "chat template: rejects the conversation: too long"
 
