@@ -29,7 +29,7 @@ def test_results_in_reverse_order_do_not_stop_the_reader() -> None:
     results = [Message(role="tool", content="x", tool_call_id=call.id) for call in reversed(calls)]
     asked, called = Message(role="user", content="a"), Message(role="assistant", content="", tool_calls=calls)
     start = time.process_time()
-    assert settle([asked, called, *results]) == "more than 256 calls at once (message 2)"
+    assert settle([asked, called, *results]) == "more than 128 calls in one message (message 2)"
     assert time.process_time() - start < 1
 
 
