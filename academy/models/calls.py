@@ -22,18 +22,18 @@ ARGUMENT_KEYS = ("arguments", "args", "input", "parameters", "action")
 _OBJECTS = ("function", "functionCall", "function_call", "toolInvocation", "functionResponse", "function_response")
 """Keys of an object that holds the name and the arguments of a call."""
 _RESULT_KEYS = ("output", "result", "content", "response", "rawOutput", "errorText", "error")
-_MARKED = re.compile(
-    r"<tool_call>\s*(?P<hermes>[\[{].*?)\s*</tool_call>"
-    r"|<functioncall>\s*(?P<glaive>\{.*?\})\s*(?=<\|endoftext\|>|\Z|\n\n)"
-    r"|<details\s+type=\"tool_calls\"(?P<details>[^>]*)>.*?</details>"
-    r"|<details\s+type=\"reasoning\"[^>]*>(?P<thought>.*?)</details>",
-    re.DOTALL,
+_OPENING = re.compile(
+    r"(?P<hermes><tool_call>\s*+(?=[\[{]))|(?P<glaive><functioncall>\s*+(?=\{))"
+    r"|(?P<details><details\s++type=\"tool_calls\")|(?P<thought><details\s++type=\"reasoning\")"
 )
-_OPEN = re.compile(r"<tool_call>\s*[\[{]|<functioncall>\s*\{|<details\s+type=\"tool_calls\"")
-_ATTRIBUTE = re.compile(r"([\w-]+)=\"([^\"]*)\"")
-_RESPONSE = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
+"""What begins a call or a thought; its end is looked for once, so a text of many beginnings takes linear time."""
+_CLOSING = {"hermes": "</tool_call>", "details": "</details>", "thought": "</details>"}
+_GLAIVE_END = re.compile(r"\}(?=\s*(?:<\|endoftext\|>|\Z|\n\n))")
+_OPEN = re.compile(r"<tool_call>\s*+[\[{]|<functioncall>\s*+\{|<details\s++type=\"tool_calls\"")
+_ATTRIBUTE = re.compile(r"(?<![\w-])([\w-]++)=\"([^\"]*+)\"")
+_RESPONSE = ("<tool_response>", "</tool_response>")
 _SUMMARY = re.compile(r"<summary>.*?</summary>", re.DOTALL)
-_QUOTED = re.compile(r"(\"arguments\"\s*:\s*)'(.*)'(?=\s*\}\s*\Z)", re.DOTALL)
+_QUOTED = re.compile(r"\"arguments\"\s*+:\s*+'")
 
 
 class UnreadableRowError(Exception):
@@ -107,10 +107,11 @@ def result_in(source: Mapping[str, Any], text: str | None = None, parts: tuple[P
     fields = {**source, **inner}
     if text is None:
         text = result_text(next((fields[key] for key in _RESULT_KEYS if fields.get(key) is not None), ""))
-    match = _RESPONSE.fullmatch(text)
+    bare = text.strip()
+    is_wrapped = bare.startswith(_RESPONSE[0]) and bare.endswith(_RESPONSE[1]) and len(bare) >= sum(map(len, _RESPONSE))
     name, id_ = _text(fields, NAME_KEYS), _text(fields, ID_KEYS[:-1]) or _text(inner, ID_KEYS)
-    if match:
-        text = match[1]
+    if is_wrapped:
+        text = bare.removeprefix(_RESPONSE[0]).removesuffix(_RESPONSE[1]).strip()
         wrapped = _object(text)
         if "content" in wrapped and any(key in wrapped for key in ("name", "tool_call_id")):
             name, id_ = _text(wrapped, NAME_KEYS) or name, _text(wrapped, ID_KEYS) or id_
@@ -141,24 +142,50 @@ def items_of(text: str, where: str) -> Iterator[Item]:
         yield text
         return
     position = 0
-    for match in _MARKED.finditer(text):
-        if before := text[position : match.start()].strip():
+    for kind, start, inside, end in _marked(text):
+        if before := text[position:start].strip():
             yield before
-        position = match.end()
-        if match["hermes"]:
-            yield from calls_in(match["hermes"], where)
-        elif match["glaive"]:
-            yield from calls_in(_QUOTED.sub(_requoted, match["glaive"]), where)
-        elif match["thought"] is not None:
-            words = _SUMMARY.sub("", html.unescape(match["thought"])).strip()
+        position = end
+        if kind == "hermes":
+            yield from calls_in(inside, where)
+        elif kind == "glaive":
+            yield from calls_in(_requoted(inside), where)
+        elif kind == "thought":
+            words = _without_summaries(html.unescape(inside.partition(">")[2])).strip()
             yield Thought("\n".join(line.removeprefix("> ") for line in words.splitlines()))
         else:
-            yield from _open_webui(match["details"], where)
+            yield from _open_webui(inside.partition(">")[0], where)
     rest = text[position:].removesuffix("<|endoftext|>").strip() if position else text
     if _OPEN.search(rest):
         raise UnreadableRowError(f"a call that is cut off ({where})")
     if rest:
         yield rest
+
+
+def _marked(text: str) -> Iterator[tuple[str, int, str, int]]:
+    """Kind, start, content and end of each call and thought that is marked in a text and has an end."""
+    position = 0
+    without_end: set[str] = set()  # kinds of which no end follows
+    for match in _OPENING.finditer(text):
+        kind = match.lastgroup or ""
+        if match.start() < position or kind in without_end:
+            continue
+        if kind == "glaive":
+            closing = _GLAIVE_END.search(text, match.end())
+            end, after = (closing.end(), closing.end()) if closing else (-1, -1)
+        else:
+            end = text.find(_CLOSING[kind], match.end())
+            after = end + len(_CLOSING[kind])
+        if end < 0:
+            without_end.add(kind)
+            continue
+        position = after
+        yield kind, match.start(), text[match.end() : end].rstrip(), after
+
+
+def _without_summaries(text: str) -> str:
+    head, closing, rest = text.rpartition("</summary>")
+    return _SUMMARY.sub("", head + closing) + rest
 
 
 def _open_webui(attributes: str, where: str) -> Iterator[Item]:
@@ -177,9 +204,14 @@ def _unwrapped(text: str) -> str:
     return value if isinstance(value, str) else text
 
 
-def _requoted(match: re.Match[str]) -> str:
+def _requoted(text: str) -> str:
     """Glaive writes the JSON text of the arguments in single quotes."""
-    return match[1] + orjson.dumps(match[2].replace("\\'", "'")).decode()
+    body = text.rstrip().removesuffix("}").rstrip()
+    opening = _QUOTED.search(body)
+    if opening is None or not body.endswith("'") or opening.end() >= len(body):
+        return text
+    arguments = body[opening.end() : -1].replace("\\'", "'")
+    return f"{text[: opening.end() - 1]}{orjson.dumps(arguments).decode()}}}"
 
 
 def _object(text: str) -> Mapping[str, Any]:
