@@ -1,13 +1,16 @@
 """Replaces secrets and personal data in texts, messages, calls and definitions. JSON stays valid JSON.
 
-In JSON, values are cleaned one by one, each with its key, which may say that it is a secret. Where a secret remains
+In JSON, values are cleaned one by one, each with its key, which may say that it is a secret: `{"password": "…"}`,
+`{"password": {"value": "…"}}`, `{"selector": "#password", "text": "…"}`, `["--password", "…"]`. Where a secret remains
 that only the whole text shows, all its values are replaced: a secret that stays is worse than an example that is lost.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -17,6 +20,12 @@ from academy.experience.experience import Trace
 from academy.models.messages import Message, Tool, ToolCall, canonical_object
 
 _HIDDEN = "[secret: value]"
+_PROBE = "x7Kp2mQ9vT4wZ8n"
+"""A value that is a secret behind a name that says so, and nowhere else."""
+_LABELS = ("name", "key", "id", "field", "label", "selector", "element", "target", "placeholder", "type", "ref")
+"""Keys of a value that says what another value of the same object is."""
+_SPLIT = re.compile(r"[^A-Za-z]++")
+LONGEST_LABEL = 100
 
 
 class Cleaner:
@@ -91,20 +100,27 @@ class Cleaner:
             update={"description": self.text(tool.description), "parameters": self.object(tool.parameters)}
         )
 
-    def _value(self, value: Any, key: str = "") -> Any:
-        """A JSON value, each text and number of it cleaned with its key."""
+    def _value(self, value: Any, *keys: str) -> Any:
+        """A JSON value, each text and number of it cleaned with the keys that may say what it is."""
         if isinstance(value, dict):
             cleaned: dict[str, Any] = {}
+            same: Counter[str] = Counter()  # many keys may have one mark: a number makes each another one
+            above = [key for key in keys if _names_a_secret(key)][:1]
+            label = [] if above else _label_of(value)
             for name, inner in value.items():
-                new = self.text(name)
+                new = mark = self.text(name)
                 while new in cleaned:
-                    new += "'"
-                cleaned[new] = self._value(inner, name)
+                    same[mark] += 1
+                    new = f"{mark} {same[mark] + 1}"
+                cleaned[new] = self._value(inner, name, *above, *(label if name not in _LABELS else ()))
             return cleaned
         if isinstance(value, list):
-            return [self._value(inner, key) for inner in value]
+            return [self._value(inner, *keys) for inner in value]
         if isinstance(value, str):
-            return self._named(key, self.text(value))
+            cleaned_text = self.text(value)
+            for key in keys:
+                cleaned_text = self._named(key, cleaned_text)
+            return cleaned_text
         if isinstance(value, int) and not isinstance(value, bool):
             digits = self.text(str(value))
             return value if digits == str(value) else digits
@@ -123,6 +139,19 @@ class Cleaner:
         except orjson.JSONDecodeError:
             return _HIDDEN
         return str(inner[key]) if isinstance(inner, dict) and key in inner else _HIDDEN
+
+
+@lru_cache(maxsize=4096)
+def _names_a_secret(key: str) -> bool:
+    """Whether a key says that its value is a secret."""
+    return len(key) <= LONGEST_LABEL and bool(secrets.find_secrets(orjson.dumps({key: _PROBE}).decode()))
+
+
+def _label_of(value: Mapping[str, Any]) -> list[str]:
+    """The word by which a value of an object says that another one is a secret; none where no value does."""
+    labels = (value[name] for name in _LABELS if isinstance(value.get(name), str))
+    words = (word for label in labels if len(label) <= LONGEST_LABEL for word in _SPLIT.split(label) if word)
+    return next(([word] for word in words if _names_a_secret(word)), [])
 
 
 def _each(value: Any, change: Callable[[Any], Any]) -> Any:

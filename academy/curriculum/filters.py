@@ -21,7 +21,7 @@ Filter = Callable[[Experience], str]
 SHORTEST, LONGEST = 1, 20_000
 """Characters that a request or an answer may have. "y" and "5" are answers."""
 LONGEST_CONTEXT = 200_000
-"""Characters of all earlier turns together."""
+"""Characters of all earlier turns together, with their calls, results and thoughts."""
 MAX_SECRETS = 0.5
 """Largest share of a text that may be secrets; with more there is nothing to learn from the rest."""
 
@@ -49,6 +49,9 @@ def holds_key_file(experience: Experience) -> str:
     for text in (experience.request, experience.answer, *experience.transcript.texts):
         if secrets.holds_key_file(text):
             return "holds a private key"
+    names = {call.name for message in experience.transcript.messages for call in message.tool_calls}
+    if any(secrets.find_secrets(name) for name in names | {tool.name for tool in experience.trace.tools}):
+        return "holds a secret as the name of a tool"  # a mark cannot be a name
     for text in (experience.request, experience.words):
         length = sum(finding.end - finding.start for finding in secrets.find_secrets(text))
         if length > MAX_SECRETS * len(text):
@@ -68,7 +71,11 @@ def wrong_length(experience: Experience) -> str:
             return f"{name} too short"
         if len(text) > LONGEST:
             return f"{name} too long"
-    return "earlier turns too long" if sum(len(turn.content) for turn in experience.before) > LONGEST_CONTEXT else ""
+    if sum(len(turn.words) + len(turn.reasoning) for turn in experience.before) > LONGEST_CONTEXT:
+        return "earlier turns too long"
+    if sum(len(tool.description) + len(tool.parameters) for tool in experience.trace.tools) > LONGEST_CONTEXT:
+        return "definitions of tools too long"
+    return "thoughts too long" if len(experience.trace.reasoning) > LONGEST_CONTEXT else ""
 
 
 def noisy(experience: Experience) -> str:

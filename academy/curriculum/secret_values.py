@@ -15,7 +15,7 @@ _PLACEHOLDER_WORDS = re.compile(
     re.IGNORECASE,
 )
 _PLACEHOLDER_SHAPES = re.compile(
-    r"(?:<[^<>]*>?$|\{.*\}$|\[.*\]$|\(.*\)$|#\{.*\}$|%[(\w].*\)?[sd%]$|%[sd]$|\$\{|\$\(|\$[A-Z_][A-Z0-9_]*$|\$[A-Za-z_]+\d{0,2}$|\{\{|\[(?:secret|personal)\b|"
+    r"(?:<[^<>]*>?$|\{.*\}$|\[.*\]$|\(.*\)$|#\{.*\}$|%[(\w].*\)?[sd%]$|%[sd]$|\$\{|\$\(|\$[A-Z_][A-Z0-9_]*$|\$[A-Za-z_]+\d{0,2}$|\{\{|\[(?:secret|personal):?$|"
     r"(.)\1*$|x{3,}|\.{3}|\*{3}|--?[a-zA-Z][a-z-]*$|__\w+__$|_[a-z_]+$|@[A-Za-z_.]+[:.]?$|"
     r"vault:|ssm:|arn:|ref\+|op://|secret/|kv/|vault/|projects/|https?://[^@]*$|~?\.{0,2}/[\w.-]*(?:/[\w.@*+-]*)*$|[A-Za-z]:\\|"
     r"v\d+$|\d{4}-\d\d-\d\d)",

@@ -8,7 +8,8 @@ r"""Finds secrets in texts: keys, tokens and passwords, by format, by name and b
 The rules search a view of the text in which escapes (`\"`, `&quot;`, `%22`, `\n`) are plain signs of the same length,
 so a secret in JSON within JSON, in XML or in an address is found like any other.
 
-Placeholders (`<your-token>`, `changeme`, `$PASSWORD`, `***`) are not secrets, nor are the marks that redaction leaves.
+Placeholders (`<your-token>`, `changeme`, `$PASSWORD`, `***`) are not secrets, nor are the marks that redaction leaves:
+a few short words of letters. Anybody can write brackets around a secret.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _ESCAPES = re.compile(
     r"[\\&%\[](?:(?<=\\)\\{0,7}(?:(?P<quote>[\"'`]|u002[27])|(?P<line>[nrt]|x[0-9a-fA-F]{2})|(?P<less>u003[cC])|(?P<greater>u003[eE])|(?P<and>u0026))"
     r"|(?<=&)(?:(?P<quote_entity>(?:quot|apos|#34|#39|#x22|#x27);)|(?P<less_entity>lt;)|(?P<greater_entity>gt;)|(?P<and_entity>amp;))"
     r"|(?<=%)(?:(?P<quote_percent>2[27])|(?P<equals>3[dD])|(?P<colon>3[aA])|(?P<space>20)|(?P<and_percent>26))"
-    r"|(?<=\[)(?P<mark>(?:secret|personal): [^\]\n]{1,40}\]))"
+    r"|(?<=\[)(?P<mark>(?:secret|personal): [A-Za-z-]{1,14}(?: [A-Za-z-]{1,14}){0,4}\]))"
 )
 _PLAIN = {"less": "<", "greater": ">", "line": "\n", "mark": "\n", "quote": '"'}
 _LAST = {"equals": "=", "colon": ":", "space": " ", "and": "&"}

@@ -103,8 +103,10 @@ def _tool(entry: Any) -> Tool | str:
 def _bad_references(schema: Mapping[str, Any]) -> str:
     """Why the references inside a schema cannot be followed; empty where they can."""
     finished: set[str] = set()
+    values = 1_000 + 20 * sum(1 for _ in _values(schema))  # that the search may look at: some more than once
 
     def visit(pointer: str, above: frozenset[str]) -> str:
+        nonlocal values
         if pointer in above:
             return "the schema of a tool refers to itself"
         if pointer in finished:
@@ -114,9 +116,16 @@ def _bad_references(schema: Mapping[str, Any]) -> str:
         node = _resolved(schema, pointer)
         if node is None:
             return "the schema of a tool refers to nothing"
-        if len(above) > DEEPEST:
+        pointers = set()
+        for value in _values(node):
+            values -= 1
+            if isinstance(value, Mapping) and isinstance(value.get("$ref"), str):
+                pointers.add(value["$ref"])
+            if values < 0:
+                break
+        if len(above) > DEEPEST or values < 0:
             return "the schema of a tool has too many references"
-        reasons = (visit(inner, above | {pointer}) for inner in sorted(set(_references(node))))
+        reasons = (visit(inner, above | {pointer}) for inner in sorted(pointers))
         reason = next((reason for reason in reasons if reason), "")
         finished.add(pointer)
         return reason
@@ -133,20 +142,20 @@ def _resolved(schema: Any, pointer: str) -> Any:
         key = step.replace("~1", "/").replace("~0", "~")
         if isinstance(node, Mapping):
             node = node.get(key)
-        elif isinstance(node, list) and key.isdecimal() and int(key) < len(node):
+        elif isinstance(node, list) and key.isdecimal() and len(key) < 10 and int(key) < len(node):
             node = node[int(key)]
         else:
             return None
     return node
 
 
-def _references(node: Any) -> Iterator[str]:
+def _values(node: Any) -> Iterator[Any]:
+    """A JSON value and all values inside of it."""
     layer = [node]
     while layer:
         value = layer.pop()
+        yield value
         if isinstance(value, Mapping):
-            if isinstance(value.get("$ref"), str):
-                yield value["$ref"]
             layer += value.values()
         elif isinstance(value, list):
             layer += value
