@@ -50,4 +50,4 @@ def test_copy_whose_links_name_folders_of_the_first_home_is_refused(tmp_path: Pa
     load_settings(tmp_path / "renamed", adopt=True)
     shutil.copytree(tmp_path / "renamed", tmp_path / "moved", symlinks=True)
     shutil.rmtree(tmp_path / "renamed")
-    load_settings(tmp_path / "moved", adopt=True)  # nobody else uses the linked folder
+    load_settings(tmp_path / "moved", adopt=True)  # no other home uses the linked folder

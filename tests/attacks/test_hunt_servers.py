@@ -255,7 +255,7 @@ def test_kernel_tells_the_account_of_an_open_socket_only(family: socket.AddressF
 
 
 def test_stranger_cannot_listen_at_the_port_of_a_gateway_that_loads_its_model() -> None:
-    """A port that is only bound goes to whoever listens first. `localhost` may mean ::1."""
+    """A port that is only bound goes to the first listener. `localhost` may mean ::1."""
     port = free_port()
     hosts = ["127.0.0.1"] if bind("::1", 0) else ["127.0.0.1", "::1"]
     with listening("127.0.0.1", port) as listeners:
