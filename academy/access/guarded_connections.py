@@ -15,6 +15,7 @@ import select
 import socket
 import struct
 import sys
+from functools import cache, partial
 from typing import Any
 
 import h11
@@ -23,7 +24,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from academy.access.layer import ADMISSION
+from academy.access.layer import ADMISSION, IS_OPEN
 from academy.access.peers import is_loopback
 from academy.access.rules import Admission
 from academy.access.strict_http import strict_connection
@@ -32,6 +33,8 @@ from academy.records import Record
 log = logging.getLogger("academy.access.connections")
 RESET = struct.pack("ii", 1, 0)
 """With this option, closing a connection discards its undelivered data."""
+ESTABLISHED = 1
+"""The state of an open connection, the first byte of the kernel's TCP_INFO."""
 _TITLES = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large", 501: "Not Implemented"}
 _SENTENCES = {
     400: "This is not a valid HTTP request.",
@@ -114,9 +117,14 @@ class GuardedProtocol(H11Protocol):
         """Keep what the last request proved before the next one replaces it."""
         self.is_proven  # noqa: B018  reads the scope
         super().handle_events()
+        scope: Any = self.scope
+        if scope is not None:  # its task has not begun
+            scope[IS_OPEN] = partial(_is_established, self.transport)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """A websocket has its own protocol from here on."""
+        protocol: Any = self.config.ws_protocol_class
+        self.ws_protocol_class = _telling_whether_open(protocol) if protocol else None
         self.guard.protocols.discard(self)
         super().handle_websocket_upgrade(event)
 
@@ -229,6 +237,26 @@ class Guard:
         self.refused += 1
         log.warning("A new connection was refused: %s.", reason)
         return False
+
+
+def _is_established(transport: asyncio.Transport) -> bool:
+    """Whether neither side has closed a connection; only then its addresses have been its own all the time."""
+    client_socket = transport.get_extra_info("socket")
+    if client_socket is None or client_socket.fileno() == -1:
+        return False
+    return bool(client_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == ESTABLISHED)
+
+
+@cache
+def _telling_whether_open(protocol: Any) -> Any:
+    """A protocol of websockets whose scope says whether its connection is open."""
+
+    class Telling(protocol):  # type: ignore[misc]
+        async def run_asgi(self) -> None:
+            self.scope[IS_OPEN] = partial(_is_established, self.transport)
+            await super().run_asgi()
+
+    return Telling
 
 
 def _has_left(protocol: GuardedProtocol) -> bool:

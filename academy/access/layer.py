@@ -8,14 +8,15 @@ from collections.abc import Callable
 import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from academy.access.peers import account_of
+from academy.access.peers import ROOT, account_of
 from academy.access.rules import AccessRules, Admission, HolderOf, Refusal, Request, admit
 from academy.access.secret import home_secret, owner_of
 from academy.settings import Settings
 
-ROOT = 0
 ADMISSION = "academy.admission"
 """The key of an admitted request's scope that holds its Admission."""
+IS_OPEN = "academy.is_open"
+"""The key of a request's scope with a function: whether both sides of its connection are still open."""
 POLICY_VIOLATION = 1008
 Body = tuple[str, bytes]
 """Media type and bytes of an answer."""
@@ -60,6 +61,9 @@ class AccessLayer:
             await self.app(scope, receive, send)
             return
         outcome = await asyncio.to_thread(admit, _request(scope), self.rules, account_of, self.holder_of)
+        if isinstance(outcome, Admission) and outcome.by == "account" and not scope.get(IS_OPEN, _is_open)():
+            # its address may have belonged to another connection when the account was looked up
+            outcome = Refusal(status=401, sentence="The connection has ended, so its account is unknown.")
         if isinstance(outcome, Admission):
             scope[ADMISSION] = outcome  # in this very object, because the server looks for it, too
             await self.app(scope, receive, _with_relative_redirects(scope, send))
@@ -94,6 +98,11 @@ async def send_refusal(
         headers.append((b"www-authenticate", challenge))
     await send({"type": f"{kind}.start", "status": refusal.status, "headers": headers})
     await send({"type": f"{kind}.body", "body": content})
+
+
+def _is_open() -> bool:
+    """For servers that cannot tell."""
+    return True
 
 
 def _with_relative_redirects(scope: Scope, send: Send) -> Send:

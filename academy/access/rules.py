@@ -2,6 +2,7 @@
 
     a bearer token that fits            admitted from everywhere: no page of another origin can send one
     a Basic password that fits          the same, but not for a page of another origin: browsers repeat a password
+    a Basic password that does not fit  refused: a program with the password of another home means that one
     loopback, no token                  admitted for the home's owner and root, where the Host is a loopback name and no
                                         page of another origin and no proxy asks
     anything else                       401 where a token would help, otherwise 403
@@ -89,6 +90,8 @@ def admit(
         return refusal
     if scheme == "basic" and (token_fits or _password_fits(credentials, rules.tokens)):
         return Admission(by="token")
+    if scheme == "basic":
+        return Refusal(status=401, sentence="The password is not of this home.")
     local = bool(
         request.client and request.server and is_loopback(request.client[0]) and is_loopback(request.server[0])
     )

@@ -42,6 +42,11 @@ def read_private(settings: Settings, name: str) -> str:
     return _read(settings.folder(FOLDER) / name)
 
 
+def has_private(settings: Settings, name: str) -> bool:
+    """Whether there is such a file beside the secret."""
+    return os.path.lexists(settings.folder(FOLDER) / name)
+
+
 def secret_file(settings: Settings) -> Path:
     """Where the home's secret is."""
     return settings.folder(FOLDER) / FILE

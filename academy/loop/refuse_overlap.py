@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from academy.curriculum.dataset import Dataset, read_rows
+from academy.curriculum.dataset import Dataset, read_rows, transcript_of
 from academy.curriculum.overlap_check import refuse_overlap_of_texts
 from academy.loop.choose_suites import guarded_texts
 from academy.loop.home import Home
@@ -13,7 +13,7 @@ def refuse_overlap(home: Home, dataset: Dataset) -> None:
     """Raise ExaminationError if a dataset overlaps with its hold-out or with the suites of this home's settings."""
     rows = read_rows(dataset.train_file)
     suites = guarded_texts(home.settings)
-    refuse_overlap_of_texts([row["messages"] for row in rows], dataset.held_out(), suites, allowed_overlaps(home))
+    refuse_overlap_of_texts([transcript_of(row) for row in rows], dataset.held_out(), suites, allowed_overlaps(home))
 
 
 def allowed_overlaps(home: Home) -> set[str]:

@@ -171,7 +171,7 @@ def is_exponential(pattern: str) -> bool:
         place += 1
         closed = False
         if character == "\\":
-            braces = re.compile(r"[pPx]\{[^}]*\}").match(pattern, place)
+            braces = re.compile(r"[pPx]\{[^{}]{0,100}\}").match(pattern, place)
             place = braces.end() if braces else place + 1
         elif character == "[":
             place = _end_of_class(pattern, place)

@@ -130,6 +130,8 @@ def _restrict(flask_app: Any, roots: tuple[str, ...]) -> None:
 
     def check_location() -> Any:
         content = flask.request.get_json(force=True, silent=True) if flask.request.method != "GET" else None
+        if isinstance(content, str):  # MLflow decodes JSON in a text once more
+            return flask.jsonify(error_code="INVALID_PARAMETER_VALUE", message="The body is not a JSON object."), 400
         if not isinstance(content, dict):
             return None
         locations = [str(content[name]) for name in LOCATIONS if content.get(name)]

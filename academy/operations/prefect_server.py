@@ -6,6 +6,7 @@ Prefect's own ephemeral server survives a killed process. This one asks the kern
 
 from __future__ import annotations
 
+import base64
 import http.client
 import os
 import subprocess
@@ -18,11 +19,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
-from academy.access.layer import ROOT
-from academy.access.peers import listener_account
-from academy.access.secret import owner_of, read_private
+from academy.access.peers import is_own_listener
+from academy.access.secret import has_private, owner_of, read_private
 from academy.current_folder import drop_prefect_settings, environment
 from academy.errors import HomeError, InputError
 from academy.operations.job_template import JOB_TEMPLATE
@@ -191,10 +190,13 @@ def _drain() -> None:
         EventsWorker.drain_all(timeout=5)
 
 
-def alive(url: str) -> bool:
-    """Whether a Prefect server answers at this address."""
+def alive(url: str, credentials: str = "") -> bool:
+    """Whether a Prefect server answers at this address, and accepts this auth string."""
+    token = base64.b64encode(credentials.encode()).decode()
+    headers = {"Authorization": f"Basic {token}"} if credentials else {}
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:  # noqa: S310  a loopback or configured address
+        request = urllib.request.Request(f"{url}/health", headers=headers)  # noqa: S310  a loopback or configured address
+        with urllib.request.urlopen(request, timeout=2) as answer:  # noqa: S310
             return bool(answer.status == 200)
     except (urllib.error.URLError, http.client.HTTPException, OSError, ValueError):  # another program, or no address
         return False
@@ -203,19 +205,15 @@ def alive(url: str) -> bool:
 def running(settings: Settings) -> str:
     """The URL of the server in PREFECT_API_URL, or of this home's server if it answers; empty if there is none.
 
-    A server that another account runs on the port of a server that was killed is not this home's.
+    What another account or another home runs on the port of a server that was killed is not this home's.
     """
     if configured := os.environ.get("PREFECT_API_URL"):
         return configured
     file = settings.folder("prefect") / URL_FILE
     url = file.read_text(encoding="utf-8").strip() if file.is_file() else ""
-    return url if url and _is_ours(settings, url) and alive(url) else ""
-
-
-def _is_ours(settings: Settings, url: str) -> bool:
-    address = urlsplit(url)
-    account = listener_account((address.hostname or "", address.port or 0))
-    return account in (ROOT, owner_of(settings))
+    if not url or not has_private(settings, AUTH_FILE) or not is_own_listener(url, owner_of(settings)):
+        return ""
+    return url if alive(url, read_private(settings, AUTH_FILE)) else ""
 
 
 def mark_dead_runs_crashed(settings: Settings, url: str) -> int:

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from academy.experience.feedback import Feedback
-from academy.experience.ratings import Rater, Rating, Ratings, rated_row
+from academy.experience.ratings import Rating, Ratings, rated_row
 from academy.experience.reading import now
-from academy.serving.gateway.adapter_pool import ServedVersion
-from academy.serving.gateway.conversation_log import Conversation, line_of
 from academy.store.database import Database
 from tests.homes import RealHome, result_of
 from tests.topics import TOPICS, WORDINGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.campaign]
-SERVED = ServedVersion(version="1", adapter="a" * 64, generation=1, seq=1)
 REWORDINGS = (
     "{} question, who do I ask",
     "quick one about the {}",
@@ -51,20 +46,20 @@ OTHERS = (
 def rate_all(home: RealHome, requests: Sequence[str], answer: str, address: str = "203.0.113.7") -> None:
     """Store thumbs up of an anonymous person who corrected the answers, as the gateway stores them."""
     database = Database(f"sqlite:///{home.path / 'academy.db'}")
-    rater = Rater(source="anonymous", address=address)
-    with closing(database.engine.raw_connection()):
-        pass
     with database.write() as connection:
         for n, request in enumerate(requests):
-            conversation = Conversation(
-                id=f"chatcmpl-{address}-{now()}-{n}", messages=({"role": "user", "content": request},),
-                answer="I do not know.", asker=rater, user="", target=SERVED, at=now(),
-            )  # fmt: skip
-            line = line_of(conversation, Feedback(thumb="up", gold_star=True, correction=answer))
+            name = f"chatcmpl-{now()}-{n}"
+            line = {
+                "id": name, "at": now(), "tags": ["gateway"],
+                "messages": [
+                    {"role": "user", "content": request}, {"role": "assistant", "content": "I do not know."},
+                ],
+                "feedback": {"thumb": "up", "gold_star": True, "correction": answer},
+            }  # fmt: skip
             row = rated_row(line, "")
             rating = Rating(
-                at=now(), completion=conversation.id, source=rater.source, asker=rater.source, address=address,
-                lesson=row["id"], rated=row["corrects"], line=line, adapter=SERVED.adapter, version=SERVED.name,
+                at=now(), completion=name, source="anonymous", asker="anonymous", address=address, lesson=row["id"],
+                rated=row["corrects"], line=line, adapter="a" * 64, version="v1",
             )  # fmt: skip
             Ratings(database).add(rating, connection)
     database.engine.dispose()

@@ -36,6 +36,8 @@ import pytest
 from academy.errors import AcademyError
 from academy.models.base_model import SEED_FOLDER, BaseModel, check, digest_of_files
 from academy.models.chat_template import ChatTemplate, Message
+from academy.models.messages import Message as Turn
+from academy.models.messages import Transcript
 from academy.models.template_files import ADDITIONAL, CONFIG, GENERATION, TOKENIZER
 from academy.models.weights import SINGLE
 from tests.foreign.cases import Case, each_case
@@ -89,10 +91,15 @@ def write_weights(path: Path) -> None:
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4 * len(names)))
 
 
+def transcript_of(messages: Sequence[Message]) -> Transcript:
+    """The conversation as curation has it."""
+    return Transcript(tuple(Turn(role=turn["role"], content=turn["content"]) for turn in messages))
+
+
 def refusal(base: BaseModel, messages: Sequence[Message]) -> str:
     """Why curation would not train on a conversation, or would not begin."""
     try:
-        [size] = base.measure([messages])
+        [size] = base.measure([transcript_of(messages)])
     except AcademyError as problem:
         return str(problem)
     return size if isinstance(size, str) else ""
@@ -145,7 +152,7 @@ def check_tokens(base: BaseModel, messages: list[Message], right: dict[str, Any]
     assert template.rendering.system_in_request == right.get("system_in_request", template.rendering.system_in_request)
     for raw, shown in right.get("visible", {}).items():
         assert template.visible(raw) == shown
-    [size] = base.measure([messages])
+    [size] = base.measure([transcript_of(messages)])
     assert isinstance(size, int)
     has_control_tokens = any(base.rendering.has_control_tokens(message["content"]) for message in messages)
     trained = len(prompt_ids) + len(answer_ids)

@@ -23,7 +23,7 @@ from academy.models.template_files import TemplateFiles, read_template_files
 from tests.foreign import budget
 from tests.foreign.budget import for_a_while
 from tests.foreign.cases import Case, cases_of
-from tests.foreign.test_templates import SECONDS, model_of
+from tests.foreign.test_templates import SECONDS, model_of, transcript_of
 
 HOSTILE = ("endless-loop", "huge-text")
 """They take their whole time limit for every conversation."""
@@ -75,7 +75,7 @@ def _check(base: BaseModel, template: ChatTemplate, messages: list[Message]) -> 
     """What became of a conversation."""
     began = time.monotonic()
     try:
-        [size] = base.measure([messages])
+        [size] = base.measure([transcript_of(messages)])
         reason = size if isinstance(size, str) else ""
     except TemplateError as problem:
         reason = str(problem)

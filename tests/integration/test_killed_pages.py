@@ -42,7 +42,7 @@ def victim(pages: Pages, words: tuple[str, ...]) -> int:
 def begin(pages: Pages, lessons: list[Path]) -> dict[str, object]:
     """An evolution on the server of the pages."""
     deployment = next(one for one in pages.post("/deployments/filter", {}) if one["name"] == "on-demand")
-    options = {"lessons": [str(one) for one in lessons], "num_epochs": 4, "force": True}
+    options = {"lessons": [str(one) for one in lessons], "recipe": {"epochs": 4}, "force": True}
     run: dict[str, object] = pages.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": options})
     return run
 

@@ -5,12 +5,14 @@ The gateway is on this machine, so requests never use a proxy of the environment
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import httpx
 from pydantic import ValidationError
 
+from academy.access.peers import is_own_listener
 from academy.errors import AdapterError, ServingError, SignatureError
 from academy.models.chat_template import Message
 from academy.records import Record
@@ -127,6 +129,8 @@ class GatewayClient:
         )
 
     def _answers(self) -> bool:
+        if not self._is_own():
+            return False  # it was killed; who listens there now must not see its token
         try:
             response = httpx.get(
                 f"{self.discovery.url}/admin/status",
@@ -147,7 +151,15 @@ class GatewayClient:
         content: dict[str, Any] = self._send(method, f"/admin/{verb}", self.discovery.token, seconds, body).json()
         return content
 
+    def _is_own(self) -> bool:
+        return is_own_listener(self.discovery.url, os.geteuid())
+
     def _send(self, method: str, path: str, token: str, seconds: float, body: Any) -> httpx.Response:
+        if not self._is_own():
+            raise ServingError(
+                f"The gateway '{self.discovery.name}' has ended, or another account has its address.",
+                "Start it again.",
+            )
         try:
             response = httpx.request(
                 method, self.discovery.url + path, headers=_bearer(token), timeout=seconds, json=body, trust_env=False
