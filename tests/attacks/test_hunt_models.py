@@ -10,8 +10,9 @@ from typing import Any
 import orjson
 import pytest
 
-from academy.errors import BaseModelError
+from academy.errors import BaseModelError, TemplateError
 from academy.models.base_model import SEED_FOLDER, resolve
+from academy.models.template_sandbox import render
 
 
 @pytest.fixture
@@ -41,3 +42,29 @@ def test_number_of_labels_does_not_make_the_library_write_names_for_hours(model:
     (model / "config.json").write_bytes(orjson.dumps({**config, **values}))
     with pytest.raises(BaseModelError, match="num_labels"):
         resolve(str(model))
+
+
+DOUBLED = "{% set ns = namespace(a=[1], b=[1]) %}{% for _ in range(50) %}MORE{% endfor %}"
+LISTS = DOUBLED.replace("MORE", "{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}")
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "template",
+    [
+        LISTS + "{{ ns.a == ns.b }}",
+        LISTS + "{{ ns.a in [ns.b] }}",
+        LISTS + "{{ ns.a is eq(ns.b) }}",
+        DOUBLED.replace("MORE", "{% set ns.a = (ns.a, ns.a) %}") + "{{ {ns.a: 1} }}",
+        DOUBLED.replace("MORE", "{% set ns.a = dict(a=ns.a, b=ns.a) %}{% set ns.b = dict(a=ns.b, b=ns.b) %}")
+        + "{{ ns.a == ns.b }}",
+        "{% macro m() %}{% set ns.a = varargs %}{% endmacro %}{% macro n() %}{% set ns.b = varargs %}{% endmacro %}"
+        + DOUBLED.replace("MORE", "{{ m(ns.a, ns.a) }}{{ n(ns.b, ns.b) }}")
+        + "{{ ns.a == ns.b }}",
+        DOUBLED.replace("MORE", "{% for x in ns.a|batch(2, ns.a) %}{% set ns.a = x %}{% endfor %}"),
+        "{% set ns = namespace(a=()) %}{% for _ in range(99999) %}{% set ns.a = (ns.a,) %}{% endfor %}{{ {ns.a: 1} }}",
+    ],
+)
+def test_values_inside_of_values_are_stopped_before_they_are_compared(template: str) -> None:
+    with pytest.raises(TemplateError, match=r"too (?:large|deep) a value"):
+        render(template, {"messages": []})
