@@ -22,16 +22,18 @@ ARGUMENT_KEYS = ("arguments", "args", "input", "parameters", "action")
 _OBJECTS = ("function", "functionCall", "function_call", "toolInvocation", "functionResponse", "function_response")
 """Keys of an object that holds the name and the arguments of a call."""
 _RESULT_KEYS = ("output", "result", "content", "response", "rawOutput", "errorText", "error")
-_OPENING = re.compile(
-    r"(?P<hermes><tool_call>\s*+(?=[\[{]))|(?P<glaive><functioncall>\s*+(?=\{))"
-    r"|(?P<details><details\s++type=\"tool_calls\")|(?P<thought><details\s++type=\"reasoning\")"
+_TO_END = r"[^<]*+(?:<(?!/details>|details\s{1,20}type=\"(?:tool_calls|reasoning)\")[^<]*+)*+"
+_MARKED = re.compile(
+    r"<tool_call>\s{0,20}(?P<hermes>[\[{][^<]*+(?:<(?!/tool_call>|tool_call>\s{0,20}[\[{])[^<]*+)*+)</tool_call>"
+    r"|<functioncall>\s{0,20}(?P<glaive>\{[^<}]*+"
+    r"(?:(?:<(?!functioncall>)|\}(?!\s*(?:<\|endoftext\|>|\Z|\n\n)))[^<}]*+)*+\})\s*(?=<\|endoftext\|>|\Z|\n\n)"
+    rf"|<details\s{{1,20}}type=\"tool_calls\"(?P<details>[^<>]*+(?:<(?!details)[^<>]*+)*+)>{_TO_END}</details>"
+    rf"|<details\s{{1,20}}type=\"reasoning\"[^<>]*+(?:<(?!details)[^<>]*+)*+>(?P<thought>{_TO_END})</details>"
 )
-"""What begins a call or a thought; its end is looked for once, so a text of many beginnings takes linear time."""
-_CLOSING = {"hermes": "</tool_call>", "details": "</details>", "thought": "</details>"}
-_GLAIVE_END = re.compile(r"\}(?=\s*(?:<\|endoftext\|>|\Z|\n\n))")
+"""A mark ends where the next one begins, so a text of beginnings without ends takes linear time, too."""
 _OPEN = re.compile(r"<tool_call>\s*+[\[{]|<functioncall>\s*+\{|<details\s++type=\"tool_calls\"")
 _ATTRIBUTE = re.compile(r"(?<![\w-])([\w-]++)=\"([^\"]*+)\"")
-_RESPONSE = ("<tool_response>", "</tool_response>")
+_RESPONSE, _END_OF_RESPONSE = "<tool_response>", "</tool_response>"
 _SUMMARY = re.compile(r"<summary>[^<]*+(?:<(?!/?summary>)[^<]*+)*+</summary>")
 _QUOTED = re.compile(r"\"arguments\"\s*+:\s*+'")
 
@@ -107,11 +109,10 @@ def result_in(source: Mapping[str, Any], text: str | None = None, parts: tuple[P
     fields = {**source, **inner}
     if text is None:
         text = result_text(next((fields[key] for key in _RESULT_KEYS if fields.get(key) is not None), ""))
-    bare = text.strip()
-    is_wrapped = bare.startswith(_RESPONSE[0]) and bare.endswith(_RESPONSE[1]) and len(bare) >= sum(map(len, _RESPONSE))
+    marked = text.strip()
     name, id_ = _text(fields, NAME_KEYS), _text(fields, ID_KEYS[:-1]) or _text(inner, ID_KEYS)
-    if is_wrapped:
-        text = bare.removeprefix(_RESPONSE[0]).removesuffix(_RESPONSE[1]).strip()
+    if marked.startswith(_RESPONSE) and marked.endswith(_END_OF_RESPONSE):
+        text = marked[len(_RESPONSE) : -len(_END_OF_RESPONSE)].strip()
         wrapped = _object(text)
         if "content" in wrapped and any(key in wrapped for key in ("name", "tool_call_id")):
             name, id_ = _text(wrapped, NAME_KEYS) or name, _text(wrapped, ID_KEYS) or id_
@@ -142,50 +143,24 @@ def items_of(text: str, where: str) -> Iterator[Item]:
         yield text
         return
     position = 0
-    for kind, start, inside, end in _marked(text):
-        if before := text[position:start].strip():
+    for match in _MARKED.finditer(text):
+        if before := text[position : match.start()].strip():
             yield before
-        position = end
-        if kind == "hermes":
-            yield from calls_in(inside, where)
-        elif kind == "glaive":
-            yield from calls_in(_requoted(inside), where)
-        elif kind == "thought":
-            words = _without_summaries(html.unescape(inside.partition(">")[2])).strip()
+        position = match.end()
+        if match["hermes"]:
+            yield from calls_in(match["hermes"].strip(), where)
+        elif match["glaive"]:
+            yield from calls_in(_requoted(match["glaive"]), where)
+        elif match["thought"] is not None:
+            words = _SUMMARY.sub("", html.unescape(match["thought"])).strip()
             yield Thought("\n".join(line.removeprefix("> ") for line in words.splitlines()))
         else:
-            yield from _open_webui(inside.partition(">")[0], where)
+            yield from _open_webui(match["details"], where)
     rest = text[position:].removesuffix("<|endoftext|>").strip() if position else text
     if _OPEN.search(rest):
         raise UnreadableRowError(f"a call that is cut off ({where})")
     if rest:
         yield rest
-
-
-def _marked(text: str) -> Iterator[tuple[str, int, str, int]]:
-    """Kind, start, content and end of each call and thought that is marked in a text and has an end."""
-    position = 0
-    without_end: set[str] = set()  # kinds of which no end follows
-    for match in _OPENING.finditer(text):
-        kind = match.lastgroup or ""
-        if match.start() < position or kind in without_end:
-            continue
-        if kind == "glaive":
-            closing = _GLAIVE_END.search(text, match.end())
-            end, after = (closing.end(), closing.end()) if closing else (-1, -1)
-        else:
-            end = text.find(_CLOSING[kind], match.end())
-            after = end + len(_CLOSING[kind])
-        if end < 0:
-            without_end.add(kind)
-            continue
-        position = after
-        yield kind, match.start(), text[match.end() : end].rstrip(), after
-
-
-def _without_summaries(text: str) -> str:
-    head, closing, rest = text.rpartition("</summary>")
-    return _SUMMARY.sub("", head + closing) + rest
 
 
 def _open_webui(attributes: str, where: str) -> Iterator[Item]:
@@ -206,12 +181,12 @@ def _unwrapped(text: str) -> str:
 
 def _requoted(text: str) -> str:
     """Glaive writes the JSON text of the arguments in single quotes."""
-    body = text.rstrip().removesuffix("}").rstrip()
-    opening = _QUOTED.search(body)
-    if opening is None or not body.endswith("'") or opening.end() >= len(body):
+    begin = _QUOTED.search(text)
+    inner = text.rstrip().removesuffix("}").rstrip()
+    if begin is None or not inner.endswith("'") or begin.end() >= len(inner):
         return text
-    arguments = body[opening.end() : -1].replace("\\'", "'")
-    return f"{text[: opening.end() - 1]}{orjson.dumps(arguments).decode()}}}"
+    arguments = orjson.dumps(inner[begin.end() : -1].replace("\\'", "'")).decode()
+    return f"{text[: begin.end() - 1]}{arguments}{text[len(inner) :]}"
 
 
 def _object(text: str) -> Mapping[str, Any]:
