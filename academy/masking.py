@@ -55,7 +55,7 @@ _BEARER = re.compile(
 )
 _FORMATS = re.compile(
     r"\b(?:sk-[\w\-]{16,256}|gh[pousr]_[A-Za-z0-9]{20,256}|github_pat_\w{20,256}|glpat-[\w\-]{16,256}|hf_[A-Za-z0-9]{20,256}"
-    r"|xox[abeoprs]-[\w\-]{10,256}|(?:AKIA|ASIA)[0-9A-Z]{16}|eyJ[\w\-]{8,2048}\.eyJ[\w\-]{8,4096}\.[\w\-]{8,2048})"
+    r"|xox[abeoprs]-[\w\-]{10,256}|(?:AKIA|ASIA)[0-9A-Z]{16}|eyJ[\w\-]{8,2048}+\.eyJ[\w\-]{8,4096}+\.[\w\-]{8,2048})"
 )
 _NAME_OF_SECRET = re.compile(
     r"(?i)(?:password|passwd|passphrase|secret|token|credential|auth_string|private_key|api_?key|access_key|_key|_pass|_pwd)s?$"

@@ -14,6 +14,12 @@ from typing import TextIO
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters but for the tabulator and line breaks, separators of lines, and signs that set a direction."""
+INVISIBLE = re.compile(
+    f"{CONTROLS.pattern}|"
+    "[\u00ad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200d\u2060-\u206f\u2800\u3164\ufe00-\ufe0e\ufeff\uffa0"
+    "\ufff0-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""These, and letters without a shape: a person sees nothing where a model reads something."""
 _LINES = re.compile(f"{CONTROLS.pattern}|\n")
 _COLOUR = re.compile(r"\x1b\[(?:(?:0|1|2|3|4|2[234]|3[1-79]|9[0-7])(?:;|(?=m)))*m")
 """Colours and weights of a terminal; not the ones that hide text or its background."""
@@ -31,6 +37,11 @@ def plain_line(text: str) -> str:
     return text if text.isprintable() else _LINES.sub(_escape, text)
 
 
+def visible(text: str) -> str:
+    """The text with every letter that has no shape as an escape, for a person who decides about it."""
+    return text if text.isascii() and text.isprintable() else INVISIBLE.sub(_escape, text.replace("\r\n", "\n"))
+
+
 def json_escaped(text: str) -> str:
     """JSON whose strings hold no such characters; what it means does not change."""
     return text if text.isprintable() else CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
@@ -38,7 +49,11 @@ def json_escaped(text: str) -> str:
 
 def _escape(match: re.Match[str]) -> str:
     sign = ord(match[0])
-    return {10: "\\n", 13: "\\r"}.get(sign) or (f"\\x{sign:02x}" if sign < 256 else f"\\u{sign:04x}")
+    return {10: "\\n", 13: "\\r"}.get(sign) or (_hexadecimal(sign))
+
+
+def _hexadecimal(sign: int) -> str:
+    return f"\\x{sign:02x}" if sign < 1 << 8 else f"\\u{sign:04x}" if sign < 1 << 16 else f"\\U{sign:08x}"
 
 
 class PlainRecord(logging.LogRecord):

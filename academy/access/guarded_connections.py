@@ -117,14 +117,14 @@ class GuardedProtocol(H11Protocol):
         """Keep what the last request proved before the next one replaces it."""
         self.is_proven  # noqa: B018  reads the scope
         super().handle_events()
-        if self.scope is not None:  # its task has not begun
-            scope: dict[str, Any] = self.scope  # type: ignore[assignment]  uvicorn names only the keys of ASGI
+        scope: Any = self.scope
+        if scope is not None:  # its task has not begun
             scope[IS_OPEN] = partial(_is_established, self.transport)
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """A websocket has its own protocol from here on."""
         protocol: Any = self.config.ws_protocol_class
-        self.ws_protocol_class = _telling_whether_open(protocol)
+        self.ws_protocol_class = _telling_whether_open(protocol) if protocol else None
         self.guard.protocols.discard(self)
         super().handle_websocket_upgrade(event)
 

@@ -62,10 +62,10 @@ def list_waiting(
         say(f"  batches: {', '.join(f'{name} ({count:,})' for name, count in source.batches.items())}")
         table(
             f"samples of {source.source}",
-            ("item", "outcome", "request", "answer", "remark"),
+            ("item", "outcome", "before", "request", "answer", "remark"),
             [
                 (
-                    sample.item, sample.outcome, sample.request, sample.answer,
+                    sample.item, sample.outcome, sample.before, sample.request, sample.answer,
                     "contradicts a trusted lesson" if sample.contradicts else sample.because,
                 )
                 for sample in source.samples

@@ -21,7 +21,7 @@ Filter = Callable[[Experience], str]
 SHORTEST, LONGEST = 1, 20_000
 """Characters that a request or an answer may have. "y" and "5" are answers."""
 LONGEST_CONTEXT = 200_000
-"""Characters of all earlier turns together."""
+"""Characters of all earlier turns together, with their calls, results and thoughts."""
 MAX_SECRETS = 0.5
 """Largest share of a text that may be secrets; with more there is nothing to learn from the rest."""
 

@@ -2,7 +2,8 @@
 
 A corrected row names the id that it would have with the wrong answer (`corrects`). Only rows of the same conversation
 (`thread`) are retired: where another conversation gave the same answer, both stay and are shown as a contradiction.
-A correction from a source that is not trusted retires no lesson of a trusted one.
+A correction from a source that is not trusted retires no lesson of a trusted one, and one that waits for a person's
+decision retires nothing: not even where a trusted lesson gives the same answer.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ def retire_corrected(connection: sa.Connection, rows: Sequence[dict[str, Any]]) 
 
     Of several corrections of one answer the last one counts. A row that is not active corrects nothing.
     """
-    corrections = {row["id"]: row for row in rows if row["corrects"]}
+    corrections = {row["id"]: row for row in rows if row["corrects"] and row["standing"] == "active"}
     for stored in _active(connection, lessons.c.id.in_(corrections)):
         row = corrections[stored.id]
         earlier = (lessons.c.corrects == row["corrects"]) & (lessons.c.seq < stored.seq)
         which = (lessons.c.id == row["corrects"]) | earlier
-        _supersede(connection, stored.trusted, which, lessons.c.thread == row["thread"])
-        if not stored.corrects:  # the right answer was known, and now it corrects another one
+        _supersede(connection, stored.trusted and row["trusted"], which, lessons.c.thread == row["thread"])
+        if not stored.corrects and (row["trusted"] or not stored.trusted):
+            # the right answer was known, and now it corrects another one
             change = sa.update(lessons).where(lessons.c.seq == stored.seq)
             connection.execute(change.values(corrects=row["corrects"]))
     for stored in _active(connection, lessons.c.corrects.in_([row["id"] for row in rows])):

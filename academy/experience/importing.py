@@ -9,16 +9,23 @@ from typing import Any
 
 from pydantic import Field
 
+from academy.access.user_keys import IMPORTED
 from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter
 from academy.experience.experience import Kind
 from academy.experience.files import Piece, looks_like, pieces_of
 from academy.experience.lines import read_line
 from academy.experience.quarantine import Quarantine
+from academy.experience.reading import REJECTED, SUSPECT, now
 from academy.records import Record
 
 CHUNK = 2_000
 """Rows that are written at once, so that the memory of an import does not grow with its file."""
+
+UNTRUSTED = "-untrusted"
+"""The end of the batch of an untrusted file: its name can be that of a trusted batch."""
+MARKS = (REJECTED, SUSPECT, "adapter", "version", "row", "rating", "stated")
+"""Fields of `extra` that the Academy writes."""
 
 Counts = tuple[int, int, int]
 """Rows that were admitted, known and forgotten."""
@@ -84,6 +91,19 @@ def import_lines(
             reasons=Counter(str(reason["because"]).partition(" (")[0] for reason in aside.reasons),
             looks_like=looks_like(path) if 0 < lines == len(aside.reasons) else "",
         )
+
+
+def of_stranger(row: dict[str, Any], batch: str) -> dict[str, Any]:
+    """A row of an untrusted file. Its batch, author and time are ours: quotas keep the newest of a batch and an author.
+
+    What the file says of itself stays in `extra`, without the marks that the Academy writes there.
+    """
+    stated = {name: row[name] for name in ("author", "batch", "at") if row[name]}
+    extra = {name: value for name, value in row["extra"].items() if name not in MARKS}
+    return {
+        **row, "standing": "waiting", "trusted": False, "author": IMPORTED, "batch": batch, "at": now(),
+        "extra": {**extra, "stated": stated},
+    }  # fmt: skip
 
 
 def _pieces(path: Path) -> Iterator[Piece]:

@@ -20,7 +20,7 @@ from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter
 from academy.experience.corrections import retire_corrected
 from academy.experience.experience import Experience, Kind
-from academy.experience.importing import CHUNK, Counts, ImportResult, import_lines
+from academy.experience.importing import CHUNK, UNTRUSTED, Counts, ImportResult, import_lines, of_stranger
 from academy.experience.outcomes import outcome_of_lesson, refuse_invalid
 from academy.experience.quarantine import scrub
 from academy.experience.ratings import erase_ratings
@@ -129,14 +129,14 @@ class LessonsStore:
             raise InputError(
                 f"The file {path} does not exist.", "Check the path; a JSONL file has one lesson on each line."
             )
+        batch = path.stem if trusted else f"{path.stem}{UNTRUSTED}"
         with self.database.write() as connection:
 
             def insert(rows: list[dict[str, Any]]) -> Counts:
-                untrusted = {} if trusted else {"standing": "waiting", "trusted": False}
-                return _insert_counting(connection, [{**row, **untrusted} for row in rows])
+                return _insert_counting(connection, rows if trusted else [of_stranger(row, batch) for row in rows])
 
             result = import_lines(path, quarantine, kind, only or ConversationFilter(), insert)
-        return result.model_copy(update={"waiting": not trusted})
+        return result.model_copy(update={"waiting": not trusted, "batch": batch})
 
     def keep(self, rows: Sequence[dict[str, Any]], connection: sa.Connection | None = None) -> list[str]:
         """Admit rows of conversations and return their ids. A known row is replaced if its feedback is new.

@@ -9,6 +9,7 @@ Every rating stays as it was given: what a person said about an answer before an
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from academy.store.database import Database, kept_out, ratings
 
 Standing = Literal["waiting", "admitted", "refused"]
 CHUNK = 500
+_NAME = re.compile(r"r[0-9]{1,9}")
+"""The name of a rating."""
 
 
 class Rater(Record):
@@ -115,7 +118,7 @@ class Selection(Record):
     @property
     def numbers(self) -> list[int]:
         """The numbers of the ratings among the items."""
-        return [int(item[1:]) for item in self.items if item[:1] == "r" and item[1:].isdecimal()]
+        return [int(item[1:]) for item in self.items if _NAME.fullmatch(item)]
 
 
 class Quota(Record):
@@ -211,8 +214,9 @@ class Ratings:
 
 
 def erase_ratings(lesson: str, connection: sa.Connection) -> None:
-    """Delete the ratings that quote a forgotten lesson: as the rated answer, or as its correction."""
-    connection.execute(sa.delete(ratings).where(sa.or_(ratings.c.lesson == lesson, ratings.c.rated == lesson)))
+    """Delete the ratings that quote a forgotten lesson: the rated answer, its correction, a vote's worse answer."""
+    is_worse = ratings.c.over["lesson"].as_string() == lesson
+    connection.execute(sa.delete(ratings).where((ratings.c.lesson == lesson) | (ratings.c.rated == lesson) | is_worse))
 
 
 def _over(rating: Rating, quota: Quota, connection: sa.Connection) -> str:

@@ -49,9 +49,9 @@ def admit_waiting(ids: Sequence[str], connection: sa.Connection) -> int:
 
 
 def refuse(ids: Sequence[str], connection: sa.Connection) -> int:
-    """Exclude untrusted lessons that wait or were admitted. Returns how many."""
+    """Exclude untrusted lessons, whatever became of them since: none comes back with its batch. Returns how many."""
     change = sa.update(lessons).where(
-        lessons.c.id.in_(ids), lessons.c.trusted.is_(False), lessons.c.standing.in_(("waiting", "active", "set aside"))
+        lessons.c.id.in_(ids), lessons.c.trusted.is_(False), lessons.c.standing != "refused"
     )
     return int(connection.execute(change.values(standing="refused")).rowcount)
 

@@ -6,6 +6,7 @@ untrusted. Nothing of it is trained on before a person admits it. What was admit
 
 from __future__ import annotations
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -18,24 +19,32 @@ from academy.curriculum.contradictions import contradicting_trusted
 from academy.curriculum.filters import reason_to_drop
 from academy.errors import InputError
 from academy.experience.experience import Experience
+from academy.experience.importing import UNTRUSTED
 from academy.experience.ratings import Rating, Ratings, Selection, Standing
 from academy.experience.reading import row_to_experience
 from academy.experience.standings import admit_waiting, refuse
 from academy.loop.home import Home
+from academy.plain_text import visible
 from academy.records import Record
 from academy.store.ledger_rows import ReviewEntry
 
 __all__ = ["Review", "Reviewed", "Selection", "admit", "open_review", "turn_down"]
+ADMITTED = ("active", "set aside", "undone", "superseded")
+"""Standings of lessons that a person admitted; some may come back."""
 SAMPLES = 3
 """What is shown of each source, at first."""
 
 
 class Sample(Record):
-    """Something that would be learned. `item` is its name; `contradicts`: a trusted lesson answers otherwise."""
+    """Something that would be learned. `item` is its name; `contradicts`: a trusted lesson answers otherwise.
+
+    Letters without a shape are escapes in its texts.
+    """
 
     item: str
+    before: str  # the earlier messages, calls and results included, and the tools
     request: str
-    answer: str
+    answer: str  # with its calls
     outcome: str
     contradicts: bool
     because: str = ""  # why curation would drop it
@@ -79,18 +88,24 @@ class _Item(NamedTuple):
 
 
 def open_review(home: Home, samples: int = SAMPLES, selection: Selection | None = None) -> Review:
-    """What waits, by source; what contradicts trusted lessons comes first among the samples."""
+    """What waits, by source; what contradicts trusted lessons comes first among the samples.
+
+    The others are drawn by chance: anyone who wrote them does not know which ones a person sees.
+    """
     ratings = Ratings(home.database)
     items = [*map(_of_rating, ratings.read("waiting", selection=selection)), *_imported(home, selection)]
     experiences = [item.experience for item in items]
     contradicting = set(_contradicting(home, experiences))
     reasons = {experience.id: reason_to_drop(experience) for experience in experiences}
+    chance = random.SystemRandom()
     by_source: dict[str, list[_Item]] = defaultdict(list)
     for item in items:
         by_source[item.source].append(item)
     sources: list[WaitingSource] = []
     for source, group in sorted(by_source.items(), key=lambda pair: (-len(pair[1]), pair[0])):
-        order = sorted(group, key=lambda item: (item.experience.id not in contradicting, item.experience.at, item.name))
+        drawn = {item.name: chance.random() for item in group}
+        order = sorted(group, key=lambda item: (item.experience.id not in contradicting, drawn[item.name]))[:samples]
+        order.sort(key=lambda item: (item.experience.id not in contradicting, item.experience.at, item.name))
         sources.append(
             WaitingSource(
                 source=source,
@@ -100,12 +115,8 @@ def open_review(home: Home, samples: int = SAMPLES, selection: Selection | None 
                 batches=dict(Counter(item.experience.batch for item in group)),
                 contradicting=sum(item.experience.id in contradicting for item in group),
                 samples=tuple(
-                    Sample(
-                        item=item.name, request=item.experience.request, answer=item.experience.answer,
-                        outcome=item.experience.outcome, contradicts=item.experience.id in contradicting,
-                        because=reasons[item.experience.id],
-                    )
-                    for item in order[:samples]
+                    _sample(item, contradicts=item.experience.id in contradicting, because=reasons[item.experience.id])
+                    for item in order
                 ),
             )
         )  # fmt: skip
@@ -193,6 +204,18 @@ def _record(
     return Reviewed(ratings=len(ratings), lessons=len(lessons))
 
 
+def _sample(item: _Item, *, contradicts: bool, because: str) -> Sample:
+    experience = item.experience
+    before = [f"{turn.role}: {turn.words}" for turn in experience.before]
+    before += [f"tool: {tool.name}: {tool.description} {tool.parameters}" for tool in experience.trace.tools]
+    thoughts = [f"(thinks) {experience.trace.reasoning}"] if experience.trace.reasoning else []
+    return Sample(
+        item=item.name, before=visible("\n".join(before)), request=visible(experience.request),
+        answer=visible("\n".join([*thoughts, experience.words])), outcome=experience.outcome,
+        contradicts=contradicts, because=because,
+    )  # fmt: skip
+
+
 def _of_rating(rating: Rating) -> _Item:
     row = {**rating.lesson_row(()), "seq": 0}
     lesson = row_to_experience(row).model_copy(update={"batch": rating.batch})
@@ -204,12 +227,12 @@ def _imported(home: Home, selection: Selection | None, standings: Sequence[str] 
     chosen = selection or Selection()
     if chosen.addresses or (chosen.sources and IMPORTED not in chosen.sources):
         return []
-    rows = home.store.untrusted(*("active" if standing == "admitted" else standing for standing in standings))
+    rows = home.store.untrusted("waiting", *(ADMITTED if "admitted" in standings else ()))
     return [
         _Item(lesson.id[:12], IMPORTED, "", lesson)
         for lesson in rows
-        if not lesson.batch.startswith("gateway-")
-        and (not chosen.batches or lesson.batch in chosen.batches)
+        if (lesson.author == IMPORTED or not lesson.batch.startswith("gateway-"))
+        and (not chosen.batches or {lesson.batch, lesson.batch.removesuffix(UNTRUSTED)} & {*chosen.batches})
         and (not chosen.items or any(lesson.id.startswith(item) for item in chosen.items if len(item) >= 8))
     ]
 

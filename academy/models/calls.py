@@ -22,18 +22,20 @@ ARGUMENT_KEYS = ("arguments", "args", "input", "parameters", "action")
 _OBJECTS = ("function", "functionCall", "function_call", "toolInvocation", "functionResponse", "function_response")
 """Keys of an object that holds the name and the arguments of a call."""
 _RESULT_KEYS = ("output", "result", "content", "response", "rawOutput", "errorText", "error")
+_TO_END = r"[^<]*+(?:<(?!/details>|details\s{1,20}type=\"(?:tool_calls|reasoning)\")[^<]*+)*+"
 _MARKED = re.compile(
-    r"<tool_call>\s*(?P<hermes>[\[{].*?)\s*</tool_call>"
-    r"|<functioncall>\s*(?P<glaive>\{.*?\})\s*(?=<\|endoftext\|>|\Z|\n\n)"
-    r"|<details\s+type=\"tool_calls\"(?P<details>[^>]*)>.*?</details>"
-    r"|<details\s+type=\"reasoning\"[^>]*>(?P<thought>.*?)</details>",
-    re.DOTALL,
+    r"<tool_call>\s{0,20}(?P<hermes>[\[{][^<]*+(?:<(?!/tool_call>|tool_call>\s{0,20}[\[{])[^<]*+)*+)</tool_call>"
+    r"|<functioncall>\s{0,20}(?P<glaive>\{[^<}]*+"
+    r"(?:(?:<(?!functioncall>)|\}(?!\s*(?:<\|endoftext\|>|\Z|\n\n)))[^<}]*+)*+\})\s*(?=<\|endoftext\|>|\Z|\n\n)"
+    rf"|<details\s{{1,20}}type=\"tool_calls\"(?P<details>[^<>]*+(?:<(?!details)[^<>]*+)*+)>{_TO_END}</details>"
+    rf"|<details\s{{1,20}}type=\"reasoning\"[^<>]*+(?:<(?!details)[^<>]*+)*+>(?P<thought>{_TO_END})</details>"
 )
-_OPEN = re.compile(r"<tool_call>\s*[\[{]|<functioncall>\s*\{|<details\s+type=\"tool_calls\"")
-_ATTRIBUTE = re.compile(r"([\w-]+)=\"([^\"]*)\"")
-_RESPONSE = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
-_SUMMARY = re.compile(r"<summary>.*?</summary>", re.DOTALL)
-_QUOTED = re.compile(r"(\"arguments\"\s*:\s*)'(.*)'(?=\s*\}\s*\Z)", re.DOTALL)
+"""A mark ends where the next one begins, so a text of beginnings without ends takes linear time, too."""
+_OPEN = re.compile(r"<tool_call>\s*+[\[{]|<functioncall>\s*+\{|<details\s++type=\"tool_calls\"")
+_ATTRIBUTE = re.compile(r"(?<![\w-])([\w-]++)=\"([^\"]*+)\"")
+_RESPONSE, _END_OF_RESPONSE = "<tool_response>", "</tool_response>"
+_SUMMARY = re.compile(r"<summary>[^<]*+(?:<(?!/?summary>)[^<]*+)*+</summary>")
+_QUOTED = re.compile(r"\"arguments\"\s*+:\s*+'")
 
 
 class UnreadableRowError(Exception):
@@ -107,10 +109,10 @@ def result_in(source: Mapping[str, Any], text: str | None = None, parts: tuple[P
     fields = {**source, **inner}
     if text is None:
         text = result_text(next((fields[key] for key in _RESULT_KEYS if fields.get(key) is not None), ""))
-    match = _RESPONSE.fullmatch(text)
+    marked = text.strip()
     name, id_ = _text(fields, NAME_KEYS), _text(fields, ID_KEYS[:-1]) or _text(inner, ID_KEYS)
-    if match:
-        text = match[1]
+    if marked.startswith(_RESPONSE) and marked.endswith(_END_OF_RESPONSE):
+        text = marked[len(_RESPONSE) : -len(_END_OF_RESPONSE)].strip()
         wrapped = _object(text)
         if "content" in wrapped and any(key in wrapped for key in ("name", "tool_call_id")):
             name, id_ = _text(wrapped, NAME_KEYS) or name, _text(wrapped, ID_KEYS) or id_
@@ -146,9 +148,9 @@ def items_of(text: str, where: str) -> Iterator[Item]:
             yield before
         position = match.end()
         if match["hermes"]:
-            yield from calls_in(match["hermes"], where)
+            yield from calls_in(match["hermes"].strip(), where)
         elif match["glaive"]:
-            yield from calls_in(_QUOTED.sub(_requoted, match["glaive"]), where)
+            yield from calls_in(_requoted(match["glaive"]), where)
         elif match["thought"] is not None:
             words = _SUMMARY.sub("", html.unescape(match["thought"])).strip()
             yield Thought("\n".join(line.removeprefix("> ") for line in words.splitlines()))
@@ -177,9 +179,14 @@ def _unwrapped(text: str) -> str:
     return value if isinstance(value, str) else text
 
 
-def _requoted(match: re.Match[str]) -> str:
+def _requoted(text: str) -> str:
     """Glaive writes the JSON text of the arguments in single quotes."""
-    return match[1] + orjson.dumps(match[2].replace("\\'", "'")).decode()
+    begin = _QUOTED.search(text)
+    inner = text.rstrip().removesuffix("}").rstrip()
+    if begin is None or not inner.endswith("'") or begin.end() >= len(inner):
+        return text
+    arguments = orjson.dumps(inner[begin.end() : -1].replace("\\'", "'")).decode()
+    return f"{text[: begin.end() - 1]}{arguments}{text[len(inner) :]}"
 
 
 def _object(text: str) -> Mapping[str, Any]:

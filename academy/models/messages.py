@@ -23,8 +23,6 @@ MOST_CALLS = 128
 """Calls of one message."""
 LONGEST_NAME = 200
 """Characters of the name of a tool."""
-MOST_CALLS = 256
-"""Most calls of one message: each result is compared with the calls that wait for theirs."""
 
 
 class Part(Record):
@@ -189,8 +187,6 @@ def settle(messages: Sequence[Message]) -> tuple[Message, ...] | str:
         ids = [call.id for call in message.tool_calls if call.id]
         if len(ids) != len(set(ids)):
             return f"two calls with one id (message {place})"
-        if len(message.tool_calls) > MOST_CALLS:
-            return f"more than {MOST_CALLS} calls at once (message {place})"
         if message.tool_calls and message.role != "assistant":
             return f"a call that is not the assistant's (message {place})"
         calls = []

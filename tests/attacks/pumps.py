@@ -122,7 +122,11 @@ def _within(name: str, value: object, depth: int) -> Iterator[Named]:
     """The patterns in a value, also within tuples, dictionaries and bound methods."""
     if isinstance(value, re.Pattern):
         plain = name.rpartition(".")[2]
-        uses = set(re.findall(rf"(?<![A-Za-z_]){re.escape(plain)}\.(\w+)\(", _text_of_sources()))
+        own = ROOT / (
+            name.rpartition(".")[0].replace(".", "/") + ".py"
+        )  # others do not import names that begin with "_"
+        text = own.read_text() if plain.startswith("_") and own.exists() else _text_of_sources()
+        uses = set(re.findall(rf"(?<![A-Za-z_]){re.escape(plain)}\.(\w+)\b", text))
         yield Named(name, value, not uses or bool(uses - {"match", "fullmatch"}))
     elif isinstance(value, types.BuiltinMethodType) and isinstance(value.__self__, re.Pattern):
         yield Named(name, value.__self__, value.__name__ not in ("match", "fullmatch"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -20,14 +21,17 @@ import uvicorn
 from academy.access.guarded_connections import ConnectionLimits
 from academy.access.guarded_server import GuardedServer
 from academy.access.layer import AccessLayer
-from academy.access.peers import listener_account
+from academy.access.peers import account_of, listener_account, socket_account
 from academy.access.rules import AccessRules, Refusal, Request, admit
 from academy.access.secret import write_private
-from academy.errors import ServingError
+from academy.errors import InputError, ServingError
 from academy.operations.prefect_server import AUTH_FILE, URL_FILE, OwnServer, running
 from academy.serving.gateway.client import GatewayClient
 from academy.serving.gateway.discovery import FOLDER, DiscoveryFile
+from academy.serving.gateway.server import listening
 from academy.settings import Settings, load_settings
+from tests.attacks.test_addresses import bind
+from tests.servers.pages import free_port
 from tests.strangers import AS_ROOT, NOBODY
 
 FAMILY = "f" * 64
@@ -187,3 +191,84 @@ def test_stranger_who_has_left_is_not_taken_for_the_owner_who_connects_from_the_
         server.should_exit = True
         thread.join(20)
     assert reached == ["/open"]
+
+
+MANY_SOCKETS = """
+import resource, socket, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+pairs = []
+listener = socket.create_server(("127.0.0.2", 0), backlog=4096)
+try:
+    while len(pairs) < 8000:
+        pairs.append((socket.create_connection(listener.getsockname()), listener.accept()[0]))
+except OSError:
+    pass
+print(len(pairs), flush=True)
+sys.stdin.readline()
+"""
+
+
+@needs_root
+@pytest.mark.campaign
+@pytest.mark.slow
+def test_sockets_of_a_stranger_do_not_delay_the_owner() -> None:
+    """Each request asks for an account. A list of all sockets takes long where a stranger has opened many."""
+    python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+    with subprocess.Popen(
+        [python, "-I", "-c", MANY_SOCKETS], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", env={}, text=True,
+    ) as stranger:  # fmt: skip
+        assert stranger.stdout is not None
+        assert int(stranger.stdout.readline()) > 500
+        with (
+            socket.create_server(("127.0.0.1", 0)) as listener,
+            socket.create_connection(listener.getsockname()) as client,
+        ):
+            began = time.process_time()
+            for _ in range(50):
+                assert account_of(client.getsockname(), listener.getsockname()) == os.getuid()
+            assert time.process_time() - began < 1.0
+        stranger.communicate("end\n", timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "name"),
+    [(socket.AF_INET, "127.0.0.1", "127.0.0.1"), (socket.AF_INET6, "::1", "::1"),
+     (socket.AF_INET6, "127.0.0.1", "::ffff:127.0.0.1")],
+)  # fmt: skip
+def test_kernel_tells_the_account_of_an_open_socket_only(family: socket.AddressFamily, host: str, name: str) -> None:
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listener:
+        server = listener.getsockname()[:2]
+        with socket.socket(family) as client:
+            client.connect((name, server[1]))
+            accepted, address = listener.accept()
+            with accepted:
+                client_address = address[:2]
+                assert socket_account(client_address, server) == account_of(client_address, server) == os.getuid()
+                assert socket_account(("127.0.0.9", address[1]), server) is None
+                client.shutdown(socket.SHUT_WR)
+                assert socket_account(client_address, server) is None
+                client.close()
+                assert socket_account(client_address, server) is None
+    assert socket_account(("evil.example", 1), server) is None
+
+
+def test_stranger_cannot_listen_at_the_port_of_a_gateway_that_loads_its_model() -> None:
+    """A port that is only bound goes to the first listener. `localhost` may mean ::1."""
+    port = free_port()
+    hosts = ["127.0.0.1"] if bind("::1", 0) else ["127.0.0.1", "::1"]
+    with listening("127.0.0.1", port) as listeners:
+        assert [listener.getsockname()[0] for listener in listeners] == hosts
+        assert {bind(host, port) for host in hosts} == {errno.EADDRINUSE}
+    assert {bind(host, port) for host in hosts} == {0}, "they end together"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_gateway_does_not_start_beside_a_squatter(host: str) -> None:
+    if bind(host, 0):
+        return  # a machine without IPv6 has no second address
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as squatter_socket:
+        port = squatter_socket.getsockname()[1]
+        with pytest.raises(InputError, match=f"Port {port} of {host} cannot be used"), listening("127.0.0.1", port):
+            pass

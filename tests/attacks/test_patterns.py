@@ -45,8 +45,9 @@ from tests.foreign import budget
 PATTERNS = all_patterns()
 MOST_OF_A_PATTERN = 4.0
 """Milliseconds of CPU for a kilobyte of text. A quadratic pattern takes ten times as long for 64 kB."""
-MOST_OF_A_FUNCTION = 40.0
-"""The same for a function. The worst text that is known takes 13, quadratic code a hundred."""
+MOST_OF_A_FUNCTION = 100.0
+"""The same for a function. The worst text that is known takes 50: a ligature of eighteen letters. Quadratic code takes
+thousands for 100 kB."""
 COMPUTED = {
     "academy/arena/graders.py": 2,  # patterns of questions, with a time limit (regex)
     "academy/curriculum/personal.py": 1,  # shapes of national numbers: none repeats without end
@@ -135,8 +136,8 @@ def test_no_pattern_escapes_the_test() -> None:
 
 
 def test_pumps_show_a_quadratic_pattern() -> None:
-    for text in (r"\s*x", r"(\w+)n't", r"a.*b"):
-        slowest, pump = worst(Named(text, re.compile(text, re.DOTALL), searched=True), 1, (500, 4000, 8000))
+    for text in (r"\s*x", r"(\w+)n't"):
+        slowest, pump = worst(Named(text, re.compile(text, re.DOTALL), searched=True), 2, (500, 4000))
         assert slowest > MOST_OF_A_PATTERN, (text, pump)
 
 
@@ -161,7 +162,7 @@ def test_no_pattern_takes_more_than_linear_time_for_its_worst_texts() -> None:
             continue
         break
     ranking = sorted(slowest.items(), key=lambda item: -item[1][0])
-    print(f"\n{tried} rounds of {len(PATTERNS)} patterns; the slowest, in ms for a kilobyte:")
+    print(f"\n{len(PATTERNS)} patterns, {tried / len(PATTERNS):.1f} rounds; the slowest, in ms for a kilobyte:")
     for name, (milliseconds, pump) in ranking[:5]:
         print(f"  {milliseconds:.2f} {name} {pump.piece[:40]!r}")
     assert [item for item in ranking if item[1][0] > MOST_OF_A_PATTERN] == []
