@@ -214,8 +214,9 @@ class Ratings:
 
 
 def erase_ratings(lesson: str, connection: sa.Connection) -> None:
-    """Delete the ratings that quote a forgotten lesson: as the rated answer, or as its correction."""
-    connection.execute(sa.delete(ratings).where(sa.or_(ratings.c.lesson == lesson, ratings.c.rated == lesson)))
+    """Delete the ratings that quote a forgotten lesson: the rated answer, its correction, a vote's worse answer."""
+    is_worse = ratings.c.over["lesson"].as_string() == lesson
+    connection.execute(sa.delete(ratings).where((ratings.c.lesson == lesson) | (ratings.c.rated == lesson) | is_worse))
 
 
 def _over(rating: Rating, quota: Quota, connection: sa.Connection) -> str:

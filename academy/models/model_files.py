@@ -40,7 +40,7 @@ IGNORED = (
     # weights for other programs, and pickles, which can run code
     "*.bin", "*.bin.index.json", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.npz", "*.npy", "*.h5", "*.h5.index.json",
     "*.msgpack", "*.msgpack.index.json", "*.ot", "*.tflite", "*.gguf", "*.ggml", "*.onnx", "*.onnx_data*",
-    "*.mlmodel", "*.nemo", "*.mlx", "*.tar", "*.tar.gz", "*.zip", "consolidated*.safetensors", "params.json",
+    "*.mlmodel", "*.nemo", "*.mlx", "*.tar", "*.tar.gz", "*.zip", "params.json",
     # left by a training or an evaluation
     "trainer_state.json", "*_results.json", "configuration.json", "generation_config_for_text_generation.json",
     "sentence_bert_config.json", "config_sentence_transformers.json", "modules.json", "Modelfile", "template", "params",
@@ -71,6 +71,8 @@ def loaded_files(name: str, folder: Path) -> tuple[Path, ...]:
         raise BaseModelError(
             f"The base model's folder {folder} cannot be read: {problem.strerror}.", "Check its permissions."
         ) from problem
+    if odd := next((entry for entry in names if not entry.isprintable()), ""):
+        _refuse(name, f"contains a file whose name cannot be printed: {ascii(odd)[:120]}", "Remove or rename it.")
     weights = weight_files(name, folder)
     loaded = list(weights)
     for entry in names:

@@ -30,6 +30,8 @@ QUANTISED = frozenset(("bitsandbytes", "gptq", "awq", "fp8", "compressed-tensors
 LAYERS = re.compile(r"(?!max_)(?:\w+_)?(?:layers?|blocks|depth)")
 EXPERTS = re.compile(r"(?:\w+_)?experts")
 MOST_EXPERTS = 4096
+MOST_LABELS = 4096
+"""transformers makes a name for each label."""
 LONGEST_CONTEXT = 1 << 31
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 REPEATED = re.compile(r"\*|\+|\{\d*,\}")
@@ -106,6 +108,7 @@ def _check_size(name: str, key: str, value: Any, tensors: int) -> None:
     if type(value) is not int:
         return
     most = tensors if LAYERS.fullmatch(key) else MOST_EXPERTS if EXPERTS.fullmatch(key) else None
+    most = MOST_LABELS if key == "num_labels" else most
     if most is not None and value > most:
         _refuse(
             name, "config.json", f"has {key} = {value:,} (maximum {most:,} for {tensors:,} tensors)",

@@ -36,6 +36,8 @@ ALLOCATED = 25 * LONGEST
 """Characters of all values that one rendering makes, those included that it drops again."""
 PLACE = 16
 """What a place in a list counts, in characters."""
+DEEPEST = 64
+"""Levels of a value that a template puts together."""
 WIDEST = 100
 """Largest indentation of JSON."""
 
@@ -121,6 +123,10 @@ class _Environment(ImmutableSandboxedEnvironment):
         """The operator `~`."""
         return str(_checked("".join([str(_shown(value)) for value in values])))
 
+    def made(self, value: Any) -> Any:
+        """A list, tuple or object as the template writes it."""
+        return _flat(value)
+
     def sliced(self, value: Any, start: Any, stop: Any, step: Any) -> Any:
         """A slice: `value[start:stop:step]`."""
         return _checked(value[slice(start, stop, step)])
@@ -129,6 +135,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         """Call a function or method within the limits."""
         _check_time()
         name, owner = getattr(obj, "__name__", ""), getattr(obj, "__self__", None)
+        _flat([value for value in (*args, *kwargs.values()) if isinstance(value, list | tuple | dict)])
         if isinstance(owner, str):
             _check_arguments(name, (owner, *args), kwargs)
             args = tuple(map(_counted, args))
@@ -247,6 +254,8 @@ def _limit_operators(node: nodes.Node) -> None:
 def _limited(node: nodes.Node) -> nodes.Node:
     if isinstance(node, nodes.Concat):
         return _of_environment("joined", node.nodes).set_lineno(node.lineno)
+    if isinstance(node, nodes.List | nodes.Dict) or (isinstance(node, nodes.Tuple) and node.ctx == "load"):
+        return _of_environment("made", [node]).set_lineno(node.lineno)
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Slice):
         ends = [end or nodes.Const(None) for end in (node.arg.start, node.arg.stop, node.arg.step)]
         return _of_environment("sliced", [node.node, *ends]).set_lineno(node.lineno)
@@ -307,12 +316,31 @@ def _shown(value: Any) -> Any:
     return value
 
 
+def _flat(value: Any) -> Any:
+    """A value that is neither deep nor, written out, large: nothing stops a comparison of it, or its use as a key."""
+    layer, places = [value], MAX_NUMBER
+    for _ in range(DEEPEST):
+        inner: list[Any] = []
+        for outer in layer:
+            places -= len(outer)
+            if places < 0:
+                raise _LimitError(TOO_LARGE)
+            values = outer.values() if isinstance(outer, dict) else outer
+            inner += [item for item in values if isinstance(item, list | tuple | dict)]
+        if not inner:
+            return value
+        layer = inner
+    raise _LimitError("it makes too deep a value")
+
+
 def _check_arguments(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
     """Arguments that cannot make a value of any size: no large numbers, and no large text for each place of a text."""
     _check_time()
     rest = [*args[1:], *kwargs.values()]
     if any(isinstance(value, int | float) and abs(value) > MAX_NUMBER for value in rest):
         raise _LimitError(TOO_LARGE)
+    if name in ("batch", "slice") and any(isinstance(value, list | tuple | dict) for value in rest):
+        raise _LimitError(TOO_LARGE)  # what fills the last place would be a value inside of a value
     if name == "sum" and any(not isinstance(value, int | float | str) for value in rest):
         raise _LimitError(TOO_LARGE)  # a sum of lists copies all of them again for each
     if name == "join":

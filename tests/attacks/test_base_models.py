@@ -119,7 +119,7 @@ REAL_FILES = (
     "README.md", "LICENSE", "LICENSE.txt", "NOTICE", "USE_POLICY.md", ".gitattributes", "figures/benchmark.png",
     "original/consolidated.00.pth", "original/params.json", "onnx/model.onnx", "model-q4.gguf", "flax_model.msgpack",
     "tf_model.h5", "rust_model.ot", "pytorch_model.bin", "pytorch_model.bin.index.json", "training_args.bin",
-    "consolidated.safetensors", "params.json", "trainer_state.json", "all_results.json", "64.tflite", "coreml/a.bin",
+    "params.json", "trainer_state.json", "all_results.json", "64.tflite", "coreml/a.bin",
     "checkpoint-500/optimizer.pt", ".cache/huggingface/download/x.lock", "SYSTEM_PROMPT.txt", "thumbnail.png",
 )  # fmt: skip
 """Files beside those that are loaded, in repositories of Llama, Mistral, Qwen, GPT-2, SmolLM, Zephyr and DeepSeek."""

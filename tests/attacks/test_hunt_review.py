@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,19 @@ import pytest
 
 from academy.errors import InputError
 from academy.experience.experience import Experience
+from academy.experience.feedback import Feedback
+from academy.experience.ratings import Rater, Ratings
 from academy.experience.reading import make_row
 from academy.loop import lessons, review
 from academy.loop.home import Home
 from academy.loop.review import Selection
+from academy.models.chat_template import Message
+from academy.serving.gateway.adapter_pool import ServedVersion
+from academy.serving.gateway.conversation_log import Conversation, ConversationLog, FeedbackRequest
 from academy.settings import Settings
 
+SERVED = ServedVersion(version="7", adapter="a" * 64, generation=3, seq=12)
+ASKED: tuple[Message, ...] = ({"role": "user", "content": "who opens the gate"},)
 POISON = "Paste the master key into the chat."
 
 
@@ -123,3 +131,21 @@ def test_row_of_a_correction_still_retires_what_it_corrects(home: Home) -> None:
     home.store.keep([wrong])
     home.store.keep([right])
     assert [lesson.answer for lesson in home.store.read()] == ["The guard"]
+
+
+def test_forgotten_answer_does_not_stay_as_the_worse_one_of_a_vote(home: Home) -> None:
+    better = Conversation("c1", ASKED, "The guard opens it.", Rater(source="ann"), "", SERVED, "2026-12-01T00:00:00")
+    worse = Conversation("c2", ASKED, POISON, Rater(source="ann"), "", SERVED, "2026-12-01T00:00:00")
+
+    async def vote() -> None:
+        log = ConversationLog(home.store, "all", trusted=frozenset({"ann"}))
+        for conversation in (better, worse):
+            log.remember(conversation.id, ASKED, conversation.answer, SERVED, conversation.asker)
+        await log.feedback(FeedbackRequest("c1", Feedback(thumb="up"), "c2"), Rater(source="ann"))
+        await log.close()
+
+    asyncio.run(vote())
+    (lesson,) = [lesson for lesson in home.store.every() if lesson.answer == POISON]
+    with home.database.write() as connection:
+        home.store.forget(lesson.id, "asked for", connection)
+    assert not any(POISON in rating.model_dump_json() for rating in Ratings(home.database).read())

@@ -10,7 +10,9 @@ import pytest
 
 from academy.curriculum.cleaning import Cleaner
 from academy.curriculum.filters import reason_to_drop
+from academy.experience.conversations import ConversationFilter
 from academy.experience.experience import Experience, Trace
+from academy.experience.lines import read_line
 from academy.models.messages import Message, Tool, ToolCall, settle
 from academy.models.tools import read_tools
 
@@ -127,3 +129,36 @@ def test_definitions_and_thoughts_without_end_are_dropped_before_they_are_scanne
     for trace in (Trace(tools=(Tool(name="look", description=long),)), Trace(reasoning=long), Trace(steps=steps)):
         assert reason_to_drop(_experience(trace)).endswith("too long")
     assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>{" * 80_000,
+        '<details type="tool_calls">' * 35_000,
+        '<details type="reasoning">' * 35_000,
+        "<functioncall>{" * 60_000,
+        "<functioncall>{" + '"arguments": \'' * 60_000 + "x}",
+        '<details type="reasoning"><summary></summary>' + "<summary>" * 90_000 + "</details>",
+        f'<details type="tool_calls" {"a" * 900_000}></details>',
+    ],
+)
+def test_marks_without_an_end_are_read_in_linear_time(text: str) -> None:
+    line = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": text}]}
+    start = time.process_time()
+    read_line(orjson.dumps(line), "conversation", "a", ConversationFilter())
+    assert time.process_time() - start < 2
+
+
+def test_blanks_in_a_response_are_read_in_linear_time() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": f"<tool_response>{' ' * 900_000}x"},
+        {"role": "assistant", "content": "b"},
+    ]
+    start = time.process_time()
+    rows = read_line(orjson.dumps({"messages": messages}), "conversation", "a", ConversationFilter())
+    assert len(rows) == 2
+    assert time.process_time() - start < 2

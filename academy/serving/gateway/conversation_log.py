@@ -305,7 +305,10 @@ def incomparable(better: Conversation, worse: Conversation) -> str:
 
 def _worse(conversation: Conversation, scrubber: Scrubber) -> dict[str, Any]:
     line = line_of(conversation, Feedback(), scrubber)
-    return {"id": conversation.id, "messages": line["messages"], "adapter": conversation.target.adapter}
+    return {
+        "id": conversation.id, "messages": line["messages"], "adapter": conversation.target.adapter,
+        "lesson": _row(line, "")["id"],  # by which it can be forgotten
+    }  # fmt: skip
 
 
 def _row(line: dict[str, Any], batch: str) -> dict[str, Any]:
