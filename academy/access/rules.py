@@ -28,6 +28,8 @@ Scheme = Literal["http", "https", "ws", "wss"]
 AccountOf = Callable[[Address, Address], int | None]
 HolderOf = Callable[[str], str]
 """The name of the person whose key a bearer token is; empty where it is not a key of a user."""
+KEY_PREFIX = "ack_"
+"""How users' keys begin."""
 SINGLE = ("host", "origin", "authorization")
 """Headers that decide, so that a request with two of one is refused: programs behind the layer may read the other."""
 FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
@@ -86,6 +88,8 @@ def admit(
         return Admission(by="token")
     if scheme == "bearer" and credentials and (name := holder_of(credentials)):
         return Admission(by="token", key=name)
+    if scheme == "bearer" and credentials.startswith(KEY_PREFIX):  # its holder must not become the owner
+        return Refusal(status=401, sentence="The key is unknown, or it was removed.")
     if refusal := _foreign_page(request):
         return refusal
     if scheme == "basic" and (token_fits or _password_fits(credentials, rules.tokens)):

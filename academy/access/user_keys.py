@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
+from academy.access.rules import KEY_PREFIX
 from academy.errors import InputError
 from academy.records import Record, digest_of_bytes
 from academy.store.database import Database, user_keys
@@ -16,7 +17,6 @@ OWNER, ANONYMOUS = "owner", "anonymous"
 """Who sends a request without a key of their own: this account on loopback, and anybody else."""
 IMPORTED = "import"
 """The source of lessons that were imported as untrusted."""
-PREFIX = "ack_"
 LONGEST_TOKEN = 200
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,47}")
 
@@ -42,7 +42,7 @@ class UserKeys:
                 f"Use up to 48 lower-case letters, digits, dots and dashes; {OWNER}, {ANONYMOUS} and {IMPORTED} are "
                 "taken.",
             )
-        key = PREFIX + secrets.token_urlsafe(32)
+        key = KEY_PREFIX + secrets.token_urlsafe(32)
         row = {"name": name, "digest": _digest(key), "at": datetime.now(UTC).isoformat(timespec="seconds")}
         with self.database.write() as connection:
             if connection.execute(sa.select(user_keys.c.name).where(user_keys.c.name == name)).first():
@@ -64,7 +64,7 @@ class UserKeys:
 
     def holder(self, token: str) -> str:
         """The name of the key; empty for an unknown key."""
-        if not token.startswith(PREFIX) or len(token) > LONGEST_TOKEN:
+        if not token.startswith(KEY_PREFIX) or len(token) > LONGEST_TOKEN:
             return ""
         query = sa.select(user_keys.c.name).where(user_keys.c.digest == _digest(token))
         with self.database.read() as connection:

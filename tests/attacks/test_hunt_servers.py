@@ -118,10 +118,10 @@ def test_server_of_another_home_at_the_address_of_a_killed_one_is_not_used(tmp_p
         server.end()
 
 
-def test_password_of_another_home_is_refused_though_the_account_is_right() -> None:
+def test_password_of_another_home_and_removed_key_are_refused_though_the_account_is_right() -> None:
     address = ("127.0.0.1", 1000)
     rules = AccessRules(owners=frozenset({7}), tokens=(SECRET,))
-    for header in ("Basic eDp5", "Basic", "Basic ???"):
+    for header in ("Basic eDp5", "Basic", "Basic ???", "Bearer ack_removed"):
         request = Request(
             scheme="http", headers=(("host", "localhost"), ("authorization", header)), client=address, server=address
         )
