@@ -20,20 +20,25 @@ from urllib.parse import unquote
 from academy.errors import HomeError, InputError
 
 FILE = "place.json"
-_OF_THE_PLACE = ("prefect/server.url", "serving/*.json", "access/secret", ".ready")
-"""Addresses of servers that run, the secret that they expect, and the note that databases are prepared."""
+_OF_THE_PLACE = ("prefect/server.url", "serving/*.json", "access/secret", "access/prefect", ".ready")
+"""Addresses of servers that run, the secrets that they expect, and the note that databases are prepared."""
 _LARGEST = 1 << 16
 
 
 def settle(home: Path) -> None:
-    """Forget what belongs to the place where the home was before. Does nothing where it is still there."""
+    """Forget what belongs to the place where the home was before. Does nothing where it is still there.
+
+    Raises HomeError where it is a copy whose links name folders of the first home.
+    """
     if is_settled(home):
         return
     place, here = home.resolve(), _here(home)
     try:
         with _locked(place):
             note = _read(place / FILE)
-            if note and (note.get("device"), note.get("inode")) != (here["device"], here["inode"]):
+            # a copy may lack the note, and a new home has nothing to forget
+            if (note.get("device"), note.get("inode")) != (here["device"], here["inode"]):
+                _refuse_shared_folders(home, note, here)
                 for path in (path for pattern in _OF_THE_PLACE for path in place.glob(pattern)):
                     path.unlink(missing_ok=True)
             # a folder that was only renamed, or is mounted elsewhere, keeps them
@@ -54,7 +59,23 @@ def is_settled(home: Path) -> bool:
 def _here(home: Path) -> dict[str, Any]:
     place = home.resolve()
     state = place.stat()
-    return {"path": str(place), "device": state.st_dev, "inode": state.st_ino}
+    links: dict[str, list[int]] = {}
+    for entry in os.scandir(place):
+        if entry.is_symlink() and entry.is_dir():
+            target = entry.stat()
+            links[entry.name] = [target.st_dev, target.st_ino]
+    return {"path": str(place), "device": state.st_dev, "inode": state.st_ino, "links": links}
+
+
+def _refuse_shared_folders(home: Path, note: dict[str, Any], here: dict[str, Any]) -> None:
+    first, noted = Path(str(note.get("path", ""))), note.get("links")
+    if not isinstance(noted, dict) or not (first / FILE).is_file():  # the first home is no more
+        return
+    if shared := sorted(name for name, target in here["links"].items() if noted.get(name) == target):
+        raise HomeError(
+            f"The home {home} is a copy of {first}, and {', '.join(shared)} in it still link to folders of that home.",
+            "Replace each link by a folder of its own, for example a copy made with `cp -rL`.",
+        )
 
 
 def refuse_databases_of_others(home: Path, urls: dict[str, str]) -> None:

@@ -1,6 +1,6 @@
 """The account at the other end of a connection on loopback, and the account that listens there.
 
-The kernel tells the account that created a socket: of one socket by its addresses (sock_diag), or of all sockets of
+The kernel shows the account that created a socket: of one socket by its addresses (sock_diag), or of all sockets of
 this machine in /proc/net, which takes long where another account has opened many. Linux only.
 """
 

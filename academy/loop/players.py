@@ -56,7 +56,12 @@ class FewShotPlayer:
     @cached_property
     def _shots(self) -> list[tuple[str, str]]:
         rows = (row["messages"] for row in read_rows(self._dataset.train_file))
-        return [(turns[-2]["content"], turns[-1]["content"]) for turns in rows if len(turns) > 1]
+        pairs = (turns[-2:] for turns in rows if len(turns) > 1)
+        return [
+            (request["content"], answer["content"])
+            for request, answer in pairs
+            if request["role"] == "user" and answer.get("content")  # neither a tool's result nor a call alone
+        ]
 
     def answer(self, requests: Sequence[Prompt], generation: Generation) -> list[Reply]:
         """Greedy answers by the base model, with as many examples before each request as fit."""

@@ -90,7 +90,7 @@ class _Item(NamedTuple):
 def open_review(home: Home, samples: int = SAMPLES, selection: Selection | None = None) -> Review:
     """What waits, by source; what contradicts trusted lessons comes first among the samples.
 
-    The others are drawn by chance: whoever wrote them does not know which ones a person sees.
+    The others are drawn by chance: anyone who wrote them does not know which ones a person sees.
     """
     ratings = Ratings(home.database)
     items = [*map(_of_rating, ratings.read("waiting", selection=selection)), *_imported(home, selection)]

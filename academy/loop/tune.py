@@ -68,7 +68,7 @@ def tune(home: Home, dataset: Dataset, search: Search, minutes: float | None = N
     """
     refuse_overlap(home, dataset)
     minutes = minutes or home.settings.tune_minutes
-    requests = [row["messages"][-2]["content"] for row in read_rows(dataset.train_file)]
+    requests = [row["messages"][-2].get("content", "") for row in read_rows(dataset.train_file)]
     refuse_few(search.space, requests, search.trials)
     with exclusive_lock(home.settings.folder("locks") / "tune", "Another search for a recipe is running in this home."):
         if result := search.earlier_result(minutes):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -23,11 +24,14 @@ from academy.access.layer import AccessLayer
 from academy.access.peers import account_of, listener_account, socket_account
 from academy.access.rules import AccessRules, Refusal, Request, admit
 from academy.access.secret import write_private
-from academy.errors import ServingError
+from academy.errors import InputError, ServingError
 from academy.operations.prefect_server import AUTH_FILE, URL_FILE, OwnServer, running
 from academy.serving.gateway.client import GatewayClient
 from academy.serving.gateway.discovery import FOLDER, DiscoveryFile
+from academy.serving.gateway.server import listening
 from academy.settings import Settings, load_settings
+from tests.attacks.test_addresses import bind
+from tests.servers.pages import free_port
 from tests.strangers import AS_ROOT, NOBODY
 
 FAMILY = "f" * 64
@@ -248,3 +252,23 @@ def test_kernel_tells_the_account_of_an_open_socket_only(family: socket.AddressF
                 client.close()
                 assert socket_account(client_address, server) is None
     assert socket_account(("evil.example", 1), server) is None
+
+
+def test_stranger_cannot_listen_at_the_port_of_a_gateway_that_loads_its_model() -> None:
+    """A port that is only bound goes to the first listener. `localhost` may mean ::1."""
+    port = free_port()
+    hosts = ["127.0.0.1"] if bind("::1", 0) else ["127.0.0.1", "::1"]
+    with listening("127.0.0.1", port) as listeners:
+        assert [listener.getsockname()[0] for listener in listeners] == hosts
+        assert {bind(host, port) for host in hosts} == {errno.EADDRINUSE}
+    assert {bind(host, port) for host in hosts} == {0}, "they end together"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_gateway_does_not_start_beside_a_squatter(host: str) -> None:
+    if bind(host, 0):
+        return  # a machine without IPv6 has no second address
+    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as squatter_socket:
+        port = squatter_socket.getsockname()[1]
+        with pytest.raises(InputError, match=f"Port {port} of {host} cannot be used"), listening("127.0.0.1", port):
+            pass

@@ -24,5 +24,5 @@ def test_gateway_socket_disables_nagles_algorithm() -> None:
             writer.close()
             return await option
 
-    with listening("127.0.0.1", 0) as listener:
+    with listening("127.0.0.1", 0) as (listener,):
         assert asyncio.run(no_delay(listener)) == 1

@@ -1,6 +1,6 @@
 """The server process of one gateway, from its lock to its last answer.
 
-    lock the name, bind the port, start the runtime, load the champion, open the port, write the discovery file
+    lock the name, listen at the port, start the runtime, load the champion, answer, write the discovery file
     SIGTERM or Ctrl-C: refuse new requests, let answers end for a while, remove the discovery file, exit
 
 A second signal ends the process at once.
@@ -9,12 +9,13 @@ A second signal ends the process at once.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -46,6 +47,7 @@ from academy.store.ledger import Ledger
 from academy.store.locks import exclusive_lock
 
 log = logging.getLogger("academy")
+IPV4_LOOPBACK, IPV6_LOOPBACK = "127.0.0.1", "::1"
 KEEP_NAMED = 2
 """Versions that stay loaded besides the champions because requests named them."""
 LAST_WORDS = 3
@@ -113,7 +115,7 @@ def serve(
     """
     folder = settings.folder(FOLDER)
     busy = f"A gateway named '{name}' already runs in this home; start another one with a different --name."
-    with exclusive_lock(folder / f"{name}.lock", busy), listening(host, port) as listener:
+    with exclusive_lock(folder / f"{name}.lock", busy), listening(host, port) as listeners:
         limits = limits or Limits.of(settings)
         pool = AdapterPool(
             runtime, ledger, settings.folder("adapters"), hooks,
@@ -125,7 +127,7 @@ def serve(
         )  # fmt: skip
         gateway = Gateway(base, pool, ChampionFollower(pool), conversations, limits, name)
         discovery = DiscoveryFile(
-            name=name, url=_url(listener), token=secrets.token_urlsafe(32), pid=os.getpid(), family=ledger.family
+            name=name, url=_url(listeners[0]), token=secrets.token_urlsafe(32), pid=os.getpid(), family=ledger.family
         )
         key = settings.serve_key.get_secret_value()
         access_rules = Access(key=key, token=discovery.token)
@@ -133,7 +135,7 @@ def serve(
         place = folder / f"{name}.json"
         place.unlink(missing_ok=True)  # left by a killed gateway
         try:
-            asyncio.run(_serve(gateway, access_rules, rules, listener, discovery, place, on_ready))
+            asyncio.run(_serve(gateway, access_rules, rules, listeners, discovery, place, on_ready))
         finally:
             place.unlink(missing_ok=True)
 
@@ -142,7 +144,7 @@ async def _serve(
     gateway: Gateway,
     access_rules: Access,
     rules: AccessRules,
-    listener: socket.socket,
+    listeners: list[socket.socket],
     discovery: DiscoveryFile,
     place: Path,
     on_ready: Callable[[Gateway, str], None],
@@ -163,7 +165,7 @@ async def _serve(
             timeout_graceful_shutdown=LAST_WORDS, lifespan="on", ws="none",
         )  # fmt: skip
         limit_logs()
-        await _Server(config, gateway, ready).serve(sockets=[listener])
+        await _Server(config, gateway, ready).serve(sockets=listeners)
     finally:
         await gateway.conversations.close()
         await gateway.pool.runtime.close()
@@ -205,26 +207,44 @@ def _following(gateway: Gateway) -> Callable[[FastAPI], Any]:
 
 
 @contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket bound to the port, not listening yet. Raises InputError."""
+def listening(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Sockets that listen at a port. Raises InputError.
+
+    They listen before the server is ready: of a port that is only bound, another account may become the listener.
+    `localhost` may mean ::1, so with a port of 127.0.0.1 that of ::1 is taken, too.
+    """
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(_listener(host, port))]
+        if host == IPV4_LOOPBACK and port:
+            with suppress(_AbsentError):
+                listeners.append(stack.enter_context(_listener(IPV6_LOOPBACK, port)))
+        yield listeners
+
+
+class _AbsentError(InputError):
+    """This machine does not have the address."""
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    remedy = "Remove --host; the default is 127.0.0.1."
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         # with the protocol's number: asyncio disables Nagle's algorithm only for sockets that it knows to be TCP, and
         # otherwise a response's body would wait 40 ms for the acknowledgement of its headers
         listener = socket.socket(family[0], socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as problem:
-        raise InputError(
-            f"'{host}' is not an address of this machine.", "Remove --host; the default is 127.0.0.1."
-        ) from problem
-    with listener:
+        raise _AbsentError(f"'{host}' is not an address of this machine.", remedy) from problem
+    try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(family[4])
-        except OSError as problem:
-            raise InputError(
-                f"Port {port} of {host} cannot be used ({problem.strerror}).", "Choose another port with --port."
-            ) from problem
-        yield listener
+        listener.bind(family[4])
+        listener.listen(BACKLOG)
+    except OSError as problem:
+        listener.close()
+        kind = _AbsentError if problem.errno == errno.EADDRNOTAVAIL else InputError
+        raise kind(
+            f"Port {port} of {host} cannot be used ({problem.strerror}).", "Choose another port with --port."
+        ) from problem
+    return listener
 
 
 def _url(listener: socket.socket) -> str:
