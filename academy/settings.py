@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -25,7 +25,7 @@ from academy.home_identity import adopt_home, claim_home
 from academy.home_place import refuse_databases_of_others, settle
 from academy.masking import password_in, remember, remember_environment
 from academy.private import close_home, refuse_homes_of_others
-from academy.settings_checks import check_writable, own_names, refusal, reject_unknown_names
+from academy.settings_checks import check_writable, own_names, refusal, reject_unknown_names, with_keys
 from academy.settings_file import FILE_VARIABLE, OWN_FILE, PREFIX, named_file, names_in_file
 
 LEAST_MEMORY_GIB = 1 / 16
@@ -266,7 +266,7 @@ class Settings(BaseSettings):
         description="Share of unrated conversations that are kept with `all`",
     )  # fmt: skip
 
-    trusted_keys: Annotated[tuple[str, ...], NoDecode] = Field(
+    trusted_keys: Annotated[tuple[str, ...], NoDecode, AfterValidator(with_keys)] = Field(
         (), validation_alias=_names("TRUSTED_KEYS"),
         description="Names of users' keys whose ratings become lessons without a review, separated by commas; owner: "
         "this account on loopback, without a key",

@@ -59,3 +59,10 @@ def check_writable(folder: Path, home: Path) -> None:
             f"The home folder {home} cannot be written ({problem.strerror}).",
             "Free some space there, or set ACADEMY_HOME to another folder.",
         ) from problem
+
+
+def with_keys(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of sources that may be trusted. Raises ValueError for those of people who have no key."""
+    if strangers := sorted({"anonymous", "import"} & {*names}):
+        raise ValueError(f"{strangers[0]} is not the name of a key: anyone without a key is not trusted")
+    return names

@@ -149,3 +149,10 @@ def test_forgotten_answer_does_not_stay_as_the_worse_one_of_a_vote(home: Home) -
     with home.database.write() as connection:
         home.store.forget(lesson.id, "asked for", connection)
     assert not any(POISON in rating.model_dump_json() for rating in Ratings(home.database).read())
+
+
+@pytest.mark.parametrize("name", ["anonymous", "import"])
+def test_whoever_has_no_key_cannot_be_trusted(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("ACADEMY_TRUSTED_KEYS", f"ann, {name}")
+    with pytest.raises(ValueError, match=f"{name} is not the name of a key"):
+        Settings(_env_file=None)  # type: ignore[call-arg,unused-ignore]
