@@ -55,14 +55,14 @@ def test_answers_are_kept_dropped_and_compared_as_people_mean_them(
     file.write_bytes(case.content)
     store.import_file(file, tmp_path / "quarantine", KINDS[tuple(case.input.get("options", ()))])
     curator = DatasetCurator(
-        store, lambda talks: [sum(len(turn["content"]) for turn in talk) // 4 for talk in talks], context=2048
+        store, lambda talks: [sum(len(turn.content) for turn in talk.messages) // 4 for talk in talks], context=2048
     )
     curator.collect_from_lessons()
     curator.filter_low_quality()
     dataset = curator.save(tmp_path / "datasets", Holdout(store.database))
     conversations = [row["messages"] for row in read_rows(dataset.train_file)]
     held_out = dataset.held_out()
-    conversations += [example.messages for example in held_out]
+    conversations += [[turn.written() for turn in example.transcript.messages] for example in held_out]
     requests = {messages[-2]["content"] for messages in conversations}
     right = case.right
     assert set(right.get("trained_or_held", ())) <= requests

@@ -51,7 +51,7 @@ def store(database: Database) -> LessonsStore:
 def curated(store: LessonsStore, place: Path, shards: int = 1, run: ShardRunner = in_process) -> Dataset:
     curator = DatasetCurator(
         store,
-        lambda talks: [sum(len(turn["content"]) for turn in talk) // 4 for talk in talks],
+        lambda talks: [sum(len(turn.content) for turn in talk.messages) // 4 for talk in talks],
         guarded=[GuardedSuite("coding", [TASK])],
         shards=shards,
         run=run,
