@@ -14,7 +14,7 @@ import pytest
 from academy.experience.experience import Experience
 from academy.experience.feedback import NAMES, feedback_beside
 from academy.experience.lessons import LessonsStore
-from academy.experience.ratings import Rater
+from academy.experience.ratings import Rater, Ratings
 from academy.models.chat_template import Message
 from academy.serving.gateway.adapter_pool import ServedVersion
 from academy.serving.gateway.conversation_log import BEHIND, ConversationLog, read_feedback
@@ -207,6 +207,7 @@ def test_forgotten_conversation_is_not_stored_again(database: Database) -> None:
     with database.write() as connection:
         store.forget(lesson.id, "asked for", connection)
     assert stored_after(database, "rated", rated(thumb="up")) == []
+    assert list(Ratings(database).read()) == []
 
 
 @pytest.mark.parametrize("field", NAMES)

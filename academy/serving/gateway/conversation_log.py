@@ -32,6 +32,7 @@ from academy.experience.feedback import read_feedback as feedback_read
 from academy.experience.lessons import LessonsStore
 from academy.experience.ratings import Quota, QuotaExceeded, Rater, Rating, Ratings, rated_row
 from academy.experience.reading import now
+from academy.experience.tombstones import buried
 from academy.models.chat_template import Message
 from academy.records import Record, stable_fraction
 from academy.serving.gateway.adapter_pool import ServedVersion
@@ -60,10 +61,10 @@ class FeedbackRequest(NamedTuple):
 
 
 class Receipt(Record):
-    """What became of feedback: the ids of its lessons, or that it waits for a person, and why."""
+    """What became of feedback: the ids of its lessons, or that it waits for a person or is not kept, and why."""
 
     lessons: tuple[str, ...] = ()
-    standing: Literal["admitted", "waiting"]
+    standing: Literal["admitted", "waiting", "refused"]
     because: str = ""
 
 
@@ -263,6 +264,8 @@ class ConversationLog:
         """Store a rating, and its lesson where the rater is trusted; runs in the writer's thread."""
         rating = self._rating(conversation, feedback, rater, worse)
         is_trusted = rater.source in self.trusted
+        if buried(self.store.database, [rating.lesson, rating.rated, str(rating.over.get("lesson", ""))]):
+            return Receipt(standing="refused", because="it quotes a text that was forgotten, so it is not kept")
         with self.store.database.write() as connection:
             if exceeded := self.ratings.add(rating, connection, None if is_trusted else self.quota):
                 return exceeded
