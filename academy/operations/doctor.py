@@ -183,9 +183,10 @@ def _cuda(machine: Inventory) -> Finding:
 
 
 def _library(name: str, without: str, *, installed: bool) -> Finding:
+    remedy = install_remedy("gpu")
     return Finding(
         name=name, works=installed, needed=False, found="installed" if installed else f"not installed: {without}",
-        remedy="" if installed else f"On a GPU host: {install_remedy('gpu')}",
+        remedy="" if installed else f"On a GPU host, {remedy[0].lower()}{remedy[1:]}",
     )  # fmt: skip
 
 

@@ -293,7 +293,7 @@ class ConversationLog:
 def waits(source: str) -> str:
     """Why a rating of this source is not learned yet, and what to do."""
     who = {
-        OWNER: "it came without a key, and programs of this account may forward what others say",
+        OWNER: "it came without a key of a user, and programs of this account may forward what others say",
         ANONYMOUS: "its author is unknown",
     }.get(source, f"the key {source} is not trusted")
     return f"{who}: `academy review` decides, or ACADEMY_TRUSTED_KEYS"
