@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from academy.masking import is_secret
@@ -69,11 +68,6 @@ def drop_prefect_settings() -> None:
     """Remove the variables of Prefect that are not about a server of the user's own."""
     for name in [name for name in os.environ if not is_kept(name, _PREFECT)]:
         del os.environ[name]
-
-
-def dropped_variables(variables: Mapping[str, str]) -> list[str]:
-    """Names of variables that commands do not use, though Prefect or MLflow would."""
-    return sorted(name for name in variables if not (is_kept(name, _PREFECT) and is_kept(name, _MLFLOW)))
 
 
 def is_kept(name: str, prefixes: tuple[str, ...]) -> bool:
