@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from academy.home_identity import claim_home
 from bench.swap import measure, serving_home
 from tests.homes import RealHome
 
@@ -69,6 +70,7 @@ def test_gateway_can_be_killed_and_restarted(tmp_path: Path) -> None:
 
     home = RealHome(tmp_path / "home")
     settings = Settings(_env_file=None).model_copy(update={"home": home.path})  # type: ignore[call-arg]
+    claim_home(home.path)  # before this process looks for the gateway's files in it
     family = resolve("seed").digest
 
     def started(process: subprocess.Popen[bytes]) -> None:
