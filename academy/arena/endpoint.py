@@ -8,6 +8,7 @@ never written: where an endpoint returns it in a text, it is removed. What an en
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -132,10 +133,13 @@ class Endpoint(Record):
 
         from academy.system.bounded_http import bounded_client
 
-        return openai.OpenAI(
+        connections = bounded_client(self.url, self.seconds, key=bool(self.key))
+        client = openai.OpenAI(
             base_url=self.url, api_key=self.key or "none", max_retries=self.tries, timeout=self.seconds,
-            http_client=bounded_client(self.url, self.seconds, key=bool(self.key)),
+            http_client=connections,
         )  # fmt: skip
+        weakref.finalize(client, connections.close)  # the library closes only clients of its own
+        return client
 
 
 class EndpointPlayer:
