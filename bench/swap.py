@@ -35,6 +35,7 @@ from typing import Any
 import httpx
 
 from academy.adapters.adapter import MANIFEST, AdapterFiles, read_adapter, signed_manifest
+from academy.home_identity import claim_home
 from academy.models.base_model import resolve
 from academy.serving.gateway.client import GatewayClient
 from academy.serving.runtimes.base import LiveRuntime, Turn
@@ -97,6 +98,7 @@ class ServingHome:
 def serving_home(home: Path, runtime: str, trained: Mapping[str, Path] | None = None) -> Iterator[ServingHome]:
     """A new home with four colours and its gateway, run by `academy serve`. `trained`: colours trained before."""
     settings = Settings(_env_file=None).model_copy(update={"home": home, "database_url": ""})
+    claim_home(home)
     place = settings.folder("adapters")
     if trained is None:
         folders = train_colours(place)

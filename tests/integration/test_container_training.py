@@ -29,6 +29,7 @@ from academy.habitat.backends.isolation import Limits
 from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.runs import cancel_run, is_followed
+from academy.home_identity import claim_home
 from academy.professor.recipe import Recipe
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.system import docker as engine
@@ -64,6 +65,7 @@ def client() -> Iterator[Any]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty rows as a dataset."""
     place = tmp_path_factory.mktemp("home")
+    claim_home(place)
     write_rows(place / "train.jsonl", topic_rows(8))
     return place
 
@@ -278,12 +280,14 @@ def test_the_commands_train_in_a_container_or_say_why_not(client: Any, tmp_path:
     assert not ours(client, there.path)
 
 
-def test_a_job_from_python_runs_in_a_container(client: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_job_from_python_runs_in_a_container(
+    client: Any, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("ACADEMY_TRAINING_BACKEND", "container")
-    habitat = GPUHabitat(enable_gpu=False, home=home)
-    job = habitat.run_training_job(home / "train.jsonl", "seed", home / "job", learning_rate=5e-3, num_epochs=1)
-    assert [one["Id"] for one in ours(client, home)] == [job["container_id"]]
+    habitat = GPUHabitat(enable_gpu=False, home=tmp_path / "own")
+    job = habitat.run_training_job(home / "train.jsonl", "seed", tmp_path / "job", learning_rate=5e-3, num_epochs=1)
+    assert [one["Id"] for one in ours(client, tmp_path / "own")] == [job["container_id"]]
     assert habitat.get_training_status(job["job_name"])["status"] == "running"
     habitat.cleanup_job(job["job_name"])
     assert habitat.get_training_status(job["job_name"])["status"] == "cancelled"
-    assert not ours(client, home)
+    assert not ours(client, tmp_path / "own")

@@ -251,9 +251,12 @@ def test_export_command_writes_a_version(evolved: Evolved, tmp_path: Path, base:
         assert done.code == 0, done.err
         assert file in orjson.loads(done.out)["files"]
         assert (tmp_path / form / file).is_file()
-    assert (tmp_path / "gguf" / f"base-{base.digest[:16]}.gguf").stat().st_size == base_file(
-        base, tmp_path / "cache"
-    ).stat().st_size
+    # the runtime's own file is the same without a chat template
+    exported = (tmp_path / "gguf" / f"base-{base.digest[:16]}.gguf").read_bytes()
+    served = base_file(base, tmp_path / "cache").read_bytes()
+    assert b"tokenizer.chat_template" in exported
+    assert b"tokenizer.chat_template" not in served
+    assert exported[-1_000_000:] == served[-1_000_000:]
     again = home.run("export", "v1", "--to", tmp_path / "adapter")
     assert again.code == 2
     assert "already exists" in again.err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,7 +322,9 @@ def test_external_server_serves_only_its_own_adapters(base: BaseModel, place: Pa
                 with pytest.raises(AdapterError, match="does not have the adapter"):
                     await runtime.load(colours["red"])
                 assert red.digest not in runtime.loaded
-            stranger = base.model_copy(update={"digest": "f" * 64})
+            folder = Path(shutil.copytree(base.path, place / "stranger"))
+            (folder / "generation_config.json").write_text('{"eos_token_id": 0}')
+            stranger = resolve(str(folder))
             for model, key, message in ((stranger, "of the other", "not the base model"), (base, "", "refused")):
                 with pytest.raises(ServingError, match=message):
                     await LlamaCppRuntime(model, cache, url=url, key=key).start()

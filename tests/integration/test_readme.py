@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -27,6 +28,12 @@ def desk(tmp_path: Path) -> Path:
     (tmp_path / "history.jsonl").write_text('{"request": "tidy up", "response": "done", "status": "completed"}\n')
     (tmp_path / "alpaca.json").write_text('[{"instruction": "say yes", "input": "", "output": "yes"}]')
     turns = '[{"role": "user", "content": "how"}, {"role": "assistant", "content": "so"}]'
+    (tmp_path / "conversations.jsonl").write_text(f'{{"messages": {turns}}}\n')
+    events = (
+        {"type": "user", "sessionId": "s1", "message": {"role": "user", "content": "Count the files."}},
+        {"type": "assistant", "sessionId": "s1", "message": {"id": "m1", "role": "assistant", "content": "Twelve."}},
+    )
+    (tmp_path / "session.jsonl").write_text("".join(f"{json.dumps(event)}\n" for event in events))
     (tmp_path / "talks.jsonl").write_text(f'{{"messages": {turns}, "feedback": {{"gold_star": true}}}}\n')
     shutil.copytree(SEED_FOLDER, tmp_path / "models" / "my-model")
     project = tmp_path / "project"

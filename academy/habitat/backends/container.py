@@ -183,7 +183,7 @@ class ContainerBackend:
                 log.info("Removed %d containers of killed runs.", count)
             image = find_image(client, self.image, IMAGE_REMEDY)
             try_image(client, image, self.home, self.limits, gpu=self.gpu, library=self.library)
-            write_file(order.folder / ORDER, canonical(isolation.order_inside(order)))
+            isolation.open_to_container(write_file(order.folder / ORDER, canonical(isolation.order_inside(order))))
             _hand_over(order.folder)
             container = self._create(client, image, order, mounts)
         except EngineError as problem:

@@ -103,14 +103,19 @@ def order_mounts(order: TrainingOrder) -> list[tuple[Path, str, bool]]:
     for path, _, _ in mounts:
         if not path.is_file():
             raise TrainingError(f"The file {path} does not exist.", "Run `academy curate` again.", cause="data")
-    if container_user() != os.getuid():
-        for path, _, _ in mounts[len(base_files) :]:  # the home's own files are closed to others
-            os.chown(path, -1, NOBODY)
-            path.chmod(0o640)
+    for path, _, _ in mounts[len(base_files) :]:
+        open_to_container(path)
     for path, _, _ in mounts[: len(base_files)]:
         if container_user() != os.getuid() and not path.stat().st_mode & 0o004:
             raise TrainingError(f"The container's user cannot read {path}.", f"Run `chmod a+r {path}`.", cause="order")
     return [*mounts, (order.folder.resolve(), f"/runs/{order.folder.name}", True)]
+
+
+def open_to_container(path: Path) -> None:
+    """Let the container's user read a file of the home, which is closed to others."""
+    if container_user() != os.getuid():
+        os.chown(path, -1, NOBODY)
+        path.chmod(0o640)
 
 
 def order_inside(order: TrainingOrder) -> TrainingOrder:
