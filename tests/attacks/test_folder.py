@@ -214,6 +214,7 @@ def test_settings_of_the_folder_are_not_read(folder: Folder) -> None:
     assert (code, folder.harm()) == (0, []), err
 
 
+@pytest.mark.campaign
 def test_home_that_a_stranger_ships_is_not_used(folder: Folder) -> None:
     theirs = folder.path / "data"
     (theirs / "keys").mkdir(parents=True)
@@ -230,6 +231,7 @@ def test_home_that_a_stranger_ships_is_not_used(folder: Folder) -> None:
     assert sorted(theirs.rglob("*")) == before
 
 
+@pytest.mark.campaign
 def test_unread_settings_are_mentioned_once(folder: Folder) -> None:
     (folder.path / ".env").write_text("MIN_LESSONS_FOR_TRAINING=5\n")
     _, out, err = folder.run("status", "--json")

@@ -21,6 +21,7 @@ import pytest
 
 from tests.strangers import AS_ROOT, request_bytes, send_as_stranger
 
+pytestmark = pytest.mark.campaign
 PATIENCE = 60.0
 HEAD_SECONDS = 10
 HANDLES = 256
@@ -342,7 +343,6 @@ def test_many_malformed_requests_do_not_fill_the_log(server: GatewayProcess) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.campaign
 def test_slow_head_is_closed_after_ten_seconds(server: GatewayProcess) -> None:
     """One connection sends nothing, one a byte a second, one starts slowly after a good request."""
     with server.connect() as silent, server.connect() as trickling, server.connect() as later:
@@ -364,7 +364,6 @@ def test_slow_head_is_closed_after_ten_seconds(server: GatewayProcess) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.campaign
 def test_trickling_body_is_closed(server: GatewayProcess) -> None:
     with server.connect() as client, server.connect() as after_refusal:
         client.sendall(POST + b"content-length: 900000\r\n\r\n")
@@ -383,7 +382,6 @@ def test_trickling_body_is_closed(server: GatewayProcess) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.campaign
 def test_slowloris_does_not_lock_out_others(server: GatewayProcess) -> None:
     """1,500 connections that send half a head: others are answered at once, and few of them stay open."""
     slow = []
@@ -402,7 +400,6 @@ def test_slowloris_does_not_lock_out_others(server: GatewayProcess) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.campaign
 def test_few_file_handles_are_enough_under_a_flood(small_server: GatewayProcess) -> None:
     """Ten seconds of connections beyond the limit of open files: answers go on, the log stays small."""
     size, clients, ends = small_server.log.stat().st_size, [], time.monotonic() + 10
@@ -426,7 +423,6 @@ def test_few_file_handles_are_enough_under_a_flood(small_server: GatewayProcess)
 
 
 @pytest.mark.slow
-@pytest.mark.campaign
 def test_idle_clients_of_the_owner_leave_room_for_new_ones(small_server: GatewayProcess) -> None:
     """Admitted connections that only stay open give way to a new one."""
     clients = []
@@ -443,7 +439,6 @@ def test_idle_clients_of_the_owner_leave_room_for_new_ones(small_server: Gateway
 
 
 @pytest.mark.slow
-@pytest.mark.campaign
 def test_pipelined_flood_is_answered_in_order_with_little_memory(server: GatewayProcess) -> None:
     before = server.resident()
     with server.connect() as client:

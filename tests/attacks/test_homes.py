@@ -52,6 +52,7 @@ def loose() -> Iterator[None]:
 # other accounts on this machine
 
 
+@pytest.mark.campaign
 def test_files_of_a_command_are_closed_to_other_accounts(tmp_path: Path, loose: None) -> None:
     home = RealHome(tmp_path / "home")
     assert home.run("status", timeout=200).code == 0
@@ -274,6 +275,7 @@ def test_unforeseen_error_of_a_program_shows_no_password() -> None:
     assert SECRET not in ended.stderr
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", ["ACADEMY_DATABASE_URL", "ACADEMY_MLFLOW_TRACKING_URI"])
 @pytest.mark.parametrize("command", [("doctor", "--json"), ("status",)])
 def test_commands_show_no_password_of_a_database(tmp_path: Path, name: str, command: tuple[str, ...]) -> None:
@@ -343,6 +345,7 @@ def test_renamed_home_keeps_its_secret(tmp_path: Path) -> None:
     assert home_secret(load_settings(tmp_path / "second", adopt=True)) == secret
 
 
+@pytest.mark.campaign
 @pytest.mark.slow
 def test_copy_writes_artifacts_into_itself(tmp_path: Path) -> None:
     first = load_settings(tmp_path / "first")

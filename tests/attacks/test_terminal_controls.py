@@ -123,6 +123,7 @@ def _on_terminal(folder: Path, *arguments: str) -> bytes:
     return b"".join(parts)
 
 
+@pytest.mark.campaign
 def test_commands_show_hostile_names_as_escapes(tmp_path: Path) -> None:
     """The name of a file, and a usage error that click itself prints."""
     name = f"lessons{ATTACKS['clipboard']}{ATTACKS['direction']}.jsonl"
