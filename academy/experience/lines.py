@@ -15,6 +15,7 @@ from academy.experience.conversations import ConversationFilter, conversation_ro
 from academy.experience.experience import Kind, Outcome, Trace
 from academy.experience.feedback import Unreadable, feedback_beside
 from academy.experience.reading import LONGEST_LINE, STANDINGS, make_row, now, read_feedback, read_outcome
+from academy.models.contents import LESSON_KEYS, media_beside
 from academy.models.dialects import PREFERENCES, TURN_KEYS, read_dialogues, read_request
 from academy.models.exchanges import answer_of, converse, message_of
 from academy.models.messages import Message
@@ -133,6 +134,8 @@ def _lesson(content: dict[str, Any], kind: Kind, batch: str) -> dict[str, Any] |
     if isinstance(texts, str):
         return texts
     request, answer, context, trace = texts
+    if not trace.parts and not _has_turns(content):
+        trace = trace.model_copy(update={"parts": media_beside(content, LESSON_KEYS)})
     if content.get("task_id"):
         extra = {**extra, "task_id": str(content["task_id"])}
     return make_row(

@@ -18,6 +18,8 @@ MEDIA_KEYS = (
 """Keys of pictures, films and sounds beside a text, in a turn or a row."""
 FILE_KEYS = ("attachments", "files")
 """Keys of files beside the text of a turn."""
+LESSON_KEYS = ("images", "image_url", "image_urls", "videos", "audios", "attachments")
+"""The same beside a lesson, where `image` and `files` may be ordinary data: a container's image, the files of a task."""
 LONGEST_REFERENCE = 500
 """Characters of a reference. What is longer, or inline data, is named by its digest."""
 

@@ -84,7 +84,7 @@ def read_dialogues(row: Any) -> list[Dialogue] | str:
         dialogues = _preference(row) or [Dialogue(_turns_of(row))]
     except UnreadableRowError as problem:
         return str(problem)
-    media = media_beside(row, MEDIA_KEYS)
+    media = media_beside(row, (*MEDIA_KEYS, "attachments"))
     return [
         dialogue._replace(turns=_with_media(dialogue.turns, media) if media else dialogue.turns, tools=tools)
         for dialogue in dialogues
