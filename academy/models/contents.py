@@ -19,7 +19,7 @@ MEDIA_KEYS = (
 FILE_KEYS = ("attachments", "files")
 """Keys of files beside the text of a turn."""
 LESSON_KEYS = ("images", "image_url", "image_urls", "videos", "audios", "attachments")
-"""The same beside a lesson, where `image` and `files` may be ordinary data: a container's image, the files of a task."""
+"""The same beside a lesson, where `image` and `files` may be ordinary data, such as the image of a container."""
 LONGEST_REFERENCE = 500
 """Characters of a reference. What is longer, or inline data, is named by its digest."""
 
