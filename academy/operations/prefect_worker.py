@@ -10,11 +10,14 @@ import sys
 
 from academy.errors import AcademyError, HomeError
 from academy.operations.prefect_server import configure, running, use_own_server
+from academy.operations.prefect_settings import import_prefect
+from academy.private import be_private
 from academy.settings import load_settings
 
 
 def main() -> None:
     """Work until a signal comes. Ends with code 2 where there is no server."""
+    be_private()
     try:
         settings = load_settings()
         configure(settings)
@@ -26,6 +29,7 @@ def main() -> None:
     except AcademyError as problem:
         sys.stderr.write(f"{problem}\n")
         sys.exit(2)
+    import_prefect(settings)  # without the settings of the folder that it starts in
     from prefect.cli import app
 
     import academy.operations.home_worker  # noqa: F401  takes the place of Prefect's worker for process pools
