@@ -52,11 +52,12 @@ def _claude_code(events: list[dict[str, Any]]) -> dict[str, Any]:
         for event in events
         if event.get("type") in _SPEAKERS and not event.get("isSidechain") and not event.get("isMeta")
     ]
-    return {"id": str(spoken[0].get("sessionId") or ""), "messages": [event["message"] for event in spoken]}
+    number = next((event["sessionId"] for event in spoken if isinstance(event.get("sessionId"), str)), "")
+    return {"id": number, "messages": [event.get("message") for event in spoken]}
 
 
 def _codex(events: list[dict[str, Any]]) -> dict[str, Any]:
-    about = next(event["payload"] for event in events if event.get("type") == "session_meta")
+    about = next(event["payload"] for event in events if _reader(event) is _codex)
     items = [event.get("payload") for event in events if event.get("type") == "response_item"]
     instructions = about.get("base_instructions") or about.get("instructions")
     text = instructions.get("text") if isinstance(instructions, dict) else instructions

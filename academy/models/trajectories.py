@@ -25,13 +25,16 @@ def read_trajectory(row: Mapping[str, Any]) -> list[dict[str, Any]] | None:
 
 
 def _turns(step: Any, number: int) -> Iterator[dict[str, Any]]:
-    if not isinstance(step, Mapping) or step.get("source") not in _SOURCES:
+    source = step.get("source") if isinstance(step, Mapping) else None
+    if not isinstance(source, str) or source not in _SOURCES:
         raise UnreadableRowError(f"a step without a source (step {number})")
     extra = {name: step[name] for name in ("reasoning_content", "feedback", "weight") if name in step}
     calls = step.get("tool_calls") or []
-    yield {"role": _SOURCES[step["source"]], "content": step.get("message"), "tool_calls": calls, **extra}
+    yield {"role": _SOURCES[source], "content": step.get("message"), "tool_calls": calls, **extra}
     observation = step.get("observation") or {}
     results = observation.get("results") if isinstance(observation, Mapping) else None
+    if results and not isinstance(results, list):
+        raise UnreadableRowError(f"results are not a list (step {number})")
     for result in results or []:
         if not isinstance(result, Mapping):
             raise UnreadableRowError(f"a result is not an object (step {number})")

@@ -108,7 +108,8 @@ class Imports:
         assert result.lines == lines
         assert 0 <= read <= len(rows), "a line that was read gives at least one lesson"
         assert all(row["situation"].strip() for row in rows), "an empty request"
-        assert all(row["action"].strip() for row in rows if row["outcome"] == "success"), "an empty answer"
+        answers = [row["action"].strip() or row["trace"].get("tool_calls") for row in rows if row["outcome"] == "success"]
+        assert all(answers), "an empty answer"
         assert sum(result.reasons.values()) == len(result.unreadable)
         if result.quarantine:
             self._compare(Path(result.quarantine), content)
