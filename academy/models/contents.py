@@ -108,7 +108,9 @@ def _items_of(part: Mapping[str, Any], where: str) -> Iterator[Item]:
     elif key := next((key for name, key in _CODE.items() if name in kinds), ""):
         yield call_in({"name": "code_execution", "arguments": part.get(key) or {}}, where)
     elif key := next((key for name, key in _CODE_RESULTS.items() if name in kinds), ""):
-        yield Result(result_text((part.get(key) or {}).get("output")), name="code_execution")
+        value = part.get(key)
+        output = value.get("output") if isinstance(value, Mapping) else value
+        yield Result(result_text(output), name="code_execution")
     elif kinds & _THOUGHTS or part.get("thought") is True:
         yield Thought(thoughts_in(part))
     elif kinds & _MARKS:

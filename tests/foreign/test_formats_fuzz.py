@@ -108,8 +108,8 @@ class Imports:
         assert result.lines == lines
         assert 0 <= read <= len(rows), "a line that was read gives at least one lesson"
         assert all(row["situation"].strip() for row in rows), "an empty request"
-        answers = [row["action"].strip() or row["trace"].get("tool_calls") for row in rows if row["outcome"] == "success"]
-        assert all(answers), "an empty answer"
+        learned = [row for row in rows if row["outcome"] == "success"]
+        assert all(row["action"].strip() or row["trace"].get("tool_calls") for row in learned), "an empty answer"
         assert sum(result.reasons.values()) == len(result.unreadable)
         if result.quarantine:
             self._compare(Path(result.quarantine), content)
