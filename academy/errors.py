@@ -22,7 +22,7 @@ An error outside this tree is a fault of the Academy and may show its traceback.
 
 from __future__ import annotations
 
-from academy.masking import mask
+from academy.border.masking import mask
 
 
 class AcademyError(Exception):

@@ -20,11 +20,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from academy.border.masking import password_in, remember, remember_environment
 from academy.errors import HomeError, InputError
-from academy.home_identity import adopt_home, claim_home
-from academy.home_place import refuse_databases_of_others, settle
-from academy.masking import password_in, remember, remember_environment
-from academy.private import close_home, refuse_homes_of_others
+from academy.home.identity import adopt_home, claim_home
+from academy.home.place import refuse_databases_of_others, settle
+from academy.home.private import close_home, refuse_homes_of_others
 from academy.settings_checks import check_writable, own_names, refusal, reject_unknown_names, with_keys
 from academy.settings_file import FILE_VARIABLE, OWN_FILE, PREFIX, named_file, names_in_file
 

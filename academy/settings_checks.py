@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource, PydanticBaseSettingsSource
 
+from academy.border.masking import MASK, is_secret
 from academy.errors import HomeError, InputError
-from academy.masking import MASK, is_secret
 from academy.records import expectation
 from academy.settings_file import PREFIX
 

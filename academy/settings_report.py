@@ -6,9 +6,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from academy.border.masking import MASK, is_secret
 from academy.errors import AcademyError, InputError
-from academy.home_identity import mention_once
-from academy.masking import MASK, is_secret
+from academy.home.identity import mention_once
 from academy.records import Record
 from academy.settings import Settings, setting_names
 from academy.settings_file import FILE_VARIABLE, OWN_FILE, PREFIX, named_file, names_in_file

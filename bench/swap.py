@@ -35,7 +35,7 @@ from typing import Any
 import httpx
 
 from academy.adapters.adapter import MANIFEST, AdapterFiles, read_adapter, signed_manifest
-from academy.home_identity import claim_home
+from academy.home.identity import claim_home
 from academy.models.base_model import resolve
 from academy.serving.gateway.client import GatewayClient
 from academy.serving.runtimes.base import LiveRuntime, Turn

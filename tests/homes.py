@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from academy.adapters.adapter import digest_of_adapter
-from academy.home_identity import adopt_home
+from academy.home.identity import adopt_home
 from tests.forks import Forks
 
 ACADEMY = (sys.executable, "-m", "academy.cli.main")

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 
 from academy.access.guarded_connections import BUSY, ConnectionLimits, Guard, GuardedProtocol
-from academy.plain_text import plain_logs
+from academy.border.plain_text import plain_logs
 
 log = logging.getLogger("academy.access.server")
 BACKLOG = 1024

@@ -18,7 +18,7 @@ from academy.arena.endpoint import JudgeTally
 from academy.arena.examination import Cost, Examination, Result
 from academy.arena.suites.base import Question
 from academy.arena.verdict import LAST, Estimate, interval_of
-from academy.plain_text import plain
+from academy.border.plain_text import plain
 from academy.records import Record
 
 TEMPLATES = Path(__file__).with_name("templates")

@@ -1,5 +1,5 @@
 """The `academy` command: one file a noun, which parses options, calls the application layer, and prints."""
 
-from academy.current_folder import close_module_path
+from academy.border.current_folder import close_module_path
 
 close_module_path()  # before the commands import libraries

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
+from academy.border.plain_text import plain_line
 from academy.cli.home import open_home, settings
 from academy.cli.options import Base, BatchSize, Json, Rank, RecipeFile
 from academy.cli.output import emit, emit_line, gib, say, table
 from academy.errors import InputError
-from academy.plain_text import plain_line
 
 if TYPE_CHECKING:
     from academy.loop.trainings import Training

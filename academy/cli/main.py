@@ -9,6 +9,8 @@ from pathlib import Path
 
 import typer
 
+from academy.border.current_folder import close_environment
+from academy.border.plain_text import plain_streams
 from academy.cli import (
     dataset,
     doctor,
@@ -29,10 +31,8 @@ from academy.cli import (
     training,
 )
 from academy.cli.output import emit, say_error
-from academy.current_folder import close_environment
 from academy.errors import AcademyError, HomeError
-from academy.plain_text import plain_streams
-from academy.private import be_private
+from academy.home.private import be_private
 
 app = typer.Typer(
     help="Train LoRA adapters from an assistant's experience, examine them, and serve the best one.",

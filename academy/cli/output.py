@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from academy.plain_text import json_escaped, plain
+from academy.border.plain_text import json_escaped, plain
 
 if TYPE_CHECKING:
     from rich.console import Console

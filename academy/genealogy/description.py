@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from academy.border.plain_text import plain_line
 from academy.genealogy.history import history
 from academy.genealogy.versions import Version, Versions
-from academy.plain_text import plain_line
 from academy.store.ledger import BASE, Ledger
 
 MAX_CHARACTERS = 5000

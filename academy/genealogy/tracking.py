@@ -19,12 +19,12 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
+from academy.border.masking import mask
 from academy.curriculum.dataset import Dataset
 from academy.errors import HomeError
 from academy.genealogy.moved_artifacts import keep_artifacts_here
 from academy.habitat.backends.base import TrainingEvent, TrainingOrder
 from academy.habitat.progress import Progress
-from academy.masking import mask
 from academy.settings import Settings
 from academy.store.files import STAGING, explain_disk_errors
 

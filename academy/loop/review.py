@@ -15,6 +15,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from academy.access.user_keys import IMPORTED
+from academy.border.plain_text import visible
 from academy.curriculum.contradictions import contradicting_trusted
 from academy.curriculum.filters import reason_to_drop
 from academy.errors import InputError
@@ -24,7 +25,6 @@ from academy.experience.ratings import Rating, Ratings, Selection, Standing
 from academy.experience.reading import row_to_experience
 from academy.experience.standings import admit_waiting, refuse
 from academy.loop.home import Home
-from academy.plain_text import visible
 from academy.records import Record
 from academy.store.ledger_rows import ReviewEntry
 

@@ -13,7 +13,7 @@ import sys
 import time
 from types import FrameType
 
-from academy.private import be_private
+from academy.home.private import be_private
 
 POLL_SECONDS = 0.3
 GRACE_SECONDS = 8.0

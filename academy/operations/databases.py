@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from academy.current_folder import environment
+from academy.border.current_folder import environment
 from academy.errors import HomeError
 from academy.loop.home import Home
 from academy.operations.prefect_server import configure

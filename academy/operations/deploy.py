@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from academy.current_folder import environment
+from academy.border.current_folder import environment
 from academy.errors import HomeError, InputError
 from academy.habitat.routing import POOLS
 from academy.operations.prefect_rules import CHECKOUT, DEPLOYMENTS, POOL

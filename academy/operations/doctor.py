@@ -12,13 +12,13 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from academy.arena.sandbox import PROBE, Call, DockerSandbox, Unavailable, find_sandbox
+from academy.border.masking import mask
 from academy.errors import AcademyError, EngineError, ExaminationError
 from academy.experience.git.repository import refusal_of
 from academy.habitat.backends.choice import select_backend
 from academy.habitat.backends.container import ContainerChoice
 from academy.habitat.backends.isolation import GPU_REMEDY, visible_gpus
 from academy.loop.home import Home
-from academy.masking import mask
 from academy.models.base_model import SEED, altered_seed_files, resolve
 from academy.operations.prefect_server import running
 from academy.records import Record

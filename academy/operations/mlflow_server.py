@@ -16,8 +16,8 @@ from urllib.parse import unquote, urlsplit
 from starlette.types import ASGIApp
 
 from academy.access.layer import AccessLayer, home_rules
+from academy.home.private import be_private
 from academy.operations.listeners import inherited
-from academy.private import be_private
 from academy.settings import Settings, load_settings
 
 CONFIGURED = ("MLFLOW_ARTIFACTS_DESTINATION", "MLFLOW_DEFAULT_ARTIFACT_ROOT")

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 
 from academy.access.peers import is_own_listener
 from academy.access.secret import has_private, owner_of, read_private
-from academy.current_folder import drop_prefect_settings, environment
+from academy.border.current_folder import drop_prefect_settings, environment
 from academy.errors import HomeError, InputError
+from academy.home.private import be_private
 from academy.operations.job_template import JOB_TEMPLATE
 from academy.operations.listeners import inherited, listen, numbers_of
 from academy.operations.locks import evolution_lock, training_lock
 from academy.operations.prefect_app import CLIENT_AUTH, make_app, new_auth_string
-from academy.private import be_private
 from academy.settings import Settings, load_settings
 from academy.store.locks import exclusive_lock
 from academy.system.connections import check_connections

@@ -9,9 +9,9 @@ import os
 import sys
 
 from academy.errors import AcademyError, HomeError
+from academy.home.private import be_private
 from academy.operations.prefect_server import configure, running, use_own_server
 from academy.operations.prefect_settings import import_prefect
-from academy.private import be_private
 from academy.settings import load_settings
 
 

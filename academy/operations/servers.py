@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 from academy.access.secret import write_private
-from academy.current_folder import environment
+from academy.border.current_folder import environment
 from academy.errors import HomeError, InputError
 from academy.habitat.routing import POOLS
 from academy.loop.home import Home

@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from academy.current_folder import environment, find_program
+from academy.border.current_folder import environment, find_program
 from academy.errors import EngineError
 from academy.records import Record, digest_of
 from academy.store.files import content_digest_of

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from academy.border.masking import remember
 from academy.errors import InputError
-from academy.masking import remember
 from academy.system.connections import is_loopback
 
 PORTS = {"http": 80, "https": 443}

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from academy.current_folder import environment
+from academy.border.current_folder import environment
 from tests.homes import bare
 
 ACADEMY = Path(sys.executable).with_name("academy")

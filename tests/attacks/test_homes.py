@@ -16,10 +16,10 @@ import pytest
 import sqlalchemy as sa
 
 from academy.access.secret import home_secret
-from academy.current_folder import public_environment
+from academy.border.current_folder import public_environment
+from academy.border.masking import MaskedRecord, mask, remember
 from academy.errors import HomeError, InputError, ServingError, TrainingError
 from academy.genealogy.tracking import open_mlflow
-from academy.masking import MaskedRecord, mask, remember
 from academy.operations.doctor import Finding
 from academy.settings import load_settings
 from academy.store.database import Database
@@ -267,8 +267,8 @@ def test_log_and_its_traceback_show_no_password() -> None:
 
 def test_unforeseen_error_of_a_program_shows_no_password() -> None:
     program = (
-        "from academy.private import be_private; be_private(); url = 'postgresql://me:' + 'hunter2-' + 's3cr3t@h/x'; "
-        "raise ValueError(url)"
+        "from academy.home.private import be_private; be_private(); "
+        "url = 'postgresql://me:' + 'hunter2-' + 's3cr3t@h/x'; raise ValueError(url)"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
     assert "ValueError: postgresql://me:***@h/x" in ended.stderr

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from academy.arena.report import _cell
+from academy.border.plain_text import CONTROLS, PlainRecord, PlainStream, json_escaped, plain, plain_line
 from academy.cli import output
 from academy.genealogy.description import escape
-from academy.plain_text import CONTROLS, PlainRecord, PlainStream, json_escaped, plain, plain_line
 
 ATTACKS = {
     "title": "\x1b]0;owned\x07",

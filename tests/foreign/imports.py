@@ -35,7 +35,7 @@ from academy.experience.experience import Experience
 from academy.experience.importing import ImportResult
 from academy.experience.lessons import LessonsStore
 from academy.experience.quarantine import REASONS
-from academy.home_identity import adopt_home
+from academy.home.identity import adopt_home
 from academy.loop.ingest import UnreadFilesError
 from academy.store.database import Database
 from tests.foreign.cases import Case

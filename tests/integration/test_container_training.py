@@ -29,7 +29,7 @@ from academy.habitat.backends.isolation import Limits
 from academy.habitat.backends.process import ProcessBackend
 from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.runs import cancel_run, is_followed
-from academy.home_identity import claim_home
+from academy.home.identity import claim_home
 from academy.professor.recipe import Recipe
 from academy.sdk.gpu_habitat import GPUHabitat
 from academy.system import docker as engine

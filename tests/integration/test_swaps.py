@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from academy.home_identity import claim_home
+from academy.home.identity import claim_home
 from bench.swap import measure, serving_home
 from tests.homes import RealHome
 

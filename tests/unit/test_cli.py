@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from academy.cli.main import main
-from academy.home_identity import claim_home
+from academy.home.identity import claim_home
 
 ROOT = Path(__file__).parents[2]
 ALL_FIXED = ("--rank", "8", "--learning-rate", "0.001", "--epochs", "2")

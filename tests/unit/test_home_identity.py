@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from academy.errors import HomeError
-from academy.home_identity import ID_FILE, adopt_home, claim_home, config_folder, home_id
+from academy.home.identity import ID_FILE, adopt_home, claim_home, config_folder, home_id
 
 
 @pytest.fixture(autouse=True)

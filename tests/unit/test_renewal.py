@@ -20,7 +20,7 @@ from academy.curriculum.dataset import Dataset
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError
 from academy.experience.standings import set_aside
-from academy.home_identity import claim_home
+from academy.home.identity import claim_home
 from academy.loop.choose_suites import choose_suites
 from academy.loop.curate import curate
 from academy.loop.home import Home

@@ -25,7 +25,7 @@ from academy.habitat.run_folder import read_events
 from academy.habitat.runs import all_runs, cancel_run, find_run, is_followed, run_log, run_progress
 from academy.habitat.trainer import events as trainer_events
 from academy.habitat.trainer.events import EventWriter
-from academy.home_identity import adopt_home
+from academy.home.identity import adopt_home
 from academy.store.locks import exclusive_lock
 from tests.orders import order_of
 

@@ -15,7 +15,7 @@ from academy.arena.suites import table
 from academy.arena.suites.base import Generation, Reply
 from academy.curriculum.dataset import Dataset
 from academy.errors import InputError
-from academy.home_identity import claim_home
+from academy.home.identity import claim_home
 from academy.loop.choose_suites import choose_suites, guarded_texts
 from academy.loop.curate import curate
 from academy.loop.home import Home

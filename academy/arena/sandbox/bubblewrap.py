@@ -28,7 +28,7 @@ from academy.arena.sandbox.memory import find_cgroups, memory_of
 from academy.arena.sandbox.records import Call, Ended, Limits, RunResult
 from academy.arena.sandbox.seccomp import seccomp_filter
 from academy.arena.sandbox.users import own_uid
-from academy.current_folder import find_program
+from academy.border.current_folder import find_program
 from academy.errors import ExaminationError
 
 START_SECONDS = 20.0

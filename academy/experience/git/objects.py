@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from academy.current_folder import public_environment
+from academy.border.current_folder import public_environment
 from academy.errors import InputError
 from academy.experience.git.commit import MISSING
 from academy.experience.git.process import NEUTRAL, Child, SilentError, git_program, listing

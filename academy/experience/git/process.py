@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
-from academy.current_folder import find_program, public_environment
+from academy.border.current_folder import find_program, public_environment
 from academy.errors import InputError
 
 SILENCE_SECONDS = 20.0

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from academy.adapters.adapter import FILES, MANIFEST
-from academy.current_folder import SAFE_PATH
+from academy.border.current_folder import SAFE_PATH
 from academy.errors import BaseModelError, EngineError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ENVIRONMENT, WAITING

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from academy.current_folder import public_environment
+from academy.border.current_folder import public_environment
 from academy.habitat.backends.base import BackendChoice, TrainingEvent, TrainingOrder
 from academy.habitat.backends.following import CANCELLED, SILENCE_SECONDS, StartedTrainer, TrainerEnd, run_order
 from academy.habitat.run_folder import LOG, ORDER

@@ -18,14 +18,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from academy.border.masking import mask
 from academy.errors import AcademyError, BaseModelError, HomeError, TemplateError, TrainingError
 from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.following import FULL
 from academy.habitat.run_folder import EVENTS
 from academy.habitat.trainer.checkpoints import make_room
 from academy.habitat.trainer.events import NOTE, EventWriter, NullEventWriter
-from academy.masking import mask
-from academy.private import be_private
+from academy.home.private import be_private
 from academy.records import canonical, expectation
 from academy.store.files import is_full, write_file
 from academy.system.hardware import EnergyMeter

@@ -19,7 +19,7 @@ from academy.habitat.backends.base import TrainingOrder
 from academy.habitat.backends.process import ending_of
 from academy.habitat.run_folder import EVENTS, read_events
 from academy.habitat.trainer.events import NOTE, EventWriter
-from academy.private import be_private
+from academy.home.private import be_private
 from academy.system.processes import die_with_parent, oom_kills
 
 SHARDED = [

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import orjson
 
-from academy.current_folder import public_environment
+from academy.border.current_folder import public_environment
 from academy.errors import ServingError
 from academy.serving.runtimes.adapter_scheduling import AdapterScheduler
 from academy.serving.runtimes.llamacpp_server import ServerOptions

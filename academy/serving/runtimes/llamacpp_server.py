@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from academy.private import be_private
+from academy.home.private import be_private
 from academy.records import Record
 from academy.system.processes import die_with_parent
 

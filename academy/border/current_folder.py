@@ -12,7 +12,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from academy.masking import is_secret
+from academy.border.masking import is_secret
 
 SAFE_PATH = "PYTHONSAFEPATH"
 _PATHS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")
@@ -39,7 +39,7 @@ def close_module_path() -> None:
 
     A command calls this before it imports a library.
     """
-    own = Path(__file__).resolve().parents[1]
+    own = Path(__file__).resolve().parents[2]
     entries = os.environ.get("PYTHONPATH", "").split(os.pathsep) if "PYTHONPATH" in os.environ else []
     folders = [Path(entry).absolute() for entry in entries if not Path(entry).is_absolute()]
     named = [Path(entry) for entry in entries if Path(entry).is_absolute()]

@@ -14,9 +14,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from academy.border.masking import mask_outputs
 from academy.errors import HomeError
-from academy.home_place import is_settled
-from academy.masking import mask_outputs
+from academy.home.place import is_settled
 
 log = logging.getLogger("academy")
 OTHERS = stat.S_IRWXG | stat.S_IRWXO

@@ -1,0 +1,1 @@
+"""What leaves a process of ours: the environment of its children, and the texts that it writes."""
