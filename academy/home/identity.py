@@ -13,19 +13,19 @@ import os
 import re
 import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from academy.errors import HomeError
+from academy.home.files import DRAFT, read_regular, replace_file
 
 ID_FILE = "home.id"
 NOTES_FILE = "homes.json"
 ADOPT = "If you trust all that is in it, run `academy init --adopt`; or set ACADEMY_HOME to another folder."
 _ID = re.compile(r"[0-9a-f]{32}")
-_DRAFTS = (".staging-", ".write-")
+_DRAFTS = (DRAFT, ".write-")
 """Files that a process leaves behind if it is killed while it makes a home."""
 _LARGEST_NOTES = 1 << 24
 _CONFIG_REMEDY = "Set XDG_CONFIG_HOME to a folder that only you can write."
@@ -74,7 +74,8 @@ def adopt_home(home: Path) -> None:
 
 def home_id(home: Path) -> str:
     """The id in a home; empty where it has none."""
-    return text if _ID.fullmatch(text := _read(home / ID_FILE, 64)) else ""
+    text = read_regular(home / ID_FILE, 64).decode("utf-8", errors="replace").strip()
+    return text if _ID.fullmatch(text) else ""
 
 
 def mention_once(file: Path, digest: str) -> bool:
@@ -114,7 +115,7 @@ def _is_empty(place: Path) -> bool:
 def _note(notes: dict[str, Any], home: Path, place: Path, number: str) -> None:
     """Write the id into the home, then the note. A kill in between leaves an empty home, which may be made again."""
     try:
-        _replace(place / ID_FILE, number + "\n")
+        replace_file(place / ID_FILE, f"{number}\n".encode())
     except OSError as problem:
         raise _unwritable(home, problem) from problem
     notes["homes"][str(place)] = number
@@ -134,7 +135,7 @@ def _changed_notes() -> Iterator[dict[str, Any]]:
         notes = _read_notes()
         yield notes
         try:
-            _replace(folder / NOTES_FILE, json.dumps(notes, indent=1) + "\n")
+            replace_file(folder / NOTES_FILE, f"{json.dumps(notes, indent=1)}\n".encode())
         except OSError as problem:
             raise _unusable(folder, problem) from problem
     finally:
@@ -157,33 +158,8 @@ def _read_notes() -> dict[str, Any]:
         if state.st_uid != os.geteuid() or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise HomeError(f"Another account owns {path} or can write it.", _CONFIG_REMEDY)
     try:
-        notes = json.loads(_read(file, _LARGEST_NOTES))
+        notes = json.loads(read_regular(file, _LARGEST_NOTES))
         return {name: dict(notes[name]) for name in ("homes", "mentioned")}
     except (ValueError, KeyError, TypeError) as problem:
         remedy = f"Delete {file}, and run `academy init --adopt` in each home that you trust."
         raise HomeError(f"{file} is damaged.", remedy) from problem
-
-
-def _read(path: Path, most: int) -> str:
-    """The text of a regular file that is not a link; empty where there is none."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return ""
-    with os.fdopen(handle, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            return ""
-        return stream.read(most).decode("utf-8", errors="replace").strip()
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=_DRAFTS[0])  # mode 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(handle)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise

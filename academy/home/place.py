@@ -9,15 +9,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from academy.errors import HomeError, InputError
+from academy.home.files import read_regular, replace_file
 
 FILE = "place.json"
 _OF_THE_PLACE = ("prefect/server.url", "serving/*.json", "access/secret", "access/prefect", ".ready")
@@ -43,7 +42,7 @@ def settle(home: Path) -> None:
                     path.unlink(missing_ok=True)
             # a folder that was only renamed, or is mounted elsewhere, keeps them
             if note != here:
-                _write(place, here)
+                replace_file(place / FILE, json.dumps(here).encode())
     except OSError as problem:
         raise HomeError(
             f"The home folder {home} cannot be written ({problem.strerror}).",
@@ -106,26 +105,7 @@ def _locked(place: Path) -> Iterator[None]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return {}
-    with os.fdopen(handle, "rb") as stream:
-        content = stream.read(_LARGEST) if stat.S_ISREG(os.fstat(handle).st_mode) else b""
-    try:
-        note = json.loads(content)
+        note = json.loads(read_regular(file, _LARGEST))
     except ValueError:
         return {}
     return note if isinstance(note, dict) else {}
-
-
-def _write(place: Path, note: dict[str, Any]) -> None:
-    handle, draft = tempfile.mkstemp(dir=place, prefix=".staging-")  # mode 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(note, stream)
-            stream.flush()
-            os.fsync(handle)
-        Path(draft).replace(place / FILE)
-    finally:
-        with suppress(FileNotFoundError):
-            Path(draft).unlink()
