@@ -63,7 +63,7 @@ def ingest(
             result.batch, result.admitted, result.known, len(result.unreadable),
         )  # fmt: skip
         for line in result.unreadable[:LOGGED_LINES]:
-            log.warning("unreadable line %s (saved in %s)", line, result.quarantine)
+            log.info("unreadable line %s (saved in %s)", line, result.quarantine)
     if any(result.is_refused for result in results):
         raise UnreadFilesError(results)
     return results
