@@ -194,6 +194,9 @@ def forget(
         emit(result.model_dump(mode="json"))
         return
     say(f"Forgotten: {result.lesson[:12]}.")
+    if result.with_it:
+        names = [lesson[:12] for lesson in result.with_it]
+        say(f"Forgotten with it, because they quote it among their earlier messages: {', '.join(names)}.")
     say("Datasets that contained it: " + (", ".join(digest[:12] for digest in result.datasets) or "none") + ".")
     names = [f"v{version.version} of {version.family}" for version in result.versions]
     say("Versions trained on it, now marked as tainted: " + (", ".join(names) or "none") + ".")

@@ -85,6 +85,16 @@ class Experience(Record):
         """The answer, and what it calls in words."""
         return words_of(self.answer, self.trace.tool_calls)
 
+    def stands_in(self, messages: Iterable[Message]) -> bool:
+        """Whether messages hold this exchange: its request, and later its answer or its calls."""
+        is_asked = False
+        for message in messages:
+            if message.role == "user":
+                is_asked = is_asked or message.content == self.request
+            elif is_asked and message.role == "assistant" and message.words == self.words:
+                return True
+        return False
+
     @property
     def before(self) -> tuple[Message, ...]:
         """What must be the same for two answers to one request to be comparable: earlier messages and steps."""

@@ -19,7 +19,9 @@ from pydantic import Field
 
 from academy.errors import InputError
 from academy.experience.conversations import ConversationFilter, conversation_rows
+from academy.experience.experience import Experience
 from academy.experience.reading import now
+from academy.models.messages import Message
 from academy.records import Record
 from academy.store.database import Database, kept_out, ratings
 
@@ -217,6 +219,14 @@ def erase_ratings(lesson: str, connection: sa.Connection) -> None:
     """Delete the ratings that quote a forgotten lesson: the rated answer, its correction, a vote's worse answer."""
     is_worse = ratings.c.over["lesson"].as_string() == lesson
     connection.execute(sa.delete(ratings).where((ratings.c.lesson == lesson) | (ratings.c.rated == lesson) | is_worse))
+
+
+def erase_quoting(experience: Experience, connection: sa.Connection) -> None:
+    """Delete the ratings of later turns of a conversation, which quote a forgotten lesson."""
+    for seq, line in connection.execute(sa.select(ratings.c.seq, ratings.c.line)).tuples().all():
+        turns = [Message(role=turn["role"], content=turn["content"]) for turn in line["messages"]]
+        if experience.stands_in(turns):
+            connection.execute(sa.delete(ratings).where(ratings.c.seq == seq))
 
 
 def _over(rating: Rating, quota: Quota, connection: sa.Connection) -> str:

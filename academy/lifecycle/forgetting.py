@@ -1,6 +1,7 @@
 """Forgetting a lesson: erase its text everywhere in this home, and taint the versions that were trained on it.
 
     lessons, quarantine        the store erases them and keeps a tombstone without text
+    later turns                lessons and ratings of the conversation that quote it are forgotten with it
     datasets                   the line is erased and noted in `forgotten.json`; the digest stays, training is refused
     hold-out                   the assignment stays, the text is erased
     answers, examinations      requests and answers are erased unless another lesson has them
@@ -31,6 +32,7 @@ from academy.curriculum.holdout import request_key
 from academy.errors import InputError, SignatureError
 from academy.experience.experience import Experience, Trace
 from academy.experience.lessons import LessonsStore
+from academy.experience.ratings import erase_quoting
 from academy.experience.reading import normalised
 from academy.experience.tombstones import bury
 from academy.genealogy.taint import Tainted, taint
@@ -46,9 +48,10 @@ REPORTS = (".md", ".html")
 
 
 class Forgotten(Record):
-    """The datasets and versions that contained a forgotten lesson."""
+    """The datasets and versions that contained a forgotten lesson, or one of `with_it`."""
 
     lesson: str
+    with_it: tuple[str, ...]  # ids of the lessons that quote it among their earlier messages
     datasets: tuple[str, ...]
     versions: tuple[Tainted, ...]
 
@@ -110,6 +113,24 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
     """
     store = LessonsStore(database)
     lesson = _find(store, all_datasets(home / "datasets"), lesson_id)
+    with_it = [other for other in store.every() if other.id != lesson.id and lesson.stands_in(other.before)]
+    datasets: dict[str, None] = {}
+    versions: dict[Tainted, None] = {}
+    for each in (*with_it, lesson):
+        digests, tainted = _forget_one(database, home, client, each, because)
+        datasets |= dict.fromkeys(digests)
+        versions |= dict.fromkeys(tainted)
+    return Forgotten(
+        lesson=lesson.id, with_it=tuple(other.id for other in with_it), datasets=tuple(datasets),
+        versions=tuple(versions),
+    )  # fmt: skip
+
+
+def _forget_one(
+    database: Database, home: Path, client: Any, lesson: Experience, because: str
+) -> tuple[list[str], list[Tainted]]:
+    """Forget one lesson. Returns the digests of the datasets that contained it, and the versions trained on them."""
+    store = LessonsStore(database)
     is_stored = "lesson" in lesson.provenance
     text = _unshared(store, lesson)
     keys = Keys(home / "keys")
@@ -138,12 +159,13 @@ def forget(database: Database, home: Path, client: Any, lesson_id: str, because:
             connection.execute(sa.update(assignments).where(assignments.c.request == key).values(text="", answer=""))
         if is_stored:
             store.forget(lesson.id, because, connection)
+            erase_quoting(lesson, connection)
         else:
             bury(lesson.id, because, connection)
     for dataset in () if is_stored else everywhere:  # last: they have the only copy of its text
         _erase_in(dataset, lesson.id)
     store.scrub(lesson, home / "quarantine")
-    return Forgotten(lesson=lesson.id, datasets=tuple(dataset.digest for dataset in datasets), versions=tuple(versions))
+    return [dataset.digest for dataset in datasets], list(versions)
 
 
 def _find(store: LessonsStore, datasets: Sequence[Dataset], beginning: str) -> Experience:

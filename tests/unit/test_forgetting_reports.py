@@ -20,6 +20,7 @@ from academy.curriculum.filters import clean
 from academy.curriculum.holdout import GroupedRequest, Holdout, request_key
 from academy.experience.experience import Experience
 from academy.experience.lessons import LessonsStore
+from academy.experience.ratings import Rating, Ratings
 from academy.lifecycle.forgetting import GONE, forget
 from academy.store.database import Database, assignments
 
@@ -239,3 +240,37 @@ def test_killed_forgetting_is_finished_by_repeating_it(kept: Kept) -> None:
     kept.forget(lesson)
     assert kept.holding(ODD) == kept.holding(ANSWER) == []
     assert kept.store.beginning_with(lesson.id) == []
+
+
+def test_later_turns_that_quote_a_forgotten_lesson_go_with_it(kept: Kept, tmp_path: Path) -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "plan_of_wing", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": ODD},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": "red"},
+        {"role": "assistant", "content": ANSWER},
+        {"role": "user", "content": "And on Sundays?"},
+        {"role": "assistant", "content": "On Sundays all are dark.", "feedback": {"thumb": "up"}},
+    ]
+    other = [
+        {"role": "user", "content": "And on Sundays?"},
+        {"role": "assistant", "content": "The gate is shut.", "feedback": {"thumb": "up"}},
+    ]
+    turns[3]["feedback"] = {"thumb": "up"}
+    file = tmp_path / "talks.jsonl"
+    file.write_bytes(b"".join(orjson.dumps({"messages": messages}) + b"\n" for messages in (turns, other)))
+    kept.store.import_file(file, tmp_path / "quarantine", "conversation")
+    rating = Rating(
+        completion="c", source="anonymous", asker="anonymous", at="2026-12-01T00:00:00+00:00", lesson="x", rated="x",
+        line={"messages": [turns[0], turns[3], *turns[4:]]},
+    )  # fmt: skip
+    with kept.database.write() as connection:
+        Ratings(kept.database).add(rating, connection)
+    lessons = {lesson.words: lesson for lesson in kept.store.every()}
+    assert len(lessons) == 4, "a call, the answer after its result, and two later answers"
+    forgotten = forget(kept.database, kept.home, None, lessons[ANSWER].id, "asked for")
+    assert forgotten.with_it == (lessons["On Sundays all are dark."].id,)
+    assert [lesson.words for lesson in kept.store.every()] == ["plan_of_wing({})", "The gate is shut."]
+    assert list(Ratings(kept.database).read()) == []
+    forget(kept.database, kept.home, None, lessons["plan_of_wing({})"].id, "asked for")
+    assert [lesson.words for lesson in kept.store.every()] == ["The gate is shut."]
