@@ -44,6 +44,16 @@ def clean(experience: Experience) -> tuple[Experience, Counter[str]]:
     return experience.model_copy(update=update), cleaner.redactions
 
 
+def as_learned(experience: Experience) -> Experience | None:
+    """The experience as curation writes it; None where its length or its scan says that it is never written."""
+    if wrong_length(experience):
+        return None
+    try:
+        return clean(experience)[0]
+    except UnscannableError:
+        return None
+
+
 def holds_key_file(experience: Experience) -> str:
     """A private key, or a text that is mostly secrets: nothing is left to learn after redaction."""
     for text in (experience.request, experience.answer, *experience.transcript.texts):

@@ -27,7 +27,7 @@ import sqlalchemy as sa
 
 from academy.adapters.adapter import MANIFEST, signed_manifest, signed_part
 from academy.curriculum.dataset import FORGOTTEN, OVERLAPS, Dataset, all_datasets
-from academy.curriculum.filters import clean
+from academy.curriculum.filters import as_learned
 from academy.curriculum.holdout import request_key
 from academy.errors import InputError, SignatureError
 from academy.experience.experience import Experience, Trace
@@ -202,7 +202,7 @@ def _given_by_sources(dataset: Dataset) -> Iterator[Experience]:
 
 
 def _unshared(store: LessonsStore, lesson: Experience) -> _Text:
-    wordings = (lesson, clean(lesson)[0])
+    wordings = (lesson, as_learned(lesson) or lesson)
     requests = {normalised(wording.request) for wording in wordings} - {""}
     answers = {
         " ".join(text.split())

@@ -16,7 +16,7 @@ from academy.arena.suites.lm_eval import LmEvalSuite
 from academy.arena.suites.suspects import SuspectsSuite
 from academy.curriculum.dataset import Dataset
 from academy.curriculum.decontamination import GuardedSuite
-from academy.curriculum.filters import clean
+from academy.curriculum.filters import as_learned
 from academy.errors import ExaminationError
 from academy.experience.experience import Experience
 from academy.loop.home import Home
@@ -41,9 +41,9 @@ def choose_suites(
     suites, skipped = table.create_suites(names, context)
     if "recall" in names and (suspects := suspects_of(home, dataset)):
         trusted = [
-            clean(lesson)[0]
+            learned
             for lesson in home.store.read()
-            if lesson.trusted and not lesson.suspect and lesson.outcome == "success"
+            if lesson.trusted and not lesson.suspect and lesson.outcome == "success" and (learned := as_learned(lesson))
         ]
         suite = SuspectsSuite(context.held_out, context.cursor, suspects, trusted)
         suites = [*suites, suite] if suite.questions() else suites
@@ -54,9 +54,9 @@ def suspects_of(home: Home, dataset: Dataset) -> list[Experience]:
     """The lessons of a dataset that need special care: of untrusted sources, or released after a REJECT."""
     lessons = home.store.by_id(row["id"] for row in dataset.inputs()).values()
     return [
-        clean(lesson)[0]
+        learned
         for lesson in sorted(lessons, key=lambda lesson: lesson.id)
-        if (lesson.suspect or not lesson.trusted) and lesson.outcome == "success"
+        if (lesson.suspect or not lesson.trusted) and lesson.outcome == "success" and (learned := as_learned(lesson))
     ]
 
 
@@ -76,7 +76,7 @@ def suite_context(home: Home, dataset: Dataset, champion: Champion) -> SuiteCont
 
     def known_lessons() -> Iterable[Experience]:
         ids = (_answered_earlier(home) & active.keys()) - {example.id for example in held_out}
-        return (clean(lesson)[0] for lesson in home.store.by_id(ids).values())
+        return filter(None, map(as_learned, home.store.by_id(ids).values()))
 
     return SuiteContext(
         held_out=tuple(held_out),

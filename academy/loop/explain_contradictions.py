@@ -7,7 +7,7 @@ from typing import Any
 
 from academy.arena.examination import Examination
 from academy.curriculum.dataset import Dataset, all_datasets
-from academy.curriculum.filters import clean
+from academy.curriculum.filters import as_learned, clean
 from academy.experience.experience import Experience
 from academy.loop.choose_suites import suspects_of
 from academy.loop.home import Home
@@ -77,8 +77,8 @@ def contradicting_lessons(
     held_out = {example.id for example in dataset.held_out()}
     by_answer: dict[str, Experience] = {lesson.answer: lesson for lesson in suspects_of(home, dataset)}
     for lesson in home.store.read(since=champion.cursor):
-        if lesson.seq <= dataset.cursor:
-            by_answer.setdefault(clean(lesson)[0].answer, lesson)
+        if lesson.seq <= dataset.cursor and (learned := as_learned(lesson)):
+            by_answer.setdefault(learned.answer, lesson)
     return [
         Contradicted(lesson=question, against=by_answer[answer].id, batch=by_answer[answer].batch)
         for result in examination.results

@@ -6,7 +6,7 @@ import logging
 
 from academy.arena.verdict import FEWEST_GROUPS
 from academy.curriculum.dataset import Example, all_datasets, opening_of
-from academy.curriculum.filters import clean, reason_to_drop
+from academy.curriculum.filters import as_learned, reason_to_drop
 from academy.curriculum.holdout import GroupedRequest, Renewal, grouped
 from academy.errors import InputError
 from academy.loop.home import Home
@@ -36,7 +36,10 @@ def renew_holdout(home: Home) -> Renewal:
     in_examinations = {row["id"] for dataset in datasets if dataset.digest in digests for row in dataset.inputs()}
     examined_requests, seen_requests, unseen_requests, fresh = [], [], [], []
     for raw in home.store.every():
-        example = Example.of(clean(raw)[0], origin="")  # as curation writes it into the hold-out
+        learned = as_learned(raw)  # as curation writes it into the hold-out
+        if learned is None:
+            continue
+        example = Example.of(learned, origin="")
         request = grouped(example)
         if raw.seq <= until or raw.id in in_examinations:
             examined_requests.append(request)
@@ -51,9 +54,9 @@ def renew_holdout(home: Home) -> Renewal:
             for transcript in outside_conversations(dataset)
         ]
     for raw in home.store.read(since=max(newest, until)):
-        if not raw.trusted or raw.id in in_datasets or reason_to_drop(raw):
+        if not raw.trusted or raw.id in in_datasets or reason_to_drop(raw) or (learned := as_learned(raw)) is None:
             continue
-        example = Example.of(clean(raw)[0], origin="")
+        example = Example.of(learned, origin="")
         request = grouped(example)
         fresh.append(request)
         if not example.follows_turns and not example.transcript.has_tools:  # an examination asks single requests

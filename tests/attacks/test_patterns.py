@@ -230,6 +230,7 @@ def test_a_text_that_cannot_be_scanned_in_time_is_not_learned(monkeypatch: pytes
     leaky = LESSON.model_copy(update={"answer": "The password is hunTer22!x7, and the mail a.kowalska@firma.pl"})
     ((_, reason, _),) = judge([leaky])
     assert reason == "cannot be scanned for secrets in time"
+    assert as_learned(leaky) is None  # so no examination, renewal or forgetting stops at it
 
 
 def test_a_long_conversation_is_scrubbed_in_another_process_with_a_time_limit() -> None:
