@@ -91,7 +91,7 @@ def contradicting_lessons(
 def suspects_behind(home: Home, examination: Examination, champion: Champion, dataset: Dataset) -> list[str]:
     """The suspect lessons that a REJECT sets aside (ids): those new since the champion, and those whose answers the
     challenger gave to trusted questions."""
-    given = {answer for result in examination.results if result.role == "suspect" for _, answer in result.lost}
+    lost_to = {answer for result in examination.results if result.role == "suspect" for _, answer in result.lost}
     return [
-        lesson.id for lesson in suspects_of(home, dataset) if lesson.seq > champion.cursor or lesson.answer in given
+        lesson.id for lesson in suspects_of(home, dataset) if lesson.seq > champion.cursor or lesson.answer in lost_to
     ]

@@ -122,9 +122,9 @@ def test_each_server_gets_its_own_key(
 ) -> None:
     first, second = stranger(honest), stranger(honest)
     keys = f"http://127.0.0.1:{first.port}={KEY} http://127.0.0.1:{second.port}={OTHER_KEY}"
-    found = settings(tmp_path / "home", monkeypatch, ENDPOINT_KEY=keys)
+    home_settings = settings(tmp_path / "home", monkeypatch, ENDPOINT_KEY=keys)
     for server in (first, second):
-        Endpoint.of(found, f"{server.url}#m").ask([{"role": "user", "content": LESSON}], 8)
+        Endpoint.of(home_settings, f"{server.url}#m").ask([{"role": "user", "content": LESSON}], 8)
     assert KEY in first.requests[0]
     assert OTHER_KEY not in first.requests[0]
     assert OTHER_KEY in second.requests[0]

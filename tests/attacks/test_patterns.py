@@ -22,7 +22,7 @@ from academy.arena.suites.style import form_of
 from academy.curriculum import personal, secrets
 from academy.curriculum.carrying import carried, opposed
 from academy.curriculum.decontamination import GuardedSuite, OverlapIndex
-from academy.curriculum.filters import LONGEST_CONTEXT, clean, judge, reason_to_drop
+from academy.curriculum.filters import LONGEST_CONTEXT, as_learned, clean, judge, reason_to_drop
 from academy.curriculum.injection import find_injection
 from academy.curriculum.quality import noise, truncated
 from academy.curriculum.scrubbing import SHORT, Scrubber
