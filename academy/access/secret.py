@@ -11,7 +11,7 @@ from pathlib import Path
 
 from academy.errors import HomeError
 from academy.settings import Settings
-from academy.store.files import STAGING, explain_disk_errors
+from academy.store.files import STAGING, explain_disk_errors, write_file
 
 FOLDER, FILE = "access", "secret"
 SHORTEST = 32
@@ -27,14 +27,7 @@ def home_secret(settings: Settings) -> str:
 
 def write_private(settings: Settings, name: str, text: str) -> Path:
     """Write a file beside the secret, which only the home's owner can read. Replaces an earlier one."""
-    path = settings.folder(FOLDER) / name
-    with explain_disk_errors(path.parent):
-        path.parent.chmod(0o700)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=STAGING)  # mode 0600
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(draft).replace(path)
-    return path
+    return write_file(settings.folder(FOLDER) / name, text.encode())
 
 
 def read_private(settings: Settings, name: str) -> str:

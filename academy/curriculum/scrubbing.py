@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from threading import Lock
 
-from academy.curriculum import personal, secrets
+from academy.curriculum.cleaning import Cleaner
 from academy.curriculum.secrets import UnscannableError
 from academy.system.processes import die_with_parent
 
@@ -29,9 +29,7 @@ _READY = b"ready\n"
 
 def scrub(text: str) -> str:
     """A text with placeholders for secrets and personal data, as in curation. Raises UnscannableError."""
-    for redact in (secrets.redact, personal.redact):
-        text, _ = redact(text)
-    return text
+    return Cleaner().text(text)
 
 
 class Scrubber:

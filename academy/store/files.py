@@ -18,8 +18,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from academy.errors import HomeError
+from academy.home.files import DRAFT
 
-STAGING = ".staging-"
+STAGING = DRAFT
 CHUNK_BYTES = 1 << 20
 
 
